@@ -1,0 +1,323 @@
+/* llama.h - run LLaMA models on a CPU, straight from the files Meta shipped.
+ *
+ *     #include <stdio.h>
+ *     #include "llama.h"
+ *
+ *     int main(void) {
+ *         llama *model;
+ *         llama_session *s;
+ *         llama_error err;
+ *         llama_utf8 utf8 = {.started = 1};
+ *         llama_sampler sampler = {.size = sizeof sampler, .temperature = 0.8f, .top_p = 0.95f, .seed = 1};
+ *         if (llama_open(&model, "LLaMA/7B", NULL, &err) || llama_session_new(&s, model, NULL, &err))
+ *             return fprintf(stderr, "%s\n", err.text), 1;
+ *         int32_t t[256];
+ *         char text[LLAMA_TEXT_MAX];
+ *         const char *prompt = "I believe the meaning of life is";
+ *         ptrdiff_t n = llama_text_to_tokens(model, prompt, 32, LLAMA_ADD_BOS, t, 256);
+ *         for (int i = 0; i < 100 && n > 0 && n <= 256 && !llama_eval(s, 0, t, (size_t)n); i++, n = 1) {
+ *             t[0] = llama_sample(s, 0, &sampler);
+ *             if (t[0] < 0 || t[0] == llama_eos(model)) break;
+ *             fwrite(text, 1, llama_utf8_push(model, &utf8, t[0], text), stdout);
+ *         }
+ *         fwrite(text, 1, llama_utf8_push(model, &utf8, LLAMA_FLUSH, text), stdout);
+ *         llama_session_free(s);
+ *         llama_close(model);
+ *     }
+ *
+ * Build it with: cc -O2 app.c llama.c tokenizer.c -lm (add -fopenmp for threads); or make one file
+ * of it that says #define LLAMA_STATIC, #include "llama.c" and #include "tokenizer.c".
+ *
+ * Contract. No global mutable state. Nothing here prints, exits, aborts, asserts, raises a signal,
+ * installs a handler or changes the locale; every call that computes saves the floating-point mode,
+ * sets the default and restores it. A `llama` is immutable and may be shared by any number of
+ * threads and sessions. A `llama_session` belongs to one thread at a time. A session allocates
+ * nothing after llama_session_new returns; text functions allocate and free through the model's
+ * allocator, which must be thread-safe. Option, info and sampler structs start with their size and
+ * may grow at the end; a zero field means its default. Functions returning int give LLAMA_OK or a
+ * negative code; on any failure the session is as if the call had not been made.
+ *
+ * Threads are used only when asked for: threads > 1 uses OpenMP, whose runtime aborts the process
+ * if it cannot make a thread; threads = 1 never enters a parallel region.
+ *
+ * One answer. The same weights, tokens and seed give the same bits whatever the number of threads,
+ * the batch, the division of a prompt into calls, the shards and the instruction set (the order of
+ * every sum is defined in llama.c).
+ *
+ * Not there yet in this release, refused with LLAMA_EINVAL and a text that says so:
+ * llama_eval_batch, llama_fork, llama_save, llama_load, LLAMA_MEMORY_STREAM and LLAMA_FAST.
+ */
+#ifndef LLAMA_H
+#define LLAMA_H
+#include <stddef.h>
+#include <stdint.h>
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define LLAMA_RELEASE 100 /* major * 10000 + minor * 100 + patch */
+
+#ifdef LLAMA_STATIC /* the whole library private to one file that includes llama.c and tokenizer.c */
+#define LLAMA_API static __attribute__((unused))
+#else
+#define LLAMA_API
+#endif
+
+typedef struct llama llama;                 /* the weights and the tokenizer of one model */
+typedef struct llama_session llama_session; /* KV cache, scratch and positions of one user */
+
+/* ---- Codes and limits ---- */
+
+enum {
+    LLAMA_OK = 0,
+    LLAMA_EINVAL = -1,    /* an argument: a token >= vocab, no such sequence, logits not there yet */
+    LLAMA_EIO = -2,       /* reading or writing failed, or a file changed underneath */
+    LLAMA_EFORMAT = -3,   /* the file is not what it should be */
+    LLAMA_ENOMEM = -4,    /* the allocator returned NULL */
+    LLAMA_EFULL = -5,     /* the context is full */
+    LLAMA_ECANCEL = -6,   /* the progress callback said stop */
+    LLAMA_EMISMATCH = -7, /* saved state of another model, numerics or arithmetic version */
+    LLAMA_ENUMERIC = -8   /* the logits are not finite */
+};
+enum { LLAMA_ADD_BOS = 1 }; /* flags of llama_text_to_tokens */
+enum { /* how weights are held; AUTO is MAP today, and LOCK is MAP plus mlock */
+    LLAMA_MEMORY_AUTO,
+    LLAMA_MEMORY_MAP,
+    LLAMA_MEMORY_LOCK,
+    LLAMA_MEMORY_STREAM
+};
+enum { LLAMA_EXACT = 0, LLAMA_FAST = 1 }; /* numerics: one answer everywhere | AMX where there is */
+
+#define LLAMA_TEXT_MAX 1024   /* bytes one push can complete; longer pieces are refused at open */
+#define LLAMA_FLUSH INT32_MIN /* to llama_utf8_push, in place of a token: the text ends here */
+
+/* ---- Structs; each that starts with `size` wants sizeof itself there ---- */
+
+typedef struct {
+    int status;
+    char text[508]; /* which file, what, why and what to do, in one line; "" on success */
+} llama_error;      /* caller-owned; every llama_error * may be NULL */
+
+/* Called on the calling thread, at least once a layer; non-zero cancels. done and total count in
+ * units of `what`: "prompt" in layers x tokens. */
+typedef int (*llama_progress_fn)(void *user, const char *what, uint64_t done, uint64_t total);
+
+typedef struct {
+    void *user;
+    void *(*alloc)(void *user, size_t bytes, size_t align); /* NULL on failure */
+    void (*free)(void *user, void *p, size_t bytes);
+} llama_allocator;
+
+typedef struct {
+    size_t size;
+    const char *tokenizer; /* a file; NULL: tokenizer.model beside the model or in its parent folder.
+                            * Absent: the model opens, text functions fail. Malformed: EFORMAT */
+    int memory;            /* LLAMA_MEMORY_... */
+    uint64_t memory_limit; /* bytes of weights to keep in memory when streaming; 0: what is free */
+    llama_progress_fn progress;
+    void *user;
+    const llama_allocator *allocator; /* copied; NULL: aligned_alloc and free */
+} llama_options;
+
+typedef struct {
+    size_t size;
+    int context;         /* positions of a sequence; 0: the model's (2048 for Meta's folders) */
+    int sequences;       /* 0: 1. Memory is sequences * context * kv_bytes_per_token, touched as used */
+    int batch;           /* tokens evaluated together, 0: 512; never changes a result */
+    int threads;         /* 0: the cores this process may use; the team may be smaller */
+    int numerics;        /* LLAMA_EXACT or LLAMA_FAST */
+    const char *kernels; /* NULL: the best this CPU has; or "scalar", "avx2", "avx512", "neon" */
+    llama_progress_fn progress;
+    void *user;
+    const llama_allocator *allocator; /* copied; NULL: aligned_alloc and free */
+} llama_session_options;
+
+typedef struct {
+    size_t size;
+    const char *format; /* "meta" */
+    const char *dtype;  /* "float32", "float16", "bfloat16" or "mixed" */
+    int dim, layers, heads, kv_heads, head_dim, hidden, vocab, context, shards;
+    int32_t bos, eos; /* -1: none */
+    float norm_eps, rope_theta;
+    uint64_t parameters, file_bytes, kv_bytes_per_token;
+} llama_info;
+
+/* In this order: bias, repetition penalty (each distinct id of the window once, prompt included),
+ * temperature, softmax, top_k, top_p, min_p; renormalised after each. Equal logits: the lower id
+ * first. Negative or NaN fields: LLAMA_EINVAL. A zeroed sampler is greedy. */
+typedef struct {
+    size_t size;
+    float temperature;    /* 0: the most likely token */
+    float top_p;          /* keep tokens while the probability before them is <= top_p (the rule of
+                           * Meta's example.py); 0 or >= 1: off */
+    float min_p;          /* keep tokens with at least min_p times the best's probability; 0: off */
+    int top_k;            /* keep the k most likely; 0: off */
+    float repeat_penalty; /* divides positive logits, multiplies negative ones; 0 or 1: off */
+    int repeat_last;      /* window in tokens; 0: 64; -1: the whole sequence */
+    uint64_t seed;        /* the draw depends on (seed, position) alone: sampling twice is the same */
+    const float *bias;    /* [vocab] added to the logits, or NULL */
+} llama_sampler;
+
+typedef struct {
+    int seq;
+    const int32_t *tokens;
+    size_t n;
+} llama_span;
+typedef struct {
+    int32_t token;
+    float logprob;
+} llama_choice;
+typedef struct { /* zero at the start of a text; started = 1 to continue one (a leading space stays) */
+    unsigned char pending[4];
+    unsigned char n, started;
+} llama_utf8;
+typedef int (*llama_write_fn)(void *user, const void *p, size_t n); /* 0 on success */
+typedef int (*llama_read_fn)(void *user, void *p, size_t n);        /* 0 on success */
+/* x is [rows][cols], rows are tokens; name as Meta's modules: "layers.3.attention.wq" */
+typedef void (*llama_trace_fn)(void *user, const char *name, const float *x, size_t rows, size_t cols);
+
+/* ---- Essential ---- */
+
+/* path: a folder as Meta ships it (params.json, consolidated.NN.pth). Weights are mapped, not read.
+ * EINVAL, EIO, EFORMAT, ENOMEM; *model is NULL on failure. */
+LLAMA_API int llama_open(llama **model, const char *path, const llama_options *, llama_error *);
+LLAMA_API void llama_close(llama *); /* NULL is fine, here and below; after its sessions are freed */
+/* EINVAL, ENOMEM; *session is NULL on failure. The model must outlive the session. */
+LLAMA_API int llama_session_new(llama_session **session, const llama *, const llama_session_options *,
+                                llama_error *);
+LLAMA_API void llama_session_free(llama_session *);
+/* Append n tokens to a sequence and compute its logits; n = 0 does nothing.
+ * EINVAL, EFULL, ECANCEL, ENUMERIC. */
+LLAMA_API int llama_eval(llama_session *, int seq, const int32_t *tokens, size_t n);
+/* Draw the next token from the sequence's logits; a negative value is an error (EINVAL). */
+LLAMA_API int32_t llama_sample(llama_session *, int seq, const llama_sampler *);
+LLAMA_API int32_t llama_eos(const llama *); /* -1: none */
+
+/* ---- Text ---- */
+
+/* Returns how many tokens the n bytes make and writes at most cap of them; EINVAL without a
+ * tokenizer, ENOMEM. Text is data: "<s>" in it is four ordinary tokens, never BOS. */
+LLAMA_API ptrdiff_t llama_text_to_tokens(const llama *, const char *text, size_t n, unsigned flags,
+                                         int32_t *out, size_t cap);
+/* The piece as it stands in the vocabulary, *n bytes, not terminated; NULL: no such token. */
+LLAMA_API const char *llama_token_text(const llama *, int32_t token, size_t *n);
+/* The bytes of text that `token` completes: whole characters only; each invalid byte becomes one
+ * U+FFFD; control tokens give nothing. Returns how many bytes stand in out. */
+LLAMA_API size_t llama_utf8_push(const llama *, llama_utf8 *, int32_t token, char out[LLAMA_TEXT_MAX]);
+
+/* ---- Looking ---- */
+
+LLAMA_API int llama_describe(const llama *, llama_info *); /* EINVAL: size is not set */
+/* [vocab] after the last token, valid until the sequence changes; NULL if not there. */
+LLAMA_API const float *llama_logits(const llama_session *, int seq);
+/* probs[vocab]: what llama_sample draws from. EINVAL. */
+LLAMA_API int llama_distribution(llama_session *, int seq, const llama_sampler *, float *probs);
+/* The k best of the unfiltered softmax with natural-log probabilities; returns how many, or EINVAL. */
+LLAMA_API int llama_top(const llama_session *, int seq, llama_choice *out, int k);
+/* Append like llama_eval; logprob[i] is that of tokens[i] given all before it (0 at position 0). */
+LLAMA_API int llama_score(llama_session *, int seq, const int32_t *tokens, size_t n, float *logprob);
+/* Call fn with every named intermediate of later evals; NULL stops. */
+LLAMA_API int llama_trace(llama_session *, llama_trace_fn fn, void *user);
+LLAMA_API const char *llama_session_error(const llama_session *); /* text of the last failure, or "" */
+LLAMA_API const char *llama_session_kernels(const llama_session *); /* "avx512, 2 threads" */
+/* What llama_session_new would allocate, in bytes; 0 if the options are invalid. */
+LLAMA_API uint64_t llama_session_bytes(const llama *, const llama_session_options *);
+
+/* ---- Sequences ---- */
+
+/* Several sequences in one pass over the weights; a sequence twice: LLAMA_EINVAL. */
+LLAMA_API int llama_eval_batch(llama_session *, const llama_span *, size_t n);
+LLAMA_API size_t llama_length(const llama_session *, int seq); /* tokens so far; 0 if no such seq */
+/* Forget the tokens from `length` on; the logits stay only if length is the present one. EINVAL. */
+LLAMA_API int llama_rewind(llama_session *, int seq, size_t length);
+LLAMA_API int llama_fork(llama_session *, int dst, int src); /* dst becomes src: tokens, KV, logits */
+LLAMA_API int llama_save(llama_session *, int seq, llama_write_fn, void *user);
+LLAMA_API int llama_load(llama_session *, int seq, llama_read_fn, void *user);
+
+/* ---- Library ---- */
+
+/* Page the weights in, in the order of use; safe beside eval. ECANCEL. */
+LLAMA_API int llama_warm(const llama *, llama_progress_fn, void *user);
+LLAMA_API const char *llama_strerror(int status);
+LLAMA_API int llama_release(void);       /* the LLAMA_RELEASE it was compiled as */
+LLAMA_API const char *llama_build(void); /* compiler, kernels compiled in, OpenMP or not */
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif /* LLAMA_H */
+
+/* ==== Shared by llama.c and tokenizer.c; not for programs ==================================== */
+#if defined(LLAMA_PRIVATE) && !defined(LLAMA_PRIVATE_H)
+#define LLAMA_PRIVATE_H
+#include <stdbool.h>
+#include <string.h>
+
+#ifdef LLAMA_STATIC
+#define LLAMA_SHARED static __attribute__((unused))
+#else
+#define LLAMA_SHARED __attribute__((visibility("hidden")))
+#endif
+#define LLAMA_INLINE static inline __attribute__((unused))
+
+/* A cursor is the only way a parser reads: past the end it yields zeros and stays `bad`. */
+typedef struct {
+    const unsigned char *at, *end;
+    bool bad;
+} llamac_cursor;
+
+LLAMA_INLINE llamac_cursor llamac_cursor_on(const void *p, size_t n) {
+    const unsigned char *at = (const unsigned char *)p;
+    llamac_cursor c = {at, n ? at + n : at, false};
+    return c;
+}
+LLAMA_INLINE size_t llamac_left(const llamac_cursor *c) { return (size_t)(c->end - c->at); }
+
+/* The next n bytes, or NULL. */
+LLAMA_INLINE const unsigned char *llamac_take(llamac_cursor *c, uint64_t n) {
+    if (c->bad || n > llamac_left(c)) {
+        c->bad = true;
+        c->at = c->end;
+        return NULL;
+    }
+    const unsigned char *p = c->at;
+    c->at += n;
+    return p;
+}
+
+/* A little-endian unsigned integer of n <= 8 bytes. */
+LLAMA_INLINE uint64_t llamac_uint(llamac_cursor *c, int n) {
+    const unsigned char *p = llamac_take(c, (uint64_t)n);
+    uint64_t v = 0;
+    for (int i = n - 1; p && i >= 0; i--) v = v << 8 | p[i];
+    return v;
+}
+
+/* An arena owns what one object allocated and frees it all at once. */
+typedef struct llamac_block llamac_block;
+typedef struct {
+    llama_allocator allocator;
+    llamac_block *last;
+} llamac_arena;
+
+/* count * size bytes, 64-byte aligned and zeroed, or NULL (also when the product overflows). */
+LLAMA_SHARED void *llamac_new(llamac_arena *, uint64_t count, uint64_t size);
+LLAMA_SHARED void llamac_free_all(llamac_arena *);
+
+/* Fill err with the formatted text and return status. */
+LLAMA_SHARED int llamac_fail(llama_error *err, int status, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
+
+/* tokenizer.c: a vocabulary, built from a tokenizer.model held in memory for the arena's life. */
+typedef struct llamac_vocab llamac_vocab;
+LLAMA_SHARED int llamac_vocab_parse(llamac_vocab **, const void *bytes, size_t n, const char *file,
+                                    llamac_arena *, llama_error *);
+LLAMA_SHARED int32_t llamac_vocab_size(const llamac_vocab *);
+LLAMA_SHARED int32_t llamac_vocab_bos(const llamac_vocab *);
+LLAMA_SHARED int32_t llamac_vocab_eos(const llamac_vocab *);
+/* llama.c: what the text functions need of a model. */
+LLAMA_SHARED const llamac_vocab *llamac_vocab_of(const llama *); /* NULL: no tokenizer */
+LLAMA_SHARED const llama_allocator *llamac_allocator_of(const llama *);
+
+#endif /* LLAMA_PRIVATE */

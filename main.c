@@ -1,0 +1,661 @@
+/* main.c - the command line: complete a prompt, describe a model, turn text into tokens.
+ *
+ *   1. Words         usage, messages, exit codes
+ *   2. Options       one table, read once
+ *   3. Input         the prompt from an argument, a file or a pipe
+ *   4. Completion    prompt -> tokens -> text, streamed; stop strings; Ctrl-C
+ *   5. Other verbs   info, tokenize
+ *
+ * It uses llama.h alone. stdout carries the model's text and nothing else; the rest goes to stderr.
+ */
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
+#include "llama.h"
+#include <errno.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+/* ---- 1. Words ---- */
+
+enum { EXIT_RUN = 1, EXIT_USAGE = 2, EXIT_MODEL = 3, EXIT_MEMORY = 4, EXIT_TOO_LONG = 5, EXIT_INTERRUPTED = 130 };
+
+static const char help[] =
+    "usage: llama MODEL [PROMPT] [options]     complete a prompt\n"
+    "       llama info MODEL [-c N]            shape, size and memory; reads no weights\n"
+    "       llama tokenize MODEL [TEXT...]     text to token ids; --decode: ids to text\n"
+    "\n"
+    "MODEL is a folder as Meta ships it: params.json, consolidated.NN.pth, and tokenizer.model in it\n"
+    "or in its parent; without one $LLAMA_MODEL is used. Without a prompt, stdin is read: a pipe is\n"
+    "the prompt. One newline at the end of a file or pipe is dropped.\n"
+    "\n"
+    "  -m MODEL            the model, when the only argument is to be the prompt\n"
+    "  -p TEXT, -f FILE    the prompt; -e: with \\n \\t \\\\ and \\xNN in it\n"
+    "  -n N                tokens to generate (256; -1: until the context is full)\n"
+    "  -c N                positions of the context (the model's)\n"
+    "  -s N                seed (random); the same command and seed give the same bytes\n"
+    "  --temp T            temperature (0.8; 0: always the most likely token)\n"
+    "  --top-p P           nucleus sampling (0.95; 1: off)\n"
+    "  --top-k K, --min-p P, --repeat-penalty R, --repeat-last-n N     (0, 0, 1, 64: off)\n"
+    "  -r, --stop TEXT     end before this text; may be given several times\n"
+    "  --no-bos, --ignore-eos, --echo     no <s> in front; go on after </s>; print the prompt too\n"
+    "  -t N, -b N          threads (all cores); tokens evaluated together (512)\n"
+    "  --tokenizer FILE    tokenizer.model, where it is elsewhere\n"
+    "  --memory MODE       map (default) or lock\n"
+    "  --kernels NAME      scalar, avx2, avx512 or neon (the best there is); the bits are the same\n"
+    "  --stats, -q         figures on stderr; no notes on stderr\n"
+    "  --count, --decode, --bos           tokenize: only how many; ids to text; <s> in front\n"
+    "  -h, --help, --version\n"
+    "\n"
+    "example: llama LLaMA/7B \"I believe the meaning of life is\" -n 64 --temp 0.8\n"
+    "exit: 0 done, 1 failed, 2 usage, 3 model file, 4 memory, 5 prompt too long, 130 interrupted\n";
+
+/* One line on stderr, then the code to exit with. */
+__attribute__((format(printf, 2, 3))) static int complain(int code, const char *format, ...) {
+    va_list args;
+    va_start(args, format);
+    fputs("llama: ", stderr);
+    vfprintf(stderr, format, args);
+    fputc('\n', stderr);
+    va_end(args);
+    return code;
+}
+
+static int exit_code(int status) {
+    switch (status) {
+    case LLAMA_OK: return 0;
+    case LLAMA_EIO:
+    case LLAMA_EFORMAT: return EXIT_MODEL;
+    case LLAMA_ENOMEM: return EXIT_MEMORY;
+    case LLAMA_EFULL: return EXIT_TOO_LONG;
+    case LLAMA_ECANCEL: return EXIT_INTERRUPTED;
+    case LLAMA_EINVAL: return EXIT_USAGE;
+    default: return EXIT_RUN;
+    }
+}
+
+static double now(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+/* ---- 2. Options ---- */
+
+typedef struct {
+    const char *verb; /* NULL: complete */
+    const char *model, *prompt, *file, *tokenizer, *kernels, *memory;
+    const char **words; /* [n_words] the arguments that are no options */
+    const char **stops; /* [n_stops] */
+    size_t n_words, n_stops;
+    int n, context, threads, batch, top_k, repeat_last;
+    double temperature, top_p, min_p, repeat_penalty;
+    uint64_t seed;
+    bool seeded, escapes, no_bos, ignore_eos, echo, stats, quiet, count, decode, bos, help, version;
+} options;
+
+typedef enum { FLAG, TEXT, WHOLE, REAL, SEED, STOP } option_kind;
+
+static const struct {
+    const char *name, *also;
+    option_kind kind;
+    size_t at;
+    double least, most;
+} option_table[] = {
+    {"-m", "--model", TEXT, offsetof(options, model), 0, 0},
+    {"-p", "--prompt", TEXT, offsetof(options, prompt), 0, 0},
+    {"-f", "--file", TEXT, offsetof(options, file), 0, 0},
+    {"-n", "--n-predict", WHOLE, offsetof(options, n), -1, 1 << 30},
+    {"-c", "--ctx-size", WHOLE, offsetof(options, context), 1, 1 << 20},
+    {"-t", "--threads", WHOLE, offsetof(options, threads), 1, 1024},
+    {"-b", "--batch-size", WHOLE, offsetof(options, batch), 1, 1 << 20},
+    {"-s", "--seed", SEED, offsetof(options, seed), 0, 0},
+    {"-r", "--stop", STOP, 0, 0, 0},
+    {"-e", "--escape", FLAG, offsetof(options, escapes), 0, 0},
+    {"-q", "--quiet", FLAG, offsetof(options, quiet), 0, 0},
+    {"-h", "--help", FLAG, offsetof(options, help), 0, 0},
+    {"--version", "", FLAG, offsetof(options, version), 0, 0},
+    {"--temp", "--temperature", REAL, offsetof(options, temperature), 0, 1e6},
+    {"--top-p", "", REAL, offsetof(options, top_p), 0, 1},
+    {"--top-k", "", WHOLE, offsetof(options, top_k), 0, 1 << 30},
+    {"--min-p", "", REAL, offsetof(options, min_p), 0, 1},
+    {"--repeat-penalty", "", REAL, offsetof(options, repeat_penalty), 0, 1e6},
+    {"--repeat-last-n", "", WHOLE, offsetof(options, repeat_last), -1, 1 << 30},
+    {"--no-bos", "", FLAG, offsetof(options, no_bos), 0, 0},
+    {"--ignore-eos", "", FLAG, offsetof(options, ignore_eos), 0, 0},
+    {"--echo", "", FLAG, offsetof(options, echo), 0, 0},
+    {"--stats", "", FLAG, offsetof(options, stats), 0, 0},
+    {"--kernels", "", TEXT, offsetof(options, kernels), 0, 0},
+    {"--memory", "", TEXT, offsetof(options, memory), 0, 0},
+    {"--tokenizer", "", TEXT, offsetof(options, tokenizer), 0, 0},
+    {"--count", "", FLAG, offsetof(options, count), 0, 0},
+    {"--decode", "", FLAG, offsetof(options, decode), 0, 0},
+    {"--bos", "", FLAG, offsetof(options, bos), 0, 0},
+};
+enum { OPTIONS = sizeof option_table / sizeof *option_table };
+
+/* Put the value of option i where it belongs. */
+static int set_option(options *o, size_t i, const char *value) {
+    void *at = (char *)o + option_table[i].at;
+    const char *name = option_table[i].name;
+    double least = option_table[i].least, most = option_table[i].most;
+    char *end = NULL;
+    switch (option_table[i].kind) {
+    case FLAG: *(bool *)at = true; return 0;
+    case TEXT: *(const char **)at = value; return 0;
+    case STOP:
+        if (!*value) return complain(EXIT_USAGE, "%s: the stop text is empty", name);
+        o->stops[o->n_stops++] = value;
+        return 0;
+    case SEED:
+        errno = 0;
+        *(uint64_t *)at = strtoull(value, &end, 10);
+        o->seeded = true;
+        if (errno || *end || end == value || *value < '0' || *value > '9')
+            return complain(EXIT_USAGE, "%s: '%s' is not a whole number from 0 to 2^64-1", name, value);
+        return 0;
+    default: break;
+    }
+    bool whole = option_table[i].kind == WHOLE;
+    double v = strtod(value, &end);
+    if (*end || end == value || !(v >= least && v <= most) || (whole && v != (double)(long)v))
+        return complain(EXIT_USAGE, "%s: '%s' is not a %snumber from %g to %g%s", name, value, whole ? "whole " : "",
+                        least, most, strcmp(name, "-t") ? "" : "; -t is threads, the temperature is --temp");
+    if (whole)
+        *(int *)at = (int)v;
+    else
+        *(double *)at = v;
+    return 0;
+}
+
+/* Which option `text` names, as "--name" or "--name=value" (then *value is set); OPTIONS: none. */
+static size_t find_option(const char *text, const char **value) {
+    for (size_t i = 0; i < OPTIONS; i++)
+        for (int k = 0; k < 2; k++) {
+            const char *name = k ? option_table[i].also : option_table[i].name;
+            size_t n = strlen(name);
+            if (!n || strncmp(text, name, n) != 0) continue;
+            if (text[n] == 0) return i;
+            if (text[n] == '=' && text[1] == '-') {
+                *value = text + n + 1;
+                return i;
+            }
+        }
+    return OPTIONS;
+}
+
+/* The command line. The verb is the first word; a lone "--" ends the options. */
+static int read_options(options *o, int argc, char **argv) {
+    static const char *const verbs[] = {"info", "tokenize"};
+    bool over = false;
+    for (int a = 1; a < argc; a++) {
+        const char *value = NULL, *text = argv[a];
+        if (over || text[0] != '-' || !text[1]) {
+            for (size_t v = 0; v < 2 && o->n_words == 0 && !o->verb && !over; v++)
+                if (strcmp(text, verbs[v]) == 0) o->verb = text;
+            if (o->verb != text) o->words[o->n_words++] = text;
+            continue;
+        }
+        if (strcmp(text, "--") == 0) {
+            over = true;
+            continue;
+        }
+        bool number = o->verb && text[1] >= '0' && text[1] <= '9'; /* a negative id: decode says why not */
+        size_t i = number ? OPTIONS : find_option(text, &value);
+        if (i == OPTIONS) return complain(EXIT_USAGE, "%s: there is no such option; llama -h lists them", text);
+        bool flag = option_table[i].kind == FLAG;
+        if (flag && value) return complain(EXIT_USAGE, "%s: takes no value", text);
+        if (!flag && !value && a + 1 == argc) return complain(EXIT_USAGE, "%s: wants a value", text);
+        if (!flag && !value) value = argv[++a];
+        int code = set_option(o, i, value);
+        if (code) return code;
+    }
+    return 0;
+}
+
+/* Take the model from the words, unless -m or $LLAMA_MODEL give it. */
+static int settle_model(options *o) {
+    const char *standing = getenv("LLAMA_MODEL");
+    struct stat st;
+    if (standing && !*standing) standing = NULL;
+    if (o->model) return 0;
+    bool only_words = !standing || o->n_words > 1 || (o->n_words == 1 && stat(o->words[0], &st) == 0);
+    if (only_words && o->n_words) {
+        o->model = o->words[0];
+        o->words++;
+        o->n_words--;
+    } else
+        o->model = standing;
+    if (!o->model) return complain(EXIT_USAGE, "no model: give its folder, or set LLAMA_MODEL; llama -h says more");
+    return 0;
+}
+
+/* ---- 3. Input ---- */
+
+typedef struct {
+    char *text;
+    size_t n;
+} bytes;
+
+/* All of a file; "-" is stdin. */
+static int read_all(const char *path, bytes *out) {
+    bool from_stdin = strcmp(path, "-") == 0;
+    FILE *f = from_stdin ? stdin : fopen(path, "rb");
+    size_t room = 0;
+    struct stat st;
+    out->text = NULL;
+    out->n = 0;
+    if (!f) return complain(EXIT_USAGE, "%s: cannot be opened: %s", path, strerror(errno));
+    if (fstat(fileno(f), &st) == 0 && S_ISDIR(st.st_mode)) errno = EISDIR;
+    else
+        for (size_t got = 1; got; out->n += got) {
+            if (out->n == room) {
+                char *more = realloc(out->text, room = room ? 2 * room : 1 << 16);
+                if (!more) return complain(EXIT_MEMORY, "%s: does not fit in memory", path);
+                out->text = more;
+            }
+            errno = 0;
+            got = fread(out->text + out->n, 1, room - out->n, f);
+        }
+    int code = ferror(f) || errno == EISDIR
+                   ? complain(EXIT_USAGE, "%s: cannot be read: %s", from_stdin ? "stdin" : path, strerror(errno))
+                   : 0;
+    if (!from_stdin) fclose(f);
+    return code;
+}
+
+static int hex_digit(char c) {
+    return c >= '0' && c <= '9' ? c - '0' : (c | 32) >= 'a' && (c | 32) <= 'f' ? (c | 32) - 'a' + 10 : -1;
+}
+
+/* \n \t \r \\ \" \' \xNN, in place; others stay as they are */
+static void unescape(bytes *b) {
+    static const char from[] = "ntr\\\"'", to[] = "\n\t\r\\\"'";
+    size_t k = 0;
+    for (size_t i = 0; i < b->n; i++) {
+        bool escape = b->text[i] == '\\' && i + 1 < b->n;
+        const char *which = escape && b->text[i + 1] ? strchr(from, b->text[i + 1]) : NULL;
+        bool hex = escape && b->text[i + 1] == 'x' && i + 3 < b->n && hex_digit(b->text[i + 2]) >= 0 &&
+                   hex_digit(b->text[i + 3]) >= 0;
+        if (hex) {
+            b->text[k++] = (char)(hex_digit(b->text[i + 2]) * 16 + hex_digit(b->text[i + 3]));
+            i += 3;
+        } else if (which) {
+            b->text[k++] = to[which - from];
+            i++;
+        } else
+            b->text[k++] = b->text[i];
+    }
+    b->n = k;
+}
+
+/* The words joined by spaces. */
+static int join_words(const options *o, bytes *out) {
+    size_t n = 1;
+    for (size_t i = 0; i < o->n_words; i++) n += strlen(o->words[i]) + 1;
+    out->text = malloc(n);
+    out->n = 0;
+    if (!out->text) return complain(EXIT_MEMORY, "the text does not fit in memory");
+    for (size_t i = 0; i < o->n_words; i++) {
+        if (i) out->text[out->n++] = ' ';
+        memcpy(out->text + out->n, o->words[i], strlen(o->words[i]));
+        out->n += strlen(o->words[i]);
+    }
+    return 0;
+}
+
+/* The prompt: -p, -f, an argument or stdin, and only one of them. */
+static int read_prompt(options *o, bytes *prompt) {
+    if ((o->prompt != NULL) + (o->file != NULL) + (o->n_words > 0) > 1 || o->n_words > 1)
+        return complain(EXIT_USAGE, "more than one prompt: put it in quotes, and give -p, -f or an argument");
+    if (o->prompt) {
+        o->words[0] = o->prompt;
+        o->n_words = 1;
+    }
+    int code = 0;
+    if (o->n_words)
+        code = join_words(o, prompt);
+    else {
+        if (!o->file && isatty(STDIN_FILENO)) return complain(EXIT_USAGE, "no prompt: give it in quotes, with -f FILE or through a pipe");
+        code = read_all(o->file ? o->file : "-", prompt);
+        if (code == 0 && prompt->n && prompt->text[prompt->n - 1] == '\n') prompt->n--;
+    }
+    if (code == 0 && o->escapes) unescape(prompt);
+    return code;
+}
+
+/* Tokens of a text in memory the caller frees. */
+static int tokenize(const llama *m, const bytes *text, unsigned flags, int32_t **tokens, size_t *n) {
+    ptrdiff_t want = llama_text_to_tokens(m, text->text, text->n, flags, NULL, 0);
+    *tokens = want < 0 ? NULL : malloc(((size_t)want + 1) * sizeof **tokens);
+    if (want == LLAMA_EINVAL) return complain(EXIT_MODEL, "no tokenizer.model in the model's folder or its parent: give it with --tokenizer FILE");
+    if (!*tokens) return complain(EXIT_MEMORY, "the text does not fit in memory");
+    *n = (size_t)llama_text_to_tokens(m, text->text, text->n, flags, *tokens, (size_t)want);
+    return 0;
+}
+
+/* ---- 4. Completion ---- */
+
+static volatile sig_atomic_t interrupted;
+static void on_interrupt(int signal_number) {
+    (void)signal_number;
+    interrupted = 1;
+}
+
+/* Text on its way to stdout: what may be the beginning of a stop text waits. */
+typedef struct {
+    const options *o;
+    char *held;
+    size_t n, room;
+    bool stopped;
+} output;
+
+static int write_out(const char *text, size_t n) {
+    if (fwrite(text, 1, n, stdout) == n && fflush(stdout) == 0) return 0;
+    return errno == EPIPE ? EXIT_RUN : complain(EXIT_RUN, "the text cannot be written: %s", strerror(errno));
+}
+
+/* How many of the last bytes held could begin a stop text; and where one stands whole, or n. */
+static size_t find_stop(const output *w, size_t *keep) {
+    size_t at = w->n;
+    *keep = 0;
+    for (size_t s = 0; s < w->o->n_stops; s++) {
+        const char *stop = w->o->stops[s];
+        size_t length = strlen(stop);
+        for (size_t i = 0; i < w->n; i++) {
+            size_t left = w->n - i;
+            if (memcmp(w->held + i, stop, left < length ? left : length) != 0) continue;
+            if (left >= length && i < at) at = i;
+            if (left < length && left > *keep) *keep = left;
+            break;
+        }
+    }
+    return at;
+}
+
+/* Pass on n more bytes; at the end, all that waits. */
+static int emit(output *w, const char *text, size_t n, bool end) {
+    if (w->n + n > w->room) {
+        size_t room = 2 * (w->n + n);
+        char *more = realloc(w->held, room);
+        if (!more) return complain(EXIT_MEMORY, "out of memory");
+        w->held = more;
+        w->room = room;
+    }
+    if (n) memcpy(w->held + w->n, text, n);
+    w->n += n;
+    size_t keep, at = find_stop(w, &keep);
+    w->stopped = at < w->n;
+    size_t ready = w->stopped ? at : end ? w->n : w->n - keep;
+    int code = ready ? write_out(w->held, ready) : 0;
+    w->n = w->stopped ? 0 : w->n - ready;
+    if (w->n) memmove(w->held, w->held + ready, w->n);
+    return code;
+}
+
+/* A line on a terminal's stderr while a prompt takes longer than a moment. */
+typedef struct {
+    bool wanted, shown;
+    double began;
+} progress;
+
+static int on_progress(void *user, const char *what, uint64_t done, uint64_t total) {
+    progress *p = user;
+    if (p->wanted && now() - p->began > 0.5) {
+        p->shown = true;
+        fprintf(stderr, "\r%s %3.0f%%", what, 100.0 * (double)done / (double)total);
+    }
+    return interrupted;
+}
+
+typedef struct { /* one completion under way */
+    const options *o;
+    llama *model;
+    llama_session *session;
+    int32_t *prompt;
+    size_t n_prompt, generated, context;
+    double opened, began, first, ended; /* seconds: open, session, prompt done, all done */
+    progress progress;
+} completion;
+
+static void print_stats(const completion *c, const llama_info *info, uint64_t bytes) {
+    double prompt = c->first - c->began, rest = c->ended - c->first;
+    double each = c->generated > 1 ? rest / (double)(c->generated - 1) : 0;
+    fprintf(stderr, "\nprompt      %zu tokens in %.3f s, %.1f tokens/s\n", c->n_prompt, prompt,
+            prompt > 0 ? (double)c->n_prompt / prompt : 0);
+    fprintf(stderr, "generation  %zu tokens in %.3f s", c->generated, rest);
+    if (each > 0) fprintf(stderr, ", %.2f tokens/s, %.1f GB/s of weights", 1 / each, (double)info->file_bytes / each / 1e9);
+    fprintf(stderr, "\nopening     %.1f ms\nmemory      %.1f MB of session for %zu positions\n", c->opened * 1e3,
+            (double)bytes / 1e6, c->context);
+    fprintf(stderr, "kernels     %s\nseed        %llu\n", llama_session_kernels(c->session), (unsigned long long)c->o->seed);
+}
+
+/* Evaluate the prompt, then draw, print and evaluate token after token. */
+static int generate(completion *c, const llama_sampler *sampler, output *out) {
+    const options *o = c->o;
+    llama_utf8 utf8 = {.started = c->n_prompt > (o->no_bos ? 0u : 1u)};
+    char text[LLAMA_TEXT_MAX];
+    int status = llama_eval(c->session, 0, c->prompt, c->n_prompt), code = 0;
+    if (c->progress.shown) fputs("\r\033[K", stderr);
+    c->progress.wanted = false;
+    c->first = now();
+    for (int i = 0; status == LLAMA_OK && code == 0 && i != o->n && !interrupted; i++) {
+        int32_t token = llama_sample(c->session, 0, sampler);
+        if (token < 0) status = token;
+        if (token < 0 || (token == llama_eos(c->model) && !o->ignore_eos)) break;
+        c->generated++;
+        code = emit(out, text, llama_utf8_push(c->model, &utf8, token, text), false);
+        if (out->stopped || i + 1 == o->n) break;
+        status = llama_eval(c->session, 0, &token, 1);
+    }
+    c->ended = now();
+    if (code == 0 && !out->stopped) code = emit(out, text, llama_utf8_push(c->model, &utf8, LLAMA_FLUSH, text), true);
+    if (code) return code;
+    if (interrupted) return EXIT_INTERRUPTED;
+    if (status == LLAMA_EFULL) {
+        if (!o->quiet) complain(0, "the context of %zu positions is full; -c makes it larger", c->context);
+        return 0;
+    }
+    return status ? complain(exit_code(status), "%s", llama_session_error(c->session)) : 0;
+}
+
+static llama_sampler sampler_of(const options *o) {
+    return (llama_sampler){
+        .size = sizeof(llama_sampler),
+        .temperature = (float)o->temperature,
+        .top_p = (float)o->top_p,
+        .min_p = (float)o->min_p,
+        .top_k = o->top_k,
+        .repeat_penalty = (float)o->repeat_penalty,
+        .repeat_last = o->repeat_last,
+        .seed = o->seed,
+    };
+}
+
+/* With an open model and the prompt's tokens: a session, and the text. */
+static int complete_tokens(completion *c) {
+    const options *o = c->o;
+    llama_error err;
+    llama_info info = {.size = sizeof info};
+    llama_describe(c->model, &info);
+    c->context = (size_t)(o->context ? o->context : info.context);
+    if (c->n_prompt > c->context)
+        return complain(EXIT_TOO_LONG, "the prompt has %zu tokens, the context %zu positions; make it larger with -c",
+                        c->n_prompt, c->context);
+    c->progress = (progress){!o->quiet && isatty(STDERR_FILENO), false, now()};
+    llama_session_options so = {.size = sizeof so, .context = (int)c->context, .batch = o->batch, .threads = o->threads,
+                                .kernels = o->kernels, .progress = on_progress, .user = &c->progress};
+    c->began = now();
+    int status = llama_session_new(&c->session, c->model, &so, &err);
+    if (status) return complain(exit_code(status), "%s", err.text);
+    llama_sampler sampler = sampler_of(o);
+    float *bias = NULL;
+    if (o->ignore_eos && info.eos >= 0) {
+        bias = calloc((size_t)info.vocab, sizeof *bias);
+        if (!bias) return complain(EXIT_MEMORY, "out of memory");
+        bias[info.eos] = -1e30f;
+        sampler.bias = bias;
+    }
+    output out = {.o = o};
+    int code = generate(c, &sampler, &out);
+    if (o->stats) print_stats(c, &info, llama_session_bytes(c->model, &so));
+    if (code != EXIT_RUN && isatty(STDOUT_FILENO) && isatty(STDERR_FILENO)) fputc('\n', stderr);
+    free(out.held);
+    free(bias);
+    llama_session_free(c->session);
+    return code;
+}
+
+static int open_model(const options *o, llama **m) {
+    llama_options lo = {.size = sizeof lo, .tokenizer = o->tokenizer};
+    llama_error err;
+    if (o->memory && strcmp(o->memory, "map") != 0 && strcmp(o->memory, "lock") != 0)
+        return complain(EXIT_USAGE, "--memory: '%s' is not map or lock", o->memory);
+    if (o->memory) lo.memory = strcmp(o->memory, "map") == 0 ? LLAMA_MEMORY_MAP : LLAMA_MEMORY_LOCK;
+    int status = llama_open(m, o->model, &lo, &err);
+    return status ? complain(exit_code(status), "%s", err.text) : 0;
+}
+
+static uint64_t random_seed(void) {
+    uint64_t seed = (uint64_t)time(NULL) * 1000003 + (uint64_t)getpid();
+    FILE *f = fopen("/dev/urandom", "rb");
+    if (f) {
+        uint64_t drawn;
+        if (fread(&drawn, sizeof drawn, 1, f) == 1) seed = drawn;
+        fclose(f);
+    }
+    return seed;
+}
+
+static int run_completion(options *o) {
+    bytes prompt = {NULL, 0};
+    completion c = {.o = o};
+    struct sigaction action = {.sa_handler = on_interrupt, .sa_flags = SA_RESETHAND};
+    int code = read_prompt(o, &prompt);
+    if (code == 0) {
+        double began = now();
+        code = open_model(o, &c.model);
+        c.opened = now() - began;
+    }
+    sigaction(SIGINT, &action, NULL); /* the second Ctrl-C ends it at once */
+    if (code == 0) code = tokenize(c.model, &prompt, o->no_bos ? 0 : LLAMA_ADD_BOS, &c.prompt, &c.n_prompt);
+    if (code == 0 && c.n_prompt == 0) code = complain(EXIT_USAGE, "the prompt is empty and --no-bos leaves nothing to start from");
+    if (!o->seeded) o->seed = random_seed();
+    if (code == 0 && o->echo) code = write_out(prompt.text, prompt.n);
+    if (code == 0) code = complete_tokens(&c);
+    free(prompt.text);
+    free(c.prompt);
+    llama_close(c.model);
+    return code;
+}
+
+/* ---- 5. Other verbs ---- */
+
+static int run_info(const options *o) {
+    llama *m = NULL;
+    int code = open_model(o, &m);
+    if (code) return code;
+    llama_info i = {.size = sizeof i};
+    llama_describe(m, &i);
+    int context = o->context ? o->context : i.context;
+    uint64_t kv = i.kv_bytes_per_token * (uint64_t)context;
+    uint64_t have = (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE);
+    llama_session_options so = {.size = sizeof so, .context = context, .batch = o->batch, .threads = o->threads};
+    uint64_t need = i.file_bytes + llama_session_bytes(m, &so);
+    printf("model       %s\n", o->model);
+    printf("format      %s, %s, %d shard%s\n", i.format, i.dtype, i.shards, i.shards > 1 ? "s" : "");
+    printf("shape       dim %d, layers %d, heads %d, kv_heads %d, head_dim %d, hidden %d, vocab %d\n", i.dim, i.layers,
+           i.heads, i.kv_heads, i.head_dim, i.hidden, i.vocab);
+    printf("constants   norm_eps %g, rope_theta %g\n", (double)i.norm_eps, (double)i.rope_theta);
+    printf("parameters  %llu\n", (unsigned long long)i.parameters);
+    printf("bytes       %llu\n", (unsigned long long)i.file_bytes);
+    if (i.bos >= 0 || i.eos >= 0)
+        printf("tokenizer   bos %d, eos %d\n", (int)i.bos, (int)i.eos);
+    else
+        printf("tokenizer   none\n");
+    printf("context     %d positions, KV cache %llu bytes (%llu a position)\n", context, (unsigned long long)kv,
+           (unsigned long long)i.kv_bytes_per_token);
+    printf("memory      %.1f GB needed, %.1f GB in this machine: %s\n", (double)need / 1e9, (double)have / 1e9,
+           need <= have ? "fits" : "does not fit; weights will be read from disk again and again");
+    llama_close(m);
+    return 0;
+}
+
+/* Ids in text, any white space between them, to text on stdout. */
+static int decode(const llama *m, char *text, size_t n) {
+    llama_utf8 utf8 = {.n = 0};
+    llama_info info = {.size = sizeof info};
+    char out[LLAMA_TEXT_MAX], *at = text, *end;
+    llama_describe(m, &info);
+    int code = 0;
+    while (code == 0 && (at += strspn(at, " \t\r\n")) < text + n) {
+        long id = strtol(at, &end, 10);
+        if (end == at || !strchr(" \t\r\n", *end) || id < 0 || id >= info.vocab)
+            return complain(EXIT_USAGE, "'%.20s' is not a token id from 0 to %d", at, info.vocab - 1);
+        at = end;
+        size_t k = llama_utf8_push(m, &utf8, (int32_t)id, out);
+        code = k ? write_out(out, k) : 0;
+    }
+    size_t k = llama_utf8_push(m, &utf8, LLAMA_FLUSH, out);
+    return code ? code : write_out(out, k);
+}
+
+static int run_tokenize(const options *o) {
+    llama *m = NULL;
+    bytes text = {NULL, 0};
+    int32_t *ids = NULL;
+    size_t n = 0;
+    int code = o->n_words ? join_words(o, &text) : read_all(o->file ? o->file : "-", &text);
+    if (code == 0 && o->escapes) unescape(&text);
+    if (code == 0) code = open_model(o, &m);
+    if (code == 0 && o->decode) {
+        char *ended = realloc(text.text, text.n + 1);
+        if (!ended) code = complain(EXIT_MEMORY, "the text does not fit in memory");
+        else {
+            text.text = ended;
+            text.text[text.n] = 0;
+            code = decode(m, text.text, text.n);
+        }
+    } else if (code == 0 && (code = tokenize(m, &text, o->bos ? LLAMA_ADD_BOS : 0, &ids, &n)) == 0) {
+        for (size_t i = 0; i < n && !o->count; i++) printf("%s%d", i ? " " : "", (int)ids[i]);
+        if (o->count) printf("%zu", n);
+        putchar('\n');
+        if (fflush(stdout) != 0) code = complain(EXIT_RUN, "the ids cannot be written: %s", strerror(errno));
+    }
+    free(ids);
+    free(text.text);
+    llama_close(m);
+    return code;
+}
+
+int main(int argc, char **argv) {
+    options o = {.n = 256, .temperature = 0.8, .top_p = 0.95, .repeat_penalty = 1};
+    const char **room = calloc(2 * ((size_t)argc + 1), sizeof *room);
+    if (!room) return complain(EXIT_MEMORY, "out of memory");
+    o.words = room;
+    o.stops = room + argc + 1;
+    int code = read_options(&o, argc, argv);
+    if (code == 0 && o.help)
+        fputs(help, stdout);
+    else if (code == 0 && o.version)
+        printf("llama.c %d.%d.%d (%s)\n", llama_release() / 10000, llama_release() / 100 % 100, llama_release() % 100,
+               llama_build());
+    else {
+        if (code == 0) code = settle_model(&o);
+        if (code == 0 && o.verb && strcmp(o.verb, "info") == 0)
+            code = run_info(&o);
+        else if (code == 0)
+            code = o.verb ? run_tokenize(&o) : run_completion(&o);
+    }
+    if (code == 0 && (fflush(stdout) != 0 || ferror(stdout)))
+        code = complain(EXIT_RUN, "stdout cannot be written: %s", strerror(errno));
+    free(room);
+    return code;
+}

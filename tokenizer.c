@@ -1,0 +1,455 @@
+/* tokenizer.c - SentencePiece BPE, exactly: the tokenizer.model of LLaMA 1 and 2.
+ *
+ *   1. The vocabulary   pieces and a hash table over them; tokenizer.model is a protobuf
+ *   2. Encoding         text -> normalised UTF-8 -> merges by score -> ids, in O(n log n)
+ *   3. Decoding         id -> bytes, streamed in whole characters
+ *
+ * BPE (Sennrich et al. 2016, arXiv:1508.07909; Kudo & Richardson 2018, arXiv:1808.06226): start from
+ * characters; merge the adjacent pair whose join is the piece of the highest score, the leftmost of
+ * equals; repeat. Spaces are written U+2581, a space is put in front of a text, and characters that
+ * are no piece become their UTF-8 bytes. Pieces point into the mapped file: nothing is copied.
+ */
+#define LLAMA_PRIVATE
+#include "llama.h"
+
+enum { NORMAL = 1, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE }; /* SentencePiece's types */
+enum { MAX_PIECES = 1 << 20, MAX_PIECE = 1000 };
+
+typedef struct {
+    const char *text;
+    uint32_t n;
+    float score;
+    int type;
+} vocab_piece;
+
+struct llamac_vocab {
+    vocab_piece *pieces; /* [size] */
+    int32_t size, room, bos, eos, unk;
+    int32_t byte_id[256]; /* -1: the vocabulary has no such byte piece */
+    int32_t *slots;       /* [slot_mask + 1] ids by hash of text, -1: empty; NORMAL pieces alone */
+    uint32_t slot_mask;
+    bool space_in_front; /* add_dummy_prefix */
+};
+
+static const char SPACE[] = "\xe2\x96\x81";       /* U+2581, a space inside pieces */
+static const char REPLACEMENT[] = "\xef\xbf\xbd"; /* U+FFFD, an invalid byte */
+static const char UNK_TEXT[] = " \xe2\x81\x87 ";  /* what SentencePiece prints for <unk> */
+
+/* ---- 1. The vocabulary ---- */
+
+static uint32_t hash_text(const char *text, size_t n) {
+    uint64_t h = n;
+    for (; n >= 8; n -= 8, text += 8) {
+        uint64_t part;
+        memcpy(&part, text, 8);
+        h = (h ^ part) * 0x9e3779b97f4a7c15;
+        h ^= h >> 29;
+    }
+    uint64_t rest = 0;
+    for (size_t i = 0; i < n; i++) rest = rest << 8 | (unsigned char)text[i];
+    h = (h ^ rest) * 0x9e3779b97f4a7c15;
+    return (uint32_t)(h >> 32);
+}
+
+/* The id of a NORMAL piece, or -1. */
+static int32_t vocab_find(const llamac_vocab *v, const char *text, size_t n) {
+    for (uint32_t i = hash_text(text, n) & v->slot_mask;; i = (i + 1) & v->slot_mask) {
+        int32_t id = v->slots[i];
+        if (id < 0 || (v->pieces[id].n == n && memcmp(v->pieces[id].text, text, n) == 0)) return id;
+    }
+}
+
+/* "<0x41>" -> 0x41; -1: not such a text */
+static int byte_of(const vocab_piece *p) {
+    int value = 0;
+    if (p->n != 6 || memcmp(p->text, "<0x", 3) != 0 || p->text[5] != '>') return -1;
+    for (int i = 3; i < 5; i++) {
+        char c = p->text[i];
+        int digit = c >= '0' && c <= '9' ? c - '0' : c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
+        if (digit < 0) return -1;
+        value = value * 16 + digit;
+    }
+    return value;
+}
+
+static llamac_vocab *vocab_new(llamac_arena *arena, int32_t room) {
+    uint64_t slots = 8;
+    while (slots < 2 * (uint64_t)room) slots *= 2;
+    llamac_vocab *v = llamac_new(arena, 1, sizeof *v);
+    if (!v) return NULL;
+    v->pieces = llamac_new(arena, (uint64_t)room, sizeof *v->pieces);
+    v->slots = llamac_new(arena, slots, sizeof *v->slots);
+    if (!v->pieces || !v->slots) return NULL;
+    v->room = room;
+    v->bos = v->eos = v->unk = -1;
+    v->slot_mask = (uint32_t)slots - 1;
+    memset(v->byte_id, -1, sizeof v->byte_id);
+    memset(v->slots, -1, slots * sizeof *v->slots);
+    return v;
+}
+
+/* Append a piece; the one way into a vocabulary. NULL, or why not. */
+static const char *vocab_add(llamac_vocab *v, const char *text, size_t n, float score, int type) {
+    if (v->size == v->room) return "has more pieces than it said";
+    if (n > MAX_PIECE || (n == 0 && type != CONTROL)) return "has a piece that is empty or over 1000 bytes";
+    if (type < NORMAL || type > BYTE || score != score) return "has a piece of unknown type or no score";
+    if (type == USER_DEFINED) return "has user-defined pieces, which LLaMA's has not and are not supported";
+    int32_t id = v->size++;
+    v->pieces[id] = (vocab_piece){text, (uint32_t)n, score, type};
+    int byte = type == BYTE ? byte_of(&v->pieces[id]) : -1;
+    if (type == BYTE && byte < 0) return "has a byte piece that is not <0xNN>";
+    if (type == BYTE) v->byte_id[byte] = id;
+    if (type == UNKNOWN) v->unk = id;
+    if (type != NORMAL || vocab_find(v, text, n) >= 0) return NULL;
+    uint32_t i = hash_text(text, n) & v->slot_mask;
+    while (v->slots[i] >= 0) i = (i + 1) & v->slot_mask;
+    v->slots[i] = id;
+    return NULL;
+}
+
+/* Protobuf (encoding.html of its documentation): a message is a run of fields, each a number and a wire
+ * type; varint 0, 8 bytes 1, length-delimited 2, 4 bytes 5. */
+typedef struct {
+    unsigned number, wire;
+    uint64_t value;        /* wire 0, 1 and 5 */
+    llamac_cursor content; /* wire 2 */
+} proto_field;
+
+static uint64_t proto_varint(llamac_cursor *c) {
+    uint64_t v = 0;
+    for (int shift = 0; shift < 64; shift += 7) {
+        uint64_t byte = llamac_uint(c, 1);
+        v |= (byte & 127) << shift;
+        if (byte < 128) return v;
+    }
+    c->bad = true;
+    return 0;
+}
+
+/* The next field; false at the end or when the bytes make no sense (then c->bad). */
+static bool proto_next(llamac_cursor *c, proto_field *f) {
+    if (c->bad || llamac_left(c) == 0) return false;
+    uint64_t key = proto_varint(c);
+    f->number = (unsigned)(key >> 3);
+    f->wire = key & 7;
+    f->value = 0;
+    f->content = llamac_cursor_on(c->at, 0);
+    if (f->wire == 0)
+        f->value = proto_varint(c);
+    else if (f->wire == 1 || f->wire == 5)
+        f->value = llamac_uint(c, f->wire == 1 ? 8 : 4);
+    else if (f->wire == 2) {
+        uint64_t n = proto_varint(c);
+        const unsigned char *p = llamac_take(c, n);
+        if (p) f->content = llamac_cursor_on(p, (size_t)n);
+    } else
+        c->bad = true;
+    if (f->number == 0) c->bad = true;
+    return !c->bad;
+}
+
+/* SentencePiece {1 piece, 2 score, 3 type} */
+static const char *parse_piece(llamac_vocab *v, llamac_cursor c) {
+    proto_field f;
+    const unsigned char *text = NULL;
+    size_t n = 0;
+    float score = 0;
+    int type = NORMAL;
+    while (proto_next(&c, &f)) {
+        uint32_t bits = (uint32_t)f.value;
+        if (f.number == 1 && f.wire == 2) text = f.content.at, n = llamac_left(&f.content);
+        if (f.number == 2 && f.wire == 5) memcpy(&score, &bits, 4);
+        if (f.number == 3 && f.wire == 0) type = f.value <= BYTE ? (int)f.value : 0;
+    }
+    if (c.bad) return "has a piece that is cut short";
+    return vocab_add(v, (const char *)text, n, score, type);
+}
+
+/* TrainerSpec: 3 model_type, 41 bos_id, 42 eos_id; each id may be -1 */
+static const char *parse_trainer(llamac_vocab *v, llamac_cursor c) {
+    enum { BPE = 2 };
+    proto_field f;
+    uint64_t model_type = 1;
+    v->bos = 1;
+    v->eos = 2;
+    while (proto_next(&c, &f)) {
+        if (f.wire != 0) continue;
+        if (f.number == 3) model_type = f.value;
+        if (f.number == 41) v->bos = (int32_t)f.value;
+        if (f.number == 42) v->eos = (int32_t)f.value;
+    }
+    if (c.bad) return "has a trainer_spec that is cut short";
+    return model_type == BPE ? NULL : "is not a BPE model, as LLaMA's is";
+}
+
+/* NormalizerSpec: 2 precompiled_charsmap, 3 add_dummy_prefix, 4 remove_extra_whitespaces, 5 escape_whitespaces */
+static const char *parse_normalizer(llamac_vocab *v, llamac_cursor c) {
+    proto_field f;
+    bool trims = true, escapes = true, maps = false;
+    v->space_in_front = true;
+    while (proto_next(&c, &f)) {
+        if (f.number == 2 && f.wire == 2) maps = llamac_left(&f.content) > 0;
+        if (f.number == 3 && f.wire == 0) v->space_in_front = f.value != 0;
+        if (f.number == 4 && f.wire == 0) trims = f.value != 0;
+        if (f.number == 5 && f.wire == 0) escapes = f.value != 0;
+    }
+    if (c.bad) return "has a normalizer_spec that is cut short";
+    return trims || maps || !escapes ? "normalises text, which LLaMA's does not and is not supported" : NULL;
+}
+
+LLAMA_SHARED int llamac_vocab_parse(llamac_vocab **out, const void *bytes, size_t n, const char *file,
+                                    llamac_arena *arena, llama_error *err) {
+    static const char advice[] = "use the tokenizer.model Meta ships";
+    llamac_cursor c = llamac_cursor_on(bytes, n);
+    proto_field f;
+    int32_t pieces = 0;
+    bool trainer = false, normalizer = false;
+    for (; proto_next(&c, &f) && pieces < MAX_PIECES; pieces += f.number == 1 && f.wire == 2) {}
+    if (c.bad || pieces == 0 || pieces == MAX_PIECES)
+        return llamac_fail(err, LLAMA_EFORMAT, "%s: is not a SentencePiece model, or cut short; %s", file, advice);
+    llamac_vocab *v = vocab_new(arena, pieces);
+    if (!v) return llamac_fail(err, LLAMA_ENOMEM, "%s: out of memory", file);
+    const char *why = NULL;
+    c = llamac_cursor_on(bytes, n);
+    while (!why && proto_next(&c, &f)) {
+        if (f.wire != 2) continue;
+        if (f.number == 1) why = parse_piece(v, f.content);
+        if (f.number == 2) why = parse_trainer(v, f.content), trainer = true;
+        if (f.number == 3) why = parse_normalizer(v, f.content), normalizer = true;
+    }
+    if (!why && (!trainer || !normalizer)) why = "lacks its trainer_spec or normalizer_spec";
+    if (!why && (v->bos >= v->size || v->eos >= v->size)) why = "names a bos or eos that is not there";
+    if (why) return llamac_fail(err, LLAMA_EFORMAT, "%s: %s; %s", file, why, advice);
+    if (v->bos < 0) v->bos = -1;
+    if (v->eos < 0) v->eos = -1;
+    *out = v;
+    return LLAMA_OK;
+}
+
+LLAMA_SHARED int32_t llamac_vocab_size(const llamac_vocab *v) { return v->size; }
+LLAMA_SHARED int32_t llamac_vocab_bos(const llamac_vocab *v) { return v->bos; }
+LLAMA_SHARED int32_t llamac_vocab_eos(const llamac_vocab *v) { return v->eos; }
+
+/* ---- 2. Encoding ---- */
+
+/* Bytes of the UTF-8 character at s, of which n > 0 are there; 0: not one (overlong forms, surrogates
+ * and values over U+10FFFF are none). */
+static size_t utf8_length(const unsigned char *s, size_t n) {
+    static const uint32_t least[] = {0, 0, 0x80, 0x800, 0x10000};
+    if (s[0] < 0x80) return 1;
+    size_t want = s[0] >= 0xf0 ? 4 : s[0] >= 0xe0 ? 3 : 2;
+    if (s[0] < 0xc2 || s[0] > 0xf4 || want > n) return 0;
+    uint32_t code = s[0] & (0x7fu >> want);
+    for (size_t i = 1; i < want; i++) {
+        if ((s[i] & 0xc0) != 0x80) return 0;
+        code = code << 6 | (s[i] & 0x3f);
+    }
+    return code < least[want] || code > 0x10ffff || (code >= 0xd800 && code < 0xe000) ? 0 : want;
+}
+
+/* One symbol: a run of the normalised text, linked to its neighbours. Merged into the one on its left
+ * it has n = 0. */
+typedef struct {
+    size_t begin, n;
+    size_t left, right; /* NOWHERE at the ends */
+} symbol;
+
+/* A pair that may be merged; out of date when the two no longer add up to n bytes. */
+typedef struct {
+    float score;
+    size_t left, right, n;
+} candidate;
+
+static const size_t NOWHERE = SIZE_MAX;
+
+typedef struct {
+    const llamac_vocab *v;
+    const llama_allocator *allocator;
+    char *text; /* normalised */
+    size_t n_text, room_text;
+    symbol *symbols;
+    size_t n_symbols, room_symbols;
+    candidate *heap;
+    size_t n_heap, room_heap;
+} encoder;
+
+/* Spaces and invalid bytes are the only characters that change: each becomes three bytes. */
+static void normalise(encoder *e, const unsigned char *text, size_t n) {
+    size_t to = 0;
+    if (e->v->space_in_front) memcpy(e->text, SPACE, to = 3);
+    for (size_t i = 0; i < n;) {
+        size_t length = utf8_length(text + i, n - i);
+        const char *from = length == 0 ? REPLACEMENT : text[i] == ' ' ? SPACE : (const char *)text + i;
+        size_t bytes = length == 0 || text[i] == ' ' ? 3 : length;
+        memcpy(e->text + to, from, bytes);
+        to += bytes;
+        i += length ? length : 1;
+    }
+    e->n_text = to;
+}
+
+static bool outranks(const candidate *a, const candidate *b) {
+    return a->score > b->score || (a->score == b->score && a->left < b->left);
+}
+
+/* Put the pair (left, right) into the heap if its join is a piece. */
+static void propose(encoder *e, size_t left, size_t right) {
+    if (left == NOWHERE || right == NOWHERE) return;
+    size_t n = e->symbols[left].n + e->symbols[right].n;
+    int32_t id = n <= MAX_PIECE ? vocab_find(e->v, e->text + e->symbols[left].begin, n) : -1;
+    if (id < 0) return;
+    candidate c = {e->v->pieces[id].score, left, right, n};
+    size_t i = e->n_heap++;
+    for (; i && outranks(&c, &e->heap[(i - 1) / 2]); i = (i - 1) / 2) e->heap[i] = e->heap[(i - 1) / 2];
+    e->heap[i] = c;
+}
+
+static candidate take_best(encoder *e) {
+    candidate best = e->heap[0], last = e->heap[--e->n_heap];
+    size_t i = 0;
+    for (size_t child; (child = 2 * i + 1) < e->n_heap; i = child) {
+        if (child + 1 < e->n_heap && outranks(&e->heap[child + 1], &e->heap[child])) child++;
+        if (!outranks(&e->heap[child], &last)) break;
+        e->heap[i] = e->heap[child];
+    }
+    e->heap[i] = last;
+    return best;
+}
+
+/* Characters into symbols, then merge until no pair makes a piece. */
+static void merge(encoder *e) {
+    for (size_t i = 0; i < e->n_text;) {
+        size_t n = utf8_length((const unsigned char *)e->text + i, e->n_text - i), k = e->n_symbols++;
+        e->symbols[k] = (symbol){i, n, k ? k - 1 : NOWHERE, k + 1};
+        i += n;
+    }
+    e->symbols[e->n_symbols - 1].right = NOWHERE;
+    for (size_t k = 1; k < e->n_symbols; k++) propose(e, k - 1, k);
+    while (e->n_heap) {
+        candidate c = take_best(e);
+        symbol *left = &e->symbols[c.left], *right = &e->symbols[c.right];
+        if (!left->n || !right->n || left->n + right->n != c.n) continue;
+        left->n = c.n;
+        right->n = 0;
+        left->right = right->right;
+        if (right->right != NOWHERE) e->symbols[right->right].left = c.left;
+        propose(e, left->left, c.left);
+        propose(e, c.left, left->right);
+    }
+}
+
+/* Symbols that are no piece fall back to their bytes, or to <unk>, once for a run of them. */
+static size_t emit(const encoder *e, int32_t *out, size_t cap, size_t count) {
+    const llamac_vocab *v = e->v;
+    bool unknown = false;
+    for (size_t k = 0; k != NOWHERE; k = e->symbols[k].right) {
+        const char *text = e->text + e->symbols[k].begin;
+        size_t n = e->symbols[k].n;
+        int32_t id = vocab_find(v, text, n);
+        bool bytes = id < 0 && v->byte_id[(unsigned char)text[0]] >= 0;
+        if (id >= 0 || (!bytes && !unknown)) {
+            if (count < cap) out[count] = id >= 0 ? id : v->unk;
+            count++;
+        }
+        for (size_t i = 0; bytes && i < n; i++, count++)
+            if (count < cap) out[count] = v->byte_id[(unsigned char)text[i]];
+        unknown = id < 0 && !bytes;
+    }
+    return count;
+}
+
+static void *allocate(encoder *e, size_t count, size_t size) {
+    return count > SIZE_MAX / 2 / size ? NULL : e->allocator->alloc(e->allocator->user, count * size, 64);
+}
+
+static void encoder_free(encoder *e) {
+    const llama_allocator *a = e->allocator;
+    if (e->text) a->free(a->user, e->text, e->room_text);
+    if (e->symbols) a->free(a->user, e->symbols, e->room_symbols * sizeof *e->symbols);
+    if (e->heap) a->free(a->user, e->heap, e->room_heap * sizeof *e->heap);
+}
+
+LLAMA_API ptrdiff_t llama_text_to_tokens(const llama *m, const char *text, size_t n, unsigned flags, int32_t *out,
+                                         size_t cap) {
+    const llamac_vocab *v = m ? llamac_vocab_of(m) : NULL;
+    if (!v || (n && !text) || (cap && !out) || n > PTRDIFF_MAX / 64 || (flags & ~(unsigned)LLAMA_ADD_BOS))
+        return LLAMA_EINVAL;
+    size_t count = 0;
+    if ((flags & LLAMA_ADD_BOS) && v->bos >= 0) {
+        if (cap) out[0] = v->bos;
+        count = 1;
+    }
+    if (n == 0) return (ptrdiff_t)count;
+    encoder e = {.v = v, .allocator = llamac_allocator_of(m)};
+    e.room_text = 3 * n + 3;
+    e.text = allocate(&e, e.room_text, 1);
+    if (e.text) {
+        normalise(&e, (const unsigned char *)text, n);
+        e.room_symbols = e.n_text;
+        e.room_heap = 2 * e.n_text; /* a merge takes one pair out and puts two in */
+        e.symbols = allocate(&e, e.room_symbols, sizeof *e.symbols);
+        e.heap = allocate(&e, e.room_heap, sizeof *e.heap);
+    }
+    bool enough = e.text && e.symbols && e.heap;
+    if (enough) {
+        merge(&e);
+        count = emit(&e, out, cap, count);
+    }
+    encoder_free(&e);
+    return enough ? (ptrdiff_t)count : LLAMA_ENOMEM;
+}
+
+/* ---- 3. Decoding ---- */
+
+LLAMA_API const char *llama_token_text(const llama *m, int32_t token, size_t *n) {
+    const llamac_vocab *v = m ? llamac_vocab_of(m) : NULL;
+    if (n) *n = 0;
+    if (!v || token < 0 || token >= v->size) return NULL;
+    if (n) *n = v->pieces[token].n;
+    return v->pieces[token].n ? v->pieces[token].text : "";
+}
+
+/* Give out the pending bytes that are decided: whole characters, and a U+FFFD for each byte that
+ * cannot begin one. With `all`, nothing more will come and every byte is decided. */
+static size_t settle_pending(llama_utf8 *u, bool all, char *out) {
+    size_t to = 0;
+    while (u->n) {
+        size_t length = utf8_length(u->pending, u->n), used = length ? length : 1;
+        if (!length && !all) { /* might the bytes to come complete it? try the least and the greatest */
+            unsigned char low[4] = {0x80, 0x80, 0x80, 0x80}, high[4] = {0xbf, 0xbf, 0xbf, 0xbf};
+            memcpy(low, u->pending, u->n);
+            memcpy(high, u->pending, u->n);
+            if (u->n < 4 && (utf8_length(low, 4) > u->n || utf8_length(high, 4) > u->n)) break;
+        }
+        memcpy(out + to, length ? (const char *)u->pending : REPLACEMENT, length ? length : 3);
+        to += length ? length : 3;
+        u->n = (unsigned char)(u->n - used);
+        memmove(u->pending, u->pending + used, u->n);
+    }
+    return to;
+}
+
+LLAMA_API size_t llama_utf8_push(const llama *m, llama_utf8 *u, int32_t token, char out[LLAMA_TEXT_MAX]) {
+    const llamac_vocab *v = m ? llamac_vocab_of(m) : NULL;
+    if (!u || !out || u->n >= sizeof u->pending) return 0;
+    if (token == LLAMA_FLUSH) return settle_pending(u, true, out);
+    if (!v || token < 0 || token >= v->size) return 0;
+    const vocab_piece *p = &v->pieces[token];
+    if (p->type == BYTE) {
+        u->started = 1;
+        u->pending[u->n++] = (unsigned char)byte_of(p);
+        return settle_pending(u, false, out);
+    }
+    size_t to = settle_pending(u, true, out);
+    if (p->type == CONTROL) return to;
+    const char *text = p->type == UNKNOWN ? UNK_TEXT : p->text;
+    size_t n = p->type == UNKNOWN ? sizeof UNK_TEXT - 1 : p->n;
+    for (size_t i = 0; i < n;) {
+        bool space = n - i >= 3 && memcmp(text + i, SPACE, 3) == 0;
+        if (!space) out[to++] = text[i];
+        if (space && (u->started || i > 0)) out[to++] = ' ';
+        i += space ? 3 : 1;
+    }
+    u->started = 1;
+    return to;
+}
