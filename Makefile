@@ -24,6 +24,9 @@ build/%.o: %.c $(HEADERS) build/flags
 build/%: tests/%.c tests/test.h tests/checkpoint.h build/llama.o build/tokenizer.o
 	$(CC) $(ALL_CFLAGS) $(LDFLAGS) -o $@ $< build/llama.o build/tokenizer.o -lm
 
+build/test_math: tests/test_math.c tests/test.h $(LIBRARY) $(HEADERS) build/flags
+	$(CC) $(ALL_CFLAGS) -o $@ $< -lm
+
 build/flags: FORCE
 	@mkdir -p build
 	@echo '$(FLAGS)' | cmp -s - $@ || echo '$(FLAGS)' > $@
@@ -33,7 +36,8 @@ demo: llama
 	@./llama tests/tiny "There was once a poor woodcutter" -c 256 --temp 0.8 --top-p 0.9 --echo
 
 # Needs a C compiler and a shell; no network, no other data.
-test: llama build/test_api build/test_bits build/test_hostile
+test: llama build/test_math build/test_api build/test_bits build/test_hostile
+	build/test_math
 	build/test_api tests/tiny
 	build/test_bits --self tests/tiny
 	build/test_hostile tests/tiny build/hostile

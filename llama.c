@@ -902,7 +902,7 @@ static int zip_one(shard *z, llamac_cursor *c, zip_entry *e) {
 
 static int zip_open(shard *z) {
     enum { ENTRY_MIN = 46 };
-    llamac_cursor directory;
+    llamac_cursor directory = {0};
     uint64_t count = 0;
     int status = zip_directory(z, &directory, &count);
     if (status) return status;
@@ -1828,11 +1828,13 @@ LLAMA_API int llama_open(llama **model, const char *path, const llama_options *o
     uint64_t mode = fp_enter();
     int status = open_model(m, path, &o, err);
     fp_leave(mode);
-    if (status)
+    if (status) {
         llama_close(m);
-    else
-        *model = m;
-    return status;
+        return status;
+    }
+    if (err) memset(err, 0, sizeof *err); /* a file that was looked for and not needed */
+    *model = m;
+    return LLAMA_OK;
 }
 
 LLAMA_API void llama_close(llama *m) {

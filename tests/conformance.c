@@ -155,7 +155,7 @@ static void vectors(const llama *m, const char *file) {
     char *lines = read_file(in_root("tok/%s", file), NULL);
     int n = 0, right = 0, decoded_right = 0;
     for (char *line = lines ? strtok(lines, "\n") : NULL; line; line = strtok(NULL, "\n"), n++) {
-        size_t n_text = 0, n_ids, n_decoded, n_out;
+        size_t n_text = 0, n_ids, n_decoded = 0, n_out;
         char *text = json_text(line, "text", &n_text), *decoded = json_text(line, "decoded", &n_decoded);
         if (!text) {
             char *hex = json_text(line, "bytes_hex", &n_text);

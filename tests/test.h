@@ -73,7 +73,7 @@ static inline const char *json_find(const char *json, const char *key) {
     return at ? at + strlen(quoted) : NULL;
 }
 
-static inline double json_number(const char *json, const char *key) {
+static inline double json_double(const char *json, const char *key) {
     const char *at = json_find(json, key);
     return at ? strtod(at, NULL) : NAN;
 }
@@ -295,7 +295,7 @@ static inline gate gate_golden(const llama *m, const char *folder, const char *n
         gate_position(&g, llama_logits(s, 0), (const float *)(void *)truth + i * vocab, vocab);
         if (i + 1 < n) nll += nll_of(llama_logits(s, 0), vocab, tokens[i + 1]) / (double)(n - 1);
     }
-    g.nll_difference = nll - json_number(json, "nll_mean");
+    g.nll_difference = nll - json_double(json, "nll_mean");
     gate_check(&g, name, 2e-4);
     llama_rewind(s, 0, 0);
     int status = llama_eval(s, 0, prompt, n_prompt), same = 0;

@@ -1,0 +1,127 @@
+/* test_bits.c - one answer: the SHA-256 of a model's logits, in every way to compute them.
+ *
+ *   test_bits MODEL [TOKENS.json]    prints one SHA-256; options by environment: none
+ *   test_bits --all MODEL [golden]   every thread count, batch, division and kernel; fails if two differ
+ *   test_bits --self MODEL           --all, on MODEL and on models made here, over MP 1 to 8 as well
+ */
+#include "checkpoint.h"
+
+typedef struct {
+    int threads, batch;
+    size_t step; /* tokens a call; 0: each position from the beginning, at once */
+    const char *kernels;
+} way;
+
+static size_t n_tokens = 48;
+static int32_t tokens[512];
+
+/* Logits of every position, hashed. NULL kernels not of this CPU: "" */
+static void hash_logits(const llama *m, const way *w, char hex[65]) {
+    llama_session_options o = {.size = sizeof o, .context = 64, .threads = w->threads, .batch = w->batch, .kernels = w->kernels};
+    llama_session *s = NULL;
+    llama_error err;
+    llama_info info = {.size = sizeof info};
+    hex[0] = 0;
+    llama_describe(m, &info);
+    if (llama_session_new(&s, m, &o, &err)) return;
+    sha256 h;
+    sha256_begin(&h);
+    for (size_t i = 0; i < n_tokens; i++) {
+        int status = LLAMA_OK;
+        if (w->step == 0) { /* 0..i in one call */
+            llama_rewind(s, 0, 0);
+            status = llama_eval(s, 0, tokens, i + 1);
+        } else { /* back to the last multiple of step, then the rest in one call */
+            size_t from = i / w->step * w->step;
+            llama_rewind(s, 0, from);
+            status = llama_eval(s, 0, tokens + from, i + 1 - from);
+        }
+        if (!check(status == LLAMA_OK, "eval: %s", llama_session_error(s))) break;
+        sha256_add(&h, llama_logits(s, 0), (size_t)info.vocab * sizeof(float));
+    }
+    sha256_end(&h, hex);
+    llama_session_free(s);
+}
+
+static llama *open_quietly(const char *path) {
+    llama *m = NULL;
+    llama_error err;
+    check(llama_open(&m, path, NULL, &err) == LLAMA_OK, "%s: %s", path, err.text);
+    return m;
+}
+
+static void choose_tokens(const llama *m, const char *golden) {
+    char *json = golden ? read_file(golden, NULL) : NULL;
+    llama_info info = {.size = sizeof info};
+    llama_describe(m, &info);
+    if (json) {
+        size_t n = 0;
+        int32_t *ids = json_ids(json, "tokens", &n);
+        n_tokens = n < 48 ? n : 48;
+        memcpy(tokens, ids, n_tokens * sizeof *tokens);
+        free(ids), free(json);
+        return;
+    }
+    n_tokens = 48;
+    for (size_t i = 0; i < n_tokens; i++) tokens[i] = (int32_t)((i * 37 + 1) % (size_t)info.vocab);
+}
+
+/* Every way gives the bits of the first: scalar kernels, one thread, token by token. */
+static void all_ways(const char *path, const char *golden, char reference[65]) {
+    static const char *const kernels[] = {"scalar", "avx2", "avx512", "neon"};
+    static const way ways[] = {{1, 1, 1, 0}, {2, 1, 1, 0}, {3, 1, 1, 0}, {1, 7, 48, 0},  {2, 7, 48, 0},
+                               {2, 48, 48, 0}, {3, 48, 0, 0}, {1, 48, 5, 0}, {2, 13, 11, 0}};
+    llama *m = open_quietly(path);
+    if (!m) return;
+    choose_tokens(m, golden);
+    int tried = 0;
+    for (size_t k = 0; k < 4; k++)
+        for (size_t i = 0; i < sizeof ways / sizeof *ways; i++) {
+            way w = ways[i];
+            char hex[65];
+            w.kernels = kernels[k];
+            hash_logits(m, &w, hex);
+            if (!hex[0]) break; /* not of this CPU */
+            if (!reference[0]) memcpy(reference, hex, 65);
+            tried++;
+            check(strcmp(hex, reference) == 0, "%s: %s, %d threads, batch %d, %zu tokens a call: other bits", path,
+                  w.kernels, w.threads, w.batch, w.step);
+        }
+    printf("%s: %s in %d ways\n", path, reference, tried);
+    llama_close(m);
+}
+
+int main(int argc, char **argv) {
+    char hex[65] = "";
+    if (argc >= 3 && strcmp(argv[1], "--self") == 0) {
+        all_ways(argv[2], NULL, hex);
+        make_folder("build/bits");
+        /* dims that are no multiple of a block, grouped heads, shards narrower than a block */
+        static const model_spec specs[] = {{128, 2, 8, 4, 384, 336, 1}, {90, 2, 5, 5, 245, 257, 1}, {64, 2, 4, 4, 192, 320, 1}};
+        for (size_t i = 0; i < 3; i++) {
+            char reference[65] = "";
+            for (int shards = 1; shards <= 8; shards *= 2) {
+                model_spec m = specs[i];
+                char folder[64];
+                m.shards = shards;
+                if (shards > 1 && (m.dim % shards || m.hidden % shards || m.vocab % shards || m.kv_heads * m.dim / m.heads % shards)) continue;
+                snprintf(folder, sizeof folder, "build/bits/%zu-mp%d", i, shards);
+                model_write(&m, folder);
+                all_ways(folder, NULL, reference);
+            }
+        }
+        return tests_done("bits");
+    }
+    if (argc >= 3 && strcmp(argv[1], "--all") == 0) {
+        all_ways(argv[2], argc > 3 ? argv[3] : NULL, hex);
+        return tests_done("bits");
+    }
+    if (argc < 2) return 2;
+    llama *m = open_quietly(argv[1]);
+    if (!m) return 1;
+    choose_tokens(m, argc > 2 ? argv[2] : NULL);
+    hash_logits(m, &(way){0, 48, 48, NULL}, hex);
+    printf("%s\n", hex);
+    llama_close(m);
+    return tests_failed != 0;
+}

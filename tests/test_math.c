@@ -1,0 +1,110 @@
+/* test_math.c - our own exp, log, sine and cosine against libm, the half-float conversion against its
+ * definition, RoPE's frequencies against Meta's. Includes the library as one file, as a user may.
+ *
+ *   test_math [rope_freqs.json]
+ */
+#define LLAMA_STATIC
+#include "../llama.c"
+#include "../tokenizer.c"
+#include "test.h"
+
+static double ulps(double got, double want, double unit) { return fabs(got - want) / unit; }
+
+static void test_exp_float(void) {
+    double worst = 0;
+    for (float x = -87.2f; x < 88.2f; x += 0.00037f) {
+        double want = exp((double)x), unit = ldexp(1, ilogb(want) - 23);
+        worst = fmax(worst, ulps(exp_float(x), want, unit));
+    }
+    check(worst <= 1.0, "exp_float is off by %.2f ulp", worst); /* polynomial 3.8e-9, plus roundings */
+    check(exp_float(0) == 1, "exp_float(0)");
+    check(exp_float(-87.4f) == 0 && exp_float(-HUGE_VALF) == 0, "exp_float far below 0");
+    check(exp_float(89) == HUGE_VALF && exp_float(HUGE_VALF) == HUGE_VALF, "exp_float far above 0");
+    check(exp_float(NAN) != exp_float(NAN), "exp_float of no number");
+    printf("exp_float %.2f ulp", worst);
+}
+
+static void test_doubles(void) {
+    double e = 0, l = 0, t = 0;
+    for (double x = -699; x < 699; x += 0.013) e = fmax(e, fabs(exp_double(x) / exp(x) - 1));
+    for (double x = 1e-12; x < 1e12; x *= 1.0007) l = fmax(l, fabs(log_double(x) - log(x)) / fmax(1e-3, fabs(log(x))));
+    for (double x = 0; x < (1 << 20); x = x * 1.0001 + 0.0013) {
+        double s, c;
+        sincos_double(x, &s, &c);
+        t = fmax(t, fmax(fabs(s - sin(x)), fabs(c - cos(x))));
+    }
+    /* a few roundings of 1.1e-16 each; the float32 they are rounded to has 6e-8 */
+    check(e < 5e-16 && l < 1e-13 && t < 5e-16, "exp_double %.1e, log_double %.1e, sincos_double %.1e", e, l, t);
+    check(exp_double(-HUGE_VAL) == 0 && exp_double(HUGE_VAL) == HUGE_VAL && exp_double(NAN) != exp_double(NAN), "exp_double at the ends");
+    printf(", exp %.1e, log %.1e, sincos %.1e\n", e, l, t);
+}
+
+static void test_half(void) {
+    int wrong = 0;
+    for (unsigned h = 0; h < 65536; h++) {
+        int exponent = h >> 10 & 31, mantissa = h & 1023;
+        double want = exponent == 31 ? (mantissa ? NAN : INFINITY)
+                                     : exponent ? ldexp(1024 + mantissa, exponent - 25) : ldexp(mantissa, -24);
+        float got = half_to_float((uint16_t)h);
+        if (h >> 15) want = -want;
+        wrong += isnan(want) ? !isnan(got) : (double)got != want || signbit(got) != signbit(want);
+    }
+    check(wrong == 0, "%d of 65536 halves are wrong", wrong);
+}
+
+/* Each instruction set widens every half and every bfloat16 as the plain functions do. */
+static void test_widening(void) {
+    static const char *const names[] = {"avx2", "avx512", "neon"};
+    static uint16_t all[65536 + 16];
+    for (unsigned h = 0; h < 65536; h++) all[h] = (uint16_t)h;
+    for (int k = 0; k < 3; k++) {
+        const kernels *fast = find_kernels(names[k]);
+        if (!fast) continue;
+        float one[BLOCK] = {1}; /* picks the first of each block of 16 */
+        int wrong = 0;
+        for (int type = F16; type <= BF16; type++)
+            for (unsigned h = 0; h < 65536; h++) {
+                const unsigned char *part = (const unsigned char *)&all[h];
+                uint16_t alone[BLOCK] = {(uint16_t)h};
+                const unsigned char *row = (const unsigned char *)alone;
+                strip w = {&row, 1, BLOCK, 2 * BLOCK, type};
+                float y, want = element(type, part, 0) + 0.0f;
+                if (!isfinite(want)) continue;
+                fast->matmul(&w, 0, 1, one, BLOCK, &y, 1, 1, NULL, NULL);
+                wrong += memcmp(&y, &want, 4) != 0;
+            }
+        check(wrong == 0, "%s widens %d of 131072 wrongly", names[k], wrong);
+    }
+}
+
+/* {"head_dim,theta": {"freqs_f32_meta": [...], ...}, ...} */
+static void test_freqs(const char *path) {
+    char *json = read_file(path, NULL);
+    int entries = 0, differ = 0, tables = 0;
+    for (const char *at = json; at && (at = strstr(at, "\"freqs_f32_meta\"")); at++, tables++) {
+        const char *key = at;
+        while (key > json && !(key[0] == '"' && key[1] >= '0' && key[1] <= '9')) key--;
+        unsigned head_dim = 0;
+        float theta = 0;
+        sscanf(key, "\"%u,%f", &head_dim, &theta);
+        size_t n;
+        double *want = json_numbers(at, "freqs_f32_meta", &n);
+        float *got = must_alloc((n + 1) * sizeof *got);
+        llama m = {.head_dim = head_dim, .rope_theta = theta, .freqs = got};
+        if (check(n == head_dim / 2 && n > 0, "rope_freqs.json: %u has %zu", head_dim, n)) rope_freqs(&m);
+        for (size_t j = 0; j < n; j++, entries++) differ += got[j] != (float)want[j];
+        free(want), free(got);
+    }
+    check(entries > 0 && differ <= 1, "rope_freqs.json: %d of %d entries differ", differ, entries);
+    printf("rope_freqs.json: %d tables, %d of %d entries are Meta's bit for bit\n", tables, entries - differ, entries);
+    free(json);
+}
+
+int main(int argc, char **argv) {
+    test_exp_float();
+    test_doubles();
+    test_half();
+    test_widening();
+    if (argc > 1) test_freqs(argv[1]);
+    return tests_done("math");
+}
