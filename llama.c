@@ -577,6 +577,8 @@ LLAMA_SHARED int llamac_fail(llama_error *err, int status, const char *format, .
         err->status = status;
         vsnprintf(err->text, sizeof err->text, format, args);
         va_end(args);
+        for (char *c = err->text; *c; c++) /* a file's own names must not act on a terminal */
+            if ((unsigned char)*c < ' ' || *c == 0x7f) *c = '?';
     }
     return status;
 }
@@ -749,7 +751,7 @@ static int params_entry(params *p, llamac_cursor *c, const char *file, llama_err
         double least = params_keys[i].least, most = params_keys[i].most;
         if (kind != JSON_NUMBER || !(number >= least && number <= most) ||
             (params_keys[i].whole && number != (double)(long)number))
-            return llamac_fail(err, LLAMA_EFORMAT, "%s: '%s' must be a%s number from %g to %g", file,
+            return llamac_fail(err, LLAMA_EFORMAT, "%s: '%s' must be a%s number from %.10g to %.10g", file,
                                params_keys[i].key, params_keys[i].whole ? " whole" : "", least, most);
         memcpy((char *)p + params_keys[i].at, &number, sizeof number);
     }
@@ -1104,8 +1106,6 @@ static bool push_global(pickle *p, pickle_value module, pickle_value name) {
     char why[160];
     snprintf(why, sizeof why, "'%.*s %.*s' is asked for, which is not run", (int)(module.n < 60 ? module.n : 60),
              module.text, (int)(name.n < 60 ? name.n : 60), name.text);
-    for (char *s = why; *s; s++)
-        if (*s < ' ' || *s > '~') *s = '?';
     return pickle_fail(p, why);
 }
 

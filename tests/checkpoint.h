@@ -28,7 +28,7 @@ static inline void put_text(buffer *b, const char *s) { put(b, s, strlen(s)); }
 
 static inline bool write_file(const char *path, const buffer *b) {
     FILE *f = fopen(path, "wb");
-    bool good = f && fwrite(b->at, 1, b->n, f) == b->n;
+    bool good = f && (b->n == 0 || fwrite(b->at, 1, b->n, f) == b->n);
     return (f ? fclose(f) == 0 : false) && good;
 }
 

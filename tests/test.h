@@ -1,6 +1,9 @@
 /* test.h - what the tests share: counting checks, reading files and the little JSON of the goldens. */
 #ifndef TEST_H
 #define TEST_H
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
 #include "../llama.h"
 #include <math.h>
 #include <stdarg.h>

@@ -47,7 +47,7 @@ static void test_half(void) {
                                      : exponent ? ldexp(1024 + mantissa, exponent - 25) : ldexp(mantissa, -24);
         float got = half_to_float((uint16_t)h);
         if (h >> 15) want = -want;
-        wrong += isnan(want) ? !isnan(got) : (double)got != want || signbit(got) != signbit(want);
+        wrong += isnan(want) ? !isnan(got) : (double)got != want || !signbit(got) != !signbit(want);
     }
     check(wrong == 0, "%d of 65536 halves are wrong", wrong);
 }

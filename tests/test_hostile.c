@@ -1,0 +1,280 @@
+/* test_hostile.c - damaged and malicious files: each is refused with a line that names it, or opens; none
+ * crashes, hangs or runs anything. Made here, from a small sound checkpoint.
+ *
+ *   test_hostile MODEL WORKDIR
+ */
+#include "checkpoint.h"
+#include <time.h>
+#include <unistd.h>
+
+static char folder[1024];
+static const model_spec spec = {.dim = 16, .layers = 2, .heads = 2, .kv_heads = 1, .hidden = 32, .vocab = 24, .shards = 1};
+
+static void in_folder(const char *name, const buffer *b) {
+    char path[2048];
+    snprintf(path, sizeof path, "%s/%s", folder, name);
+    check(write_file(path, b), "%s: cannot be written", path);
+}
+
+/* Open, and if that works evaluate and close: the status, and in err why. */
+static int try_open(llama_error *err) {
+    llama *m = NULL;
+    llama_session *s = NULL;
+    llama_session_options o = {.size = sizeof o, .context = 8, .threads = 1};
+    struct timespec a, b;
+    clock_gettime(CLOCK_MONOTONIC, &a);
+    int status = llama_open(&m, folder, NULL, err);
+    if (status == LLAMA_OK) {
+        check(llama_session_new(&s, m, &o, NULL) == LLAMA_OK, "session");
+        llama_eval(s, 0, (int32_t[]){1, 2, 3}, 3);
+        llama_session_free(s);
+    } else
+        check(m == NULL && err->status == status && strstr(err->text, folder) && !strchr(err->text, '\n'), "no line that names the file: %s", err->text);
+    llama_close(m);
+    clock_gettime(CLOCK_MONOTONIC, &b);
+    check(b.tv_sec - a.tv_sec <= 1, "took over a second");
+    return status;
+}
+
+static void refuse(const char *what, int want, const char *says) {
+    llama_error err;
+    int status = try_open(&err);
+    check(status == want && strstr(err.text, says), "%s: %d, %s", what, status, err.text);
+}
+
+/* ---- params.json ---- */
+
+static void params_case(const char *text, int want, const char *says) {
+    buffer b = {0};
+    put_text(&b, text);
+    in_folder("params.json", &b);
+    llama_error err = {0, ""};
+    int status = try_open(&err);
+    check(status == want && strstr(err.text, says), "params.json %.60s: %d, %s", text, status, err.text);
+    free(b.at);
+}
+
+static void test_params(void) {
+    static const char good[] = "\"n_layers\": 2, \"n_heads\": 2, \"n_kv_heads\": 1, \"norm_eps\": 1e-5";
+    char text[512];
+#define PARAMS(format, want, says) (snprintf(text, sizeof text, format, good), params_case(text, want, says))
+    PARAMS("{\"dim\": 16, %s}", LLAMA_OK, "");
+    PARAMS("\t{\"dim\":16.0,\"vocab_size\":24,\"name\":\"a \\\" b\",\"flag\":true,\"x\":null, %s } \n", LLAMA_OK, "");
+    PARAMS("{\"dim\": 16, \"ffn_dim_multiplier\": null, \"multiple_of\": 32, \"dim\": 16, %s}", LLAMA_EFORMAT, "wants 64");
+    PARAMS("{\"dim\": 0, %s}", LLAMA_EFORMAT, "'dim'");
+    PARAMS("{\"dim\": -16, %s}", LLAMA_EFORMAT, "'dim'");
+    PARAMS("{\"dim\": 1e300, %s}", LLAMA_EFORMAT, "'dim'");
+    PARAMS("{\"dim\": 16.5, %s}", LLAMA_EFORMAT, "'dim'");
+    PARAMS("{\"dim\": \"16\", %s}", LLAMA_EFORMAT, "'dim'");
+    PARAMS("{\"dim\": 18, %s}", LLAMA_EFORMAT, "RoPE");
+    PARAMS("{\"dim\": 32, %s}", LLAMA_EFORMAT, "[24][16]");
+    PARAMS("{\"dim\": 16, \"vocab_size\": 25, %s}", LLAMA_EFORMAT, "vocab_size");
+    PARAMS("{\"dim\": 16, \"rope_theta\": 0, %s}", LLAMA_EFORMAT, "rope_theta");
+    PARAMS("{\"dim\": 16, \"use_scaled_rope\": true, %s}", LLAMA_EFORMAT, "use_scaled_rope");
+    PARAMS("{\"dim\": 16, \"moe\": {\"experts\": 8}, %s}", LLAMA_EFORMAT, "'moe'");
+    PARAMS("{\"dim\": 16, %s", LLAMA_EFORMAT, "cut short");
+    PARAMS("{\"dim\": 16, %s} x", LLAMA_EFORMAT, "followed by more");
+    PARAMS("{\"dim\": 16, %s,}", LLAMA_EFORMAT, "JSON");
+    PARAMS("[{\"dim\": 16, %s}]", LLAMA_EFORMAT, "JSON");
+    PARAMS("{\"dim\": 1e, %s}", LLAMA_EFORMAT, "no JSON value");
+    PARAMS("{\"dim\": truly, %s}", LLAMA_EFORMAT, "JSON");
+    params_case("{}", LLAMA_EFORMAT, "must be there");
+    params_case("{\"dim", LLAMA_EFORMAT, "JSON");
+    params_case("{\"dim\"", LLAMA_EFORMAT, "JSON");
+    params_case("{\"dim\": 16, \"n_layers\": 2, \"n_heads\": 3, \"norm_eps\": 1e-5}", LLAMA_EFORMAT, "divide");
+    params_case("{\"dim\": 16, \"n_layers\": 1, \"n_heads\": 2, \"n_kv_heads\": 1, \"norm_eps\": 1e-5}", LLAMA_EFORMAT, "n_layers");
+    params_case("{\"dim\": 16, \"n_layers\": 3, \"n_heads\": 2, \"n_kv_heads\": 1, \"norm_eps\": 1e-5}", LLAMA_EFORMAT, "layers.2.");
+    params_case("{\"dim\": 16, \"n_layers\": 100000, \"n_heads\": 2, \"norm_eps\": 1e-5}", LLAMA_EFORMAT, "'n_layers'");
+    params_case("{\"dim\": 16, \"n_layers\": 2, \"n_heads\": 2, \"n_kv_heads\": 1, \"norm_eps\": 1e-9999}", LLAMA_EFORMAT, "norm_eps");
+    buffer deep = {0};
+    for (int i = 0; i < 100000; i++) put_text(&deep, "[");
+    in_folder("params.json", &deep);
+    refuse("100,000 brackets", LLAMA_EFORMAT, "JSON");
+    deep.n = 0;
+    in_folder("params.json", &deep);
+    refuse("an empty params.json", LLAMA_EFORMAT, "empty");
+    free(deep.at);
+    model_params(&spec, folder);
+}
+
+/* ---- The archive and its pickle ---- */
+
+/* A checkpoint of this pickle and 64 bytes of storage "0". */
+static void pickle_case(const char *what, const buffer *pickle, const char *says) {
+    zip z = {0};
+    unsigned char storage[64] = {0};
+    zip_add(&z, "a/data.pkl", pickle->at, pickle->n);
+    zip_add(&z, "a/data/0", storage, sizeof storage);
+    buffer file = zip_end(&z);
+    in_folder("consolidated.00.pth", &file);
+    refuse(what, LLAMA_EFORMAT, says);
+    free(file.at);
+}
+
+static void bytes_case(const char *what, const char *bytes, size_t n, const char *says) {
+    buffer b = {0};
+    put(&b, bytes, n);
+    pickle_case(what, &b, says);
+    free(b.at);
+}
+#define BYTES(what, literal, says) bytes_case(what, literal, sizeof(literal) - 1, says)
+
+static void tensor_case(const char *what, const char *key, int64_t numel, int64_t offset, int64_t rows, int64_t cols, int64_t stride, const char *says) {
+    buffer b = {0};
+    put_text(&b, "\x80\x02}(");
+    pickle_tensor(&b, "tok_embeddings.weight", key, numel, offset, rows, cols, stride);
+    put_text(&b, "u.");
+    pickle_case(what, &b, says);
+    free(b.at);
+}
+
+static void test_pickles(void) {
+    BYTES("os.system", "\x80\x02" "cos\nsystem\n(X\x04\x00\x00\x00" "truetR.", "'os system' is asked for");
+    BYTES("eval", "\x80\x02" "c__builtin__\neval\n.", "'__builtin__ eval'");
+    BYTES("a global of protocol 4", "\x80\x04\x8c\x02os\x8c\x06system\x93.", "'os system'");
+    BYTES("a global with control characters", "\x80\x02" "c\x1b[31m\nx\n.", "'?[31m x'");
+    BYTES("a global without its lines", "\x80\x02" "cos", "global");
+    BYTES("STACK_GLOBAL of numbers", "\x80\x04K\x01K\x02\x93.", "global has no name");
+    BYTES("INST", "\x80\x02(ios\nsystem\n.", "opcode 0x69");
+    BYTES("OBJ", "\x80\x02(o.", "opcode 0x6f");
+    BYTES("NEWOBJ", "\x80\x02)\x81.", "opcode 0x81");
+    BYTES("POP", "\x80\x02" "0.", "opcode 0x30");
+    BYTES("protocol 9", "\x80\x09}.", "protocol");
+    BYTES("REDUCE of nothing", "\x80\x02R.", "called");
+    BYTES("a dict is called", "\x80\x02})R.", "called");
+    BYTES("_rebuild_parameter of nothing", "\x80\x02" "ctorch._utils\n_rebuild_parameter\n)R.", "called");
+    BYTES("no STOP", "\x80\x02}", "end is missing");
+    BYTES("nothing", "", "end is missing");
+    BYTES("STOP alone", ".", "not a dict");
+    BYTES("a number", "\x80\x02K\x01.", "not a dict");
+    BYTES("an empty dict", "\x80\x02}.", "tok_embeddings.weight");
+    BYTES("SETITEMS without a mark", "\x80\x02}u.", "mark");
+    BYTES("SETITEMS of an odd number", "\x80\x02}(K\x01u.", "not a dict");
+    BYTES("SETITEM on a number", "\x80\x02K\x01K\x02K\x03s.", "not a dict");
+    BYTES("SETITEM on nothing", "\x80\x02K\x02s.", "stack is empty");
+    BYTES("TUPLE3 of one", "\x80\x02K\x01\x87.", "stack is empty");
+    BYTES("BUILD of nothing", "\x80\x02}b.", "stack is empty");
+    BYTES("PUT of nothing", "\x80\x02q\x00.", "memo");
+    BYTES("GET of nothing", "\x80\x02h\x05.", "memo");
+    BYTES("LONG_BINPUT far away", "\x80\x02}r\xff\xff\xff\xff.", "memo");
+    BYTES("a string of 4 GiB", "\x80\x02X\xff\xff\xff\xff" "abc.", "string");
+    BYTES("a string of 2^63", "\x80\x04\x8d\xff\xff\xff\xff\xff\xff\xff\x7f.", "string");
+    BYTES("LONG1 of 255 bytes", "\x80\x02\x8a\xff.", "too large");
+    BYTES("a persistent id of a number", "\x80\x02K\x01Q.", "persistent id");
+    BYTES("a dict in itself", "\x80\x02}q\x00X\x01\x00\x00\x00" "ah\x00s.", "tok_embeddings.weight");
+    buffer marks = {0};
+    for (int i = 0; i < 1000000; i++) put_text(&marks, "(");
+    pickle_case("a million marks", &marks, "stack");
+    marks.n = 0;
+    for (int i = 0; i < 300000; i++) put_text(&marks, "))\x86");
+    pickle_case("tuples in tuples without end", &marks, "stack");
+    free(marks.at);
+    tensor_case("a storage that is not there", "7", 32, 0, 1, 32, 32, "storage");
+    tensor_case("a storage longer than its record", "0", 33, 0, 1, 32, 32, "storage");
+    tensor_case("a storage of 2^63", "0", INT64_MAX, 0, 1, 32, 32, "storage");
+    tensor_case("a storage of less than nothing", "0", -1, 0, 1, 32, 32, "persistent id");
+    tensor_case("an offset past the end", "0", 32, 32, 1, 1, 1, "reaches past");
+    tensor_case("a negative offset", "0", 32, -1, 1, 1, 1, "malformed");
+    tensor_case("a size that overflows", "0", 32, 0, INT64_MAX, INT64_MAX, 1, "reaches past");
+    tensor_case("a stride that overflows", "0", 32, 0, 3, 3, INT64_MAX, "reaches past");
+    tensor_case("rows one upon the other", "0", 32, 0, 1000, 32, 0, "reaches past");
+    tensor_case("a size of nothing", "0", 32, 0, 24, -16, 16, "size or stride");
+    tensor_case("another shape", "0", 32, 0, 2, 16, 16, "w1.weight is missing");
+}
+
+/* ---- A sound file, damaged everywhere ---- */
+
+/* Truncated at each length near its ends and at many between; a bit of each byte of directory and pickle turned. */
+static void test_damage(void) {
+    buffer sound = model_shard(&spec, 0), b = {0};
+    size_t header = 0, refused = 0, opened = 0;
+    llama_error err;
+    in_folder("consolidated.00.pth", &sound);
+    check(try_open(&err) == LLAMA_OK, "the sound file: %s", err.text);
+    for (size_t n = 0; n < sound.n; n += n < 300 || n + 4000 > sound.n ? 1 : 97) {
+        b.n = 0;
+        put(&b, sound.at, n);
+        in_folder("consolidated.00.pth", &b);
+        check(try_open(&err) == LLAMA_EFORMAT, "cut at %zu of %zu opens", n, sound.n);
+        refused++;
+    }
+    for (size_t i = sound.n; i-- > 4 && memcmp(sound.at + i, "archive/data.pkl", 16) != 0;) header = i;
+    size_t first = header > 5000 ? header - 5000 : 0; /* the pickle, then the directory: headers, all of it */
+    for (size_t i = first; i < sound.n; i++) {
+        b.n = 0;
+        put(&b, sound.at, sound.n);
+        b.at[i] ^= (unsigned char)(1 << (i * 5 + i / 8) % 8);
+        in_folder("consolidated.00.pth", &b);
+        int status = try_open(&err);
+        check(status == LLAMA_OK || status == LLAMA_EFORMAT, "byte %zu: %d, %s", i, status, err.text);
+        refused += status != LLAMA_OK;
+        opened += status == LLAMA_OK;
+    }
+    printf("damaged files: %zu refused, %zu opened\n", refused, opened);
+    in_folder("consolidated.00.pth", &sound);
+    free(sound.at), free(b.at);
+}
+
+/* What is not a regular file is refused at once. */
+static void test_not_files(void) {
+    char path[2048], fifo[2048];
+    snprintf(path, sizeof path, "%s/consolidated.00.pth", folder);
+    snprintf(fifo, sizeof fifo, "%s/params.json", folder);
+    llama_error err;
+    unlink(path);
+    check(mkdir(path, 0777) == 0 && try_open(&err) == LLAMA_EIO, "a folder for a shard: %s", err.text);
+    rmdir(path);
+    check(try_open(&err) == LLAMA_EIO, "no shard");
+    unlink(fifo);
+    check(mkfifo(fifo, 0666) == 0 && try_open(&err) == LLAMA_EIO && strstr(err.text, "regular"), "a FIFO: %s", err.text);
+    unlink(fifo);
+}
+
+/* ---- tokenizer.model ---- */
+
+static void test_tokenizers(const char *model) {
+    char path[2048];
+    size_t n = 0;
+    snprintf(path, sizeof path, "%s/tokenizer.model", model);
+    char *sound = read_file(path, &n);
+    if (!check(sound != NULL, "%s", path)) return;
+    snprintf(path, sizeof path, "%s/tokenizer.model", folder);
+    llama_options o = {.size = sizeof o, .tokenizer = path};
+    size_t refused = 0, opened = 0;
+    for (size_t i = 0; i < 2 * n; i += i < 200 || (i > n - 300 && i < n + 200) || i + 300 > 2 * n ? 1 : 23) {
+        buffer b = {0};
+        put(&b, sound, i < n ? i : n); /* first cut, then with a byte damaged */
+        if (i >= n) b.at[i - n] ^= (unsigned char)(1 << i % 8);
+        in_folder("tokenizer.model", &b);
+        free(b.at);
+        llama *m = NULL;
+        llama_error err;
+        int status = llama_open(&m, model, &o, &err), ids[64];
+        check(status == LLAMA_OK || (status == LLAMA_EFORMAT && strstr(err.text, path)), "tokenizer %zu: %s", i, err.text);
+        if (m) llama_text_to_tokens(m, "once upon a time, \xff", 18, 0, ids, 64);
+        for (int32_t t = 0; m && t < 1024; t += 7) {
+            char out[LLAMA_TEXT_MAX];
+            llama_utf8 u = {.n = 0};
+            llama_utf8_push(m, &u, t, out);
+        }
+        refused += status != LLAMA_OK;
+        opened += status == LLAMA_OK;
+        llama_close(m);
+    }
+    printf("damaged tokenizers: %zu refused, %zu opened\n", refused, opened);
+    unlink(path);
+    free(sound);
+}
+
+int main(int argc, char **argv) {
+    if (argc < 3) return 2;
+    snprintf(folder, sizeof folder, "%.1000s", argv[2]);
+    make_folder("build");
+    model_write(&spec, folder);
+    test_params();
+    test_pickles();
+    test_damage();
+    test_tokenizers(argv[1]);
+    test_not_files();
+    return tests_done("hostile");
+}
