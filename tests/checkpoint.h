@@ -27,6 +27,7 @@ static inline void put_int(buffer *b, uint64_t v, int bytes) {
 static inline void put_text(buffer *b, const char *s) { put(b, s, strlen(s)); }
 
 static inline bool write_file(const char *path, const buffer *b) {
+    remove(path); /* a file system may flush one that is overwritten */
     FILE *f = fopen(path, "wb");
     bool good = f && (b->n == 0 || fwrite(b->at, 1, b->n, f) == b->n);
     return (f ? fclose(f) == 0 : false) && good;

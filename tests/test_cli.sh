@@ -1,0 +1,220 @@
+#!/bin/sh
+# test_cli.sh - the command's contract: what goes to stdout, what to stderr, and with which exit code.
+#
+#   test_cli.sh LLAMA MODEL       MODEL: our tiny model with its tokenizer
+llama=$1 model=$2
+work=build/cli
+passed=0 failed=0
+rm -rf $work
+mkdir -p $work
+unset LLAMA_MODEL
+
+ok() { passed=$((passed + 1)); }
+no() { failed=$((failed + 1)); echo "FAIL: $1"; }
+
+# run EXPECTED_CODE NAME command...: stdout in $work/out, stderr in $work/err
+run() {
+    want=$1 name=$2
+    shift 2
+    "$@" >$work/out 2>$work/err </dev/null
+    code=$?
+    if [ $code -eq "$want" ]; then ok; else no "$name: exit $code, not $want: $(head -c 200 $work/err)"; fi
+}
+holds() { name=$1; shift; if "$@" >/dev/null 2>&1; then ok; else no "$name"; fi; }
+same() { if cmp -s "$2" "$3"; then ok; else no "$1"; fi; }
+empty() { if [ ! -s "$2" ]; then ok; else no "$1: $(head -c 200 "$2")"; fi; }
+one_line() { if [ "$(wc -l <$work/err)" -eq 1 ]; then ok; else no "$1: not one line: $(cat $work/err)"; fi; }
+refuse() { # CODE NAME WORDS command...: that code, one line with these words, nothing on stdout
+    want=$1 name=$2 words=$3
+    shift 3
+    run "$want" "$name" "$@"
+    empty "$name: stdout" $work/out
+    one_line "$name"
+    holds "$name: says $words ($(cat $work/err))" grep -q -- "$words" $work/err
+}
+
+prompt="There was once a poor woodcutter"
+greedy="--temp 0 -n 24"
+
+# The text alone on stdout, the same for every way to give the prompt
+run 0 "a completion" $llama $model "$prompt" $greedy
+cp $work/out $work/text
+holds "text comes" test -s $work/text
+empty "nothing on stderr off a terminal" $work/err
+run 0 "-m -p" $llama -m $model -p "$prompt" $greedy
+same "-m -p" $work/out $work/text
+run 0 "--name=value" $llama --model=$model --prompt="$prompt" --temp=0 --n-predict=24
+same "--name=value" $work/out $work/text
+printf '%s\n' "$prompt" >$work/prompt
+run 0 "-f" $llama $model -f $work/prompt $greedy
+same "-f" $work/out $work/text
+echo "$prompt" | $llama $model $greedy >$work/out 2>$work/err
+same "a pipe is the prompt" $work/out $work/text
+echo "other" | $llama $model "$prompt" $greedy >$work/out
+same "stdin is not read when there is a prompt" $work/out $work/text
+LLAMA_MODEL=$model run 0 "LLAMA_MODEL" $llama "$prompt" $greedy
+LLAMA_MODEL=$model $llama "$prompt" $greedy >$work/out
+same "LLAMA_MODEL" $work/out $work/text
+LLAMA_MODEL=/nowhere $llama $model "$prompt" $greedy >$work/out
+same "a model given goes before LLAMA_MODEL" $work/out $work/text
+run 0 "--tokenizer" $llama $model "$prompt" $greedy --tokenizer $model/tokenizer.model
+same "--tokenizer" $work/out $work/text
+run 0 "-e" $llama $model 'There\x20was once\ta poor' -e $greedy
+cp $work/out $work/escaped
+run 0 "a tab" $llama $model "There was once	a poor" $greedy
+same "-e" $work/out $work/escaped
+run 0 "--echo" $llama $model "$prompt" $greedy --echo
+printf '%s' "$prompt" | cat - $work/text >$work/want
+same "--echo" $work/out $work/want
+run 0 "-n 0" $llama $model "$prompt" -n 0
+empty "-n 0" $work/out
+run 0 "--" $llama $model $greedy -- "$prompt"
+same "--" $work/out $work/text
+
+# The same command and seed give the same bytes; kernels, threads and batch change nothing
+run 0 "a seed" $llama $model "$prompt" -s 7 -n 60
+cp $work/out $work/seven
+for way in "-t 1" "-t 2" "-b 1" "-b 3" "--kernels scalar" "--memory map" "-q" "--stats"; do
+    run 0 "$way" $llama $model "$prompt" -s 7 -n 60 $way
+    same "$way changes the text" $work/out $work/seven
+done
+holds "--stats tells the seed" grep -q "seed *7" $work/err
+run 0 "another seed" $llama $model "$prompt" -s 8 -n 60
+if cmp -s $work/out $work/seven; then no "another seed, the same text"; else ok; fi
+run 0 "a random seed" $llama $model "$prompt" -n 60 --stats
+seed=$(sed -n 's/^seed *//p' $work/err)
+cp $work/out $work/random
+run 0 "the random seed again" $llama $model "$prompt" -n 60 -s "$seed"
+same "the seed --stats shows gives the text again" $work/out $work/random
+for way in "--top-k 1" "--top-p 0.000001" "--min-p 1"; do
+    run 0 "$way" $llama $model "$prompt" -n 24 $way
+    same "$way is greedy" $work/out $work/text
+done
+run 0 "--repeat-penalty" $llama $model "$prompt" $greedy --repeat-penalty 1.5 --repeat-last-n -1
+if cmp -s $work/out $work/text; then no "--repeat-penalty does nothing"; else ok; fi
+run 0 "--no-bos" $llama $model "$prompt" $greedy --no-bos
+if cmp -s $work/out $work/text; then no "--no-bos does nothing"; else ok; fi
+
+# Stop texts: the text up to them, never a part of one, in whatever pieces it comes
+whole=$($llama $model "$prompt" --temp 0 -n 60)
+for stop in "," "th" "autiful" " th" "ing" "."; do
+    case $whole in *"$stop"*) want=${whole%%"$stop"*} ;; *) want=$whole ;; esac
+    got=$($llama $model "$prompt" --temp 0 -n 60 -r "$stop")
+    if [ "$got" = "$want" ]; then ok; else no "--stop '$stop': '$got', not '$want'"; fi
+done
+got=$($llama $model "$prompt" --temp 0 -n 60 --stop "zzzz" --stop "$(printf '%s' "$whole" | cut -c 30-34)")
+if [ "$got" = "$(printf '%s' "$whole" | cut -c -29)" ]; then ok; else no "two stop texts: '$got'"; fi
+tail=$(printf '%s' "$whole" | tail -c 3)
+run 0 "a stop text half there at the end" $llama $model "$prompt" --temp 0 -n 60 -r "${tail}zzz"
+if [ "$(cat $work/out)" = "$whole" ]; then ok; else no "what only began like a stop text is not printed"; fi
+
+# Characters of several bytes come whole: byte pieces are made likely by a prompt of nothing else
+$llama $model "éüñ你好🙂 éüñ你好🙂 éüñ你好🙂" -s 3 --temp 2 --top-p 1 -n 200 >$work/out
+holds "valid UTF-8" iconv -f UTF-8 -t UTF-8 $work/out
+
+# Refusals: one line, nothing on stdout, the right code
+refuse 2 "no model" "no model" $llama
+refuse 2 "no such option" "no such option" $llama $model x --frobnicate
+refuse 2 "a value is missing" "wants a value" $llama $model x -n
+refuse 2 "-n" "whole number" $llama $model x -n many
+refuse 2 "-n -5" "whole number" $llama $model x -n -5
+refuse 2 "-t 0.8 explains itself" "temp" $llama $model x -t 0.8
+refuse 2 "--temp" "number" $llama $model x --temp -1
+refuse 2 "--top-p" "number" $llama $model x --top-p 1.5
+refuse 2 "--temp nan" "number" $llama $model x --temp nan
+refuse 2 "-s" "whole number" $llama $model x -s -1
+refuse 2 "-s" "2^64" $llama $model x -s 18446744073709551616
+refuse 2 "an empty stop" "empty" $llama $model x -r ""
+refuse 2 "two prompts" "more than one" $llama $model x y
+refuse 2 "two prompts" "more than one" $llama $model x -p y
+refuse 2 "no prompt file" "cannot be opened" $llama $model -f $work/none
+refuse 2 "a folder for a prompt" "cannot be read" $llama $model -f $work
+refuse 2 "--kernels" "kernels" $llama $model x --kernels mmx
+refuse 2 "--memory" "map or lock" $llama $model x --memory stream
+refuse 2 "nothing to start from" "empty" $llama $model "" --no-bos
+refuse 2 "a flag with a value" "takes no value" $llama $model x --echo=1
+refuse 3 "no such model" "/no/such" $llama /no/such x
+refuse 3 "not a folder" "folder" $llama README.md x
+refuse 3 "an empty folder" "params.json" $llama $work x
+refuse 3 "no such tokenizer" "$work/none" $llama $model x --tokenizer $work/none
+refuse 3 "a bad tokenizer" "SentencePiece" $llama $model x --tokenizer README.md
+refuse 5 "the prompt is too long" "context" $llama $model "$prompt" -c 4
+mkdir $work/bare
+cp $model/params.json $work/bare
+head -c 1000000 $model/consolidated.00.pth >$work/bare/consolidated.00.pth
+refuse 3 "a shard cut short" "consolidated.00.pth" $llama $work/bare x
+cp $model/consolidated.00.pth $work/bare
+refuse 3 "no tokenizer" "tokenizer" $llama $work/bare x
+run 0 "info without a tokenizer" $llama info $work/bare
+holds "info says so" grep -q "tokenizer *none" $work/out
+cp $model/tokenizer.model $work
+run 0 "the tokenizer in the parent folder" $llama $work/bare "$prompt" $greedy
+same "the tokenizer in the parent folder" $work/out $work/text
+
+# The context filling up ends it well, with a note; -q is quiet
+run 0 "a full context" $llama $model "$prompt" --temp 0 -c 16 -n 100 --ignore-eos
+holds "says so" grep -q "context of 16 positions is full" $work/err
+holds "with its text" test -s $work/out
+run 0 "-q" $llama $model "$prompt" --temp 0 -c 16 -n 100 --ignore-eos -q
+empty "-q" $work/err
+
+# Pipes, full disks, closed files, Ctrl-C
+if [ -e /dev/full ]; then
+    $llama $model "$prompt" $greedy >/dev/full 2>$work/err
+    code=$?
+    if [ $code -eq 1 ]; then ok; else no "/dev/full: exit $code"; fi
+    one_line "/dev/full"
+    $llama tokenize $model "$prompt" >/dev/full 2>$work/err
+    if [ $? -eq 1 ]; then ok; else no "tokenize to /dev/full"; fi
+fi
+$llama $model "$prompt" -n 2000 --ignore-eos -q 2>$work/err | head -c 10 >/dev/null
+empty "a closed pipe is quiet" $work/err
+timeout 10 $llama $model $greedy <&- >$work/out 2>$work/err
+code=$?
+if [ $code -eq 2 ]; then ok; else no "closed stdin: exit $code"; fi
+timeout 10 $llama $model $greedy </dev/null >$work/out 2>$work/err
+code=$?
+if [ $code -eq 0 ] && [ -s $work/out ]; then ok; else no "an empty stdin is an empty prompt: exit $code"; fi
+timeout 10 $llama $model "$prompt" $greedy <&- >$work/out 2>$work/err
+same "closed stdin with a prompt" $work/out $work/text
+$llama $model "$prompt" --kernels scalar -t 1 -n -1 --ignore-eos >$work/out 2>$work/err &
+pid=$!
+tries=0
+while [ ! -s $work/out ] && [ $tries -lt 100 ]; do sleep 0.05; tries=$((tries + 1)); done
+kill -INT $pid
+wait $pid
+code=$?
+if [ $code -eq 130 ] && [ -s $work/out ]; then ok; else no "SIGINT: exit $code"; fi
+long=$($llama $model "$prompt" --kernels scalar -t 1 -n 1 -q)
+if [ -n "$long" ]; then ok; else no "one token"; fi
+
+# info, tokenize, help
+run 0 "info" $llama info $model -c 128
+holds "info: shape" grep -q "dim 192, layers 4, heads 6, kv_heads 6, head_dim 32, hidden 512, vocab 1024" $work/out
+holds "info: KV cache" grep -q "128 positions, KV cache 786432 bytes" $work/out
+holds "info: dtype" grep -q "meta, float16, 1 shard$" $work/out
+run 0 "tokenize" $llama tokenize $model "There was once"
+printf '%s' "There was once" | $llama tokenize $model >$work/ids
+same "tokenize from stdin" $work/out $work/ids
+if [ "$(wc -l <$work/ids)" -eq 1 ]; then ok; else no "one line of ids"; fi
+run 0 "tokenize --count" $llama tokenize $model --count There was once
+if [ "$(cat $work/out)" -eq "$(wc -w <$work/ids)" ]; then ok; else no "tokenize --count"; fi
+$llama tokenize $model --decode <$work/ids >$work/out
+if [ "$(cat $work/out)" = "There was once" ]; then ok; else no "tokenize --decode: $(cat $work/out)"; fi
+run 0 "tokenize --decode of arguments" $llama tokenize $model --decode $(cat $work/ids)
+if [ "$(cat $work/out)" = "There was once" ]; then ok; else no "tokenize --decode of arguments"; fi
+refuse 2 "an id that is none" "not a token id" $llama tokenize $model --decode 99999
+refuse 2 "an id that is none" "not a token id" $llama tokenize $model --decode -- -3
+run 0 "--bos" $llama tokenize $model --bos "There was once"
+if [ "$(cat $work/out)" = "1 $(cat $work/ids)" ]; then ok; else no "--bos"; fi
+refuse 3 "tokenize without a model" "/no/such" $llama tokenize /no/such x
+run 0 "-h" $llama -h
+holds "-h names every option" sh -c "for o in -m -p -f -n -c -t -b -s -r --stop --temp --top-p --top-k --min-p --repeat-penalty \
+    --repeat-last-n -e --no-bos --ignore-eos --echo --stats -q --kernels --memory --tokenizer -h --version --decode --count; do
+    grep -q -- \"\$o\" $work/out || exit 1; done"
+holds "-h fits a screen" sh -c "[ \$(wc -l <$work/out) -le 40 ]"
+run 0 "--version" $llama --version
+holds "--version" grep -q "^llama.c 0.1.0" $work/out
+
+echo "cli: $passed passed, $failed failed"
+[ $failed -eq 0 ]
