@@ -47,7 +47,7 @@ test: llama build/test_math build/test_api build/test_bits build/test_hostile
 
 # Against the goldens, where the conformance data are: ../shared/conformance.tar.xz
 CONFORMANCE ?= ../shared/conformance.tar.xz
-conformance: llama build/conformance build/test_bits
+conformance: llama build/conformance build/test_bits build/test_math build/tokenizer_speed
 	sh tests/conformance.sh '$(CONFORMANCE)'
 
 # The same bits from every compiler, flag, thread count, batch and kernel: needs the conformance data

@@ -148,28 +148,29 @@ struct llama_session {
     pid_t pid;
     sequence *sequences; /* [n_sequences] */
     /* scratch of one batch */
-    sequence **row_seq;          /* [batch] whose token each row is */
-    size_t *row_pos;             /* [batch] and its position there */
-    int32_t *row_token;          /* [batch] */
-    float *x, *h, *o;            /* [batch][D] the residual stream, the normed input, a block's output */
-    float *q, *k, *v;            /* [batch][D], [batch][K], [batch][K] */
-    float *a, *b;                /* [batch][H] */
-    float *cos, *sin;            /* [batch][head_dim/2] */
+    sequence **row_seq; /* [batch] whose token each row is */
+    size_t *row_pos;    /* [batch] and its position there */
+    int32_t *row_token; /* [batch] */
+    float *x, *h, *o;   /* [batch][D] the residual stream, the normed input, a block's output */
+    float *q, *k, *v;   /* [batch][D], [batch][K], [batch][K] */
+    float *a, *b;       /* [batch][H] */
+    float *cos, *sin;   /* [batch][head_dim/2] */
     float *panel, *acc, *scores; /* [threads][...] the kernels' own */
     size_t panel_size, acc_size;
-    float *logits;               /* [SCORED][V] */
-    double *probs;               /* [V] */
-    int32_t *ids;                /* [V] */
-    unsigned char *seen;         /* [V] */
+    float *logits;        /* [SCORED][V] */
+    double *probs;        /* [V] */
+    int32_t *ids;         /* [V] */
+    unsigned char *seen;  /* [V] */
+    uint64_t done, total; /* layers * tokens: before this batch, of this call */
     bool cancelled;
     llama_error error;
     char about[48];
 };
 
 enum {
-    BLOCK = 16,         /* columns: rows of matrices are visited in blocks of 16, zero-padded */
-    SCORED = 8,         /* rows whose logits are computed together */
-    MAX_LAYERS = 1024,  /* what a file may ask for at most */
+    BLOCK = 16,        /* columns: rows of matrices are visited in blocks of 16, zero-padded */
+    SCORED = 8,        /* rows whose logits are computed together */
+    MAX_LAYERS = 1024, /* what a file may ask for at most */
     MAX_WIDTH = 1 << 20,
     MAX_VOCAB = 1 << 20,
     MAX_CONTEXT = 1 << 20,
@@ -182,14 +183,15 @@ enum {
 static size_t padded(size_t width) { return (width + BLOCK - 1) / BLOCK * BLOCK + BLOCK; }
 
 /* The verbs; n is the number of rows, shapes as above. */
-static void embed(llama_session *, float *x, size_t n);                                /* x = E[token] */
+static void embed(llama_session *, float *x, size_t n); /* x = E[token] */
 static void rmsnorm(llama_session *, float *y, const float *x, const weight *w, size_t n);
-static void matmul(llama_session *, float *y, const weight *w, const float *x, size_t n); /* y = w x */
-static void rope(llama_session *, float *q, size_t heads, size_t n);                   /* rotate by position */
+static void matmul(llama_session *, float *y, const weight *w, const float *x,
+                   size_t n);                                        /* y = w x */
+static void rope(llama_session *, float *q, size_t heads, size_t n); /* rotate by position */
 static void remember(llama_session *, size_t l, const float *k, const float *v, size_t n);
 static void attention(llama_session *, float *y, const float *q, size_t l, size_t n);
-static void swiglu(llama_session *, float *a, const float *b, size_t n);               /* a = silu(a) * b */
-static void add(llama_session *, float *x, const float *y, size_t n);                  /* x += y */
+static void swiglu(llama_session *, float *a, const float *b, size_t n); /* a = silu(a) * b */
+static void add(llama_session *, float *x, const float *y, size_t n);    /* x += y */
 static bool cancelled(llama_session *, size_t l, size_t n);
 
 /* LLaMA. n tokens go through all layers together, each at its own position of its own sequence; a
@@ -239,7 +241,8 @@ struct kernels {
     /* y[t][r] = sum_k w[r][k] x[t][k] for rows begin <= r < end */
     void (*matmul)(const strip *w, size_t begin, size_t end, const float *x, size_t ldx, float *y,
                    size_t ldy, size_t n, float *panel, float *acc);
-    void (*rmsnorm)(float *y, const float *x, const unsigned char *w, int type, size_t n, float eps);
+    void (*rmsnorm)(float *y, const float *x, const unsigned char *w, int type, size_t n,
+                    float eps);
     void (*rope)(float *v, const float *cos, const float *sin, size_t head_dim);
     void (*attend)(float *y, const float *q, const float *keys, const float *values, size_t n,
                    size_t head_dim, size_t stride, float *scores);
@@ -405,7 +408,8 @@ static void matmul_job(void *task, int thread, size_t begin, size_t end) {
     const weight *w = j->w;
     bool by_rows = w->split == BY_ROWS;
     size_t height = by_rows ? w->rows / w->parts : w->rows;
-    strip rows = {w->part, by_rows ? 1 : w->parts, by_rows ? w->cols : w->cols / w->parts, 0, w->type};
+    strip rows = {w->part, by_rows ? 1 : w->parts, by_rows ? w->cols : w->cols / w->parts, 0,
+                  w->type};
     rows.stride = rows.cols * dtype_bytes[w->type];
     float *panel = s->panel + (size_t)thread * s->panel_size;
     float *acc = s->acc + (size_t)thread * s->acc_size;
@@ -469,8 +473,8 @@ static void attention_job(void *task, int thread, size_t begin, size_t end) {
         size_t t = i / m->n_heads, head = i % m->n_heads, at = t * ld + head * m->head_dim;
         size_t kv = head / group * m->head_dim;
         const sequence *q = s->row_seq[t];
-        s->kernels->attend(j->y + at, j->q + at, cache(s, q->k, j->l) + kv, cache(s, q->v, j->l) + kv,
-                           s->row_pos[t] + 1, m->head_dim, m->kv_dim,
+        s->kernels->attend(j->y + at, j->q + at, cache(s, q->k, j->l) + kv,
+                           cache(s, q->v, j->l) + kv, s->row_pos[t] + 1, m->head_dim, m->kv_dim,
                            s->scores + (size_t)thread * padded(s->context));
     }
 }
@@ -478,7 +482,8 @@ static void attention_job(void *task, int thread, size_t begin, size_t end) {
 static void attention(llama_session *s, float *y, const float *q, size_t l, size_t n) {
     attention_task task = {s, l, y, q};
     size_t work = n * (s->row_pos[n - 1] + 1) * s->model->dim * 2;
-    parallel(s, attention_job, &task, n * s->model->n_heads, chunk_of(s, n * s->model->n_heads, 1, work));
+    parallel(s, attention_job, &task, n * s->model->n_heads,
+             chunk_of(s, n * s->model->n_heads, 1, work));
 }
 
 /* a = a / (1 + exp(-a)) * b      (Shazeer 2020, arXiv:2002.05202) */
@@ -508,7 +513,7 @@ static void add(llama_session *s, float *x, const float *y, size_t n) {
 /* Ask the host, before each layer, whether to go on. */
 static bool cancelled(llama_session *s, size_t l, size_t n) {
     if (s->progress && !s->cancelled)
-        s->cancelled = s->progress(s->progress_user, "prompt", l * n, s->model->n_layers * n) != 0;
+        s->cancelled = s->progress(s->progress_user, "prompt", s->done + l * n, s->total) != 0;
     return s->cancelled;
 }
 
@@ -600,14 +605,16 @@ static int map_file(mapping *f, const char *path, llama_error *err) {
     f->data = NULL;
     f->size = 0;
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-    if (fd < 0) return llamac_fail(err, LLAMA_EIO, "%s: cannot be opened: %s", path, strerror(errno));
+    if (fd < 0)
+        return llamac_fail(err, LLAMA_EIO, "%s: cannot be opened: %s", path, strerror(errno));
     struct stat st;
     int status = LLAMA_OK;
     void *p = MAP_FAILED;
     if (fstat(fd, &st) != 0)
         status = llamac_fail(err, LLAMA_EIO, "%s: cannot be examined: %s", path, strerror(errno));
     else if (!S_ISREG(st.st_mode))
-        status = llamac_fail(err, LLAMA_EIO, "%s: is not a regular file; give the file itself", path);
+        status =
+            llamac_fail(err, LLAMA_EIO, "%s: is not a regular file; give the file itself", path);
     else if (st.st_size <= 0)
         status = llamac_fail(err, LLAMA_EFORMAT, "%s: is empty; download it again", path);
     else if ((p = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_SHARED, fd, 0)) == MAP_FAILED)
@@ -628,7 +635,8 @@ static void unmap_file(mapping *f) {
 /* ---- params.json: one flat object (ECMA-404) ---- */
 
 static void json_space(llamac_cursor *c) {
-    while (c->at < c->end && (*c->at == ' ' || *c->at == '\t' || *c->at == '\n' || *c->at == '\r')) c->at++;
+    while (c->at < c->end && (*c->at == ' ' || *c->at == '\t' || *c->at == '\n' || *c->at == '\r'))
+        c->at++;
 }
 
 /* Skip space, then take this character if it is next. */
@@ -655,7 +663,9 @@ static bool json_string(llamac_cursor *c, const char **text, size_t *n) {
     return true;
 }
 
-static bool is_digit(const llamac_cursor *c) { return c->at < c->end && *c->at >= '0' && *c->at <= '9'; }
+static bool is_digit(const llamac_cursor *c) {
+    return c->at < c->end && *c->at >= '0' && *c->at <= '9';
+}
 
 /* A number, exact to a double for up to 15 digits and exponents within 22, as params.json has. */
 static bool json_number(llamac_cursor *c, double *out) {
@@ -687,7 +697,15 @@ static bool json_word(llamac_cursor *c, const char *word) {
     return true;
 }
 
-enum json_kind { JSON_BAD, JSON_NUMBER, JSON_STRING, JSON_FALSE, JSON_TRUE, JSON_NULL, JSON_NESTED };
+enum json_kind {
+    JSON_BAD,
+    JSON_NUMBER,
+    JSON_STRING,
+    JSON_FALSE,
+    JSON_TRUE,
+    JSON_NULL,
+    JSON_NESTED
+};
 
 /* Any value but an object or array, of which only the kind is told. */
 static enum json_kind json_scalar(llamac_cursor *c, double *number) {
@@ -736,33 +754,38 @@ static int params_entry(params *p, llamac_cursor *c, const char *file, llama_err
     size_t n;
     double number = 0;
     if (!json_string(c, &key, &n) || !json_is(c, ':'))
-        return llamac_fail(err, LLAMA_EFORMAT, "%s: is not a JSON object; use the file Meta ships", file);
+        return llamac_fail(err, LLAMA_EFORMAT, "%s: is not a JSON object; use the file Meta ships",
+                           file);
     int shown = n < 64 ? (int)n : 64;
     enum json_kind kind = json_scalar(c, &number);
     bool scaled = n == 15 && memcmp(key, "use_scaled_rope", 15) == 0 && kind != JSON_FALSE;
     if (kind == JSON_BAD)
         return llamac_fail(err, LLAMA_EFORMAT, "%s: '%.*s' has no JSON value", file, shown, key);
     if (kind == JSON_NESTED || scaled)
-        return llamac_fail(err, LLAMA_EFORMAT, "%s: '%.*s' is not of LLaMA 1 or 2 and is not supported",
-                           file, shown, key);
+        return llamac_fail(err, LLAMA_EFORMAT,
+                           "%s: '%.*s' is not of LLaMA 1 or 2 and is not supported", file, shown,
+                           key);
     for (int i = 0; i < PARAMS_KEYS; i++) {
         if (strlen(params_keys[i].key) != n || memcmp(params_keys[i].key, key, n) != 0) continue;
         if (kind == JSON_NULL) break; /* Meta writes "ffn_dim_multiplier": null */
         double least = params_keys[i].least, most = params_keys[i].most;
         if (kind != JSON_NUMBER || !(number >= least && number <= most) ||
             (params_keys[i].whole && number != (double)(long)number))
-            return llamac_fail(err, LLAMA_EFORMAT, "%s: '%s' must be a%s number from %.10g to %.10g", file,
-                               params_keys[i].key, params_keys[i].whole ? " whole" : "", least, most);
+            return llamac_fail(
+                err, LLAMA_EFORMAT, "%s: '%s' must be a%s number from %.10g to %.10g", file,
+                params_keys[i].key, params_keys[i].whole ? " whole" : "", least, most);
         memcpy((char *)p + params_keys[i].at, &number, sizeof number);
     }
     return LLAMA_OK;
 }
 
-static int params_parse(params *p, const void *bytes, size_t n, const char *file, llama_error *err) {
+static int params_parse(params *p, const void *bytes, size_t n, const char *file,
+                        llama_error *err) {
     llamac_cursor c = llamac_cursor_on(bytes, n);
     memset(p, 0, sizeof *p);
     if (!json_is(&c, '{'))
-        return llamac_fail(err, LLAMA_EFORMAT, "%s: is not a JSON object; use the file Meta ships", file);
+        return llamac_fail(err, LLAMA_EFORMAT, "%s: is not a JSON object; use the file Meta ships",
+                           file);
     bool closed = json_is(&c, '}');
     if (!closed) {
         do {
@@ -773,9 +796,11 @@ static int params_parse(params *p, const void *bytes, size_t n, const char *file
     }
     json_space(&c);
     if (!closed || c.at != c.end)
-        return llamac_fail(err, LLAMA_EFORMAT, "%s: the JSON object is cut short or followed by more", file);
+        return llamac_fail(err, LLAMA_EFORMAT,
+                           "%s: the JSON object is cut short or followed by more", file);
     if (p->dim == 0 || p->n_layers == 0 || p->n_heads == 0 || p->norm_eps == 0)
-        return llamac_fail(err, LLAMA_EFORMAT, "%s: dim, n_layers, n_heads and norm_eps must be there", file);
+        return llamac_fail(err, LLAMA_EFORMAT,
+                           "%s: dim, n_layers, n_heads and norm_eps must be there", file);
     if (p->n_kv_heads == 0) p->n_kv_heads = p->n_heads;
     if (p->rope_theta == 0) p->rope_theta = 10000;
     return LLAMA_OK;
@@ -791,13 +816,13 @@ static int params_apply(llama *m, const params *p, const char *file, llama_error
     m->rope_theta = (float)p->rope_theta;
     if (m->dim % m->n_heads || m->n_heads % m->n_kv_heads)
         return llamac_fail(err, LLAMA_EFORMAT,
-                           "%s: dim %zu, n_heads %zu and n_kv_heads %zu must divide one another", file,
-                           m->dim, m->n_heads, m->n_kv_heads);
+                           "%s: dim %zu, n_heads %zu and n_kv_heads %zu must divide one another",
+                           file, m->dim, m->n_heads, m->n_kv_heads);
     m->head_dim = m->dim / m->n_heads;
     m->kv_dim = m->head_dim * m->n_kv_heads;
     if (m->head_dim % 2)
-        return llamac_fail(err, LLAMA_EFORMAT, "%s: heads of %zu elements have no pairs for RoPE", file,
-                           m->head_dim);
+        return llamac_fail(err, LLAMA_EFORMAT, "%s: heads of %zu elements have no pairs for RoPE",
+                           file, m->head_dim);
     return LLAMA_OK;
 }
 
@@ -822,7 +847,8 @@ typedef struct { /* one shard while it is read; `scratch` is freed when the mode
 } shard;
 
 static int bad_zip(shard *z, const char *why) {
-    return llamac_fail(z->err, LLAMA_EFORMAT, "%s: %s; the file is damaged or not a checkpoint: download it again",
+    return llamac_fail(z->err, LLAMA_EFORMAT,
+                       "%s: %s; the file is damaged or not a checkpoint: download it again",
                        z->file, why);
 }
 
@@ -847,11 +873,13 @@ static int zip_directory(shard *z, llamac_cursor *directory, uint64_t *count) {
     llamac_take(&end, 10);
     *count = llamac_uint(&end, 2);
     uint64_t bytes = llamac_uint(&end, 4), offset = llamac_uint(&end, 4);
-    llamac_cursor locator = size >= back + LOCATOR ? at(z, size - back - LOCATOR, LOCATOR) : at(z, size, 1);
+    llamac_cursor locator =
+        size >= back + LOCATOR ? at(z, size - back - LOCATOR, LOCATOR) : at(z, size, 1);
     if (llamac_uint(&locator, 4) == 0x07064b50) {
         llamac_take(&locator, 4);
         llamac_cursor end64 = at(z, llamac_uint(&locator, 8), END64);
-        if (llamac_uint(&end64, 4) != 0x06064b50) return bad_zip(z, "no zip64 end record where it should be");
+        if (llamac_uint(&end64, 4) != 0x06064b50)
+            return bad_zip(z, "no zip64 end record where it should be");
         llamac_take(&end64, 28);
         *count = llamac_uint(&end64, 8);
         bytes = llamac_uint(&end64, 8);
@@ -889,9 +917,11 @@ static int zip_one(shard *z, llamac_cursor *c, zip_entry *e) {
         if (offset == UINT32_MAX) offset = llamac_uint(&wide, 8);
         if (wide.bad) return bad_zip(z, "a zip64 field is cut short");
     }
-    if (method != 0 || packed != size) return bad_zip(z, "a zip entry is compressed, which checkpoints are not");
+    if (method != 0 || packed != size)
+        return bad_zip(z, "a zip entry is compressed, which checkpoints are not");
     llamac_cursor local = at(z, offset, 30);
-    if (llamac_uint(&local, 4) != 0x04034b50) return bad_zip(z, "a zip entry is not where the directory says");
+    if (llamac_uint(&local, 4) != 0x04034b50)
+        return bad_zip(z, "a zip entry is not where the directory says");
     llamac_take(&local, 22);
     uint64_t local_name = llamac_uint(&local, 2), local_extra = llamac_uint(&local, 2);
     llamac_cursor data = z->bytes;
@@ -923,7 +953,8 @@ static const zip_entry *zip_storage(shard *z, const char *key, size_t n) {
     for (size_t i = 0; i < z->n_entries; i++) {
         const zip_entry *e = &z->entries[(z->hint + i) % z->n_entries];
         if (e->name_length == prefix + n && memcmp(e->name + prefix, key, n) == 0 &&
-            memcmp(e->name, z->root, z->root_length) == 0 && memcmp(e->name + prefix - 6, "/data/", 6) == 0) {
+            memcmp(e->name, z->root, z->root_length) == 0 &&
+            memcmp(e->name + prefix - 6, "/data/", 6) == 0) {
             z->hint = (z->hint + i + 1) % z->n_entries;
             return e;
         }
@@ -935,7 +966,8 @@ static const zip_entry *zip_storage(shard *z, const char *key, size_t n) {
 static const zip_entry *zip_pickle(shard *z) {
     for (size_t i = 0; i < z->n_entries; i++) {
         const zip_entry *e = &z->entries[i];
-        if (e->name_length < 9 || memcmp(e->name + e->name_length - 9, "/data.pkl", 9) != 0) continue;
+        if (e->name_length < 9 || memcmp(e->name + e->name_length - 9, "/data.pkl", 9) != 0)
+            continue;
         z->root = e->name;
         z->root_length = e->name_length - 9;
         return e;
@@ -947,16 +979,26 @@ static const zip_entry *zip_pickle(shard *z) {
 
 /* Opcodes and globals outside the lists below are refused by name; no opcode calls anything. */
 
-typedef enum { P_NONE, P_INT, P_STRING, P_TUPLE, P_DICT, P_GLOBAL, P_STORAGE, P_TENSOR, P_MARK } pickle_kind;
+typedef enum {
+    P_NONE,
+    P_INT,
+    P_STRING,
+    P_TUPLE,
+    P_DICT,
+    P_GLOBAL,
+    P_STORAGE,
+    P_TENSOR,
+    P_MARK
+} pickle_kind;
 typedef enum { G_TENSOR, G_PARAMETER, G_ORDERED_DICT, G_STORAGE /* + dtype */ } pickle_global;
 
 typedef struct {
     pickle_kind kind;
     uint32_t n; /* bytes of a string, items of a tuple */
     union {
-        int64_t integer;        /* P_INT; P_GLOBAL: which */
-        const char *text;       /* P_STRING, in the mapped file */
-        size_t at;              /* P_TUPLE: first of its items; P_DICT, P_STORAGE, P_TENSOR: which */
+        int64_t integer;  /* P_INT; P_GLOBAL: which */
+        const char *text; /* P_STRING, in the mapped file */
+        size_t at;        /* P_TUPLE: first of its items; P_DICT, P_STORAGE, P_TENSOR: which */
     };
 } pickle_value;
 
@@ -985,7 +1027,9 @@ typedef struct { /* a growing array */
     size_t n, room;
 } list;
 
-enum { STACK_MAX = 4096 }; /* Python's pickler batches items by 1000, so 2,010 is the most it needs */
+enum {
+    STACK_MAX = 4096
+}; /* Python's pickler batches items by 1000, so 2,010 is the most it needs */
 typedef struct {
     shard *z;
     llamac_cursor c;
@@ -999,8 +1043,9 @@ typedef struct {
 
 static bool pickle_fail(pickle *p, const char *why) {
     if (p->status == LLAMA_OK)
-        p->status = llamac_fail(p->z->err, LLAMA_EFORMAT, "%s: in its pickle, %s; it is not a LLaMA checkpoint",
-                                p->z->file, why);
+        p->status =
+            llamac_fail(p->z->err, LLAMA_EFORMAT,
+                        "%s: in its pickle, %s; it is not a LLaMA checkpoint", p->z->file, why);
     return false;
 }
 
@@ -1102,10 +1147,12 @@ static bool push_global(pickle *p, pickle_value module, pickle_value name) {
             pickle_value v = {P_GLOBAL, 0, {.integer = allowed[i].global}};
             return push(p, v);
         }
-    if (module.kind != P_STRING || name.kind != P_STRING) return pickle_fail(p, "a global has no name");
+    if (module.kind != P_STRING || name.kind != P_STRING)
+        return pickle_fail(p, "a global has no name");
     char why[160];
-    snprintf(why, sizeof why, "'%.*s %.*s' is asked for, which is not run", (int)(module.n < 60 ? module.n : 60),
-             module.text, (int)(name.n < 60 ? name.n : 60), name.text);
+    snprintf(why, sizeof why, "'%.*s %.*s' is asked for, which is not run",
+             (int)(module.n < 60 ? module.n : 60), module.text, (int)(name.n < 60 ? name.n : 60),
+             name.text);
     return pickle_fail(p, why);
 }
 
@@ -1136,8 +1183,9 @@ static bool push_storage(pickle *p, pickle_value id) {
 static bool push_tensor(pickle *p, pickle_value args) {
     pickle_value storage = item(p, args, 0), offset = item(p, args, 1);
     pickle_value shape = item(p, args, 2), stride = item(p, args, 3);
-    if (storage.kind != P_STORAGE || offset.kind != P_INT || offset.integer < 0 || shape.kind != P_TUPLE ||
-        stride.kind != P_TUPLE || shape.n != stride.n || shape.n > MAX_DIMS || p->tensors.n == MAX_TENSORS)
+    if (storage.kind != P_STORAGE || offset.kind != P_INT || offset.integer < 0 ||
+        shape.kind != P_TUPLE || stride.kind != P_TUPLE || shape.n != stride.n ||
+        shape.n > MAX_DIMS || p->tensors.n == MAX_TENSORS)
         return pickle_fail(p, "a tensor is malformed");
     pickle_tensor t = {storage.at, (uint64_t)offset.integer, {0}, {0}, (int)shape.n};
     for (size_t i = 0; i < shape.n; i++) {
@@ -1155,7 +1203,8 @@ static bool push_tensor(pickle *p, pickle_value args) {
 
 static bool reduce(pickle *p) {
     pickle_value args = pop(p), callable = pop(p), tensor = item(p, args, 0);
-    if (callable.kind != P_GLOBAL || args.kind != P_TUPLE) return pickle_fail(p, "something is called that cannot be");
+    if (callable.kind != P_GLOBAL || args.kind != P_TUPLE)
+        return pickle_fail(p, "something is called that cannot be");
     if (callable.integer == G_TENSOR) return push_tensor(p, args);
     if (callable.integer == G_ORDERED_DICT) return push_at(p, P_DICT, p->n_dicts++, 0);
     if (callable.integer == G_PARAMETER && tensor.kind == P_TENSOR) return push(p, tensor);
@@ -1179,7 +1228,8 @@ static bool set_items(pickle *p, size_t from, size_t n) {
 }
 
 static bool memoize(pickle *p, uint64_t index) {
-    if (p->depth == 0 || index > p->memo.n + 1) return pickle_fail(p, "the memo is used out of order");
+    if (p->depth == 0 || index > p->memo.n + 1)
+        return pickle_fail(p, "the memo is used out of order");
     while (p->memo.n <= index)
         if (!list_add(p, &p->memo, sizeof(pickle_value))) return false;
     ((pickle_value *)p->memo.items)[index] = p->stack[p->depth - 1];
@@ -1205,50 +1255,54 @@ static bool step(pickle *p) {
     unsigned op = (unsigned)llamac_uint(&p->c, 1);
     if (p->c.bad) return pickle_fail(p, "the end is missing");
     switch (op) {
-    case 0x80: n = llamac_uint(&p->c, 1); return n <= 5 || pickle_fail(p, "the protocol is newer than 5");
-    case 0x95: llamac_uint(&p->c, 8); return true;                        /* FRAME */
+    case 0x80:
+        n = llamac_uint(&p->c, 1);
+        return n <= 5 || pickle_fail(p, "the protocol is newer than 5");
+    case 0x95: llamac_uint(&p->c, 8); return true; /* FRAME */
     case '(': return push_at(p, P_MARK, 0, 0);
-    case 'N':                                                            /* NONE, NEWFALSE, NEWTRUE */
+    case 'N': /* NONE, NEWFALSE, NEWTRUE */
     case 0x89:
     case 0x88: return push_at(p, P_NONE, 0, 0);
-    case 'K': return push_int(p, (int64_t)llamac_uint(&p->c, 1));        /* BININT1, 2, BININT */
+    case 'K': return push_int(p, (int64_t)llamac_uint(&p->c, 1)); /* BININT1, 2, BININT */
     case 'M': return push_int(p, (int64_t)llamac_uint(&p->c, 2));
     case 'J': return push_long(p, 4);
-    case 0x8a: return push_long(p, llamac_uint(&p->c, 1));               /* LONG1 */
-    case 'X': return push_string(p, llamac_uint(&p->c, 4));              /* BINUNICODE, SHORT_, 8 */
+    case 0x8a: return push_long(p, llamac_uint(&p->c, 1));  /* LONG1 */
+    case 'X': return push_string(p, llamac_uint(&p->c, 4)); /* BINUNICODE, SHORT_, 8 */
     case 0x8c: return push_string(p, llamac_uint(&p->c, 1));
     case 0x8d: return push_string(p, llamac_uint(&p->c, 8));
     case '}': return push_at(p, P_DICT, p->n_dicts++, 0);
     case ')': return push_tuple(p, 0, 0);
     case 't': n = pop_mark(p); return n != SIZE_MAX && push_tuple(p, p->depth + 1, n);
-    case 0x85:                                                           /* TUPLE1, 2, 3 */
+    case 0x85: /* TUPLE1, 2, 3 */
     case 0x86:
     case 0x87:
         n = op - 0x84;
         if (p->depth < n) return pickle_fail(p, "the stack is empty");
         p->depth -= n;
         return push_tuple(p, p->depth, n);
-    case 'q': return memoize(p, llamac_uint(&p->c, 1));                  /* BINPUT, LONG_BINPUT */
+    case 'q': return memoize(p, llamac_uint(&p->c, 1)); /* BINPUT, LONG_BINPUT */
     case 'r': return memoize(p, llamac_uint(&p->c, 4));
-    case 0x94: return memoize(p, p->memo.n);                             /* MEMOIZE */
-    case 'h': return recall(p, llamac_uint(&p->c, 1));                   /* BINGET, LONG_BINGET */
+    case 0x94: return memoize(p, p->memo.n);           /* MEMOIZE */
+    case 'h': return recall(p, llamac_uint(&p->c, 1)); /* BINGET, LONG_BINGET */
     case 'j': return recall(p, llamac_uint(&p->c, 4));
     case 'c': {
         pickle_value module = line(p), name = line(p);
         return push_global(p, module, name);
     }
-    case 0x93: {                                                         /* STACK_GLOBAL */
+    case 0x93: { /* STACK_GLOBAL */
         pickle_value name = pop(p), module = pop(p);
         return push_global(p, module, name);
     }
-    case 'Q': return push_storage(p, pop(p));                            /* BINPERSID */
+    case 'Q': return push_storage(p, pop(p)); /* BINPERSID */
     case 'R': return reduce(p);
-    case 's':                                                            /* SETITEM, SETITEMS */
+    case 's': /* SETITEM, SETITEMS */
         if (p->depth < 3) return pickle_fail(p, "the stack is empty");
         p->depth -= 2;
         return set_items(p, p->depth, 2);
     case 'u': n = pop_mark(p); return n != SIZE_MAX && set_items(p, p->depth + 1, n);
-    case 'b': pop(p); return p->depth > 0 || pickle_fail(p, "the stack is empty"); /* BUILD: _metadata */
+    case 'b':
+        pop(p);
+        return p->depth > 0 || pickle_fail(p, "the stack is empty"); /* BUILD: _metadata */
     case '.': return false;
     default: {
         char why[64];
@@ -1272,7 +1326,14 @@ static int pickle_run(pickle *p, shard *z) {
 
 /* ---- The binding: which tensor goes where, of which shape, divided how ---- */
 
-enum { NO_SIZE, DIM_D, DIM_H, DIM_V, DIM_K, DIMS }; /* letters of the shapes; NO_SIZE: a vector's rows */
+enum {
+    NO_SIZE,
+    DIM_D,
+    DIM_H,
+    DIM_V,
+    DIM_K,
+    DIMS
+}; /* letters of the shapes; NO_SIZE: a vector's rows */
 
 static const struct {
     const char *name; /* Meta's, less "layers.N." and ".weight" */
@@ -1293,7 +1354,10 @@ static const struct {
     {"feed_forward.w2", offsetof(layer, w2), true, DIM_D, DIM_H, BY_COLUMNS},
     {"feed_forward.w3", offsetof(layer, w3), true, DIM_H, DIM_D, BY_ROWS},
 };
-enum { BINDINGS = sizeof binding / sizeof *binding, OUTSIDE = 3 }; /* the first three are not in layers */
+enum {
+    BINDINGS = sizeof binding / sizeof *binding,
+    OUTSIDE = 3
+}; /* the first three are not in layers */
 
 typedef struct { /* what one shard has of one weight */
     const unsigned char *data;
@@ -1310,7 +1374,9 @@ typedef struct {
 
 /* Weights are numbered: the three outside the layers, then nine for each layer. */
 static size_t weight_count(const llama *m) { return OUTSIDE + m->n_layers * (BINDINGS - OUTSIDE); }
-static size_t row_of(size_t i) { return i < OUTSIDE ? i : OUTSIDE + (i - OUTSIDE) % (BINDINGS - OUTSIDE); }
+static size_t row_of(size_t i) {
+    return i < OUTSIDE ? i : OUTSIDE + (i - OUTSIDE) % (BINDINGS - OUTSIDE);
+}
 static size_t layer_of(size_t i) { return (i - OUTSIDE) / (BINDINGS - OUTSIDE); }
 
 static weight *weight_at(llama *m, size_t i) {
@@ -1327,7 +1393,8 @@ static const char *weight_name(size_t i, char out[64]) {
     return out;
 }
 
-/* The number of the weight a tensor's name means; SIZE_MAX: none. *ignored: a table we compute. */
+/* The number of the weight a tensor's name means; SIZE_MAX: none. *ignored: it changes nothing, being
+ * RoPE's table, which we compute, or outside the layers. In a layer another name is another model. */
 static size_t weight_named(const llama *m, const char *name, size_t n, bool *ignored) {
     static const char prefix[] = "layers.", suffix[] = ".weight", freqs[] = "rope.freqs";
     size_t l = 0, i = 0;
@@ -1335,11 +1402,13 @@ static size_t weight_named(const llama *m, const char *name, size_t n, bool *ign
     if (in_layer) {
         i = sizeof prefix - 1;
         size_t first = i;
-        for (; i < n && name[i] >= '0' && name[i] <= '9' && i - first < 5; i++) l = l * 10 + (size_t)(name[i] - '0');
+        for (; i < n && name[i] >= '0' && name[i] <= '9' && i - first < 5; i++)
+            l = l * 10 + (size_t)(name[i] - '0');
         if (i == first || i >= n || name[i++] != '.' || l >= m->n_layers) return SIZE_MAX;
     }
     size_t left = n - i, tail = sizeof suffix - 1;
-    *ignored = left >= sizeof freqs - 1 && memcmp(name + n - (sizeof freqs - 1), freqs, sizeof freqs - 1) == 0;
+    *ignored = !in_layer || (left >= sizeof freqs - 1 &&
+                             memcmp(name + n - (sizeof freqs - 1), freqs, sizeof freqs - 1) == 0);
     if (left <= tail || memcmp(name + n - tail, suffix, tail) != 0) return SIZE_MAX;
     for (size_t b = 0; b < BINDINGS; b++)
         if (binding[b].in_layer == in_layer && strlen(binding[b].name) == left - tail &&
@@ -1359,7 +1428,9 @@ static int bind_tensor(binder *b, const pickle *p, const pickle_entry *e, size_t
     bool ignored = false;
     size_t i = weight_named(b->m, e->name, e->name_length, &ignored);
     if (i == SIZE_MAX)
-        return ignored ? LLAMA_OK : bad_tensor(z, e, "is not one of this LLaMA's; check n_layers in params.json");
+        return ignored
+                   ? LLAMA_OK
+                   : bad_tensor(z, e, "is not one of this LLaMA's; check n_layers in params.json");
     piece *to = &b->pieces[i * b->m->n_shards + k];
     const pickle_tensor *t = &((const pickle_tensor *)p->tensors.items)[e->tensor];
     const pickle_storage *s = &((const pickle_storage *)p->storages.items)[t->storage];
@@ -1368,7 +1439,8 @@ static int bind_tensor(binder *b, const pickle *p, const pickle_entry *e, size_t
     const zip_entry *stored = zip_storage(z, s->key, s->key_length);
     uint64_t size = dtype_bytes[s->type], bytes, last = t->offset, elements = 1;
     if (!stored || __builtin_mul_overflow(s->numel, size, &bytes) || bytes > stored->size)
-        return bad_tensor(z, e, "has a storage that is absent or cut short; download the file again");
+        return bad_tensor(z, e,
+                          "has a storage that is absent or cut short; download the file again");
     bool over = false;
     for (int d = 0; d < t->dims; d++) {
         uint64_t reach;
@@ -1376,7 +1448,8 @@ static int bind_tensor(binder *b, const pickle *p, const pickle_entry *e, size_t
         over |= __builtin_add_overflow(last, reach, &last);
         over |= __builtin_mul_overflow(elements, t->shape[d], &elements);
     }
-    if (over || last >= s->numel || elements > s->numel) return bad_tensor(z, e, "reaches past its storage");
+    if (over || last >= s->numel || elements > s->numel)
+        return bad_tensor(z, e, "reaches past its storage");
     to->type = s->type;
     to->data = stored->data + t->offset * size;
     to->shape[0] = t->dims == 2 ? t->shape[0] : 1;
@@ -1439,22 +1512,26 @@ static int place(binder *b, size_t i, const size_t sizes[DIMS]) {
     size_t rows = w->split == BY_ROWS ? w->rows / shards : w->rows;
     size_t cols = w->split == BY_COLUMNS ? w->cols / shards : w->cols;
     if ((w->split == BY_ROWS && w->rows % shards) || (w->split == BY_COLUMNS && w->cols % shards))
-        return llamac_fail(b->err, LLAMA_EFORMAT, "%s: %s of [%zu][%zu] does not divide over %zu shards",
-                           b->files[0], name, w->rows, w->cols, shards);
+        return llamac_fail(b->err, LLAMA_EFORMAT,
+                           "%s: %s of [%zu][%zu] does not divide over %zu shards", b->files[0],
+                           name, w->rows, w->cols, shards);
     bool in_place = w->split != BY_COLUMNS || shards == 1 || cols % BLOCK == 0;
     for (size_t k = 0; k < shards; k++) {
         const piece *s = &from[k];
         if (s->type < 0)
-            return llamac_fail(b->err, LLAMA_EFORMAT, "%s: tensor %s.weight is missing; download it again",
-                               b->files[k], name);
+            return llamac_fail(b->err, LLAMA_EFORMAT,
+                               "%s: tensor %s.weight is missing; download it again", b->files[k],
+                               name);
         if (s->shape[0] != rows || s->shape[1] != cols)
             return llamac_fail(b->err, LLAMA_EFORMAT,
-                               "%s: tensor %s.weight is [%llu][%llu] where params.json and %zu shards want [%zu][%zu]",
+                               "%s: tensor %s.weight is [%llu][%llu] where params.json and %zu "
+                               "shards want [%zu][%zu]",
                                b->files[k], name, (unsigned long long)s->shape[0],
                                (unsigned long long)s->shape[1], shards, rows, cols);
         if (s->type != from[0].type)
-            return llamac_fail(b->err, LLAMA_EFORMAT, "%s: tensor %s.weight is %s, but %s in the first shard",
-                               b->files[k], name, dtype_names[s->type], dtype_names[from[0].type]);
+            return llamac_fail(b->err, LLAMA_EFORMAT,
+                               "%s: tensor %s.weight is %s, but %s in the first shard", b->files[k],
+                               name, dtype_names[s->type], dtype_names[from[0].type]);
         in_place &= (rows == 1 || s->stride[0] == cols) && (cols == 1 || s->stride[1] == 1);
     }
     w->type = (unsigned char)from[0].type;
@@ -1479,19 +1556,23 @@ static int sizes_from_tensors(binder *b, const params *p, size_t sizes[DIMS]) {
     const piece *embeddings = &b->pieces[0];
     const piece *w1 = &b->pieces[(OUTSIDE + 6) * m->n_shards];
     bool absent = embeddings->type < 0 || w1->type < 0;
-    uint64_t vocab = absent ? 0 : embeddings->shape[0], hidden = absent ? 0 : w1->shape[0] * m->n_shards;
+    uint64_t vocab = absent ? 0 : embeddings->shape[0],
+             hidden = absent ? 0 : w1->shape[0] * m->n_shards;
     if (absent || vocab > MAX_VOCAB || w1->shape[0] > MAX_WIDTH || hidden > 4 * MAX_WIDTH)
-        return llamac_fail(b->err, LLAMA_EFORMAT,
-                           "%s: tok_embeddings.weight or layers.0.feed_forward.w1.weight is missing or too large",
-                           b->files[0]);
+        return llamac_fail(
+            b->err, LLAMA_EFORMAT,
+            "%s: tok_embeddings.weight or layers.0.feed_forward.w1.weight is missing or too large",
+            b->files[0]);
     if (p->vocab_size > 0 && (uint64_t)p->vocab_size != vocab)
-        return llamac_fail(b->err, LLAMA_EFORMAT, "%s: has %llu embeddings where params.json says vocab_size %.0f",
+        return llamac_fail(b->err, LLAMA_EFORMAT,
+                           "%s: has %llu embeddings where params.json says vocab_size %.0f",
                            b->files[0], (unsigned long long)vocab, p->vocab_size);
     uint64_t want = (uint64_t)(2 * 4 * p->dim / 3), unit = (uint64_t)p->multiple_of;
     if (p->ffn_dim_multiplier > 0) want = (uint64_t)(p->ffn_dim_multiplier * (double)want);
     if (unit && hidden != (want + unit - 1) / unit * unit)
         return llamac_fail(b->err, LLAMA_EFORMAT,
-                           "%s: w1 is %llu wide over %zu shards where params.json wants %llu; a shard or the right "
+                           "%s: w1 is %llu wide over %zu shards where params.json wants %llu; a "
+                           "shard or the right "
                            "params.json is missing",
                            b->files[0], (unsigned long long)hidden, m->n_shards,
                            (unsigned long long)((want + unit - 1) / unit * unit));
@@ -1511,7 +1592,8 @@ static int map_shards(llama *m, const char *folder, char (*files)[PATH_BYTES], l
     for (int k = 0; k < MAX_SHARDS; k++) {
         char name[32];
         snprintf(name, sizeof name, "consolidated.%02d.pth", k);
-        if (!join(files[k], folder, name)) return llamac_fail(err, LLAMA_EINVAL, "%.300s: the path is too long", folder);
+        if (!join(files[k], folder, name))
+            return llamac_fail(err, LLAMA_EINVAL, "%.300s: the path is too long", folder);
         errno = 0;
         int status = map_file(&m->files[k], files[k], err);
         if (status == LLAMA_EIO && errno == ENOENT && k > 0) return LLAMA_OK;
@@ -1527,11 +1609,13 @@ static int read_params(params *p, llama *m, const char *folder, llama_error *err
     char path[PATH_BYTES];
     mapping file;
     struct stat st;
-    if (!join(path, folder, "params.json")) return llamac_fail(err, LLAMA_EINVAL, "%.300s: the path is too long", folder);
+    if (!join(path, folder, "params.json"))
+        return llamac_fail(err, LLAMA_EINVAL, "%.300s: the path is too long", folder);
     if (stat(folder, &st) != 0)
         return llamac_fail(err, LLAMA_EIO, "%s: cannot be opened: %s", folder, strerror(errno));
     if (!S_ISDIR(st.st_mode))
-        return llamac_fail(err, LLAMA_EFORMAT, "%s: is not a folder; give the one that holds params.json", folder);
+        return llamac_fail(err, LLAMA_EFORMAT,
+                           "%s: is not a folder; give the one that holds params.json", folder);
     int status = map_file(&file, path, err);
     if (status) return status;
     if (file.size > LARGEST)
@@ -1542,7 +1626,8 @@ static int read_params(params *p, llama *m, const char *folder, llama_error *err
     return status;
 }
 
-static int bind_all(llama *m, const params *p, const char *folder, llamac_arena *scratch, llama_error *err) {
+static int bind_all(llama *m, const params *p, const char *folder, llamac_arena *scratch,
+                    llama_error *err) {
     binder b = {m, NULL, llamac_new(scratch, MAX_SHARDS, PATH_BYTES), err};
     m->files = llamac_new(&m->arena, MAX_SHARDS + 1, sizeof *m->files);
     if (!b.files || !m->files) return out_of_memory(err, folder);
@@ -1578,8 +1663,10 @@ static int open_tokenizer(llama *m, const char *folder, const char *asked, llama
     mapping *file = &m->files[m->n_files];
     int status = LLAMA_OK, tries = asked ? 1 : 2;
     for (int i = 0; i < tries; i++) {
-        if (asked ? snprintf(path, sizeof path, "%s", asked) >= PATH_BYTES : !join(path, folder, places[i]))
-            return llamac_fail(err, LLAMA_EINVAL, "%.300s: the path is too long", asked ? asked : folder);
+        if (asked ? snprintf(path, sizeof path, "%s", asked) >= PATH_BYTES
+                  : !join(path, folder, places[i]))
+            return llamac_fail(err, LLAMA_EINVAL, "%.300s: the path is too long",
+                               asked ? asked : folder);
         errno = 0;
         status = map_file(file, path, err);
         bool absent = status == LLAMA_EIO && errno == ENOENT;
@@ -1590,8 +1677,9 @@ static int open_tokenizer(llama *m, const char *folder, const char *asked, llama
     m->n_files++;
     status = llamac_vocab_parse(&m->vocab, file->data, file->size, path, &m->arena, err);
     if (status == LLAMA_OK && (size_t)llamac_vocab_size(m->vocab) > m->vocab_size)
-        return llamac_fail(err, LLAMA_EFORMAT, "%s: has %d pieces where the model has %zu; it is another model's",
-                           path, (int)llamac_vocab_size(m->vocab), m->vocab_size);
+        return llamac_fail(err, LLAMA_EFORMAT,
+                           "%s: has %d pieces where the model has %zu; it is another model's", path,
+                           (int)llamac_vocab_size(m->vocab), m->vocab_size);
     return status;
 }
 
@@ -1605,14 +1693,24 @@ static int open_tokenizer(llama *m, const char *folder, const char *asked, llama
  * has a float exp of its own in part V. */
 
 static double exp_double(double x) {
-    static const double inverse_factorial[] = {1.0,         1.0,          1.0 / 2,       1.0 / 6,
-                                               1.0 / 24,    1.0 / 120,    1.0 / 720,     1.0 / 5040,
-                                               1.0 / 40320, 1.0 / 362880, 1.0 / 3628800, 1.0 / 39916800,
-                                               1.0 / 479001600, 1.0 / 6227020800};
+    static const double inverse_factorial[] = {1.0,
+                                               1.0,
+                                               1.0 / 2,
+                                               1.0 / 6,
+                                               1.0 / 24,
+                                               1.0 / 120,
+                                               1.0 / 720,
+                                               1.0 / 5040,
+                                               1.0 / 40320,
+                                               1.0 / 362880,
+                                               1.0 / 3628800,
+                                               1.0 / 39916800,
+                                               1.0 / 479001600,
+                                               1.0 / 6227020800};
     if (!(x > -700)) return x != x ? x : 0;
     if (x > 700) return HUGE_VAL;
     double n = (double)(long)(x * 0x1.71547652b82fep+0 + (x < 0 ? -0.5 : 0.5)); /* x / ln 2 */
-    double r = (x - n * 0x1.62e42fee00000p-1) - n * 0x1.a39ef35793c76p-33;      /* ln 2 in two parts */
+    double r = (x - n * 0x1.62e42fee00000p-1) - n * 0x1.a39ef35793c76p-33; /* ln 2 in two parts */
     double sum = inverse_factorial[13];
     for (int i = 12; i >= 0; i--) sum = sum * r + inverse_factorial[i];
     uint64_t bits = (uint64_t)((int64_t)n + 1023) << 52;
@@ -1641,7 +1739,8 @@ static double log_double(double x) {
 /* 0 <= x < 2^21: reduced by multiples of pi/2 in three parts, then Taylor's series */
 static void sincos_double(double x, double *sine, double *cosine) {
     double n = (double)(long)(x * 0x1.45f306dc9c883p-1 + 0.5);
-    double r = ((x - n * 0x1.921fb54400000p+0) - n * 0x1.0b4611a600000p-34) - n * 0x1.3198a2e037073p-69;
+    double r =
+        ((x - n * 0x1.921fb54400000p+0) - n * 0x1.0b4611a600000p-34) - n * 0x1.3198a2e037073p-69;
     double r2 = r * r, s = 1, c = 1;
     for (int k = 10; k >= 1; k--) {
         s = 1 - s * r2 / (2 * k * (2 * k + 1));
@@ -1684,7 +1783,9 @@ static double uniform(uint64_t seed, uint64_t position) {
 }
 
 /* Before which token another comes: the higher value, then the lower id. */
-static bool before(const double *p, int32_t a, int32_t b) { return p[a] > p[b] || (p[a] == p[b] && a < b); }
+static bool before(const double *p, int32_t a, int32_t b) {
+    return p[a] > p[b] || (p[a] == p[b] && a < b);
+}
 
 /* ids[0..n) is a heap with the foremost id on top, but for ids[i], which may be too high. */
 static void sift_down(int32_t *ids, size_t n, size_t i, const double *p) {
@@ -1714,7 +1815,8 @@ static int32_t heap_pop(int32_t *ids, size_t n, const double *p) {
 /* Logits with bias and repetition penalty (Keskar et al. 2019, arXiv:1909.05858) into p. */
 static void penalise(const llama_session *s, const sequence *q, const llama_sampler *o, double *p) {
     size_t vocab = s->model->vocab_size, window = o->repeat_last ? (size_t)o->repeat_last : 64;
-    for (size_t i = 0; i < vocab; i++) p[i] = (double)q->logits[i] + (o->bias ? (double)o->bias[i] : 0);
+    for (size_t i = 0; i < vocab; i++)
+        p[i] = (double)q->logits[i] + (o->bias ? (double)o->bias[i] : 0);
     if (o->repeat_penalty == 0 || o->repeat_penalty == 1) return;
     size_t first = o->repeat_last < 0 || window > q->length ? 0 : q->length - window;
     memset(s->seen, 0, vocab);
@@ -1797,7 +1899,8 @@ static bool take_struct(void *to, size_t known, const void *from) {
 static int lock_files(const llama *m, llama_error *err) {
     for (size_t i = 0; i < m->n_files; i++)
         if (mlock(m->files[i].data, m->files[i].size) != 0)
-            return llamac_fail(err, LLAMA_ENOMEM, "%llu bytes cannot be locked in memory: %s; raise ulimit -l",
+            return llamac_fail(err, LLAMA_ENOMEM,
+                               "%llu bytes cannot be locked in memory: %s; raise ulimit -l",
                                (unsigned long long)m->file_bytes, strerror(errno));
     return LLAMA_OK;
 }
@@ -1806,20 +1909,24 @@ static int open_model(llama *m, const char *path, const llama_options *o, llama_
     if (o->memory < LLAMA_MEMORY_AUTO || o->memory > LLAMA_MEMORY_STREAM)
         return llamac_fail(err, LLAMA_EINVAL, "memory mode %d does not exist", o->memory);
     if (o->memory == LLAMA_MEMORY_STREAM)
-        return llamac_fail(err, LLAMA_EINVAL, "memory mode 'stream' comes with a later release; use 'map'");
+        return llamac_fail(err, LLAMA_EINVAL,
+                           "memory mode 'stream' comes with a later release; use 'map'");
     int status = open_meta(m, path, err);
     if (status) return status;
-    if (!(m->freqs = llamac_new(&m->arena, m->head_dim / 2, sizeof *m->freqs))) return out_of_memory(err, path);
+    if (!(m->freqs = llamac_new(&m->arena, m->head_dim / 2, sizeof *m->freqs)))
+        return out_of_memory(err, path);
     rope_freqs(m);
     if ((status = open_tokenizer(m, path, o->tokenizer, err))) return status;
     return o->memory == LLAMA_MEMORY_LOCK ? lock_files(m, err) : LLAMA_OK;
 }
 
-LLAMA_API int llama_open(llama **model, const char *path, const llama_options *options, llama_error *err) {
+LLAMA_API int llama_open(llama **model, const char *path, const llama_options *options,
+                         llama_error *err) {
     llama_options o;
     if (err) memset(err, 0, sizeof *err);
     if (!model || !path || !take_struct(&o, sizeof o, options))
-        return llamac_fail(err, LLAMA_EINVAL, "llama_open: model and path must be given, and options' size set");
+        return llamac_fail(err, LLAMA_EINVAL,
+                           "llama_open: model and path must be given, and options' size set");
     *model = NULL;
     llamac_arena arena = {allocator_or_default(o.allocator), NULL};
     llama *m = llamac_new(&arena, 1, sizeof *m);
@@ -1846,7 +1953,9 @@ LLAMA_API void llama_close(llama *m) {
 }
 
 LLAMA_SHARED const llamac_vocab *llamac_vocab_of(const llama *m) { return m->vocab; }
-LLAMA_SHARED const llama_allocator *llamac_allocator_of(const llama *m) { return &m->arena.allocator; }
+LLAMA_SHARED const llama_allocator *llamac_allocator_of(const llama *m) {
+    return &m->arena.allocator;
+}
 
 /* ---- Sessions ---- */
 
@@ -1863,7 +1972,8 @@ static int default_threads(void) {
 /* The next count * size bytes of one allocation, each run 64-byte aligned; only counts at base NULL. */
 static void *carve(unsigned char *base, uint64_t *used, uint64_t count, uint64_t size) {
     uint64_t bytes, begin = *used;
-    if (__builtin_mul_overflow(count, size, &bytes) || bytes > SIZE_MAX / 4 || begin > SIZE_MAX / 4) {
+    if (__builtin_mul_overflow(count, size, &bytes) || bytes > SIZE_MAX / 4 ||
+        begin > SIZE_MAX / 4) {
         *used = SIZE_MAX / 2;
         return NULL;
     }
@@ -1915,17 +2025,22 @@ static uint64_t lay_out(llama_session *s, unsigned char *base, uint64_t *cleared
 enum { DEFAULT_CONTEXT = 2048, DEFAULT_BATCH = 512, MAX_THREADS = 1024 };
 
 /* Settle the options of a session whose buffers are not yet there. */
-static int settle(llama_session *s, const llama *m, const llama_session_options *given, llama_error *err) {
+static int settle(llama_session *s, const llama *m, const llama_session_options *given,
+                  llama_error *err) {
     llama_session_options o;
     if (!m || !take_struct(&o, sizeof o, given))
-        return llamac_fail(err, LLAMA_EINVAL, "llama_session_new: a model must be given, and options' size set");
+        return llamac_fail(err, LLAMA_EINVAL,
+                           "llama_session_new: a model must be given, and options' size set");
     if (o.context < 0 || o.context > MAX_CONTEXT || o.sequences < 0 || o.sequences > MAX_CONTEXT ||
         o.batch < 0 || o.batch > MAX_CONTEXT || o.threads < 0 || o.threads > MAX_THREADS)
-        return llamac_fail(err, LLAMA_EINVAL, "context, sequences and batch must be 0 to %d, threads 0 to %d",
+        return llamac_fail(err, LLAMA_EINVAL,
+                           "context, sequences and batch must be 0 to %d, threads 0 to %d",
                            (int)MAX_CONTEXT, (int)MAX_THREADS);
     if (o.numerics == LLAMA_FAST)
-        return llamac_fail(err, LLAMA_EINVAL, "LLAMA_FAST comes with a later release; use LLAMA_EXACT");
-    if (o.numerics != LLAMA_EXACT) return llamac_fail(err, LLAMA_EINVAL, "numerics %d do not exist", o.numerics);
+        return llamac_fail(err, LLAMA_EINVAL,
+                           "LLAMA_FAST comes with a later release; use LLAMA_EXACT");
+    if (o.numerics != LLAMA_EXACT)
+        return llamac_fail(err, LLAMA_EINVAL, "numerics %d do not exist", o.numerics);
     s->model = m;
     s->context = o.context ? (size_t)o.context : DEFAULT_CONTEXT;
     s->n_sequences = o.sequences ? (size_t)o.sequences : 1;
@@ -1937,7 +2052,8 @@ static int settle(llama_session *s, const llama *m, const llama_session_options 
     s->arena.allocator = allocator_or_default(o.allocator);
     s->kernels = find_kernels(o.kernels);
     if (!s->kernels)
-        return llamac_fail(err, LLAMA_EINVAL, "kernels '%.32s' are not in this build or not of this CPU (%s)",
+        return llamac_fail(err, LLAMA_EINVAL,
+                           "kernels '%.32s' are not in this build or not of this CPU (%s)",
                            o.kernels, llama_build());
     return LLAMA_OK;
 }
@@ -1949,8 +2065,8 @@ LLAMA_API uint64_t llama_session_bytes(const llama *m, const llama_session_optio
     return lay_out(&s, NULL, &cleared) + sizeof s + 2 * ALIGNMENT;
 }
 
-LLAMA_API int llama_session_new(llama_session **session, const llama *m, const llama_session_options *options,
-                                llama_error *err) {
+LLAMA_API int llama_session_new(llama_session **session, const llama *m,
+                                const llama_session_options *options, llama_error *err) {
     llama_session s = {0}, *made;
     uint64_t cleared, bytes;
     if (err) memset(err, 0, sizeof *err);
@@ -1963,7 +2079,8 @@ LLAMA_API int llama_session_new(llama_session **session, const llama *m, const l
     unsigned char *base = made ? arena_raw(&s.arena, bytes) : NULL;
     if (!base) {
         llamac_free_all(&s.arena);
-        return llamac_fail(err, LLAMA_ENOMEM, "a session of %llu MB cannot be allocated; ask for a smaller context",
+        return llamac_fail(err, LLAMA_ENOMEM,
+                           "a session of %llu MB cannot be allocated; ask for a smaller context",
                            (unsigned long long)(bytes >> 20));
     }
     *made = s;
@@ -1971,7 +2088,8 @@ LLAMA_API int llama_session_new(llama_session **session, const llama *m, const l
     lay_out(made, base, &cleared);
     made->pid = getpid();
     made->team = made->threads;
-    snprintf(made->about, sizeof made->about, "%s, %d thread%s", s.kernels->name, s.threads, s.threads > 1 ? "s" : "");
+    snprintf(made->about, sizeof made->about, "%s, %d thread%s", s.kernels->name, s.threads,
+             s.threads > 1 ? "s" : "");
     *session = made;
     return LLAMA_OK;
 }
@@ -2027,9 +2145,12 @@ static int output(llama_session *s, size_t first, size_t n) {
 
 /* logprob[i] of tokens[i] from the logits before it: those of the sequence for i = 0, then row i-1's.
  * The last row's logits are left in s->logits. */
-static int score_rows(llama_session *s, const sequence *q, const int32_t *tokens, size_t n, float *logprob) {
+static int score_rows(llama_session *s, const sequence *q, const int32_t *tokens, size_t n,
+                      float *logprob) {
     size_t vocab = s->model->vocab_size, ld = padded(vocab);
-    if (logprob) logprob[0] = q->length ? (float)((double)q->logits[tokens[0]] - log_sum_exp(q->logits, vocab)) : 0;
+    if (logprob)
+        logprob[0] =
+            q->length ? (float)((double)q->logits[tokens[0]] - log_sum_exp(q->logits, vocab)) : 0;
     for (size_t i = logprob ? 0 : n - 1; i < n; i += SCORED) {
         size_t rows = n - i < SCORED ? n - i : SCORED;
         int status = output(s, i, rows);
@@ -2038,20 +2159,24 @@ static int score_rows(llama_session *s, const sequence *q, const int32_t *tokens
             const float *l = s->logits + t * ld;
             logprob[i + t + 1] = (float)((double)l[tokens[i + t + 1]] - log_sum_exp(l, vocab));
         }
-        if (i + rows == n && rows > 1) memmove(s->logits, s->logits + (rows - 1) * ld, vocab * sizeof(float));
+        if (i + rows == n && rows > 1)
+            memmove(s->logits, s->logits + (rows - 1) * ld, vocab * sizeof(float));
     }
     return LLAMA_OK;
 }
 
-/* Append tokens batch by batch; logprob may be NULL. The length counts only what has succeeded, and is
- * put back on failure: what lies in the cache beyond it is never read. */
+/* Append tokens in batches of nearly equal size; logprob may be NULL. The length counts only what has
+ * succeeded, and is put back on failure: what lies in the cache beyond it is never read. */
 static int append(llama_session *s, sequence *q, const int32_t *tokens, size_t n, float *logprob) {
     size_t was = q->length, vocab = s->model->vocab_size;
+    s->total = s->model->n_layers * n;
     for (size_t i = 0; i < n;) {
-        size_t rows = n - i < s->batch ? n - i : s->batch;
+        size_t batches = (n - i + s->batch - 1) / s->batch, rows = (n - i + batches - 1) / batches;
+        s->done = s->model->n_layers * i;
         set_rows(s, q, tokens + i, rows);
         forward(s, rows);
-        int status = s->cancelled ? fail(s, LLAMA_ECANCEL, "cancelled by the progress callback") : LLAMA_OK;
+        int status =
+            s->cancelled ? fail(s, LLAMA_ECANCEL, "cancelled by the progress callback") : LLAMA_OK;
         i += rows;
         if (status == LLAMA_OK && (logprob || i == n))
             status = score_rows(s, q, tokens + i - rows, rows, logprob ? logprob + i - rows : NULL);
@@ -2091,7 +2216,8 @@ LLAMA_API int llama_eval(llama_session *s, int seq, const int32_t *tokens, size_
     return evaluate(s, seq, tokens, n, NULL);
 }
 
-LLAMA_API int llama_score(llama_session *s, int seq, const int32_t *tokens, size_t n, float *logprob) {
+LLAMA_API int llama_score(llama_session *s, int seq, const int32_t *tokens, size_t n,
+                          float *logprob) {
     if (s && n && !logprob) return fail(s, LLAMA_EINVAL, "logprob must be given");
     return evaluate(s, seq, tokens, n, logprob);
 }
@@ -2099,13 +2225,17 @@ LLAMA_API int llama_score(llama_session *s, int seq, const int32_t *tokens, size
 /* ---- Sampling ---- */
 
 /* The sequence to sample from and the sampler's settings, or an error. */
-static int sampling(llama_session *s, int seq, const llama_sampler *given, llama_sampler *o, sequence **q) {
+static int sampling(llama_session *s, int seq, const llama_sampler *given, llama_sampler *o,
+                    sequence **q) {
     if (!s) return LLAMA_EINVAL;
     *q = sequence_of(s, seq);
-    if (!*q || !(*q)->have_logits) return fail(s, LLAMA_EINVAL, "the sequence has no logits: evaluate a token first");
-    if (!given || !take_struct(o, sizeof *o, given)) return fail(s, LLAMA_EINVAL, "the sampler's size is not set");
-    if (!(o->temperature >= 0 && o->top_p >= 0 && o->min_p >= 0 && o->min_p <= 1 && o->repeat_penalty >= 0 &&
-          o->top_k >= 0 && o->repeat_last >= -1 && o->temperature < HUGE_VALF && o->repeat_penalty < HUGE_VALF))
+    if (!*q || !(*q)->have_logits)
+        return fail(s, LLAMA_EINVAL, "the sequence has no logits: evaluate a token first");
+    if (!given || !take_struct(o, sizeof *o, given))
+        return fail(s, LLAMA_EINVAL, "the sampler's size is not set");
+    if (!(o->temperature >= 0 && o->top_p >= 0 && o->min_p >= 0 && o->min_p <= 1 &&
+          o->repeat_penalty >= 0 && o->top_k >= 0 && o->repeat_last >= -1 &&
+          o->temperature < HUGE_VALF && o->repeat_penalty < HUGE_VALF))
         return fail(s, LLAMA_EINVAL, "a sampler setting is negative, infinite or not a number");
     return LLAMA_OK;
 }
@@ -2127,7 +2257,8 @@ LLAMA_API int32_t llama_sample(llama_session *s, int seq, const llama_sampler *s
     return token >= 0 ? token : fail(s, LLAMA_EINVAL, "the bias leaves no token");
 }
 
-LLAMA_API int llama_distribution(llama_session *s, int seq, const llama_sampler *sampler, float *probs) {
+LLAMA_API int llama_distribution(llama_session *s, int seq, const llama_sampler *sampler,
+                                 float *probs) {
     llama_sampler o;
     sequence *q;
     int status = sampling(s, seq, sampler, &o, &q);
@@ -2158,7 +2289,9 @@ LLAMA_API int llama_top(const llama_session *s, int seq, llama_choice *out, int 
 
 /* ---- Looking ---- */
 
-LLAMA_API int32_t llama_eos(const llama *m) { return m && m->vocab ? llamac_vocab_eos(m->vocab) : -1; }
+LLAMA_API int32_t llama_eos(const llama *m) {
+    return m && m->vocab ? llamac_vocab_eos(m->vocab) : -1;
+}
 
 LLAMA_API int llama_describe(const llama *m, llama_info *info) {
     if (!m || !info || info->size < sizeof info->size) return LLAMA_EINVAL;
@@ -2204,12 +2337,15 @@ LLAMA_API const char *llama_session_kernels(const llama_session *s) { return s ?
 
 /* ---- Sequences ---- */
 
-static int later(llama_session *s, const char *text) { return s ? fail(s, LLAMA_EINVAL, text) : LLAMA_EINVAL; }
+static int later(llama_session *s, const char *text) {
+    return s ? fail(s, LLAMA_EINVAL, text) : LLAMA_EINVAL;
+}
 
 LLAMA_API int llama_eval_batch(llama_session *s, const llama_span *spans, size_t n) {
     (void)spans;
     (void)n;
-    return later(s, "llama_eval_batch comes with a later release; use llama_eval for each sequence");
+    return later(s,
+                 "llama_eval_batch comes with a later release; use llama_eval for each sequence");
 }
 
 LLAMA_API size_t llama_length(const llama_session *s, int seq) {
@@ -2220,7 +2356,8 @@ LLAMA_API size_t llama_length(const llama_session *s, int seq) {
 LLAMA_API int llama_rewind(llama_session *s, int seq, size_t length) {
     sequence *q = sequence_of(s, seq);
     if (!q) return s ? fail(s, LLAMA_EINVAL, "there is no such sequence") : LLAMA_EINVAL;
-    if (length > q->length) return fail(s, LLAMA_EINVAL, "a sequence cannot be rewound to beyond its end");
+    if (length > q->length)
+        return fail(s, LLAMA_EINVAL, "a sequence cannot be rewound to beyond its end");
     q->have_logits = q->have_logits && length == q->length;
     q->length = length;
     return LLAMA_OK;
@@ -2256,7 +2393,8 @@ LLAMA_API int llama_warm(const llama *m, llama_progress_fn progress, void *user)
         for (size_t i = 0; i < m->files[f].size; i += RUN) {
             size_t n = m->files[f].size - i < RUN ? m->files[f].size - i : RUN;
             madvise((void *)(uintptr_t)(m->files[f].data + i), n, MADV_WILLNEED);
-            for (size_t k = 0; k < n; k += PAGE) (void)*(const volatile unsigned char *)(m->files[f].data + i + k);
+            for (size_t k = 0; k < n; k += PAGE)
+                (void)*(const volatile unsigned char *)(m->files[f].data + i + k);
             done += n;
             if (progress && progress(user, "weights", done, m->file_bytes)) return LLAMA_ECANCEL;
         }
@@ -2317,7 +2455,8 @@ LLAMA_API const char *llama_build(void) {
 /* exp to about 1 ulp by range reduction and a minimax polynomial; the same steps in each instruction
  * set. Below -87.3 it is +0, above 88.3 infinity. */
 static inline __attribute__((always_inline)) float exp_float(float x) {
-    float shifted = __builtin_fmaf(x, 0x1.715476p+0f, 0x1.8p23f); /* x / ln 2, rounded, in the low bits */
+    float shifted =
+        __builtin_fmaf(x, 0x1.715476p+0f, 0x1.8p23f); /* x / ln 2, rounded, in the low bits */
     float n = shifted - 0x1.8p23f;
     float r = __builtin_fmaf(n, -0x1.62e4p-1f, x);
     r = __builtin_fmaf(n, -0x1.7f7d1cp-20f, r);
@@ -2338,12 +2477,12 @@ static inline __attribute__((always_inline)) float exp_float(float x) {
     return x > 88.3f ? HUGE_VALF : y;
 }
 
-#define INLINE static inline __attribute__((always_inline))
+#define INLINE      static inline __attribute__((always_inline))
 #define GLUE_(a, b) a##_##b
-#define GLUE(a, b) GLUE_(a, b)
-#define FN(name) GLUE(name, ISA) /* FN(tile) is tile_avx2 in the AVX2 reading */
-#define TEXT_(a) #a
-#define TEXT(a) TEXT_(a)
+#define GLUE(a, b)  GLUE_(a, b)
+#define FN(name)    GLUE(name, ISA) /* FN(tile) is tile_avx2 in the AVX2 reading */
+#define TEXT_(a)    #a
+#define TEXT(a)     TEXT_(a)
 #if defined(__clang__)
 #define UNROLL _Pragma("unroll")
 #else
@@ -2371,7 +2510,8 @@ static int x86_level(void) {
     unsigned a, b, c, d, low, high;
     if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & FMA) || !(c & XSAVE) || !(c & F16C)) return 0;
     __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
-    if ((low & YMM_STATE) != YMM_STATE || !__get_cpuid_count(7, 0, &a, &b, &c, &d) || !(b & AVX2)) return 0;
+    if ((low & YMM_STATE) != YMM_STATE || !__get_cpuid_count(7, 0, &a, &b, &c, &d) || !(b & AVX2))
+        return 0;
     return (b & AVX512F) && (low & ZMM_STATE) == ZMM_STATE ? 2 : 1;
 }
 #endif
@@ -2429,23 +2569,29 @@ INLINE FN(vec) FN(fma)(FN(vec) a, FN(vec) b, FN(vec) c) {
     return c;
 }
 INLINE FN(vec) FN(f16)(const unsigned char *p) {
-    return (FN(vec)){{element(F16, p, 0), element(F16, p, 1), element(F16, p, 2), element(F16, p, 3)}};
+    return (FN(vec)){
+        {element(F16, p, 0), element(F16, p, 1), element(F16, p, 2), element(F16, p, 3)}};
 }
 INLINE FN(vec) FN(bf16)(const unsigned char *p) {
-    return (FN(vec)){{element(BF16, p, 0), element(BF16, p, 1), element(BF16, p, 2), element(BF16, p, 3)}};
+    return (FN(vec)){
+        {element(BF16, p, 0), element(BF16, p, 1), element(BF16, p, 2), element(BF16, p, 3)}};
 }
-INLINE void FN(transpose)(FN(vec) *v) { (void)v; }
-INLINE void FN(sums)(FN(vec) v, float *out) { *out = (v.lane[0] + v.lane[2]) + (v.lane[1] + v.lane[3]); }
+INLINE void FN(transpose)(FN(vec) * v) { (void)v; }
+INLINE void FN(sums)(FN(vec) v, float *out) {
+    *out = (v.lane[0] + v.lane[2]) + (v.lane[1] + v.lane[3]);
+}
 
 #elif LLAMA_PASS == 2
-#define ISA avx2
+#define ISA    avx2
 #define TARGET __attribute__((target("avx2,fma,f16c")))
 enum { FN(VL) = 8, FN(TILE_VECS) = 2, FN(DOT_VECS) = 4 };
 typedef __m256 FN(vec);
 TARGET INLINE __m256 FN(load)(const float *p) { return _mm256_loadu_ps(p); }
 TARGET INLINE void FN(store)(float *p, __m256 v) { _mm256_storeu_ps(p, v); }
 TARGET INLINE __m256 FN(splat)(float f) { return _mm256_set1_ps(f); }
-TARGET INLINE __m256 FN(spread)(const float *p) { return _mm256_broadcast_ps((const __m128 *)(const void *)p); }
+TARGET INLINE __m256 FN(spread)(const float *p) {
+    return _mm256_broadcast_ps((const __m128 *)(const void *)p);
+}
 TARGET INLINE __m256 FN(fma)(__m256 a, __m256 b, __m256 c) { return _mm256_fmadd_ps(a, b, c); }
 TARGET INLINE __m256 FN(f16)(const unsigned char *p) {
     return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)p));
@@ -2467,7 +2613,7 @@ TARGET INLINE void FN(sums)(__m256 v, float *out) {
 }
 
 #elif LLAMA_PASS == 3
-#define ISA avx512
+#define ISA    avx512
 #define TARGET __attribute__((target("avx512f,avx2,fma,f16c")))
 enum { FN(VL) = 16, FN(TILE_VECS) = 4, FN(DOT_VECS) = 1 };
 typedef __m512 FN(vec);
@@ -2509,7 +2655,9 @@ INLINE float32x4_t FN(load)(const float *p) { return vld1q_f32(p); }
 INLINE void FN(store)(float *p, float32x4_t v) { vst1q_f32(p, v); }
 INLINE float32x4_t FN(splat)(float f) { return vdupq_n_f32(f); }
 INLINE float32x4_t FN(spread)(const float *p) { return vld1q_f32(p); }
-INLINE float32x4_t FN(fma)(float32x4_t a, float32x4_t b, float32x4_t c) { return vfmaq_f32(c, a, b); }
+INLINE float32x4_t FN(fma)(float32x4_t a, float32x4_t b, float32x4_t c) {
+    return vfmaq_f32(c, a, b);
+}
 INLINE float32x4_t FN(f16)(const unsigned char *p) {
     return vcvt_f32_f16(vreinterpret_f16_u8(vld1_u8(p)));
 }
@@ -2541,7 +2689,8 @@ TARGET INLINE VEC FN(widen)(int type, const unsigned char *row, size_t k) {
 
 /* One block of `count` rows, widened and interleaved: out[i] is columns k+4i.. of VR rows. The last
  * block of a row may be short: then it is copied and filled up with zeros. */
-TARGET INLINE void FN(block)(VEC *out, int type, const unsigned char *const *row, size_t k, size_t cols) {
+TARGET INLINE void FN(block)(VEC *out, int type, const unsigned char *const *row, size_t k,
+                             size_t cols) {
     unsigned char copy[FN(VR)][BLOCK * sizeof(float)];
     const unsigned char *from[FN(VR)];
     bool whole = k + BLOCK <= cols;
@@ -2552,41 +2701,50 @@ TARGET INLINE void FN(block)(VEC *out, int type, const unsigned char *const *row
         memcpy(copy[i], from[i], (cols - k) * dtype_bytes[type]);
         from[i] = copy[i];
     }
-    UNROLL for (int j = 0; j < BLOCK / FN(VL); j++) {
-        UNROLL for (int i = 0; i < FN(VR); i++) out[j * FN(VR) + i] = FN(widen)(type, from[i], (size_t)(j * FN(VL)));
+    UNROLL
+    for (int j = 0; j < BLOCK / FN(VL); j++) {
+        UNROLL
+        for (int i = 0; i < FN(VR); i++)
+            out[j * FN(VR) + i] = FN(widen)(type, from[i], (size_t)(j * FN(VL)));
         FN(transpose)(out + j * FN(VR));
     }
 }
 
 /* Pointers to VR rows from row r on, in one segment; past the end the last row is repeated. */
-TARGET INLINE void FN(rows)(const unsigned char **row, const strip *w, size_t segment, size_t r, size_t end) {
+TARGET INLINE void FN(rows)(const unsigned char **row, const strip *w, size_t segment, size_t r,
+                            size_t end) {
     for (size_t i = 0; i < FN(VR); i++)
         row[i] = w->part[segment] + (r + i < end ? r + i : end - 1) * w->stride;
 }
 
 /* One token: y[r] = sum_k w[r][k] x[k]. Weights go from memory to registers once; the rows after
  * these are prefetched in the order they lie in, for memory likes one stream better than several. */
-TARGET INLINE void FN(dots)(int type, const strip *w, size_t begin, size_t end, const float *x, float *y) {
+TARGET INLINE void FN(dots)(int type, const strip *w, size_t begin, size_t end, const float *x,
+                            float *y) {
     enum { VECS = FN(DOT_VECS), ROWS = VECS * FN(VR) };
     bool adjacent = w->stride == w->cols * dtype_bytes[type];
     for (size_t r = begin; r < end; r += ROWS) {
         VEC sum[VECS];
-        UNROLL for (int v = 0; v < VECS; v++) sum[v] = FN(splat)(0);
+        UNROLL
+        for (int v = 0; v < VECS; v++) sum[v] = FN(splat)(0);
         for (size_t s = 0; s < w->parts; s++) {
             const unsigned char *row[VECS][FN(VR)];
             for (size_t v = 0; v < VECS; v++) FN(rows)(row[v], w, s, r + v * FN(VR), end);
             uintptr_t ahead = (uintptr_t)(w->part[s] + r * w->stride) + ROWS * w->stride;
             const float *xs = x + s * w->cols;
             for (size_t k = 0; k < w->cols; k += BLOCK) {
-                if (adjacent)
-                    UNROLL for (size_t i = 0; i < ROWS * BLOCK * dtype_bytes[type]; i += 64)
-                        __builtin_prefetch((const void *)(ahead + k * ROWS * dtype_bytes[type] + i));
+                if (adjacent) UNROLL
+                for (size_t i = 0; i < ROWS * BLOCK * dtype_bytes[type]; i += 64)
+                    __builtin_prefetch((const void *)(ahead + k * ROWS * dtype_bytes[type] + i));
                 VEC b[VECS][BLOCK / LANES];
-                UNROLL for (int v = 0; v < VECS; v++) FN(block)(b[v], type, row[v], k, w->cols);
-                UNROLL for (int i = 0; i < BLOCK / LANES; i++) {
+                UNROLL
+                for (int v = 0; v < VECS; v++) FN(block)(b[v], type, row[v], k, w->cols);
+                UNROLL
+                for (int i = 0; i < BLOCK / LANES; i++) {
                     /* out[j * VR + i] of block() holds columns 4 (j VR + i) */
                     VEC xi = FN(spread)(xs + k + (size_t)i * LANES);
-                    UNROLL for (int v = 0; v < VECS; v++) sum[v] = FN(fma)(b[v][i], xi, sum[v]);
+                    UNROLL
+                    for (int v = 0; v < VECS; v++) sum[v] = FN(fma)(b[v][i], xi, sum[v]);
                 }
             }
         }
@@ -2598,28 +2756,33 @@ TARGET INLINE void FN(dots)(int type, const strip *w, size_t begin, size_t end, 
 
 /* A register tile: TILE_ROWS rows, widened in the panel, by `tokens` <= 6 tokens, over `steps` times
  * four columns. The lanes wait in acc between panels, so the order of a sum does not change. */
-TARGET INLINE void FN(tile)(float *acc, const float *panel, const float *x, size_t ldx, size_t steps, bool first,
-                            const size_t tokens) {
+TARGET INLINE void FN(tile)(float *acc, const float *panel, const float *x, size_t ldx,
+                            size_t steps, bool first, const size_t tokens) {
     VEC sum[FN(TILE_TOKENS)][FN(TILE_VECS)];
-    UNROLL for (size_t t = 0; t < tokens; t++)
-        UNROLL for (size_t v = 0; v < FN(TILE_VECS); v++)
-            sum[t][v] = first ? FN(splat)(0) : FN(load)(acc + (t * FN(TILE_VECS) + v) * FN(VL));
+    UNROLL
+    for (size_t t = 0; t < tokens; t++) UNROLL
+    for (size_t v = 0; v < FN(TILE_VECS); v++)
+        sum[t][v] = first ? FN(splat)(0) : FN(load)(acc + (t * FN(TILE_VECS) + v) * FN(VL));
     for (size_t i = 0; i < steps; i++, panel += FN(TILE_VECS) * FN(VL), x += LANES) {
         VEC w[FN(TILE_VECS)];
-        UNROLL for (size_t v = 0; v < FN(TILE_VECS); v++) w[v] = FN(load)(panel + v * FN(VL));
-        UNROLL for (size_t t = 0; t < tokens; t++) {
+        UNROLL
+        for (size_t v = 0; v < FN(TILE_VECS); v++) w[v] = FN(load)(panel + v * FN(VL));
+        UNROLL
+        for (size_t t = 0; t < tokens; t++) {
             VEC xt = FN(spread)(x + t * ldx);
-            UNROLL for (size_t v = 0; v < FN(TILE_VECS); v++) sum[t][v] = FN(fma)(w[v], xt, sum[t][v]);
+            UNROLL
+            for (size_t v = 0; v < FN(TILE_VECS); v++) sum[t][v] = FN(fma)(w[v], xt, sum[t][v]);
         }
     }
-    UNROLL for (size_t t = 0; t < tokens; t++)
-        UNROLL for (size_t v = 0; v < FN(TILE_VECS); v++)
-            FN(store)(acc + (t * FN(TILE_VECS) + v) * FN(VL), sum[t][v]);
+    UNROLL
+    for (size_t t = 0; t < tokens; t++) UNROLL
+    for (size_t v = 0; v < FN(TILE_VECS); v++)
+        FN(store)(acc + (t * FN(TILE_VECS) + v) * FN(VL), sum[t][v]);
 }
 
 /* One panel against all n tokens. */
-TARGET static void FN(tiles)(float *acc, const float *panel, const float *x, size_t ldx, size_t n, size_t steps,
-                             bool first) {
+TARGET static void FN(tiles)(float *acc, const float *panel, const float *x, size_t ldx, size_t n,
+                             size_t steps, bool first) {
     for (size_t t = 0; t < n; t += FN(TILE_TOKENS)) {
         float *a = acc + t * FN(TILE_VECS) * FN(VL);
         const float *xt = x + t * ldx;
@@ -2635,30 +2798,34 @@ TARGET static void FN(tiles)(float *acc, const float *panel, const float *x, siz
 }
 
 /* Widen TILE_ROWS rows of `count` columns from column k on into a panel, as tile() reads it. */
-TARGET INLINE void FN(fill)(float *panel, int type, const strip *w, size_t s, size_t r, size_t end, size_t k,
-                            size_t count) {
+TARGET INLINE void FN(fill)(float *panel, int type, const strip *w, size_t s, size_t r, size_t end,
+                            size_t k, size_t count) {
     for (size_t v = 0; v < FN(TILE_VECS); v++) {
         const unsigned char *row[FN(VR)];
         FN(rows)(row, w, s, r + v * FN(VR), end);
         for (size_t c = 0; c < count; c += BLOCK) {
             VEC b[BLOCK / LANES];
             FN(block)(b, type, row, k + c, w->cols);
-            UNROLL for (size_t i = 0; i < BLOCK / LANES; i++)
+            UNROLL
+            for (size_t i = 0; i < BLOCK / LANES; i++)
                 FN(store)(panel + ((c / LANES + i) * FN(TILE_VECS) + v) * FN(VL), b[i]);
         }
     }
 }
 
 /* Many tokens: each panel of weights is widened once and used by all of them from the L1 cache. */
-TARGET INLINE void FN(product)(int type, const strip *w, size_t begin, size_t end, const float *x, size_t ldx,
-                               float *y, size_t ldy, size_t n, float *panel, float *acc) {
+TARGET INLINE void FN(product)(int type, const strip *w, size_t begin, size_t end, const float *x,
+                               size_t ldx, float *y, size_t ldy, size_t n, float *panel,
+                               float *acc) {
     for (size_t r = begin; r < end; r += FN(TILE_ROWS)) {
         bool first = true;
         for (size_t s = 0; s < w->parts; s++)
             for (size_t k = 0; k < w->cols; k += PANEL_COLUMNS, first = false) {
                 size_t count = w->cols - k < PANEL_COLUMNS ? w->cols - k : PANEL_COLUMNS;
                 FN(fill)(panel, type, w, s, r, end, k, count);
-                FN(tiles)(acc, panel, x + s * w->cols + k, ldx, n, (count + BLOCK - 1) / BLOCK * (BLOCK / LANES), first);
+                FN(tiles)
+                (acc, panel, x + s * w->cols + k, ldx, n,
+                 (count + BLOCK - 1) / BLOCK * (BLOCK / LANES), first);
             }
         for (size_t t = 0; t < n; t++)
             for (size_t v = 0; v < FN(TILE_VECS); v++) {
@@ -2670,16 +2837,17 @@ TARGET INLINE void FN(product)(int type, const strip *w, size_t begin, size_t en
     }
 }
 
-TARGET INLINE void FN(multiply)(int type, const strip *w, size_t begin, size_t end, const float *x, size_t ldx,
-                                float *y, size_t ldy, size_t n, float *panel, float *acc) {
+TARGET INLINE void FN(multiply)(int type, const strip *w, size_t begin, size_t end, const float *x,
+                                size_t ldx, float *y, size_t ldy, size_t n, float *panel,
+                                float *acc) {
     if (n == 1)
         FN(dots)(type, w, begin, end, x, y);
     else
         FN(product)(type, w, begin, end, x, ldx, y, ldy, n, panel, acc);
 }
 
-TARGET static void FN(matmul)(const strip *w, size_t begin, size_t end, const float *x, size_t ldx, float *y,
-                              size_t ldy, size_t n, float *panel, float *acc) {
+TARGET static void FN(matmul)(const strip *w, size_t begin, size_t end, const float *x, size_t ldx,
+                              float *y, size_t ldy, size_t n, float *panel, float *acc) {
     switch (w->type) {
     case F16: FN(multiply)(F16, w, begin, end, x, ldx, y, ldy, n, panel, acc); break;
     case BF16: FN(multiply)(BF16, w, begin, end, x, ldx, y, ldy, n, panel, acc); break;
@@ -2688,14 +2856,16 @@ TARGET static void FN(matmul)(const strip *w, size_t begin, size_t end, const fl
 }
 
 /* One token against rows of float32 that are not weights: the KV cache, or x itself. */
-TARGET static void FN(dots_float)(const float *w, size_t rows, size_t cols, size_t stride, const float *x, float *y) {
+TARGET static void FN(dots_float)(const float *w, size_t rows, size_t cols, size_t stride,
+                                  const float *x, float *y) {
     const unsigned char *part = (const unsigned char *)w;
     strip strip = {&part, 1, cols, stride * sizeof(float), F32};
     FN(dots)(F32, &strip, 0, rows, x, y);
 }
 
 /* r = 1 / sqrt(x.x / n + eps); y = (x r) w */
-TARGET static void FN(rmsnorm)(float *y, const float *x, const unsigned char *w, int type, size_t n, float eps) {
+TARGET static void FN(rmsnorm)(float *y, const float *x, const unsigned char *w, int type, size_t n,
+                               float eps) {
     float ss;
     FN(dots_float)(x, 1, n, n, x, &ss);
     float r = 1.0f / sqrtf(ss / (float)n + eps);
@@ -2704,7 +2874,9 @@ TARGET static void FN(rmsnorm)(float *y, const float *x, const unsigned char *w,
         size_t count = n - i < BLOCK ? n - i : BLOCK;
         if (count == BLOCK)
             for (size_t k = 0; k < BLOCK; k += FN(VL)) {
-                VEC v = type == F16 ? FN(widen)(F16, w, i + k) : type == BF16 ? FN(widen)(BF16, w, i + k) : FN(widen)(F32, w, i + k);
+                VEC v = type == F16    ? FN(widen)(F16, w, i + k)
+                        : type == BF16 ? FN(widen)(BF16, w, i + k)
+                                       : FN(widen)(F32, w, i + k);
                 FN(store)(f + k, v);
             }
         else
@@ -2733,25 +2905,31 @@ TARGET INLINE void FN(softmax)(float *x, size_t n) {
 }
 
 /* y[d] = sum_j p[j] v[j][d], j ascending, for `vecs` VL elements d */
-TARGET INLINE void FN(mix)(float *y, const float *p, const float *v, size_t n, size_t stride, const int vecs) {
+TARGET INLINE void FN(mix)(float *y, const float *p, const float *v, size_t n, size_t stride,
+                           const int vecs) {
     VEC sum[8];
-    UNROLL for (int i = 0; i < vecs; i++) sum[i] = FN(splat)(0);
+    UNROLL
+    for (int i = 0; i < vecs; i++) sum[i] = FN(splat)(0);
     for (size_t j = 0; j < n; j++) {
         VEC pj = FN(splat)(p[j]);
-        UNROLL for (int i = 0; i < vecs; i++) sum[i] = FN(fma)(pj, FN(load)(v + j * stride + (size_t)i * FN(VL)), sum[i]);
+        UNROLL
+        for (int i = 0; i < vecs; i++)
+            sum[i] = FN(fma)(pj, FN(load)(v + j * stride + (size_t)i * FN(VL)), sum[i]);
     }
-    UNROLL for (int i = 0; i < vecs; i++) FN(store)(y + (size_t)i * FN(VL), sum[i]);
+    UNROLL
+    for (int i = 0; i < vecs; i++) FN(store)(y + (size_t)i * FN(VL), sum[i]);
 }
 
 /* One head of one token: y = softmax(q K^T / sqrt(head_dim)) V over n positions */
-TARGET static void FN(attend)(float *y, const float *q, const float *keys, const float *values, size_t n,
-                              size_t head_dim, size_t stride, float *scores) {
+TARGET static void FN(attend)(float *y, const float *q, const float *keys, const float *values,
+                              size_t n, size_t head_dim, size_t stride, float *scores) {
     FN(dots_float)(keys, n, head_dim, stride, q, scores);
     float root = sqrtf((float)head_dim);
     for (size_t i = 0; i < n; i++) scores[i] /= root;
     FN(softmax)(scores, n);
     size_t d = 0;
-    for (; d + 8 * FN(VL) <= head_dim; d += 8 * FN(VL)) FN(mix)(y + d, scores, values + d, n, stride, 8);
+    for (; d + 8 * FN(VL) <= head_dim; d += 8 * FN(VL))
+        FN(mix)(y + d, scores, values + d, n, stride, 8);
     for (; d + FN(VL) <= head_dim; d += FN(VL)) FN(mix)(y + d, scores, values + d, n, stride, 1);
     for (; d < head_dim; d++) {
         float sum = 0;

@@ -70,26 +70,26 @@ typedef struct llama_session llama_session; /* KV cache, scratch and positions o
 
 enum {
     LLAMA_OK = 0,
-    LLAMA_EINVAL = -1,    /* an argument: a token >= vocab, no such sequence, logits not there yet */
-    LLAMA_EIO = -2,       /* reading or writing failed, or a file changed underneath */
-    LLAMA_EFORMAT = -3,   /* the file is not what it should be */
-    LLAMA_ENOMEM = -4,    /* the allocator returned NULL */
-    LLAMA_EFULL = -5,     /* the context is full */
-    LLAMA_ECANCEL = -6,   /* the progress callback said stop */
+    LLAMA_EINVAL = -1,  /* an argument: a token >= vocab, no such sequence, logits not there yet */
+    LLAMA_EIO = -2,     /* reading or writing failed, or a file changed underneath */
+    LLAMA_EFORMAT = -3, /* the file is not what it should be */
+    LLAMA_ENOMEM = -4,  /* the allocator returned NULL */
+    LLAMA_EFULL = -5,   /* the context is full */
+    LLAMA_ECANCEL = -6, /* the progress callback said stop */
     LLAMA_EMISMATCH = -7, /* saved state of another model, numerics or arithmetic version */
     LLAMA_ENUMERIC = -8   /* the logits are not finite */
 };
 enum { LLAMA_ADD_BOS = 1 }; /* flags of llama_text_to_tokens */
 enum { /* how weights are held; AUTO is MAP today, and LOCK is MAP plus mlock */
-    LLAMA_MEMORY_AUTO,
-    LLAMA_MEMORY_MAP,
-    LLAMA_MEMORY_LOCK,
-    LLAMA_MEMORY_STREAM
+       LLAMA_MEMORY_AUTO,
+       LLAMA_MEMORY_MAP,
+       LLAMA_MEMORY_LOCK,
+       LLAMA_MEMORY_STREAM
 };
 enum { LLAMA_EXACT = 0, LLAMA_FAST = 1 }; /* numerics: one answer everywhere | AMX where there is */
 
-#define LLAMA_TEXT_MAX 1024   /* bytes one push can complete; longer pieces are refused at open */
-#define LLAMA_FLUSH INT32_MIN /* to llama_utf8_push, in place of a token: the text ends here */
+#define LLAMA_TEXT_MAX 1024 /* bytes one push can complete; longer pieces are refused at open */
+#define LLAMA_FLUSH    INT32_MIN /* to llama_utf8_push, in place of a token: the text ends here */
 
 /* ---- Structs; each that starts with `size` wants sizeof itself there ---- */
 
@@ -110,9 +110,10 @@ typedef struct {
 
 typedef struct {
     size_t size;
-    const char *tokenizer; /* a file; NULL: tokenizer.model beside the model or in its parent folder.
+    const char
+        *tokenizer; /* a file; NULL: tokenizer.model beside the model or in its parent folder.
                             * Absent: the model opens, text functions fail. Malformed: EFORMAT */
-    int memory;            /* LLAMA_MEMORY_... */
+    int memory;     /* LLAMA_MEMORY_... */
     uint64_t memory_limit; /* bytes of weights to keep in memory when streaming; 0: what is free */
     llama_progress_fn progress;
     void *user;
@@ -121,11 +122,11 @@ typedef struct {
 
 typedef struct {
     size_t size;
-    int context;         /* positions of a sequence; 0: the model's (2048 for Meta's folders) */
-    int sequences;       /* 0: 1. Memory is sequences * context * kv_bytes_per_token, touched as used */
-    int batch;           /* tokens evaluated together, 0: 512; never changes a result */
-    int threads;         /* 0: the cores this process may use; the team may be smaller */
-    int numerics;        /* LLAMA_EXACT or LLAMA_FAST */
+    int context;   /* positions of a sequence; 0: the model's (2048 for Meta's folders) */
+    int sequences; /* 0: 1. Memory is sequences * context * kv_bytes_per_token, touched as used */
+    int batch;     /* tokens evaluated together, 0: 512; never changes a result */
+    int threads;   /* 0: the cores this process may use; the team may be smaller */
+    int numerics;  /* LLAMA_EXACT or LLAMA_FAST */
     const char *kernels; /* NULL: the best this CPU has; or "scalar", "avx2", "avx512", "neon" */
     llama_progress_fn progress;
     void *user;
@@ -154,8 +155,8 @@ typedef struct {
     int top_k;            /* keep the k most likely; 0: off */
     float repeat_penalty; /* divides positive logits, multiplies negative ones; 0 or 1: off */
     int repeat_last;      /* window in tokens; 0: 64; -1: the whole sequence */
-    uint64_t seed;        /* the draw depends on (seed, position) alone: sampling twice is the same */
-    const float *bias;    /* [vocab] added to the logits, or NULL */
+    uint64_t seed;     /* the draw depends on (seed, position) alone: sampling twice is the same */
+    const float *bias; /* [vocab] added to the logits, or NULL */
 } llama_sampler;
 
 typedef struct {
@@ -167,24 +168,27 @@ typedef struct {
     int32_t token;
     float logprob;
 } llama_choice;
-typedef struct { /* zero at the start of a text; started = 1 to continue one (a leading space stays) */
+typedef struct
+{ /* zero at the start of a text; started = 1 to continue one (a leading space stays) */
     unsigned char pending[4];
     unsigned char n, started;
 } llama_utf8;
 typedef int (*llama_write_fn)(void *user, const void *p, size_t n); /* 0 on success */
 typedef int (*llama_read_fn)(void *user, void *p, size_t n);        /* 0 on success */
 /* x is [rows][cols], rows are tokens; name as Meta's modules: "layers.3.attention.wq" */
-typedef void (*llama_trace_fn)(void *user, const char *name, const float *x, size_t rows, size_t cols);
+typedef void (*llama_trace_fn)(void *user, const char *name, const float *x, size_t rows,
+                               size_t cols);
 
 /* ---- Essential ---- */
 
 /* path: a folder as Meta ships it (params.json, consolidated.NN.pth). Weights are mapped, not read.
  * EINVAL, EIO, EFORMAT, ENOMEM; *model is NULL on failure. */
 LLAMA_API int llama_open(llama **model, const char *path, const llama_options *, llama_error *);
-LLAMA_API void llama_close(llama *); /* NULL is fine, here and below; after its sessions are freed */
+LLAMA_API void
+llama_close(llama *); /* NULL is fine, here and below; after its sessions are freed */
 /* EINVAL, ENOMEM; *session is NULL on failure. The model must outlive the session. */
-LLAMA_API int llama_session_new(llama_session **session, const llama *, const llama_session_options *,
-                                llama_error *);
+LLAMA_API int llama_session_new(llama_session **session, const llama *,
+                                const llama_session_options *, llama_error *);
 LLAMA_API void llama_session_free(llama_session *);
 /* Append n tokens to a sequence and compute its logits; n = 0 does nothing.
  * EINVAL, EFULL, ECANCEL, ENUMERIC. */
@@ -203,7 +207,8 @@ LLAMA_API ptrdiff_t llama_text_to_tokens(const llama *, const char *text, size_t
 LLAMA_API const char *llama_token_text(const llama *, int32_t token, size_t *n);
 /* The bytes of text that `token` completes: whole characters only; each invalid byte becomes one
  * U+FFFD; control tokens give nothing. Returns how many bytes stand in out. */
-LLAMA_API size_t llama_utf8_push(const llama *, llama_utf8 *, int32_t token, char out[LLAMA_TEXT_MAX]);
+LLAMA_API size_t llama_utf8_push(const llama *, llama_utf8 *, int32_t token,
+                                 char out[LLAMA_TEXT_MAX]);
 
 /* ---- Looking ---- */
 
@@ -215,10 +220,12 @@ LLAMA_API int llama_distribution(llama_session *, int seq, const llama_sampler *
 /* The k best of the unfiltered softmax with natural-log probabilities; returns how many, or EINVAL. */
 LLAMA_API int llama_top(const llama_session *, int seq, llama_choice *out, int k);
 /* Append like llama_eval; logprob[i] is that of tokens[i] given all before it (0 at position 0). */
-LLAMA_API int llama_score(llama_session *, int seq, const int32_t *tokens, size_t n, float *logprob);
+LLAMA_API int llama_score(llama_session *, int seq, const int32_t *tokens, size_t n,
+                          float *logprob);
 /* Call fn with every named intermediate of later evals; NULL stops. */
 LLAMA_API int llama_trace(llama_session *, llama_trace_fn fn, void *user);
-LLAMA_API const char *llama_session_error(const llama_session *); /* text of the last failure, or "" */
+LLAMA_API const char *
+llama_session_error(const llama_session *); /* text of the last failure, or "" */
 LLAMA_API const char *llama_session_kernels(const llama_session *); /* "avx512, 2 threads" */
 /* What llama_session_new would allocate, in bytes; 0 if the options are invalid. */
 LLAMA_API uint64_t llama_session_bytes(const llama *, const llama_session_options *);
@@ -230,7 +237,8 @@ LLAMA_API int llama_eval_batch(llama_session *, const llama_span *, size_t n);
 LLAMA_API size_t llama_length(const llama_session *, int seq); /* tokens so far; 0 if no such seq */
 /* Forget the tokens from `length` on; the logits stay only if length is the present one. EINVAL. */
 LLAMA_API int llama_rewind(llama_session *, int seq, size_t length);
-LLAMA_API int llama_fork(llama_session *, int dst, int src); /* dst becomes src: tokens, KV, logits */
+LLAMA_API int llama_fork(llama_session *, int dst,
+                         int src); /* dst becomes src: tokens, KV, logits */
 LLAMA_API int llama_save(llama_session *, int seq, llama_write_fn, void *user);
 LLAMA_API int llama_load(llama_session *, int seq, llama_read_fn, void *user);
 

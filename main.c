@@ -25,15 +25,24 @@
 
 /* ---- 1. Words ---- */
 
-enum { EXIT_RUN = 1, EXIT_USAGE = 2, EXIT_MODEL = 3, EXIT_MEMORY = 4, EXIT_TOO_LONG = 5, EXIT_INTERRUPTED = 130 };
+enum {
+    EXIT_RUN = 1,
+    EXIT_USAGE = 2,
+    EXIT_MODEL = 3,
+    EXIT_MEMORY = 4,
+    EXIT_TOO_LONG = 5,
+    EXIT_INTERRUPTED = 130
+};
 
 static const char help[] =
     "usage: llama MODEL [PROMPT] [options]     complete a prompt\n"
     "       llama info MODEL [-c N]            shape, size and memory; reads no weights\n"
     "       llama tokenize MODEL [TEXT...]     text to token ids; --decode: ids to text\n"
     "\n"
-    "MODEL is a folder as Meta ships it: params.json, consolidated.NN.pth, and tokenizer.model in it\n"
-    "or in its parent; without one $LLAMA_MODEL is used. Without a prompt, stdin is read: a pipe is\n"
+    "MODEL is a folder as Meta ships it: params.json, consolidated.NN.pth, and tokenizer.model in "
+    "it\n"
+    "or in its parent; without one $LLAMA_MODEL is used. Without a prompt, stdin is read: a pipe "
+    "is\n"
     "the prompt. One newline at the end of a file or pipe is dropped.\n"
     "\n"
     "  -m MODEL            the model, when the only argument is to be the prompt\n"
@@ -49,7 +58,8 @@ static const char help[] =
     "  -t N, -b N          threads (all cores); tokens evaluated together (512)\n"
     "  --tokenizer FILE    tokenizer.model, where it is elsewhere\n"
     "  --memory MODE       map (default) or lock\n"
-    "  --kernels NAME      scalar, avx2, avx512 or neon (the best there is); the bits are the same\n"
+    "  --kernels NAME      scalar, avx2, avx512 or neon (the best there is); the bits are the "
+    "same\n"
     "  --stats, -q         figures on stderr; no notes on stderr\n"
     "  --count, --decode, --bos           tokenize: only how many; ids to text; <s> in front\n"
     "  -h, --help, --version\n"
@@ -159,15 +169,17 @@ static int set_option(options *o, size_t i, const char *value) {
         *(uint64_t *)at = strtoull(value, &end, 10);
         o->seeded = true;
         if (errno || *end || end == value || *value < '0' || *value > '9')
-            return complain(EXIT_USAGE, "%s: '%s' is not a whole number from 0 to 2^64-1", name, value);
+            return complain(EXIT_USAGE, "%s: '%s' is not a whole number from 0 to 2^64-1", name,
+                            value);
         return 0;
     default: break;
     }
     bool whole = option_table[i].kind == WHOLE;
     double v = strtod(value, &end);
     if (*end || end == value || !(v >= least && v <= most) || (whole && v != (double)(long)v))
-        return complain(EXIT_USAGE, "%s: '%s' is not a %snumber from %g to %g%s", name, value, whole ? "whole " : "",
-                        least, most, strcmp(name, "-t") ? "" : "; -t is threads, the temperature is --temp");
+        return complain(EXIT_USAGE, "%s: '%s' is not a %snumber from %g to %g%s", name, value,
+                        whole ? "whole " : "", least, most,
+                        strcmp(name, "-t") ? "" : "; -t is threads, the temperature is --temp");
     if (whole)
         *(int *)at = (int)v;
     else
@@ -207,12 +219,15 @@ static int read_options(options *o, int argc, char **argv) {
             over = true;
             continue;
         }
-        bool number = o->verb && text[1] >= '0' && text[1] <= '9'; /* a negative id: decode says why not */
+        bool number =
+            o->verb && text[1] >= '0' && text[1] <= '9'; /* a negative id: decode says why not */
         size_t i = number ? OPTIONS : find_option(text, &value);
-        if (i == OPTIONS) return complain(EXIT_USAGE, "%s: there is no such option; llama -h lists them", text);
+        if (i == OPTIONS)
+            return complain(EXIT_USAGE, "%s: there is no such option; llama -h lists them", text);
         bool flag = option_table[i].kind == FLAG;
         if (flag && value) return complain(EXIT_USAGE, "%s: takes no value", text);
-        if (!flag && !value && a + 1 == argc) return complain(EXIT_USAGE, "%s: wants a value", text);
+        if (!flag && !value && a + 1 == argc)
+            return complain(EXIT_USAGE, "%s: wants a value", text);
         if (!flag && !value) value = argv[++a];
         int code = set_option(o, i, value);
         if (code) return code;
@@ -226,14 +241,17 @@ static int settle_model(options *o) {
     struct stat st;
     if (standing && !*standing) standing = NULL;
     if (o->model) return 0;
-    bool only_words = !standing || o->n_words > 1 || (o->n_words == 1 && stat(o->words[0], &st) == 0);
+    bool only_words =
+        !standing || o->n_words > 1 || (o->n_words == 1 && stat(o->words[0], &st) == 0);
     if (only_words && o->n_words) {
         o->model = o->words[0];
         o->words++;
         o->n_words--;
     } else
         o->model = standing;
-    if (!o->model) return complain(EXIT_USAGE, "no model: give its folder, or set LLAMA_MODEL; llama -h says more");
+    if (!o->model)
+        return complain(EXIT_USAGE,
+                        "no model: give its folder, or set LLAMA_MODEL; llama -h says more");
     return 0;
 }
 
@@ -253,7 +271,8 @@ static int read_all(const char *path, bytes *out) {
     out->text = NULL;
     out->n = 0;
     if (!f) return complain(EXIT_USAGE, "%s: cannot be opened: %s", path, strerror(errno));
-    if (fstat(fileno(f), &st) == 0 && S_ISDIR(st.st_mode)) errno = EISDIR;
+    if (fstat(fileno(f), &st) == 0 && S_ISDIR(st.st_mode))
+        errno = EISDIR;
     else
         for (size_t got = 1; got; out->n += got) {
             if (out->n == room) {
@@ -264,15 +283,17 @@ static int read_all(const char *path, bytes *out) {
             errno = 0;
             got = fread(out->text + out->n, 1, room - out->n, f);
         }
-    int code = ferror(f) || errno == EISDIR
-                   ? complain(EXIT_USAGE, "%s: cannot be read: %s", from_stdin ? "stdin" : path, strerror(errno))
-                   : 0;
+    int code = ferror(f) || errno == EISDIR ? complain(EXIT_USAGE, "%s: cannot be read: %s",
+                                                       from_stdin ? "stdin" : path, strerror(errno))
+                                            : 0;
     if (!from_stdin) fclose(f);
     return code;
 }
 
 static int hex_digit(char c) {
-    return c >= '0' && c <= '9' ? c - '0' : (c | 32) >= 'a' && (c | 32) <= 'f' ? (c | 32) - 'a' + 10 : -1;
+    return c >= '0' && c <= '9'                 ? c - '0'
+           : (c | 32) >= 'a' && (c | 32) <= 'f' ? (c | 32) - 'a' + 10
+                                                : -1;
 }
 
 /* \n \t \r \\ \" \' \xNN, in place; others stay as they are */
@@ -282,8 +303,8 @@ static void unescape(bytes *b) {
     for (size_t i = 0; i < b->n; i++) {
         bool escape = b->text[i] == '\\' && i + 1 < b->n;
         const char *which = escape && b->text[i + 1] ? strchr(from, b->text[i + 1]) : NULL;
-        bool hex = escape && b->text[i + 1] == 'x' && i + 3 < b->n && hex_digit(b->text[i + 2]) >= 0 &&
-                   hex_digit(b->text[i + 3]) >= 0;
+        bool hex = escape && b->text[i + 1] == 'x' && i + 3 < b->n &&
+                   hex_digit(b->text[i + 2]) >= 0 && hex_digit(b->text[i + 3]) >= 0;
         if (hex) {
             b->text[k++] = (char)(hex_digit(b->text[i + 2]) * 16 + hex_digit(b->text[i + 3]));
             i += 3;
@@ -314,7 +335,8 @@ static int join_words(const options *o, bytes *out) {
 /* The prompt: -p, -f, an argument or stdin, and only one of them. */
 static int read_prompt(options *o, bytes *prompt) {
     if ((o->prompt != NULL) + (o->file != NULL) + (o->n_words > 0) > 1 || o->n_words > 1)
-        return complain(EXIT_USAGE, "more than one prompt: put it in quotes, and give -p, -f or an argument");
+        return complain(EXIT_USAGE,
+                        "more than one prompt: put it in quotes, and give -p, -f or an argument");
     if (o->prompt) {
         o->words[0] = o->prompt;
         o->n_words = 1;
@@ -323,7 +345,9 @@ static int read_prompt(options *o, bytes *prompt) {
     if (o->n_words)
         code = join_words(o, prompt);
     else {
-        if (!o->file && isatty(STDIN_FILENO)) return complain(EXIT_USAGE, "no prompt: give it in quotes, with -f FILE or through a pipe");
+        if (!o->file && isatty(STDIN_FILENO))
+            return complain(EXIT_USAGE,
+                            "no prompt: give it in quotes, with -f FILE or through a pipe");
         code = read_all(o->file ? o->file : "-", prompt);
         if (code == 0 && prompt->n && prompt->text[prompt->n - 1] == '\n') prompt->n--;
     }
@@ -332,10 +356,13 @@ static int read_prompt(options *o, bytes *prompt) {
 }
 
 /* Tokens of a text in memory the caller frees. */
-static int tokenize(const llama *m, const bytes *text, unsigned flags, int32_t **tokens, size_t *n) {
+static int tokenize(const llama *m, const bytes *text, unsigned flags, int32_t **tokens,
+                    size_t *n) {
     ptrdiff_t want = llama_text_to_tokens(m, text->text, text->n, flags, NULL, 0);
     *tokens = want < 0 ? NULL : malloc(((size_t)want + 1) * sizeof **tokens);
-    if (want == LLAMA_EINVAL) return complain(EXIT_MODEL, "no tokenizer.model in the model's folder or its parent: give it with --tokenizer FILE");
+    if (want == LLAMA_EINVAL)
+        return complain(EXIT_MODEL, "no tokenizer.model in the model's folder or its parent: give "
+                                    "it with --tokenizer FILE");
     if (!*tokens) return complain(EXIT_MEMORY, "the text does not fit in memory");
     *n = (size_t)llama_text_to_tokens(m, text->text, text->n, flags, *tokens, (size_t)want);
     return 0;
@@ -359,7 +386,8 @@ typedef struct {
 
 static int write_out(const char *text, size_t n) {
     if (fwrite(text, 1, n, stdout) == n && fflush(stdout) == 0) return 0;
-    return errno == EPIPE ? EXIT_RUN : complain(EXIT_RUN, "the text cannot be written: %s", strerror(errno));
+    return errno == EPIPE ? EXIT_RUN
+                          : complain(EXIT_RUN, "the text cannot be written: %s", strerror(errno));
 }
 
 /* How many of the last bytes held could begin a stop text; and where one stands whole, or n. */
@@ -428,13 +456,18 @@ typedef struct { /* one completion under way */
 static void print_stats(const completion *c, const llama_info *info, uint64_t bytes) {
     double prompt = c->first - c->began, rest = c->ended - c->first;
     double each = c->generated > 1 ? rest / (double)(c->generated - 1) : 0;
+    double embeddings =
+        (double)info->vocab * info->dim / (double)info->parameters; /* one row is read of them */
+    double weights = (double)info->file_bytes * (1 - embeddings);
     fprintf(stderr, "\nprompt      %zu tokens in %.3f s, %.1f tokens/s\n", c->n_prompt, prompt,
             prompt > 0 ? (double)c->n_prompt / prompt : 0);
     fprintf(stderr, "generation  %zu tokens in %.3f s", c->generated, rest);
-    if (each > 0) fprintf(stderr, ", %.2f tokens/s, %.1f GB/s of weights", 1 / each, (double)info->file_bytes / each / 1e9);
-    fprintf(stderr, "\nopening     %.1f ms\nmemory      %.1f MB of session for %zu positions\n", c->opened * 1e3,
-            (double)bytes / 1e6, c->context);
-    fprintf(stderr, "kernels     %s\nseed        %llu\n", llama_session_kernels(c->session), (unsigned long long)c->o->seed);
+    if (each > 0)
+        fprintf(stderr, ", %.2f tokens/s, %.1f GB/s of weights", 1 / each, weights / each / 1e9);
+    fprintf(stderr, "\nopening     %.1f ms\nmemory      %.1f MB of session for %zu positions\n",
+            c->opened * 1e3, (double)bytes / 1e6, c->context);
+    fprintf(stderr, "kernels     %s\nseed        %llu\n", llama_session_kernels(c->session),
+            (unsigned long long)c->o->seed);
 }
 
 /* Evaluate the prompt, then draw, print and evaluate token after token. */
@@ -456,11 +489,13 @@ static int generate(completion *c, const llama_sampler *sampler, output *out) {
         status = llama_eval(c->session, 0, &token, 1);
     }
     c->ended = now();
-    if (code == 0 && !out->stopped) code = emit(out, text, llama_utf8_push(c->model, &utf8, LLAMA_FLUSH, text), true);
+    if (code == 0 && !out->stopped)
+        code = emit(out, text, llama_utf8_push(c->model, &utf8, LLAMA_FLUSH, text), true);
     if (code) return code;
     if (interrupted) return EXIT_INTERRUPTED;
     if (status == LLAMA_EFULL) {
-        if (!o->quiet) complain(0, "the context of %zu positions is full; -c makes it larger", c->context);
+        if (!o->quiet)
+            complain(0, "the context of %zu positions is full; -c makes it larger", c->context);
         return 0;
     }
     return status ? complain(exit_code(status), "%s", llama_session_error(c->session)) : 0;
@@ -487,11 +522,18 @@ static int complete_tokens(completion *c) {
     llama_describe(c->model, &info);
     c->context = (size_t)(o->context ? o->context : info.context);
     if (c->n_prompt > c->context)
-        return complain(EXIT_TOO_LONG, "the prompt has %zu tokens, the context %zu positions; make it larger with -c",
-                        c->n_prompt, c->context);
+        return complain(
+            EXIT_TOO_LONG,
+            "the prompt has %zu tokens, the context %zu positions; make it larger with -c",
+            c->n_prompt, c->context);
     c->progress = (progress){!o->quiet && isatty(STDERR_FILENO), false, now()};
-    llama_session_options so = {.size = sizeof so, .context = (int)c->context, .batch = o->batch, .threads = o->threads,
-                                .kernels = o->kernels, .progress = on_progress, .user = &c->progress};
+    llama_session_options so = {.size = sizeof so,
+                                .context = (int)c->context,
+                                .batch = o->batch,
+                                .threads = o->threads,
+                                .kernels = o->kernels,
+                                .progress = on_progress,
+                                .user = &c->progress};
     c->began = now();
     int status = llama_session_new(&c->session, c->model, &so, &err);
     if (status) return complain(exit_code(status), "%s", err.text);
@@ -545,8 +587,11 @@ static int run_completion(options *o) {
         c.opened = now() - began;
     }
     sigaction(SIGINT, &action, NULL); /* the second Ctrl-C ends it at once */
-    if (code == 0) code = tokenize(c.model, &prompt, o->no_bos ? 0 : LLAMA_ADD_BOS, &c.prompt, &c.n_prompt);
-    if (code == 0 && c.n_prompt == 0) code = complain(EXIT_USAGE, "the prompt is empty and --no-bos leaves nothing to start from");
+    if (code == 0)
+        code = tokenize(c.model, &prompt, o->no_bos ? 0 : LLAMA_ADD_BOS, &c.prompt, &c.n_prompt);
+    if (code == 0 && c.n_prompt == 0)
+        code =
+            complain(EXIT_USAGE, "the prompt is empty and --no-bos leaves nothing to start from");
     if (!o->seeded) o->seed = random_seed();
     if (code == 0 && o->echo) code = write_out(prompt.text, prompt.n);
     if (code == 0) code = complete_tokens(&c);
@@ -567,12 +612,15 @@ static int run_info(const options *o) {
     int context = o->context ? o->context : i.context;
     uint64_t kv = i.kv_bytes_per_token * (uint64_t)context;
     uint64_t have = (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE);
-    llama_session_options so = {.size = sizeof so, .context = context, .batch = o->batch, .threads = o->threads};
+    llama_session_options so = {
+        .size = sizeof so, .context = context, .batch = o->batch, .threads = o->threads};
     uint64_t need = i.file_bytes + llama_session_bytes(m, &so);
     printf("model       %s\n", o->model);
-    printf("format      %s, %s, %d shard%s\n", i.format, i.dtype, i.shards, i.shards > 1 ? "s" : "");
-    printf("shape       dim %d, layers %d, heads %d, kv_heads %d, head_dim %d, hidden %d, vocab %d\n", i.dim, i.layers,
-           i.heads, i.kv_heads, i.head_dim, i.hidden, i.vocab);
+    printf("format      %s, %s, %d shard%s\n", i.format, i.dtype, i.shards,
+           i.shards > 1 ? "s" : "");
+    printf(
+        "shape       dim %d, layers %d, heads %d, kv_heads %d, head_dim %d, hidden %d, vocab %d\n",
+        i.dim, i.layers, i.heads, i.kv_heads, i.head_dim, i.hidden, i.vocab);
     printf("constants   norm_eps %g, rope_theta %g\n", (double)i.norm_eps, (double)i.rope_theta);
     printf("parameters  %llu\n", (unsigned long long)i.parameters);
     printf("bytes       %llu\n", (unsigned long long)i.file_bytes);
@@ -580,9 +628,10 @@ static int run_info(const options *o) {
         printf("tokenizer   bos %d, eos %d\n", (int)i.bos, (int)i.eos);
     else
         printf("tokenizer   none\n");
-    printf("context     %d positions, KV cache %llu bytes (%llu a position)\n", context, (unsigned long long)kv,
-           (unsigned long long)i.kv_bytes_per_token);
-    printf("memory      %.1f GB needed, %.1f GB in this machine: %s\n", (double)need / 1e9, (double)have / 1e9,
+    printf("context     %d positions, KV cache %llu bytes (%llu a position)\n", context,
+           (unsigned long long)kv, (unsigned long long)i.kv_bytes_per_token);
+    printf("memory      %.1f GB needed, %.1f GB in this machine: %s\n", (double)need / 1e9,
+           (double)have / 1e9,
            need <= have ? "fits" : "does not fit; weights will be read from disk again and again");
     llama_close(m);
     return 0;
@@ -598,7 +647,8 @@ static int decode(const llama *m, char *text, size_t n) {
     while (code == 0 && (at += strspn(at, " \t\r\n")) < text + n) {
         long id = strtol(at, &end, 10);
         if (end == at || !strchr(" \t\r\n", *end) || id < 0 || id >= info.vocab)
-            return complain(EXIT_USAGE, "'%.20s' is not a token id from 0 to %d", at, info.vocab - 1);
+            return complain(EXIT_USAGE, "'%.20s' is not a token id from 0 to %d", at,
+                            info.vocab - 1);
         at = end;
         size_t k = llama_utf8_push(m, &utf8, (int32_t)id, out);
         code = k ? write_out(out, k) : 0;
@@ -617,17 +667,20 @@ static int run_tokenize(const options *o) {
     if (code == 0) code = open_model(o, &m);
     if (code == 0 && o->decode) {
         char *ended = realloc(text.text, text.n + 1);
-        if (!ended) code = complain(EXIT_MEMORY, "the text does not fit in memory");
+        if (!ended)
+            code = complain(EXIT_MEMORY, "the text does not fit in memory");
         else {
             text.text = ended;
             text.text[text.n] = 0;
             code = decode(m, text.text, text.n);
         }
-    } else if (code == 0 && (code = tokenize(m, &text, o->bos ? LLAMA_ADD_BOS : 0, &ids, &n)) == 0) {
+    } else if (code == 0 &&
+               (code = tokenize(m, &text, o->bos ? LLAMA_ADD_BOS : 0, &ids, &n)) == 0) {
         for (size_t i = 0; i < n && !o->count; i++) printf("%s%d", i ? " " : "", (int)ids[i]);
         if (o->count) printf("%zu", n);
         putchar('\n');
-        if (fflush(stdout) != 0) code = complain(EXIT_RUN, "the ids cannot be written: %s", strerror(errno));
+        if (fflush(stdout) != 0)
+            code = complain(EXIT_RUN, "the ids cannot be written: %s", strerror(errno));
     }
     free(ids);
     free(text.text);
@@ -645,8 +698,8 @@ int main(int argc, char **argv) {
     if (code == 0 && o.help)
         fputs(help, stdout);
     else if (code == 0 && o.version)
-        printf("llama.c %d.%d.%d (%s)\n", llama_release() / 10000, llama_release() / 100 % 100, llama_release() % 100,
-               llama_build());
+        printf("llama.c %d.%d.%d (%s)\n", llama_release() / 10000, llama_release() / 100 % 100,
+               llama_release() % 100, llama_build());
     else {
         if (code == 0) code = settle_model(&o);
         if (code == 0 && o.verb && strcmp(o.verb, "info") == 0)

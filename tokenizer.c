@@ -91,9 +91,12 @@ static llamac_vocab *vocab_new(llamac_arena *arena, int32_t room) {
 /* Append a piece; the one way into a vocabulary. NULL, or why not. */
 static const char *vocab_add(llamac_vocab *v, const char *text, size_t n, float score, int type) {
     if (v->size == v->room) return "has more pieces than it said";
-    if (n > MAX_PIECE || (n == 0 && type != CONTROL)) return "has a piece that is empty or over 1000 bytes";
-    if (type < NORMAL || type > BYTE || score != score) return "has a piece of unknown type or no score";
-    if (type == USER_DEFINED) return "has user-defined pieces, which LLaMA's has not and are not supported";
+    if (n > MAX_PIECE || (n == 0 && type != CONTROL))
+        return "has a piece that is empty or over 1000 bytes";
+    if (type < NORMAL || type > BYTE || score != score)
+        return "has a piece of unknown type or no score";
+    if (type == USER_DEFINED)
+        return "has user-defined pieces, which LLaMA's has not and are not supported";
     int32_t id = v->size++;
     v->pieces[id] = (vocab_piece){text, (uint32_t)n, score, type};
     int byte = type == BYTE ? byte_of(&v->pieces[id]) : -1;
@@ -194,11 +197,13 @@ static const char *parse_normalizer(llamac_vocab *v, llamac_cursor c) {
         if (f.number == 5 && f.wire == 0) escapes = f.value != 0;
     }
     if (c.bad) return "has a normalizer_spec that is cut short";
-    return trims || maps || !escapes ? "normalises text, which LLaMA's does not and is not supported" : NULL;
+    return trims || maps || !escapes
+               ? "normalises text, which LLaMA's does not and is not supported"
+               : NULL;
 }
 
-LLAMA_SHARED int llamac_vocab_parse(llamac_vocab **out, const void *bytes, size_t n, const char *file,
-                                    llamac_arena *arena, llama_error *err) {
+LLAMA_SHARED int llamac_vocab_parse(llamac_vocab **out, const void *bytes, size_t n,
+                                    const char *file, llamac_arena *arena, llama_error *err) {
     static const char advice[] = "use the tokenizer.model Meta ships";
     llamac_cursor c = llamac_cursor_on(bytes, n);
     proto_field f;
@@ -206,7 +211,8 @@ LLAMA_SHARED int llamac_vocab_parse(llamac_vocab **out, const void *bytes, size_
     bool trainer = false, normalizer = false;
     for (; proto_next(&c, &f) && pieces < MAX_PIECES; pieces += f.number == 1 && f.wire == 2) {}
     if (c.bad || pieces == 0 || pieces == MAX_PIECES)
-        return llamac_fail(err, LLAMA_EFORMAT, "%s: is not a SentencePiece model, or cut short; %s", file, advice);
+        return llamac_fail(err, LLAMA_EFORMAT, "%s: is not a SentencePiece model, or cut short; %s",
+                           file, advice);
     llamac_vocab *v = vocab_new(arena, pieces);
     if (!v) return llamac_fail(err, LLAMA_ENOMEM, "%s: out of memory", file);
     const char *why = NULL;
@@ -218,7 +224,8 @@ LLAMA_SHARED int llamac_vocab_parse(llamac_vocab **out, const void *bytes, size_
         if (f.number == 3) why = parse_normalizer(v, f.content), normalizer = true;
     }
     if (!why && (!trainer || !normalizer)) why = "lacks its trainer_spec or normalizer_spec";
-    if (!why && (v->bos >= v->size || v->eos >= v->size)) why = "names a bos or eos that is not there";
+    if (!why && (v->bos >= v->size || v->eos >= v->size))
+        why = "names a bos or eos that is not there";
     if (why) return llamac_fail(err, LLAMA_EFORMAT, "%s: %s; %s", file, why, advice);
     if (v->bos < 0) v->bos = -1;
     if (v->eos < 0) v->eos = -1;
@@ -279,7 +286,9 @@ static void normalise(encoder *e, const unsigned char *text, size_t n) {
     if (e->v->space_in_front) memcpy(e->text, SPACE, to = 3);
     for (size_t i = 0; i < n;) {
         size_t length = utf8_length(text + i, n - i);
-        const char *from = length == 0 ? REPLACEMENT : text[i] == ' ' ? SPACE : (const char *)text + i;
+        const char *from = length == 0      ? REPLACEMENT
+                           : text[i] == ' ' ? SPACE
+                                            : (const char *)text + i;
         size_t bytes = length == 0 || text[i] == ' ' ? 3 : length;
         memcpy(e->text + to, from, bytes);
         to += bytes;
@@ -300,7 +309,8 @@ static void propose(encoder *e, size_t left, size_t right) {
     if (id < 0) return;
     candidate c = {e->v->pieces[id].score, left, right, n};
     size_t i = e->n_heap++;
-    for (; i && outranks(&c, &e->heap[(i - 1) / 2]); i = (i - 1) / 2) e->heap[i] = e->heap[(i - 1) / 2];
+    for (; i && outranks(&c, &e->heap[(i - 1) / 2]); i = (i - 1) / 2)
+        e->heap[i] = e->heap[(i - 1) / 2];
     e->heap[i] = c;
 }
 
@@ -319,7 +329,8 @@ static candidate take_best(encoder *e) {
 /* Characters into symbols, then merge until no pair makes a piece. */
 static void merge(encoder *e) {
     for (size_t i = 0; i < e->n_text;) {
-        size_t n = utf8_length((const unsigned char *)e->text + i, e->n_text - i), k = e->n_symbols++;
+        size_t n = utf8_length((const unsigned char *)e->text + i, e->n_text - i),
+               k = e->n_symbols++;
         e->symbols[k] = (symbol){i, n, k ? k - 1 : NOWHERE, k + 1};
         i += n;
     }
@@ -359,7 +370,8 @@ static size_t emit(const encoder *e, int32_t *out, size_t cap, size_t count) {
 }
 
 static void *allocate(encoder *e, size_t count, size_t size) {
-    return count > SIZE_MAX / 2 / size ? NULL : e->allocator->alloc(e->allocator->user, count * size, 64);
+    return count > SIZE_MAX / 2 / size ? NULL
+                                       : e->allocator->alloc(e->allocator->user, count * size, 64);
 }
 
 static void encoder_free(encoder *e) {
@@ -369,10 +381,11 @@ static void encoder_free(encoder *e) {
     if (e->heap) a->free(a->user, e->heap, e->room_heap * sizeof *e->heap);
 }
 
-LLAMA_API ptrdiff_t llama_text_to_tokens(const llama *m, const char *text, size_t n, unsigned flags, int32_t *out,
-                                         size_t cap) {
+LLAMA_API ptrdiff_t llama_text_to_tokens(const llama *m, const char *text, size_t n, unsigned flags,
+                                         int32_t *out, size_t cap) {
     const llamac_vocab *v = m ? llamac_vocab_of(m) : NULL;
-    if (!v || (n && !text) || (cap && !out) || n > PTRDIFF_MAX / 64 || (flags & ~(unsigned)LLAMA_ADD_BOS))
+    if (!v || (n && !text) || (cap && !out) || n > PTRDIFF_MAX / 64 ||
+        (flags & ~(unsigned)LLAMA_ADD_BOS))
         return LLAMA_EINVAL;
     size_t count = 0;
     if ((flags & LLAMA_ADD_BOS) && v->bos >= 0) {
@@ -415,7 +428,8 @@ static size_t settle_pending(llama_utf8 *u, bool all, char *out) {
     size_t to = 0;
     while (u->n) {
         size_t length = utf8_length(u->pending, u->n), used = length ? length : 1;
-        if (!length && !all) { /* might the bytes to come complete it? try the least and the greatest */
+        if (!length &&
+            !all) { /* might the bytes to come complete it? try the least and the greatest */
             unsigned char low[4] = {0x80, 0x80, 0x80, 0x80}, high[4] = {0xbf, 0xbf, 0xbf, 0xbf};
             memcpy(low, u->pending, u->n);
             memcpy(high, u->pending, u->n);
@@ -429,7 +443,8 @@ static size_t settle_pending(llama_utf8 *u, bool all, char *out) {
     return to;
 }
 
-LLAMA_API size_t llama_utf8_push(const llama *m, llama_utf8 *u, int32_t token, char out[LLAMA_TEXT_MAX]) {
+LLAMA_API size_t llama_utf8_push(const llama *m, llama_utf8 *u, int32_t token,
+                                 char out[LLAMA_TEXT_MAX]) {
     const llamac_vocab *v = m ? llamac_vocab_of(m) : NULL;
     if (!u || !out || u->n >= sizeof u->pending) return 0;
     if (token == LLAMA_FLUSH) return settle_pending(u, true, out);

@@ -3,7 +3,7 @@
  *
  *   build/conformance FOLDER [BIG]     FOLDER: conformance.tar.xz unpacked; BIG: big-zip64 unpacked
  */
-#include "test.h"
+#include "checkpoint.h"
 #include <dirent.h>
 #include <time.h>
 
@@ -46,10 +46,10 @@ static void note(const char *name, const gate *g) {
 
 /* "meta-f16-mp2-13Blike" -> golden dtype "f16"; kind "f16 13Blike" */
 static void one_checkpoint(const char *shape, const char *variant) {
-    char dtype[16] = "", extra[40] = "", name[160], kind_name[64];
+    char dtype[16] = "", extra[40] = "", name[200], kind_name[64];
     int shards = 0;
     sscanf(variant, "meta-%15[a-z0-9]-mp%d-%39s", dtype, &shards, extra);
-    snprintf(name, sizeof name, "%s/%s", shape, variant);
+    snprintf(name, sizeof name, "%.60s/%.130s", shape, variant);
     if (strstr(extra, "legacy")) {
         printf("SKIP: %s (the older torch file is not read yet)\n", name);
         return;
@@ -223,9 +223,17 @@ static void streaming(const llama *m) {
     free(json);
 }
 
+/* A model of that vocabulary whose logits are all 0, made here. */
+static const char *blank_model(int vocab) {
+    static char folder[64];
+    model_spec spec = {.dim = 16, .layers = 1, .heads = 1, .kv_heads = 1, .hidden = 16, .vocab = vocab, .shards = 1, .zero_output = true};
+    snprintf(folder, sizeof folder, "build/blank-%d", vocab);
+    model_write(&spec, folder);
+    return folder;
+}
+
 static void tokenizers(void) {
-    /* a model whose vocabulary is large enough does not exist here; 32,000 pieces need a shape of their own */
-    llama *m = with_tokenizer(in_root("wide"), in_root("tok/llama_tokenizer.model"));
+    llama *m = with_tokenizer(blank_model(32000), in_root("tok/llama_tokenizer.model"));
     if (m) {
         vectors(m, "tok_public.jsonl");
         long_text(m);
@@ -240,6 +248,71 @@ static void tokenizers(void) {
         if (m) vectors(m, file);
         llama_close(m);
     }
+}
+
+/* ---- Sampler ---- */
+
+/* Distances of our distribution from the exact one: all of it in a file, or ids and probs in the case. */
+static double distance(const char *at, const float *p, size_t vocab) {
+    size_t n_name = 0, n = 0, n_ids = 0, n_probs = 0;
+    double worst = 0;
+    const char *next = strstr(at + 1, "\"vector\"");
+    const char *file_key = strstr(at, "\"probs_f32_raw\"");
+    if (file_key && (!next || file_key < next)) {
+        char *name = json_text(at, "probs_f32_raw", &n_name);
+        char *raw = read_file(in_root("sampling/%s", name), &n);
+        for (size_t i = 0; i < vocab; i++) worst = fmax(worst, n == 4 * vocab ? fabs((double)p[i] - ((float *)(void *)raw)[i]) : 1);
+        free(name), free(raw);
+        return worst;
+    }
+    int32_t *ids = json_ids(at, "ids", &n_ids);
+    double *probs = json_numbers(at, "probs", &n_probs), sum = 0;
+    for (size_t i = 0; i < n_probs && n_probs == n_ids; i++) {
+        worst = fmax(worst, fabs(probs[i] - p[ids[i]]));
+        sum += p[ids[i]];
+    }
+    free(ids), free(probs);
+    return n_probs && n_probs == n_ids ? fmax(worst, fabs(sum - 1)) : 1; /* and nothing elsewhere */
+}
+
+static void sampler(void) {
+    char *json = read_file(in_root("sampling/sampling.json"), NULL), vector[64] = "";
+    llama *m = NULL;
+    llama_session *s = NULL;
+    float *logits = NULL, *p = must_alloc(32000 * sizeof *p);
+    int cases = 0, right = 0;
+    double worst = 0;
+    for (const char *at = json ? strstr(json, "\"vector\"") : NULL; at; at = strstr(at + 1, "\"vector\"")) {
+        size_t n, n_history, vocab = (size_t)json_double(at, "n_vocab"), n_bytes = 0;
+        char *name = json_text(at, "vector", &n);
+        if (strcmp(name, vector) != 0) {
+            snprintf(vector, sizeof vector, "%.63s", name);
+            llama_session_free(s);
+            llama_close(m);
+            free(logits);
+            logits = (float *)(void *)read_file(in_root("sampling/%s.logits.f32", name), &n_bytes);
+            check(n_bytes == 4 * vocab && !llama_open(&m, blank_model((int)vocab), NULL, NULL) && !llama_session_new(&s, m, NULL, NULL), "%s", name);
+        }
+        double top_p = json_double(at, "top_p");
+        int32_t *history = json_ids(at, "hist", &n_history), first = 0;
+        llama_rewind(s, 0, 0);
+        llama_eval(s, 0, n_history ? history : &first, n_history ? n_history : 1);
+        llama_sampler o = {.size = sizeof o, .temperature = (float)json_double(at, "temp"), .top_k = (int)json_double(at, "top_k"),
+                           .top_p = top_p == 0 ? 1e-30f : (float)top_p, .min_p = (float)json_double(at, "min_p"),
+                           .repeat_last = -1, .bias = logits};
+        if (n_history) o.repeat_penalty = (float)json_double(at, "rep"); /* a session with logits has a history */
+        int status = llama_distribution(s, 0, &o, p);
+        double d = status ? 1 : distance(at, p, vocab);
+        cases++;
+        if (check(d <= 1e-5, "sampling case %d of %s: off by %.2e", cases, name, d)) right++;
+        worst = fmax(worst, d);
+        free(name), free(history);
+    }
+    check(cases == 216, "sampling.json: %d cases", cases);
+    printf("%-28s %d of %d distributions, worst %.1e\n", "sampling.json", right, cases, worst);
+    llama_session_free(s);
+    llama_close(m);
+    free(logits), free(p), free(json);
 }
 
 int main(int argc, char **argv) {
@@ -257,5 +330,6 @@ int main(int argc, char **argv) {
     long_context("tinyA", "tinyA-f16-long2048");
     long_context("stories260K", "stories260K-f16-long256");
     tokenizers();
+    sampler();
     return tests_done("conformance");
 }

@@ -1,6 +1,6 @@
 /* test_bits.c - one answer: the SHA-256 of a model's logits, in every way to compute them.
  *
- *   test_bits MODEL [TOKENS.json]    prints one SHA-256; options by environment: none
+ *   test_bits MODEL [golden.json]    prints one SHA-256; of the golden's tokens where there is one
  *   test_bits --all MODEL [golden]   every thread count, batch, division and kernel; fails if two differ
  *   test_bits --self MODEL           --all, on MODEL and on models made here, over MP 1 to 8 as well
  */
@@ -69,8 +69,9 @@ static void choose_tokens(const llama *m, const char *golden) {
 /* Every way gives the bits of the first: scalar kernels, one thread, token by token. */
 static void all_ways(const char *path, const char *golden, char reference[65]) {
     static const char *const kernels[] = {"scalar", "avx2", "avx512", "neon"};
-    static const way ways[] = {{1, 1, 1, 0}, {2, 1, 1, 0}, {3, 1, 1, 0}, {1, 7, 48, 0},  {2, 7, 48, 0},
-                               {2, 48, 48, 0}, {3, 48, 0, 0}, {1, 48, 5, 0}, {2, 13, 11, 0}};
+    static const way ways[] = {{1, 1, 1, NULL},   {2, 1, 1, NULL},  {3, 1, 1, NULL},
+                               {1, 7, 48, NULL},  {2, 7, 48, NULL}, {2, 48, 48, NULL},
+                               {3, 48, 0, NULL},  {1, 48, 5, NULL}, {2, 13, 11, NULL}};
     llama *m = open_quietly(path);
     if (!m) return;
     choose_tokens(m, golden);
@@ -97,7 +98,9 @@ int main(int argc, char **argv) {
         all_ways(argv[2], NULL, hex);
         make_folder("build/bits");
         /* dims that are no multiple of a block, grouped heads, shards narrower than a block */
-        static const model_spec specs[] = {{128, 2, 8, 4, 384, 336, 1}, {90, 2, 5, 5, 245, 257, 1}, {64, 2, 4, 4, 192, 320, 1}};
+        static const model_spec specs[] = {{128, 2, 8, 4, 384, 336, 1, false},
+                                            {90, 2, 5, 5, 245, 257, 1, false},
+                                            {64, 2, 4, 4, 192, 320, 1, false}};
         for (size_t i = 0; i < 3; i++) {
             char reference[65] = "";
             for (int shards = 1; shards <= 8; shards *= 2) {

@@ -1,0 +1,34 @@
+#!/bin/sh
+# conformance.sh - the goldens: unpack them under build/ where they are, and run everything against them.
+#
+#   conformance.sh ARCHIVE.tar.xz        says SKIP where there is no such file
+archive=$1
+if [ ! -f "$archive" ]; then
+    echo "SKIP: $archive is not here"
+    exit 0
+fi
+set -e
+if [ ! -f build/conformance-data/conformance/README.md ]; then
+    mkdir -p build/conformance-data
+    tar -xJf "$archive" -C build/conformance-data
+fi
+data=build/conformance-data/conformance
+if [ -f $data/big-zip64.tar.gz ] && [ ! -d build/big-zip64 ]; then
+    mkdir build/big-zip64
+    tar -xSzf $data/big-zip64.tar.gz -C build/big-zip64
+fi
+build/test_math $data/rope_freqs.json
+build/conformance $data build/big-zip64
+for shape in tinyH tinyE tinyC; do
+    build/test_bits --all $data/ckpt/$shape/meta-f16-mp1 $data/golden/$shape-f16/golden.json
+done
+build/test_bits --all $data/ckpt/tinyH/meta-f16-mp2 $data/golden/tinyH-f16/golden.json
+
+# Our tokenizer and the SentencePiece library on the same text, in turn, best of 5 each
+for python in python3 /usr/bin/python3; do
+    if $python -c 'import sentencepiece' 2>/dev/null; then
+        $python tests/tokenizer_speed.py build/tokenizer_speed $data build/blank-32000
+        exit
+    fi
+done
+echo "SKIP: the speed of SentencePiece (python3-sentencepiece is not here)"
