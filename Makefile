@@ -35,7 +35,9 @@ build/flags: FORCE
 demo: llama
 	@./llama tests/tiny "There was once a poor woodcutter" -c 256 --temp 0.8 --top-p 0.9 --echo
 
-# Needs a C compiler and a shell; no network, no other data.
+# Needs a C compiler and a shell; no network, no other data. (Threads that sleep while they wait: a busy
+# machine must not make the tests slow.)
+test: export OMP_WAIT_POLICY = passive
 test: llama build/test_math build/test_api build/test_bits build/test_hostile
 	build/test_math
 	build/test_api tests/tiny

@@ -60,7 +60,7 @@ static void test_params(void) {
 #define PARAMS(format, want, says) (snprintf(text, sizeof text, format, good), params_case(text, want, says))
     PARAMS("{\"dim\": 16, %s}", LLAMA_OK, "");
     PARAMS("\t{\"dim\":16.0,\"vocab_size\":24,\"name\":\"a \\\" b\",\"flag\":true,\"x\":null, %s } \n", LLAMA_OK, "");
-    PARAMS("{\"dim\": 16, \"ffn_dim_multiplier\": null, \"multiple_of\": 32, \"dim\": 16, %s}", LLAMA_EFORMAT, "wants 64");
+    PARAMS("{\"dim\": 16, \"ffn_dim_multiplier\": null, \"multiple_of\": 32, \"dim\": 16, %s}", LLAMA_EFORMAT, "hidden 64");
     PARAMS("{\"dim\": 0, %s}", LLAMA_EFORMAT, "'dim'");
     PARAMS("{\"dim\": -16, %s}", LLAMA_EFORMAT, "'dim'");
     PARAMS("{\"dim\": 1e300, %s}", LLAMA_EFORMAT, "'dim'");
@@ -68,7 +68,7 @@ static void test_params(void) {
     PARAMS("{\"dim\": \"16\", %s}", LLAMA_EFORMAT, "'dim'");
     PARAMS("{\"dim\": 18, %s}", LLAMA_EFORMAT, "RoPE");
     PARAMS("{\"dim\": 32, %s}", LLAMA_EFORMAT, "[24][16]");
-    PARAMS("{\"dim\": 16, \"vocab_size\": 25, %s}", LLAMA_EFORMAT, "vocab_size");
+    PARAMS("{\"dim\": 16, \"vocab_size\": 25, %s}", LLAMA_EFORMAT, "vocab_size 25");
     PARAMS("{\"dim\": 16, \"rope_theta\": 0, %s}", LLAMA_EFORMAT, "rope_theta");
     PARAMS("{\"dim\": 16, \"use_scaled_rope\": true, %s}", LLAMA_EFORMAT, "use_scaled_rope");
     PARAMS("{\"dim\": 16, \"moe\": {\"experts\": 8}, %s}", LLAMA_EFORMAT, "'moe'");

@@ -67,10 +67,10 @@ static void test_widening(void) {
                 const unsigned char *part = (const unsigned char *)&all[h];
                 uint16_t alone[BLOCK] = {(uint16_t)h};
                 const unsigned char *row = (const unsigned char *)alone;
-                strip w = {&row, 1, BLOCK, 2 * BLOCK, type};
                 float y, want = element(type, part, 0) + 0.0f;
                 if (!isfinite(want)) continue;
-                fast->matmul(&w, 0, 1, one, BLOCK, &y, 1, 1, NULL, NULL);
+                product p = {{&row, 1, BLOCK, 2 * BLOCK, type}, one, &y, BLOCK, 1, 1, NULL, NULL};
+                fast->matmul(&p, 0, 1);
                 wrong += memcmp(&y, &want, 4) != 0;
             }
         check(wrong == 0, "%s widens %d of 131072 wrongly", names[k], wrong);
