@@ -1,8 +1,10 @@
-/* llama.c - LLaMA (Touvron et al. 2023, arXiv:2302.13971) on a CPU, from the files Meta shipped.
+/* llama.c - LLaMA (Touvron et al. 2023, arXiv:2302.13971) on a CPU, from the files Meta
+ * shipped.
  *
- * What it does: maps the checkpoint, runs the transformer in float32 arithmetic whose every rounding
- * is defined (the same bits on each instruction set, thread count, batch and sharding), samples.
- * What it does not do: convert or copy weights, quantise, train, keep global state, print, exit.
+ * What it does: maps the checkpoint, runs the transformer in float32 arithmetic whose every
+ * rounding is defined (the same bits on each instruction set, thread count, batch and
+ * sharding), samples. What it does not do: convert or copy weights, quantise, train, keep
+ * global state, print, exit.
  *
  *   I.   The model        types with their shapes, the forward pass
  *   II.  The verbs        embed, rmsnorm, matmul, rope, attention, swiglu: each with its equation
@@ -11,10 +13,12 @@
  *   V.   The machine      which kernels this CPU runs, and the kernels themselves, written once and
  *                         read once per instruction set: this file includes itself (LLAMA_PASS)
  *
- * Memory: weights stay in the page cache, mapped read-only. A model owns an arena of a few kilobytes
- * a layer. A session is one allocation: scratch for one batch, then the KV cache, touched as used.
+ * Memory: weights stay in the page cache, mapped read-only. A model owns an arena of a few
+ * kilobytes a layer. A session is one allocation: scratch for one batch, then the KV cache,
+ * touched as used.
  *
- * Read I first: forward() is all of LLaMA. Then II for the equations, V for how they are made fast.
+ * Read I first: forward() is all of LLaMA. Then II for the equations, V for how they are
+ * made fast.
  */
 #ifndef LLAMA_PASS
 #ifndef _GNU_SOURCE
@@ -76,8 +80,9 @@
  *     x += w2 (silu(w1 h) * w3 h)
  *   logits = output (rmsnorm(x) * norm)
  *
- * Letters in comments: n tokens evaluated together, D dim, H hidden, V vocab, K kv_heads * head_dim.
- * A row of an activation buffer of width W takes padded(W) floats; those behind W stay zero. */
+ * Letters in comments: n tokens evaluated together, D dim, H hidden, V vocab, K kv_heads *
+ * head_dim. A row of an activation buffer of width W takes padded(W) floats; those behind W
+ * stay zero. */
 
 typedef enum { F32, F16, BF16, DTYPES } dtype;
 static const size_t dtype_bytes[DTYPES] = {4, 2, 2};
@@ -105,24 +110,25 @@ typedef struct {
 } layer;
 
 typedef struct {
-    const unsigned char *data;
-    size_t size;
+    const unsigned char *data; /* the first byte; NULL: not mapped */
+    size_t size;               /* in bytes */
 } mapping;
 
 struct llama {
-    size_t dim, n_layers, n_heads, n_kv_heads, head_dim, hidden, vocab_size, kv_dim;
-    float norm_eps, rope_theta;
-    weight tok_embeddings; /* [V][D] */
-    weight norm;           /* [D] */
-    weight output;         /* [V][D] */
-    layer *layers;         /* [n_layers] */
-    float *freqs;          /* [head_dim/2] radians per position */
-    llamac_vocab *vocab;   /* NULL: no tokenizer */
-    mapping *files;        /* [n_files] the shards, then the tokenizer */
-    size_t n_files, n_shards;
-    uint64_t parameters, file_bytes;
-    const char *type_name;
-    llamac_arena arena;
+    size_t dim, n_layers, n_heads, n_kv_heads, head_dim, hidden, vocab_size,
+        kv_dim;                      /* Meta's names */
+    float norm_eps, rope_theta;      /* rounded to float32, as Meta's code has them */
+    weight tok_embeddings;           /* [V][D] */
+    weight norm;                     /* [D] */
+    weight output;                   /* [V][D] */
+    layer *layers;                   /* [n_layers] */
+    float *freqs;                    /* [head_dim/2] radians per position */
+    llamac_vocab *vocab;             /* NULL: no tokenizer */
+    mapping *files;                  /* [n_files] the shards, then the tokenizer */
+    size_t n_files, n_shards;        /* mapped in all; of them consolidated.NN.pth */
+    uint64_t parameters, file_bytes; /* elements of all weights; bytes of all shards */
+    const char *type_name;           /* "float16", or "mixed" */
+    llamac_arena arena;              /* owns what the pointers above point to, and this struct */
 };
 
 typedef struct {      /* one sequence */
@@ -136,17 +142,17 @@ typedef struct {      /* one sequence */
 typedef struct kernels kernels;
 
 struct llama_session {
-    const llama *model;
-    const kernels *kernels;
-    llama_allocator allocator;
-    uint64_t bytes; /* of the whole allocation, this struct included */
-    llama_progress_fn progress;
+    const llama *model;         /* shared, never written */
+    const kernels *kernels;     /* of one instruction set */
+    llama_allocator allocator;  /* asked once, at the start */
+    uint64_t bytes;             /* of the whole allocation, this struct included */
+    llama_progress_fn progress; /* NULL: nobody asks */
     void *progress_user;
-    llama_trace_fn trace;
+    llama_trace_fn trace; /* NULL: nobody looks */
     void *trace_user;
-    size_t n_sequences, context, batch;
-    int threads, team; /* asked for; used by this call */
-    pid_t pid;
+    size_t n_sequences, context, batch; /* positions of each sequence; tokens evaluated together */
+    int threads, team;                  /* asked for; used by this call */
+    pid_t pid;           /* of the process that made it: OpenMP's threads do not survive a fork */
     sequence *sequences; /* [n_sequences] */
     /* scratch of one batch */
     sequence **row_seq; /* [batch] whose token each row is */
@@ -157,83 +163,90 @@ struct llama_session {
     float *a, *b;       /* [batch][H] */
     float *cos, *sin;   /* [batch][head_dim/2] */
     float *panel, *acc, *scores; /* [threads][...] the kernels' own */
-    size_t panel_size, acc_size;
-    float *logits;        /* [SCORED][V] */
-    double *probs;        /* [V] */
-    int32_t *ids;         /* [V] */
-    unsigned char *seen;  /* [V] */
-    uint64_t done, total; /* layers * tokens: before this batch, of this call */
-    bool cancelled;
-    llama_error error;
-    char about[48];
+    size_t panel_size, acc_size; /* floats of these two for each thread */
+    float *logits;               /* [SCORED][V] */
+    double *probs;               /* [V] */
+    int32_t *ids;                /* [V] */
+    unsigned char *seen;         /* [V] */
+    uint64_t done, total;        /* layers * tokens: before this batch, of this call */
+    bool cancelled;              /* the host said stop */
+    llama_error error;           /* of the last call that failed */
+    char about[48];              /* "avx512, 2 threads" */
 };
 
 enum {
-    BLOCK = 16,        /* columns: rows of matrices are visited in blocks of 16, zero-padded */
-    SCORED = 8,        /* rows whose logits are computed together */
-    MAX_LAYERS = 1024, /* what a file may ask for at most */
-    MAX_WIDTH = 1 << 20,
-    MAX_VOCAB = 1 << 20,
-    MAX_CONTEXT = 1 << 20,
-    MAX_SHARDS = 100,
-    MAX_TENSORS = 65536
+    BLOCK = 16,            /* columns: rows of matrices are visited in blocks of 16, zero-padded */
+    SCORED = 8,            /* rows whose logits are computed together */
+    MAX_LAYERS = 1024,     /* what a file may ask for at most */
+    MAX_WIDTH = 1 << 20,   /* dim, heads, rows of w1 */
+    MAX_VOCAB = 1 << 20,   /* embeddings */
+    MAX_CONTEXT = 1 << 20, /* positions; RoPE's sine is exact to twice that */
+    MAX_SHARDS = 100,      /* consolidated.00 to .99 */
+    MAX_TENSORS = 65536    /* entries of an archive */
 };
 
-/* Floats from one row of an activation buffer to the next. The second block lets kernels read a
- * whole block from the start of any head, and keeps rows off the same cache sets. */
+/* Floats from one row of an activation buffer to the next. The second block lets kernels
+ * read a whole block from the start of any head, and keeps rows off the same cache sets. */
 static size_t padded(size_t width) { return (width + BLOCK - 1) / BLOCK * BLOCK + BLOCK; }
 
 /* The verbs; n is the number of rows, shapes as above. */
 static void embed(llama_session *, float *x, size_t n); /* x = E[token] */
+/* y = x / rms(x) * w */
 static void rmsnorm(llama_session *, float *y, const float *x, const weight *w, size_t n);
 static void matmul(llama_session *, float *y, const weight *w, const float *x,
                    size_t n);                                        /* y = w x */
 static void rope(llama_session *, float *q, size_t heads, size_t n); /* rotate by position */
+/* K[l], V[l] = k, v at their positions */
 static void remember(llama_session *, size_t l, const float *k, const float *v, size_t n);
+/* y = softmax(q K[l]) V[l] */
 static void attention(llama_session *, float *y, const float *q, size_t l, size_t n);
 static void swiglu(llama_session *, float *a, const float *b, size_t n); /* a = silu(a) * b */
 static void add(llama_session *, float *x, const float *y, size_t n);    /* x += y */
+/* before layer l: has the host had enough? */
 static bool cancelled(llama_session *, size_t l, size_t n);
 
-/* LLaMA. n tokens go through all layers together, each at its own position of its own sequence; a
- * prompt and a generated token differ only in n. Leaves the normed last activations in h. */
+/* LLaMA. n tokens go through all layers together, each at its own position of its own
+ * sequence; a prompt and a generated token differ only in n. Leaves the normed last
+ * activations in h. */
 static void forward(llama_session *s, size_t n) {
     const llama *m = s->model;
-    embed(s, s->x, n);
+    embed(s, s->x, n); /* x [n][D] */
     for (size_t l = 0; l < m->n_layers && !cancelled(s, l, n); l++) {
         const layer *w = &m->layers[l];
 
-        rmsnorm(s, s->h, s->x, &w->attention_norm, n);
-        matmul(s, s->q, &w->wq, s->h, n);
-        matmul(s, s->k, &w->wk, s->h, n);
-        matmul(s, s->v, &w->wv, s->h, n);
-        rope(s, s->q, m->n_heads, n);
+        rmsnorm(s, s->h, s->x, &w->attention_norm, n); /* h [n][D] */
+        matmul(s, s->q, &w->wq, s->h, n);              /* q [n][D] */
+        matmul(s, s->k, &w->wk, s->h, n);              /* k [n][K] */
+        matmul(s, s->v, &w->wv, s->h, n);              /* v [n][K] */
+        rope(s, s->q, m->n_heads, n);                  /* turn q and k by their positions */
         rope(s, s->k, m->n_kv_heads, n);
-        remember(s, l, s->k, s->v, n);
-        attention(s, s->h, s->q, l, n);
-        matmul(s, s->o, &w->wo, s->h, n);
-        add(s, s->x, s->o, n);
+        remember(s, l, s->k, s->v, n);    /* into the KV cache */
+        attention(s, s->h, s->q, l, n);   /* h [n][D], all heads side by side */
+        matmul(s, s->o, &w->wo, s->h, n); /* o [n][D] */
+        add(s, s->x, s->o, n);            /* the residual stream */
 
-        rmsnorm(s, s->h, s->x, &w->ffn_norm, n);
-        matmul(s, s->a, &w->w1, s->h, n);
-        matmul(s, s->b, &w->w3, s->h, n);
-        swiglu(s, s->a, s->b, n);
-        matmul(s, s->o, &w->w2, s->a, n);
+        rmsnorm(s, s->h, s->x, &w->ffn_norm, n); /* h [n][D] */
+        matmul(s, s->a, &w->w1, s->h, n);        /* a [n][H], the gate */
+        matmul(s, s->b, &w->w3, s->h, n);        /* b [n][H] */
+        swiglu(s, s->a, s->b, n);                /* a = silu(a) * b */
+        matmul(s, s->o, &w->w2, s->a, n);        /* o [n][D] */
         add(s, s->x, s->o, n);
     }
-    rmsnorm(s, s->h, s->x, &m->norm, n);
+    rmsnorm(s, s->h, s->x, &m->norm,
+            n); /* for output(), which makes the logits of the rows that are wanted */
 }
 
 /* ============================================================================================== */
 /* II. The verbs                                                                                  */
 /* ============================================================================================== */
 
-/* Guarantee: one thread computes an output element, in an order that does not depend on n, on the
- * number of threads or on the shards. The inner loops are kernels (part V); here stands who does
- * what, and the equation of each. Activations are written once per verb and read by the next. */
+/* Guarantee: one thread computes an output element, in an order that does not depend on n,
+ * on the number of threads or on the shards. The inner loops are kernels (part V); here
+ * stands who does what, and the equation of each. Activations are written once per verb and
+ * read by the next. */
 
-/* Some rows of a matrix. A row lies in one segment, or in as many as there are shards side by side;
- * a sum runs through the segments from left to right as if they were one. */
+/* Some rows of a matrix. A row lies in one segment, or in as many as there are shards side
+ * by side; a sum runs through the segments from left to right as if they were one. */
 typedef struct {
     const unsigned char *const *part; /* [parts] where row 0 of each segment begins */
     size_t parts, cols, stride;       /* cols of one segment; bytes from one row to the next */
@@ -251,7 +264,7 @@ typedef struct {
 
 /* What an instruction set has to offer; all sets give the same bits. */
 struct kernels {
-    const char *name;
+    const char *name; /* in the mapped file, not terminated */
     void (*matmul)(const product *, size_t begin, size_t end); /* rows begin <= r < end of w */
     void (*rmsnorm)(float *y, const float *x, const weight *w, float eps);       /* one row */
     void (*rope)(float *v, const float *cos, const float *sin, size_t head_dim); /* one head */
@@ -263,8 +276,9 @@ struct kernels {
 
 /* ---- Threads ---- */
 
-/* The floating-point mode: a host may flush denormals or round otherwise, and the bits must not
- * follow. fp_enter sets the default mode and returns the one there was; fp_leave puts it back. */
+/* The floating-point mode: a host may flush denormals or round otherwise, and the bits must
+ * not follow. fp_enter sets the default mode and returns the one there was; fp_leave puts
+ * it back. */
 static uint64_t fp_enter(void) {
     uint64_t old = 0;
 #if defined(__x86_64__)
@@ -286,8 +300,8 @@ static void fp_leave(uint64_t old) {
 #endif
 }
 
-/* One verb's work: y from x and w, for n rows, in layer l. A job does items begin <= i < end of it,
- * what an item is being the verb's own affair. */
+/* One verb's work: y from x and w, for n rows, in layer l. A job does items begin <= i <
+ * end of it, what an item is being the verb's own affair. */
 typedef struct {
     llama_session *s;
     const weight *w;
@@ -297,9 +311,9 @@ typedef struct {
 } task;
 typedef void job(const task *, int thread, size_t begin, size_t end);
 
-/* Do all items of a task. `work` in multiply-adds: less than waking a team is worth stays on this
- * thread. A thread takes an eighth of its share at a time, in whole `unit`s, so that a slow core
- * does not hold up the others. The only place that knows OpenMP. */
+/* Do all items of a task. `work` in multiply-adds: less than waking a team is worth stays
+ * on this thread. A thread takes an eighth of its share at a time, in whole `unit`s, so
+ * that a slow core does not hold up the others. The only place that knows OpenMP. */
 static void parallel(const task *t, job *run, size_t items, size_t unit, size_t work) {
     enum { WORTH_A_TEAM = 1 << 18, SHARES = 8 };
 #ifdef _OPENMP
@@ -307,10 +321,10 @@ static void parallel(const task *t, job *run, size_t items, size_t unit, size_t 
     size_t chunk = items / ((size_t)team * SHARES) / unit * unit;
     if (chunk == 0) chunk = unit;
     if (team > 1 && items > chunk && work >= WORTH_A_TEAM) {
-        size_t chunks = (items + chunk - 1) / chunk;
+        size_t chunks = (items + chunk - 1) / chunk; /* handed out one by one */
 #pragma omp parallel num_threads(team)
         {
-            uint64_t mode = fp_enter();
+            uint64_t mode = fp_enter(); /* a worker has a mode of its own */
 #pragma omp for schedule(dynamic, 1)
             for (size_t c = 0; c < chunks; c++) {
                 size_t begin = c * chunk, end = begin + chunk < items ? begin + chunk : items;
@@ -333,8 +347,8 @@ static void full_name(char out[64], int layer, const char *name) {
         snprintf(out, 64, "layers.%d.%s", layer, name);
 }
 
-/* Hand what a weight made of its input to the host: under the weight's name, with the rows packed.
- * The padding is put back afterwards, so tracing changes no bit. */
+/* Hand what a weight made of its input to the host: under the weight's name, with the rows
+ * packed. The padding is put back afterwards, so tracing changes no bit. */
 static void trace(llama_session *s, const weight *w, float *x, size_t n, size_t width) {
     if (!s->trace) return;
     char name[64];
@@ -407,8 +421,9 @@ static void rmsnorm(llama_session *s, float *y, const float *x, const weight *w,
     trace(s, w, y, n, w->cols);
 }
 
-/* y[t][r] = sum_k w[r][k] x[t][k]. The rows of w are shared out. A matrix divided by rows is several
- * matrices one below the other; one divided by columns has rows of several segments. */
+/* y[t][r] = sum_k w[r][k] x[t][k]. The rows of w are shared out. A matrix divided by rows
+ * is several matrices one below the other; one divided by columns has rows of several
+ * segments. */
 static void matmul_job(const task *j, int thread, size_t begin, size_t end) {
     const llama_session *s = j->s;
     const weight *w = j->w;
@@ -438,8 +453,8 @@ static void matmul(llama_session *s, float *y, const weight *w, const float *x, 
     trace(s, w, y, n, w->rows);
 }
 
-/* RoPE (Su et al. 2021, arXiv:2104.09864) as Meta's code pairs elements: (2j, 2j+1) of each head
- * turn by position * theta^(-2j/head_dim) radians. */
+/* RoPE (Su et al. 2021, arXiv:2104.09864) as Meta's code pairs elements: (2j, 2j+1) of each
+ * head turn by position * theta^(-2j/head_dim) radians. */
 static void rope(llama_session *s, float *q, size_t heads, size_t n) {
     size_t width = s->model->head_dim, half = width / 2, ld = padded(heads * width);
     for (size_t t = 0; t < n; t++)
@@ -462,8 +477,9 @@ static void remember(llama_session *s, size_t l, const float *k, const float *v,
     }
 }
 
-/* y = softmax(q K^T / sqrt(head_dim)) V for each row and head, over the positions up to its own
- * (Vaswani et al. 2017, arXiv:1706.03762; with fewer kv_heads, neighbouring heads share one). */
+/* y = softmax(q K^T / sqrt(head_dim)) V for each row and head, over the positions up to its
+ * own (Vaswani et al. 2017, arXiv:1706.03762; with fewer kv_heads, neighbouring heads share
+ * one). */
 static void attention_job(const task *j, int thread, size_t begin, size_t end) {
     const llama_session *s = j->s;
     const llama *m = s->model;
@@ -512,9 +528,10 @@ static bool cancelled(llama_session *s, size_t l, size_t n) {
 /* III. Weights                                                                                   */
 /* ============================================================================================== */
 
-/* Guarantee: every number of a file is checked before use. Parsers read through llamac_cursor alone,
- * from bytes in memory; nothing recurses; nothing is allocated beyond a small multiple of the bytes
- * that ask for it. A refusal is one line: which file, what, why, what to do. */
+/* Guarantee: every number of a file is checked before use. Parsers read through
+ * llamac_cursor alone, from bytes in memory; nothing recurses; nothing is allocated beyond
+ * a small multiple of the bytes that ask for it. A refusal is one line: which file, what,
+ * why, what to do. */
 
 /* ---- Memory, errors, files ---- */
 
@@ -524,17 +541,18 @@ struct llamac_block {
 };
 enum { ALIGNMENT = 64, CHUNK = 1 << 16 };
 
+/* The allocator of a host that gives none. C11 wants a multiple of the alignment. */
 static void *default_alloc(void *user, size_t bytes, size_t align) {
     (void)user;
     return aligned_alloc(align, (bytes + align - 1) / align * align);
 }
 
 static void default_free(void *user, void *p, size_t bytes) {
-    (void)user;
-    (void)bytes;
+    (void)user, (void)bytes;
     free(p);
 }
 
+/* A copy, so that the host may throw its own away. */
 static llama_allocator allocator_or_default(const llama_allocator *a) {
     static const llama_allocator standard = {NULL, default_alloc, default_free};
     return a ? *a : standard;
@@ -566,6 +584,7 @@ LLAMA_SHARED void llamac_free_all(llamac_arena *a) {
     }
 }
 
+/* The one place where an error gets its text: cut at the size of the struct, never a newline. */
 LLAMA_SHARED int llamac_fail(llama_error *err, int status, const char *format, ...) {
     if (!err) return status;
     va_list args;
@@ -587,10 +606,11 @@ enum { PATH_BYTES = 4096 };
 /* out = folder/name */
 static int join(char out[PATH_BYTES], const char *folder, const char *name, llama_error *err) {
     int n = snprintf(out, PATH_BYTES, "%s/%s", folder, name);
-    if (n > 0 && n < PATH_BYTES) return LLAMA_OK;
+    if (n > 0 && n < PATH_BYTES) return LLAMA_OK; /* n: what it would take */
     return llamac_fail(err, LLAMA_EINVAL, "%.300s: the path is too long", folder);
 }
 
+/* After map_file: there is no such file, as opposed to one that is no good. */
 static bool is_absent(int status) { return status == LLAMA_EIO && errno == ENOENT; }
 
 /* Map a regular file read-only. O_NONBLOCK: a FIFO must not make us wait. */
@@ -612,7 +632,7 @@ static int map_file(mapping *f, const char *path, llama_error *err) {
         if (p == MAP_FAILED)
             status = llamac_fail(err, LLAMA_EIO, "%s: cannot be mapped: %s", path, strerror(errno));
         else
-            *f = (mapping){p, (size_t)st.st_size};
+            *f = (mapping){p, (size_t)st.st_size}; /* outlives the descriptor */
     }
     close(fd);
     if (status) errno = 0; /* not ENOENT: there is a file */
@@ -653,9 +673,9 @@ static double json_digits(llamac_cursor *c, double v, int *n) {
 
 /* A number, exact to a double for up to 15 digits and exponents within 22, as params.json has. */
 static bool json_number(llamac_cursor *c, double *out) {
-    bool minus = json_is(c, '-'), down = false;
-    int whole = 0, all = 0, digits = 0;
-    double v = json_digits(c, 0, &whole), scale = 1, exponent = 0;
+    bool minus = json_is(c, '-'), down = false; /* the sign, and the exponent's */
+    int whole = 0, all = 0, digits = 0; /* digits before the point, in all, of the exponent */
+    double v = json_digits(c, 0, &whole), scale = 1, exponent = 0; /* v scale^+-1 */
     all = whole;
     if (whole && c->at < c->end && *c->at == '.') c->at++, v = json_digits(c, v, &all);
     if (whole && c->at < c->end && (*c->at | 32) == 'e') {
@@ -671,8 +691,8 @@ static bool json_number(llamac_cursor *c, double *out) {
     return whole && all < 400;
 }
 
-/* A value: 0 if malformed, else its kind: '0' a number, '"' a string, 't', 'f' or 'n' the words, '{'
- * an object or array, which is not taken. */
+/* A value: 0 if malformed, else its kind: '0' a number, '"' a string, 't', 'f' or 'n' the
+ * words, '{' an object or array, which is not taken. */
 static char json_value(llamac_cursor *c, double *number) {
     static const char *const words[] = {"true", "false", "null"};
     const char *text;
@@ -695,7 +715,7 @@ typedef struct { /* params.json; zero where absent */
 
 /* The keys of params.json that we follow, and what they may say. */
 static const struct {
-    const char *key;
+    const char *key; /* the entry ROOT/data/KEY of the archive */
     size_t at;
     bool whole;
     double least, most;
@@ -703,12 +723,12 @@ static const struct {
     {"dim", offsetof(params, dim), true, 2, MAX_WIDTH},
     {"n_layers", offsetof(params, n_layers), true, 1, MAX_LAYERS},
     {"n_heads", offsetof(params, n_heads), true, 1, MAX_WIDTH},
-    {"n_kv_heads", offsetof(params, n_kv_heads), true, 1, MAX_WIDTH},
-    {"vocab_size", offsetof(params, vocab_size), true, -1, MAX_VOCAB}, /* -1: see the tensors */
-    {"multiple_of", offsetof(params, multiple_of), true, 1, MAX_WIDTH},
+    {"n_kv_heads", offsetof(params, n_kv_heads), true, 1, MAX_WIDTH},   /* absent: as n_heads */
+    {"vocab_size", offsetof(params, vocab_size), true, -1, MAX_VOCAB},  /* -1: see the tensors */
+    {"multiple_of", offsetof(params, multiple_of), true, 1, MAX_WIDTH}, /* of the hidden width */
     {"norm_eps", offsetof(params, norm_eps), false, 1e-30, 1},
-    {"rope_theta", offsetof(params, rope_theta), false, 1, 1e30},
-    {"ffn_dim_multiplier", offsetof(params, ffn_dim_multiplier), false, 1e-3, 1e3},
+    {"rope_theta", offsetof(params, rope_theta), false, 1, 1e30}, /* absent: 10000 */
+    {"ffn_dim_multiplier", offsetof(params, ffn_dim_multiplier), false, 1e-3, 1e3}, /* Llama 2 */
 };
 enum { PARAMS_KEYS = sizeof params_keys / sizeof *params_keys };
 
@@ -716,8 +736,8 @@ static int bad_params(const char *file, const char *why, llama_error *err) {
     return llamac_fail(err, LLAMA_EFORMAT, "%s: %s; use the params.json Meta ships", file, why);
 }
 
-/* One "key": value. A key we do not know may be there if its value is plain: an object, or scaled
- * RoPE, would be another model than this. */
+/* One "key": value. A key we do not know may be there if its value is plain: an object, or
+ * scaled RoPE, would be another model than this. */
 static int params_entry(params *p, llamac_cursor *c, const char *file, llama_error *err) {
     const char *key;
     size_t n;
@@ -744,6 +764,8 @@ static int params_entry(params *p, llamac_cursor *c, const char *file, llama_err
     return LLAMA_OK;
 }
 
+/* { "key": value, ... }: nothing before or behind it but space. Numbers that Meta leaves
+ * out get their published defaults; those without which there is no model must be there. */
 static int params_parse(params *p, llamac_cursor c, const char *file, llama_error *err) {
     memset(p, 0, sizeof *p);
     if (!json_is(&c, '{')) return bad_params(file, "is not a JSON object", err);
@@ -790,7 +812,7 @@ typedef struct {
 
 typedef struct { /* one shard while it is read */
     const char *file;
-    llamac_cursor bytes;
+    llamac_cursor bytes;   /* the whole file */
     llamac_arena *scratch; /* freed when the model is open */
     llama_error *err;
     zip_entry *entries;
@@ -798,6 +820,7 @@ typedef struct { /* one shard while it is read */
     const zip_entry *pickle;
 } shard;
 
+/* Every refusal of the archive ends alike: what the user can do is the same. */
 static int bad_zip(const shard *z, const char *why) {
     return llamac_fail(z->err, LLAMA_EFORMAT,
                        "%s: %s; it is damaged or not a checkpoint: download it again", z->file,
@@ -810,8 +833,8 @@ static uint64_t number_at(llamac_cursor c, uint64_t offset, int n) {
     return llamac_uint(&c, n);
 }
 
-/* The directory, through the end record and, where there is one, its zip64 form. The end record is
- * the last thing in the file but for a comment, whose length must fit. */
+/* The directory, through the end record and, where there is one, its zip64 form. The end
+ * record is the last thing in the file but for a comment, whose length must fit. */
 static int zip_directory(shard *z, llamac_cursor *directory, uint64_t *count) {
     enum { END = 22, LOCATOR = 20, COMMENT_MAX = 65535 };
     llamac_cursor c = z->bytes;
@@ -837,8 +860,9 @@ static int zip_directory(shard *z, llamac_cursor *directory, uint64_t *count) {
     return LLAMA_OK;
 }
 
-/* One directory entry. Its extra field 1 has, in order, the numbers that did not fit in 32 bits. The
- * data follow the local header, whose own name and extra field may have other lengths. */
+/* One directory entry. Its extra field 1 has, in order, the numbers that did not fit in 32
+ * bits. The data follow the local header, whose own name and extra field may have other
+ * lengths. */
 static int zip_one(const shard *z, llamac_cursor *c, zip_entry *e) {
     enum { HEADER = 46, LOCAL = 30 };
     llamac_cursor h = *c, data = z->bytes;
@@ -910,9 +934,9 @@ static const zip_entry *zip_storage(shard *z, const char *key, size_t n) {
 
 /* ---- The pickle: a stack machine that can build tensors, and nothing else ---- */
 
-/* A checkpoint's dict of tensors is a program for a stack machine (Python's pickletools.py names the
- * opcodes). Ours knows the opcodes and globals listed below and refuses all others by name; a "call"
- * makes a record of a tensor, and no code but this runs. */
+/* A checkpoint's dict of tensors is a program for a stack machine (Python's pickletools.py
+ * names the opcodes). Ours knows the opcodes and globals listed below and refuses all
+ * others by name; a "call" makes a record of a tensor, and no code but this runs. */
 
 typedef enum {
     P_NONE,
@@ -930,16 +954,16 @@ typedef enum { G_TENSOR, G_PARAMETER, G_ORDERED_DICT, G_STORAGE /* + dtype */ } 
 enum { MAX_DIMS = 4, STACK_MAX = 4096 }; /* Python batches items by 1000: 2,010 is all it stacks */
 
 typedef struct {
-    int type;
+    int type; /* dtype */
     const char *key;
     size_t key_length;
-    uint64_t numel;
+    uint64_t numel; /* elements */
 } storage;
 
 typedef struct {
     const storage *storage;
     uint64_t offset, shape[MAX_DIMS], stride[MAX_DIMS]; /* in elements */
-    int dims;
+    int dims;                                           /* 1 or 2 for weights */
 } tensor;
 
 typedef struct value {
@@ -965,13 +989,14 @@ typedef struct named { /* dict[name] = tensor */
 typedef struct {
     shard *z;
     llamac_cursor c;
-    value stack[STACK_MAX];
+    value stack[STACK_MAX]; /* [depth] in use */
     size_t depth;
-    value *memo;
+    value *memo; /* [n_memo] values that the program numbered, to use again */
     size_t n_memo, room_memo;
     int64_t n_dicts;
+    /* what it was all for */
     named *names; /* the last one first */
-    int status;
+    int status;   /* LLAMA_OK, or why the machine stopped */
 } pickle;
 
 /* These return false, for the machine to stop with p->status. */
@@ -988,6 +1013,7 @@ static void *pickle_new(pickle *p, uint64_t count, size_t size) {
     return made;
 }
 
+/* The stack has a fixed size, so a program of a million marks is refused and not followed. */
 static bool push(pickle *p, value v) {
     if (p->depth == STACK_MAX) return pickle_fail(p, "the stack outgrows any checkpoint's");
     p->stack[p->depth++] = v;
@@ -1020,6 +1046,7 @@ static const value *pop_marked(pickle *p, size_t *n) {
     return pickle_fail(p, "a mark is missing"), NULL;
 }
 
+/* A tuple of n values that stand at `from` (NULL: they could not be taken). */
 static bool push_tuple(pickle *p, const value *from, size_t n) {
     value *items = from ? pickle_new(p, n, sizeof *items) : NULL;
     if (!items) return false;
@@ -1033,6 +1060,7 @@ static value item(value tuple, size_t i) {
     return tuple.items[i];
 }
 
+/* Strings stay in the file: a value points to the n bytes that come next. */
 static bool push_string(pickle *p, uint64_t n) {
     const unsigned char *s = llamac_take(&p->c, n);
     if (!s || n > UINT32_MAX) return pickle_fail(p, "a string reaches past the end");
@@ -1096,7 +1124,8 @@ static bool push_storage(pickle *p, value id) {
     return push(p, (value){P_STORAGE, 0, {.storage = s}});
 }
 
-/* _rebuild_tensor_v2(storage, offset, shape, stride, ...). How far it reaches, bind_tensor checks. */
+/* _rebuild_tensor_v2(storage, offset, shape, stride, ...). How far it reaches, bind_tensor
+ * checks. */
 static bool push_tensor(pickle *p, value args) {
     value from = item(args, 0), offset = item(args, 1), shape = item(args, 2),
           stride = item(args, 3);
@@ -1117,6 +1146,7 @@ static bool push_tensor(pickle *p, value args) {
     return push(p, (value){P_TENSOR, 0, {.tensor = t}});
 }
 
+/* callable(*args), for the three callables there are. _rebuild_parameter only wraps a tensor. */
 static bool reduce(pickle *p) {
     value args = pop(p), callable = pop(p), inner = item(args, 0);
     int64_t which = callable.kind == P_GLOBAL && args.kind == P_TUPLE ? callable.integer : -1;
@@ -1126,8 +1156,8 @@ static bool reduce(pickle *p) {
     return pickle_fail(p, "something is called that cannot be");
 }
 
-/* dict[key] = value for n values (key, value, ...); the dict is on top. Only named tensors are kept:
- * the rest is PyTorch's _metadata. */
+/* dict[key] = value for n values (key, value, ...); the dict is on top. Only named tensors
+ * are kept: the rest is PyTorch's _metadata. */
 static bool set_items(pickle *p, const value *from, size_t n) {
     if (!from) return false;
     if (n % 2 || p->depth == 0 || p->stack[p->depth - 1].kind != P_DICT)
@@ -1159,6 +1189,7 @@ static bool memoize(pickle *p, uint64_t index) {
     return true;
 }
 
+/* BINGET: the value that was given this number. */
 static bool recall(pickle *p, uint64_t index) {
     if (index >= p->n_memo) return pickle_fail(p, "the memo has no such value");
     return push(p, p->memo[index]);
@@ -1175,8 +1206,8 @@ static bool step(pickle *p) {
     switch (op) {
     case 0x80: return llamac_uint(&p->c, 1) <= 5 || pickle_fail(p, "the protocol is over 5");
     case 0x95: return llamac_take(&p->c, 8) || pickle_fail(p, "the end is missing"); /* FRAME */
-    case '(': return push_int(p, P_MARK, 0);
-    case 'N': return push_int(p, P_NONE, 0);
+    case '(': return push_int(p, P_MARK, 0);                                         /* MARK */
+    case 'N': return push_int(p, P_NONE, 0);                                         /* NONE */
     case 0x88: return push_int(p, P_NONE, 1); /* NEWTRUE, NEWFALSE: nothing asks which */
     case 0x89: return push_int(p, P_NONE, 0);
     case 'K': return push_int(p, P_INT, (int64_t)llamac_uint(&p->c, 1)); /* BININT1 */
@@ -1189,23 +1220,25 @@ static bool step(pickle *p) {
     case '}': return push_int(p, P_DICT, p->n_dicts++);                  /* EMPTY_DICT */
     case ')': return push_tuple(p, p->stack, 0);                         /* EMPTY_TUPLE */
     case 0x85: return push_tuple(p, pop_many(p, 1), 1);                  /* TUPLE1, 2, 3 */
-    case 0x86: return push_tuple(p, pop_many(p, 2), 2);
-    case 0x87: return push_tuple(p, pop_many(p, 3), 3);
-    case 't': from = pop_marked(p, &n); return push_tuple(p, from, n);
+    case 0x86: return push_tuple(p, pop_many(p, 2), 2);                  /* TUPLE2 */
+    case 0x87: return push_tuple(p, pop_many(p, 3), 3);                  /* TUPLE3 */
+    case 't': from = pop_marked(p, &n); return push_tuple(p, from, n);   /* TUPLE */
     case 'q': return memoize(p, llamac_uint(&p->c, 1)); /* BINPUT, LONG_BINPUT, MEMOIZE */
-    case 'r': return memoize(p, llamac_uint(&p->c, 4));
-    case 0x94: return memoize(p, p->n_memo);
-    case 'h': return recall(p, llamac_uint(&p->c, 1)); /* BINGET, LONG_BINGET */
-    case 'j': return recall(p, llamac_uint(&p->c, 4));
-    case 'c': module = line(p), name = line(p); return push_global(p, module, name);
-    case 0x93: name = pop(p), module = pop(p); return push_global(p, module, name);
-    case 'Q': return push_storage(p, pop(p)); /* BINPERSID */
-    case 'R': return reduce(p);
-    case 's': return set_items(p, pop_many(p, 2), 2);
-    case 'u': from = pop_marked(p, &n); return set_items(p, from, n);
+    case 'r': return memoize(p, llamac_uint(&p->c, 4)); /* LONG_BINPUT */
+    case 0x94: return memoize(p, p->n_memo);            /* MEMOIZE */
+    case 'h': return recall(p, llamac_uint(&p->c, 1));  /* BINGET, LONG_BINGET */
+    case 'j': return recall(p, llamac_uint(&p->c, 4));  /* LONG_BINGET */
+    case 'c': module = line(p), name = line(p); return push_global(p, module, name); /* GLOBAL */
+    case 0x93:
+        name = pop(p), module = pop(p);
+        return push_global(p, module, name);                          /* STACK_GLOBAL */
+    case 'Q': return push_storage(p, pop(p));                         /* BINPERSID */
+    case 'R': return reduce(p);                                       /* REDUCE */
+    case 's': return set_items(p, pop_many(p, 2), 2);                 /* SETITEM */
+    case 'u': from = pop_marked(p, &n); return set_items(p, from, n); /* SETITEMS */
     case 'b':
         return pop_many(p, 1) && (p->depth || pickle_fail(p, "the stack is empty")); /* BUILD */
-    case '.': return false;
+    case '.': return false;                                                          /* STOP */
     }
     snprintf(why, sizeof why, "opcode 0x%02x is not one that builds tensors", op);
     return pickle_fail(p, why);
@@ -1232,18 +1265,19 @@ static const struct {
     bool in_layer;
     unsigned char rows, cols, split;
 } binding[] = {
-    {"tok_embeddings", offsetof(llama, tok_embeddings), false, DIM_V, DIM_D, BY_COLUMNS},
-    {"norm", offsetof(llama, norm), false, NONE, DIM_D, WHOLE},
-    {"output", offsetof(llama, output), false, DIM_V, DIM_D, BY_ROWS},
-    {"attention_norm", offsetof(layer, attention_norm), true, NONE, DIM_D, WHOLE},
-    {"attention.wq", offsetof(layer, wq), true, DIM_D, DIM_D, BY_ROWS},
-    {"attention.wk", offsetof(layer, wk), true, DIM_K, DIM_D, BY_ROWS},
-    {"attention.wv", offsetof(layer, wv), true, DIM_K, DIM_D, BY_ROWS},
-    {"attention.wo", offsetof(layer, wo), true, DIM_D, DIM_D, BY_COLUMNS},
-    {"ffn_norm", offsetof(layer, ffn_norm), true, NONE, DIM_D, WHOLE},
-    {"feed_forward.w1", offsetof(layer, w1), true, DIM_H, DIM_D, BY_ROWS},
-    {"feed_forward.w2", offsetof(layer, w2), true, DIM_D, DIM_H, BY_COLUMNS},
-    {"feed_forward.w3", offsetof(layer, w3), true, DIM_H, DIM_D, BY_ROWS},
+    {"tok_embeddings", offsetof(llama, tok_embeddings), false, DIM_V, DIM_D,
+     BY_COLUMNS},                                                                  /* [V][D] */
+    {"norm", offsetof(llama, norm), false, NONE, DIM_D, WHOLE},                    /* [D] */
+    {"output", offsetof(llama, output), false, DIM_V, DIM_D, BY_ROWS},             /* [V][D] */
+    {"attention_norm", offsetof(layer, attention_norm), true, NONE, DIM_D, WHOLE}, /* [D] */
+    {"attention.wq", offsetof(layer, wq), true, DIM_D, DIM_D, BY_ROWS},            /* [D][D] */
+    {"attention.wk", offsetof(layer, wk), true, DIM_K, DIM_D, BY_ROWS},            /* [K][D] */
+    {"attention.wv", offsetof(layer, wv), true, DIM_K, DIM_D, BY_ROWS},            /* [K][D] */
+    {"attention.wo", offsetof(layer, wo), true, DIM_D, DIM_D, BY_COLUMNS},         /* [D][D] */
+    {"ffn_norm", offsetof(layer, ffn_norm), true, NONE, DIM_D, WHOLE},             /* [D] */
+    {"feed_forward.w1", offsetof(layer, w1), true, DIM_H, DIM_D, BY_ROWS},         /* [H][D] */
+    {"feed_forward.w2", offsetof(layer, w2), true, DIM_D, DIM_H, BY_COLUMNS},      /* [D][H] */
+    {"feed_forward.w3", offsetof(layer, w3), true, DIM_H, DIM_D, BY_ROWS},         /* [H][D] */
 };
 enum { BINDINGS = sizeof binding / sizeof *binding, OUTSIDE = 3, INSIDE = BINDINGS - OUTSIDE };
 
@@ -1266,8 +1300,9 @@ typedef struct { /* a model whose weights are being found */
     llama_error *err;
 } binder;
 
-/* The number of the weight a tensor's name means; SIZE_MAX: none. *ignored: it changes nothing, being
- * outside the layers or RoPE's table, which we compute. In a layer, an unknown name is another model. */
+/* The number of the weight a tensor's name means; SIZE_MAX: none. *ignored: it changes
+ * nothing, being outside the layers or RoPE's table, which we compute. In a layer, an
+ * unknown name is another model. */
 static size_t weight_named(const llama *m, const char *name, size_t n, bool *ignored) {
     static const char prefix[] = "layers.", suffix[] = ".weight", freqs[] = "rope.freqs";
     enum { PREFIX = sizeof prefix - 1, SUFFIX = sizeof suffix - 1, FREQS = sizeof freqs - 1 };
@@ -1391,8 +1426,9 @@ static int check_piece(const binder *b, size_t i, size_t k, size_t rows, size_t 
     return LLAMA_OK;
 }
 
-/* Copy the pieces of w into one matrix in the arena: only for what cannot be used in place, elements
- * that are not neighbours and columns divided into pieces that are not whole blocks. */
+/* Copy the pieces of w into one matrix in the arena: only for what cannot be used in place,
+ * elements that are not neighbours and columns divided into pieces that are not whole
+ * blocks. */
 static const unsigned char *gather(llama *m, const weight *w, const piece *from) {
     size_t size = dtype_bytes[w->type];
     size_t down = w->split == BY_ROWS ? w->rows / w->parts : w->rows;
@@ -1466,6 +1502,7 @@ static int map_shards(binder *b, const char *folder) {
     return llamac_fail(b->err, LLAMA_EFORMAT, "%s: has over %d shards", folder, MAX_SHARDS - 1);
 }
 
+/* folder/params.json into p and, as far as it goes, into the model. */
 static int read_params(params *p, llama *m, const char *folder, llama_error *err) {
     enum { LARGEST = 1 << 20 };
     char path[PATH_BYTES];
@@ -1506,6 +1543,7 @@ static int bind_all(binder *b, const params *p, const char *folder) {
     return status;
 }
 
+/* Everything the reading needed and the model does not is freed here, whatever happened. */
 static int open_meta(llama *m, const char *folder, llama_error *err) {
     params p;
     int status = read_params(&p, m, folder, err);
@@ -1516,8 +1554,8 @@ static int open_meta(llama *m, const char *folder, llama_error *err) {
     return status;
 }
 
-/* The tokenizer: the file asked for, else tokenizer.model in the folder, else in its parent. Without
- * one the model opens all the same. */
+/* The tokenizer: the file asked for, else tokenizer.model in the folder, else in its
+ * parent. Without one the model opens all the same. */
 static int open_tokenizer(llama *m, const char *folder, const char *asked, llama_error *err) {
     static const char *const places[] = {"tokenizer.model", "../tokenizer.model"};
     char path[PATH_BYTES];
@@ -1545,8 +1583,8 @@ static int open_tokenizer(llama *m, const char *folder, const char *asked, llama
 
 /* ---- exp, log, sine, cosine: our own, so that they are the same everywhere ---- */
 
-/* To about 1 ulp of double, from + - * / alone. Used for tables and the sampler; the forward pass
- * has a float exp of its own in part V. */
+/* To about 1 ulp of double, from + - * / alone. Used for tables and the sampler; the
+ * forward pass has a float exp of its own in part V. */
 
 static double exp_double(double x) {
     static const double inverse_factorial[] = {1.0,
@@ -1623,19 +1661,19 @@ static void rope_freqs(llama *m) {
 
 /* ---- The sampler ---- */
 
-/* Sums in double, over ids in ascending order or in order of probability: fixed, so the same seed
- * gives the same token everywhere. */
+/* Sums in double, over ids in ascending order or in order of probability: fixed, so the
+ * same seed gives the same token everywhere. */
 
 /* Uniform in [0,1): a counter-based generator (splitmix64's mixing) keyed by seed and position. */
 static double uniform(uint64_t seed, uint64_t position) {
     uint64_t x = seed;
     for (int i = 0; i < 2; i++) {
-        x += 0x9e3779b97f4a7c15 * (i ? position + 1 : 1);
+        x += 0x9e3779b97f4a7c15 * (i ? position + 1 : 1); /* first the seed, then the position */
         x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9;
         x = (x ^ x >> 27) * 0x94d049bb133111eb;
         x ^= x >> 31;
     }
-    return (double)(x >> 11) * 0x1p-53;
+    return (double)(x >> 11) * 0x1p-53; /* 53 bits: all a double has */
 }
 
 /* Before which token another comes: the higher value, then the lower id. */
@@ -1654,6 +1692,7 @@ static void sift_down(int32_t *ids, size_t n, size_t i, const double *p) {
     }
 }
 
+/* All n ids as a heap. */
 static void heapify(int32_t *ids, size_t n, const double *p) {
     for (size_t i = 0; i < n; i++) ids[i] = (int32_t)i;
     for (size_t i = n / 2; i-- > 0;) sift_down(ids, n, i, p);
@@ -1691,18 +1730,20 @@ static void soften(double *p, size_t n, double temperature) {
     for (size_t i = 0; i < n; i++) p[i] /= sum;
 }
 
-/* Keep the top_k foremost tokens, and of these as many as top_p wants; the others become 0. */
+/* Keep the top_k foremost tokens, and of these as many as top_p wants: Meta's rule keeps a
+ * token while the sum of those before it is <= top_p of the whole (Holtzman et al. 2019,
+ * arXiv:1904.09751). The others become 0. A heap, as few tokens are popped of many; those
+ * popped stand at the end of ids, the first of them last. */
 static void keep_foremost(double *p, int32_t *ids, size_t n, const llama_sampler *o) {
     bool by_p = o->top_p > 0 && o->top_p < 1;
     size_t most = o->top_k > 0 && (size_t)o->top_k < n ? (size_t)o->top_k : n, kept = 0;
     if (most == n && !by_p) return;
     heapify(ids, n, p);
     double total = 1, before_it = 0;
-    if (most < n) {
+    if (most < n)
         for (total = 0; kept < most; kept++) total += p[heap_pop(ids, n - kept, p)];
-    }
-    if (by_p) { /* the foremost stand at the end of ids, the first of them last */
-        size_t popped = kept;
+    if (by_p) {
+        size_t popped = kept; /* by top_k */
         for (kept = 0; kept < most && before_it <= (double)o->top_p * total; kept++) {
             if (kept >= popped) heap_pop(ids, n - kept, p);
             before_it += p[ids[n - 1 - kept]];
@@ -1711,12 +1752,14 @@ static void keep_foremost(double *p, int32_t *ids, size_t n, const llama_sampler
     for (size_t i = 0; i < n - kept; i++) p[ids[i]] = 0;
 }
 
-/* The distribution a sampler draws from, into s->probs. */
+/* The distribution a sampler draws from, into s->probs: bias and penalty, temperature and
+ * softmax, top_k, top_p, then min_p (a share of the best's probability), and what is kept
+ * adds up to 1. */
 static const double *distribute(const llama_session *s, const sequence *q, const llama_sampler *o) {
     double *p = s->probs, best = 0, sum = 0;
     size_t n = s->model->vocab_size;
     penalise(s, q, o, p);
-    if (o->temperature == 0) {
+    if (o->temperature == 0) { /* greedy: the first of the highest */
         size_t top = 0;
         for (size_t i = 1; i < n; i++) top = p[i] > p[top] ? i : top;
         memset(p, 0, n * sizeof *p);
@@ -1731,7 +1774,7 @@ static const double *distribute(const llama_session *s, const sequence *q, const
     return p;
 }
 
-/* Natural-log probability of each token under the plain softmax is logits[i] minus this. */
+/* log sum_i exp(logits[i]), the highest taken out first so that nothing overflows */
 static double log_sum_exp(const float *logits, size_t n) {
     double top = -HUGE_VAL, sum = 0;
     for (size_t i = 0; i < n; i++) top = (double)logits[i] > top ? (double)logits[i] : top;
@@ -1752,6 +1795,7 @@ static bool take_struct(void *to, size_t known, const void *from) {
     return true;
 }
 
+/* Keep the files in memory, where the system lets us. */
 static int lock_files(const llama *m, llama_error *err) {
     for (size_t i = 0; i < m->n_files; i++)
         if (mlock(m->files[i].data, m->files[i].size) != 0)
@@ -1761,6 +1805,7 @@ static int lock_files(const llama *m, llama_error *err) {
     return LLAMA_OK;
 }
 
+/* All of llama_open but the making and unmaking of m. */
 static int open_model(llama *m, const char *path, const llama_options *o, llama_error *err) {
     if (o->memory < LLAMA_MEMORY_AUTO || o->memory > LLAMA_MEMORY_STREAM)
         return llamac_fail(err, LLAMA_EINVAL, "memory mode %d does not exist", o->memory);
@@ -1800,6 +1845,7 @@ LLAMA_API int llama_open(llama **model, const char *path, const llama_options *o
     return LLAMA_OK;
 }
 
+/* Also the way out of a failed llama_open: any part of m may be missing. */
 LLAMA_API void llama_close(llama *m) {
     if (!m) return;
     for (size_t i = 0; i < m->n_files; i++) unmap_file(&m->files[i]);
@@ -1817,15 +1863,17 @@ LLAMA_SHARED const llama_allocator *llamac_allocator_of(const llama *m) {
 
 static const kernels *find_kernels(const char *name);
 
+/* The processors in this process's affinity mask. */
 static int default_threads(void) {
 #ifdef _OPENMP
-    return omp_get_num_procs(); /* those in this process's affinity mask */
+    return omp_get_num_procs();
 #else
     return 1;
 #endif
 }
 
-/* Where a session's buffers lie in its one allocation. Laid out from base NULL, they are only counted. */
+/* Where a session's buffers lie in its one allocation. Laid out from base NULL, they are
+ * only counted. */
 typedef struct {
     unsigned char *base;
     uint64_t used;
@@ -1846,36 +1894,36 @@ static uint64_t lay_out(llama_session *s, unsigned char *base, uint64_t *cleared
     const llama *m = s->model;
     uint64_t b = s->batch, threads = (uint64_t)s->threads, f = sizeof(float);
     carver c = {base, 0};
-    carve(&c, 1, sizeof *s);
+    carve(&c, 1, sizeof *s); /* the session itself */
     s->panel_size = PANEL_ROWS * PANEL_COLUMNS;
     s->acc_size = s->batch * PANEL_ROWS * LANES;
-    s->x = carve(&c, b * padded(m->dim), f);
-    s->h = carve(&c, b * padded(m->dim), f);
-    s->o = carve(&c, b * padded(m->dim), f);
-    s->q = carve(&c, b * padded(m->dim), f);
-    s->k = carve(&c, b * padded(m->kv_dim), f);
-    s->v = carve(&c, b * padded(m->kv_dim), f);
-    s->a = carve(&c, b * padded(m->hidden), f);
-    s->b = carve(&c, b * padded(m->hidden), f);
-    s->logits = carve(&c, SCORED * padded(m->vocab_size), f);
-    s->sequences = carve(&c, s->n_sequences, sizeof *s->sequences);
+    s->x = carve(&c, b * padded(m->dim), f);                        /* [batch][D] */
+    s->h = carve(&c, b * padded(m->dim), f);                        /* [batch][D] */
+    s->o = carve(&c, b * padded(m->dim), f);                        /* [batch][D] */
+    s->q = carve(&c, b * padded(m->dim), f);                        /* [batch][D] */
+    s->k = carve(&c, b * padded(m->kv_dim), f);                     /* [batch][K] */
+    s->v = carve(&c, b * padded(m->kv_dim), f);                     /* [batch][K] */
+    s->a = carve(&c, b * padded(m->hidden), f);                     /* [batch][H] */
+    s->b = carve(&c, b * padded(m->hidden), f);                     /* [batch][H] */
+    s->logits = carve(&c, SCORED * padded(m->vocab_size), f);       /* [SCORED][V] */
+    s->sequences = carve(&c, s->n_sequences, sizeof *s->sequences); /* [n_sequences] */
     *cleared = c.used; /* the padding of activations, and sequences that are empty */
-    s->row_seq = carve(&c, b, sizeof *s->row_seq);
-    s->row_pos = carve(&c, b, sizeof *s->row_pos);
-    s->row_token = carve(&c, b, sizeof *s->row_token);
-    s->cos = carve(&c, b * (m->head_dim / 2), f);
-    s->sin = carve(&c, b * (m->head_dim / 2), f);
-    s->panel = carve(&c, threads * s->panel_size, f);
-    s->acc = carve(&c, threads * s->acc_size, f);
-    s->scores = carve(&c, threads * padded(s->context), f);
-    s->probs = carve(&c, m->vocab_size, sizeof *s->probs);
-    s->ids = carve(&c, m->vocab_size, sizeof *s->ids);
-    s->seen = carve(&c, m->vocab_size, 1);
+    s->row_seq = carve(&c, b, sizeof *s->row_seq);          /* [batch] */
+    s->row_pos = carve(&c, b, sizeof *s->row_pos);          /* [batch] */
+    s->row_token = carve(&c, b, sizeof *s->row_token);      /* [batch] */
+    s->cos = carve(&c, b * (m->head_dim / 2), f);           /* [batch][head_dim/2] */
+    s->sin = carve(&c, b * (m->head_dim / 2), f);           /* [batch][head_dim/2] */
+    s->panel = carve(&c, threads * s->panel_size, f);       /* widened weights */
+    s->acc = carve(&c, threads * s->acc_size, f);           /* lanes of sums under way */
+    s->scores = carve(&c, threads * padded(s->context), f); /* of one head of one token */
+    s->probs = carve(&c, m->vocab_size, sizeof *s->probs);  /* [V], the sampler's */
+    s->ids = carve(&c, m->vocab_size, sizeof *s->ids);      /* [V], its heap */
+    s->seen = carve(&c, m->vocab_size, 1);                  /* [V], ids already penalised */
     for (size_t i = 0; i < s->n_sequences; i++) {
         sequence none = {0}, *q = base ? &s->sequences[i] : &none;
-        q->logits = carve(&c, m->vocab_size, f);
-        q->tokens = carve(&c, s->context, sizeof *q->tokens);
-        q->k = carve(&c, (uint64_t)m->n_layers * s->context, m->kv_dim * f);
+        q->logits = carve(&c, m->vocab_size, f);                             /* [V] */
+        q->tokens = carve(&c, s->context, sizeof *q->tokens);                /* [context] */
+        q->k = carve(&c, (uint64_t)m->n_layers * s->context, m->kv_dim * f); /* the KV cache */
         q->v = carve(&c, (uint64_t)m->n_layers * s->context, m->kv_dim * f);
     }
     return c.used;
@@ -1886,7 +1934,7 @@ enum { DEFAULT_CONTEXT = 2048, DEFAULT_BATCH = 512, MAX_THREADS = 1024 };
 /* Settle the options of a session that has no buffers yet. */
 static int settle(llama_session *s, const llama *m, const llama_session_options *given,
                   llama_error *err) {
-    llama_session_options o;
+    llama_session_options o; /* ours: complete, whatever the caller's size */
     if (!m || !take_struct(&o, sizeof o, given))
         return llamac_fail(err, LLAMA_EINVAL,
                            "a session wants a model, and its options their size");
@@ -1917,6 +1965,7 @@ static int settle(llama_session *s, const llama *m, const llama_session_options 
     return LLAMA_OK;
 }
 
+/* The same counting that llama_session_new does, without the memory. */
 LLAMA_API uint64_t llama_session_bytes(const llama *m, const llama_session_options *options) {
     llama_session s = {0};
     uint64_t cleared;
@@ -1940,7 +1989,7 @@ LLAMA_API int llama_session_new(llama_session **session, const llama *m,
         return llamac_fail(err, LLAMA_ENOMEM,
                            "%llu MB for a session cannot be had; ask for a smaller context",
                            (unsigned long long)(s.bytes >> 20));
-    memset(base, 0, (size_t)cleared);
+    memset(base, 0, (size_t)cleared); /* and not the KV cache: it is touched as it is used */
     *session = (llama_session *)(void *)base;
     **session = s;
     lay_out(*session, base, &cleared);
@@ -1953,10 +2002,14 @@ LLAMA_API void llama_session_free(llama_session *s) {
 
 /* ---- Evaluating ---- */
 
+/* Guarantee: no allocation, and a call that fails leaves the session as it was. */
+
+/* Note why a call on this session failed, for llama_session_error. */
 static int fail(llama_session *s, int status, const char *text) {
     return llamac_fail(&s->error, status, "%s", text);
 }
 
+/* The sequence of that number, or NULL. */
 static sequence *sequence_of(const llama_session *s, int seq) {
     return s && seq >= 0 && (size_t)seq < s->n_sequences ? &s->sequences[seq] : NULL;
 }
@@ -1977,8 +2030,9 @@ static void set_rows(llama_session *s, sequence *q, const int32_t *tokens, size_
     }
 }
 
+/* 0 * x is 0 unless x is infinite or no number, and then the sum is no number. */
 static bool all_finite(const float *x, size_t n) {
-    float sum = 0; /* 0 * x is 0 unless x is infinite or no number */
+    float sum = 0;
     for (size_t i = 0; i < n; i++) sum += 0 * x[i];
     return sum == 0;
 }
@@ -1994,55 +2048,60 @@ static int output(llama_session *s, size_t first, size_t n) {
     return LLAMA_OK;
 }
 
-/* logprob[i] of tokens[i] from the logits before it: those of the sequence for i = 0, then row i-1's.
- * The last row's logits are left in s->logits. */
-static int score_rows(llama_session *s, const sequence *q, const int32_t *tokens, size_t n,
+/* The natural log of the probability the plain softmax of these logits gives a token. */
+static float log_probability(const float *logits, size_t vocab, int32_t token) {
+    return (float)((double)logits[token] - log_sum_exp(logits, vocab));
+}
+
+/* logprob[i] of tokens[i], i < n, from the logits before it: `before` for i = 0 (NULL:
+ * nothing stands before it), then row i-1's. The last row's logits are left in s->logits.
+ * logprob may be NULL. */
+static int score_rows(llama_session *s, const float *before, const int32_t *tokens, size_t n,
                       float *logprob) {
     size_t vocab = s->model->vocab_size, ld = padded(vocab);
-    if (logprob)
-        logprob[0] =
-            q->length ? (float)((double)q->logits[tokens[0]] - log_sum_exp(q->logits, vocab)) : 0;
-    for (size_t i = logprob ? 0 : n - 1; i < n; i += SCORED) {
+    if (logprob) logprob[0] = before ? log_probability(before, vocab, tokens[0]) : 0;
+    for (size_t i = logprob ? 0 : n - 1; i < n; i += SCORED) { /* some rows at a time */
         size_t rows = n - i < SCORED ? n - i : SCORED;
         int status = output(s, i, rows);
         if (status) return status;
-        for (size_t t = 0; logprob && t < rows && i + t + 1 < n; t++) {
-            const float *l = s->logits + t * ld;
-            logprob[i + t + 1] = (float)((double)l[tokens[i + t + 1]] - log_sum_exp(l, vocab));
-        }
+        for (size_t t = 0; logprob && t < rows && i + t + 1 < n; t++)
+            logprob[i + t + 1] = log_probability(s->logits + t * ld, vocab, tokens[i + t + 1]);
         if (i + rows == n && rows > 1)
             memmove(s->logits, s->logits + (rows - 1) * ld, vocab * sizeof(float));
     }
     return LLAMA_OK;
 }
 
-/* Append tokens in batches of nearly equal size; logprob may be NULL. The length counts only what has
- * succeeded, and is put back on failure: what lies in the cache beyond it is never read. */
+/* Append tokens in batches of nearly equal size; logprob may be NULL. The sequence's logits
+ * change only at the end, and on failure its length is put back: what lies in the cache
+ * beyond the length is never read, so then nothing has happened. */
 static int append(llama_session *s, sequence *q, const int32_t *tokens, size_t n, float *logprob) {
     size_t was = q->length, vocab = s->model->vocab_size;
     s->total = s->model->n_layers * n;
-    for (size_t i = 0; i < n;) {
-        size_t batches = (n - i + s->batch - 1) / s->batch, rows = (n - i + batches - 1) / batches;
+    for (size_t i = 0, rows; i < n; i += rows) {
+        size_t batches = (n - i + s->batch - 1) / s->batch; /* still to come */
+        const float *before = i ? s->logits : was ? q->logits : NULL;
+        rows = (n - i + batches - 1) / batches;
         s->done = s->model->n_layers * i;
         set_rows(s, q, tokens + i, rows);
         forward(s, rows);
-        int status =
-            s->cancelled ? fail(s, LLAMA_ECANCEL, "cancelled by the progress callback") : LLAMA_OK;
-        i += rows;
-        if (status == LLAMA_OK && (logprob || i == n))
-            status = score_rows(s, q, tokens + i - rows, rows, logprob ? logprob + i - rows : NULL);
+        int status = s->cancelled ? fail(s, LLAMA_ECANCEL, "cancelled by the host") : LLAMA_OK;
+        if (status == LLAMA_OK &&
+            (logprob || i + rows == n)) /* only the last row is wanted, or all */
+            status = score_rows(s, before, tokens + i, rows, logprob ? logprob + i : NULL);
         if (status) {
             q->length = was;
             return status;
         }
-        memcpy(q->tokens + q->length, tokens + i - rows, rows * sizeof *tokens);
+        memcpy(q->tokens + q->length, tokens + i, rows * sizeof *tokens);
         q->length += rows;
-        if (logprob || i == n) memcpy(q->logits, s->logits, vocab * sizeof(float));
     }
+    memcpy(q->logits, s->logits, vocab * sizeof(float));
     q->have_logits = true;
     return LLAMA_OK;
 }
 
+/* What llama_eval and llama_score have in common: refuse what cannot be, then append. */
 static int evaluate(llama_session *s, int seq, const int32_t *tokens, size_t n, float *logprob) {
     if (!s) return LLAMA_EINVAL;
     sequence *q = sequence_of(s, seq);
@@ -2091,6 +2150,7 @@ static int sampling(llama_session *s, int seq, const llama_sampler *given, llama
     return LLAMA_OK;
 }
 
+/* The first token at which the running sum of probabilities, in order of ids, exceeds u. */
 LLAMA_API int32_t llama_sample(llama_session *s, int seq, const llama_sampler *sampler) {
     llama_sampler o;
     sequence *q;
@@ -2101,8 +2161,9 @@ LLAMA_API int32_t llama_sample(llama_session *s, int seq, const llama_sampler *s
     double u = uniform(o.seed, q->length), sum = 0;
     int32_t token = -1;
     for (size_t i = 0; i < s->model->vocab_size; i++) {
-        if (p[i] > 0) token = (int32_t)i; /* should rounding leave sum below u, the last one */
-        if (p[i] > 0 && (sum += p[i]) > u) break;
+        if (p[i] == 0) continue; /* filtered out */
+        token = (int32_t)i;      /* should rounding leave the whole sum below u, the last one */
+        if ((sum += p[i]) > u) break;
     }
     fp_leave(mode);
     return token >= 0 ? token : fail(s, LLAMA_EINVAL, "the bias leaves no token");
@@ -2122,6 +2183,7 @@ LLAMA_API int llama_distribution(llama_session *s, int seq, const llama_sampler 
     return LLAMA_OK;
 }
 
+/* Only the k best leave the heap. */
 LLAMA_API int llama_top(const llama_session *s, int seq, llama_choice *out, int k) {
     const sequence *q = sequence_of(s, seq);
     if (!q || !q->have_logits || !out || k < 0) return LLAMA_EINVAL;
@@ -2144,6 +2206,7 @@ LLAMA_API int32_t llama_eos(const llama *m) {
     return m && m->vocab ? llamac_vocab_eos(m->vocab) : -1;
 }
 
+/* As many bytes of it as the caller's struct has. */
 LLAMA_API int llama_describe(const llama *m, llama_info *info) {
     if (!m || !info || info->size < sizeof info->size) return LLAMA_EINVAL;
     llama_info all = {
@@ -2176,6 +2239,7 @@ LLAMA_API const float *llama_logits(const llama_session *s, int seq) {
     return q && q->have_logits ? q->logits : NULL;
 }
 
+/* See trace() in part II. */
 LLAMA_API int llama_trace(llama_session *s, llama_trace_fn fn, void *user) {
     if (!s) return LLAMA_EINVAL;
     s->trace = fn;
@@ -2188,15 +2252,14 @@ LLAMA_API const char *llama_session_kernels(const llama_session *s) { return s ?
 
 /* ---- Sequences ---- */
 
+/* What a later release brings. */
 static int later(llama_session *s, const char *text) {
     return s ? fail(s, LLAMA_EINVAL, text) : LLAMA_EINVAL;
 }
 
 LLAMA_API int llama_eval_batch(llama_session *s, const llama_span *spans, size_t n) {
-    (void)spans;
-    (void)n;
-    return later(s,
-                 "llama_eval_batch comes with a later release; use llama_eval for each sequence");
+    (void)spans, (void)n;
+    return later(s, "llama_eval_batch comes with a later release; use llama_eval for each");
 }
 
 LLAMA_API size_t llama_length(const llama_session *s, int seq) {
@@ -2204,6 +2267,7 @@ LLAMA_API size_t llama_length(const llama_session *s, int seq) {
     return q ? q->length : 0;
 }
 
+/* Cheap: what lies in the cache beyond the length is simply not there. */
 LLAMA_API int llama_rewind(llama_session *s, int seq, size_t length) {
     sequence *q = sequence_of(s, seq);
     if (!q) return s ? fail(s, LLAMA_EINVAL, "there is no such sequence") : LLAMA_EINVAL;
@@ -2215,27 +2279,24 @@ LLAMA_API int llama_rewind(llama_session *s, int seq, size_t length) {
 }
 
 LLAMA_API int llama_fork(llama_session *s, int dst, int src) {
-    (void)dst;
-    (void)src;
+    (void)dst, (void)src;
     return later(s, "llama_fork comes with a later release");
 }
 
 LLAMA_API int llama_save(llama_session *s, int seq, llama_write_fn write, void *user) {
-    (void)seq;
-    (void)write;
-    (void)user;
+    (void)seq, (void)write, (void)user;
     return later(s, "llama_save comes with a later release");
 }
 
 LLAMA_API int llama_load(llama_session *s, int seq, llama_read_fn read, void *user) {
-    (void)seq;
-    (void)read;
-    (void)user;
+    (void)seq, (void)read, (void)user;
     return later(s, "llama_load comes with a later release");
 }
 
 /* ---- Library ---- */
 
+/* Ask for a run of pages, then touch each: the next run is on its way while this one is
+ * waited for. */
 LLAMA_API int llama_warm(const llama *m, llama_progress_fn progress, void *user) {
     enum { PAGE = 4096, RUN = 16 << 20 };
     if (!m) return LLAMA_EINVAL;
@@ -2269,6 +2330,7 @@ LLAMA_API const char *llama_strerror(int status) {
 
 LLAMA_API int llama_release(void) { return LLAMA_RELEASE; }
 
+/* Put together by the preprocessor, so that it is a constant. */
 LLAMA_API const char *llama_build(void) {
     return
 #if defined(__clang__)
@@ -2294,24 +2356,26 @@ LLAMA_API const char *llama_build(void) {
 /* V. The machine                                                                                 */
 /* ============================================================================================== */
 
-/* The defined order of a dot product of length K (DESIGN: one answer): four float32 lanes; lane k mod 4
- * takes fma(w[k], x[k], lane) for ascending k from +0, K filled up to a block with zeros; the sum
- * is (lane0 + lane2) + (lane1 + lane3). Four, because then a 512-bit register holds four rows of
- * weights against one broadcast of x: measured with 504 tokens the register tile runs at 92% of the
- * FMA peak, where sixteen lanes (one row a register, four times the cache traffic) reach 59%.
+/* The defined order of a dot product of length K (DESIGN: one answer): four float32 lanes;
+ * lane k mod 4 takes fma(w[k], x[k], lane) for ascending k from +0, K filled up to a block
+ * with zeros; the sum is (lane0 + lane2) + (lane1 + lane3). Four, because then a 512-bit
+ * register holds four rows of weights against one broadcast of x: measured with 504 tokens
+ * the register tile runs at 92% of the FMA peak, where sixteen lanes (one row a register,
+ * four times the cache traffic) reach 59%.
  *
- * The kernels are written once, at the end of this file. Each reading with LLAMA_PASS defined compiles
- * them for one instruction set from a vocabulary of eleven verbs. "scalar" is their plain twin. */
+ * The kernels are written once, at the end of this file. Each reading with LLAMA_PASS
+ * defined compiles them for one instruction set from a vocabulary of eleven verbs. "scalar"
+ * is their plain twin. */
 
-/* exp to about 1 ulp by range reduction and a minimax polynomial; the same steps in each instruction
- * set. Below -87.3 it is +0, above 88.3 infinity. */
+/* exp to about 1 ulp by range reduction and a minimax polynomial; the same steps in each
+ * instruction set. Below -87.3 it is +0, above 88.3 infinity. */
 static inline __attribute__((always_inline)) float exp_float(float x) {
     float shifted =
         __builtin_fmaf(x, 0x1.715476p+0f, 0x1.8p23f); /* x / ln 2, rounded, in the low bits */
-    float n = shifted - 0x1.8p23f;
-    float r = __builtin_fmaf(n, -0x1.62e4p-1f, x);
+    float n = shifted - 0x1.8p23f;                    /* how many times ln 2 */
+    float r = __builtin_fmaf(n, -0x1.62e4p-1f, x);    /* ln 2 in two parts: |r| <= ln 2 / 2 */
     r = __builtin_fmaf(n, -0x1.7f7d1cp-20f, r);
-    float p = 0x1.6a2434p-10f;
+    float p = 0x1.6a2434p-10f; /* (exp(r) - 1 - r) / r^2, off by 4e-9 at most */
     p = __builtin_fmaf(p, r, 0x1.1239e2p-7f);
     p = __builtin_fmaf(p, r, 0x1.5558f2p-5f);
     p = __builtin_fmaf(p, r, 0x1.555492p-3f);
@@ -2321,7 +2385,7 @@ static inline __attribute__((always_inline)) float exp_float(float x) {
     uint32_t bits;
     float power;
     memcpy(&bits, &shifted, 4);
-    bits = (bits + 127) << 23;
+    bits = (bits + 127) << 23; /* 2^n */
     memcpy(&power, &bits, 4);
     float y = p * power;
     y = x < -87.3f ? 0.0f : y;
@@ -2353,8 +2417,8 @@ static inline __attribute__((always_inline)) float exp_float(float x) {
 #endif
 
 #if defined(__x86_64__)
-/* 0: plain x86-64; 1: AVX2, FMA and F16C; 2: AVX-512F too. The processor must have the instructions
- * and the system must save the registers. */
+/* 0: plain x86-64; 1: AVX2, FMA and F16C; 2: AVX-512F too. The processor must have the
+ * instructions and the system must save the registers. */
 static int x86_level(void) {
     enum { FMA = 1 << 12, XSAVE = 1 << 27, F16C = 1 << 29, AVX2 = 1 << 5, AVX512F = 1 << 16 };
     enum { YMM_STATE = 6, ZMM_STATE = 0xe6 };
@@ -2396,10 +2460,14 @@ static const kernels *find_kernels(const char *name) {
  *   splat(f)            f in each lane
  *   spread(p)           the four floats at p, for each row
  *   f16(p)  bf16(p)     VL stored weights, widened exactly, at any address
- *   transpose(v)        VR vecs of VL weights of one row each -> VR vecs of four weights of each row
+ *   transpose(v)        VR vecs of VL weights of a row each -> VR vecs of four weights of each row
  *   sums(v, out)        the VR rows' lanes added in the defined order
  *
- * A tile is TILE_VECS vecs of rows by up to six tokens; DOT_VECS are dotted at a time with one. */
+ * A tile is TILE_VECS vecs of rows by up to six tokens; DOT_VECS are dotted at a time with
+ * one. */
+/* Plain C: one row of four lanes, each its own fmaf. The twin every other set is tested
+ * against; without a fused multiply-add in the machine, fmaf is a function of libm and slow
+ * but exact. */
 #if LLAMA_PASS == 1
 #define ISA scalar
 #define TARGET
@@ -2453,8 +2521,8 @@ TARGET INLINE __m256 FN(bf16)(const unsigned char *p) {
 }
 TARGET INLINE void FN(transpose)(__m256 *v) {
     __m256 a = v[0], b = v[1];
-    v[0] = _mm256_permute2f128_ps(a, b, 0x20);
-    v[1] = _mm256_permute2f128_ps(a, b, 0x31);
+    v[0] = _mm256_permute2f128_ps(a, b, 0x20); /* columns 0..3 of both rows */
+    v[1] = _mm256_permute2f128_ps(a, b, 0x31); /* columns 4..7 of both */
 }
 TARGET INLINE void FN(sums)(__m256 v, float *out) {
     v = _mm256_add_ps(v, _mm256_permute_ps(v, 0x4e)); /* lanes 0+2, 1+3 */
@@ -2483,10 +2551,10 @@ TARGET INLINE __m512 FN(bf16)(const unsigned char *p) {
 TARGET INLINE void FN(transpose)(__m512 *v) { /* a 4x4 transposition of 128-bit blocks */
     __m512 a = _mm512_shuffle_f32x4(v[0], v[1], 0x44), b = _mm512_shuffle_f32x4(v[0], v[1], 0xee);
     __m512 c = _mm512_shuffle_f32x4(v[2], v[3], 0x44), d = _mm512_shuffle_f32x4(v[2], v[3], 0xee);
-    v[0] = _mm512_shuffle_f32x4(a, c, 0x88);
-    v[1] = _mm512_shuffle_f32x4(a, c, 0xdd);
-    v[2] = _mm512_shuffle_f32x4(b, d, 0x88);
-    v[3] = _mm512_shuffle_f32x4(b, d, 0xdd);
+    v[0] = _mm512_shuffle_f32x4(a, c, 0x88); /* columns 0..3 of the four rows */
+    v[1] = _mm512_shuffle_f32x4(a, c, 0xdd); /* columns 4..7 */
+    v[2] = _mm512_shuffle_f32x4(b, d, 0x88); /* columns 8..11 */
+    v[3] = _mm512_shuffle_f32x4(b, d, 0xdd); /* columns 12..15 */
 }
 TARGET INLINE void FN(sums)(__m512 v, float *out) {
     v = _mm512_add_ps(v, _mm512_permute_ps(v, 0x4e)); /* lanes 0+2, 1+3 */
@@ -2497,6 +2565,7 @@ TARGET INLINE void FN(sums)(__m512 v, float *out) {
     out[3] = _mm_cvtss_f32(_mm512_extractf32x4_ps(v, 3));
 }
 
+/* NEON: one row a register, thirty-two registers: tiles of 4 x 6 vecs. */
 #elif LLAMA_PASS == 4
 #define ISA neon
 #define TARGET
@@ -2538,8 +2607,9 @@ TARGET INLINE VEC FN(widen)(int type, const unsigned char *row, size_t k) {
     }
 }
 
-/* One block of VR rows from column k on, widened and interleaved: out[i] is the columns k + 4i.. of
- * all the rows. The last block of a row may be short: it is copied and filled up with zeros. */
+/* One block of VR rows from column k on, widened and interleaved: out[i] is the columns k +
+ * 4i.. of all the rows. The last block of a row may be short: it is copied and filled up
+ * with zeros. */
 TARGET INLINE void FN(block)(VEC *out, int type, const unsigned char *const *row, size_t k,
                              size_t cols) {
     unsigned char copy[FN(VR)][BLOCK * sizeof(float)];
@@ -2560,17 +2630,18 @@ TARGET INLINE void FN(block)(VEC *out, int type, const unsigned char *const *row
     }
 }
 
-/* Pointers to VR rows from row r on, in one segment; past the end the last row is repeated, and its
- * sums are dropped. */
+/* Pointers to VR rows from row r on, in one segment; past the end the last row is repeated,
+ * and its sums are dropped. */
 TARGET INLINE void FN(rows)(const unsigned char **row, const strip *w, size_t segment, size_t r,
                             size_t end) {
     for (size_t i = 0; i < FN(VR); i++)
         row[i] = w->part[segment] + (r + i < end ? r + i : end - 1) * w->stride;
 }
 
-/* One token: y[r] = sum_k w[r][k] x[k]. Weights go from memory to registers once. The rows after these
- * are prefetched in the order they lie in: memory likes one stream better than one for each row
- * (fp16, two threads: 44 GB/s of 44, against 35 when each row is its own stream). */
+/* One token: y[r] = sum_k w[r][k] x[k]. Weights go from memory to registers once. The rows
+ * after these are prefetched in the order they lie in: memory likes one stream better than
+ * one for each row (fp16, two threads: 44 GB/s of 44, against 35 when each row is its own
+ * stream). */
 TARGET INLINE void FN(dots)(int type, const strip *w, size_t begin, size_t end, const float *x,
                             float *y) {
     enum { VECS = FN(DOT_VECS), ROWS = VECS * FN(VR) };
@@ -2606,8 +2677,8 @@ TARGET INLINE void FN(dots)(int type, const strip *w, size_t begin, size_t end, 
     }
 }
 
-/* A register tile: the TILE_ROWS rows of a panel by `tokens` <= 6 tokens, over `steps` times four
- * columns. Its lanes wait in acc from panel to panel, so a sum keeps its order. */
+/* A register tile: the TILE_ROWS rows of a panel by `tokens` <= 6 tokens, over `steps`
+ * times four columns. Its lanes wait in acc from panel to panel, so a sum keeps its order. */
 TARGET INLINE void FN(tile)(float *acc, const float *panel, const float *x, size_t ldx,
                             size_t steps, bool first, const size_t tokens) {
     enum { VECS = FN(TILE_VECS), VL = FN(VL) };
@@ -2649,8 +2720,8 @@ TARGET static void FN(tiles)(float *acc, const float *panel, const float *x, siz
     }
 }
 
-/* Widen TILE_ROWS rows of segment s, `count` columns from column k on, into a panel as tile() reads
- * it: four columns of all the rows, then the next four. */
+/* Widen TILE_ROWS rows of segment s, `count` columns from column k on, into a panel as
+ * tile() reads it: four columns of all the rows, then the next four. */
 TARGET INLINE void FN(fill)(float *panel, int type, const strip *w, size_t s, size_t r, size_t end,
                             size_t k, size_t count) {
     for (size_t v = 0; v < FN(TILE_VECS); v++) {
@@ -2688,6 +2759,7 @@ TARGET INLINE void FN(panels)(int type, const product *p, size_t begin, size_t e
     }
 }
 
+/* Generation reads weights once and has nothing to share; a prompt shares each panel. */
 TARGET INLINE void FN(multiply)(int type, const product *p, size_t begin, size_t end) {
     if (p->n == 1)
         FN(dots)(type, &p->w, begin, end, p->x, p->y);
@@ -2695,6 +2767,7 @@ TARGET INLINE void FN(multiply)(int type, const product *p, size_t begin, size_t
         FN(panels)(type, p, begin, end);
 }
 
+/* The type of the weights is taken out of the loops: three bodies from one text. */
 TARGET static void FN(matmul)(const product *p, size_t begin, size_t end) {
     switch (p->w.type) { /* each with its own body, in which the type is a constant */
     case F16: FN(multiply)(F16, p, begin, end); break;
@@ -2785,6 +2858,7 @@ TARGET static void FN(swiglu)(float *a, const float *b, size_t n) {
     for (size_t i = 0; i < n; i++) a[i] = a[i] / (1.0f + exp_float(-a[i])) * b[i];
 }
 
+/* What the rest of the file sees of this reading. */
 static const kernels FN(kernels) = {
     .name = TEXT(ISA),
     .matmul = FN(matmul),

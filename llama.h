@@ -8,14 +8,16 @@
  *         llama_session *s;
  *         llama_error err;
  *         llama_utf8 utf8 = {.started = 1};
- *         llama_sampler sampler = {.size = sizeof sampler, .temperature = 0.8f, .top_p = 0.95f, .seed = 1};
- *         if (llama_open(&model, "LLaMA/7B", NULL, &err) || llama_session_new(&s, model, NULL, &err))
+ *         llama_sampler sampler = {.size = sizeof sampler, .temperature = 0.8f, .top_p = 0.95f};
+ *         if (llama_open(&model, "LLaMA/7B", NULL, &err) ||
+ *             llama_session_new(&s, model, NULL, &err))
  *             return fprintf(stderr, "%s\n", err.text), 1;
  *         int32_t t[256];
  *         char text[LLAMA_TEXT_MAX];
  *         const char *prompt = "I believe the meaning of life is";
  *         ptrdiff_t n = llama_text_to_tokens(model, prompt, 32, LLAMA_ADD_BOS, t, 256);
- *         for (int i = 0; i < 100 && n > 0 && n <= 256 && !llama_eval(s, 0, t, (size_t)n); i++, n = 1) {
+ *         for (int i = 0; i < 100 && n > 0 && n <= 256; i++, n = 1) {
+ *             if (llama_eval(s, 0, t, (size_t)n)) break;
  *             t[0] = llama_sample(s, 0, &sampler);
  *             if (t[0] < 0 || t[0] == llama_eos(model)) break;
  *             fwrite(text, 1, llama_utf8_push(model, &utf8, t[0], text), stdout);
@@ -25,24 +27,26 @@
  *         llama_close(model);
  *     }
  *
- * Build it with: cc -O2 app.c llama.c tokenizer.c -lm (add -fopenmp for threads); or make one file
- * of it that says #define LLAMA_STATIC, #include "llama.c" and #include "tokenizer.c".
+ * Build it with: cc -O2 app.c llama.c tokenizer.c -lm (add -fopenmp for threads); or make
+ * one file of it that says #define LLAMA_STATIC, #include "llama.c" and #include
+ * "tokenizer.c".
  *
- * Contract. No global mutable state. Nothing here prints, exits, aborts, asserts, raises a signal,
- * installs a handler or changes the locale; every call that computes saves the floating-point mode,
- * sets the default and restores it. A `llama` is immutable and may be shared by any number of
- * threads and sessions. A `llama_session` belongs to one thread at a time. A session allocates
- * nothing after llama_session_new returns; text functions allocate and free through the model's
- * allocator, which must be thread-safe. Option, info and sampler structs start with their size and
- * may grow at the end; a zero field means its default. Functions returning int give LLAMA_OK or a
- * negative code; on any failure the session is as if the call had not been made.
+ * Contract. No global mutable state. Nothing here prints, exits, aborts, asserts, raises a
+ * signal, installs a handler or changes the locale; every call that computes saves the
+ * floating-point mode, sets the default and restores it. A `llama` is immutable and may be
+ * shared by any number of threads and sessions. A `llama_session` belongs to one thread at
+ * a time. A session allocates nothing after llama_session_new returns; text functions
+ * allocate and free through the model's allocator, which must be thread-safe. Option, info
+ * and sampler structs start with their size and may grow at the end; a zero field means its
+ * default. Functions returning int give LLAMA_OK or a negative code; on any failure the
+ * session is as if the call had not been made.
  *
- * Threads are used only when asked for: threads > 1 uses OpenMP, whose runtime aborts the process
- * if it cannot make a thread; threads = 1 never enters a parallel region.
+ * Threads are used only when asked for: threads > 1 uses OpenMP, whose runtime aborts the
+ * process if it cannot make a thread; threads = 1 never enters a parallel region.
  *
- * One answer. The same weights, tokens and seed give the same bits whatever the number of threads,
- * the batch, the division of a prompt into calls, the shards and the instruction set (the order of
- * every sum is defined in llama.c).
+ * One answer. The same weights, tokens and seed give the same bits whatever the number of
+ * threads, the batch, the division of a prompt into calls, the shards and the instruction
+ * set (the order of every sum is defined in llama.c).
  *
  * Not there yet in this release, refused with LLAMA_EINVAL and a text that says so:
  * llama_eval_batch, llama_fork, llama_save, llama_load, LLAMA_MEMORY_STREAM and LLAMA_FAST.
@@ -57,7 +61,8 @@ extern "C" {
 
 #define LLAMA_RELEASE 100 /* major * 10000 + minor * 100 + patch */
 
-#ifdef LLAMA_STATIC /* the whole library private to one file that includes llama.c and tokenizer.c */
+/* The whole library private to one file that includes llama.c and tokenizer.c */
+#ifdef LLAMA_STATIC
 #define LLAMA_API static __attribute__((unused))
 #else
 #define LLAMA_API
@@ -98,8 +103,8 @@ typedef struct {
     char text[508]; /* which file, what, why and what to do, in one line; "" on success */
 } llama_error;      /* caller-owned; every llama_error * may be NULL */
 
-/* Called on the calling thread, at least once a layer; non-zero cancels. done and total count in
- * units of `what`: "prompt" in layers x tokens. */
+/* Called on the calling thread, at least once a layer; non-zero cancels. done and total
+ * count in units of `what`: "prompt" in layers x tokens. */
 typedef int (*llama_progress_fn)(void *user, const char *what, uint64_t done, uint64_t total);
 
 typedef struct {
@@ -143,9 +148,10 @@ typedef struct {
     uint64_t parameters, file_bytes, kv_bytes_per_token;
 } llama_info;
 
-/* In this order: bias, repetition penalty (each distinct id of the window once, prompt included),
- * temperature, softmax, top_k, top_p, min_p; renormalised after each. Equal logits: the lower id
- * first. Negative or NaN fields: LLAMA_EINVAL. A zeroed sampler is greedy. */
+/* In this order: bias, repetition penalty (each distinct id of the window once, prompt
+ * included), temperature, softmax, top_k, top_p, min_p; renormalised after each. Equal
+ * logits: the lower id first. Negative or NaN fields: LLAMA_EINVAL. A zeroed sampler is
+ * greedy. */
 typedef struct {
     size_t size;
     float temperature;    /* 0: the most likely token */
@@ -181,8 +187,8 @@ typedef void (*llama_trace_fn)(void *user, const char *name, const float *x, siz
 
 /* ---- Essential ---- */
 
-/* path: a folder as Meta ships it (params.json, consolidated.NN.pth). Weights are mapped, not read.
- * EINVAL, EIO, EFORMAT, ENOMEM; *model is NULL on failure. */
+/* path: a folder as Meta ships it (params.json, consolidated.NN.pth). Weights are mapped,
+ * not read. EINVAL, EIO, EFORMAT, ENOMEM; *model is NULL on failure. */
 LLAMA_API int llama_open(llama **model, const char *path, const llama_options *, llama_error *);
 LLAMA_API void
 llama_close(llama *); /* NULL is fine, here and below; after its sessions are freed */
@@ -190,8 +196,8 @@ llama_close(llama *); /* NULL is fine, here and below; after its sessions are fr
 LLAMA_API int llama_session_new(llama_session **session, const llama *,
                                 const llama_session_options *, llama_error *);
 LLAMA_API void llama_session_free(llama_session *);
-/* Append n tokens to a sequence and compute its logits; n = 0 does nothing.
- * EINVAL, EFULL, ECANCEL, ENUMERIC. */
+/* Append n tokens to a sequence and compute its logits; n = 0 does nothing. EINVAL, EFULL,
+ * ECANCEL, ENUMERIC. */
 LLAMA_API int llama_eval(llama_session *, int seq, const int32_t *tokens, size_t n);
 /* Draw the next token from the sequence's logits; a negative value is an error (EINVAL). */
 LLAMA_API int32_t llama_sample(llama_session *, int seq, const llama_sampler *);
@@ -205,8 +211,8 @@ LLAMA_API ptrdiff_t llama_text_to_tokens(const llama *, const char *text, size_t
                                          int32_t *out, size_t cap);
 /* The piece as it stands in the vocabulary, *n bytes, not terminated; NULL: no such token. */
 LLAMA_API const char *llama_token_text(const llama *, int32_t token, size_t *n);
-/* The bytes of text that `token` completes: whole characters only; each invalid byte becomes one
- * U+FFFD; control tokens give nothing. Returns how many bytes stand in out. */
+/* The bytes of text that `token` completes: whole characters only; each invalid byte
+ * becomes one U+FFFD; control tokens give nothing. Returns how many bytes stand in out. */
 LLAMA_API size_t llama_utf8_push(const llama *, llama_utf8 *, int32_t token,
                                  char out[LLAMA_TEXT_MAX]);
 
@@ -217,7 +223,8 @@ LLAMA_API int llama_describe(const llama *, llama_info *); /* EINVAL: size is no
 LLAMA_API const float *llama_logits(const llama_session *, int seq);
 /* probs[vocab]: what llama_sample draws from. EINVAL. */
 LLAMA_API int llama_distribution(llama_session *, int seq, const llama_sampler *, float *probs);
-/* The k best of the unfiltered softmax with natural-log probabilities; returns how many, or EINVAL. */
+/* The k best of the unfiltered softmax with natural-log probabilities; returns how many, or
+ * EINVAL. */
 LLAMA_API int llama_top(const llama_session *, int seq, llama_choice *out, int k);
 /* Append like llama_eval; logprob[i] is that of tokens[i] given all before it (0 at position 0). */
 LLAMA_API int llama_score(llama_session *, int seq, const int32_t *tokens, size_t n,

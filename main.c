@@ -6,7 +6,8 @@
  *   4. Completion    prompt -> tokens -> text, streamed; stop strings; Ctrl-C
  *   5. Other verbs   info, tokenize
  *
- * It uses llama.h alone. stdout carries the model's text and nothing else; the rest goes to stderr.
+ * It uses llama.h alone. stdout carries the model's text and nothing else; the rest goes to
+ * stderr.
  */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE

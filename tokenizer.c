@@ -4,10 +4,11 @@
  *   2. Encoding         text -> normalised UTF-8 -> merges by score -> ids, in O(n log n)
  *   3. Decoding         id -> bytes, streamed in whole characters
  *
- * BPE (Sennrich et al. 2016, arXiv:1508.07909; Kudo & Richardson 2018, arXiv:1808.06226): start from
- * characters; merge the adjacent pair whose join is the piece of the highest score, the leftmost of
- * equals; repeat. Spaces are written U+2581, a space is put in front of a text, and characters that
- * are no piece become their UTF-8 bytes. Pieces point into the mapped file: nothing is copied.
+ * BPE (Sennrich et al. 2016, arXiv:1508.07909; Kudo & Richardson 2018, arXiv:1808.06226):
+ * start from characters; merge the adjacent pair whose join is the piece of the highest
+ * score, the leftmost of equals; repeat. Spaces are written U+2581, a space is put in front
+ * of a text, and characters that are no piece become their UTF-8 bytes. Pieces point into
+ * the mapped file: nothing is copied.
  */
 #define LLAMA_PRIVATE
 #include "llama.h"
@@ -110,8 +111,8 @@ static const char *vocab_add(llamac_vocab *v, const char *text, size_t n, float 
     return NULL;
 }
 
-/* Protobuf (encoding.html of its documentation): a message is a run of fields, each a number and a wire
- * type; varint 0, 8 bytes 1, length-delimited 2, 4 bytes 5. */
+/* Protobuf (encoding.html of its documentation): a message is a run of fields, each a
+ * number and a wire type; varint 0, 8 bytes 1, length-delimited 2, 4 bytes 5. */
 typedef struct {
     unsigned number, wire;
     uint64_t value;        /* wire 0, 1 and 5 */
@@ -185,7 +186,8 @@ static const char *parse_trainer(llamac_vocab *v, llamac_cursor c) {
     return model_type == BPE ? NULL : "is not a BPE model, as LLaMA's is";
 }
 
-/* NormalizerSpec: 2 precompiled_charsmap, 3 add_dummy_prefix, 4 remove_extra_whitespaces, 5 escape_whitespaces */
+/* NormalizerSpec: 2 precompiled_charsmap, 3 add_dummy_prefix, 4 remove_extra_whitespaces, 5
+ * escape_whitespaces */
 static const char *parse_normalizer(llamac_vocab *v, llamac_cursor c) {
     proto_field f;
     bool trims = true, escapes = true, maps = false;
@@ -239,8 +241,8 @@ LLAMA_SHARED int32_t llamac_vocab_eos(const llamac_vocab *v) { return v->eos; }
 
 /* ---- 2. Encoding ---- */
 
-/* Bytes of the UTF-8 character at s, of which n > 0 are there; 0: not one (overlong forms, surrogates
- * and values over U+10FFFF are none). */
+/* Bytes of the UTF-8 character at s, of which n > 0 are there; 0: not one (overlong forms,
+ * surrogates and values over U+10FFFF are none). */
 static size_t utf8_length(const unsigned char *s, size_t n) {
     static const uint32_t least[] = {0, 0, 0x80, 0x800, 0x10000};
     if (s[0] < 0x80) return 1;
@@ -254,8 +256,8 @@ static size_t utf8_length(const unsigned char *s, size_t n) {
     return code < least[want] || code > 0x10ffff || (code >= 0xd800 && code < 0xe000) ? 0 : want;
 }
 
-/* One symbol: a run of the normalised text, linked to its neighbours. Merged into the one on its left
- * it has n = 0. */
+/* One symbol: a run of the normalised text, linked to its neighbours. Merged into the one
+ * on its left it has n = 0. */
 typedef struct {
     size_t begin, n;
     size_t left, right; /* NOWHERE at the ends */
@@ -422,8 +424,8 @@ LLAMA_API const char *llama_token_text(const llama *m, int32_t token, size_t *n)
     return v->pieces[token].n ? v->pieces[token].text : "";
 }
 
-/* Give out the pending bytes that are decided: whole characters, and a U+FFFD for each byte that
- * cannot begin one. With `all`, nothing more will come and every byte is decided. */
+/* Give out the pending bytes that are decided: whole characters, and a U+FFFD for each byte
+ * that cannot begin one. With `all`, nothing more will come and every byte is decided. */
 static size_t settle_pending(llama_utf8 *u, bool all, char *out) {
     size_t to = 0;
     while (u->n) {
