@@ -81,6 +81,7 @@ static void all_ways(const char *path, const char *golden, char reference[65]) {
             way w = ways[i];
             char hex[65];
             w.kernels = kernels[k];
+            if (k == 0 && i > 4) break; /* the plain kernels are slow: five ways will do */
             hash_logits(m, &w, hex);
             if (!hex[0]) break; /* not of this CPU */
             if (!reference[0]) memcpy(reference, hex, 65);
