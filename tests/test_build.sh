@@ -36,7 +36,7 @@ for cc in cc clang; do
     if story single_$cc && cmp -s $work/story $work/story_$cc; then ok; else no "$cc: one file tells another story"; fi
 done
 sed -n '/^```c$/,/^```$/p' README.md | grep -v '^```' >$work/readme.c
-quietly "the README's program" ${CC:-cc} -std=c99 $strict -I. -o $work/readme $work/readme.c llama.c tokenizer.c -lm
+quietly "the README's program" ${CC:-cc} -std=c11 $strict -I. -o $work/readme $work/readme.c llama.c tokenizer.c -lm
 (cd $work && ./readme) >$work/log 2>&1
 if [ "$(wc -l <$work/log)" -eq 3 ]; then ok; else no "the README's program says: $(head -3 $work/log)"; fi
 for cxx in g++ clang++; do
