@@ -80,9 +80,8 @@
  *     x += w2 (silu(w1 h) * w3 h)
  *   logits = output (rmsnorm(x) * norm)
  *
- * Letters in comments: n tokens evaluated together, D dim, H hidden, V vocab, K kv_heads *
- * head_dim. A row of an activation buffer of width W takes padded(W) floats; those behind W
- * stay zero. */
+ * Letters in comments: n tokens evaluated together, D dim, H hidden, V vocab_size, K kv_dim.
+ * A row of an activation buffer of width W takes padded(W) floats; those behind W stay zero. */
 
 typedef enum { F32, F16, BF16, DTYPES } dtype;
 static const size_t dtype_bytes[DTYPES] = {4, 2, 2};
@@ -115,8 +114,8 @@ typedef struct {
 } mapping;
 
 struct llama {
-    size_t dim, n_layers, n_heads, n_kv_heads, head_dim, hidden, vocab_size,
-        kv_dim;                      /* Meta's names */
+    size_t dim, n_layers, n_heads, n_kv_heads, vocab_size; /* as params.json has them */
+    size_t head_dim, kv_dim, hidden; /* dim / n_heads, head_dim * n_kv_heads, rows of w1 */
     float norm_eps, rope_theta;      /* rounded to float32, as Meta's code has them */
     weight tok_embeddings;           /* [V][D] */
     weight norm;                     /* [D] */
@@ -189,20 +188,22 @@ enum {
  * read a whole block from the start of any head, and keeps rows off the same cache sets. */
 static size_t padded(size_t width) { return (width + BLOCK - 1) / BLOCK * BLOCK + BLOCK; }
 
-/* The verbs; n is the number of rows, shapes as above. */
-static void embed(llama_session *, float *x, size_t n); /* x = E[token] */
-/* y = x / rms(x) * w */
+/* The verbs, for n rows. E are the embeddings, w a weight, K[l] and V[l] the cache of layer l.
+ *
+ *   embed        x = E[token]                       attention    y = softmax(q K[l]) V[l]
+ *   rmsnorm      y = x / rms(x) * w                 swiglu       a = silu(a) * b
+ *   matmul       y = w x                            add          x = x + y
+ *   rope         q = q turned by its position       cancelled    has the host had enough?
+ *   remember     K[l], V[l] at the position = k, v
+ */
+static void embed(llama_session *, float *x, size_t n);
 static void rmsnorm(llama_session *, float *y, const float *x, const weight *w, size_t n);
-static void matmul(llama_session *, float *y, const weight *w, const float *x,
-                   size_t n);                                        /* y = w x */
-static void rope(llama_session *, float *q, size_t heads, size_t n); /* rotate by position */
-/* K[l], V[l] = k, v at their positions */
+static void matmul(llama_session *, float *y, const weight *w, const float *x, size_t n);
+static void rope(llama_session *, float *q, size_t heads, size_t n);
 static void remember(llama_session *, size_t l, const float *k, const float *v, size_t n);
-/* y = softmax(q K[l]) V[l] */
 static void attention(llama_session *, float *y, const float *q, size_t l, size_t n);
-static void swiglu(llama_session *, float *a, const float *b, size_t n); /* a = silu(a) * b */
-static void add(llama_session *, float *x, const float *y, size_t n);    /* x += y */
-/* before layer l: has the host had enough? */
+static void swiglu(llama_session *, float *a, const float *b, size_t n);
+static void add(llama_session *, float *x, const float *y, size_t n);
 static bool cancelled(llama_session *, size_t l, size_t n);
 
 /* LLaMA. n tokens go through all layers together, each at its own position of its own
@@ -232,8 +233,7 @@ static void forward(llama_session *s, size_t n) {
         matmul(s, s->o, &w->w2, s->a, n);        /* o [n][D] */
         add(s, s->x, s->o, n);
     }
-    rmsnorm(s, s->h, s->x, &m->norm,
-            n); /* for output(), which makes the logits of the rows that are wanted */
+    rmsnorm(s, s->h, s->x, &m->norm, n); /* output() makes logits of the rows that are wanted */
 }
 
 /* ============================================================================================== */
@@ -264,7 +264,7 @@ typedef struct {
 
 /* What an instruction set has to offer; all sets give the same bits. */
 struct kernels {
-    const char *name; /* in the mapped file, not terminated */
+    const char *name;                                          /* "avx512" */
     void (*matmul)(const product *, size_t begin, size_t end); /* rows begin <= r < end of w */
     void (*rmsnorm)(float *y, const float *x, const weight *w, float eps);       /* one row */
     void (*rope)(float *v, const float *cos, const float *sin, size_t head_dim); /* one head */
@@ -291,6 +291,7 @@ static uint64_t fp_enter(void) {
     return old;
 }
 
+/* On other machines there is nothing to save, and the host is trusted. */
 static void fp_leave(uint64_t old) {
     (void)old;
 #if defined(__x86_64__)
@@ -315,8 +316,9 @@ typedef void job(const task *, int thread, size_t begin, size_t end);
  * on this thread. A thread takes an eighth of its share at a time, in whole `unit`s, so
  * that a slow core does not hold up the others. The only place that knows OpenMP. */
 static void parallel(const task *t, job *run, size_t items, size_t unit, size_t work) {
-    enum { WORTH_A_TEAM = 1 << 18, SHARES = 8 };
+    (void)unit, (void)work;
 #ifdef _OPENMP
+    enum { WORTH_A_TEAM = 1 << 18, SHARES = 8 };
     int team = t->s->team;
     size_t chunk = items / ((size_t)team * SHARES) / unit * unit;
     if (chunk == 0) chunk = unit;
@@ -335,7 +337,6 @@ static void parallel(const task *t, job *run, size_t items, size_t unit, size_t 
         return;
     }
 #endif
-    (void)unit, (void)work, (void)(int)WORTH_A_TEAM, (void)(int)SHARES;
     run(t, 0, 0, items);
 }
 
@@ -369,7 +370,7 @@ static inline float half_to_float(uint16_t h) {
     uint32_t bits = (uint32_t)(h & 0x7fff) << 13;
     float f;
     memcpy(&f, &bits, 4);
-    f *= 0x1p112f;
+    f *= 0x1p112f; /* 2^(127 - 15), the difference of the two biases */
     memcpy(&bits, &f, 4);
     if ((h & 0x7c00) == 0x7c00) bits |= 0x7f800000; /* inf, nan */
     bits |= (uint32_t)(h & 0x8000) << 16;
@@ -1001,7 +1002,7 @@ typedef struct {
 
 /* These return false, for the machine to stop with p->status. */
 static bool pickle_fail(pickle *p, const char *why) {
-    if (p->status) return false;
+    if (p->status) return false; /* the first reason is the one to tell */
     p->status = llamac_fail(p->z->err, LLAMA_EFORMAT,
                             "%s: in its pickle %s; it is not a LLaMA checkpoint", p->z->file, why);
     return false;
@@ -1306,7 +1307,7 @@ typedef struct { /* a model whose weights are being found */
 static size_t weight_named(const llama *m, const char *name, size_t n, bool *ignored) {
     static const char prefix[] = "layers.", suffix[] = ".weight", freqs[] = "rope.freqs";
     enum { PREFIX = sizeof prefix - 1, SUFFIX = sizeof suffix - 1, FREQS = sizeof freqs - 1 };
-    size_t l = 0, i = 0;
+    size_t l = 0, i = 0; /* the layer; where the name behind "layers.N." begins */
     bool in_layer = n > PREFIX && memcmp(name, prefix, PREFIX) == 0;
     *ignored = !in_layer || (n >= FREQS && memcmp(name + n - FREQS, freqs, FREQS) == 0);
     if (in_layer) {
@@ -1472,7 +1473,7 @@ static int place(binder *b, size_t i) {
     w->parts = w->split == WHOLE ? 1 : shards;
     const unsigned char **part = llamac_new(&m->arena, w->parts, sizeof *part);
     if (!part) return out_of_memory(b->err, b->files[0]);
-    for (size_t k = 0; k < w->parts; k++) part[k] = from[k].data;
+    for (size_t k = 0; k < w->parts; k++) part[k] = from[k].data; /* in the mapping, as they lie */
     if (!in_place) {
         if (!(part[0] = gather(m, w, from))) return out_of_memory(b->err, b->files[0]);
         w->parts = 1;
@@ -1536,7 +1537,7 @@ static int bind_all(binder *b, const params *p, const char *folder) {
     if (status) return status;
     b->pieces = llamac_new(&b->scratch, weights * m->n_shards, sizeof *b->pieces);
     if (!b->pieces) return out_of_memory(b->err, folder);
-    for (size_t i = 0; i < weights * m->n_shards; i++) b->pieces[i].type = -1;
+    for (size_t i = 0; i < weights * m->n_shards; i++) b->pieces[i].type = -1; /* not found yet */
     for (size_t k = 0; k < m->n_shards && status == LLAMA_OK; k++) status = bind_shard(b, k);
     if (status == LLAMA_OK) status = sizes_from_tensors(b, p);
     for (size_t i = 0; i < weights && status == LLAMA_OK; i++) status = place(b, i);
@@ -1586,28 +1587,20 @@ static int open_tokenizer(llama *m, const char *folder, const char *asked, llama
 /* To about 1 ulp of double, from + - * / alone. Used for tables and the sampler; the
  * forward pass has a float exp of its own in part V. */
 
+/* x = n ln 2 + r with |r| <= ln 2 / 2; exp x = 2^n exp r, exp r by Taylor's series to r^13 */
 static double exp_double(double x) {
-    static const double inverse_factorial[] = {1.0,
-                                               1.0,
-                                               1.0 / 2,
-                                               1.0 / 6,
-                                               1.0 / 24,
-                                               1.0 / 120,
-                                               1.0 / 720,
-                                               1.0 / 5040,
-                                               1.0 / 40320,
-                                               1.0 / 362880,
-                                               1.0 / 3628800,
-                                               1.0 / 39916800,
-                                               1.0 / 479001600,
-                                               1.0 / 6227020800};
+    /* clang-format off */
+    static const double inverse_factorial[] = {
+        1.0, 1.0, 1.0 / 2, 1.0 / 6, 1.0 / 24, 1.0 / 120, 1.0 / 720, 1.0 / 5040, 1.0 / 40320,
+        1.0 / 362880, 1.0 / 3628800, 1.0 / 39916800, 1.0 / 479001600, 1.0 / 6227020800};
+    /* clang-format on */
     if (!(x > -700)) return x != x ? x : 0;
     if (x > 700) return HUGE_VAL;
     double n = (double)(long)(x * 0x1.71547652b82fep+0 + (x < 0 ? -0.5 : 0.5)); /* x / ln 2 */
     double r = (x - n * 0x1.62e42fee00000p-1) - n * 0x1.a39ef35793c76p-33; /* ln 2 in two parts */
     double sum = inverse_factorial[13];
     for (int i = 12; i >= 0; i--) sum = sum * r + inverse_factorial[i];
-    uint64_t bits = (uint64_t)((int64_t)n + 1023) << 52;
+    uint64_t bits = (uint64_t)((int64_t)n + 1023) << 52; /* 2^n: the exponent field alone */
     double power;
     memcpy(&power, &bits, 8);
     return sum * power;
@@ -1621,10 +1614,7 @@ static double log_double(double x) {
     bits = (bits & 0xfffffffffffff) | (uint64_t)1023 << 52;
     double m;
     memcpy(&m, &bits, 8);
-    if (m > 0x1.6a09e667f3bcdp+0) {
-        m *= 0.5;
-        e++;
-    }
+    if (m > 0x1.6a09e667f3bcdp+0) m *= 0.5, e++; /* sqrt 2: so that m is near 1 on either side */
     double z = (m - 1) / (m + 1), z2 = z * z, sum = 0;
     for (int k = 21; k >= 1; k -= 2) sum = sum * z2 + 1.0 / k;
     return e * 0x1.a39ef35793c76p-33 + 2 * z * sum + e * 0x1.62e42fee00000p-1;
@@ -1641,7 +1631,7 @@ static void sincos_double(double x, double *sine, double *cosine) {
         c = 1 - c * r2 / (2 * k * (2 * k - 1));
     }
     s *= r;
-    switch ((long)n & 3) {
+    switch ((long)n & 3) { /* the quadrant */
     case 0: *sine = s, *cosine = c; break;
     case 1: *sine = c, *cosine = -s; break;
     case 2: *sine = -s, *cosine = -c; break;
@@ -1790,7 +1780,7 @@ static bool take_struct(void *to, size_t known, const void *from) {
     memset(to, 0, known);
     if (!from) return true;
     memcpy(&size, from, sizeof size);
-    if (size < sizeof size) return false;
+    if (size < sizeof size) return false; /* a size that was never set */
     memcpy(to, from, size < known ? size : known);
     return true;
 }

@@ -30,7 +30,7 @@ ratio() {
          inside { comment++; if (line ~ /\*\//) inside = 0; next }
          line ~ /^\/\*/ { comment++; if (line !~ /\*\//) inside = 1; next }
          { code++; if (line ~ /\/\*.*\*\/[ \\]*$/) comment++; if (line ~ /\/\*/ && line !~ /\*\//) { comment++; inside = 1 } }
-         END { printf "%.2f", comment / code }' "$1"
+         END { printf "%.3f", comment / code }' "$1"
 }
 limit "comments to code in llama.c" "$(ratio llama.c)" 0.25 0.40
 limit "comments to code in llama.h" "$(ratio llama.h)" 0.40 3
