@@ -582,12 +582,12 @@ static int run_completion(options *o) {
     completion c = {.o = o};
     struct sigaction action = {.sa_handler = on_interrupt, .sa_flags = SA_RESETHAND};
     int code = read_prompt(o, &prompt);
+    sigaction(SIGINT, &action, NULL); /* a second Ctrl-C ends it at once */
     if (code == 0) {
         double began = now();
         code = open_model(o, &c.model);
         c.opened = now() - began;
     }
-    sigaction(SIGINT, &action, NULL); /* the second Ctrl-C ends it at once */
     if (code == 0)
         code = tokenize(c.model, &prompt, o->no_bos ? 0 : LLAMA_ADD_BOS, &c.prompt, &c.n_prompt);
     if (code == 0 && c.n_prompt == 0)

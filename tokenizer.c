@@ -73,6 +73,27 @@ static int byte_of(const vocab_piece *p) {
     return value;
 }
 
+/* Bytes of the UTF-8 character at s, of which n > 0 are there; 0: not one (overlong forms,
+ * surrogates and values over U+10FFFF are none). */
+static size_t utf8_length(const unsigned char *s, size_t n) {
+    static const uint32_t least[] = {0, 0, 0x80, 0x800, 0x10000};
+    if (s[0] < 0x80) return 1;
+    size_t want = s[0] >= 0xf0 ? 4 : s[0] >= 0xe0 ? 3 : 2;
+    if (s[0] < 0xc2 || s[0] > 0xf4 || want > n) return 0;
+    uint32_t code = s[0] & (0x7fu >> want);
+    for (size_t i = 1; i < want; i++) {
+        if ((s[i] & 0xc0) != 0x80) return 0;
+        code = code << 6 | (s[i] & 0x3f);
+    }
+    return code < least[want] || code > 0x10ffff || (code >= 0xd800 && code < 0xe000) ? 0 : want;
+}
+
+static bool is_utf8(const char *text, size_t n) {
+    for (size_t i = 0, length; i < n; i += length)
+        if (!(length = utf8_length((const unsigned char *)text + i, n - i))) return false;
+    return true;
+}
+
 static llamac_vocab *vocab_new(llamac_arena *arena, int32_t room) {
     uint64_t slots = 8;
     while (slots < 2 * (uint64_t)room) slots *= 2;
@@ -98,6 +119,7 @@ static const char *vocab_add(llamac_vocab *v, const char *text, size_t n, float 
         return "has a piece of unknown type or no score";
     if (type == USER_DEFINED)
         return "has user-defined pieces, which LLaMA's has not and are not supported";
+    if (!is_utf8(text, n)) return "has a piece that is not UTF-8";
     int32_t id = v->size++;
     v->pieces[id] = (vocab_piece){text, (uint32_t)n, score, type};
     int byte = type == BYTE ? byte_of(&v->pieces[id]) : -1;
@@ -226,6 +248,10 @@ LLAMA_SHARED int llamac_vocab_parse(llamac_vocab **out, const void *bytes, size_
         if (f.number == 3) why = parse_normalizer(v, f.content), normalizer = true;
     }
     if (!why && (!trainer || !normalizer)) why = "lacks its trainer_spec or normalizer_spec";
+    int bytes_there = 0;
+    for (int i = 0; i < 256; i++) bytes_there += v->byte_id[i] >= 0;
+    if (!why && v->unk < 0) why = "has no <unk>";
+    if (!why && bytes_there % 256) why = "has some byte pieces and lacks others";
     if (!why && (v->bos >= v->size || v->eos >= v->size))
         why = "names a bos or eos that is not there";
     if (why) return llamac_fail(err, LLAMA_EFORMAT, "%s: %s; %s", file, why, advice);
@@ -240,21 +266,6 @@ LLAMA_SHARED int32_t llamac_vocab_bos(const llamac_vocab *v) { return v->bos; }
 LLAMA_SHARED int32_t llamac_vocab_eos(const llamac_vocab *v) { return v->eos; }
 
 /* ---- 2. Encoding ---- */
-
-/* Bytes of the UTF-8 character at s, of which n > 0 are there; 0: not one (overlong forms,
- * surrogates and values over U+10FFFF are none). */
-static size_t utf8_length(const unsigned char *s, size_t n) {
-    static const uint32_t least[] = {0, 0, 0x80, 0x800, 0x10000};
-    if (s[0] < 0x80) return 1;
-    size_t want = s[0] >= 0xf0 ? 4 : s[0] >= 0xe0 ? 3 : 2;
-    if (s[0] < 0xc2 || s[0] > 0xf4 || want > n) return 0;
-    uint32_t code = s[0] & (0x7fu >> want);
-    for (size_t i = 1; i < want; i++) {
-        if ((s[i] & 0xc0) != 0x80) return 0;
-        code = code << 6 | (s[i] & 0x3f);
-    }
-    return code < least[want] || code > 0x10ffff || (code >= 0xd800 && code < 0xe000) ? 0 : want;
-}
 
 /* One symbol: a run of the normalised text, linked to its neighbours. Merged into the one
  * on its left it has n = 0. */

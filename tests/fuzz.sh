@@ -57,8 +57,8 @@ for target in params pth tokenizer text; do
         echo "$target: $runs inputs, clean"
     else
         failed=$((failed + 1))
-        echo "FAIL: $target after ${runs:-?} inputs, $work/$target.log ends:"
-        tail -n 25 $work/$target.log
+        echo "FAIL: $target after ${runs:-?} inputs; $work/$target.log says:"
+        grep -aE 'broken promise|ERROR|runtime error|#[0-9].* in .*fuzz\.c|Test unit' $work/$target.log
     fi
 done
 echo "fuzz: $passed passed, $failed failed"

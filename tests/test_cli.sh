@@ -177,6 +177,7 @@ code=$?
 if [ $code -eq 0 ] && [ -s $work/out ]; then ok; else no "an empty stdin is an empty prompt: exit $code"; fi
 timeout 10 $llama $model "$prompt" $greedy <&- >$work/out 2>$work/err
 same "closed stdin with a prompt" $work/out $work/text
+rm -f $work/out
 $llama $model "$prompt" --kernels scalar -t 1 -n -1 --ignore-eos >$work/out 2>$work/err &
 pid=$!
 tries=0

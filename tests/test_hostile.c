@@ -266,6 +266,84 @@ static void test_tokenizers(const char *model) {
     free(sound);
 }
 
+/* ---- tokenizers made here: what is sound in form and wrong in content ---- */
+
+static void proto_bytes(buffer *b, int field, const void *p, size_t n) {
+    put_int(b, (uint64_t)field << 3 | 2, 1);
+    put_int(b, n, 1); /* all under 128 */
+    put(b, p, n);
+}
+
+static void proto_number(buffer *b, int field, int v) {
+    put_int(b, ((uint64_t)field << 3 & 127) | (field > 15 ? 128 : 0), 1);
+    if (field > 15) put_int(b, (uint64_t)field >> 4, 1);
+    put_int(b, (uint64_t)v, 1);
+}
+
+static void proto_piece(buffer *b, const char *text, int type) {
+    buffer piece = {0};
+    proto_bytes(&piece, 1, text, strlen(text));
+    proto_number(&piece, 3, type);
+    proto_bytes(b, 1, piece.at, piece.n);
+    free(piece.at);
+}
+
+typedef struct {
+    const char *name, *text; /* a fifth piece, of this type; NULL: none */
+    int type, unk, model, dummy, trims, eos;
+    const char *says; /* NULL: it opens */
+} vocab_case;
+
+static void test_made_tokenizers(void) {
+    static const vocab_case cases[] = {
+        {"sound", NULL, 1, 2, 2, 1, 0, 2, NULL},
+        {"a piece that is not UTF-8", "a\xff", 1, 2, 2, 1, 0, 2, "UTF-8"},
+        {"no <unk>", NULL, 1, 1, 2, 1, 0, 2, "<unk>"},
+        {"one byte piece of 256", "<0x41>", 6, 2, 2, 1, 0, 2, "byte pieces"},
+        {"a byte piece that is none", "<0xzz>", 6, 2, 2, 1, 0, 2, "<0xNN>"},
+        {"an empty piece", "", 1, 2, 2, 1, 0, 2, "empty"},
+        {"a type that is none", "x", 9, 2, 2, 1, 0, 2, "type"},
+        {"user-defined pieces", "x", 4, 2, 2, 1, 0, 2, "user-defined"},
+        {"a unigram model", NULL, 1, 2, 1, 1, 0, 2, "BPE"},
+        {"white space is trimmed", NULL, 1, 2, 2, 1, 1, 2, "normalises"},
+        {"an eos that is not there", NULL, 1, 2, 2, 1, 0, 100, "bos or eos"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        const vocab_case *c = &cases[i];
+        buffer b = {0}, spec = {0};
+        proto_piece(&b, "<unk>", c->unk);
+        proto_piece(&b, "<s>", 3);
+        proto_piece(&b, "</s>", 3);
+        proto_piece(&b, "\xe2\x96\x81", 1);
+        if (c->text) proto_piece(&b, c->text, c->type);
+        proto_number(&spec, 3, c->model);
+        proto_number(&spec, 42, c->eos);
+        proto_bytes(&b, 2, spec.at, spec.n);
+        spec.n = 0;
+        proto_number(&spec, 3, c->dummy);
+        proto_number(&spec, 4, c->trims);
+        proto_bytes(&b, 3, spec.at, spec.n);
+        in_folder("tokenizer.model", &b);
+        llama_error err;
+        int status = try_open(&err);
+        check(c->says ? status == LLAMA_EFORMAT && strstr(err.text, c->says) : status == LLAMA_OK,
+              "tokenizer, %s: %d, %s", c->name, status, err.text);
+        free(b.at), free(spec.at);
+    }
+    buffer many = {0};
+    for (int i = 0; i < 25; i++) proto_piece(&many, "<unk>", 2);
+    in_folder("tokenizer.model", &many);
+    refuse("pieces without their specs", LLAMA_EFORMAT, "trainer_spec");
+    many.n = 0;
+    put_text(&many, "IQ== 0\nIg== 1\nIw== 2\n");
+    in_folder("tokenizer.model", &many);
+    refuse("a tiktoken vocabulary", LLAMA_EFORMAT, "SentencePiece");
+    free(many.at);
+    char path[2048];
+    snprintf(path, sizeof path, "%s/tokenizer.model", folder);
+    unlink(path);
+}
+
 int main(int argc, char **argv) {
     if (argc < 3) return 2;
     snprintf(folder, sizeof folder, "%.1000s", argv[2]);
@@ -275,6 +353,7 @@ int main(int argc, char **argv) {
     test_pickles();
     test_damage();
     test_tokenizers(argv[1]);
+    test_made_tokenizers();
     test_not_files();
     return tests_done("hostile");
 }
