@@ -2,7 +2,9 @@
 CC ?= cc
 CFLAGS ?= -O3 -g
 WARNINGS = -Wall -Wextra -Wpedantic
-OPENMP ?= $(shell echo 'int main(void){return 0;}' | $(CC) -fopenmp -x c -o /dev/null - 2>/dev/null && echo 1 || echo 0)
+HASH := \#
+PROBE = $(HASH)include <omp.h>\nint main(void) { return omp_get_num_procs() < 1; }\n
+OPENMP ?= $(shell printf '$(PROBE)' | $(CC) -fopenmp -x c -o /dev/null - 2>/dev/null && echo 1 || echo 0)
 ifeq ($(OPENMP),1)
 OMP = -fopenmp
 endif

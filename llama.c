@@ -618,8 +618,12 @@ static bool is_absent(int status) { return status == LLAMA_EIO && errno == ENOEN
 static int map_file(mapping *f, const char *path, llama_error *err) {
     struct stat st;
     int status = LLAMA_OK, fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-    if (fd < 0)
-        return llamac_fail(err, LLAMA_EIO, "%s: cannot be opened: %s", path, strerror(errno));
+    if (fd < 0) {
+        int why = errno;
+        llamac_fail(err, LLAMA_EIO, "%s: cannot be opened: %s", path, strerror(why));
+        errno = why; /* for is_absent */
+        return LLAMA_EIO;
+    }
     f->data = NULL;
     if (fstat(fd, &st) != 0)
         status = llamac_fail(err, LLAMA_EIO, "%s: cannot be examined: %s", path, strerror(errno));
@@ -2151,8 +2155,8 @@ LLAMA_API int32_t llama_sample(llama_session *s, int seq, const llama_sampler *s
     double u = uniform(o.seed, q->length), sum = 0;
     int32_t token = -1;
     for (size_t i = 0; i < s->model->vocab_size; i++) {
-        if (p[i] == 0) continue; /* filtered out */
-        token = (int32_t)i;      /* should rounding leave the whole sum below u, the last one */
+        if (!(p[i] > 0)) continue; /* filtered out, or no number */
+        token = (int32_t)i;        /* should rounding leave the whole sum below u, the last one */
         if ((sum += p[i]) > u) break;
     }
     fp_leave(mode);

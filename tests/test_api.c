@@ -305,6 +305,10 @@ static void test_sampler(void) {
         bad[i].size = sizeof bad[i];
         check(llama_sample(s, 0, &bad[i]) == LLAMA_EINVAL && llama_distribution(s, 0, &bad[i], p) == LLAMA_EINVAL, "bad sampler %zu", i);
     }
+    float none[40];
+    for (int i = 0; i < 40; i++) none[i] = i % 2 ? -INFINITY : NAN;
+    o = (llama_sampler){.size = sizeof o, .temperature = 1, .top_p = 0.5f, .bias = none};
+    check(llama_sample(s, 0, &o) == LLAMA_EINVAL, "a bias that leaves no token");
     draws(s, (llama_sampler){.size = sizeof o, .temperature = 1, .bias = bias}, 40, "temperature 1", 1);
     draws(s, (llama_sampler){.size = sizeof o, .temperature = 0.8f, .top_p = 0.95f, .bias = bias}, 40, "top_p 0.95", (uint64_t)1 << 32);
     draws(s, (llama_sampler){.size = sizeof o, .temperature = 1.5f, .top_k = 12, .min_p = 0.05f, .bias = bias}, 40, "top_k, min_p", 0x9e3779b97f4a7c15);
