@@ -35,7 +35,7 @@ build/flags: FORCE
 
 # A story by our own tiny model (tests/tiny/README.md)
 demo: llama
-	@./llama tests/tiny "There was once a poor woodcutter" -c 256 --temp 0.8 --top-p 0.9 --echo
+	@./llama tests/tiny "There was once a poor woodcutter" -c 256 -n 220 --temp 0.8 --top-p 0.9 --echo
 
 # Needs a C compiler and a shell; no network, no other data. (Threads that sleep while they wait: a busy
 # machine must not make the tests slow.)
