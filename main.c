@@ -58,7 +58,7 @@ static const char help[] =
     "  --no-bos, --ignore-eos, --echo     no <s> in front; go on after </s>; print the prompt too\n"
     "  -t N, -b N          threads (all cores); tokens evaluated together (512)\n"
     "  --tokenizer FILE    tokenizer.model, where it is elsewhere\n"
-    "  --memory MODE       map (default) or lock\n"
+    "  --memory MODE       map (default) or lock: keep the weights in memory\n"
     "  --kernels NAME      scalar, avx2, avx512 or neon (the best there is); the bits are the "
     "same\n"
     "  --stats, -q         figures on stderr; no notes on stderr\n"
@@ -559,9 +559,10 @@ static int complete_tokens(completion *c) {
 static int open_model(const options *o, llama **m) {
     llama_options lo = {.size = sizeof lo, .tokenizer = o->tokenizer};
     llama_error err;
-    if (o->memory && strcmp(o->memory, "map") != 0 && strcmp(o->memory, "lock") != 0)
-        return complain(EXIT_USAGE, "--memory: '%s' is not map or lock", o->memory);
-    if (o->memory) lo.memory = strcmp(o->memory, "map") == 0 ? LLAMA_MEMORY_MAP : LLAMA_MEMORY_LOCK;
+    static const char *const modes[] = {"auto", "map", "lock", "stream"}; /* LLAMA_MEMORY_... */
+    while (o->memory && lo.memory < 4 && strcmp(o->memory, modes[lo.memory]) != 0) lo.memory++;
+    if (lo.memory == 4)
+        return complain(EXIT_USAGE, "--memory: '%s' is not auto, map or lock", o->memory);
     int status = llama_open(m, o->model, &lo, &err);
     return status ? complain(exit_code(status), "%s", err.text) : 0;
 }

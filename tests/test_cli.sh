@@ -130,7 +130,11 @@ refuse 2 "two prompts" "more than one" $llama $model x -p y
 refuse 2 "no prompt file" "cannot be opened" $llama $model -f $work/none
 refuse 2 "a folder for a prompt" "cannot be read" $llama $model -f $work
 refuse 2 "--kernels" "kernels" $llama $model x --kernels mmx
-refuse 2 "--memory" "map or lock" $llama $model x --memory stream
+refuse 2 "--memory" "map or lock" $llama $model x --memory disk
+refuse 2 "--memory stream" "later" $llama $model x --memory stream
+$llama $model x --memory lock -n 1 >$work/out 2>$work/err # where ulimit -l lets it
+code=$?
+if [ $code -eq 0 ] || { [ $code -eq 4 ] && grep -q ulimit $work/err; }; then ok; else no "--memory lock: $code"; fi
 refuse 2 "nothing to start from" "empty" $llama $model "" --no-bos
 refuse 2 "a flag with a value" "takes no value" $llama $model x --echo=1
 refuse 3 "no such model" "/no/such" $llama /no/such x
