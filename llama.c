@@ -536,12 +536,6 @@ static bool cancelled(llama_session *s, size_t l, size_t n) {
 
 /* ---- Memory, errors, files ---- */
 
-struct llamac_block {
-    llamac_block *next;
-    size_t bytes, used; /* this header included */
-};
-enum { ALIGNMENT = 64, CHUNK = 1 << 16 };
-
 /* The allocator of a host that gives none. C11 wants a multiple of the alignment. */
 static void *default_alloc(void *user, size_t bytes, size_t align) {
     (void)user;
@@ -557,45 +551,6 @@ static void default_free(void *user, void *p, size_t bytes) {
 static llama_allocator allocator_or_default(const llama_allocator *a) {
     static const llama_allocator standard = {NULL, default_alloc, default_free};
     return a ? *a : standard;
-}
-
-/* Small pieces are cut from chunks, large ones have a block of their own. */
-LLAMA_SHARED void *llamac_new(llamac_arena *a, uint64_t count, uint64_t size) {
-    uint64_t bytes;
-    if (__builtin_mul_overflow(count, size, &bytes) || bytes > SIZE_MAX / 4) return NULL;
-    size_t need = ((size_t)bytes + 15) / 16 * 16;
-    llamac_block *b = a->last;
-    if (!b || b->bytes - b->used < need) {
-        size_t room = ALIGNMENT + (need > CHUNK / 4 ? need : CHUNK);
-        b = a->allocator.alloc(a->allocator.user, room, ALIGNMENT);
-        if (!b) return NULL;
-        *b = (llamac_block){a->last, room, ALIGNMENT};
-        a->last = b;
-    }
-    void *p = (char *)b + b->used;
-    b->used += need;
-    return memset(p, 0, need);
-}
-
-LLAMA_SHARED void llamac_free_all(llamac_arena *a) {
-    while (a->last) {
-        llamac_block *b = a->last;
-        a->last = b->next;
-        a->allocator.free(a->allocator.user, b, b->bytes);
-    }
-}
-
-/* The one place where an error gets its text: cut at the size of the struct, never a newline. */
-LLAMA_SHARED int llamac_fail(llama_error *err, int status, const char *format, ...) {
-    if (!err) return status;
-    va_list args;
-    va_start(args, format);
-    err->status = status;
-    vsnprintf(err->text, sizeof err->text, format, args);
-    va_end(args);
-    for (char *c = err->text; *c; c++) /* a file's own names must not act on a terminal */
-        if ((unsigned char)*c < ' ' || *c == 0x7f) *c = '?';
-    return status;
 }
 
 static int out_of_memory(llama_error *err, const char *what) {
@@ -1848,9 +1803,22 @@ LLAMA_API void llama_close(llama *m) {
     llamac_free_all(&arena);
 }
 
-LLAMA_SHARED const llamac_vocab *llamac_vocab_of(const llama *m) { return m->vocab; }
-LLAMA_SHARED const llama_allocator *llamac_allocator_of(const llama *m) {
-    return &m->arena.allocator;
+/* ---- Text: tokenizer.c does it, from the vocabulary alone ---- */
+
+LLAMA_API ptrdiff_t llama_text_to_tokens(const llama *m, const char *text, size_t n, unsigned flags,
+                                         int32_t *out, size_t cap) {
+    if (!m || !m->vocab) return LLAMA_EINVAL;
+    return llamac_encode(m->vocab, &m->arena.allocator, text, n, flags, out, cap);
+}
+
+LLAMA_API const char *llama_token_text(const llama *m, int32_t token, size_t *n) {
+    if (n) *n = 0;
+    return m && m->vocab ? llamac_piece(m->vocab, token, n) : NULL;
+}
+
+LLAMA_API size_t llama_utf8_push(const llama *m, llama_utf8 *u, int32_t token,
+                                 char out[LLAMA_TEXT_MAX]) {
+    return m && m->vocab ? llamac_decode(m->vocab, u, token, out) : 0;
 }
 
 /* ---- Sessions ---- */
@@ -1877,7 +1845,8 @@ typedef struct {
 static void *carve(carver *c, uint64_t count, uint64_t size) {
     uint64_t bytes, begin = c->used, most = SIZE_MAX / 4;
     bool fits = !__builtin_mul_overflow(count, size, &bytes) && bytes <= most && begin <= most;
-    c->used = fits ? (begin + bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT : most + 1;
+    c->used = fits ? (begin + bytes + LLAMAC_ALIGNMENT - 1) / LLAMAC_ALIGNMENT * LLAMAC_ALIGNMENT
+                   : most + 1;
     return c->base ? c->base + begin : NULL;
 }
 
@@ -1976,9 +1945,10 @@ LLAMA_API int llama_session_new(llama_session **session, const llama *m,
     int status = settle(&s, m, options, err);
     if (status) return status;
     s.bytes = lay_out(&s, NULL, &cleared);
-    unsigned char *base = s.bytes > SIZE_MAX / 4
-                              ? NULL
-                              : s.allocator.alloc(s.allocator.user, (size_t)s.bytes, ALIGNMENT);
+    unsigned char *base =
+        s.bytes > SIZE_MAX / 4
+            ? NULL
+            : s.allocator.alloc(s.allocator.user, (size_t)s.bytes, LLAMAC_ALIGNMENT);
     if (!base)
         return llamac_fail(err, LLAMA_ENOMEM,
                            "%llu MB for a session cannot be had; ask for a smaller context",

@@ -266,7 +266,9 @@ LLAMA_API const char *llama_build(void); /* compiler, kernels compiled in, OpenM
 /* ==== Shared by llama.c and tokenizer.c; not for programs ==================================== */
 #if defined(LLAMA_PRIVATE) && !defined(LLAMA_PRIVATE_H)
 #define LLAMA_PRIVATE_H
+#include <stdarg.h>
 #include <stdbool.h>
+#include <stdio.h>
 #include <string.h>
 
 #ifdef LLAMA_STATIC
@@ -309,30 +311,72 @@ LLAMA_INLINE uint64_t llamac_uint(llamac_cursor *c, int n) {
     return v;
 }
 
-/* An arena owns what one object allocated and frees it all at once. */
-typedef struct llamac_block llamac_block;
+/* An arena owns what one object allocated and frees it all at once. Small pieces are cut from
+ * chunks, large ones have a block of their own. */
+enum { LLAMAC_ALIGNMENT = 64, LLAMAC_CHUNK = 1 << 16 };
+typedef struct llamac_block {
+    struct llamac_block *next;
+    size_t bytes, used; /* this header included */
+} llamac_block;
 typedef struct {
     llama_allocator allocator;
     llamac_block *last;
 } llamac_arena;
 
-/* count * size bytes, 64-byte aligned and zeroed, or NULL (also when the product overflows). */
-LLAMA_SHARED void *llamac_new(llamac_arena *, uint64_t count, uint64_t size);
-LLAMA_SHARED void llamac_free_all(llamac_arena *);
+/* count * size bytes, zeroed, or NULL (also when the product overflows). */
+LLAMA_INLINE void *llamac_new(llamac_arena *a, uint64_t count, uint64_t size) {
+    uint64_t bytes;
+    if (__builtin_mul_overflow(count, size, &bytes) || bytes > SIZE_MAX / 4) return NULL;
+    size_t need = ((size_t)bytes + 15) / 16 * 16;
+    llamac_block *b = a->last;
+    if (!b || b->bytes - b->used < need) {
+        size_t room = LLAMAC_ALIGNMENT + (need > LLAMAC_CHUNK / 4 ? need : LLAMAC_CHUNK);
+        b = (llamac_block *)a->allocator.alloc(a->allocator.user, room, LLAMAC_ALIGNMENT);
+        if (!b) return NULL;
+        *b = (llamac_block){a->last, room, LLAMAC_ALIGNMENT};
+        a->last = b;
+    }
+    void *p = (char *)b + b->used;
+    b->used += need;
+    return memset(p, 0, need);
+}
 
-/* Fill err with the formatted text and return status. */
-LLAMA_SHARED int llamac_fail(llama_error *err, int status, const char *format, ...)
-    __attribute__((format(printf, 3, 4)));
+LLAMA_INLINE void llamac_free_all(llamac_arena *a) {
+    while (a->last) {
+        llamac_block *b = a->last;
+        a->last = b->next;
+        a->allocator.free(a->allocator.user, b, b->bytes);
+    }
+}
 
-/* tokenizer.c: a vocabulary, built from a tokenizer.model held in memory for the arena's life. */
+/* Fill err, which may be NULL, with the formatted text and return status: the one place where
+ * an error gets its text. One line, cut at the size of the struct. */
+__attribute__((format(printf, 3, 4))) LLAMA_INLINE int llamac_fail(llama_error *err, int status,
+                                                                   const char *format, ...) {
+    if (!err) return status;
+    va_list args;
+    va_start(args, format);
+    err->status = status;
+    vsnprintf(err->text, sizeof err->text, format, args);
+    va_end(args);
+    for (char *c = err->text; *c; c++) /* a file's own names must not act on a terminal */
+        if ((unsigned char)*c < ' ' || *c == 0x7f) *c = '?';
+    return status;
+}
+
+/* tokenizer.c: a vocabulary, from a tokenizer.model held in memory for the arena's life. It knows
+ * no model; the functions are those of llama.h behind llama_text_to_tokens, _token_text, _push. */
 typedef struct llamac_vocab llamac_vocab;
 LLAMA_SHARED int llamac_vocab_parse(llamac_vocab **, const void *bytes, size_t n, const char *file,
                                     llamac_arena *, llama_error *);
 LLAMA_SHARED int32_t llamac_vocab_size(const llamac_vocab *);
 LLAMA_SHARED int32_t llamac_vocab_bos(const llamac_vocab *);
 LLAMA_SHARED int32_t llamac_vocab_eos(const llamac_vocab *);
-/* llama.c: what the text functions need of a model. */
-LLAMA_SHARED const llamac_vocab *llamac_vocab_of(const llama *); /* NULL: no tokenizer */
-LLAMA_SHARED const llama_allocator *llamac_allocator_of(const llama *);
+LLAMA_SHARED ptrdiff_t llamac_encode(const llamac_vocab *, const llama_allocator *,
+                                     const char *text, size_t n, unsigned flags, int32_t *out,
+                                     size_t cap);
+LLAMA_SHARED const char *llamac_piece(const llamac_vocab *, int32_t token, size_t *n);
+LLAMA_SHARED size_t llamac_decode(const llamac_vocab *, llama_utf8 *, int32_t token,
+                                  char out[LLAMA_TEXT_MAX]);
 
 #endif /* LLAMA_PRIVATE */

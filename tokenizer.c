@@ -394,11 +394,10 @@ static void encoder_free(encoder *e) {
     if (e->heap) a->free(a->user, e->heap, e->room_heap * sizeof *e->heap);
 }
 
-LLAMA_API ptrdiff_t llama_text_to_tokens(const llama *m, const char *text, size_t n, unsigned flags,
-                                         int32_t *out, size_t cap) {
-    const llamac_vocab *v = m ? llamac_vocab_of(m) : NULL;
-    if (!v || (n && !text) || (cap && !out) || n > PTRDIFF_MAX / 64 ||
-        (flags & ~(unsigned)LLAMA_ADD_BOS))
+LLAMA_SHARED ptrdiff_t llamac_encode(const llamac_vocab *v, const llama_allocator *allocator,
+                                     const char *text, size_t n, unsigned flags, int32_t *out,
+                                     size_t cap) {
+    if ((n && !text) || (cap && !out) || n > PTRDIFF_MAX / 64 || (flags & ~(unsigned)LLAMA_ADD_BOS))
         return LLAMA_EINVAL;
     size_t count = 0;
     if ((flags & LLAMA_ADD_BOS) && v->bos >= 0) {
@@ -406,7 +405,7 @@ LLAMA_API ptrdiff_t llama_text_to_tokens(const llama *m, const char *text, size_
         count = 1;
     }
     if (n == 0) return (ptrdiff_t)count;
-    encoder e = {.v = v, .allocator = llamac_allocator_of(m)};
+    encoder e = {.v = v, .allocator = allocator};
     e.room_text = 3 * n + 3;
     e.text = allocate(&e, e.room_text, 1);
     if (e.text) {
@@ -427,10 +426,8 @@ LLAMA_API ptrdiff_t llama_text_to_tokens(const llama *m, const char *text, size_
 
 /* ---- 3. Decoding ---- */
 
-LLAMA_API const char *llama_token_text(const llama *m, int32_t token, size_t *n) {
-    const llamac_vocab *v = m ? llamac_vocab_of(m) : NULL;
-    if (n) *n = 0;
-    if (!v || token < 0 || token >= v->size) return NULL;
+LLAMA_SHARED const char *llamac_piece(const llamac_vocab *v, int32_t token, size_t *n) {
+    if (token < 0 || token >= v->size) return NULL;
     if (n) *n = v->pieces[token].n;
     return v->pieces[token].n ? v->pieces[token].text : "";
 }
@@ -456,12 +453,11 @@ static size_t settle_pending(llama_utf8 *u, bool all, char *out) {
     return to;
 }
 
-LLAMA_API size_t llama_utf8_push(const llama *m, llama_utf8 *u, int32_t token,
-                                 char out[LLAMA_TEXT_MAX]) {
-    const llamac_vocab *v = m ? llamac_vocab_of(m) : NULL;
+LLAMA_SHARED size_t llamac_decode(const llamac_vocab *v, llama_utf8 *u, int32_t token,
+                                  char out[LLAMA_TEXT_MAX]) {
     if (!u || !out || u->n >= sizeof u->pending) return 0;
     if (token == LLAMA_FLUSH) return settle_pending(u, true, out);
-    if (!v || token < 0 || token >= v->size) return 0;
+    if (token < 0 || token >= v->size) return 0;
     const vocab_piece *p = &v->pieces[token];
     if (p->type == BYTE) {
         u->started = 1;

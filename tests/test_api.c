@@ -87,6 +87,11 @@ static void test_text(void) {
               memcmp(out, "\xf0\x9f\xa6\x99", 4) == 0, "a character comes when it is whole");
     check(llama_utf8_push(model, &u, 3 + 0xe4, out) == 0 && llama_utf8_push(model, &u, 3 + 'A', out) == 4 &&
               memcmp(out, "\xef\xbf\xbd" "A", 4) == 0, "a byte that begins nothing becomes U+FFFD as soon as that is known");
+    piece = llama_token_text(model, 700, &n);
+    check(llama_utf8_push(model, &u, 3 + 0xe4, out) == 0 && llama_utf8_push(model, &u, 3 + 0xb8, out) == 0 &&
+              llama_utf8_push(model, &u, 700, out) >= 7 && memcmp(out, "\xef\xbf\xbd\xef\xbf\xbd", 6) == 0,
+          "bytes cut short by a piece (%.*s) become U+FFFD before it", (int)n, piece);
+    check(llama_utf8_push(model, &u, 3 + 0xe4, out) == 0 && llama_utf8_push(model, &u, LLAMA_FLUSH, out) == 3 && u.n == 0, "and at the end");
     check(llama_utf8_push(model, &u, 5000, out) == 0 && llama_utf8_push(model, &u, -7, out) == 0, "no such token gives nothing");
     u.n = 9;
     check(llama_utf8_push(model, &u, 3 + 0xe4, out) == 0, "a damaged state is not followed");
