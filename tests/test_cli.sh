@@ -104,6 +104,11 @@ for stop in "," "th" "autiful" " th" "ing" "."; do
 done
 got=$($llama $model "$prompt" --temp 0 -n 60 --stop "zzzz" --stop "$(printf '%s' "$whole" | cut -c 30-34)")
 if [ "$got" = "$(printf '%s' "$whole" | cut -c -29)" ]; then ok; else no "two stop texts: '$got'"; fi
+for from in 5 14 22 33 47; do # over several tokens
+    stop=$(printf '%s' "$whole" | cut -c $from-$((from + 11)))
+    got=$($llama $model "$prompt" --temp 0 -n 60 -r "$stop"; echo .)
+    if [ "$got" = "$(printf '%s' "$whole" | cut -c -$((from - 1)))." ]; then ok; else no "--stop '$stop': '$got'"; fi
+done
 tail=$(printf '%s' "$whole" | tail -c 3)
 run 0 "a stop text half there at the end" $llama $model "$prompt" --temp 0 -n 60 -r "${tail}zzz"
 if [ "$(cat $work/out)" = "$whole" ]; then ok; else no "what only began like a stop text is not printed"; fi

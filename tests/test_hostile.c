@@ -334,6 +334,10 @@ static void test_made_tokenizers(void) {
     for (int i = 0; i < 25; i++) proto_piece(&many, "<unk>", 2);
     in_folder("tokenizer.model", &many);
     refuse("pieces without their specs", LLAMA_EFORMAT, "trainer_spec");
+    proto_bytes(&many, 2, "\x18\x02", 2); /* model_type BPE */
+    proto_bytes(&many, 3, "\x20\x00", 2); /* no trimming */
+    in_folder("tokenizer.model", &many);
+    refuse("more pieces than the model has", LLAMA_EFORMAT, "25 pieces, the model 24");
     many.n = 0;
     put_text(&many, "IQ== 0\nIg== 1\nIw== 2\n");
     in_folder("tokenizer.model", &many);
