@@ -590,7 +590,8 @@ static int map_file(mapping *f, const char *path, llama_error *err) {
     if (status == LLAMA_OK) {
         void *p = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_SHARED, fd, 0);
         if (p == MAP_FAILED)
-            status = llamac_fail(err, LLAMA_EIO, "%s: cannot be mapped: %s", path, strerror(errno));
+            status = llamac_fail(err, errno == ENOMEM ? LLAMA_ENOMEM : LLAMA_EIO,
+                                 "%s: cannot be mapped: %s", path, strerror(errno));
         else
             *f = (mapping){p, (size_t)st.st_size}; /* outlives the descriptor */
     }
@@ -911,7 +912,11 @@ typedef enum {
 } kind;
 typedef enum { G_TENSOR, G_PARAMETER, G_ORDERED_DICT, G_STORAGE /* + dtype */ } global;
 
-enum { MAX_DIMS = 4, STACK_MAX = 4096 }; /* Python batches items by 1000: 2,010 is all it stacks */
+enum {
+    MAX_DIMS = 4,
+    MEMO_MAX = 1 << 18,
+    STACK_MAX = 4096
+}; /* Python batches items by 1000: 2,010 is all it stacks */
 
 typedef struct {
     int type; /* dtype */
@@ -1135,7 +1140,7 @@ static bool set_items(pickle *p, const value *from, size_t n) {
 
 /* Python numbers the memo 0, 1, 2, ... (or from 1): no attacker's index is followed further. */
 static bool memoize(pickle *p, uint64_t index) {
-    if (p->depth == 0 || index > p->n_memo + 1)
+    if (p->depth == 0 || index > p->n_memo + 1 || index >= MEMO_MAX)
         return pickle_fail(p, "the memo is used out of order");
     if (index + 1 > p->room_memo) {
         value *more = pickle_new(p, 2 * index + 64, sizeof *more);
@@ -1256,6 +1261,7 @@ typedef struct { /* a model whose weights are being found */
     piece *pieces;             /* [OUTSIDE + n_layers * INSIDE][n_shards] */
     char (*files)[PATH_BYTES]; /* [n_shards] */
     size_t sizes[DIMS];
+    uint64_t gathered; /* bytes copied */
     llamac_arena scratch;
     llama_error *err;
 } binder;
@@ -1347,6 +1353,9 @@ static int sizes_from_tensors(binder *b, const params *p) {
             b->files[0]);
     m->vocab_size = (size_t)vocab;
     m->hidden = (size_t)rows * m->n_shards;
+    if (m->hidden > MAX_WIDTH)
+        return llamac_fail(b->err, LLAMA_EFORMAT, "%s: w1 is %zu wide, over %d; it is not LLaMA's",
+                           b->files[0], m->hidden, (int)MAX_WIDTH);
     uint64_t want = (uint64_t)(2 * 4 * p->dim / 3), unit = (uint64_t)p->multiple_of;
     if (p->ffn_dim_multiplier > 0) want = (uint64_t)(p->ffn_dim_multiplier * (double)want);
     if (unit) want = (want + unit - 1) / unit * unit;
@@ -1433,7 +1442,11 @@ static int place(binder *b, size_t i) {
     const unsigned char **part = llamac_new(&m->arena, w->parts, sizeof *part);
     if (!part) return out_of_memory(b->err, b->files[0]);
     for (size_t k = 0; k < w->parts; k++) part[k] = from[k].data; /* in the mapping, as they lie */
-    if (!in_place) {
+    if (!in_place) { /* honest files have each element once, so the copies are no larger */
+        b->gathered += (uint64_t)w->rows * w->cols * dtype_bytes[w->type];
+        if (b->gathered > m->file_bytes)
+            return llamac_fail(b->err, LLAMA_EFORMAT,
+                               "%s: its tensors overlap; it is not a checkpoint", b->files[0]);
         if (!(part[0] = gather(m, w, from))) return out_of_memory(b->err, b->files[0]);
         w->parts = 1;
         w->split = WHOLE;
@@ -1528,13 +1541,8 @@ static int open_tokenizer(llama *m, const char *folder, const char *asked, llama
     }
     if (!file->data) return LLAMA_OK;
     m->n_files++;
-    status =
-        llamac_vocab_parse(&m->vocab, file->data, file->size, asked ? asked : path, &m->arena, err);
-    if (status == LLAMA_OK && (size_t)llamac_vocab_size(m->vocab) > m->vocab_size)
-        status =
-            llamac_fail(err, LLAMA_EFORMAT, "%s: has %d pieces, the model %zu; it is another's",
-                        asked ? asked : path, (int)llamac_vocab_size(m->vocab), m->vocab_size);
-    return status;
+    return llamac_vocab_parse(&m->vocab, llamac_cursor_on(file->data, file->size), m->vocab_size,
+                              asked ? asked : path, &m->arena, err);
 }
 
 /* ============================================================================================== */
@@ -1671,12 +1679,13 @@ static void penalise(const llama_session *s, const sequence *q, const llama_samp
     }
 }
 
-/* p = softmax(p / temperature) */
-static void soften(double *p, size_t n, double temperature) {
+/* p = softmax(p / temperature); false: all are -inf, or one is no number */
+static bool soften(double *p, size_t n, double temperature) {
     double top = -HUGE_VAL, sum = 0;
     for (size_t i = 0; i < n; i++) top = p[i] > top ? p[i] : top;
     for (size_t i = 0; i < n; i++) sum += p[i] = exp_double((p[i] - top) / temperature);
     for (size_t i = 0; i < n; i++) p[i] /= sum;
+    return sum > 0;
 }
 
 /* Keep the top_k foremost tokens, and of these as many as top_p wants: Meta's rule keeps a
@@ -1703,19 +1712,23 @@ static void keep_foremost(double *p, int32_t *ids, size_t n, const llama_sampler
 
 /* The distribution a sampler draws from, into s->probs: bias and penalty, temperature and
  * softmax, top_k, top_p, then min_p (a share of the best's probability), and what is kept
- * adds up to 1. */
+ * adds up to 1. NULL: the bias leaves no token. */
 static const double *distribute(const llama_session *s, const sequence *q, const llama_sampler *o) {
     double *p = s->probs, best = 0, sum = 0;
     size_t n = s->model->vocab_size;
     penalise(s, q, o, p);
     if (o->temperature == 0) { /* greedy: the first of the highest */
-        size_t top = 0;
-        for (size_t i = 1; i < n; i++) top = p[i] > p[top] ? i : top;
+        size_t top = n;
+        for (size_t i = 0; i < n && p[i] == p[i]; i++) {
+            if (p[i] > (top < n ? p[top] : -HUGE_VAL)) top = i;
+            sum++; /* so many are numbers */
+        }
+        if (top == n || sum < (double)n) return NULL;
         memset(p, 0, n * sizeof *p);
         p[top] = 1;
         return p;
     }
-    soften(p, n, o->temperature);
+    if (!soften(p, n, o->temperature)) return NULL;
     keep_foremost(p, s->ids, n, o);
     for (size_t i = 0; i < n; i++) best = p[i] > best ? p[i] : best;
     for (size_t i = 0; i < n; i++) sum += p[i] = p[i] >= (double)o->min_p * best ? p[i] : 0;
@@ -1774,10 +1787,10 @@ LLAMA_API int llama_open(llama **model, const char *path, const llama_options *o
                          llama_error *err) {
     llama_options o;
     if (err) memset(err, 0, sizeof *err);
+    if (model) *model = NULL;
     if (!model || !path || !take_struct(&o, sizeof o, options))
         return llamac_fail(err, LLAMA_EINVAL,
                            "llama_open: model and path must be given, and options' size set");
-    *model = NULL;
     llamac_arena arena = {allocator_or_default(o.allocator), NULL};
     llama *m = llamac_new(&arena, 1, sizeof *m);
     if (!m) return out_of_memory(err, path);
@@ -1852,8 +1865,8 @@ static void *carve(carver *c, uint64_t count, uint64_t size) {
 
 enum { PANEL_ROWS = 16, PANEL_COLUMNS = 256, LANES = 4 }; /* see part V */
 
-/* The buffers of session s behind s itself. *cleared: how far from the start they must be zero. */
-static uint64_t lay_out(llama_session *s, unsigned char *base, uint64_t *cleared) {
+/* The buffers of session s behind s itself; returns the bytes of all. */
+static uint64_t lay_out(llama_session *s, unsigned char *base) {
     const llama *m = s->model;
     uint64_t b = s->batch, threads = (uint64_t)s->threads, f = sizeof(float);
     carver c = {base, 0};
@@ -1870,20 +1883,20 @@ static uint64_t lay_out(llama_session *s, unsigned char *base, uint64_t *cleared
     s->b = carve(&c, b * padded(m->hidden), f);                     /* [batch][H] */
     s->logits = carve(&c, SCORED * padded(m->vocab_size), f);       /* [SCORED][V] */
     s->sequences = carve(&c, s->n_sequences, sizeof *s->sequences); /* [n_sequences] */
-    *cleared = c.used; /* the padding of activations, and sequences that are empty */
-    s->row_seq = carve(&c, b, sizeof *s->row_seq);          /* [batch] */
-    s->row_pos = carve(&c, b, sizeof *s->row_pos);          /* [batch] */
-    s->row_token = carve(&c, b, sizeof *s->row_token);      /* [batch] */
-    s->cos = carve(&c, b * (m->head_dim / 2), f);           /* [batch][head_dim/2] */
-    s->sin = carve(&c, b * (m->head_dim / 2), f);           /* [batch][head_dim/2] */
-    s->panel = carve(&c, threads * s->panel_size, f);       /* widened weights */
-    s->acc = carve(&c, threads * s->acc_size, f);           /* lanes of sums under way */
-    s->scores = carve(&c, threads * padded(s->context), f); /* of one head of one token */
-    s->probs = carve(&c, m->vocab_size, sizeof *s->probs);  /* [V], the sampler's */
-    s->ids = carve(&c, m->vocab_size, sizeof *s->ids);      /* [V], its heap */
-    s->seen = carve(&c, m->vocab_size, 1);                  /* [V], ids already penalised */
+    s->row_seq = carve(&c, b, sizeof *s->row_seq);                  /* [batch] */
+    s->row_pos = carve(&c, b, sizeof *s->row_pos);                  /* [batch] */
+    s->row_token = carve(&c, b, sizeof *s->row_token);              /* [batch] */
+    s->cos = carve(&c, b * (m->head_dim / 2), f);                   /* [batch][head_dim/2] */
+    s->sin = carve(&c, b * (m->head_dim / 2), f);                   /* [batch][head_dim/2] */
+    s->panel = carve(&c, threads * s->panel_size, f);               /* widened weights */
+    s->acc = carve(&c, threads * s->acc_size, f);                   /* lanes of sums under way */
+    s->scores = carve(&c, threads * padded(s->context), f);         /* of one head of one token */
+    s->probs = carve(&c, m->vocab_size, sizeof *s->probs);          /* [V], the sampler's */
+    s->ids = carve(&c, m->vocab_size, sizeof *s->ids);              /* [V], its heap */
+    s->seen = carve(&c, m->vocab_size, 1);                          /* [V], ids already penalised */
     for (size_t i = 0; i < s->n_sequences; i++) {
         sequence none = {0}, *q = base ? &s->sequences[i] : &none;
+        *q = (sequence){0};                                                  /* empty */
         q->logits = carve(&c, m->vocab_size, f);                             /* [V] */
         q->tokens = carve(&c, s->context, sizeof *q->tokens);                /* [context] */
         q->k = carve(&c, (uint64_t)m->n_layers * s->context, m->kv_dim * f); /* the KV cache */
@@ -1931,20 +1944,25 @@ static int settle(llama_session *s, const llama *m, const llama_session_options 
 /* The same counting that llama_session_new does, without the memory. */
 LLAMA_API uint64_t llama_session_bytes(const llama *m, const llama_session_options *options) {
     llama_session s = {0};
-    uint64_t cleared;
-    return settle(&s, m, options, NULL) ? 0 : lay_out(&s, NULL, &cleared);
+    return settle(&s, m, options, NULL) ? 0 : lay_out(&s, NULL);
+}
+
+/* What lies behind the width of a row is read by kernels, whole blocks at a time, and is zero. The
+ * rest of a session's memory is written before it is read, and touched only then. */
+static void clear_padding(float *x, size_t rows, size_t width) {
+    size_t ld = padded(width);
+    for (size_t t = 0; t < rows; t++) memset(x + t * ld + width, 0, (ld - width) * sizeof *x);
 }
 
 LLAMA_API int llama_session_new(llama_session **session, const llama *m,
                                 const llama_session_options *options, llama_error *err) {
     llama_session s = {0};
-    uint64_t cleared;
     if (err) memset(err, 0, sizeof *err);
     if (!session) return llamac_fail(err, LLAMA_EINVAL, "session must be given");
     *session = NULL;
     int status = settle(&s, m, options, err);
     if (status) return status;
-    s.bytes = lay_out(&s, NULL, &cleared);
+    s.bytes = lay_out(&s, NULL);
     unsigned char *base =
         s.bytes > SIZE_MAX / 4
             ? NULL
@@ -1953,10 +1971,12 @@ LLAMA_API int llama_session_new(llama_session **session, const llama *m,
         return llamac_fail(err, LLAMA_ENOMEM,
                            "%llu MB for a session cannot be had; ask for a smaller context",
                            (unsigned long long)(s.bytes >> 20));
-    memset(base, 0, (size_t)cleared); /* and not the KV cache: it is touched as it is used */
-    *session = (llama_session *)(void *)base;
-    **session = s;
-    lay_out(*session, base, &cleared);
+    llama_session *made = *session = (llama_session *)(void *)base;
+    *made = s;
+    lay_out(made, base);
+    float *const by_dim[] = {made->x, made->h, made->o, made->q};
+    for (int i = 0; i < 4; i++) clear_padding(by_dim[i], made->batch, m->dim);
+    clear_padding(made->a, made->batch, m->hidden);
     return LLAMA_OK;
 }
 
@@ -2124,9 +2144,9 @@ LLAMA_API int32_t llama_sample(llama_session *s, int seq, const llama_sampler *s
     const double *p = distribute(s, q, &o);
     double u = uniform(o.seed, q->length), sum = 0;
     int32_t token = -1;
-    for (size_t i = 0; i < s->model->vocab_size; i++) {
-        if (!(p[i] > 0)) continue; /* filtered out, or no number */
-        token = (int32_t)i;        /* should rounding leave the whole sum below u, the last one */
+    for (size_t i = 0; p && i < s->model->vocab_size; i++) {
+        if (p[i] == 0) continue; /* filtered out */
+        token = (int32_t)i;      /* should rounding leave the whole sum below u, the last one */
         if ((sum += p[i]) > u) break;
     }
     fp_leave(mode);
@@ -2142,9 +2162,9 @@ LLAMA_API int llama_distribution(llama_session *s, int seq, const llama_sampler 
     if (!probs) return fail(s, LLAMA_EINVAL, "probs must be given");
     uint64_t mode = fp_enter();
     const double *p = distribute(s, q, &o);
-    for (size_t i = 0; i < s->model->vocab_size; i++) probs[i] = (float)p[i];
+    for (size_t i = 0; p && i < s->model->vocab_size; i++) probs[i] = (float)p[i];
     fp_leave(mode);
-    return LLAMA_OK;
+    return p ? LLAMA_OK : fail(s, LLAMA_EINVAL, "the bias leaves no token");
 }
 
 /* Only the k best leave the heap. */

@@ -364,12 +364,12 @@ __attribute__((format(printf, 3, 4))) LLAMA_INLINE int llamac_fail(llama_error *
     return status;
 }
 
-/* tokenizer.c: a vocabulary, from a tokenizer.model held in memory for the arena's life. It knows
- * no model; the functions are those of llama.h behind llama_text_to_tokens, _token_text, _push. */
+/* tokenizer.c: a vocabulary of at most so many pieces, from a tokenizer.model that stays in
+ * memory. It knows no model; llama_text_to_tokens, llama_token_text and llama_utf8_push are
+ * these with a model in front. */
 typedef struct llamac_vocab llamac_vocab;
-LLAMA_SHARED int llamac_vocab_parse(llamac_vocab **, const void *bytes, size_t n, const char *file,
-                                    llamac_arena *, llama_error *);
-LLAMA_SHARED int32_t llamac_vocab_size(const llamac_vocab *);
+LLAMA_SHARED int llamac_vocab_parse(llamac_vocab **, llamac_cursor bytes, size_t most,
+                                    const char *file, llamac_arena *, llama_error *);
 LLAMA_SHARED int32_t llamac_vocab_bos(const llamac_vocab *);
 LLAMA_SHARED int32_t llamac_vocab_eos(const llamac_vocab *);
 LLAMA_SHARED ptrdiff_t llamac_encode(const llamac_vocab *, const llama_allocator *,

@@ -44,7 +44,7 @@ static const char help[] =
     "it\n"
     "or in its parent; without one $LLAMA_MODEL is used. Without a prompt, stdin is read: a pipe "
     "is\n"
-    "the prompt. One newline at the end of a file or pipe is dropped.\n"
+    "the prompt. One newline at its end is dropped.\n"
     "\n"
     "  -m MODEL            the model, when the only argument is to be the prompt\n"
     "  -p TEXT, -f FILE    the prompt; -e: with \\n \\t \\\\ and \\xNN in it\n"
@@ -70,12 +70,14 @@ static const char help[] =
 
 /* One line on stderr, then the code to exit with. */
 __attribute__((format(printf, 2, 3))) static int complain(int code, const char *format, ...) {
+    char text[1024];
     va_list args;
     va_start(args, format);
-    fputs("llama: ", stderr);
-    vfprintf(stderr, format, args);
-    fputc('\n', stderr);
+    vsnprintf(text, sizeof text, format, args);
     va_end(args);
+    for (char *c = text; *c; c++) /* what an argument holds must not act on a terminal */
+        if ((unsigned char)*c < ' ' || *c == 0x7f) *c = '?';
+    fprintf(stderr, "llama: %s\n", text);
     return code;
 }
 
@@ -163,6 +165,8 @@ static int set_option(options *o, size_t i, const char *value) {
     case TEXT: *(const char **)at = value; return 0;
     case STOP:
         if (!*value) return complain(EXIT_USAGE, "%s: the stop text is empty", name);
+        if ((*value & 0xc0) == 0x80)
+            return complain(EXIT_USAGE, "%s: the stop text begins inside a character", name);
         o->stops[o->n_stops++] = value;
         return 0;
     case SEED:
@@ -242,9 +246,8 @@ static int settle_model(options *o) {
     struct stat st;
     if (standing && !*standing) standing = NULL;
     if (o->model) return 0;
-    bool only_words =
-        !standing || o->n_words > 1 || (o->n_words == 1 && stat(o->words[0], &st) == 0);
-    if (only_words && o->n_words) {
+    bool folder = o->n_words && stat(o->words[0], &st) == 0 && S_ISDIR(st.st_mode);
+    if (o->n_words && (folder || !standing)) { /* with a standing model, only a folder is another */
         o->model = o->words[0];
         o->words++;
         o->n_words--;
@@ -333,37 +336,41 @@ static int join_words(const options *o, bytes *out) {
     return 0;
 }
 
-/* The prompt: -p, -f, an argument or stdin, and only one of them. */
-static int read_prompt(options *o, bytes *prompt) {
-    if ((o->prompt != NULL) + (o->file != NULL) + (o->n_words > 0) > 1 || o->n_words > 1)
+/* The text to work on, from -p, -f, the arguments or stdin, and only one of them. Of a
+ * prompt's file the last newline is dropped. */
+static int read_text(options *o, bytes *text, bool is_prompt) {
+    if ((o->prompt != NULL) + (o->file != NULL) + (o->n_words > 0) > 1 ||
+        (is_prompt && o->n_words > 1))
         return complain(EXIT_USAGE,
-                        "more than one prompt: put it in quotes, and give -p, -f or an argument");
+                        "more than one text: put it in quotes, and give -p, -f or an argument");
     if (o->prompt) {
         o->words[0] = o->prompt;
         o->n_words = 1;
     }
     int code = 0;
     if (o->n_words)
-        code = join_words(o, prompt);
+        code = join_words(o, text);
     else {
         if (!o->file && isatty(STDIN_FILENO))
             return complain(EXIT_USAGE,
-                            "no prompt: give it in quotes, with -f FILE or through a pipe");
-        code = read_all(o->file ? o->file : "-", prompt);
-        if (code == 0 && prompt->n && prompt->text[prompt->n - 1] == '\n') prompt->n--;
+                            "no text: give it in quotes, with -f FILE or through a pipe");
+        code = read_all(o->file ? o->file : "-", text);
+        if (code == 0 && is_prompt && text->n && text->text[text->n - 1] == '\n') text->n--;
     }
-    if (code == 0 && o->escapes) unescape(prompt);
+    if (code == 0 && o->escapes) unescape(text);
     return code;
 }
+
+static const char no_tokenizer[] =
+    "no tokenizer.model in the model's folder or its parent: give it "
+    "with --tokenizer FILE";
 
 /* Tokens of a text in memory the caller frees. */
 static int tokenize(const llama *m, const bytes *text, unsigned flags, int32_t **tokens,
                     size_t *n) {
     ptrdiff_t want = llama_text_to_tokens(m, text->text, text->n, flags, NULL, 0);
     *tokens = want < 0 ? NULL : malloc(((size_t)want + 1) * sizeof **tokens);
-    if (want == LLAMA_EINVAL)
-        return complain(EXIT_MODEL, "no tokenizer.model in the model's folder or its parent: give "
-                                    "it with --tokenizer FILE");
+    if (want == LLAMA_EINVAL) return complain(EXIT_MODEL, "%s", no_tokenizer);
     if (!*tokens) return complain(EXIT_MEMORY, "the text does not fit in memory");
     *n = (size_t)llama_text_to_tokens(m, text->text, text->n, flags, *tokens, (size_t)want);
     return 0;
@@ -385,10 +392,15 @@ typedef struct {
     bool stopped;
 } output;
 
+/* Why stdout takes no more: a closed pipe is no news, and Ctrl-C while waiting for it is Ctrl-C. */
+static int write_failed(void) {
+    if (errno == EINTR && interrupted) return EXIT_INTERRUPTED;
+    if (errno == EPIPE) return EXIT_RUN;
+    return complain(EXIT_RUN, "stdout cannot be written: %s", strerror(errno));
+}
+
 static int write_out(const char *text, size_t n) {
-    if (fwrite(text, 1, n, stdout) == n && fflush(stdout) == 0) return 0;
-    return errno == EPIPE ? EXIT_RUN
-                          : complain(EXIT_RUN, "the text cannot be written: %s", strerror(errno));
+    return fwrite(text, 1, n, stdout) == n && fflush(stdout) == 0 ? 0 : write_failed();
 }
 
 /* How many of the last bytes held could begin a stop text; and where one stands whole, or n. */
@@ -448,6 +460,7 @@ typedef struct { /* one completion under way */
     const options *o;
     llama *model;
     llama_session *session;
+    bytes text; /* the prompt, and its tokens */
     int32_t *prompt;
     size_t n_prompt, generated, context;
     double opened, began, first, ended; /* seconds: open, session, prompt done, all done */
@@ -474,7 +487,7 @@ static void print_stats(const completion *c, const llama_info *info, uint64_t by
 /* Evaluate the prompt, then draw, print and evaluate token after token. */
 static int generate(completion *c, const llama_sampler *sampler, output *out) {
     const options *o = c->o;
-    llama_utf8 utf8 = {.started = c->n_prompt > (o->no_bos ? 0u : 1u)};
+    llama_utf8 utf8 = {.started = c->text.n > 0};
     char text[LLAMA_TEXT_MAX];
     int status = llama_eval(c->session, 0, c->prompt, c->n_prompt), code = 0;
     if (c->progress.shown) fputs("\r\033[K", stderr);
@@ -506,7 +519,7 @@ static llama_sampler sampler_of(const options *o) {
     return (llama_sampler){
         .size = sizeof(llama_sampler),
         .temperature = (float)o->temperature,
-        .top_p = (float)o->top_p,
+        .top_p = (float)(o->top_p > 0 && o->top_p < 1e-30 ? 1e-30 : o->top_p), /* not off */
         .min_p = (float)o->min_p,
         .top_k = o->top_k,
         .repeat_penalty = (float)o->repeat_penalty,
@@ -547,7 +560,8 @@ static int complete_tokens(completion *c) {
         sampler.bias = bias;
     }
     output out = {.o = o};
-    int code = generate(c, &sampler, &out);
+    int code = o->echo ? write_out(c->text.text, c->text.n) : 0;
+    if (code == 0) code = generate(c, &sampler, &out);
     if (o->stats) print_stats(c, &info, llama_session_bytes(c->model, &so));
     if (code != EXIT_RUN && isatty(STDOUT_FILENO) && isatty(STDERR_FILENO)) fputc('\n', stderr);
     free(out.held);
@@ -579,10 +593,9 @@ static uint64_t random_seed(void) {
 }
 
 static int run_completion(options *o) {
-    bytes prompt = {NULL, 0};
     completion c = {.o = o};
     struct sigaction action = {.sa_handler = on_interrupt, .sa_flags = SA_RESETHAND};
-    int code = read_prompt(o, &prompt);
+    int code = read_text(o, &c.text, true);
     sigaction(SIGINT, &action, NULL); /* a second Ctrl-C ends it at once */
     if (code == 0) {
         double began = now();
@@ -590,14 +603,13 @@ static int run_completion(options *o) {
         c.opened = now() - began;
     }
     if (code == 0)
-        code = tokenize(c.model, &prompt, o->no_bos ? 0 : LLAMA_ADD_BOS, &c.prompt, &c.n_prompt);
+        code = tokenize(c.model, &c.text, o->no_bos ? 0 : LLAMA_ADD_BOS, &c.prompt, &c.n_prompt);
     if (code == 0 && c.n_prompt == 0)
         code =
             complain(EXIT_USAGE, "the prompt is empty and --no-bos leaves nothing to start from");
     if (!o->seeded) o->seed = random_seed();
-    if (code == 0 && o->echo) code = write_out(prompt.text, prompt.n);
     if (code == 0) code = complete_tokens(&c);
-    free(prompt.text);
+    free(c.text.text);
     free(c.prompt);
     llama_close(c.model);
     return code;
@@ -607,6 +619,8 @@ static int run_completion(options *o) {
 
 static int run_info(const options *o) {
     llama *m = NULL;
+    if (o->n_words || o->prompt || o->file)
+        return complain(EXIT_USAGE, "info: takes a model and no text");
     int code = open_model(o, &m);
     if (code) return code;
     llama_info i = {.size = sizeof i};
@@ -645,6 +659,7 @@ static int decode(const llama *m, char *text, size_t n) {
     llama_info info = {.size = sizeof info};
     char out[LLAMA_TEXT_MAX], *at = text, *end;
     llama_describe(m, &info);
+    if (!llama_token_text(m, 0, NULL)) return complain(EXIT_MODEL, "%s", no_tokenizer);
     int code = 0;
     while (code == 0 && (at += strspn(at, " \t\r\n")) < text + n) {
         long id = strtol(at, &end, 10);
@@ -659,13 +674,12 @@ static int decode(const llama *m, char *text, size_t n) {
     return code ? code : write_out(out, k);
 }
 
-static int run_tokenize(const options *o) {
+static int run_tokenize(options *o) {
     llama *m = NULL;
     bytes text = {NULL, 0};
     int32_t *ids = NULL;
     size_t n = 0;
-    int code = o->n_words ? join_words(o, &text) : read_all(o->file ? o->file : "-", &text);
-    if (code == 0 && o->escapes) unescape(&text);
+    int code = read_text(o, &text, false);
     if (code == 0) code = open_model(o, &m);
     if (code == 0 && o->decode) {
         char *ended = realloc(text.text, text.n + 1);
@@ -681,8 +695,7 @@ static int run_tokenize(const options *o) {
         for (size_t i = 0; i < n && !o->count; i++) printf("%s%d", i ? " " : "", (int)ids[i]);
         if (o->count) printf("%zu", n);
         putchar('\n');
-        if (fflush(stdout) != 0)
-            code = complain(EXIT_RUN, "the ids cannot be written: %s", strerror(errno));
+        if (fflush(stdout) != 0) code = write_failed();
     }
     free(ids);
     free(text.text);
@@ -709,8 +722,7 @@ int main(int argc, char **argv) {
         else if (code == 0)
             code = o.verb ? run_tokenize(&o) : run_completion(&o);
     }
-    if (code == 0 && (fflush(stdout) != 0 || ferror(stdout)))
-        code = complain(EXIT_RUN, "stdout cannot be written: %s", strerror(errno));
+    if (code == 0 && (fflush(stdout) != 0 || ferror(stdout))) code = write_failed();
     free(room);
     return code;
 }

@@ -14,7 +14,7 @@
 #include "llama.h"
 
 enum { NORMAL = 1, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE }; /* SentencePiece's types */
-enum { MAX_PIECES = 1 << 20, MAX_PIECE = 1000 };
+enum { MAX_PIECES = 1 << 20, MAX_PIECE = 1000, MAX_PROBES = 1000 };
 
 typedef struct {
     const char *text;
@@ -128,7 +128,8 @@ static const char *vocab_add(llamac_vocab *v, const char *text, size_t n, float 
     if (type == UNKNOWN) v->unk = id;
     if (type != NORMAL || vocab_find(v, text, n) >= 0) return NULL;
     uint32_t i = hash_text(text, n) & v->slot_mask;
-    while (v->slots[i] >= 0) i = (i + 1) & v->slot_mask;
+    for (int tries = 0; v->slots[i] >= 0; tries++, i = (i + 1) & v->slot_mask)
+        if (tries == MAX_PROBES) return "has pieces made to collide in a hash table";
     v->slots[i] = id;
     return NULL;
 }
@@ -226,10 +227,10 @@ static const char *parse_normalizer(llamac_vocab *v, llamac_cursor c) {
                : NULL;
 }
 
-LLAMA_SHARED int llamac_vocab_parse(llamac_vocab **out, const void *bytes, size_t n,
+LLAMA_SHARED int llamac_vocab_parse(llamac_vocab **out, llamac_cursor bytes, size_t most,
                                     const char *file, llamac_arena *arena, llama_error *err) {
     static const char advice[] = "use the tokenizer.model Meta ships";
-    llamac_cursor c = llamac_cursor_on(bytes, n);
+    llamac_cursor c = bytes;
     proto_field f;
     int32_t pieces = 0;
     bool trainer = false, normalizer = false;
@@ -237,10 +238,13 @@ LLAMA_SHARED int llamac_vocab_parse(llamac_vocab **out, const void *bytes, size_
     if (c.bad || pieces == 0 || pieces == MAX_PIECES)
         return llamac_fail(err, LLAMA_EFORMAT, "%s: is not a SentencePiece model, or cut short; %s",
                            file, advice);
+    if ((size_t)pieces > most)
+        return llamac_fail(err, LLAMA_EFORMAT, "%s: has %d pieces, the model %zu; it is another's",
+                           file, (int)pieces, most);
     llamac_vocab *v = vocab_new(arena, pieces);
     if (!v) return llamac_fail(err, LLAMA_ENOMEM, "%s: out of memory", file);
     const char *why = NULL;
-    c = llamac_cursor_on(bytes, n);
+    c = bytes;
     while (!why && proto_next(&c, &f)) {
         if (f.wire != 2) continue;
         if (f.number == 1) why = parse_piece(v, f.content);
@@ -261,7 +265,6 @@ LLAMA_SHARED int llamac_vocab_parse(llamac_vocab **out, const void *bytes, size_
     return LLAMA_OK;
 }
 
-LLAMA_SHARED int32_t llamac_vocab_size(const llamac_vocab *v) { return v->size; }
 LLAMA_SHARED int32_t llamac_vocab_bos(const llamac_vocab *v) { return v->bos; }
 LLAMA_SHARED int32_t llamac_vocab_eos(const llamac_vocab *v) { return v->eos; }
 

@@ -142,6 +142,9 @@ static void test_options(void) {
     check(llama_session_new(&s, NULL, NULL, NULL) == LLAMA_EINVAL && llama_session_new(NULL, model, NULL, NULL) == LLAMA_EINVAL, "NULL");
     llama *m = (void *)1;
     llama_options stream = {.size = sizeof stream, .memory = LLAMA_MEMORY_STREAM}, odd = {.size = sizeof odd, .memory = 9};
+    llama_options unset = {.size = 0};
+    check(llama_open(&m, folder, &unset, &err) == LLAMA_EINVAL && m == NULL, "options without a size leave no model");
+    m = (void *)1;
     check(llama_open(&m, folder, &stream, &err) == LLAMA_EINVAL && m == NULL && strstr(err.text, "later"), "stream is to come");
     check(llama_open(&m, folder, &odd, &err) == LLAMA_EINVAL && llama_open(NULL, folder, NULL, &err) == LLAMA_EINVAL &&
               llama_open(&m, NULL, NULL, NULL) == LLAMA_EINVAL, "bad open options");
@@ -312,8 +315,15 @@ static void test_sampler(void) {
     }
     float none[40];
     for (int i = 0; i < 40; i++) none[i] = i % 2 ? -INFINITY : NAN;
-    o = (llama_sampler){.size = sizeof o, .temperature = 1, .top_p = 0.5f, .bias = none};
-    check(llama_sample(s, 0, &o) == LLAMA_EINVAL, "a bias that leaves no token");
+    for (int i = 0; i < 4; i++) { /* with NaN among them or all -inf, drawn or greedy */
+        if (i == 2) none[0] = 1;
+        if (i == 3)
+            for (int k = 0; k < 40; k++) none[k] = -INFINITY;
+        o = (llama_sampler){.size = sizeof o, .temperature = (float)(i % 2), .top_p = 0.5f, .bias = none};
+        check(llama_sample(s, 0, &o) == LLAMA_EINVAL && llama_distribution(s, 0, &o, p) == LLAMA_EINVAL, "a bias that leaves no token, %d", i);
+        o.temperature = 0;
+        check(llama_sample(s, 0, &o) == LLAMA_EINVAL, "a bias that leaves no token, greedy, %d", i);
+    }
     draws(s, (llama_sampler){.size = sizeof o, .temperature = 1, .bias = bias}, 40, "temperature 1", 1);
     draws(s, (llama_sampler){.size = sizeof o, .temperature = 0.8f, .top_p = 0.95f, .bias = bias}, 40, "top_p 0.95", (uint64_t)1 << 32);
     draws(s, (llama_sampler){.size = sizeof o, .temperature = 1.5f, .top_k = 12, .min_p = 0.05f, .bias = bias}, 40, "top_k, min_p", 0x9e3779b97f4a7c15);

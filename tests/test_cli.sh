@@ -130,6 +130,11 @@ refuse 2 "--temp nan" "number" $llama $model x --temp nan
 refuse 2 "-s" "whole number" $llama $model x -s -1
 refuse 2 "-s" "2^64" $llama $model x -s 18446744073709551616
 refuse 2 "an empty stop" "empty" $llama $model x -r ""
+refuse 2 "half a character to stop at" "inside a character" $llama $model x -r "$(printf '\251')"
+refuse 2 "an argument of two lines" "1?2" $llama $model x -n "$(printf '1\n2')"
+refuse 2 "info of a text" "no text" $llama info $model x
+refuse 2 "tokenize of two texts" "more than one" $llama tokenize $model x -p y
+refuse 5 "--echo does not come before a refusal" "context" $llama $model "$prompt" -c 4 --echo
 refuse 2 "two prompts" "more than one" $llama $model x y
 refuse 2 "two prompts" "more than one" $llama $model x -p y
 refuse 2 "no prompt file" "cannot be opened" $llama $model -f $work/none
@@ -154,6 +159,7 @@ head -c 1000000 $model/consolidated.00.pth >$work/bare/consolidated.00.pth
 refuse 3 "a shard cut short" "consolidated.00.pth" $llama $work/bare x
 cp $model/consolidated.00.pth $work/bare
 refuse 3 "no tokenizer" "tokenizer" $llama $work/bare x
+refuse 3 "no tokenizer to decode with" "tokenizer" $llama tokenize $work/bare --decode 5
 run 0 "info without a tokenizer" $llama info $work/bare
 holds "info says so" grep -q "tokenizer *none" $work/out
 cp $model/tokenizer.model $work
@@ -207,6 +213,24 @@ run 0 "tokenize" $llama tokenize $model "There was once"
 printf '%s' "There was once" | $llama tokenize $model >$work/ids
 same "tokenize from stdin" $work/out $work/ids
 if [ "$(wc -l <$work/ids)" -eq 1 ]; then ok; else no "one line of ids"; fi
+run 0 "tokenize -p" $llama tokenize $model -p "There was once"
+same "tokenize -p" $work/out $work/ids
+echo hi >$work/hello
+LLAMA_MODEL=$model $llama $work/hello $greedy >$work/out 2>$work/err
+if [ $? -eq 0 ] && [ -s $work/out ]; then ok; else no "a file's name is a prompt where LLAMA_MODEL stands: $(cat $work/err)"; fi
+LLAMA_MODEL=$model $llama tokenize There was once >$work/out
+same "tokenize with LLAMA_MODEL" $work/out $work/ids
+mkfifo $work/pipe
+exec 3<>$work/pipe
+timeout 1 head -c 65536 /dev/zero >&3 # full: the next write waits
+$llama $model "$prompt" -n -1 >&3 2>$work/err &
+pid=$!
+sleep 0.5
+kill -INT $pid
+wait $pid
+code=$?
+exec 3<&-
+if [ $code -eq 130 ] && [ ! -s $work/err ]; then ok; else no "SIGINT while stdout waits: exit $code, $(cat $work/err)"; fi
 run 0 "tokenize --count" $llama tokenize $model --count There was once
 if [ "$(cat $work/out)" -eq "$(wc -w <$work/ids)" ]; then ok; else no "tokenize --count"; fi
 $llama tokenize $model --decode <$work/ids >$work/out
