@@ -182,6 +182,35 @@ static void test_pickles(void) {
     tensor_case("another shape", "0", 32, 0, 2, 16, 16, "w1.weight is missing");
 }
 
+/* A small file whose tensors all view one storage, in a way that makes a copy of each: the copies would be
+ * many times the file. */
+static void test_overlap(void) {
+    enum { WIDTH = 64, LAYERS = 12 };
+    static const char *const names[] = {"attention.wq", "attention.wk", "attention.wv", "attention.wo", "feed_forward.w1",
+                                        "feed_forward.w2", "feed_forward.w3", "attention_norm", "ffn_norm"};
+    static unsigned char storage[2 * WIDTH * WIDTH];
+    const model_spec wide = {.dim = WIDTH, .layers = LAYERS, .heads = 2, .kv_heads = 2, .hidden = WIDTH, .vocab = WIDTH, .shards = 1};
+    zip z = {0};
+    buffer pickle = {0};
+    put_text(&pickle, "\x80\x02}(");
+    for (int i = 0; i < 3 + 9 * LAYERS; i++) {
+        static const char *const outside[] = {"tok_embeddings.weight", "output.weight", "norm.weight"};
+        char name[64];
+        bool vector = i < 3 ? i == 2 : (i - 3) % 9 > 6;
+        snprintf(name, sizeof name, "layers.%d.%s.weight", (i - 3) / 9, names[i < 3 ? 0 : (i - 3) % 9]);
+        pickle_tensor(&pickle, i < 3 ? outside[i] : name, "0", WIDTH * WIDTH, 0, vector ? 0 : WIDTH, WIDTH, WIDTH - 1);
+    }
+    put_text(&pickle, "u.");
+    zip_add(&z, "a/data.pkl", pickle.at, pickle.n);
+    zip_add(&z, "a/data/0", storage, sizeof storage);
+    buffer file = zip_end(&z);
+    in_folder("consolidated.00.pth", &file);
+    model_params(&wide, folder);
+    refuse("tensors one upon the other", LLAMA_EFORMAT, "overlap");
+    model_params(&spec, folder);
+    free(pickle.at), free(file.at);
+}
+
 /* ---- A sound file, damaged everywhere ---- */
 
 /* Truncated at each length near its ends and at many between; a bit of each byte of directory and pickle turned. */
@@ -354,6 +383,7 @@ int main(int argc, char **argv) {
     model_write(&spec, folder);
     test_params();
     test_pickles();
+    test_overlap();
     test_damage();
     test_tokenizers(argv[1]);
     test_made_tokenizers();
