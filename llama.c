@@ -1510,7 +1510,13 @@ static int bind_all(binder *b, const params *p, const char *folder) {
     b->pieces = llamac_new(&b->scratch, weights * m->n_shards, sizeof *b->pieces);
     if (!b->pieces) return out_of_memory(b->err, folder);
     for (size_t i = 0; i < weights * m->n_shards; i++) b->pieces[i].type = -1; /* not found yet */
-    for (size_t k = 0; k < m->n_shards && status == LLAMA_OK; k++) status = bind_shard(b, k);
+    for (size_t k = 0; k < m->n_shards && status == LLAMA_OK; k++) {
+        /* A page for each entry's header: reading ahead would read much of the file. */
+        void *file = (void *)(uintptr_t)m->files[k].data;
+        madvise(file, m->files[k].size, MADV_RANDOM);
+        status = bind_shard(b, k);
+        madvise(file, m->files[k].size, MADV_NORMAL);
+    }
     if (status == LLAMA_OK) status = sizes_from_tensors(b, p);
     for (size_t i = 0; i < weights && status == LLAMA_OK; i++) status = place(b, i);
     return status;
