@@ -80,8 +80,9 @@
  *     x += w2 (silu(w1 h) * w3 h)
  *   logits = output (rmsnorm(x) * norm)
  *
- * Letters in comments: n tokens evaluated together, D dim, H hidden, V vocab_size, K kv_dim.
- * A row of an activation buffer of width W takes padded(W) floats; those behind W stay zero. */
+ * Letters in comments: n tokens evaluated together, D dim, H hidden, V vocab_size, K
+ * kv_dim. A row of an activation buffer of width W takes padded(W) floats; those behind W
+ * stay zero. */
 
 typedef enum { F32, F16, BF16, DTYPES } dtype;
 static const size_t dtype_bytes[DTYPES] = {4, 2, 2};
@@ -188,7 +189,8 @@ enum {
  * read a whole block from the start of any head, and keeps rows off the same cache sets. */
 static size_t padded(size_t width) { return (width + BLOCK - 1) / BLOCK * BLOCK + BLOCK; }
 
-/* The verbs, for n rows. E are the embeddings, w a weight, K[l] and V[l] the cache of layer l.
+/* The verbs, for n rows. E are the embeddings, w a weight, K[l] and V[l] the cache of layer
+ * l.
  *
  *   embed        x = E[token]                       attention    y = softmax(q K[l]) V[l]
  *   rmsnorm      y = x / rms(x) * w                 swiglu       a = silu(a) * b
@@ -1953,8 +1955,8 @@ LLAMA_API uint64_t llama_session_bytes(const llama *m, const llama_session_optio
     return settle(&s, m, options, NULL) ? 0 : lay_out(&s, NULL);
 }
 
-/* What lies behind the width of a row is read by kernels, whole blocks at a time, and is zero. The
- * rest of a session's memory is written before it is read, and touched only then. */
+/* What lies behind the width of a row is read by kernels, whole blocks at a time, and is
+ * zero. The rest of a session's memory is written before it is read, and touched only then. */
 static void clear_padding(float *x, size_t rows, size_t width) {
     size_t ld = padded(width);
     for (size_t t = 0; t < rows; t++) memset(x + t * ld + width, 0, (ld - width) * sizeof *x);
@@ -2346,15 +2348,15 @@ LLAMA_API const char *llama_build(void) {
 /* V. The machine                                                                                 */
 /* ============================================================================================== */
 
-/* The defined order of a dot product of length K (DESIGN: one answer): four float32 lanes;
- * lane k mod 4 takes fma(w[k], x[k], lane) for ascending k from +0, K filled up to a block
- * with zeros; the sum is (lane0 + lane2) + (lane1 + lane3). Four, because then a 512-bit
+/* One answer: the defined order of a dot product of length K is four float32 lanes; lane k
+ * mod 4 takes fma(w[k], x[k], lane) for ascending k from +0, K filled up to a block with
+ * zeros; the sum is (lane0 + lane2) + (lane1 + lane3). Four, because then a 512-bit
  * register holds four rows of weights against one broadcast of x: measured with 504 tokens
  * the register tile runs at 92% of the FMA peak, where sixteen lanes (one row a register,
  * four times the cache traffic) reach 59%.
  *
  * The kernels are written once, at the end of this file. Each reading with LLAMA_PASS
- * defined compiles them for one instruction set from a vocabulary of eleven verbs. "scalar"
+ * defined compiles them for one instruction set from a vocabulary of nine verbs. "scalar"
  * is their plain twin. */
 
 /* exp to about 1 ulp by range reduction and a minimax polynomial; the same steps in each
@@ -2446,7 +2448,7 @@ static const kernels *find_kernels(const char *name) {
 
 /* The vocabulary. A vec is VL floats: VR rows of four lanes.
  *
- *   zero  load  store  fma(a, b, c) = a b + c    arithmetic
+ *   load  store  fma(a, b, c) = a b + c
  *   splat(f)            f in each lane
  *   spread(p)           the four floats at p, for each row
  *   f16(p)  bf16(p)     VL stored weights, widened exactly, at any address
