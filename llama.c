@@ -136,8 +136,16 @@ typedef struct {      /* one sequence */
     int32_t *tokens;  /* [context] */
     float *logits;    /* [V] of the last token */
     size_t length;    /* positions filled */
+    size_t end;       /* the length after the call under way */
+    uint64_t call;    /* the last call that named it */
     bool have_logits; /* false: empty or rewound */
 } sequence;
+
+typedef struct {   /* what one thread works in */
+    float *panel;  /* [PANEL_ROWS * PANEL_COLUMNS] widened weights */
+    float *acc;    /* [rows][PANEL_ROWS * LANES] lanes of sums under way */
+    float *scores; /* [context] of one head of one token */
+} workspace;
 
 typedef struct kernels kernels;
 
@@ -155,28 +163,30 @@ struct llama_session {
     pid_t pid;           /* of the process that made it: OpenMP's threads do not survive a fork */
     sequence *sequences; /* [n_sequences] */
     /* scratch of one batch */
-    sequence **row_seq; /* [batch] whose token each row is */
-    size_t *row_pos;    /* [batch] and its position there */
-    int32_t *row_token; /* [batch] */
-    float *x, *h, *o;   /* [batch][D] the residual stream, the normed input, a block's output */
-    float *q, *k, *v;   /* [batch][D], [batch][K], [batch][K] */
-    float *a, *b;       /* [batch][H] */
-    float *cos, *sin;   /* [batch][head_dim/2] */
-    float *panel, *acc, *scores; /* [threads][...] the kernels' own */
-    size_t panel_size, acc_size; /* floats of these two for each thread */
-    float *logits;               /* [SCORED][V] */
-    double *probs;               /* [V] */
-    int32_t *ids;                /* [V] */
-    unsigned char *seen;         /* [V] */
-    uint64_t done, total;        /* layers * tokens: before this batch, of this call */
-    bool cancelled;              /* the host said stop */
-    llama_error error;           /* of the last call that failed */
-    char about[48];              /* "avx512, 2 threads" */
+    sequence **row_seq;   /* [batch] whose token each row is */
+    size_t *row_pos;      /* [batch] and its position there */
+    int32_t *row_token;   /* [batch] */
+    float *x, *h, *o;     /* [batch][D] the residual stream, the normed input, a block's output */
+    float *q, *k, *v;     /* [batch][D], [batch][K], [batch][K] */
+    float *a, *b;         /* [batch][H] */
+    float *cos, *sin;     /* [batch][head_dim/2] */
+    workspace *own;       /* [threads] */
+    float *last;          /* [n_sequences][D] h of the tokens whose logits are wanted */
+    float *logits;        /* [n_logits][V] */
+    double *probs;        /* [V] */
+    int32_t *ids;         /* [V] */
+    unsigned char *seen;  /* [V] */
+    size_t n_logits;      /* rows of logits: for all sequences, at least SCORED */
+    uint64_t calls;       /* of llama_eval and its kin so far */
+    uint64_t done, total; /* layers * tokens: before this batch, of this call */
+    bool cancelled;       /* the host said stop */
+    llama_error error;    /* of the last call that failed */
+    char about[48];       /* "avx512, 2 threads" */
 };
 
 enum {
     BLOCK = 16,            /* columns: rows of matrices are visited in blocks of 16, zero-padded */
-    SCORED = 8,            /* rows whose logits are computed together */
+    SCORED = 8,            /* rows of a text to score whose logits are computed together */
     MAX_LAYERS = 1024,     /* what a file may ask for at most */
     MAX_WIDTH = 1 << 20,   /* dim, heads, rows of w1 */
     MAX_VOCAB = 1 << 20,   /* embeddings */
@@ -261,7 +271,7 @@ typedef struct {
     const float *x;
     float *y;
     size_t ldx, ldy, n; /* floats from row to row of x and y; rows of x */
-    float *panel, *acc; /* [PANEL_ROWS * PANEL_COLUMNS], [n * PANEL_ROWS * LANES] */
+    const workspace *own;
 } product;
 
 /* What an instruction set has to offer; all sets give the same bits. */
@@ -443,8 +453,7 @@ static void matmul_job(const task *j, int thread, size_t begin, size_t end) {
             .ldx = padded(w->cols),
             .ldy = padded(w->rows),
             .n = j->n,
-            .panel = s->panel + (size_t)thread * s->panel_size,
-            .acc = s->acc + (size_t)thread * s->acc_size,
+            .own = &s->own[thread],
         };
         s->kernels->matmul(&one, r - top, stop - top);
         r = stop;
@@ -486,7 +495,6 @@ static void remember(llama_session *s, size_t l, const float *k, const float *v,
 static void attention_job(const task *j, int thread, size_t begin, size_t end) {
     const llama_session *s = j->s;
     const llama *m = s->model;
-    float *scores = s->scores + (size_t)thread * padded(s->context);
     for (size_t i = begin; i < end; i++) {
         size_t t = i / m->n_heads, head = i % m->n_heads;
         size_t at = t * padded(m->dim) + head * m->head_dim;
@@ -494,13 +502,15 @@ static void attention_job(const task *j, int thread, size_t begin, size_t end) {
         const sequence *q = s->row_seq[t];
         s->kernels->attend(j->y + at, j->x + at, cache(s, q->k, j->l) + kv,
                            cache(s, q->v, j->l) + kv, s->row_pos[t] + 1, m->head_dim, m->kv_dim,
-                           scores);
+                           s->own[thread].scores);
     }
 }
 
 static void attention(llama_session *s, float *y, const float *q, size_t l, size_t n) {
-    size_t work = n * (s->row_pos[n - 1] + 1) * s->model->dim * 2;
-    parallel(&(task){s, NULL, y, q, n, l}, attention_job, n * s->model->n_heads, 1, work);
+    size_t positions = 0;
+    for (size_t t = 0; t < n; t++) positions += s->row_pos[t] + 1;
+    parallel(&(task){s, NULL, y, q, n, l}, attention_job, n * s->model->n_heads, 1,
+             positions * s->model->dim * 2);
 }
 
 /* a = silu(a) * b, silu(a) = a / (1 + exp(-a))      (Shazeer 2020, arXiv:2002.05202) */
@@ -1873,35 +1883,46 @@ static void *carve(carver *c, uint64_t count, uint64_t size) {
 
 enum { PANEL_ROWS = 16, PANEL_COLUMNS = 256, LANES = 4 }; /* see part V */
 
+/* Bytes between what two threads write: hardware prefetchers run up to a page past the end of
+ * what is read, and would take the next thread's lines from it (32 rows: 324 ms without the
+ * gap, 198 with it, where the two cores share no cache). */
+enum { THREAD_GAP = 4096 };
+
 /* The buffers of session s behind s itself; returns the bytes of all. */
 static uint64_t lay_out(llama_session *s, unsigned char *base) {
     const llama *m = s->model;
     uint64_t b = s->batch, threads = (uint64_t)s->threads, f = sizeof(float);
     carver c = {base, 0};
-    carve(&c, 1, sizeof *s); /* the session itself */
-    s->panel_size = PANEL_ROWS * PANEL_COLUMNS;
-    s->acc_size = s->batch * PANEL_ROWS * LANES;
-    s->x = carve(&c, b * padded(m->dim), f);                        /* [batch][D] */
-    s->h = carve(&c, b * padded(m->dim), f);                        /* [batch][D] */
-    s->o = carve(&c, b * padded(m->dim), f);                        /* [batch][D] */
-    s->q = carve(&c, b * padded(m->dim), f);                        /* [batch][D] */
-    s->k = carve(&c, b * padded(m->kv_dim), f);                     /* [batch][K] */
-    s->v = carve(&c, b * padded(m->kv_dim), f);                     /* [batch][K] */
-    s->a = carve(&c, b * padded(m->hidden), f);                     /* [batch][H] */
-    s->b = carve(&c, b * padded(m->hidden), f);                     /* [batch][H] */
-    s->logits = carve(&c, SCORED * padded(m->vocab_size), f);       /* [SCORED][V] */
-    s->sequences = carve(&c, s->n_sequences, sizeof *s->sequences); /* [n_sequences] */
-    s->row_seq = carve(&c, b, sizeof *s->row_seq);                  /* [batch] */
-    s->row_pos = carve(&c, b, sizeof *s->row_pos);                  /* [batch] */
-    s->row_token = carve(&c, b, sizeof *s->row_token);              /* [batch] */
-    s->cos = carve(&c, b * (m->head_dim / 2), f);                   /* [batch][head_dim/2] */
-    s->sin = carve(&c, b * (m->head_dim / 2), f);                   /* [batch][head_dim/2] */
-    s->panel = carve(&c, threads * s->panel_size, f);               /* widened weights */
-    s->acc = carve(&c, threads * s->acc_size, f);                   /* lanes of sums under way */
-    s->scores = carve(&c, threads * padded(s->context), f);         /* of one head of one token */
-    s->probs = carve(&c, m->vocab_size, sizeof *s->probs);          /* [V], the sampler's */
-    s->ids = carve(&c, m->vocab_size, sizeof *s->ids);              /* [V], its heap */
-    s->seen = carve(&c, m->vocab_size, 1);                          /* [V], ids already penalised */
+    carve(&c, 1, sizeof *s);                                         /* the session itself */
+    uint64_t rows = s->batch > s->n_logits ? s->batch : s->n_logits; /* of one product at most */
+    s->x = carve(&c, b * padded(m->dim), f);                         /* [batch][D] */
+    s->h = carve(&c, b * padded(m->dim), f);                         /* [batch][D] */
+    s->o = carve(&c, b * padded(m->dim), f);                         /* [batch][D] */
+    s->q = carve(&c, b * padded(m->dim), f);                         /* [batch][D] */
+    s->k = carve(&c, b * padded(m->kv_dim), f);                      /* [batch][K] */
+    s->v = carve(&c, b * padded(m->kv_dim), f);                      /* [batch][K] */
+    s->a = carve(&c, b * padded(m->hidden), f);                      /* [batch][H] */
+    s->b = carve(&c, b * padded(m->hidden), f);                      /* [batch][H] */
+    s->last = carve(&c, s->n_sequences * padded(m->dim), f);         /* [n_sequences][D] */
+    s->logits = carve(&c, s->n_logits * padded(m->vocab_size), f);   /* [n_logits][V] */
+    s->sequences = carve(&c, s->n_sequences, sizeof *s->sequences);  /* [n_sequences] */
+    s->row_seq = carve(&c, b, sizeof *s->row_seq);                   /* [batch] */
+    s->row_pos = carve(&c, b, sizeof *s->row_pos);                   /* [batch] */
+    s->row_token = carve(&c, b, sizeof *s->row_token);               /* [batch] */
+    s->cos = carve(&c, b * (m->head_dim / 2), f);                    /* [batch][head_dim/2] */
+    s->sin = carve(&c, b * (m->head_dim / 2), f);                    /* [batch][head_dim/2] */
+    s->probs = carve(&c, m->vocab_size, sizeof *s->probs);           /* [V], the sampler's */
+    s->ids = carve(&c, m->vocab_size, sizeof *s->ids);               /* [V], its heap */
+    s->seen = carve(&c, m->vocab_size, 1);       /* [V], ids already penalised */
+    s->own = carve(&c, threads, sizeof *s->own); /* [threads] */
+    for (size_t i = 0; i < threads; i++) {
+        workspace none, *own = base ? &s->own[i] : &none;
+        carve(&c, THREAD_GAP, 1);
+        own->panel = carve(&c, PANEL_ROWS * PANEL_COLUMNS, f);
+        own->acc = carve(&c, rows * PANEL_ROWS * LANES, f);
+        own->scores = carve(&c, padded(s->context), f);
+    }
+    carve(&c, THREAD_GAP, 1);
     for (size_t i = 0; i < s->n_sequences; i++) {
         sequence none = {0}, *q = base ? &s->sequences[i] : &none;
         *q = (sequence){0};                                                  /* empty */
@@ -1933,7 +1954,8 @@ static int settle(llama_session *s, const llama *m, const llama_session_options 
     s->context = o.context ? (size_t)o.context : DEFAULT_CONTEXT;
     s->n_sequences = o.sequences ? (size_t)o.sequences : 1;
     s->batch = o.batch ? (size_t)o.batch : DEFAULT_BATCH;
-    if (s->batch > s->context) s->batch = s->context;
+    if (s->batch > s->context * s->n_sequences) s->batch = s->context * s->n_sequences;
+    s->n_logits = s->n_sequences > SCORED ? s->n_sequences : SCORED;
     s->threads = o.threads ? o.threads : default_threads();
     s->team = s->threads;
     s->pid = getpid();
@@ -2006,19 +2028,17 @@ static sequence *sequence_of(const llama_session *s, int seq) {
     return s && seq >= 0 && (size_t)seq < s->n_sequences ? &s->sequences[seq] : NULL;
 }
 
-/* Set up rows 0..n for the next tokens of q: who they are, and how far RoPE turns them. */
-static void set_rows(llama_session *s, sequence *q, const int32_t *tokens, size_t n) {
+/* Make row t of the next batch token number i of a span: who it is, and how far RoPE turns it. */
+static void set_row(llama_session *s, size_t t, const llama_span *span, size_t i) {
     size_t half = s->model->head_dim / 2;
-    for (size_t t = 0; t < n; t++) {
-        s->row_seq[t] = q;
-        s->row_pos[t] = q->length + t;
-        s->row_token[t] = tokens[t];
-        for (size_t j = 0; j < half; j++) {
-            double sine, cosine;
-            sincos_double((float)s->row_pos[t] * s->model->freqs[j], &sine, &cosine);
-            s->sin[t * half + j] = (float)sine;
-            s->cos[t * half + j] = (float)cosine;
-        }
+    s->row_seq[t] = &s->sequences[span->seq];
+    s->row_pos[t] = s->row_seq[t]->length + i;
+    s->row_token[t] = span->tokens[i];
+    for (size_t j = 0; j < half; j++) {
+        double sine, cosine;
+        sincos_double((float)s->row_pos[t] * s->model->freqs[j], &sine, &cosine);
+        s->sin[t * half + j] = (float)sine;
+        s->cos[t * half + j] = (float)cosine;
     }
 }
 
@@ -2029,11 +2049,11 @@ static bool all_finite(const float *x, size_t n) {
     return sum == 0;
 }
 
-/* s->logits[0..n) of rows first..first+n of the last forward pass */
-static int output(llama_session *s, size_t first, size_t n) {
+/* s->logits[0..n) of n rows of h [n][D] */
+static int output(llama_session *s, const float *h, size_t n) {
     const llama *m = s->model;
     size_t ld = padded(m->vocab_size);
-    matmul(s, s->logits, &m->output, s->h + first * padded(m->dim), n);
+    matmul(s, s->logits, &m->output, h, n);
     for (size_t t = 0; t < n; t++)
         if (!all_finite(s->logits + t * ld, m->vocab_size))
             return fail(s, LLAMA_ENUMERIC, "the logits are not finite; the weights may be damaged");
@@ -2045,83 +2065,99 @@ static float log_probability(const float *logits, size_t vocab, int32_t token) {
     return (float)((double)logits[token] - log_sum_exp(logits, vocab));
 }
 
-/* logprob[i] of tokens[i], i < n, from the logits before it: `before` for i = 0 (NULL:
- * nothing stands before it), then row i-1's. The last row's logits are left in s->logits.
- * logprob may be NULL. */
-static int score_rows(llama_session *s, const float *before, const int32_t *tokens, size_t n,
-                      float *logprob) {
+/* logprob[i] of the n tokens of a batch, from the logits before each: `before` for i = 0
+ * (NULL: nothing stands before it), then row i-1's. The last row's logits go to s->logits. */
+static int score_rows(llama_session *s, const float *before, size_t n, float *logprob) {
     size_t vocab = s->model->vocab_size, ld = padded(vocab);
-    if (logprob) logprob[0] = before ? log_probability(before, vocab, tokens[0]) : 0;
-    for (size_t i = logprob ? 0 : n - 1; i < n; i += SCORED) { /* some rows at a time */
+    logprob[0] = before ? log_probability(before, vocab, s->row_token[0]) : 0;
+    for (size_t i = 0; i < n; i += SCORED) { /* some rows at a time */
         size_t rows = n - i < SCORED ? n - i : SCORED;
-        int status = output(s, i, rows);
+        int status = output(s, s->h + i * padded(s->model->dim), rows);
         if (status) return status;
-        for (size_t t = 0; logprob && t < rows && i + t + 1 < n; t++)
-            logprob[i + t + 1] = log_probability(s->logits + t * ld, vocab, tokens[i + t + 1]);
-        if (i + rows == n && rows > 1)
-            memmove(s->logits, s->logits + (rows - 1) * ld, vocab * sizeof(float));
+        for (size_t t = 0; t < rows && i + t + 1 < n; t++)
+            logprob[i + t + 1] =
+                log_probability(s->logits + t * ld, vocab, s->row_token[i + t + 1]);
+        if (i + rows == n) memmove(s->logits, s->logits + (rows - 1) * ld, vocab * sizeof(float));
     }
     return LLAMA_OK;
 }
 
-/* Append tokens in batches of nearly equal size; logprob may be NULL. The sequence's logits
- * change only at the end, and on failure its length is put back: what lies in the cache
- * beyond the length is never read, so then nothing has happened. */
-static int append(llama_session *s, sequence *q, const int32_t *tokens, size_t n, float *logprob) {
-    size_t was = q->length, vocab = s->model->vocab_size;
-    s->total = s->model->n_layers * n;
-    for (size_t i = 0, rows; i < n; i += rows) {
-        size_t batches = (n - i + s->batch - 1) / s->batch; /* still to come */
-        const float *before = i ? s->logits : was ? q->logits : NULL;
-        rows = (n - i + batches - 1) / batches;
-        s->done = s->model->n_layers * i;
-        set_rows(s, q, tokens + i, rows);
-        forward(s, rows);
-        int status = s->cancelled ? fail(s, LLAMA_ECANCEL, "cancelled by the host") : LLAMA_OK;
-        if (status == LLAMA_OK &&
-            (logprob || i + rows == n)) /* only the last row is wanted, or all */
-            status = score_rows(s, before, tokens + i, rows, logprob ? logprob + i : NULL);
-        if (status) {
-            q->length = was;
-            return status;
+/* Run the tokens of all spans through the model, in batches of nearly equal size; rows of
+ * several sequences share a batch. Leaves in s->logits a row for each span that has tokens.
+ * The cache is filled beyond the sequences' lengths only, where nobody reads yet. With
+ * logprob (of the one span there is) every row is scored. */
+static int evaluate_spans(llama_session *s, const llama_span *spans, size_t total, float *logprob) {
+    size_t rows, i = 0, kept = 0, ld = padded(s->model->dim); /* i: tokens of *spans done */
+    const sequence *first = &s->sequences[spans->seq];
+    const float *before = first->length ? first->logits : NULL;
+    s->total = s->model->n_layers * total;
+    for (size_t done = 0; done < total; done += rows) {
+        size_t batches = (total - done + s->batch - 1) / s->batch; /* still to come */
+        rows = (total - done + batches - 1) / batches;
+        for (size_t t = 0; t < rows; t++, i++) {
+            for (; i == spans->n; i = 0) spans++;
+            set_row(s, t, spans, i);
         }
-        memcpy(q->tokens + q->length, tokens + i, rows * sizeof *tokens);
-        q->length += rows;
+        s->done = s->model->n_layers * done;
+        forward(s, rows);
+        if (s->cancelled) return fail(s, LLAMA_ECANCEL, "cancelled by the host");
+        for (size_t t = 0; t < rows; t++)
+            if (s->row_pos[t] + 1 == s->row_seq[t]->end)
+                memcpy(s->last + kept++ * ld, s->h + t * ld, ld * sizeof(float));
+        int status = logprob ? score_rows(s, before, rows, logprob + done) : LLAMA_OK;
+        if (status) return status;
+        before = s->logits;
     }
-    memcpy(q->logits, s->logits, vocab * sizeof(float));
-    q->have_logits = true;
-    return LLAMA_OK;
+    return logprob ? LLAMA_OK : output(s, s->last, kept);
 }
 
-/* What llama_eval and llama_score have in common: refuse what cannot be, then append. */
-static int evaluate(llama_session *s, int seq, const int32_t *tokens, size_t n, float *logprob) {
-    if (!s) return LLAMA_EINVAL;
-    sequence *q = sequence_of(s, seq);
-    if (!q) return fail(s, LLAMA_EINVAL, "there is no such sequence");
-    if (n && !tokens) return fail(s, LLAMA_EINVAL, "tokens must be given");
-    for (size_t i = 0; i < n; i++)
-        if (tokens[i] < 0 || (size_t)tokens[i] >= s->model->vocab_size)
-            return fail(s, LLAMA_EINVAL, "a token is not in the vocabulary");
-    if (n > s->context - q->length) return fail(s, LLAMA_EFULL, "the context is full");
-    if (logprob && q->length && !q->have_logits)
-        return fail(s, LLAMA_EINVAL, "the sequence was rewound: evaluate a token before scoring");
-    if (n == 0) return LLAMA_OK;
+/* What llama_eval and its kin have in common: refuse what cannot be, evaluate, and only then
+ * let the sequences have their tokens and logits: after a failure nothing has happened. */
+static int append(llama_session *s, const llama_span *spans, size_t n, float *logprob) {
+    size_t total = 0, vocab = s->model->vocab_size, k = 0;
+    s->calls++;
+    for (size_t i = 0; i < n; i++) {
+        sequence *q = sequence_of(s, spans[i].seq);
+        if (!q) return fail(s, LLAMA_EINVAL, "there is no such sequence");
+        if (q->call == s->calls) return fail(s, LLAMA_EINVAL, "a sequence is named twice");
+        if (spans[i].n && !spans[i].tokens) return fail(s, LLAMA_EINVAL, "tokens must be given");
+        for (size_t t = 0; t < spans[i].n; t++)
+            if (spans[i].tokens[t] < 0 || (size_t)spans[i].tokens[t] >= vocab)
+                return fail(s, LLAMA_EINVAL, "a token is not in the vocabulary");
+        if (spans[i].n > s->context - q->length) return fail(s, LLAMA_EFULL, "the context is full");
+        if (logprob && q->length && !q->have_logits)
+            return fail(s, LLAMA_EINVAL,
+                        "the sequence was rewound: evaluate a token before scoring");
+        q->call = s->calls;
+        q->end = q->length + spans[i].n;
+        total += spans[i].n;
+    }
+    if (total == 0) return LLAMA_OK;
     s->team = getpid() == s->pid ? s->threads : 1; /* OpenMP's threads do not survive a fork */
     s->cancelled = false;
     uint64_t mode = fp_enter();
-    int status = append(s, q, tokens, n, logprob);
+    int status = evaluate_spans(s, spans, total, logprob);
     fp_leave(mode);
+    for (size_t i = 0; i < n && status == LLAMA_OK; i++) {
+        sequence *q = &s->sequences[spans[i].seq];
+        if (spans[i].n == 0) continue;
+        memcpy(q->tokens + q->length, spans[i].tokens, spans[i].n * sizeof *q->tokens);
+        memcpy(q->logits, s->logits + k++ * padded(vocab), vocab * sizeof(float));
+        q->length = q->end;
+        q->have_logits = true;
+    }
     return status;
 }
 
 LLAMA_API int llama_eval(llama_session *s, int seq, const int32_t *tokens, size_t n) {
-    return evaluate(s, seq, tokens, n, NULL);
+    return llama_eval_batch(s, &(llama_span){seq, tokens, n}, 1);
 }
 
 LLAMA_API int llama_score(llama_session *s, int seq, const int32_t *tokens, size_t n,
                           float *logprob) {
-    if (s && n && !logprob) return fail(s, LLAMA_EINVAL, "logprob must be given");
-    return evaluate(s, seq, tokens, n, logprob);
+    if (!s) return LLAMA_EINVAL;
+    if (n && !logprob) return fail(s, LLAMA_EINVAL, "logprob must be given");
+    return append(s, &(llama_span){seq, tokens, n}, 1, logprob);
 }
 
 /* ---- Sampling ---- */
@@ -2250,8 +2286,9 @@ static int later(llama_session *s, const char *text) {
 }
 
 LLAMA_API int llama_eval_batch(llama_session *s, const llama_span *spans, size_t n) {
-    (void)spans, (void)n;
-    return later(s, "llama_eval_batch comes with a later release; use llama_eval for each");
+    if (!s) return LLAMA_EINVAL;
+    if (n && !spans) return fail(s, LLAMA_EINVAL, "spans must be given");
+    return append(s, spans, n, NULL);
 }
 
 LLAMA_API size_t llama_length(const llama_session *s, int seq) {
@@ -2270,9 +2307,22 @@ LLAMA_API int llama_rewind(llama_session *s, int seq, size_t length) {
     return LLAMA_OK;
 }
 
+/* Only what is there is copied: dst's memory is touched as far as src is long. */
 LLAMA_API int llama_fork(llama_session *s, int dst, int src) {
-    (void)dst, (void)src;
-    return later(s, "llama_fork comes with a later release");
+    sequence *to = sequence_of(s, dst);
+    const sequence *from = sequence_of(s, src);
+    if (!to || !from) return s ? fail(s, LLAMA_EINVAL, "there is no such sequence") : LLAMA_EINVAL;
+    if (to == from) return LLAMA_OK;
+    size_t bytes = from->length * s->model->kv_dim * sizeof(float);
+    for (size_t l = 0; l < s->model->n_layers; l++) {
+        memcpy(cache(s, to->k, l), cache(s, from->k, l), bytes);
+        memcpy(cache(s, to->v, l), cache(s, from->v, l), bytes);
+    }
+    memcpy(to->tokens, from->tokens, from->length * sizeof *to->tokens);
+    if (from->have_logits) memcpy(to->logits, from->logits, s->model->vocab_size * sizeof(float));
+    to->length = from->length;
+    to->have_logits = from->have_logits;
+    return LLAMA_OK;
 }
 
 LLAMA_API int llama_save(llama_session *s, int seq, llama_write_fn write, void *user) {
@@ -2695,19 +2745,24 @@ TARGET INLINE void FN(tile)(float *acc, const float *panel, const float *x, size
     for (size_t v = 0; v < VECS; v++) FN(store)(acc + (t * VECS + v) * VL, sum[t][v]);
 }
 
-/* One panel against all n tokens. */
-TARGET static void FN(tiles)(float *acc, const float *panel, const float *x, size_t ldx, size_t n,
-                             size_t steps, bool first) {
-    for (size_t t = 0; t < n; t += FN(TILE_TOKENS)) {
-        float *a = acc + t * FN(TILE_VECS) * FN(VL);
-        const float *xt = x + t * ldx;
-        switch (n - t) { /* each with its own unrolled body */
-        case 1: FN(tile)(a, panel, xt, ldx, steps, first, 1); break;
-        case 2: FN(tile)(a, panel, xt, ldx, steps, first, 2); break;
-        case 3: FN(tile)(a, panel, xt, ldx, steps, first, 3); break;
-        case 4: FN(tile)(a, panel, xt, ldx, steps, first, 4); break;
-        case 5: FN(tile)(a, panel, xt, ldx, steps, first, 5); break;
-        default: FN(tile)(a, panel, xt, ldx, steps, first, FN(TILE_TOKENS));
+/* One panel against all n tokens from x on. Meanwhile the `bytes` at `ahead`, the weights of a
+ * later panel, are on their way to the L2 cache: some before each tile. */
+TARGET static void FN(tiles)(const product *p, const float *x, size_t steps, bool first,
+                             uintptr_t ahead, size_t bytes) {
+    uintptr_t stop = ahead + bytes;
+    size_t share = bytes / ((p->n + FN(TILE_TOKENS) - 1) / FN(TILE_TOKENS)) + 63;
+    for (size_t t = 0; t < p->n; t += FN(TILE_TOKENS)) {
+        float *acc = p->own->acc + t * FN(TILE_VECS) * FN(VL);
+        const float *panel = p->own->panel, *xt = x + t * p->ldx;
+        for (size_t i = 0; i < share && ahead < stop; i += 64, ahead += 64)
+            __builtin_prefetch((const void *)ahead, 0, 2);
+        switch (p->n - t) { /* each with its own unrolled body */
+        case 1: FN(tile)(acc, panel, xt, p->ldx, steps, first, 1); break;
+        case 2: FN(tile)(acc, panel, xt, p->ldx, steps, first, 2); break;
+        case 3: FN(tile)(acc, panel, xt, p->ldx, steps, first, 3); break;
+        case 4: FN(tile)(acc, panel, xt, p->ldx, steps, first, 4); break;
+        case 5: FN(tile)(acc, panel, xt, p->ldx, steps, first, 5); break;
+        default: FN(tile)(acc, panel, xt, p->ldx, steps, first, FN(TILE_TOKENS));
         }
     }
 }
@@ -2729,22 +2784,26 @@ TARGET INLINE void FN(fill)(float *panel, int type, const strip *w, size_t s, si
     }
 }
 
-/* Many tokens: a panel of weights is widened once and used by all of them from the L1 cache. */
+/* Many tokens: a panel of weights is widened once and used by all of them from the L1 cache.
+ * The rows below are fetched as they lie, a panel's worth for each panel. */
 TARGET INLINE void FN(panels)(int type, const product *p, size_t begin, size_t end) {
     const strip *w = &p->w;
+    const size_t column = FN(TILE_ROWS) * dtype_bytes[type]; /* of a panel, as stored */
     for (size_t r = begin; r < end; r += FN(TILE_ROWS)) {
         bool first = true;
         for (size_t s = 0; s < w->parts; s++)
             for (size_t k = 0; k < w->cols; k += PANEL_COLUMNS, first = false) {
                 size_t count = w->cols - k < PANEL_COLUMNS ? w->cols - k : PANEL_COLUMNS;
                 size_t steps = (count + BLOCK - 1) / BLOCK * (BLOCK / LANES);
-                FN(fill)(p->panel, type, w, s, r, end, k, count);
-                FN(tiles)(p->acc, p->panel, p->x + s * w->cols + k, p->ldx, p->n, steps, first);
+                uintptr_t below = (uintptr_t)w->part[s] + (r + FN(TILE_ROWS)) * w->stride;
+                FN(fill)(p->own->panel, type, w, s, r, end, k, count);
+                FN(tiles)
+                (p, p->x + s * w->cols + k, steps, first, below + k * column, count * column);
             }
         for (size_t i = 0; i < p->n * FN(TILE_VECS); i++) { /* vec i: token i / VECS, rows from.. */
             size_t t = i / FN(TILE_VECS), from = r + i % FN(TILE_VECS) * FN(VR);
             float out[FN(VR)];
-            FN(sums)(FN(load)(p->acc + i * FN(VL)), out);
+            FN(sums)(FN(load)(p->own->acc + i * FN(VL)), out);
             for (size_t k = 0; k < FN(VR) && from + k < end; k++)
                 p->y[t * p->ldy + from + k] = out[k];
         }

@@ -49,7 +49,7 @@
  * set (the order of every sum is defined in llama.c).
  *
  * Not there yet in this release, refused with LLAMA_EINVAL and a text that says so:
- * llama_eval_batch, llama_fork, llama_save, llama_load, LLAMA_MEMORY_STREAM and LLAMA_FAST.
+ * llama_save, llama_load, LLAMA_MEMORY_STREAM and LLAMA_FAST.
  */
 #ifndef LLAMA_H
 #define LLAMA_H

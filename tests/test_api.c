@@ -119,11 +119,39 @@ static void test_eval_refusals(void) {
     check(llama_rewind(s, 0, 17) == LLAMA_EINVAL && llama_rewind(s, 0, SOME) == LLAMA_OK && llama_logits(s, 0), "rewind to here");
     check(llama_rewind(s, 0, 4) == LLAMA_OK && !llama_logits(s, 0) && llama_length(s, 0) == 4, "rewind");
     check(llama_eval(s, 0, some + 4, SOME - 4) == LLAMA_OK && memcmp(before, llama_logits(s, 0), sizeof before) == 0, "and on again, the same");
-    llama_span span = {0, some, 1};
-    check(llama_eval_batch(s, &span, 1) == LLAMA_EINVAL && strstr(llama_session_error(s), "later") && llama_fork(s, 1, 0) == LLAMA_EINVAL &&
-              llama_save(s, 0, NULL, NULL) == LLAMA_EINVAL && llama_load(s, 0, NULL, NULL) == LLAMA_EINVAL, "what is to come says so");
+    check(llama_save(s, 0, NULL, NULL) == LLAMA_EINVAL && strstr(llama_session_error(s), "later") && llama_load(s, 0, NULL, NULL) == LLAMA_EINVAL, "what is to come says so");
     llama_session_free(s);
     llama_session_free(NULL);
+}
+
+/* Several sequences: that the bits are those of each alone, test_bits shows. */
+static void test_sequences(void) {
+    llama_session *s = session(model, (llama_session_options){.context = 16, .sequences = 4, .batch = 5});
+    llama_span spans[] = {{2, some, 7}, {0, some, 0}, {1, some + 2, 1}, {3, some, 9}};
+    float before[1024];
+    check(llama_eval_batch(s, spans, 4) == LLAMA_OK && llama_length(s, 2) == 7 && llama_length(s, 0) == 0 && llama_length(s, 1) == 1 && llama_length(s, 3) == 9,
+          "spans of 7, 0, 1 and 9 tokens");
+    check(!llama_logits(s, 0) && llama_logits(s, 1) && memcmp(llama_logits(s, 2), llama_logits(s, 3), 4096) != 0, "each has its own logits");
+    memcpy(before, llama_logits(s, 2), sizeof before);
+    llama_span twice[] = {{2, some, 1}, {1, some, 1}, {2, some, 1}}, absent[] = {{2, some, 1}, {4, some, 1}}, full[] = {{2, some, 1}, {3, some, 8}},
+               token[] = {{2, some, 1}, {1, (int32_t[]){1024}, 1}}, missing[] = {{2, some, 1}, {1, NULL, 1}};
+    check(llama_eval_batch(s, twice, 3) == LLAMA_EINVAL && strstr(llama_session_error(s), "twice"), "a sequence twice");
+    check(llama_eval_batch(s, absent, 2) == LLAMA_EINVAL && llama_eval_batch(s, token, 2) == LLAMA_EINVAL && llama_eval_batch(s, missing, 2) == LLAMA_EINVAL &&
+              llama_eval_batch(s, full, 2) == LLAMA_EFULL && llama_eval_batch(s, NULL, 1) == LLAMA_EINVAL && llama_eval_batch(NULL, spans, 1) == LLAMA_EINVAL,
+          "refusals");
+    check(llama_length(s, 2) == 7 && memcmp(before, llama_logits(s, 2), sizeof before) == 0, "and the first span of a refused call has not happened");
+    check(llama_eval_batch(s, NULL, 0) == LLAMA_OK, "no spans, nothing to do");
+    check(llama_fork(s, 0, 2) == LLAMA_OK && llama_length(s, 0) == 7 && memcmp(before, llama_logits(s, 0), sizeof before) == 0, "fork");
+    llama_sampler o = {.size = sizeof o, .temperature = 1, .repeat_penalty = 3, .repeat_last = -1, .seed = 3};
+    float p[1024], q[1024];
+    check(!llama_distribution(s, 0, &o, p) && !llama_distribution(s, 2, &o, q) && memcmp(p, q, sizeof p) == 0, "the tokens are copied too: the same penalty");
+    check(llama_eval(s, 0, some, 1) == LLAMA_OK && llama_eval(s, 2, some + 3, 1) == LLAMA_OK && llama_length(s, 2) == 8 &&
+              memcmp(llama_logits(s, 0), llama_logits(s, 2), 4096) != 0, "and then each goes its way");
+    llama_rewind(s, 1, 0);
+    check(llama_fork(s, 0, 1) == LLAMA_OK && llama_length(s, 0) == 0 && !llama_logits(s, 0), "a fork of nothing is nothing");
+    check(llama_fork(s, 3, 3) == LLAMA_OK && llama_length(s, 3) == 9 && llama_fork(s, 4, 0) == LLAMA_EINVAL && llama_fork(s, 0, -1) == LLAMA_EINVAL &&
+              llama_fork(NULL, 0, 0) == LLAMA_EINVAL, "fork of itself, and refusals");
+    llama_session_free(s);
 }
 
 static void test_options(void) {
@@ -201,6 +229,11 @@ static void test_progress(void) {
     memcpy(before, llama_logits(s, 0), sizeof before);
     w.stop_at = w.calls + 6;
     check(llama_eval(s, 0, some, SOME) == LLAMA_ECANCEL && llama_length(s, 0) == SOME && memcmp(before, llama_logits(s, 0), 4096) == 0, "cancelled: as if not called");
+    llama_session *two = session(model, (llama_session_options){.context = 64, .sequences = 2, .batch = 4, .progress = on_progress, .user = &w});
+    w.stop_at = w.calls + 9; /* in the third batch, when the first sequence is through */
+    check(llama_eval_batch(two, (llama_span[]){{0, some, 3}, {1, some, 9}}, 2) == LLAMA_ECANCEL && llama_length(two, 0) == 0 && !llama_logits(two, 0),
+          "cancelled: none of the sequences has its tokens");
+    llama_session_free(two);
     check(llama_warm(model, on_progress, &w) == LLAMA_OK && w.last == w.total, "warm");
     w.stop_at = w.calls + 1;
     check(llama_warm(model, on_progress, &w) == LLAMA_ECANCEL && llama_warm(NULL, NULL, NULL) == LLAMA_EINVAL, "warm is cancelled");
@@ -404,6 +437,7 @@ int main(int argc, char **argv) {
     test_vectors();
     test_text();
     test_eval_refusals();
+    test_sequences();
     test_options();
     test_score();
     test_progress();

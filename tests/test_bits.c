@@ -4,12 +4,25 @@
  *   test_bits --all MODEL [golden]   every thread count, batch, division and kernel; fails if two differ
  *   test_bits --self MODEL           --all, on MODEL and on models made here, over MP 1 to 8 as well
  */
+#define _GNU_SOURCE /* sched_setaffinity */
 #include "checkpoint.h"
+#include <fenv.h>
+#include <sched.h>
+
+typedef enum {
+    PLAIN,
+    MATES,    /* five other sequences with tokens of their own in each call */
+    FORKED,   /* the last token evaluated in a copy of the sequence, which is copied back */
+    UPWARD,   /* a host that rounds upward, */
+    FLUSHING, /* or flushes denormals to zero */
+    ONE_CORE  /* a process that may use one core only */
+} twist;
 
 typedef struct {
     int threads, batch;
     size_t step; /* tokens a call; 0: each position from the beginning, at once */
     const char *kernels;
+    twist twist;
 } way;
 
 static size_t n_tokens = 48;
@@ -27,32 +40,72 @@ static void plain_free(void *user, void *p, size_t bytes) {
 }
 static const llama_allocator dirty = {NULL, dirty_alloc, plain_free};
 
+/* Set the floating-point mode a host may have; PLAIN puts the default back. */
+static void set_mode(twist t) {
+    fesetround(t == UPWARD ? FE_UPWARD : FE_TONEAREST);
+#if defined(__x86_64__)
+    unsigned mode = __builtin_ia32_stmxcsr();
+    __builtin_ia32_ldmxcsr(t == FLUSHING ? mode | 0x8040 : mode & ~0x8040u); /* FTZ and DAZ */
+#endif
+}
+
+/* Tokens from..i in sequence 0, third of six that each evaluate something else. */
+static int eval_with_mates(llama_session *s, size_t from, size_t i) {
+    static const int order[] = {3, 1, 0, 5, 2, 4};
+    llama_span spans[6];
+    for (int k = 0; k < 6; k++) {
+        int seq = order[k];
+        size_t n = (i + (size_t)k) % 4; /* 0 to 3 tokens */
+        spans[k] = (llama_span){seq, tokens + (i * 5 + (size_t)k * 7) % (n_tokens - 3), n};
+        if (seq == 0)
+            spans[k] = (llama_span){0, tokens + from, i + 1 - from};
+        else if (llama_length(s, seq) + n > 64)
+            llama_rewind(s, seq, 0);
+    }
+    return llama_eval_batch(s, spans, 6);
+}
+
 /* Logits of every position, hashed. NULL kernels not of this CPU: "" */
 static void hash_logits(const llama *m, const way *w, char hex[65]) {
-    llama_session_options o = {.size = sizeof o, .context = 64, .threads = w->threads, .batch = w->batch, .kernels = w->kernels, .allocator = &dirty};
+    int seqs = w->twist == MATES ? 6 : w->twist == FORKED ? 2 : 1;
+    llama_session_options o = {.size = sizeof o, .context = 64, .sequences = seqs, .threads = w->threads, .batch = w->batch, .kernels = w->kernels, .allocator = &dirty};
     llama_session *s = NULL;
     llama_error err;
     llama_info info = {.size = sizeof info};
+    cpu_set_t all_cores, one_core;
     hex[0] = 0;
+    sched_getaffinity(0, sizeof all_cores, &all_cores);
+    for (int c = CPU_SETSIZE - 1; c >= 0; c--)
+        if (CPU_ISSET(c, &all_cores)) {
+            CPU_ZERO(&one_core);
+            CPU_SET(c, &one_core);
+        }
+    if (w->twist == ONE_CORE) sched_setaffinity(0, sizeof one_core, &one_core);
     llama_describe(m, &info);
     if (llama_session_new(&s, m, &o, &err)) return;
     sha256 h;
     sha256_begin(&h);
     for (size_t i = 0; i < n_tokens; i++) {
-        int status = LLAMA_OK;
-        if (w->step == 0) { /* 0..i in one call */
-            llama_rewind(s, 0, 0);
-            status = llama_eval(s, 0, tokens, i + 1);
-        } else { /* back to the last multiple of step, then the rest in one call */
-            size_t from = i / w->step * w->step;
-            llama_rewind(s, 0, from);
+        size_t from = w->step ? i / w->step * w->step : 0; /* back to a multiple of step */
+        int status, seq = 0;
+        check(llama_rewind(s, 0, from) == LLAMA_OK, "%s", llama_session_error(s));
+        set_mode(w->twist);
+        if (w->twist == MATES)
+            status = eval_with_mates(s, from, i);
+        else if (w->twist == FORKED) {
+            status = llama_eval(s, 0, tokens + from, i - from);
+            if (status == LLAMA_OK) status = llama_fork(s, seq = 1, 0);
+            if (status == LLAMA_OK) status = llama_eval(s, 1, tokens + i, 1);
+            if (status == LLAMA_OK) status = llama_fork(s, 0, 1);
+        } else
             status = llama_eval(s, 0, tokens + from, i + 1 - from);
-        }
+        set_mode(PLAIN);
         if (!check(status == LLAMA_OK, "eval: %s", llama_session_error(s))) break;
-        sha256_add(&h, llama_logits(s, 0), (size_t)info.vocab * sizeof(float));
+        sha256_add(&h, llama_logits(s, seq), (size_t)info.vocab * sizeof(float));
     }
     sha256_end(&h, hex);
     llama_session_free(s);
+    sched_setaffinity(0, sizeof all_cores, &all_cores);
 }
 
 static llama *open_quietly(const char *path) {
@@ -81,9 +134,13 @@ static void choose_tokens(const llama *m, const char *golden) {
 /* Every way gives the bits of the first: scalar kernels, one thread, token by token. */
 static void all_ways(const char *path, const char *golden, char reference[65]) {
     static const char *const kernels[] = {"scalar", "avx2", "avx512", "neon"};
-    static const way ways[] = {{1, 1, 1, NULL},   {2, 1, 1, NULL},  {3, 1, 1, NULL},
-                               {1, 7, 48, NULL},  {2, 7, 48, NULL}, {2, 48, 48, NULL},
-                               {3, 48, 0, NULL},  {1, 48, 5, NULL}, {2, 13, 11, NULL}};
+    static const way ways[] = {{1, 1, 1, NULL, PLAIN},    {2, 1, 1, NULL, PLAIN},     {3, 1, 1, NULL, PLAIN},
+                               {1, 7, 48, NULL, PLAIN},   {2, 7, 48, NULL, MATES},    {2, 48, 48, NULL, PLAIN},
+                               {3, 48, 0, NULL, PLAIN},   {1, 48, 5, NULL, PLAIN},    {2, 13, 11, NULL, PLAIN},
+                               {2, 32, 1, NULL, MATES},   {1, 13, 11, NULL, MATES},   {2, 48, 7, NULL, FORKED},
+                               {1, 1, 1, NULL, FORKED},   {2, 48, 48, NULL, UPWARD},  {1, 1, 1, NULL, UPWARD},
+                               {2, 7, 48, NULL, FLUSHING}, {8, 48, 5, NULL, PLAIN},   {0, 48, 9, NULL, ONE_CORE}};
+    static const char *const twists[] = {"plain", "with mates", "forked", "rounding upward", "flushing denormals", "on one core"};
     llama *m = open_quietly(path);
     if (!m) return;
     choose_tokens(m, golden);
@@ -98,8 +155,8 @@ static void all_ways(const char *path, const char *golden, char reference[65]) {
             if (!hex[0]) break; /* not of this CPU */
             if (!reference[0]) memcpy(reference, hex, 65);
             tried++;
-            check(strcmp(hex, reference) == 0, "%s: %s, %d threads, batch %d, %zu tokens a call: other bits", path,
-                  w.kernels, w.threads, w.batch, w.step);
+            check(strcmp(hex, reference) == 0, "%s: %s, %d threads, batch %d, %zu tokens a call, %s: other bits", path,
+                  w.kernels, w.threads, w.batch, w.step, twists[w.twist]);
         }
     printf("%s: %s in %d ways\n", path, reference, tried);
     llama_close(m);
@@ -136,7 +193,7 @@ int main(int argc, char **argv) {
     llama *m = open_quietly(argv[1]);
     if (!m) return 1;
     choose_tokens(m, argc > 2 ? argv[2] : NULL);
-    hash_logits(m, &(way){0, 48, 48, NULL}, hex);
+    hash_logits(m, &(way){0, 48, 48, NULL, PLAIN}, hex);
     printf("%s\n", hex);
     llama_close(m);
     return tests_failed != 0;

@@ -70,7 +70,7 @@ static void test_widening(void) {
                 const unsigned char *row = (const unsigned char *)alone;
                 float y, want = element(type, part, 0) + 0.0f;
                 if (!isfinite(want)) continue;
-                product p = {{&row, 1, BLOCK, 2 * BLOCK, type}, one, &y, BLOCK, 1, 1, NULL, NULL};
+                product p = {{&row, 1, BLOCK, 2 * BLOCK, type}, one, &y, BLOCK, 1, 1, NULL};
                 fast->matmul(&p, 0, 1);
                 wrong += memcmp(&y, &want, 4) != 0;
             }
