@@ -776,25 +776,27 @@ static int params_apply(llama *m, const params *p, const char *file, llama_error
 
 /* ---- PyTorch's zip: stored entries, found through the central directory (APPNOTE.TXT 4.3) ---- */
 
-typedef struct {
-    const char *name;
+typedef struct {      /* the bytes of a storage */
+    const char *name; /* its key; of a zip's entries at first the whole ROOT/data/KEY */
     size_t name_length;
     const unsigned char *data;
     uint64_t size;
-} zip_entry;
+    size_t turn; /* in the older form, how many come before it in the file */
+    int type;    /* there too: dtype, -1 until one is told */
+} entry;
 
 typedef struct { /* one shard while it is read */
     const char *file;
     llamac_cursor bytes;   /* the whole file */
     llamac_arena *scratch; /* freed when the model is open */
     llama_error *err;
-    zip_entry *entries;
-    size_t n_entries, hint; /* hint: where the next storage probably is */
-    const zip_entry *pickle;
+    entry *entries; /* [n_entries] in the end sorted by key */
+    size_t n_entries;
+    entry pickle; /* of a zip: data NULL until found */
 } shard;
 
 /* Every refusal of the archive ends alike: what the user can do is the same. */
-static int bad_zip(const shard *z, const char *why) {
+static int bad_archive(const shard *z, const char *why) {
     return llamac_fail(z->err, LLAMA_EFORMAT,
                        "%s: %s; it is damaged or not a checkpoint: download it again", z->file,
                        why);
@@ -816,19 +818,20 @@ static int zip_directory(shard *z, llamac_cursor *directory, uint64_t *count) {
         if (number_at(c, size - back, 4) == 0x06054b50 &&
             number_at(c, size - back + 20, 2) == back - END)
             break;
-    if (back > size || back > END + COMMENT_MAX) return bad_zip(z, "it has no zip end record");
+    if (back > size || back > END + COMMENT_MAX) return bad_archive(z, "it has no zip end record");
     uint64_t end = size - back, bytes = number_at(c, end + 12, 4), at = number_at(c, end + 16, 4);
     *count = number_at(c, end + 10, 2);
     if (end >= LOCATOR && number_at(c, end - LOCATOR, 4) == 0x07064b50) {
         end = number_at(c, end - LOCATOR + 8, 8);
-        if (number_at(c, end, 4) != 0x06064b50) return bad_zip(z, "its zip64 end record is lost");
+        if (number_at(c, end, 4) != 0x06064b50)
+            return bad_archive(z, "its zip64 end record is lost");
         *count = number_at(c, end + 32, 8);
         bytes = number_at(c, end + 40, 8);
         at = number_at(c, end + 48, 8);
     }
     llamac_take(&c, at);
     const unsigned char *p = llamac_take(&c, bytes);
-    if (!p) return bad_zip(z, "its zip directory lies outside the file");
+    if (!p) return bad_archive(z, "its zip directory lies outside the file");
     *directory = llamac_cursor_on(p, (size_t)bytes);
     return LLAMA_OK;
 }
@@ -836,7 +839,7 @@ static int zip_directory(shard *z, llamac_cursor *directory, uint64_t *count) {
 /* One directory entry. Its extra field 1 has, in order, the numbers that did not fit in 32
  * bits. The data follow the local header, whose own name and extra field may have other
  * lengths. */
-static int zip_one(const shard *z, llamac_cursor *c, zip_entry *e) {
+static int zip_one(const shard *z, llamac_cursor *c, entry *e) {
     enum { HEADER = 46, LOCAL = 30 };
     llamac_cursor h = *c, data = z->bytes;
     llamac_take(c, HEADER);
@@ -847,7 +850,7 @@ static int zip_one(const shard *z, llamac_cursor *c, zip_entry *e) {
     const unsigned char *fields = llamac_take(c, extra);
     llamac_take(c, number_at(h, 32, 2)); /* the comment */
     if (c->bad || number_at(h, 0, 4) != 0x02014b50)
-        return bad_zip(z, "its zip directory is damaged");
+        return bad_archive(z, "its zip directory is damaged");
     llamac_cursor x = llamac_cursor_on(fields, (size_t)extra);
     while (llamac_left(&x) >= 4) {
         uint64_t id = llamac_uint(&x, 2), n = llamac_uint(&x, 2);
@@ -857,20 +860,33 @@ static int zip_one(const shard *z, llamac_cursor *c, zip_entry *e) {
         if (size == UINT32_MAX) size = llamac_uint(&wide, 8);
         if (packed == UINT32_MAX) packed = llamac_uint(&wide, 8);
         if (at == UINT32_MAX) at = llamac_uint(&wide, 8);
-        if (wide.bad) return bad_zip(z, "a zip64 field is cut short");
+        if (wide.bad) return bad_archive(z, "a zip64 field is cut short");
     }
     if (number_at(h, 10, 2) != 0 || packed != size)
-        return bad_zip(z, "an entry is compressed, as no checkpoint's is");
+        return bad_archive(z, "an entry is compressed, as no checkpoint's is");
     llamac_take(&data, at);
     if (number_at(data, 0, 4) != 0x04034b50)
-        return bad_zip(z, "an entry is not where it should be");
+        return bad_archive(z, "an entry is not where it should be");
     llamac_take(&data, LOCAL + number_at(data, 26, 2) + number_at(data, 28, 2));
     e->data = llamac_take(&data, size);
     e->size = size;
-    return e->data ? LLAMA_OK : bad_zip(z, "an entry reaches past the end");
+    return e->data ? LLAMA_OK : bad_archive(z, "an entry reaches past the end");
 }
 
-/* All entries; the pickle is the one named ROOT/data.pkl, whatever the root. */
+/* Storages are looked up by key. */
+static int compare_keys(const void *a, const void *b) {
+    const entry *x = a, *y = b;
+    if (x->name_length != y->name_length) return x->name_length < y->name_length ? -1 : 1;
+    return memcmp(x->name, y->name, x->name_length);
+}
+
+static entry *find_storage(const shard *z, const char *key, size_t n) {
+    entry want = {.name = key, .name_length = n};
+    return bsearch(&want, z->entries, z->n_entries, sizeof want, compare_keys);
+}
+
+/* The pickle is the entry named ROOT/data.pkl, whatever the root, the storages those named
+ * ROOT/data/KEY. */
 static int zip_open(shard *z) {
     enum { ENTRY_MIN = 46, SUFFIX = 9 };
     llamac_cursor directory = {0};
@@ -878,31 +894,29 @@ static int zip_open(shard *z) {
     int status = zip_directory(z, &directory, &count);
     if (status) return status;
     if (count > llamac_left(&directory) / ENTRY_MIN || count > MAX_TENSORS)
-        return bad_zip(z, "its zip directory has more entries than bytes for them");
+        return bad_archive(z, "its zip directory has more entries than bytes for them");
     z->entries = llamac_new(z->scratch, count, sizeof *z->entries);
     if (!z->entries) return out_of_memory(z->err, z->file);
     for (; z->n_entries < count; z->n_entries++) {
-        zip_entry *e = &z->entries[z->n_entries];
+        entry *e = &z->entries[z->n_entries];
         if ((status = zip_one(z, &directory, e))) return status;
         if (e->name_length < SUFFIX) continue;
-        if (memcmp(e->name + e->name_length - SUFFIX, "/data.pkl", SUFFIX) == 0) z->pickle = e;
+        if (memcmp(e->name + e->name_length - SUFFIX, "/data.pkl", SUFFIX) == 0) z->pickle = *e;
     }
-    return z->pickle ? LLAMA_OK : bad_zip(z, "it holds no data.pkl");
-}
-
-/* The entry ROOT/data/key, looked for from where the last one was found: they are in order. */
-static const zip_entry *zip_storage(shard *z, const char *key, size_t n) {
-    size_t root = z->pickle->name_length - 9, prefix = root + 6;
-    for (size_t i = 0; i < z->n_entries; i++) {
-        const zip_entry *e = &z->entries[(z->hint + i) % z->n_entries];
-        if (e->name_length == prefix + n && memcmp(e->name + prefix, key, n) == 0 &&
-            memcmp(e->name, z->pickle->name, root) == 0 &&
-            memcmp(e->name + root, "/data/", 6) == 0) {
-            z->hint = (z->hint + i + 1) % z->n_entries;
-            return e;
-        }
+    if (!z->pickle.data) return bad_archive(z, "it holds no data.pkl");
+    size_t root = z->pickle.name_length - SUFFIX, prefix = root + 6, kept = 0;
+    for (size_t i = 0; i < count; i++) {
+        entry e = z->entries[i];
+        if (e.name_length < prefix || memcmp(e.name, z->pickle.name, root) != 0 ||
+            memcmp(e.name + root, "/data/", 6) != 0)
+            continue;
+        e.name += prefix;
+        e.name_length -= prefix;
+        z->entries[kept++] = e;
     }
-    return NULL;
+    z->n_entries = kept;
+    qsort(z->entries, kept, sizeof *z->entries, compare_keys);
+    return LLAMA_OK;
 }
 
 /* ---- The pickle: a stack machine that can build tensors, and nothing else ---- */
@@ -917,6 +931,7 @@ typedef enum {
     P_STRING,
     P_TUPLE,
     P_DICT,
+    P_LIST,
     P_GLOBAL,
     P_STORAGE,
     P_TENSOR,
@@ -930,8 +945,9 @@ enum {
     STACK_MAX = 4096
 }; /* Python batches items by 1000: 2,010 is all it stacks */
 
-typedef struct {
-    int type; /* dtype */
+typedef struct storage {
+    const struct storage *next; /* the one named before */
+    int type;                   /* dtype */
     const char *key;
     size_t key_length;
     uint64_t numel; /* elements */
@@ -947,7 +963,7 @@ typedef struct value {
     kind kind;
     uint32_t n; /* bytes of a string, items of a tuple */
     union {
-        int64_t integer;           /* P_INT; P_GLOBAL, P_DICT: which */
+        int64_t integer;           /* P_INT; P_GLOBAL, P_DICT, P_LIST: which */
         const char *text;          /* P_STRING: in the mapped file */
         const struct value *items; /* P_TUPLE */
         const storage *storage;    /* P_STORAGE */
@@ -955,9 +971,9 @@ typedef struct value {
     };
 } value;
 
-typedef struct named { /* dict[name] = tensor */
+typedef struct named { /* dict[name] = tensor; or a list's item, a name without a tensor */
     struct named *next;
-    int64_t dict;
+    int64_t dict; /* or list */
     const char *name;
     size_t length;
     const tensor *tensor;
@@ -972,8 +988,10 @@ typedef struct {
     size_t n_memo, room_memo;
     int64_t n_dicts;
     /* what it was all for */
-    named *names; /* the last one first */
-    int status;   /* LLAMA_OK, or why the machine stopped */
+    int64_t dict;            /* which dict or list the result is */
+    named *names;            /* the last one first */
+    const storage *storages; /* all that were named, the last one first */
+    int status;              /* LLAMA_OK, or why the machine stopped */
 } pickle;
 
 /* These return false, for the machine to stop with p->status. */
@@ -1089,15 +1107,19 @@ static bool push_global(pickle *p, value module, value name) {
     return pickle_fail(p, why);
 }
 
-/* A persistent id names a storage: ('storage', type, key, location, numel). */
+/* A persistent id names a storage: ('storage', type, key, location, numel), in the older form
+ * with None behind it, for a storage that is no view of another. */
 static bool push_storage(pickle *p, value id) {
     value type = item(id, 1), key = item(id, 2), numel = item(id, 4);
     if (!is_text(item(id, 0), "storage") || type.kind != P_GLOBAL || type.integer < G_STORAGE ||
-        key.kind != P_STRING || numel.kind != P_INT || numel.integer < 0)
+        key.kind != P_STRING || numel.kind != P_INT || numel.integer < 0 ||
+        (id.n > 5 && item(id, 5).kind != P_NONE))
         return pickle_fail(p, "a persistent id is not of a float storage");
     storage *s = pickle_new(p, 1, sizeof *s);
     if (!s) return false;
-    *s = (storage){(int)type.integer - G_STORAGE, key.text, key.n, (uint64_t)numel.integer};
+    *s = (storage){p->storages, (int)type.integer - G_STORAGE, key.text, key.n,
+                   (uint64_t)numel.integer};
+    p->storages = s;
     return push(p, (value){P_STORAGE, 0, {.storage = s}});
 }
 
@@ -1133,20 +1155,38 @@ static bool reduce(pickle *p) {
     return pickle_fail(p, "something is called that cannot be");
 }
 
+/* Note a name in the dict or list on top. */
+static bool add_name(pickle *p, value name, const tensor *t) {
+    named *e = pickle_new(p, 1, sizeof *e);
+    if (!e) return false;
+    *e = (named){p->names, p->stack[p->depth - 1].integer, name.text, name.n, t};
+    p->names = e;
+    return true;
+}
+
 /* dict[key] = value for n values (key, value, ...); the dict is on top. Only named tensors
- * are kept: the rest is PyTorch's _metadata. */
+ * are kept: the rest is PyTorch's _metadata, or the older form's note on its machine. */
 static bool set_items(pickle *p, const value *from, size_t n) {
     if (!from) return false;
     if (n % 2 || p->depth == 0 || p->stack[p->depth - 1].kind != P_DICT)
         return pickle_fail(p, "items are set on what is not a dict");
     for (size_t i = 0; i < n; i += 2) {
-        if (from[i].kind != P_STRING || from[i + 1].kind != P_TENSOR) continue;
-        named *e = pickle_new(p, 1, sizeof *e);
-        if (!e) return false;
-        *e = (named){p->names, p->stack[p->depth - 1].integer, from[i].text, from[i].n,
-                     from[i + 1].tensor};
-        p->names = e;
+        if (is_text(from[i], "little_endian") && from[i + 1].integer == 0)
+            return pickle_fail(p, "little_endian is False");
+        if (from[i].kind == P_STRING && from[i + 1].kind == P_TENSOR &&
+            !add_name(p, from[i], from[i + 1].tensor))
+            return false;
     }
+    return true;
+}
+
+/* list.extend(n values); the list is on top. Of interest are strings: keys of storages. */
+static bool append_items(pickle *p, const value *from, size_t n) {
+    if (!from) return false;
+    if (p->depth == 0 || p->stack[p->depth - 1].kind != P_LIST)
+        return pickle_fail(p, "items are appended to what is not a list");
+    for (size_t i = 0; i < n; i++)
+        if (from[i].kind == P_STRING && !add_name(p, from[i], NULL)) return false;
     return true;
 }
 
@@ -1195,6 +1235,7 @@ static bool step(pickle *p) {
     case 'X': return push_string(p, llamac_uint(&p->c, 4));              /* BINUNICODE */
     case 0x8d: return push_string(p, llamac_uint(&p->c, 8));             /* BINUNICODE8 */
     case '}': return push_int(p, P_DICT, p->n_dicts++);                  /* EMPTY_DICT */
+    case ']': return push_int(p, P_LIST, p->n_dicts++);                  /* EMPTY_LIST */
     case ')': return push_tuple(p, p->stack, 0);                         /* EMPTY_TUPLE */
     case 0x85: return push_tuple(p, pop_many(p, 1), 1);                  /* TUPLE1, 2, 3 */
     case 0x86: return push_tuple(p, pop_many(p, 2), 2);                  /* TUPLE2 */
@@ -1208,11 +1249,13 @@ static bool step(pickle *p) {
     case 'c': module = line(p), name = line(p); return push_global(p, module, name); /* GLOBAL */
     case 0x93:
         name = pop(p), module = pop(p);
-        return push_global(p, module, name);                          /* STACK_GLOBAL */
-    case 'Q': return push_storage(p, pop(p));                         /* BINPERSID */
-    case 'R': return reduce(p);                                       /* REDUCE */
-    case 's': return set_items(p, pop_many(p, 2), 2);                 /* SETITEM */
-    case 'u': from = pop_marked(p, &n); return set_items(p, from, n); /* SETITEMS */
+        return push_global(p, module, name);                             /* STACK_GLOBAL */
+    case 'Q': return push_storage(p, pop(p));                            /* BINPERSID */
+    case 'R': return reduce(p);                                          /* REDUCE */
+    case 's': return set_items(p, pop_many(p, 2), 2);                    /* SETITEM */
+    case 'u': from = pop_marked(p, &n); return set_items(p, from, n);    /* SETITEMS */
+    case 'a': return append_items(p, pop_many(p, 1), 1);                 /* APPEND */
+    case 'e': from = pop_marked(p, &n); return append_items(p, from, n); /* APPENDS */
     case 'b':
         return pop_many(p, 1) && (p->depth || pickle_fail(p, "the stack is empty")); /* BUILD */
     case '.': return false;                                                          /* STOP */
@@ -1221,14 +1264,73 @@ static bool step(pickle *p) {
     return pickle_fail(p, why);
 }
 
-/* Run the pickle; afterwards p->names are the tensors, those that count of the dict on top. */
-static int pickle_run(pickle *p, shard *z) {
-    p->z = z;
-    p->c = llamac_cursor_on(z->pickle->data, (size_t)z->pickle->size);
+/* Run the program at c, which moves to its end. The result must be of this kind; of p->names
+ * those count that are p->dict's. */
+static int pickle_run(pickle *p, llamac_cursor *c, kind result) {
+    p->c = *c;
+    p->depth = p->n_memo = 0;
+    p->names = NULL;
     while (step(p)) {}
-    if (p->status == LLAMA_OK && (p->depth == 0 || p->stack[p->depth - 1].kind != P_DICT))
+    value top = pop(p);
+    if (p->status == LLAMA_OK && top.kind != result)
         pickle_fail(p, "the result is not a dict of tensors");
+    p->dict = top.integer;
+    *c = p->c;
     return p->status;
+}
+
+/* ---- PyTorch's older form: five pickles, then the storages one after the other ---- */
+
+/* The first pickle: the number 0x1950a86a20f9469cfc6c. */
+static const unsigned char legacy_magic[] = {0x80, 0x02, 0x8a, 0x0a, 0x6c, 0xfc, 0x9c, 0x46,
+                                             0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19, 0x2e};
+
+/* The storages, in the order of the list of keys: a count of elements (int64), then the
+ * elements, at any address. Their types are known from the tensors. */
+static int legacy_storages(shard *z, const pickle *p, llamac_cursor c) {
+    size_t n = 0;
+    for (const named *e = p->names; e; e = e->next) n++;
+    size_t *order = llamac_new(z->scratch, n, sizeof *order); /* [turn] of the sorted entries */
+    z->entries = llamac_new(z->scratch, n, sizeof *z->entries);
+    if (!order || !z->entries) return out_of_memory(z->err, z->file);
+    z->n_entries = n;
+    for (const named *e = p->names; e; e = e->next) { /* the last one first */
+        n--;
+        z->entries[n] = (entry){e->name, e->length, NULL, 0, n, -1};
+    }
+    qsort(z->entries, z->n_entries, sizeof *z->entries, compare_keys);
+    for (size_t i = 0; i < z->n_entries; i++) order[z->entries[i].turn] = i;
+    for (const storage *s = p->storages; s; s = s->next) {
+        entry *e = find_storage(z, s->key, s->key_length);
+        if (e) e->type = s->type;
+    }
+    for (size_t i = 0; i < z->n_entries; i++) {
+        entry *e = &z->entries[order[i]];
+        uint64_t numel = llamac_uint(&c, 8);
+        if (e->type < 0 || __builtin_mul_overflow(numel, dtype_bytes[e->type], &e->size) ||
+            !(e->data = llamac_take(&c, e->size)))
+            return bad_archive(z, "a storage is cut short");
+    }
+    return LLAMA_OK;
+}
+
+/* After the magic: the protocol's number, a dict about the machine, the dict of tensors,
+ * the list of keys. The tensors' dict is the result. */
+static int legacy_read(shard *z, pickle *p) {
+    llamac_cursor c = z->bytes;
+    llamac_take(&c, sizeof legacy_magic);
+    int status = pickle_run(p, &c, P_INT);
+    if (status == LLAMA_OK && p->dict != 1001)
+        return bad_archive(z, "the number of its form is not 1001");
+    if (status == LLAMA_OK) status = pickle_run(p, &c, P_DICT);
+    if (status == LLAMA_OK) status = pickle_run(p, &c, P_DICT);
+    named *names = p->names;
+    int64_t dict = p->dict;
+    if (status == LLAMA_OK) status = pickle_run(p, &c, P_LIST);
+    if (status == LLAMA_OK) status = legacy_storages(z, p, c);
+    p->names = names;
+    p->dict = dict;
+    return status;
 }
 
 /* ---- The binding: which tensor goes where, of which shape, divided how ---- */
@@ -1316,7 +1418,7 @@ static int bind_tensor(binder *b, shard *z, const named *e, size_t k) {
     const storage *s = t->storage;
     if (to->type >= 0) return bad_tensor(z, e, "stands in the file twice");
     if (t->dims < 1 || t->dims > 2) return bad_tensor(z, e, "is neither a vector nor a matrix");
-    const zip_entry *stored = zip_storage(z, s->key, s->key_length);
+    const entry *stored = find_storage(z, s->key, s->key_length);
     uint64_t size = dtype_bytes[s->type], bytes, reach, last = t->offset, elements = 1;
     if (!stored || __builtin_mul_overflow(s->numel, size, &bytes) || bytes > stored->size)
         return bad_tensor(z, e, "has a storage that is absent or cut short; download it again");
@@ -1335,19 +1437,23 @@ static int bind_tensor(binder *b, shard *z, const named *e, size_t k) {
     return LLAMA_OK;
 }
 
-/* Read shard number k: zip, pickle, tensors. */
+/* Read shard number k: the archive, its pickle, the tensors. */
 static int bind_shard(binder *b, size_t k) {
     const mapping *f = &b->m->files[k];
     shard z = {.file = b->files[k], .scratch = &b->scratch, .err = b->err};
     z.bytes = llamac_cursor_on(f->data, f->size);
-    int status = zip_open(&z);
-    if (status) return status;
     pickle *p = llamac_new(&b->scratch, 1, sizeof *p);
     if (!p) return out_of_memory(b->err, z.file);
-    if ((status = pickle_run(p, &z))) return status;
-    int64_t dict = p->stack[p->depth - 1].integer;
+    p->z = &z;
+    int status;
+    if (f->size > sizeof legacy_magic && memcmp(f->data, legacy_magic, sizeof legacy_magic) == 0)
+        status = legacy_read(&z, p);
+    else if ((status = zip_open(&z)) == LLAMA_OK) {
+        llamac_cursor c = llamac_cursor_on(z.pickle.data, (size_t)z.pickle.size);
+        status = pickle_run(p, &c, P_DICT);
+    }
     for (const named *e = p->names; e && status == LLAMA_OK; e = e->next)
-        if (e->dict == dict) status = bind_tensor(b, &z, e, k);
+        if (e->dict == p->dict) status = bind_tensor(b, &z, e, k);
     return status;
 }
 

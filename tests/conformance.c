@@ -50,10 +50,6 @@ static void one_checkpoint(const char *shape, const char *variant) {
     int shards = 0;
     sscanf(variant, "meta-%15[a-z0-9]-mp%d-%39s", dtype, &shards, extra);
     snprintf(name, sizeof name, "%.60s/%.130s", shape, variant);
-    if (strstr(extra, "legacy")) {
-        printf("SKIP: %s (the older torch file is not read yet)\n", name);
-        return;
-    }
     llama *m = NULL;
     llama_error err;
     if (!check(llama_open(&m, in_root("ckpt/%s", name), NULL, &err) == LLAMA_OK, "%s: %s", name, err.text)) return;
