@@ -110,7 +110,7 @@ static inline void pickle_int(buffer *p, int64_t v) {
 
 /* name: _rebuild_tensor_v2(storage key, offset, (rows, cols), strides, False, OrderedDict()) */
 static inline void pickle_tensor(buffer *p, const char *name, const char *key, int64_t numel, int64_t offset,
-                                 int64_t rows, int64_t cols, int64_t stride) {
+                                 int64_t rows, int64_t cols, int64_t stride, bool legacy) {
     pickle_text(p, name);
     put_text(p, "ctorch._utils\n_rebuild_tensor_v2\n((");
     pickle_text(p, "storage");
@@ -118,7 +118,7 @@ static inline void pickle_tensor(buffer *p, const char *name, const char *key, i
     pickle_text(p, key);
     pickle_text(p, "cpu");
     pickle_int(p, numel);
-    put_text(p, "tQ");
+    put_text(p, legacy ? "NtQ" : "tQ"); /* the older form says that it is no view */
     pickle_int(p, offset);
     if (rows) {
         pickle_int(p, rows);
@@ -141,7 +141,15 @@ static inline void pickle_tensor(buffer *p, const char *name, const char *key, i
 typedef struct {
     int dim, layers, heads, kv_heads, hidden, vocab, shards;
     bool zero_output; /* all logits 0, for tests that bring their own as a bias */
+    bool legacy;      /* the older, non-zip torch file */
+    int gap;          /* elements between one row and the next: not contiguous */
 } model_spec;
+
+/* One shard under construction. */
+typedef struct {
+    zip z;
+    buffer pickle, keys, storages; /* the last two of the older form */
+} parts;
 
 static inline uint16_t model_element(int tensor, int r, int c) {
     uint64_t x = (uint64_t)tensor << 48 ^ (uint64_t)r << 24 ^ (uint64_t)c;
@@ -152,22 +160,48 @@ static inline uint16_t model_element(int tensor, int r, int c) {
 }
 
 /* One tensor of one shard: pickle entry and storage. split: 0 whole, 1 by rows, 2 by columns */
-static inline void model_tensor(zip *z, buffer *pickle, const model_spec *m, int shard, int number, const char *name,
-                                int rows, int cols, int split) {
+static inline void model_tensor(parts *p, const model_spec *m, int shard, int number, const char *name, int rows,
+                                int cols, int split) {
     int height = split == 1 ? rows / m->shards : rows, width = split == 2 ? cols / m->shards : cols;
     int top = split == 1 ? shard * height : 0, left = split == 2 ? shard * width : 0;
     buffer data = {0};
-    for (int r = 0; r < (rows ? height : 1); r++)
+    for (int r = 0; r < (rows ? height : 1); r++) {
         for (int c = 0; c < width; c++) {
             bool zero = number == 2 && m->zero_output;
             put_int(&data, zero ? 0 : rows ? model_element(number, top + r, left + c) : 0x3c00, 2);
         }
+        for (int c = 0; rows && c < m->gap; c++) put_int(&data, 0x7e00, 2); /* NaN */
+    }
     char key[96];
     snprintf(key, sizeof key, "%d", number);
-    pickle_tensor(pickle, name, key, (int64_t)data.n / 2, 0, rows ? height : 0, width, width);
-    snprintf(key, sizeof key, "archive/data/%d", number);
-    zip_add(z, key, data.at, data.n);
+    pickle_tensor(&p->pickle, name, key, (int64_t)data.n / 2, 0, rows ? height : 0, width, width + m->gap, m->legacy);
+    if (m->legacy) {
+        pickle_text(&p->keys, key);
+        put_int(&p->storages, data.n / 2, 8);
+        put(&p->storages, data.at, data.n);
+    } else {
+        snprintf(key, sizeof key, "archive/data/%d", number);
+        zip_add(&p->z, key, data.at, data.n);
+    }
     free(data.at);
+}
+
+/* The older form: magic, its number, about the machine, the tensors, the keys; then the storages. */
+static inline buffer legacy_end(parts *p) {
+    buffer file = {0};
+    put(&file, "\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.\x80\x02M\xe9\x03.", 21);
+    put_text(&file, "\x80\x02}(");
+    pickle_text(&file, "protocol_version");
+    put_text(&file, "M\xe9\x03");
+    pickle_text(&file, "little_endian");
+    put_text(&file, "\x88u.");
+    put(&file, p->pickle.at, p->pickle.n);
+    put_text(&file, "\x80\x02](");
+    put(&file, p->keys.at, p->keys.n);
+    put_text(&file, "e.");
+    put(&file, p->storages.at, p->storages.n);
+    free(p->keys.at), free(p->storages.at);
+    return file;
 }
 
 /* One shard's file, to be freed. */
@@ -178,23 +212,25 @@ static inline buffer model_shard(const model_spec *m, int shard) {
     int rows[] = {m->dim, kv, kv, m->dim, m->hidden, m->dim, m->hidden, 0, 0};
     int cols[] = {m->dim, m->dim, m->dim, m->dim, m->dim, m->hidden, m->dim, m->dim, m->dim};
     static const int split[] = {1, 1, 1, 2, 1, 2, 1, 0, 0};
-    zip z = {0};
-    buffer pickle = {0};
-    put_text(&pickle, "\x80\x02}(");
-    model_tensor(&z, &pickle, m, shard, 0, "tok_embeddings.weight", m->vocab, m->dim, 2);
-    model_tensor(&z, &pickle, m, shard, 1, "norm.weight", 0, m->dim, 0);
-    model_tensor(&z, &pickle, m, shard, 2, "output.weight", m->vocab, m->dim, 1);
+    parts p = {0};
+    put_text(&p.pickle, "\x80\x02}(");
+    model_tensor(&p, m, shard, 0, "tok_embeddings.weight", m->vocab, m->dim, 2);
+    model_tensor(&p, m, shard, 1, "norm.weight", 0, m->dim, 0);
+    model_tensor(&p, m, shard, 2, "output.weight", m->vocab, m->dim, 1);
     for (int l = 0; l < m->layers; l++)
         for (int i = 0; i < 9; i++) {
             char name[64];
             snprintf(name, sizeof name, "layers.%d.%s.weight", l, names[i]);
-            model_tensor(&z, &pickle, m, shard, number++, name, rows[i], cols[i], split[i]);
+            model_tensor(&p, m, shard, number++, name, rows[i], cols[i], split[i]);
         }
-    put_text(&pickle, "u.");
-    zip_add(&z, "archive/data.pkl", pickle.at, pickle.n);
-    zip_add(&z, "archive/version", "3\n", 2);
-    free(pickle.at);
-    return zip_end(&z);
+    put_text(&p.pickle, "u.");
+    if (!m->legacy) {
+        zip_add(&p.z, "archive/data.pkl", p.pickle.at, p.pickle.n);
+        zip_add(&p.z, "archive/version", "3\n", 2);
+    }
+    buffer file = m->legacy ? legacy_end(&p) : zip_end(&p.z);
+    free(p.pickle.at);
+    return file;
 }
 
 static inline void make_folder(const char *path) { check(mkdir(path, 0777) == 0 || errno == EEXIST, "%s: mkdir", path); }

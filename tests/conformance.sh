@@ -24,6 +24,23 @@ for shape in tinyH tinyE tinyC; do
 done
 build/test_bits --all $data/ckpt/tinyH/meta-f16-mp2 $data/golden/tinyH-f16/golden.json
 
+# One answer from every form of the same weights: all shards, the older form, odd strides
+for shape in tinyA tinyB tinyC tinyE tinyH; do
+    forms=0
+    for folder in $data/ckpt/$shape/meta-f16-*; do
+        answer=$(build/test_bits $folder $data/golden/$shape-f16/golden.json | tail -n 1)
+        [ $forms -gt 0 ] || first=$answer
+        if [ ${#answer} -ne 64 ] || [ "$answer" != "$first" ]; then
+            echo "FAIL: $folder: $answer, not $first"
+            exit 1
+        fi
+        forms=$((forms + 1))
+    done
+    echo "$shape: $first from $forms forms"
+done
+
+sh tests/hostile.sh $data
+
 # Our tokenizer and the SentencePiece library on the same text, in turn, best of 5 each
 for python in python3 /usr/bin/python3; do
     if $python -c 'import sentencepiece' 2>/dev/null; then

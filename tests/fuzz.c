@@ -188,6 +188,12 @@ int main(int argc, char **argv) {
     char path[4096];
     if (argc < 2) return 2;
     model_write(&spec, argv[1]);
+    model_spec older = spec;
+    older.legacy = true;
+    buffer form = model_shard(&older, 0);
+    snprintf(path, sizeof path, "%s/older.pth", argv[1]);
+    check(write_file(path, &form), "%s: cannot be written", path);
+    free(form.at);
     buffer b = small_tokenizer();
     snprintf(path, sizeof path, "%s/tokenizer.model", argv[1]);
     check(write_file(path, &b), "%s: cannot be written", path);

@@ -31,6 +31,7 @@ for target in params pth tokenizer text; do mkdir -p $work/$target.seeds; done
 cp $work/sound/params.json $work/params.seeds/small
 cp tests/tiny/params.json $work/params.seeds/tiny
 cp $work/sound/consolidated.00.pth $work/pth.seeds/small
+cp $work/sound/older.pth $work/pth.seeds/older
 cp $work/sound/tokenizer.model $work/tokenizer.seeds/small
 cp tests/tiny/tokenizer.model $work/tokenizer.seeds/tiny
 sed 's/^{"text": "\(.*\)", "ids": .*/\1/' tests/tiny/tokens.jsonl |

@@ -2,7 +2,7 @@
  *
  *   test_bits MODEL [golden.json]    prints one SHA-256; of the golden's tokens where there is one
  *   test_bits --all MODEL [golden]   every thread count, batch, division and kernel; fails if two differ
- *   test_bits --self MODEL           --all, on MODEL and on models made here, over MP 1 to 8 as well
+ *   test_bits --self MODEL           --all, on MODEL and on models made here, over MP 1 to 8, the older form and rows with gaps
  */
 #define _GNU_SOURCE /* sched_setaffinity */
 #include "checkpoint.h"
@@ -131,8 +131,8 @@ static void choose_tokens(const llama *m, const char *golden) {
     for (size_t i = 0; i < n_tokens; i++) tokens[i] = (int32_t)((i * 37 + 1) % (size_t)info.vocab);
 }
 
-/* Every way gives the bits of the first: scalar kernels, one thread, token by token. */
-static void all_ways(const char *path, const char *golden, char reference[65]) {
+/* Every way, or each `every`th, gives the bits of the first: scalar kernels, one thread, token by token. */
+static void all_ways(const char *path, const char *golden, size_t every, char reference[65]) {
     static const char *const kernels[] = {"scalar", "avx2", "avx512", "neon"};
     static const way ways[] = {{1, 1, 1, NULL, PLAIN},    {2, 1, 1, NULL, PLAIN},     {3, 1, 1, NULL, PLAIN},
                                {1, 7, 48, NULL, PLAIN},   {2, 7, 48, NULL, MATES},    {2, 48, 48, NULL, PLAIN},
@@ -146,7 +146,7 @@ static void all_ways(const char *path, const char *golden, char reference[65]) {
     choose_tokens(m, golden);
     int tried = 0;
     for (size_t k = 0; k < 4; k++)
-        for (size_t i = 0; i < sizeof ways / sizeof *ways; i++) {
+        for (size_t i = 0; i < sizeof ways / sizeof *ways; i += every) {
             way w = ways[i];
             char hex[65];
             w.kernels = kernels[k];
@@ -165,28 +165,34 @@ static void all_ways(const char *path, const char *golden, char reference[65]) {
 int main(int argc, char **argv) {
     char hex[65] = "";
     if (argc >= 3 && strcmp(argv[1], "--self") == 0) {
-        all_ways(argv[2], NULL, hex);
+        all_ways(argv[2], NULL, 1, hex);
         make_folder("build/bits");
         /* dims that are no multiple of a block, grouped heads, shards narrower than a block */
-        static const model_spec specs[] = {{128, 2, 8, 4, 384, 336, 1, false},
-                                            {90, 2, 5, 5, 245, 257, 1, false},
-                                            {64, 2, 4, 4, 192, 320, 1, false}};
+        static const model_spec specs[] = {{.dim = 128, .layers = 2, .heads = 8, .kv_heads = 4, .hidden = 384, .vocab = 336},
+                                            {.dim = 90, .layers = 2, .heads = 5, .kv_heads = 5, .hidden = 245, .vocab = 257},
+                                            {.dim = 64, .layers = 2, .heads = 4, .kv_heads = 4, .hidden = 192, .vocab = 320}};
+        static const struct {
+            const char *name;
+            int shards, gap;
+            bool legacy;
+        } forms[] = {{"mp1", 1, 0, false}, {"mp2", 2, 0, false}, {"mp4", 4, 0, false}, {"mp8", 8, 0, false},
+                     {"older-mp1", 1, 0, true}, {"older-mp2", 2, 0, true}, {"gaps-mp1", 1, 3, false}, {"gaps-mp4", 4, 1, false}};
         for (size_t i = 0; i < 3; i++) {
             char reference[65] = "";
-            for (int shards = 1; shards <= 8; shards *= 2) {
+            for (size_t f = 0; f < sizeof forms / sizeof *forms; f++) {
                 model_spec m = specs[i];
                 char folder[64];
-                m.shards = shards;
-                if (shards > 1 && (m.dim % shards || m.hidden % shards || m.vocab % shards || m.kv_heads * m.dim / m.heads % shards)) continue;
-                snprintf(folder, sizeof folder, "build/bits/%zu-mp%d", i, shards);
+                m.shards = forms[f].shards, m.gap = forms[f].gap, m.legacy = forms[f].legacy;
+                if (m.dim % m.shards || m.hidden % m.shards || m.vocab % m.shards || m.kv_heads * m.dim / m.heads % m.shards) continue;
+                snprintf(folder, sizeof folder, "build/bits/%zu-%s", i, forms[f].name);
                 model_write(&m, folder);
-                all_ways(folder, NULL, reference);
+                all_ways(folder, NULL, f ? 4 : 1, reference);
             }
         }
         return tests_done("bits");
     }
     if (argc >= 3 && strcmp(argv[1], "--all") == 0) {
-        all_ways(argv[2], argc > 3 ? argv[3] : NULL, hex);
+        all_ways(argv[2], argc > 3 ? argv[3] : NULL, 1, hex);
         return tests_done("bits");
     }
     if (argc < 2) return 2;

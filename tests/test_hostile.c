@@ -122,7 +122,7 @@ static void bytes_case(const char *what, const char *bytes, size_t n, const char
 static void tensor_case(const char *what, const char *key, int64_t numel, int64_t offset, int64_t rows, int64_t cols, int64_t stride, const char *says) {
     buffer b = {0};
     put_text(&b, "\x80\x02}(");
-    pickle_tensor(&b, "tok_embeddings.weight", key, numel, offset, rows, cols, stride);
+    pickle_tensor(&b, "tok_embeddings.weight", key, numel, offset, rows, cols, stride, false);
     put_text(&b, "u.");
     pickle_case(what, &b, says);
     free(b.at);
@@ -198,7 +198,7 @@ static void test_overlap(void) {
         char name[64];
         bool vector = i < 3 ? i == 2 : (i - 3) % 9 > 6;
         snprintf(name, sizeof name, "layers.%d.%s.weight", (i - 3) / 9, names[i < 3 ? 0 : (i - 3) % 9]);
-        pickle_tensor(&pickle, i < 3 ? outside[i] : name, "0", WIDTH * WIDTH, 0, vector ? 0 : WIDTH, WIDTH, WIDTH - 1);
+        pickle_tensor(&pickle, i < 3 ? outside[i] : name, "0", WIDTH * WIDTH, 0, vector ? 0 : WIDTH, WIDTH, WIDTH - 1, false);
     }
     put_text(&pickle, "u.");
     zip_add(&z, "a/data.pkl", pickle.at, pickle.n);
@@ -213,35 +213,78 @@ static void test_overlap(void) {
 
 /* ---- A sound file, damaged everywhere ---- */
 
-/* Truncated at each length near its ends and at many between; a bit of each byte of directory and pickle turned. */
-static void test_damage(void) {
-    buffer sound = model_shard(&spec, 0), b = {0};
-    size_t header = 0, refused = 0, opened = 0;
+/* Truncated at each length near its ends and at many between; a bit turned of each byte from `first` up to
+ * `last`, where the headers are. */
+static void damage(const char *what, const buffer *sound, size_t first, size_t last) {
+    buffer b = {0};
+    size_t refused = 0, opened = 0;
     llama_error err;
-    in_folder("consolidated.00.pth", &sound);
-    check(try_open(&err) == LLAMA_OK, "the sound file: %s", err.text);
-    for (size_t n = 0; n < sound.n; n += n < 300 || n + 4000 > sound.n ? 1 : 97) {
+    in_folder("consolidated.00.pth", sound);
+    check(try_open(&err) == LLAMA_OK, "%s, sound: %s", what, err.text);
+    for (size_t n = 0; n < sound->n; n += n < 300 || n + 4000 > sound->n ? 1 : 97) {
         b.n = 0;
-        put(&b, sound.at, n);
+        put(&b, sound->at, n);
         in_folder("consolidated.00.pth", &b);
-        check(try_open(&err) == LLAMA_EFORMAT, "cut at %zu of %zu opens", n, sound.n);
+        check(try_open(&err) == LLAMA_EFORMAT, "%s, cut at %zu of %zu, opens", what, n, sound->n);
         refused++;
     }
-    for (size_t i = sound.n; i-- > 4 && memcmp(sound.at + i, "archive/data.pkl", 16) != 0;) header = i;
-    size_t first = header > 5000 ? header - 5000 : 0; /* the pickle, then the directory: headers, all of it */
-    for (size_t i = first; i < sound.n; i++) {
+    for (size_t i = first; i < last; i++) {
         b.n = 0;
-        put(&b, sound.at, sound.n);
+        put(&b, sound->at, sound->n);
         b.at[i] ^= (unsigned char)(1 << (i * 5 + i / 8) % 8);
         in_folder("consolidated.00.pth", &b);
         int status = try_open(&err);
-        check(status == LLAMA_OK || status == LLAMA_EFORMAT, "byte %zu: %d, %s", i, status, err.text);
+        check(status == LLAMA_OK || status == LLAMA_EFORMAT, "%s, byte %zu: %d, %s", what, i, status, err.text);
         refused += status != LLAMA_OK;
         opened += status == LLAMA_OK;
     }
-    printf("damaged files: %zu refused, %zu opened\n", refused, opened);
-    in_folder("consolidated.00.pth", &sound);
-    free(sound.at), free(b.at);
+    printf("damaged, %s: %zu refused, %zu opened\n", what, refused, opened);
+    in_folder("consolidated.00.pth", sound);
+    free(b.at);
+}
+
+static void test_damage(void) {
+    buffer zip_form = model_shard(&spec, 0);
+    size_t header = 0;
+    for (size_t i = zip_form.n; i-- > 4 && memcmp(zip_form.at + i, "archive/data.pkl", 16) != 0;) header = i;
+    damage("zip", &zip_form, header > 5000 ? header - 5000 : 0, zip_form.n); /* the pickle, then the directory */
+    free(zip_form.at);
+    model_spec older = spec;
+    older.legacy = true;
+    buffer form = model_shard(&older, 0);
+    for (header = 0; header + 8 < form.n && memcmp(form.at + header, "\x80\x02](", 4) != 0;) header++;
+    damage("older form", &form, 0, header + 400); /* all pickles */
+    free(form.at);
+}
+
+/* The older form, as its pickles may be bent: the rest of the file is sound. */
+static void test_legacy(void) {
+    static const struct {
+        const char *what, *from, *to; /* replaced in the file, of one length */
+        size_t n;
+        const char *says;
+    } cases[] = {
+        {"another protocol", "M\xe9\x03.", "M\xe8\x03.", 4, "not 1001"},
+        {"a big-endian machine", "little_endian\x88", "little_endian\x89", 14, "little_endian"},
+        {"a view of a storage", "NtQ", ")tQ", 3, "persistent id"},
+        {"keys in no list", "\x80\x02](", "\x80\x02}(", 4, "not a list"},
+        {"a key that no tensor has", "\x80\x02](X\x01\x00\x00\x00" "0", "\x80\x02](X\x01\x00\x00\x00" "x", 10, "cut short"},
+        {"a key twice", "\x80\x02](X\x01\x00\x00\x00" "0", "\x80\x02](X\x01\x00\x00\x00" "1", 10, "cut short"},
+        {"a storage of 2^62 elements", "e.\x80\x01\x00\x00\x00\x00\x00\x00", "e.\x80\x01\x00\x00\x00\x00\x00\x40", 10, "cut short"},
+        {"a storage of one element less", "e.\x80\x01", "e.\x7f\x01", 4, "cut short"},
+    };
+    model_spec older = spec;
+    older.legacy = true;
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        buffer form = model_shard(&older, 0);
+        size_t at = 0;
+        while (at + cases[i].n < form.n && memcmp(form.at + at, cases[i].from, cases[i].n) != 0) at++;
+        check(at + cases[i].n < form.n, "%s: nothing to replace", cases[i].what);
+        memcpy(form.at + at, cases[i].to, cases[i].n);
+        in_folder("consolidated.00.pth", &form);
+        refuse(cases[i].what, LLAMA_EFORMAT, cases[i].says);
+        free(form.at);
+    }
 }
 
 /* What is not a regular file is refused at once. */
@@ -384,6 +427,7 @@ int main(int argc, char **argv) {
     test_params();
     test_pickles();
     test_overlap();
+    test_legacy();
     test_damage();
     test_tokenizers(argv[1]);
     test_made_tokenizers();
