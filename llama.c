@@ -31,6 +31,7 @@
 #include <float.h>
 #include <limits.h>
 #include <math.h>
+#include <sched.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -1962,11 +1963,71 @@ LLAMA_API size_t llama_utf8_push(const llama *m, llama_utf8 *u, int32_t token,
 
 static const kernels *find_kernels(const char *name);
 
-/* The processors in this process's affinity mask. */
+enum { DEFAULT_CONTEXT = 2048, DEFAULT_BATCH = 512, MAX_THREADS = 1024 };
+
+/* A file the kernel makes, or as much as fits, terminated; "" if it cannot be read. */
+static void read_small(const char *path, char *text, size_t room) {
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    ssize_t n = fd < 0 ? 0 : read(fd, text, room - 1);
+    if (fd >= 0) close(fd);
+    text[n > 0 ? n : 0] = 0;
+}
+
+/* The cores' worth of time a cgroup may use, rounded up; 0: no limit. Version 2 has "quota
+ * period" in one file, version 1 a file for each. */
+static long cgroup_quota(const char *folder, bool v2) {
+    char path[PATH_BYTES + 32], text[64], *end = text;
+    snprintf(path, sizeof path, "%s/%s", folder, v2 ? "cpu.max" : "cpu.cfs_quota_us");
+    read_small(path, text, sizeof text);
+    long quota = strtol(text, &end, 10), period; /* "max" is 0, version 1's -1 no limit */
+    if (!v2) {
+        snprintf(path, sizeof path, "%s/cpu.cfs_period_us", folder);
+        read_small(path, end = text, sizeof text);
+    }
+    period = strtol(end, NULL, 10);
+    return quota > 0 && period > 0 ? quota / period + (quota % period > 0) : 0;
+}
+
+/* The least quota of the cgroups this process is in, up to their roots; 0: no limit. Each
+ * line of `proc` is "number:controllers:/path"; version 2 has no controllers. */
+static long cgroup_cores(const char *proc, const char *sys) {
+    char lines[PATH_BYTES], folder[PATH_BYTES], *rest = lines, *line;
+    long least = 0, cores;
+    read_small(proc, lines, sizeof lines);
+    while ((line = strsep(&rest, "\n")) != NULL) {
+        char *controllers = strchr(line, ':'),
+             *path = controllers ? strchr(controllers + 1, ':') : NULL;
+        if (!path) continue;
+        *path++ = 0;
+        bool v2 = controllers[1] == 0, v1 = false;
+        for (char *name; !v1 && (name = strsep(&controllers, ":,")) != NULL;)
+            v1 = strcmp(name, "cpu") == 0;
+        if (!v1 && !v2) continue;
+        size_t root = strlen(sys) + (v2 ? 0 : 4);
+        int n = snprintf(folder, sizeof folder, "%s%s%s", sys, v2 ? "" : "/cpu", path);
+        if (n < 0 || n >= (int)sizeof folder) continue;
+        for (char *slash = folder; slash; slash = strrchr(folder + root, '/')) {
+            if (slash != folder)
+                *slash = 0; /* the parent; in a container a path may be the host's */
+            if ((cores = cgroup_quota(folder, v2)) > 0 && (least == 0 || cores < least))
+                least = cores;
+        }
+    }
+    return least;
+}
+
+/* The cores this process may use: those of its affinity mask, or fewer by its quota. */
 static int default_threads(void) {
 #ifdef _OPENMP
-    return omp_get_num_procs();
+    long cores = omp_get_num_procs(), quota = cgroup_cores("/proc/self/cgroup", "/sys/fs/cgroup");
+#ifdef CPU_COUNT
+    cpu_set_t mask; /* the runtime may have counted when it started */
+    if (sched_getaffinity(0, sizeof mask, &mask) == 0) cores = CPU_COUNT(&mask);
+#endif
+    if (quota > 0 && quota < cores) cores = quota;
+    return cores < MAX_THREADS ? (int)cores : MAX_THREADS;
 #else
+    (void)cgroup_cores;
     return 1;
 #endif
 }
@@ -2039,8 +2100,6 @@ static uint64_t lay_out(llama_session *s, unsigned char *base) {
     }
     return c.used;
 }
-
-enum { DEFAULT_CONTEXT = 2048, DEFAULT_BATCH = 512, MAX_THREADS = 1024 };
 
 /* Settle the options of a session that has no buffers yet. */
 static int settle(llama_session *s, const llama *m, const llama_session_options *given,

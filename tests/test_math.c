@@ -117,7 +117,50 @@ static void test_collisions(void) {
     llamac_free_all(&arena);
 }
 
+/* ---- How many cores a container leaves us ---- */
+
+static void system_file(const char *path, const char *text) {
+    char full[256] = "build/cgroup/";
+    for (const char *c = path; *c; c++) { /* make its folders */
+        full[strlen(full)] = *c;
+        if (c[1] == '/') mkdir(full, 0777);
+    }
+    FILE *f = fopen(full, "w");
+    if (!check(f && fputs(text, f) >= 0, "%s cannot be written", full)) return;
+    fclose(f);
+}
+
+static void cores(const char *proc, long want, const char *what) {
+    system_file("self", proc);
+    long got = cgroup_cores("build/cgroup/self", "build/cgroup/sys");
+    check(got == want, "%s: %ld cores, not %ld", what, got, want);
+}
+
+static void test_cgroups(void) {
+    mkdir("build", 0777), mkdir("build/cgroup", 0777);
+    system_file("sys/two/inner/cpu.max", "max 100000\n");
+    system_file("sys/two/cpu.max", "150000 100000\n");
+    system_file("sys/one/cpu.max", "20000 100000\n");
+    system_file("sys/one/inner/cpu.max", "800000 100000\n");
+    system_file("sys/cpu/quota/cpu.cfs_quota_us", "300000\n");
+    system_file("sys/cpu/quota/cpu.cfs_period_us", "100000\n");
+    system_file("sys/cpu/free/cpu.cfs_quota_us", "-1\n");
+    system_file("sys/cpu/free/cpu.cfs_period_us", "100000\n");
+    cores("0::/two/inner\n", 2, "half a core counts as one, and the parent's limit");
+    cores("0::/one/inner\n", 1, "the least of all");
+    cores("0::/elsewhere\n", 0, "no such group, no limit");
+    cores("7:memory:/two\n4:cpu,cpuacct:/quota/none\n0::/\n", 3, "version 1");
+    cores("4:cpuacct:/quota\n3:cpuset:/quota\n", 0, "another controller");
+    cores("4:cpu:/free\n", 0, "version 1 without a limit");
+    system_file("sys/cpu.max", "400000 100000\n");
+    cores("12:cpuset:/\n0::/../../host/path\n", 4, "in a container whose path is the host's");
+    cores("", 0, "nothing is known");
+    cores("nonsense\n:\n::\n", 4, "no line of ours");
+    check(cgroup_cores("build/cgroup/none", "build/cgroup/sys") == 0, "no such file");
+}
+
 int main(int argc, char **argv) {
+    test_cgroups();
     test_collisions();
     test_exp_float();
     test_doubles();
