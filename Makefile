@@ -12,6 +12,13 @@ ALL_CFLAGS = -std=c11 $(WARNINGS) $(CFLAGS) $(OMP)
 LIBRARY = llama.c tokenizer.c
 HEADERS = llama.h
 
+VERSION = $(shell awk '/define LLAMA_RELEASE/ { printf "%d.%d.%d", $$3 / 10000, $$3 / 100 % 100, $$3 % 100 }' llama.h)
+SONAME = libllamac.so.0
+PREFIX ?= /usr/local
+BINDIR ?= $(PREFIX)/bin
+LIBDIR ?= $(PREFIX)/lib
+INCLUDEDIR ?= $(PREFIX)/include
+
 # Objects depend on how they are compiled: a change of flags makes them anew.
 FLAGS = $(CC) $(ALL_CFLAGS) $(LDFLAGS)
 
@@ -21,13 +28,24 @@ llama: build/main.o build/llama.o build/tokenizer.o
 	$(CC) $(ALL_CFLAGS) $(LDFLAGS) -o $@ $^ -lm
 
 build/%.o: %.c $(HEADERS) build/flags
-	$(CC) $(ALL_CFLAGS) -c -o $@ $<
+	$(CC) $(ALL_CFLAGS) $(PIC) -c -o $@ $<
+
+build/llama.o build/tokenizer.o: PIC = -fPIC
+
+build/libllamac.a: build/llama.o build/tokenizer.o
+	rm -f $@
+	$(AR) rcs $@ $^
+
+build/$(SONAME): build/llama.o build/tokenizer.o
+	$(CC) $(ALL_CFLAGS) $(LDFLAGS) -shared -Wl,-soname,$(SONAME) -o $@ $^ -lm
 
 build/%: tests/%.c tests/test.h tests/checkpoint.h build/llama.o build/tokenizer.o
 	$(CC) $(ALL_CFLAGS) $(LDFLAGS) -o $@ $< build/llama.o build/tokenizer.o -lm
 
 build/test_math: tests/test_math.c tests/test.h $(LIBRARY) $(HEADERS) build/flags
 	$(CC) $(ALL_CFLAGS) -o $@ $< -lm
+
+build/test_threads: LDFLAGS += -pthread
 
 build/flags: FORCE
 	@mkdir -p build
@@ -40,18 +58,20 @@ demo: llama
 # Needs a C compiler and a shell; no network, no other data. (Threads that sleep while they wait: a busy
 # machine must not make the tests slow.)
 test: export OMP_WAIT_POLICY = passive
-test: llama build/test_math build/test_api build/test_bits build/test_hostile
+test: llama build/$(SONAME) build/test_math build/test_api build/test_bits build/test_hostile build/test_threads
 	build/test_math
 	build/test_api tests/tiny
 	build/test_bits --self tests/tiny
 	build/test_hostile tests/tiny build/hostile
+	build/test_threads tests/tiny
 	sh tests/test_cli.sh ./llama tests/tiny
 	sh tests/test_build.sh
+	sh tests/python.sh numpy tests/trace.py build/$(SONAME) ./llama tests/tiny
 	sh tests/style.sh
 
 # Against the goldens, where the conformance data are: ../shared/conformance.tar.xz
 CONFORMANCE ?= ../shared/conformance.tar.xz
-conformance: llama build/conformance build/test_bits build/test_math build/tokenizer_speed
+conformance: llama build/$(SONAME) build/conformance build/test_bits build/test_math build/tokenizer_speed
 	sh tests/conformance.sh '$(CONFORMANCE)'
 
 # The same bits from every compiler, flag, thread count, batch and kernel: needs the conformance data
@@ -66,6 +86,27 @@ fuzz:
 style:
 	sh tests/style.sh
 
+# The names leave those of llama.cpp alone: libllamac, llamac.pc, llamac/llama.h
+install: llama build/libllamac.a build/$(SONAME)
+	install -d '$(DESTDIR)$(BINDIR)' '$(DESTDIR)$(LIBDIR)/pkgconfig' '$(DESTDIR)$(INCLUDEDIR)/llamac'
+	install -m 755 llama '$(DESTDIR)$(BINDIR)/llama'
+	install -m 644 llama.h '$(DESTDIR)$(INCLUDEDIR)/llamac/llama.h'
+	install -m 644 build/libllamac.a '$(DESTDIR)$(LIBDIR)/libllamac.a'
+	install -m 755 build/$(SONAME) '$(DESTDIR)$(LIBDIR)/$(SONAME)'
+	ln -sf $(SONAME) '$(DESTDIR)$(LIBDIR)/libllamac.so'
+	printf '%s\n' 'Name: llamac' 'Description: LLaMA on a CPU, from the files Meta shipped' 'Version: $(VERSION)' \
+	    'Cflags: -I$(INCLUDEDIR)/llamac -I$(INCLUDEDIR)' 'Libs: -L$(LIBDIR) -lllamac' 'Libs.private: -lm $(OMP)' \
+	    >'$(DESTDIR)$(LIBDIR)/pkgconfig/llamac.pc'
+
+uninstall:
+	rm -f '$(DESTDIR)$(BINDIR)/llama' '$(DESTDIR)$(INCLUDEDIR)/llamac/llama.h' '$(DESTDIR)$(LIBDIR)/libllamac.a' \
+	    '$(DESTDIR)$(LIBDIR)/$(SONAME)' '$(DESTDIR)$(LIBDIR)/libllamac.so' '$(DESTDIR)$(LIBDIR)/pkgconfig/llamac.pc'
+	-rmdir '$(DESTDIR)$(INCLUDEDIR)/llamac'
+
+dist:
+	mkdir -p build
+	git archive --prefix=llama.c-$(VERSION)/ -o build/llama.c-$(VERSION).tar.gz HEAD
+
 clean:
 	rm -rf build llama
 
@@ -77,6 +118,8 @@ help:
 	@echo 'make bits          one SHA-256 from every build, where the data are'
 	@echo 'make fuzz          fuzz the parsers for SECONDS=60 each (clang)'
 	@echo 'make style         lengths, comments, globals'
+	@echo 'make install       to PREFIX=/usr/local, under DESTDIR; make uninstall'
+	@echo 'make dist          build/llama.c-$(VERSION).tar.gz'
 	@echo 'make clean'
 
-.PHONY: all demo test conformance bits fuzz style clean help FORCE
+.PHONY: all demo test conformance bits fuzz style install uninstall dist clean help FORCE

@@ -1,10 +1,10 @@
-/* main.c - the command line: complete a prompt, describe a model, turn text into tokens.
+/* main.c - the command line: complete a prompt, look at a model, at its tokens, at its numbers.
  *
  *   1. Words         usage, messages, exit codes
  *   2. Options       one table, read once
  *   3. Input         the prompt from an argument, a file or a pipe
  *   4. Completion    prompt -> tokens -> text, streamed; stop strings; Ctrl-C
- *   5. Other verbs   info, tokenize
+ *   5. Other verbs   info, tokenize, trace
  *
  * It uses llama.h alone. stdout carries the model's text and nothing else; the rest goes to
  * stderr.
@@ -14,6 +14,7 @@
 #endif
 #include "llama.h"
 #include <errno.h>
+#include <math.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdbool.h>
@@ -39,6 +40,8 @@ static const char help[] =
     "usage: llama MODEL [PROMPT] [options]     complete a prompt\n"
     "       llama info MODEL [-c N]            shape, size and memory; reads no weights\n"
     "       llama tokenize MODEL [TEXT...]     text to token ids; --decode: ids to text\n"
+    "       llama trace MODEL PROMPT [NAME...] what each matrix makes of the prompt: \"output\", "
+    "\"layers.3\"\n"
     "\n"
     "MODEL is a folder as Meta ships it: params.json, consolidated.NN.pth, and tokenizer.model in "
     "it\n"
@@ -210,12 +213,12 @@ static size_t find_option(const char *text, const char **value) {
 
 /* The command line. The verb is the first word; a lone "--" ends the options. */
 static int read_options(options *o, int argc, char **argv) {
-    static const char *const verbs[] = {"info", "tokenize"};
+    static const char *const verbs[] = {"info", "tokenize", "trace"};
     bool over = false;
     for (int a = 1; a < argc; a++) {
         const char *value = NULL, *text = argv[a];
         if (over || text[0] != '-' || !text[1]) {
-            for (size_t v = 0; v < 2 && o->n_words == 0 && !o->verb && !over; v++)
+            for (size_t v = 0; v < 3 && o->n_words == 0 && !o->verb && !over; v++)
                 if (strcmp(text, verbs[v]) == 0) o->verb = text;
             if (o->verb != text) o->words[o->n_words++] = text;
             continue;
@@ -703,6 +706,94 @@ static int run_tokenize(options *o) {
     return code;
 }
 
+typedef struct {
+    const char **names; /* [n] those to show; none: all */
+    bool *found;        /* [n] */
+    size_t n;
+} shown;
+
+/* As zlib has it (RFC 1952), for Python: zlib.crc32(x.astype("<f4").tobytes()) */
+static uint32_t crc32(const void *p, size_t n) {
+    uint32_t table[256], crc = UINT32_MAX;
+    for (uint32_t i = 0; i < 256; i++) {
+        table[i] = i;
+        for (int k = 0; k < 8; k++) table[i] = table[i] >> 1 ^ (table[i] & 1 ? 0xedb88320 : 0);
+    }
+    for (const unsigned char *c = p; n--; c++) crc = crc >> 8 ^ table[(crc ^ *c) & 255];
+    return ~crc;
+}
+
+/* One intermediate, x [rows][cols], a row a token: "layers.3" shows all of that layer. */
+static void show(void *user, const char *name, const float *x, size_t rows, size_t cols) {
+    shown *s = user;
+    bool wanted = s->n == 0;
+    for (size_t i = 0; i < s->n; i++) {
+        size_t k = strlen(s->names[i]);
+        if (strncmp(name, s->names[i], k) == 0 && (name[k] == 0 || name[k] == '.'))
+            wanted = s->found[i] = true;
+    }
+    if (!wanted) return;
+    double sum = 0, squares = 0, count = (double)rows * (double)cols;
+    for (size_t i = 0; i < rows * cols; i++) sum += x[i], squares += (double)x[i] * (double)x[i];
+    printf("%-30s [%zu, %zu]  mean %.6g  rms %.6g  crc32 %08x  first", name, rows, cols,
+           sum / count, sqrt(squares / count), (unsigned)crc32(x, rows * cols * sizeof *x));
+    for (size_t i = 0; i < cols && i < 4; i++) printf(" %.7g", (double)x[i]);
+    putchar('\n');
+}
+
+/* With an open model: evaluate the prompt, all of it at once, and show what it goes through. */
+static int trace(const options *o, const llama *m, const int32_t *prompt, size_t n, shown *s) {
+    llama_session *session = NULL;
+    llama_error err;
+    llama_info info = {.size = sizeof info};
+    llama_describe(m, &info);
+    int context = o->context ? o->context : info.context;
+    if (n > (size_t)context)
+        return complain(EXIT_TOO_LONG, "the prompt has %zu tokens, the context %d positions", n,
+                        context);
+    llama_session_options so = {.size = sizeof so,
+                                .context = context,
+                                .batch = (int)n,
+                                .threads = o->threads,
+                                .kernels = o->kernels};
+    int status = llama_session_new(&session, m, &so, &err);
+    if (status) return complain(exit_code(status), "%s", err.text);
+    llama_trace(session, show, s);
+    status = llama_eval(session, 0, prompt, n);
+    int code = status ? complain(exit_code(status), "%s", llama_session_error(session)) : 0;
+    for (size_t i = 0; i < s->n && code == 0; i++)
+        if (!s->found[i])
+            code =
+                complain(EXIT_USAGE, "there is no '%s'; without names, all are shown", s->names[i]);
+    llama_session_free(session);
+    return code;
+}
+
+static int run_trace(options *o) {
+    llama *m = NULL;
+    bytes text = {NULL, 0};
+    int32_t *prompt = NULL;
+    size_t first = o->prompt || o->file || o->n_words == 0 ? 0 : 1; /* word that is a name */
+    shown s = {.names = o->words + first, .n = o->n_words - first};
+    size_t n = 0;
+    o->n_words = first;
+    s.found = calloc(s.n + 1, sizeof *s.found);
+    if (!s.found) return complain(EXIT_MEMORY, "out of memory");
+    options alone = *o; /* read_text puts -p where the names are */
+    const char *word[1] = {o->words[0]};
+    alone.words = word;
+    int code = read_text(&alone, &text, true);
+    if (code == 0) code = open_model(o, &m);
+    if (code == 0) code = tokenize(m, &text, o->no_bos ? 0 : LLAMA_ADD_BOS, &prompt, &n);
+    if (code == 0)
+        code = n ? trace(o, m, prompt, n, &s) : complain(EXIT_USAGE, "the prompt is empty");
+    free(s.found);
+    free(prompt);
+    free(text.text);
+    llama_close(m);
+    return code;
+}
+
 int main(int argc, char **argv) {
     options o = {.n = 256, .temperature = 0.8, .top_p = 0.95, .repeat_penalty = 1};
     const char **room = calloc(2 * ((size_t)argc + 1), sizeof *room);
@@ -720,7 +811,9 @@ int main(int argc, char **argv) {
         if (code == 0 && o.verb && strcmp(o.verb, "info") == 0)
             code = run_info(&o);
         else if (code == 0)
-            code = o.verb ? run_tokenize(&o) : run_completion(&o);
+            code = !o.verb                        ? run_completion(&o)
+                   : strcmp(o.verb, "trace") == 0 ? run_trace(&o)
+                                                  : run_tokenize(&o);
     }
     if (code == 0 && (fflush(stdout) != 0 || ferror(stdout))) code = write_failed();
     free(room);

@@ -41,11 +41,10 @@ done
 
 sh tests/hostile.sh $data
 
-# Our tokenizer and the SentencePiece library on the same text, in turn, best of 5 each
-for python in python3 /usr/bin/python3; do
-    if $python -c 'import sentencepiece' 2>/dev/null; then
-        $python tests/tokenizer_speed.py build/tokenizer_speed $data build/blank-32000
-        exit
-    fi
+# Every intermediate against numpy's
+for shape in tinyA tinyB tinyC tinyE; do
+    sh tests/python.sh numpy tests/trace.py build/libllamac.so.0 ./llama $data/ckpt/$shape/meta-f16-mp1
 done
-echo "SKIP: the speed of SentencePiece (python3-sentencepiece is not here)"
+
+# Our tokenizer and the SentencePiece library on the same text, in turn, best of 5 each
+sh tests/python.sh sentencepiece tests/tokenizer_speed.py build/tokenizer_speed $data build/blank-32000

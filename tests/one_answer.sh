@@ -20,10 +20,13 @@ fi
 # Model, golden, and whose answer it has to give: shards change nothing
 models="tests/tiny tests/tiny/golden.json tiny"
 if [ -f $data/README.md ]; then
-    for folder in tinyH/meta-f16-mp1 tinyH/meta-f16-mp2 tinyE/meta-f16-mp1 tinyC/meta-f16-mp1; do
-        shape=${folder%/*}
+    for folder in tinyH/meta-f16-mp1 tinyH/meta-f16-mp2 tinyH/meta-f16-mp4 tinyH/meta-f16-mp8 tinyH/meta-f16-mp1-legacy \
+        tinyE/meta-f16-mp1 tinyC/meta-f16-mp1 tinyA/meta-f16-mp1 tinyA/meta-f16-mp1-noncontig tinyA/meta-f16-mp8 \
+        tinyA/meta-f16-mp2-legacy tinyB/meta-bf16-mp1 tinyE/meta-f32-mp1 tinyE/meta-f32-mp1-flatall-legacy; do
+        shape=${folder%/*} dtype=${folder#*meta-}
+        weights=$shape-${dtype%%-*}
         models="$models
-$data/ckpt/$folder $data/golden/$shape-f16/golden.json $shape"
+$data/ckpt/$folder $data/golden/$weights/golden.json $weights"
     done
 else
     echo "SKIP: the models of the conformance data (they are not here)"
@@ -55,9 +58,9 @@ compile() {
     return 1
 }
 
-# every_way BUILD: all thread counts, batches and kernels of one build give the first answer
+# every_way BUILD [RUNNER]: all thread counts, batches and kernels of one build give the first answer
 every_way() {
-    if $work/"$1" --all tests/tiny tests/tiny/golden.json >$work/ways 2>&1 </dev/null &&
+    if $2 $work/"$1" --all tests/tiny tests/tiny/golden.json >$work/ways 2>&1 </dev/null &&
         grep -q "$(cat $work/tiny.answer)" $work/ways; then
         ok
     else
@@ -80,7 +83,7 @@ arm=aarch64-linux-gnu-gcc qemu=qemu-aarch64
 if [ "$(uname -m)" = aarch64 ]; then
     echo "SKIP: $arm under $qemu (this machine is one itself)"
 elif command -v $arm >/dev/null 2>&1 && command -v $qemu >/dev/null 2>&1; then
-    compile aarch64 $arm -O2 -static && answers aarch64 $qemu
+    compile aarch64 $arm -O2 -static && answers aarch64 $qemu && every_way aarch64 $qemu
 else
     echo "SKIP: aarch64 (no $arm or no $qemu)"
 fi

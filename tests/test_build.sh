@@ -50,6 +50,18 @@ $work/serial tests/tiny "The king" -n 40 -s 1 >$work/b
 if cmp -s $work/a $work/b; then ok; else no "OPENMP=0 tells another story"; fi
 if ${CC:-cc} -ffast-math -c -o $work/fast.o llama.c >$work/log 2>&1; then no "-ffast-math is let pass"; else ok; fi
 
+# Machines it cannot run on: 32 bits, big-endian; each is told why
+mkdir -p $work/gnu
+touch $work/gnu/stubs-x32.h
+refused() { # WORDS flags...
+    words=$1
+    shift
+    if ${CC:-cc} -fsyntax-only -I$work "$@" llama.c >$work/log 2>&1; then no "$* compiles"; fi
+    if grep -q "error.*$words" $work/log; then ok; else no "$*: $(head -3 $work/log)"; fi
+}
+refused "little-endian" -U__BYTE_ORDER__ -D__BYTE_ORDER__=__ORDER_BIG_ENDIAN__
+if [ "$(uname -m)" = x86_64 ]; then refused "64-bit machine" -D__ILP32__; fi
+
 # What the objects may refer to and hold: nothing that prints or exits, no writable data, no other names
 for object in llama tokenizer; do
     bad=$(nm -u build/$object.o | awk '{ print $NF }' | grep -E \
@@ -63,6 +75,48 @@ done
 declared=$(grep -c '^LLAMA_API' llama.h)
 defined=$(nm -g --defined-only build/llama.o build/tokenizer.o | grep -c ' T llama_')
 if [ "$declared" -eq "$defined" ]; then ok; else no "$declared functions are declared, $defined defined"; fi
+
+# ---- Installed ----
+
+# Somewhere, then used from there through pkg-config, in C and C++, shared and static
+place=$PWD/$work/place
+tree() { (cd "$place" && find . ! -type d | LC_ALL=C sort | tr '\n' ' '); }
+quietly "make install" make -s install DESTDIR="$place" PREFIX=/opt
+want="./opt/bin/llama ./opt/include/llamac/llama.h ./opt/lib/libllamac.a ./opt/lib/libllamac.so ./opt/lib/libllamac.so.0 ./opt/lib/pkgconfig/llamac.pc "
+if [ "$(tree)" = "$want" ]; then ok; else no "make install: $(tree)"; fi
+if (cd $work && "$place/opt/bin/llama" info LLaMA/7B) | grep -q 2164416; then ok; else no "the installed command"; fi
+if command -v pkg-config >/dev/null 2>&1; then
+    sed 's/"llama.h"/<llamac\/llama.h>/' $work/example.c >$work/installed.c
+    pc() { PKG_CONFIG_PATH="$place/opt/lib/pkgconfig" pkg-config "$@" llamac | sed "s|/opt|$place/opt|g"; }
+    quietly "pkg-config: C" ${CC:-cc} -std=c11 $strict $(pc --cflags) -o $work/by_shared $work/example.c $(pc --libs)
+    quietly "pkg-config: C, static" ${CC:-cc} -std=c11 $strict $(pc --cflags) -o $work/by_static $work/installed.c \
+        "$place/opt/lib/libllamac.a" $(pc --libs --static | sed 's/-lllamac//')
+    for program in by_shared by_static; do
+        if LD_LIBRARY_PATH="$place/opt/lib" story $program && cmp -s $work/story $work/story_cc; then ok; else no "$program: $(head -c 200 $work/story)"; fi
+    done
+    if [ "$(pc --modversion)" = "$(./llama --version | awk '{ print $2 }')" ]; then ok; else no "llamac.pc says $(pc --modversion)"; fi
+    if command -v g++ >/dev/null 2>&1; then
+        quietly "pkg-config: C++" g++ -std=c++11 $strict $(pc --cflags) -o $work/by_cxx $work/cxx.cpp $(pc --libs)
+        if LD_LIBRARY_PATH="$place/opt/lib" $work/by_cxx; then ok; else no "the program in C++"; fi
+    fi
+else
+    echo "SKIP: programs by pkg-config (it is not here)"
+fi
+exported=$(nm -D --defined-only "$place/opt/lib/libllamac.so" | grep -c ' T llama_')
+others=$(nm -D --defined-only "$place/opt/lib/libllamac.so" | awk '{ print $3 }' | grep -v '^llama_')
+if [ "$exported" -eq "$declared" ] && [ -z "$others" ]; then ok; else no "libllamac.so exports $exported of $declared, and" $others; fi
+quietly "make uninstall" make -s uninstall DESTDIR="$place" PREFIX=/opt
+if [ -z "$(tree)" ]; then ok; else no "make uninstall leaves $(tree)"; fi
+
+# In one program with llama.cpp: stubs of the names it exports that are nearest to ours
+names="llama_batch_init llama_batch_get_one llama_decode llama_detokenize llama_encode llama_free llama_free_model
+    llama_get_logits llama_init_from_model llama_load_model_from_file llama_log_set llama_model_free llama_model_load_from_file
+    llama_n_ctx llama_n_vocab llama_new_context_with_model llama_perf_print llama_print_system_info llama_sampler_init
+    llama_sampler_sample llama_state_load_file llama_state_save_file llama_synchronize llama_time_us llama_token_bos
+    llama_token_eos llama_token_get_text llama_token_to_piece llama_tokenize llama_vocab_bos llama_vocab_eos"
+for name in $names; do echo "int $name(void); int $name(void) { return 1; }"; done >$work/peer.c
+quietly "beside llama.cpp's names" ${CC:-cc} -std=c11 $strict -I. -o $work/beside $work/example.c $work/peer.c llama.c tokenizer.c -lm
+if story beside && cmp -s $work/story $work/story_cc; then ok; else no "beside llama.cpp: $(head -c 200 $work/story)"; fi
 
 echo "build: $passed passed, $failed failed"
 [ $failed -eq 0 ]

@@ -160,6 +160,7 @@ refuse 3 "a shard cut short" "consolidated.00.pth" $llama $work/bare x
 cp $model/consolidated.00.pth $work/bare
 refuse 3 "no tokenizer" "tokenizer" $llama $work/bare x
 refuse 3 "no tokenizer to decode with" "tokenizer" $llama tokenize $work/bare --decode 5
+refuse 3 "trace without a tokenizer" "tokenizer" $llama trace $work/bare "$prompt"
 run 0 "info without a tokenizer" $llama info $work/bare
 holds "info says so" grep -q "tokenizer *none" $work/out
 cp $model/tokenizer.model $work
@@ -203,6 +204,25 @@ code=$?
 if [ $code -eq 130 ] && [ -s $work/out ]; then ok; else no "SIGINT: exit $code"; fi
 long=$($llama $model "$prompt" --kernels scalar -t 1 -n 1 -q)
 if [ -n "$long" ]; then ok; else no "one token"; fi
+
+# trace: every name once, the same checksums whatever computes them; those asked for alone
+run 0 "trace" $llama trace $model "$prompt"
+cp $work/out $work/trace
+holds "trace: all of 4 layers" [ "$(wc -l <$work/trace)" -eq 39 ]
+holds "trace: a line" grep -qE '^layers\.3\.feed_forward\.w1 +\[[0-9]+, 512\]  mean [-0-9.e]+  rms [0-9.]+  crc32 [0-9a-f]{8}  first( [-0-9.e]+){4}$' $work/trace
+run 0 "trace, otherwise" $llama trace $model "$prompt" -t 1 --kernels scalar
+same "trace: the same bits" $work/out $work/trace
+run 0 "trace of names" $llama trace $model "$prompt" output layers.2
+holds "trace of names: a layer and the output" [ "$(wc -l <$work/out)" -eq 10 ]
+holds "trace of names: they are those of all" [ "$(grep -cFxf $work/out $work/trace)" -eq 10 ]
+run 0 "trace -p" $llama trace $model -p "$prompt" norm
+holds "trace -p: one line" [ "$(grep -cFxf $work/out $work/trace)" -eq 1 ]
+echo "$prompt" | $llama trace $model >$work/out
+same "trace of a pipe" $work/out $work/trace
+run 2 "trace of no such name" $llama trace $model "$prompt" layers.2 layer
+one_line "trace of no such name"
+refuse 2 "trace without a prompt" "prompt is empty" $llama trace $model --no-bos -p ""
+refuse 5 "trace of too much" "positions" $llama trace $model "$prompt" -c 3
 
 # info, tokenize, help
 run 0 "info" $llama info $model -c 128
