@@ -1,10 +1,8 @@
-/* llama.c - LLaMA (Touvron et al. 2023, arXiv:2302.13971) on a CPU, from the files Meta
- * shipped.
+/* llama.c - LLaMA (Touvron et al. 2023, arXiv:2302.13971) on a CPU, from the files Meta shipped.
  *
- * What it does: maps the checkpoint, runs the transformer in float32 arithmetic whose every
- * rounding is defined (the same bits on each instruction set, thread count, batch and
- * sharding), samples. What it does not do: convert or copy weights, quantise, train, keep
- * global state, print, exit.
+ * It maps the checkpoint, runs the transformer in float32 arithmetic whose every rounding is
+ * defined (the same bits on each instruction set, thread count, batch and sharding), samples. It
+ * does not convert or copy weights, quantise, train, keep global state, print or exit.
  *
  *   I.   The model        types with their shapes, the forward pass
  *   II.  The verbs        embed, rmsnorm, matmul, rope, attention, swiglu: each with its equation
@@ -13,12 +11,10 @@
  *   V.   The machine      which kernels this CPU runs, and the kernels themselves, written once and
  *                         read once per instruction set: this file includes itself (LLAMA_PASS)
  *
- * Memory: weights stay in the page cache, mapped read-only. A model owns an arena of a few
- * kilobytes a layer. A session is one allocation: scratch for one batch, then the KV cache,
- * touched as used.
+ * Memory: weights stay in the page cache, mapped read-only. A model owns an arena of a few KB a
+ * layer. A session is one allocation: scratch for one batch, then the KV cache, touched as used.
  *
- * Read I first: forward() is all of LLaMA. Then II for the equations, V for how they are
- * made fast.
+ * Read I first: forward() is all of LLaMA. Then II for the equations, V for how they are made fast.
  */
 #ifndef LLAMA_PASS
 #ifndef _GNU_SOURCE
@@ -355,10 +351,8 @@ static void parallel(const task *t, job *run, size_t items, size_t unit, size_t 
 
 /* "layers.3.attention.wq": a weight's name as Meta has it, but for ".weight". */
 static void full_name(char out[64], int layer, const char *name) {
-    if (layer < 0)
-        snprintf(out, 64, "%s", name);
-    else
-        snprintf(out, 64, "layers.%d.%s", layer, name);
+    if (layer < 0) snprintf(out, 64, "%s", name);
+    else snprintf(out, 64, "layers.%d.%s", layer, name);
 }
 
 /* Hand what a weight made of its input to the host: under the weight's name, with the rows
@@ -605,8 +599,7 @@ static int map_file(mapping *f, const char *path, llama_error *err) {
         if (p == MAP_FAILED)
             status = llamac_fail(err, errno == ENOMEM ? LLAMA_ENOMEM : LLAMA_EIO,
                                  "%s: cannot be mapped: %s", path, strerror(errno));
-        else
-            *f = (mapping){p, (size_t)st.st_size}; /* outlives the descriptor */
+        else *f = (mapping){p, (size_t)st.st_size}; /* outlives the descriptor */
     }
     close(fd);
     if (status) errno = 0; /* not ENOENT: there is a file */
@@ -618,69 +611,7 @@ static void unmap_file(mapping *f) {
     f->data = NULL;
 }
 
-/* ---- params.json: one flat object (ECMA-404) ---- */
-
-/* Skip space, then take this character if it is next. */
-static bool json_is(llamac_cursor *c, char want) {
-    while (c->at < c->end && memchr(" \t\r\n", *c->at, 4)) c->at++;
-    if (c->at == c->end || *c->at != (unsigned char)want) return false;
-    c->at++;
-    return true;
-}
-
-/* A string, its escapes left as they stand: the keys we look for have none. */
-static bool json_string(llamac_cursor *c, const char **text, size_t *n) {
-    if (!json_is(c, '"')) return false;
-    *text = (const char *)c->at;
-    for (; c->at < c->end && *c->at != '"'; c->at++)
-        if (*c->at < ' ' || (*c->at == '\\' && ++c->at == c->end)) return false;
-    *n = (size_t)((const char *)c->at - *text);
-    return llamac_take(c, 1) != NULL;
-}
-
-/* Decimal digits onto v, counted into *n; more than 400 are no number. */
-static double json_digits(llamac_cursor *c, double v, int *n) {
-    for (; c->at < c->end && *c->at >= '0' && *c->at <= '9' && *n < 400; ++*n)
-        v = v * 10 + (*c->at++ - '0');
-    return v;
-}
-
-/* A number, exact to a double for up to 15 digits and exponents within 22, as params.json has. */
-static bool json_number(llamac_cursor *c, double *out) {
-    bool minus = json_is(c, '-'), down = false; /* the sign, and the exponent's */
-    int whole = 0, all = 0, digits = 0; /* digits before the point, in all, of the exponent */
-    double v = json_digits(c, 0, &whole), scale = 1, exponent = 0; /* v scale^+-1 */
-    all = whole;
-    if (whole && c->at < c->end && *c->at == '.') c->at++, v = json_digits(c, v, &all);
-    if (whole && c->at < c->end && (*c->at | 32) == 'e') {
-        c->at++;
-        if (c->at < c->end && (*c->at == '+' || *c->at == '-')) down = *c->at++ == '-';
-        exponent = json_digits(c, 0, &digits);
-        if (!digits || exponent > 1000) return false;
-    }
-    exponent = (down ? -exponent : exponent) + whole - all;
-    for (double i = exponent < 0 ? -exponent : exponent; i > 0; i--) scale *= 10;
-    v = exponent < 0 ? v / scale : v * scale;
-    *out = minus ? -v : v;
-    return whole && all < 400;
-}
-
-/* A value: 0 if malformed, else its kind: '0' a number, '"' a string, 't', 'f' or 'n' the
- * words, '{' an object or array, which is not taken. */
-static char json_value(llamac_cursor *c, double *number) {
-    static const char *const words[] = {"true", "false", "null"};
-    const char *text;
-    size_t n;
-    if (json_is(c, '{') || json_is(c, '[')) return '{';
-    if (c->at < c->end && *c->at == '"') return json_string(c, &text, &n) ? '"' : 0;
-    for (int i = 0; i < 3; i++) {
-        n = strlen(words[i]);
-        if (llamac_left(c) < n || memcmp(c->at, words[i], n) != 0) continue;
-        c->at += n;
-        return *words[i];
-    }
-    return json_number(c, number) ? '0' : 0;
-}
+/* ---- params.json: one flat object ---- */
 
 typedef struct { /* params.json; zero where absent */
     double dim, n_layers, n_heads, n_kv_heads, vocab_size, multiple_of;
@@ -716,10 +647,10 @@ static int params_entry(params *p, llamac_cursor *c, const char *file, llama_err
     const char *key;
     size_t n;
     double v = 0;
-    if (!json_string(c, &key, &n) || !json_is(c, ':'))
+    if (!llamac_json_string(c, &key, &n) || !llamac_json_is(c, ':'))
         return bad_params(file, "is not a JSON object", err);
     int shown = n < 64 ? (int)n : 64;
-    char kind = json_value(c, &v);
+    char kind = llamac_json_value(c, &v);
     if (!kind)
         return llamac_fail(err, LLAMA_EFORMAT, "%s: '%.*s' has no JSON value", file, shown, key);
     if (kind == '{' || (n == 15 && memcmp(key, "use_scaled_rope", n) == 0 && kind != 'f'))
@@ -742,15 +673,15 @@ static int params_entry(params *p, llamac_cursor *c, const char *file, llama_err
  * out get their published defaults; those without which there is no model must be there. */
 static int params_parse(params *p, llamac_cursor c, const char *file, llama_error *err) {
     memset(p, 0, sizeof *p);
-    if (!json_is(&c, '{')) return bad_params(file, "is not a JSON object", err);
-    for (bool more = !json_is(&c, '}'); more;) {
+    if (!llamac_json_is(&c, '{')) return bad_params(file, "is not a JSON object", err);
+    for (bool more = !llamac_json_is(&c, '}'); more;) {
         int status = params_entry(p, &c, file, err);
         if (status) return status;
-        more = json_is(&c, ',');
-        if (!more && !json_is(&c, '}'))
+        more = llamac_json_is(&c, ',');
+        if (!more && !llamac_json_is(&c, '}'))
             return bad_params(file, "the JSON object is cut short", err);
     }
-    if (json_is(&c, 0) || c.at != c.end)
+    if (llamac_json_is(&c, 0) || c.at != c.end)
         return bad_params(file, "the object is followed by more", err);
     if (p->dim == 0 || p->n_layers == 0 || p->n_heads == 0 || p->norm_eps == 0)
         return bad_params(file, "dim, n_layers, n_heads and norm_eps must be there", err);
@@ -926,25 +857,15 @@ static int zip_open(shard *z) {
  * names the opcodes). Ours knows the opcodes and globals listed below and refuses all
  * others by name; a "call" makes a record of a tensor, and no code but this runs. */
 
+/* clang-format off */
 typedef enum {
-    P_NONE,
-    P_INT,
-    P_STRING,
-    P_TUPLE,
-    P_DICT,
-    P_LIST,
-    P_GLOBAL,
-    P_STORAGE,
-    P_TENSOR,
-    P_MARK
+    P_NONE, P_INT, P_TEXT, P_TUPLE, P_DICT, P_LIST, P_GLOBAL, P_STORE, P_TENSOR, P_MARK
 } kind;
+/* clang-format on */
 typedef enum { G_TENSOR, G_PARAMETER, G_ORDERED_DICT, G_STORAGE /* + dtype */ } global;
 
-enum {
-    MAX_DIMS = 4,
-    MEMO_MAX = 1 << 18,
-    STACK_MAX = 4096
-}; /* Python batches items by 1000: 2,010 is all it stacks */
+enum { MAX_DIMS = 4, MEMO_MAX = 1 << 18 };
+enum { STACK_MAX = 4096 }; /* Python batches items by 1000: 2,010 is all it stacks */
 
 typedef struct storage {
     const struct storage *next; /* the one named before */
@@ -965,9 +886,9 @@ typedef struct value {
     uint32_t n; /* bytes of a string, items of a tuple */
     union {
         int64_t integer;           /* P_INT; P_GLOBAL, P_DICT, P_LIST: which */
-        const char *text;          /* P_STRING: in the mapped file */
+        const char *text;          /* P_TEXT: in the mapped file */
         const struct value *items; /* P_TUPLE */
-        const storage *storage;    /* P_STORAGE */
+        const storage *storage;    /* P_STORE */
         const tensor *tensor;      /* P_TENSOR */
     };
 } value;
@@ -1060,7 +981,7 @@ static value item(value tuple, size_t i) {
 static bool push_string(pickle *p, uint64_t n) {
     const unsigned char *s = llamac_take(&p->c, n);
     if (!s || n > UINT32_MAX) return pickle_fail(p, "a string reaches past the end");
-    return push(p, (value){P_STRING, (uint32_t)n, {.text = (const char *)s}});
+    return push(p, (value){P_TEXT, (uint32_t)n, {.text = (const char *)s}});
 }
 
 /* A little-endian two's complement number of n <= 8 bytes. */
@@ -1072,12 +993,12 @@ static bool push_long(pickle *p, uint64_t n) {
 }
 
 static bool is_text(value v, const char *text) {
-    return v.kind == P_STRING && v.n == strlen(text) && memcmp(v.text, text, v.n) == 0;
+    return v.kind == P_TEXT && v.n == strlen(text) && memcmp(v.text, text, v.n) == 0;
 }
 
 /* The rest of a line, as GLOBAL writes its two names. */
 static value line(pickle *p) {
-    value v = {P_STRING, 0, {.text = (const char *)p->c.at}};
+    value v = {P_TEXT, 0, {.text = (const char *)p->c.at}};
     while (p->c.at < p->c.end && *p->c.at != '\n' && v.n < 256) p->c.at++, v.n++;
     if (!llamac_take(&p->c, 1)) v.kind = P_MARK;
     return v;
@@ -1099,8 +1020,7 @@ static bool push_global(pickle *p, value module, value name) {
     for (size_t i = 0; i < sizeof allowed / sizeof *allowed; i++)
         if (is_text(module, allowed[i].module) && is_text(name, allowed[i].name))
             return push_int(p, P_GLOBAL, allowed[i].global);
-    if (module.kind != P_STRING || name.kind != P_STRING)
-        return pickle_fail(p, "a global has no name");
+    if (module.kind != P_TEXT || name.kind != P_TEXT) return pickle_fail(p, "a global has no name");
     char why[192];
     snprintf(why, sizeof why, "'%.*s %.*s' is asked for, which is not run",
              (int)(module.n < 60 ? module.n : 60), module.text, (int)(name.n < 60 ? name.n : 60),
@@ -1113,7 +1033,7 @@ static bool push_global(pickle *p, value module, value name) {
 static bool push_storage(pickle *p, value id) {
     value type = item(id, 1), key = item(id, 2), numel = item(id, 4);
     if (!is_text(item(id, 0), "storage") || type.kind != P_GLOBAL || type.integer < G_STORAGE ||
-        key.kind != P_STRING || numel.kind != P_INT || numel.integer < 0 ||
+        key.kind != P_TEXT || numel.kind != P_INT || numel.integer < 0 ||
         (id.n > 5 && item(id, 5).kind != P_NONE))
         return pickle_fail(p, "a persistent id is not of a float storage");
     storage *s = pickle_new(p, 1, sizeof *s);
@@ -1121,7 +1041,7 @@ static bool push_storage(pickle *p, value id) {
     *s = (storage){p->storages, (int)type.integer - G_STORAGE, key.text, key.n,
                    (uint64_t)numel.integer};
     p->storages = s;
-    return push(p, (value){P_STORAGE, 0, {.storage = s}});
+    return push(p, (value){P_STORE, 0, {.storage = s}});
 }
 
 /* _rebuild_tensor_v2(storage, offset, shape, stride, ...). How far it reaches, bind_tensor
@@ -1129,7 +1049,7 @@ static bool push_storage(pickle *p, value id) {
 static bool push_tensor(pickle *p, value args) {
     value from = item(args, 0), offset = item(args, 1), shape = item(args, 2),
           stride = item(args, 3);
-    if (from.kind != P_STORAGE || offset.kind != P_INT || offset.integer < 0 ||
+    if (from.kind != P_STORE || offset.kind != P_INT || offset.integer < 0 ||
         shape.kind != P_TUPLE || stride.kind != P_TUPLE || shape.n != stride.n ||
         shape.n > MAX_DIMS)
         return pickle_fail(p, "a tensor is malformed");
@@ -1174,7 +1094,7 @@ static bool set_items(pickle *p, const value *from, size_t n) {
     for (size_t i = 0; i < n; i += 2) {
         if (is_text(from[i], "little_endian") && from[i + 1].integer == 0)
             return pickle_fail(p, "little_endian is False");
-        if (from[i].kind == P_STRING && from[i + 1].kind == P_TENSOR &&
+        if (from[i].kind == P_TEXT && from[i + 1].kind == P_TENSOR &&
             !add_name(p, from[i], from[i + 1].tensor))
             return false;
     }
@@ -1187,7 +1107,7 @@ static bool append_items(pickle *p, const value *from, size_t n) {
     if (p->depth == 0 || p->stack[p->depth - 1].kind != P_LIST)
         return pickle_fail(p, "items are appended to what is not a list");
     for (size_t i = 0; i < n; i++)
-        if (from[i].kind == P_STRING && !add_name(p, from[i], NULL)) return false;
+        if (from[i].kind == P_TEXT && !add_name(p, from[i], NULL)) return false;
     return true;
 }
 
@@ -1607,10 +1527,8 @@ static int read_params(params *p, llama *m, const char *folder, llama_error *err
                            "%s: is not a folder; give the one that holds params.json", folder);
     int status = join(path, folder, "params.json", err);
     if (status || (status = map_file(&file, path, err))) return status;
-    if (file.size > LARGEST)
-        status = bad_params(path, "is too large", err);
-    else
-        status = params_parse(p, llamac_cursor_on(file.data, file.size), path, err);
+    if (file.size > LARGEST) status = bad_params(path, "is too large", err);
+    else status = params_parse(p, llamac_cursor_on(file.data, file.size), path, err);
     if (status == LLAMA_OK) status = params_apply(m, p, path, err);
     unmap_file(&file);
     return status;
@@ -1995,14 +1913,10 @@ static long cgroup_cores(const char *proc, const char *sys) {
     long least = 0, cores;
     read_small(proc, lines, sizeof lines);
     while ((line = strsep(&rest, "\n")) != NULL) {
-        char *controllers = strchr(line, ':'),
-             *path = controllers ? strchr(controllers + 1, ':') : NULL;
-        if (!path) continue;
-        *path++ = 0;
-        bool v2 = controllers[1] == 0, v1 = false;
-        for (char *name; !v1 && (name = strsep(&controllers, ":,")) != NULL;)
-            v1 = strcmp(name, "cpu") == 0;
-        if (!v1 && !v2) continue;
+        const char *path = strchr(line, '/');
+        bool v2 = strncmp(line, "0::", 3) == 0;
+        bool v1 = strstr(line, ":cpu:") || strstr(line, ":cpu,") || strstr(line, ",cpu:");
+        if (!path || (!v1 && !v2)) continue;
         size_t root = strlen(sys) + (v2 ? 0 : 4);
         int n = snprintf(folder, sizeof folder, "%s%s%s", sys, v2 ? "" : "/cpu", path);
         if (n < 0 || n >= (int)sizeof folder) continue;
@@ -2445,9 +2359,8 @@ LLAMA_API const char *llama_session_kernels(const llama_session *s) { return s ?
 
 /* ---- Sequences ---- */
 
-/* What a later release brings. */
-static int later(llama_session *s, const char *text) {
-    return s ? fail(s, LLAMA_EINVAL, text) : LLAMA_EINVAL;
+static int no_sequence(llama_session *s) {
+    return s ? fail(s, LLAMA_EINVAL, "there is no such sequence") : LLAMA_EINVAL;
 }
 
 LLAMA_API int llama_eval_batch(llama_session *s, const llama_span *spans, size_t n) {
@@ -2461,10 +2374,9 @@ LLAMA_API size_t llama_length(const llama_session *s, int seq) {
     return q ? q->length : 0;
 }
 
-/* Cheap: what lies in the cache beyond the length is simply not there. */
 LLAMA_API int llama_rewind(llama_session *s, int seq, size_t length) {
     sequence *q = sequence_of(s, seq);
-    if (!q) return s ? fail(s, LLAMA_EINVAL, "there is no such sequence") : LLAMA_EINVAL;
+    if (!q) return no_sequence(s);
     if (length > q->length)
         return fail(s, LLAMA_EINVAL, "a sequence cannot be rewound to beyond its end");
     q->have_logits = q->have_logits && length == q->length;
@@ -2476,7 +2388,7 @@ LLAMA_API int llama_rewind(llama_session *s, int seq, size_t length) {
 LLAMA_API int llama_fork(llama_session *s, int dst, int src) {
     sequence *to = sequence_of(s, dst);
     const sequence *from = sequence_of(s, src);
-    if (!to || !from) return s ? fail(s, LLAMA_EINVAL, "there is no such sequence") : LLAMA_EINVAL;
+    if (!to || !from) return no_sequence(s);
     if (to == from) return LLAMA_OK;
     size_t bytes = from->length * s->model->kv_dim * sizeof(float);
     for (size_t l = 0; l < s->model->n_layers; l++) {
@@ -2492,18 +2404,17 @@ LLAMA_API int llama_fork(llama_session *s, int dst, int src) {
 
 LLAMA_API int llama_save(llama_session *s, int seq, llama_write_fn write, void *user) {
     (void)seq, (void)write, (void)user;
-    return later(s, "llama_save comes with a later release");
+    return s ? fail(s, LLAMA_EINVAL, "llama_save comes with a later release") : LLAMA_EINVAL;
 }
 
 LLAMA_API int llama_load(llama_session *s, int seq, llama_read_fn read, void *user) {
     (void)seq, (void)read, (void)user;
-    return later(s, "llama_load comes with a later release");
+    return s ? fail(s, LLAMA_EINVAL, "llama_load comes with a later release") : LLAMA_EINVAL;
 }
 
 /* ---- Library ---- */
 
-/* Ask for a run of pages, then touch each: the next run is on its way while this one is
- * waited for. */
+/* Ask for a run of pages, then touch each, while the next run is on its way. */
 LLAMA_API int llama_warm(const llama *m, llama_progress_fn progress, void *user) {
     enum { PAGE = 4096, RUN = 16 << 20 };
     if (!m) return LLAMA_EINVAL;
@@ -2521,18 +2432,18 @@ LLAMA_API int llama_warm(const llama *m, llama_progress_fn progress, void *user)
 }
 
 LLAMA_API const char *llama_strerror(int status) {
-    switch (status) {
-    case LLAMA_OK: return "no error";
-    case LLAMA_EINVAL: return "invalid argument";
-    case LLAMA_EIO: return "reading or writing failed";
-    case LLAMA_EFORMAT: return "the file is not what it should be";
-    case LLAMA_ENOMEM: return "out of memory";
-    case LLAMA_EFULL: return "the context is full";
-    case LLAMA_ECANCEL: return "cancelled";
-    case LLAMA_EMISMATCH: return "the saved state belongs to another model";
-    case LLAMA_ENUMERIC: return "the logits are not finite";
-    default: return "unknown error";
-    }
+    static const char *const texts[] = {
+        [-LLAMA_OK] = "no error",
+        [-LLAMA_EINVAL] = "invalid argument",
+        [-LLAMA_EIO] = "reading or writing failed",
+        [-LLAMA_EFORMAT] = "the file is not what it should be",
+        [-LLAMA_ENOMEM] = "out of memory",
+        [-LLAMA_EFULL] = "the context is full",
+        [-LLAMA_ECANCEL] = "cancelled",
+        [-LLAMA_EMISMATCH] = "the saved state belongs to another model",
+        [-LLAMA_ENUMERIC] = "the logits are not finite",
+    };
+    return status <= LLAMA_OK && status >= LLAMA_ENUMERIC ? texts[-status] : "unknown error";
 }
 
 LLAMA_API int llama_release(void) { return LLAMA_RELEASE; }
@@ -2977,10 +2888,8 @@ TARGET INLINE void FN(panels)(int type, const product *p, size_t begin, size_t e
 
 /* Generation reads weights once and has nothing to share; a prompt shares each panel. */
 TARGET INLINE void FN(multiply)(int type, const product *p, size_t begin, size_t end) {
-    if (p->n == 1)
-        FN(dots)(type, &p->w, begin, end, p->x, p->y);
-    else
-        FN(panels)(type, p, begin, end);
+    if (p->n == 1) FN(dots)(type, &p->w, begin, end, p->x, p->y);
+    else FN(panels)(type, p, begin, end);
 }
 
 /* The type of the weights is taken out of the loops: three bodies from one text. */

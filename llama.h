@@ -311,6 +311,70 @@ LLAMA_INLINE uint64_t llamac_uint(llamac_cursor *c, int n) {
     return v;
 }
 
+/* JSON (ECMA-404), as far as the small files beside the weights use it; nothing recurses. */
+
+/* Skip space, then take this character if it is next. */
+LLAMA_INLINE bool llamac_json_is(llamac_cursor *c, char want) {
+    while (c->at < c->end && memchr(" \t\r\n", *c->at, 4)) c->at++;
+    if (c->at == c->end || *c->at != (unsigned char)want) return false;
+    c->at++;
+    return true;
+}
+
+/* A string, its escapes left as they stand: the keys we look for have none. */
+LLAMA_INLINE bool llamac_json_string(llamac_cursor *c, const char **text, size_t *n) {
+    if (!llamac_json_is(c, '"')) return false;
+    *text = (const char *)c->at;
+    for (; c->at < c->end && *c->at != '"'; c->at++)
+        if (*c->at < ' ' || (*c->at == '\\' && ++c->at == c->end)) return false;
+    *n = (size_t)((const char *)c->at - *text);
+    return llamac_take(c, 1) != NULL;
+}
+
+/* Decimal digits onto v, counted into *n; more than 400 are no number. */
+LLAMA_INLINE double llamac_json_digits(llamac_cursor *c, double v, int *n) {
+    for (; c->at < c->end && *c->at >= '0' && *c->at <= '9' && *n < 400; ++*n)
+        v = v * 10 + (*c->at++ - '0');
+    return v;
+}
+
+/* A number, exact to a double for up to 15 digits and exponents within 22, as params.json has. */
+LLAMA_INLINE bool llamac_json_number(llamac_cursor *c, double *out) {
+    bool minus = llamac_json_is(c, '-'), down = false; /* the sign, and the exponent's */
+    int whole = 0, all = 0, digits = 0; /* digits before the point, in all, of the exponent */
+    double v = llamac_json_digits(c, 0, &whole), scale = 1, exponent = 0; /* v scale^+-1 */
+    all = whole;
+    if (whole && c->at < c->end && *c->at == '.') c->at++, v = llamac_json_digits(c, v, &all);
+    if (whole && c->at < c->end && (*c->at | 32) == 'e') {
+        c->at++;
+        if (c->at < c->end && (*c->at == '+' || *c->at == '-')) down = *c->at++ == '-';
+        exponent = llamac_json_digits(c, 0, &digits);
+        if (!digits || exponent > 1000) return false;
+    }
+    exponent = (down ? -exponent : exponent) + whole - all;
+    for (double i = exponent < 0 ? -exponent : exponent; i > 0; i--) scale *= 10;
+    v = exponent < 0 ? v / scale : v * scale;
+    *out = minus ? -v : v;
+    return whole && all < 400;
+}
+
+/* A value: 0 if malformed, else its kind: '0' a number, '"' a string, 't', 'f' or 'n' the
+ * words, '{' an object or array, which is not taken. */
+LLAMA_INLINE char llamac_json_value(llamac_cursor *c, double *number) {
+    static const char *const words[] = {"true", "false", "null"};
+    const char *text;
+    size_t n;
+    if (llamac_json_is(c, '{') || llamac_json_is(c, '[')) return '{';
+    if (c->at < c->end && *c->at == '"') return llamac_json_string(c, &text, &n) ? '"' : 0;
+    for (int i = 0; i < 3; i++) {
+        n = strlen(words[i]);
+        if (llamac_left(c) < n || memcmp(c->at, words[i], n) != 0) continue;
+        c->at += n;
+        return *words[i];
+    }
+    return llamac_json_number(c, number) ? '0' : 0;
+}
+
 /* An arena owns what one object allocated and frees it all at once. Small pieces are cut from
  * chunks, large ones have a block of their own. */
 enum { LLAMAC_ALIGNMENT = 64, LLAMAC_CHUNK = 1 << 16 };

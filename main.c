@@ -188,10 +188,8 @@ static int set_option(options *o, size_t i, const char *value) {
         return complain(EXIT_USAGE, "%s: '%s' is not a %snumber from %g to %g%s", name, value,
                         whole ? "whole " : "", least, most,
                         strcmp(name, "-t") ? "" : "; -t is threads, the temperature is --temp");
-    if (whole)
-        *(int *)at = (int)v;
-    else
-        *(double *)at = v;
+    if (whole) *(int *)at = (int)v;
+    else *(double *)at = v;
     return 0;
 }
 
@@ -254,8 +252,7 @@ static int settle_model(options *o) {
         o->model = o->words[0];
         o->words++;
         o->n_words--;
-    } else
-        o->model = standing;
+    } else o->model = standing;
     if (!o->model)
         return complain(EXIT_USAGE,
                         "no model: give its folder, or set LLAMA_MODEL; llama -h says more");
@@ -278,8 +275,7 @@ static int read_all(const char *path, bytes *out) {
     out->text = NULL;
     out->n = 0;
     if (!f) return complain(EXIT_USAGE, "%s: cannot be opened: %s", path, strerror(errno));
-    if (fstat(fileno(f), &st) == 0 && S_ISDIR(st.st_mode))
-        errno = EISDIR;
+    if (fstat(fileno(f), &st) == 0 && S_ISDIR(st.st_mode)) errno = EISDIR;
     else
         for (size_t got = 1; got; out->n += got) {
             if (out->n == room) {
@@ -318,8 +314,7 @@ static void unescape(bytes *b) {
         } else if (which) {
             b->text[k++] = to[which - from];
             i++;
-        } else
-            b->text[k++] = b->text[i];
+        } else b->text[k++] = b->text[i];
     }
     b->n = k;
 }
@@ -351,8 +346,7 @@ static int read_text(options *o, bytes *text, bool is_prompt) {
         o->n_words = 1;
     }
     int code = 0;
-    if (o->n_words)
-        code = join_words(o, text);
+    if (o->n_words) code = join_words(o, text);
     else {
         if (!o->file && isatty(STDIN_FILENO))
             return complain(EXIT_USAGE,
@@ -643,10 +637,8 @@ static int run_info(const options *o) {
     printf("constants   norm_eps %g, rope_theta %g\n", (double)i.norm_eps, (double)i.rope_theta);
     printf("parameters  %llu\n", (unsigned long long)i.parameters);
     printf("bytes       %llu\n", (unsigned long long)i.file_bytes);
-    if (i.bos >= 0 || i.eos >= 0)
-        printf("tokenizer   bos %d, eos %d\n", (int)i.bos, (int)i.eos);
-    else
-        printf("tokenizer   none\n");
+    if (i.bos >= 0 || i.eos >= 0) printf("tokenizer   bos %d, eos %d\n", (int)i.bos, (int)i.eos);
+    else printf("tokenizer   none\n");
     printf("context     %d positions, KV cache %llu bytes (%llu a position)\n", context,
            (unsigned long long)kv, (unsigned long long)i.kv_bytes_per_token);
     printf("memory      %.1f GB needed, %.1f GB in this machine: %s\n", (double)need / 1e9,
@@ -686,8 +678,7 @@ static int run_tokenize(options *o) {
     if (code == 0) code = open_model(o, &m);
     if (code == 0 && o->decode) {
         char *ended = realloc(text.text, text.n + 1);
-        if (!ended)
-            code = complain(EXIT_MEMORY, "the text does not fit in memory");
+        if (!ended) code = complain(EXIT_MEMORY, "the text does not fit in memory");
         else {
             text.text = ended;
             text.text[text.n] = 0;
@@ -801,15 +792,13 @@ int main(int argc, char **argv) {
     o.words = room;
     o.stops = room + argc + 1;
     int code = read_options(&o, argc, argv);
-    if (code == 0 && o.help)
-        fputs(help, stdout);
+    if (code == 0 && o.help) fputs(help, stdout);
     else if (code == 0 && o.version)
         printf("llama.c %d.%d.%d (%s)\n", llama_release() / 10000, llama_release() / 100 % 100,
                llama_release() % 100, llama_build());
     else {
         if (code == 0) code = settle_model(&o);
-        if (code == 0 && o.verb && strcmp(o.verb, "info") == 0)
-            code = run_info(&o);
+        if (code == 0 && o.verb && strcmp(o.verb, "info") == 0) code = run_info(&o);
         else if (code == 0)
             code = !o.verb                        ? run_completion(&o)
                    : strcmp(o.verb, "trace") == 0 ? run_trace(&o)

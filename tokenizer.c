@@ -161,16 +161,13 @@ static bool proto_next(llamac_cursor *c, proto_field *f) {
     f->wire = key & 7;
     f->value = 0;
     f->content = llamac_cursor_on(c->at, 0);
-    if (f->wire == 0)
-        f->value = proto_varint(c);
-    else if (f->wire == 1 || f->wire == 5)
-        f->value = llamac_uint(c, f->wire == 1 ? 8 : 4);
+    if (f->wire == 0) f->value = proto_varint(c);
+    else if (f->wire == 1 || f->wire == 5) f->value = llamac_uint(c, f->wire == 1 ? 8 : 4);
     else if (f->wire == 2) {
         uint64_t n = proto_varint(c);
         const unsigned char *p = llamac_take(c, n);
         if (p) f->content = llamac_cursor_on(p, (size_t)n);
-    } else
-        c->bad = true;
+    } else c->bad = true;
     if (f->number == 0) c->bad = true;
     return !c->bad;
 }
