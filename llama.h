@@ -130,7 +130,7 @@ typedef struct {
     int context;   /* positions of a sequence; 0: the model's (2048 for Meta's folders) */
     int sequences; /* 0: 1. Memory is sequences * context * kv_bytes_per_token, touched as used */
     int batch;     /* tokens evaluated together, 0: 512; never changes a result */
-    int threads;   /* 0: the cores this process may use; the team may be smaller */
+    int threads;   /* 0: the cores this process may use (affinity, cgroup quota) */
     int numerics;  /* LLAMA_EXACT or LLAMA_FAST */
     const char *kernels; /* NULL: the best this CPU has; or "scalar", "avx2", "avx512", "neon" */
     llama_progress_fn progress;
@@ -229,7 +229,8 @@ LLAMA_API int llama_top(const llama_session *, int seq, llama_choice *out, int k
 /* Append like llama_eval; logprob[i] is that of tokens[i] given all before it (0 at position 0). */
 LLAMA_API int llama_score(llama_session *, int seq, const int32_t *tokens, size_t n,
                           float *logprob);
-/* Call fn with every named intermediate of later evals; NULL stops. */
+/* Call fn with every named intermediate of later evals, in the order of computation; a
+ * name once a batch (see `batch`); "output" has the rows that are wanted only. NULL stops. */
 LLAMA_API int llama_trace(llama_session *, llama_trace_fn fn, void *user);
 LLAMA_API const char *
 llama_session_error(const llama_session *); /* text of the last failure, or "" */
@@ -239,13 +240,14 @@ LLAMA_API uint64_t llama_session_bytes(const llama *, const llama_session_option
 
 /* ---- Sequences ---- */
 
-/* Several sequences in one pass over the weights; a sequence twice: LLAMA_EINVAL. */
+/* llama_eval of several sequences in one pass over the weights; the bits are those of each
+ * alone. On failure none of them has changed. A sequence twice: EINVAL. */
 LLAMA_API int llama_eval_batch(llama_session *, const llama_span *, size_t n);
 LLAMA_API size_t llama_length(const llama_session *, int seq); /* tokens so far; 0 if no such seq */
 /* Forget the tokens from `length` on; the logits stay only if length is the present one. EINVAL. */
 LLAMA_API int llama_rewind(llama_session *, int seq, size_t length);
-LLAMA_API int llama_fork(llama_session *, int dst,
-                         int src); /* dst becomes src: tokens, KV, logits */
+/* dst becomes a copy of src: tokens, KV, logits. EINVAL. */
+LLAMA_API int llama_fork(llama_session *, int dst, int src);
 LLAMA_API int llama_save(llama_session *, int seq, llama_write_fn, void *user);
 LLAMA_API int llama_load(llama_session *, int seq, llama_read_fn, void *user);
 
