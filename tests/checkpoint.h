@@ -173,7 +173,7 @@ static inline void model_tensor(parts *p, const model_spec *m, int shard, int nu
         for (int c = 0; rows && c < m->gap; c++) put_int(&data, 0x7e00, 2); /* NaN */
     }
     char key[96];
-    snprintf(key, sizeof key, "%d", number);
+    snprintf(key, sizeof key, "%d", m->legacy ? 9000 - number : number); /* in the older form not in order */
     pickle_tensor(&p->pickle, name, key, (int64_t)data.n / 2, 0, rows ? height : 0, width, width + m->gap, m->legacy);
     if (m->legacy) {
         pickle_text(&p->keys, key);

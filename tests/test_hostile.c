@@ -268,8 +268,8 @@ static void test_legacy(void) {
         {"a big-endian machine", "little_endian\x88", "little_endian\x89", 14, "little_endian"},
         {"a view of a storage", "NtQ", ")tQ", 3, "persistent id"},
         {"keys in no list", "\x80\x02](", "\x80\x02}(", 4, "not a list"},
-        {"a key that no tensor has", "\x80\x02](X\x01\x00\x00\x00" "0", "\x80\x02](X\x01\x00\x00\x00" "x", 10, "cut short"},
-        {"a key twice", "\x80\x02](X\x01\x00\x00\x00" "0", "\x80\x02](X\x01\x00\x00\x00" "1", 10, "cut short"},
+        {"a key that no tensor has", "\x80\x02](X\x04\x00\x00\x00" "9000", "\x80\x02](X\x04\x00\x00\x00" "900x", 13, "cut short"},
+        {"a key twice", "\x80\x02](X\x04\x00\x00\x00" "9000", "\x80\x02](X\x04\x00\x00\x00" "8999", 13, "cut short"},
         {"a storage of 2^62 elements", "e.\x80\x01\x00\x00\x00\x00\x00\x00", "e.\x80\x01\x00\x00\x00\x00\x00\x40", 10, "cut short"},
         {"a storage of one element less", "e.\x80\x01", "e.\x7f\x01", 4, "cut short"},
     };
