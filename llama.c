@@ -141,7 +141,7 @@ typedef struct {      /* one sequence */
 typedef struct {   /* what one thread works in */
     float *panel;  /* [PANEL_ROWS * PANEL_COLUMNS] widened weights */
     float *acc;    /* [rows][PANEL_ROWS * LANES] lanes of sums under way */
-    float *scores; /* [context] of one head of one token */
+    float *scores; /* [ATTENDED][context] of one head */
 } workspace;
 
 typedef struct kernels kernels;
@@ -183,6 +183,7 @@ struct llama_session {
 
 enum {
     BLOCK = 16,            /* columns: rows of matrices are visited in blocks of 16, zero-padded */
+    ATTENDED = 48,         /* rows of a sequence whose attention is computed together */
     SCORED = 8,            /* rows of a text to score whose logits are computed together */
     MAX_LAYERS = 1024,     /* what a file may ask for at most */
     MAX_WIDTH = 1 << 20,   /* dim, heads, rows of w1 */
@@ -271,15 +272,21 @@ typedef struct {
     const workspace *own;
 } product;
 
+/* One head of `rows` tokens at consecutive positions of a sequence; the first sees n of them. */
+typedef struct {
+    float *y;
+    const float *q, *keys, *values;
+    size_t rows, n, head_dim, ld, stride; /* floats from row to row of y and q; of the cache */
+    const workspace *own;
+} view;
+
 /* What an instruction set has to offer; all sets give the same bits. */
 struct kernels {
     const char *name;                                          /* "avx512" */
     void (*matmul)(const product *, size_t begin, size_t end); /* rows begin <= r < end of w */
     void (*rmsnorm)(float *y, const float *x, const weight *w, float eps);       /* one row */
     void (*rope)(float *v, const float *cos, const float *sin, size_t head_dim); /* one head */
-    /* one head of one token over n positions; keys and values are `stride` floats apart */
-    void (*attend)(float *y, const float *q, const float *keys, const float *values, size_t n,
-                   size_t head_dim, size_t stride, float *scores);
+    void (*attend)(const view *);
     void (*swiglu)(float *a, const float *b, size_t n); /* one row */
 };
 
@@ -490,21 +497,25 @@ static void remember(llama_session *s, size_t l, const float *k, const float *v,
 static void attention_job(const task *j, int thread, size_t begin, size_t end) {
     const llama_session *s = j->s;
     const llama *m = s->model;
-    for (size_t i = begin; i < end; i++) {
-        size_t t = i / m->n_heads, head = i % m->n_heads;
-        size_t at = t * padded(m->dim) + head * m->head_dim;
+    for (size_t i = begin; i < end; i++) { /* a head of up to ATTENDED rows, sequence by sequence */
+        size_t head = i % m->n_heads, t = i / m->n_heads * ATTENDED, rows;
+        size_t stop = j->n < t + ATTENDED ? j->n : t + ATTENDED;
         size_t kv = head / (m->n_heads / m->n_kv_heads) * m->head_dim;
-        const sequence *q = s->row_seq[t];
-        s->kernels->attend(j->y + at, j->x + at, cache(s, q->k, j->l) + kv,
-                           cache(s, q->v, j->l) + kv, s->row_pos[t] + 1, m->head_dim, m->kv_dim,
-                           s->own[thread].scores);
+        for (; t < stop; t += rows) {
+            const sequence *q = s->row_seq[t];
+            size_t at = t * padded(m->dim) + head * m->head_dim;
+            for (rows = 1; t + rows < stop && s->row_seq[t + rows] == q;) rows++;
+            s->kernels->attend(&(view){j->y + at, j->x + at, cache(s, q->k, j->l) + kv,
+                                       cache(s, q->v, j->l) + kv, rows, s->row_pos[t] + 1,
+                                       m->head_dim, padded(m->dim), m->kv_dim, &s->own[thread]});
+        }
     }
 }
 
 static void attention(llama_session *s, float *y, const float *q, size_t l, size_t n) {
-    size_t positions = 0;
+    size_t positions = 0, groups = (n + ATTENDED - 1) / ATTENDED;
     for (size_t t = 0; t < n; t++) positions += s->row_pos[t] + 1;
-    parallel(&(task){s, NULL, y, q, n, l}, attention_job, n * s->model->n_heads, 1,
+    parallel(&(task){s, NULL, y, q, n, l}, attention_job, groups * s->model->n_heads, 1,
              positions * s->model->dim * 2);
 }
 
@@ -2001,7 +2012,7 @@ static uint64_t lay_out(llama_session *s, unsigned char *base) {
         carve(&c, THREAD_GAP, 1);
         own->panel = carve(&c, PANEL_ROWS * PANEL_COLUMNS, f);
         own->acc = carve(&c, rows * PANEL_ROWS * LANES, f);
-        own->scores = carve(&c, padded(s->context), f);
+        own->scores = carve(&c, ATTENDED * padded(s->context), f);
     }
     carve(&c, THREAD_GAP, 1);
     for (size_t i = 0; i < s->n_sequences; i++) {
@@ -2864,7 +2875,8 @@ TARGET INLINE void FN(fill)(float *panel, int type, const strip *w, size_t s, si
  * The rows below are fetched as they lie, a panel's worth for each panel. */
 TARGET INLINE void FN(panels)(int type, const product *p, size_t begin, size_t end) {
     const strip *w = &p->w;
-    const size_t column = FN(TILE_ROWS) * dtype_bytes[type]; /* of a panel, as stored */
+    size_t column = FN(TILE_ROWS) * dtype_bytes[type];        /* of a panel, as stored */
+    if (w->stride != w->cols * dtype_bytes[type]) column = 0; /* the rows below lie apart */
     for (size_t r = begin; r < end; r += FN(TILE_ROWS)) {
         bool first = true;
         for (size_t s = 0; s < w->parts; s++)
@@ -2944,37 +2956,86 @@ TARGET INLINE void FN(softmax)(float *x, size_t n) {
     for (size_t i = 0; i < n; i++) x[i] /= sum;
 }
 
-/* y[d] = sum_j p[j] v[j][d], j ascending, for `vecs` VL elements d */
-TARGET INLINE void FN(mix)(float *y, const float *p, const float *v, size_t n, size_t stride,
+/* y[t][d] += sum_j p[t][j] v[j][d], begin <= j < end ascending, for `rows` tokens and `vecs` VL
+ * elements d; from +0 if first. ldy and ldp floats from token to token, stride from j to j. */
+TARGET INLINE void FN(mix)(float *y, size_t ldy, const float *p, size_t ldp, const float *v,
+                           size_t stride, size_t begin, size_t end, const int rows,
                            const int vecs) {
-    VEC sum[8];
+    VEC sum[FN(TILE_TOKENS)][FN(TILE_VECS)];
     UNROLL
-    for (int i = 0; i < vecs; i++) sum[i] = FN(splat)(0);
-    for (size_t j = 0; j < n; j++) {
-        VEC pj = FN(splat)(p[j]);
+    for (int t = 0; t < rows; t++) UNROLL
+    for (int i = 0; i < vecs; i++)
+        sum[t][i] = begin ? FN(load)(y + (size_t)t * ldy + (size_t)i * FN(VL)) : FN(splat)(0);
+    for (size_t j = begin; j < end; j++) {
+        VEC w[FN(TILE_VECS)];
         UNROLL
-        for (int i = 0; i < vecs; i++)
-            sum[i] = FN(fma)(pj, FN(load)(v + j * stride + (size_t)i * FN(VL)), sum[i]);
+        for (int i = 0; i < vecs; i++) w[i] = FN(load)(v + j * stride + (size_t)i * FN(VL));
+        UNROLL
+        for (int t = 0; t < rows; t++) {
+            VEC pj = FN(splat)(p[(size_t)t * ldp + j]);
+            UNROLL
+            for (int i = 0; i < vecs; i++) sum[t][i] = FN(fma)(pj, w[i], sum[t][i]);
+        }
     }
     UNROLL
-    for (int i = 0; i < vecs; i++) FN(store)(y + (size_t)i * FN(VL), sum[i]);
+    for (int t = 0; t < rows; t++) UNROLL
+    for (int i = 0; i < vecs; i++) FN(store)(y + (size_t)t * ldy + (size_t)i * FN(VL), sum[t][i]);
 }
 
-/* One head of one token: y = softmax(q K^T / sqrt(head_dim)) V over n positions */
-TARGET static void FN(attend)(float *y, const float *q, const float *keys, const float *values,
-                              size_t n, size_t head_dim, size_t stride, float *scores) {
-    FN(dots_float)(keys, n, head_dim, stride, q, scores);
-    float root = sqrtf((float)head_dim);
-    for (size_t i = 0; i < n; i++) scores[i] /= root;
-    FN(softmax)(scores, n);
+/* The same for all elements d of a head; rows is 1 or TILE_TOKENS. */
+TARGET INLINE void FN(mix_head)(const view *a, size_t t, const float *p, size_t ldp, size_t begin,
+                                size_t end, const int rows) {
+    enum { WIDE = FN(TILE_VECS) * FN(VL) };
+    float *y = a->y + t * a->ld;
     size_t d = 0;
-    for (; d + 8 * FN(VL) <= head_dim; d += 8 * FN(VL))
-        FN(mix)(y + d, scores, values + d, n, stride, 8);
-    for (; d + FN(VL) <= head_dim; d += FN(VL)) FN(mix)(y + d, scores, values + d, n, stride, 1);
-    for (; d < head_dim; d++) {
-        float sum = 0;
-        for (size_t j = 0; j < n; j++) sum = __builtin_fmaf(scores[j], values[j * stride + d], sum);
-        y[d] = sum;
+    if (begin >= end) return;
+    p += t * ldp;
+    for (; d + WIDE <= a->head_dim; d += WIDE)
+        FN(mix)(y + d, a->ld, p, ldp, a->values + d, a->stride, begin, end, rows, FN(TILE_VECS));
+    for (; d + FN(VL) <= a->head_dim; d += FN(VL))
+        FN(mix)(y + d, a->ld, p, ldp, a->values + d, a->stride, begin, end, rows, 1);
+    for (; d < a->head_dim; d++)
+        for (size_t r = 0; r < (size_t)rows; r++) {
+            float sum = begin ? y[r * a->ld + d] : 0;
+            for (size_t j = begin; j < end; j++)
+                sum = __builtin_fmaf(p[r * ldp + j], a->values[j * a->stride + d], sum);
+            y[r * a->ld + d] = sum;
+        }
+}
+
+/* y = softmax(q K^T / sqrt(head_dim)) V. The scores are a matrix product whose weights are the
+ * keys; some positions' values are mixed at a time, for all tokens from the L1 cache. Tokens of
+ * a tile differ in how far they see: the last few positions are mixed one by one. */
+TARGET static void FN(attend)(const view *a) {
+    enum { SOME = 64, TILE = FN(TILE_TOKENS) };
+    const unsigned char *keys = (const unsigned char *)a->keys;
+    size_t most = a->n + a->rows - 1, ld = padded(most), end;
+    float *p = a->own->scores, root = sqrtf((float)a->head_dim);
+    FN(matmul)
+    (&(product){{&keys, 1, a->head_dim, a->stride * sizeof(float), F32},
+                a->q,
+                p,
+                a->ld,
+                ld,
+                a->rows,
+                a->own},
+     0, most);
+    for (size_t t = 0; t < a->rows; t++) {
+        for (size_t i = 0; i < a->n + t; i++) p[t * ld + i] /= root;
+        FN(softmax)(p + t * ld, a->n + t);
+    }
+    for (size_t begin = 0; begin < most; begin = end) {
+        end = most - begin < SOME ? most : begin + SOME;
+        for (size_t t = 0, tile; t < a->rows; t += tile) {
+            size_t seen = a->n + t < end ? a->n + t : end; /* by each token of the tile */
+            tile = a->rows - t < TILE ? 1 : TILE;
+            if (tile == TILE) FN(mix_head)(a, t, p, ld, begin, seen, TILE);
+            for (size_t r = 0; r < tile; r++) {
+                size_t own = a->n + t + r < end ? a->n + t + r : end, from = begin;
+                if (tile == TILE && seen > begin) from = seen;
+                FN(mix_head)(a, t + r, p, ld, from, own, 1);
+            }
+        }
     }
 }
 
