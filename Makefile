@@ -78,6 +78,10 @@ conformance: llama build/$(SONAME) build/conformance build/test_bits build/test_
 bits:
 	sh tests/one_answer.sh '$(CONFORMANCE)'
 
+# How fast, as fractions of this machine's limits; without MODEL, a folder of 1.3 GB is made under build/
+bench: build/bench
+	build/bench $(BENCH) $(MODEL)
+
 # A short libFuzzer run over each parser; needs clang
 SECONDS ?= 60
 fuzz:
@@ -116,10 +120,11 @@ help:
 	@echo 'make test          the tests; need nothing but a compiler'
 	@echo 'make conformance   the goldens, where their data are (CONFORMANCE=FILE.tar.xz)'
 	@echo 'make bits          one SHA-256 from every build, where the data are'
+	@echo 'make bench         speed against this machine (MODEL=folder, BENCH="-t 1 -r 9 --json", PEER="command")'
 	@echo 'make fuzz          fuzz the parsers for SECONDS=60 each (clang)'
 	@echo 'make style         lengths, comments, globals'
 	@echo 'make install       to PREFIX=/usr/local, under DESTDIR; make uninstall'
 	@echo 'make dist          build/llama.c-$(VERSION).tar.gz'
 	@echo 'make clean'
 
-.PHONY: all demo test conformance bits fuzz style install uninstall dist clean help FORCE
+.PHONY: all demo test conformance bits bench fuzz style install uninstall dist clean help FORCE

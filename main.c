@@ -4,7 +4,7 @@
  *   2. Options       one table, read once
  *   3. Input         the prompt from an argument, a file or a pipe
  *   4. Completion    prompt -> tokens -> text, streamed; stop strings; Ctrl-C
- *   5. Other verbs   info, tokenize, trace
+ *   5. Other verbs   info, tokenize, trace, bench
  *
  * It uses llama.h alone. stdout carries the model's text and nothing else; the rest goes to
  * stderr.
@@ -42,6 +42,7 @@ static const char help[] =
     "       llama tokenize MODEL [TEXT...]     text to token ids; --decode: ids to text\n"
     "       llama trace MODEL PROMPT [NAME...] what each matrix makes of the prompt: \"output\", "
     "\"layers.3\"\n"
+    "       llama bench MODEL                  how fast: a prompt of 128 tokens, 32 generated\n"
     "\n"
     "MODEL is a folder as Meta ships it: params.json, consolidated.NN.pth, and tokenizer.model in "
     "it\n"
@@ -211,12 +212,12 @@ static size_t find_option(const char *text, const char **value) {
 
 /* The command line. The verb is the first word; a lone "--" ends the options. */
 static int read_options(options *o, int argc, char **argv) {
-    static const char *const verbs[] = {"info", "tokenize", "trace"};
+    static const char *const verbs[] = {"info", "tokenize", "trace", "bench"};
     bool over = false;
     for (int a = 1; a < argc; a++) {
         const char *value = NULL, *text = argv[a];
         if (over || text[0] != '-' || !text[1]) {
-            for (size_t v = 0; v < 3 && o->n_words == 0 && !o->verb && !over; v++)
+            for (size_t v = 0; v < 4 && o->n_words == 0 && !o->verb && !over; v++)
                 if (strcmp(text, verbs[v]) == 0) o->verb = text;
             if (o->verb != text) o->words[o->n_words++] = text;
             continue;
@@ -785,6 +786,66 @@ static int run_trace(options *o) {
     return code;
 }
 
+static int by_size(const void *a, const void *b) {
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+/* The short form of tests/bench.c: medians of five, prompt and generation in turn. */
+static int bench(const options *o, const llama *m) {
+    enum { PROMPT = 128, GENERATED = 32, TIMES = 5 };
+    llama_session *s = NULL;
+    llama_error err;
+    llama_info info = {.size = sizeof info};
+    int32_t tokens[PROMPT + GENERATED];
+    double seconds[2][TIMES];
+    llama_describe(m, &info);
+    for (int i = 0; i < PROMPT + GENERATED; i++) tokens[i] = (i * 7919 + 1) % info.vocab;
+    llama_session_options so = {.size = sizeof so,
+                                .context = PROMPT + GENERATED,
+                                .batch = o->batch,
+                                .threads = o->threads,
+                                .kernels = o->kernels};
+    int status = llama_session_new(&s, m, &so, &err);
+    if (status) return complain(exit_code(status), "%s", err.text);
+    for (int r = -1; r < TIMES && status == LLAMA_OK; r++) { /* the first round is not counted */
+        double began = now();
+        llama_rewind(s, 0, 0);
+        status = llama_eval(s, 0, tokens, PROMPT);
+        double between = now();
+        for (int i = 0; i < GENERATED && status == LLAMA_OK; i++)
+            status = llama_eval(s, 0, tokens + PROMPT + i, 1);
+        if (r < 0) continue;
+        seconds[0][r] = between - began;
+        seconds[1][r] = now() - between;
+    }
+    if (status == LLAMA_OK) {
+        double met = (double)info.parameters - (double)info.vocab * info.dim; /* by each token */
+        double bytes = (double)info.file_bytes / (double)info.parameters;
+        for (int k = 0; k < 2; k++) qsort(seconds[k], TIMES, sizeof(double), by_size);
+        double prompt = PROMPT / seconds[0][TIMES / 2], each = GENERATED / seconds[1][TIMES / 2];
+        double products = met - (double)info.vocab * info.dim * (PROMPT - 1) / PROMPT;
+        printf("prompt      %d tokens, %.2f tokens/s, %.1f GFLOP/s of matrix products\n", PROMPT,
+               prompt, prompt * 2 * products / 1e9);
+        printf("generation  %d tokens, %.2f tokens/s, %.1f GB/s of weights\n", GENERATED, each,
+               each * met * bytes / 1e9);
+        printf("kernels     %s\n", llama_session_kernels(s));
+    }
+    int code = status ? complain(exit_code(status), "%s", llama_session_error(s)) : 0;
+    llama_session_free(s);
+    return code;
+}
+
+static int run_bench(const options *o) {
+    llama *m = NULL;
+    if (o->n_words || o->prompt || o->file)
+        return complain(EXIT_USAGE, "bench: takes a model and no text");
+    int code = open_model(o, &m);
+    if (code == 0) code = bench(o, m);
+    llama_close(m);
+    return code;
+}
+
 int main(int argc, char **argv) {
     options o = {.n = 256, .temperature = 0.8, .top_p = 0.95, .repeat_penalty = 1};
     const char **room = calloc(2 * ((size_t)argc + 1), sizeof *room);
@@ -802,6 +863,7 @@ int main(int argc, char **argv) {
         else if (code == 0)
             code = !o.verb                        ? run_completion(&o)
                    : strcmp(o.verb, "trace") == 0 ? run_trace(&o)
+                   : strcmp(o.verb, "bench") == 0 ? run_bench(&o)
                                                   : run_tokenize(&o);
     }
     if (code == 0 && (fflush(stdout) != 0 || ferror(stdout))) code = write_failed();

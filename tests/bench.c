@@ -163,6 +163,15 @@ static const struct {
 #endif
     {NULL, NULL, NULL, 0}};
 
+/* Whether this CPU has them; what every CPU of its kind has is not asked. */
+static bool has(const char *kernels) {
+#if defined(__x86_64__)
+    return strcmp(kernels, "avx2") == 0 ? __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") : __builtin_cpu_supports("avx512f");
+#else
+    return *kernels;
+#endif
+}
+
 static double multiply_adds(int i) {
     enum { TURNS = 2000000 };
     volatile float sink;
@@ -231,9 +240,8 @@ static void set_limits_and_run(const char *path, const char *kernels) {
     int anonymous = new_figure("read, anonymous memory", "GB/s", -1, 0), mapped = new_figure("read, the mapped file", "GB/s", -1, 0);
     int fma[2] = {-1, -1}, best = -1;
     for (int i = 0; peaks[i].name; i++) {
-        fma[i] = new_figure(peaks[i].name, "GFLOP/s", -1, 0);
+        fma[i] = has(peaks[i].kernels) ? new_figure(peaks[i].name, "GFLOP/s", -1, 0) : -1;
         if (strstr(llama_session_kernels(s), peaks[i].kernels)) best = i;
-        if (strcmp(peaks[i].kernels, "avx512") == 0 && !__builtin_cpu_supports("avx512f")) fma[i] = -1;
     }
     int limit = best < 0 ? -1 : fma[best];
     double element = (double)info.file_bytes / (double)info.parameters;
@@ -292,6 +300,9 @@ int main(int argc, char **argv) {
         else if (i + 1 < argc && strcmp(argv[i], "--kernels") == 0) kernels = argv[++i];
         else path = argv[i];
     }
+#if defined(__x86_64__)
+    if (!has("avx2")) return fprintf(stderr, "bench: wants AVX2\n"), 1;
+#endif
     if (threads < 1 || repeats < 1 || repeats > MOST_REPEATS) return 2;
     if (!path) {
         path = "build/bench-7B-2";

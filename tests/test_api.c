@@ -154,6 +154,22 @@ static void test_sequences(void) {
     llama_session_free(s);
 }
 
+/* Over several blocks of positions, with tokens of a tile that see different numbers of them. */
+static void test_long(void) {
+    enum { N = 203 };
+    int32_t t[N];
+    for (int i = 0; i < N; i++) t[i] = (i * 37 + 1) % 1024;
+    llama_session *a = session(model, (llama_session_options){.context = 256}), *b = session(model, (llama_session_options){.context = 256, .batch = 61});
+    llama_session *c = session(model, (llama_session_options){.context = 256, .kernels = "scalar"});
+    check(!llama_eval(a, 0, t, N) && !llama_eval(b, 0, t, N) && !llama_eval(c, 0, t, N), "a long prompt");
+    check(memcmp(llama_logits(a, 0), llama_logits(b, 0), 4096) == 0, "in batches of 61: the same bits");
+    check(memcmp(llama_logits(a, 0), llama_logits(c, 0), 4096) == 0, "by the plain kernels: the same bits");
+    llama_rewind(b, 0, 0);
+    for (int i = 0; i < N; i++) llama_eval(b, 0, &t[i], 1);
+    check(memcmp(llama_logits(a, 0), llama_logits(b, 0), 4096) == 0, "token by token: the same bits");
+    llama_session_free(a), llama_session_free(b), llama_session_free(c);
+}
+
 static void test_options(void) {
     llama_session *s = (void *)1;
     llama_error err;
@@ -438,6 +454,7 @@ int main(int argc, char **argv) {
     test_text();
     test_eval_refusals();
     test_sequences();
+    test_long();
     test_options();
     test_score();
     test_progress();

@@ -224,6 +224,14 @@ one_line "trace of no such name"
 refuse 2 "trace without a prompt" "prompt is empty" $llama trace $model --no-bos -p ""
 refuse 5 "trace of too much" "positions" $llama trace $model "$prompt" -c 3
 
+# bench: three lines, and no text
+run 0 "bench" $llama bench $model -t 1
+holds "bench: figures" grep -qE '^prompt +128 tokens, [0-9.]+ tokens/s, [0-9.]+ GFLOP/s' $work/out
+holds "bench: figures" grep -qE '^generation +32 tokens, [0-9.]+ tokens/s, [0-9.]+ GB/s of weights$' $work/out
+holds "bench: kernels" grep -qE '^kernels +[a-z0-9]+, 1 thread$' $work/out
+refuse 2 "bench of a text" "no text" $llama bench $model x
+refuse 3 "bench of nothing" "cannot be opened" $llama bench $work/nothing
+
 # info, tokenize, help
 run 0 "info" $llama info $model -c 128
 holds "info: shape" grep -q "dim 192, layers 4, heads 6, kv_heads 6, head_dim 32, hidden 512, vocab 1024" $work/out
