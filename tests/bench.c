@@ -115,7 +115,9 @@ static double bandwidth(const char *p, size_t n) {
     volatile uint64_t sink = 0;
     for (int way = 0; way < 4; way++) {
         double began = now();
+#ifdef _OPENMP
 #pragma omp parallel num_threads(threads)
+#endif
         {
             size_t share = n / (size_t)threads / 4096 * 4096;
             sink ^= read_some(p + share * (size_t)omp_get_thread_num(), share, aheads[way]);
@@ -176,7 +178,9 @@ static double multiply_adds(int i) {
     enum { TURNS = 2000000 };
     volatile float sink;
     double began = now();
+#ifdef _OPENMP
 #pragma omp parallel num_threads(threads)
+#endif
     sink = peaks[i].run(TURNS);
     (void)sink;
     return peaks[i].each * TURNS * threads / (now() - began) / 1e9;
@@ -302,6 +306,9 @@ int main(int argc, char **argv) {
     }
 #if defined(__x86_64__)
     if (!has("avx2")) return fprintf(stderr, "bench: wants AVX2\n"), 1;
+#endif
+#ifndef _OPENMP
+    threads = 1;
 #endif
     if (threads < 1 || repeats < 1 || repeats > MOST_REPEATS) return 2;
     if (!path) {
