@@ -77,9 +77,8 @@
  *     x += w2 (silu(w1 h) * w3 h)
  *   logits = output (rmsnorm(x) * norm)
  *
- * Letters in comments: n tokens evaluated together, D dim, H hidden, V vocab_size, K
- * kv_dim. A row of an activation buffer of width W takes padded(W) floats; those behind W
- * stay zero. */
+ * Letters in comments: n tokens evaluated together, D dim, H hidden, V vocab_size, K kv_dim.
+ * A row of an activation buffer of width W takes padded(W) floats; those behind W stay zero. */
 
 typedef enum { F32, F16, BF16, DTYPES } dtype;
 static const size_t dtype_bytes[DTYPES] = {4, 2, 2};
@@ -106,11 +105,6 @@ typedef struct {
     weight w2;             /* [D][H] */
 } layer;
 
-typedef struct {
-    const unsigned char *data; /* the first byte; NULL: not mapped */
-    size_t size;               /* in bytes */
-} mapping;
-
 struct llama {
     size_t dim, n_layers, n_heads, n_kv_heads, vocab_size; /* as params.json has them */
     size_t head_dim, kv_dim, hidden; /* dim / n_heads, head_dim * n_kv_heads, rows of w1 */
@@ -121,7 +115,7 @@ struct llama {
     layer *layers;                   /* [n_layers] */
     float *freqs;                    /* [head_dim/2] radians per position */
     llamac_vocab *vocab;             /* NULL: no tokenizer */
-    mapping *files;                  /* [n_files] the shards, then the tokenizer */
+    llamac_mapping *files;           /* [n_files] the shards, then the tokenizer */
     size_t n_files, n_shards;        /* mapped in all; of them consolidated.NN.pth */
     uint64_t parameters, file_bytes; /* elements of all weights; bytes of all shards */
     const char *type_name;           /* "float16", or "mixed" */
@@ -197,8 +191,7 @@ enum {
  * read a whole block from the start of any head, and keeps rows off the same cache sets. */
 static size_t padded(size_t width) { return (width + BLOCK - 1) / BLOCK * BLOCK + BLOCK; }
 
-/* The verbs, for n rows. E are the embeddings, w a weight, K[l] and V[l] the cache of layer
- * l.
+/* The verbs, for n rows. E are the embeddings, w a weight, K[l] and V[l] the cache of layer l.
  *
  *   embed        x = E[token]                       attention    y = softmax(q K[l]) V[l]
  *   rmsnorm      y = x / rms(x) * w                 swiglu       a = silu(a) * b
@@ -552,76 +545,6 @@ static bool cancelled(llama_session *s, size_t l, size_t n) {
  * a small multiple of the bytes that ask for it. A refusal is one line: which file, what,
  * why, what to do. */
 
-/* ---- Memory, errors, files ---- */
-
-/* The allocator of a host that gives none. C11 wants a multiple of the alignment. */
-static void *default_alloc(void *user, size_t bytes, size_t align) {
-    (void)user;
-    return aligned_alloc(align, (bytes + align - 1) / align * align);
-}
-
-static void default_free(void *user, void *p, size_t bytes) {
-    (void)user, (void)bytes;
-    free(p);
-}
-
-/* A copy, so that the host may throw its own away. */
-static llama_allocator allocator_or_default(const llama_allocator *a) {
-    static const llama_allocator standard = {NULL, default_alloc, default_free};
-    return a ? *a : standard;
-}
-
-static int out_of_memory(llama_error *err, const char *what) {
-    return llamac_fail(err, LLAMA_ENOMEM, "%s: out of memory", what);
-}
-
-enum { PATH_BYTES = 4096 };
-
-/* out = folder/name */
-static int join(char out[PATH_BYTES], const char *folder, const char *name, llama_error *err) {
-    int n = snprintf(out, PATH_BYTES, "%s/%s", folder, name);
-    if (n > 0 && n < PATH_BYTES) return LLAMA_OK; /* n: what it would take */
-    return llamac_fail(err, LLAMA_EINVAL, "%.300s: the path is too long", folder);
-}
-
-/* After map_file: there is no such file, as opposed to one that is no good. */
-static bool is_absent(int status) { return status == LLAMA_EIO && errno == ENOENT; }
-
-/* Map a regular file read-only. O_NONBLOCK: a FIFO must not make us wait. */
-static int map_file(mapping *f, const char *path, llama_error *err) {
-    struct stat st;
-    int status = LLAMA_OK, fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-    if (fd < 0) {
-        int why = errno;
-        llamac_fail(err, LLAMA_EIO, "%s: cannot be opened: %s", path, strerror(why));
-        errno = why; /* for is_absent */
-        return LLAMA_EIO;
-    }
-    f->data = NULL;
-    if (fstat(fd, &st) != 0)
-        status = llamac_fail(err, LLAMA_EIO, "%s: cannot be examined: %s", path, strerror(errno));
-    else if (!S_ISREG(st.st_mode))
-        status =
-            llamac_fail(err, LLAMA_EIO, "%s: is not a regular file; give the file itself", path);
-    else if (st.st_size <= 0)
-        status = llamac_fail(err, LLAMA_EFORMAT, "%s: is empty; download it again", path);
-    if (status == LLAMA_OK) {
-        void *p = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_SHARED, fd, 0);
-        if (p == MAP_FAILED)
-            status = llamac_fail(err, errno == ENOMEM ? LLAMA_ENOMEM : LLAMA_EIO,
-                                 "%s: cannot be mapped: %s", path, strerror(errno));
-        else *f = (mapping){p, (size_t)st.st_size}; /* outlives the descriptor */
-    }
-    close(fd);
-    if (status) errno = 0; /* not ENOENT: there is a file */
-    return status;
-}
-
-static void unmap_file(mapping *f) {
-    if (f->data) munmap((void *)(uintptr_t)f->data, f->size);
-    f->data = NULL;
-}
-
 /* ---- params.json: one flat object ---- */
 
 typedef struct { /* params.json; zero where absent */
@@ -631,7 +554,7 @@ typedef struct { /* params.json; zero where absent */
 
 /* The keys of params.json that we follow, and what they may say. */
 static const struct {
-    const char *key; /* the entry ROOT/data/KEY of the archive */
+    const char *key;
     size_t at;
     bool whole;
     double least, most;
@@ -839,7 +762,7 @@ static int zip_open(shard *z) {
     if (count > llamac_left(&directory) / ENTRY_MIN || count > MAX_TENSORS)
         return bad_archive(z, "its zip directory has more entries than bytes for them");
     z->entries = llamac_new(z->scratch, count, sizeof *z->entries);
-    if (!z->entries) return out_of_memory(z->err, z->file);
+    if (!z->entries) return llamac_out_of_memory(z->err, z->file);
     for (; z->n_entries < count; z->n_entries++) {
         entry *e = &z->entries[z->n_entries];
         if ((status = zip_one(z, &directory, e))) return status;
@@ -937,7 +860,7 @@ static bool pickle_fail(pickle *p, const char *why) {
 
 static void *pickle_new(pickle *p, uint64_t count, size_t size) {
     void *made = llamac_new(p->z->scratch, count, size);
-    if (!made) p->status = out_of_memory(p->z->err, p->z->file);
+    if (!made) p->status = llamac_out_of_memory(p->z->err, p->z->file);
     return made;
 }
 
@@ -1224,7 +1147,7 @@ static int legacy_storages(shard *z, const pickle *p, llamac_cursor c) {
     for (const named *e = p->names; e; e = e->next) n++;
     size_t *order = llamac_new(z->scratch, n, sizeof *order); /* [turn] of the sorted entries */
     z->entries = llamac_new(z->scratch, n, sizeof *z->entries);
-    if (!order || !z->entries) return out_of_memory(z->err, z->file);
+    if (!order || !z->entries) return llamac_out_of_memory(z->err, z->file);
     z->n_entries = n;
     for (const named *e = p->names; e; e = e->next) { /* the last one first */
         n--;
@@ -1304,8 +1227,8 @@ typedef struct { /* what one shard has of one weight */
 
 typedef struct { /* a model whose weights are being found */
     llama *m;
-    piece *pieces;             /* [OUTSIDE + n_layers * INSIDE][n_shards] */
-    char (*files)[PATH_BYTES]; /* [n_shards] */
+    piece *pieces;                    /* [OUTSIDE + n_layers * INSIDE][n_shards] */
+    char (*files)[LLAMAC_PATH_BYTES]; /* [n_shards] */
     size_t sizes[DIMS];
     uint64_t gathered; /* bytes copied */
     llamac_arena scratch;
@@ -1371,11 +1294,11 @@ static int bind_tensor(binder *b, shard *z, const named *e, size_t k) {
 
 /* Read shard number k: the archive, its pickle, the tensors. */
 static int bind_shard(binder *b, size_t k) {
-    const mapping *f = &b->m->files[k];
+    const llamac_mapping *f = &b->m->files[k];
     shard z = {.file = b->files[k], .scratch = &b->scratch, .err = b->err};
     z.bytes = llamac_cursor_on(f->data, f->size);
     pickle *p = llamac_new(&b->scratch, 1, sizeof *p);
-    if (!p) return out_of_memory(b->err, z.file);
+    if (!p) return llamac_out_of_memory(b->err, z.file);
     p->z = &z;
     int status;
     if (f->size > sizeof legacy_magic && memcmp(f->data, legacy_magic, sizeof legacy_magic) == 0)
@@ -1490,14 +1413,14 @@ static int place(binder *b, size_t i) {
     w->type = (unsigned char)from[0].type;
     w->parts = w->split == WHOLE ? 1 : shards;
     const unsigned char **part = llamac_new(&m->arena, w->parts, sizeof *part);
-    if (!part) return out_of_memory(b->err, b->files[0]);
+    if (!part) return llamac_out_of_memory(b->err, b->files[0]);
     for (size_t k = 0; k < w->parts; k++) part[k] = from[k].data; /* in the mapping, as they lie */
     if (!in_place) { /* honest files have each element once, so the copies are no larger */
         b->gathered += (uint64_t)w->rows * w->cols * dtype_bytes[w->type];
         if (b->gathered > m->file_bytes)
             return llamac_fail(b->err, LLAMA_EFORMAT,
                                "%s: its tensors overlap; it is not a checkpoint", b->files[0]);
-        if (!(part[0] = gather(m, w, from))) return out_of_memory(b->err, b->files[0]);
+        if (!(part[0] = gather(m, w, from))) return llamac_out_of_memory(b->err, b->files[0]);
         w->parts = 1;
         w->split = WHOLE;
     }
@@ -1515,9 +1438,9 @@ static int map_shards(binder *b, const char *folder) {
     for (int k = 0; k < MAX_SHARDS; k++) {
         char name[32];
         snprintf(name, sizeof name, "consolidated.%02d.pth", k);
-        int status = join(b->files[k], folder, name, b->err);
-        if (status == LLAMA_OK) status = map_file(&m->files[k], b->files[k], b->err);
-        if (k > 0 && is_absent(status)) return LLAMA_OK;
+        int status = llamac_join(b->files[k], folder, name, b->err);
+        if (status == LLAMA_OK) status = llamac_map_file(&m->files[k], b->files[k], b->err);
+        if (k > 0 && llamac_is_absent(status)) return LLAMA_OK;
         if (status) return status;
         m->n_files = m->n_shards = (size_t)k + 1;
         m->file_bytes += m->files[k].size;
@@ -1528,20 +1451,20 @@ static int map_shards(binder *b, const char *folder) {
 /* folder/params.json into p and, as far as it goes, into the model. */
 static int read_params(params *p, llama *m, const char *folder, llama_error *err) {
     enum { LARGEST = 1 << 20 };
-    char path[PATH_BYTES];
-    mapping file;
+    char path[LLAMAC_PATH_BYTES];
+    llamac_mapping file = {NULL, 0};
     struct stat st;
     if (stat(folder, &st) != 0)
         return llamac_fail(err, LLAMA_EIO, "%s: cannot be opened: %s", folder, strerror(errno));
     if (!S_ISDIR(st.st_mode))
         return llamac_fail(err, LLAMA_EFORMAT,
                            "%s: is not a folder; give the one that holds params.json", folder);
-    int status = join(path, folder, "params.json", err);
-    if (status || (status = map_file(&file, path, err))) return status;
+    int status = llamac_join(path, folder, "params.json", err);
+    if (status || (status = llamac_map_file(&file, path, err))) return status;
     if (file.size > LARGEST) status = bad_params(path, "is too large", err);
     else status = params_parse(p, llamac_cursor_on(file.data, file.size), path, err);
     if (status == LLAMA_OK) status = params_apply(m, p, path, err);
-    unmap_file(&file);
+    llamac_unmap_file(&file);
     return status;
 }
 
@@ -1549,14 +1472,14 @@ static int read_params(params *p, llama *m, const char *folder, llama_error *err
 static int bind_all(binder *b, const params *p, const char *folder) {
     llama *m = b->m;
     size_t weights = OUTSIDE + m->n_layers * INSIDE;
-    b->files = llamac_new(&b->scratch, MAX_SHARDS, PATH_BYTES);
+    b->files = llamac_new(&b->scratch, MAX_SHARDS, LLAMAC_PATH_BYTES);
     m->files = llamac_new(&m->arena, MAX_SHARDS + 1, sizeof *m->files);
     m->layers = llamac_new(&m->arena, m->n_layers, sizeof *m->layers);
-    if (!b->files || !m->files || !m->layers) return out_of_memory(b->err, folder);
+    if (!b->files || !m->files || !m->layers) return llamac_out_of_memory(b->err, folder);
     int status = map_shards(b, folder);
     if (status) return status;
     b->pieces = llamac_new(&b->scratch, weights * m->n_shards, sizeof *b->pieces);
-    if (!b->pieces) return out_of_memory(b->err, folder);
+    if (!b->pieces) return llamac_out_of_memory(b->err, folder);
     for (size_t i = 0; i < weights * m->n_shards; i++) b->pieces[i].type = -1; /* not found yet */
     for (size_t k = 0; k < m->n_shards && status == LLAMA_OK; k++) {
         /* A page for each entry's header: reading ahead would read much of the file. */
@@ -1585,13 +1508,13 @@ static int open_meta(llama *m, const char *folder, llama_error *err) {
  * parent. Without one the model opens all the same. */
 static int open_tokenizer(llama *m, const char *folder, const char *asked, llama_error *err) {
     static const char *const places[] = {"tokenizer.model", "../tokenizer.model"};
-    char path[PATH_BYTES];
-    mapping *file = &m->files[m->n_files];
+    char path[LLAMAC_PATH_BYTES];
+    llamac_mapping *file = &m->files[m->n_files];
     int status = LLAMA_OK;
     for (int i = 0; i < (asked ? 1 : 2) && !file->data; i++) {
-        if ((status = asked ? LLAMA_OK : join(path, folder, places[i], err))) return status;
-        status = map_file(file, asked ? asked : path, err);
-        if (status && (asked || !is_absent(status))) return status;
+        if ((status = asked ? LLAMA_OK : llamac_join(path, folder, places[i], err))) return status;
+        status = llamac_map_file(file, asked ? asked : path, err);
+        if (status && (asked || !llamac_is_absent(status))) return status;
     }
     if (!file->data) return LLAMA_OK;
     m->n_files++;
@@ -1831,7 +1754,7 @@ static int open_model(llama *m, const char *path, const llama_options *o, llama_
     int status = open_meta(m, path, err);
     if (status) return status;
     if (!(m->freqs = llamac_new(&m->arena, m->head_dim / 2, sizeof *m->freqs)))
-        return out_of_memory(err, path);
+        return llamac_out_of_memory(err, path);
     rope_freqs(m);
     if ((status = open_tokenizer(m, path, o->tokenizer, err))) return status;
     return o->memory == LLAMA_MEMORY_LOCK ? lock_files(m, err) : LLAMA_OK;
@@ -1845,9 +1768,9 @@ LLAMA_API int llama_open(llama **model, const char *path, const llama_options *o
     if (!model || !path || !take_struct(&o, sizeof o, options))
         return llamac_fail(err, LLAMA_EINVAL,
                            "llama_open: model and path must be given, and options' size set");
-    llamac_arena arena = {allocator_or_default(o.allocator), NULL};
+    llamac_arena arena = {llamac_allocator_or_default(o.allocator), NULL};
     llama *m = llamac_new(&arena, 1, sizeof *m);
-    if (!m) return out_of_memory(err, path);
+    if (!m) return llamac_out_of_memory(err, path);
     m->arena = arena;
     uint64_t mode = fp_enter();
     int status = open_model(m, path, &o, err);
@@ -1864,9 +1787,10 @@ LLAMA_API int llama_open(llama **model, const char *path, const llama_options *o
 /* Also the way out of a failed llama_open: any part of m may be missing. */
 LLAMA_API void llama_close(llama *m) {
     if (!m) return;
-    for (size_t i = 0; i < m->n_files; i++) unmap_file(&m->files[i]);
-    if (m->files) unmap_file(&m->files[m->n_files]); /* a tokenizer that was mapped, then refused */
-    llamac_arena arena = m->arena;                   /* m itself is in it */
+    for (size_t i = 0; i < m->n_files; i++) llamac_unmap_file(&m->files[i]);
+    if (m->files)
+        llamac_unmap_file(&m->files[m->n_files]); /* a tokenizer that was mapped, then refused */
+    llamac_arena arena = m->arena;                /* m itself is in it */
     llamac_free_all(&arena);
 }
 
@@ -1905,7 +1829,7 @@ static void read_small(const char *path, char *text, size_t room) {
 /* The cores' worth of time a cgroup may use, rounded up; 0: no limit. Version 2 has "quota
  * period" in one file, version 1 a file for each. */
 static long cgroup_quota(const char *folder, bool v2) {
-    char path[PATH_BYTES + 32], text[64], *end = text;
+    char path[LLAMAC_PATH_BYTES + 32], text[64], *end = text;
     snprintf(path, sizeof path, "%s/%s", folder, v2 ? "cpu.max" : "cpu.cfs_quota_us");
     read_small(path, text, sizeof text);
     long quota = strtol(text, &end, 10), period; /* "max" is 0, version 1's -1 no limit */
@@ -1920,7 +1844,7 @@ static long cgroup_quota(const char *folder, bool v2) {
 /* The least quota of the cgroups this process is in, up to their roots; 0: no limit. Each
  * line of `proc` is "number:controllers:/path"; version 2 has no controllers. */
 static long cgroup_cores(const char *proc, const char *sys) {
-    char lines[PATH_BYTES], folder[PATH_BYTES], *rest = lines, *line;
+    char lines[LLAMAC_PATH_BYTES], folder[LLAMAC_PATH_BYTES], *rest = lines, *line;
     long least = 0, cores;
     read_small(proc, lines, sizeof lines);
     while ((line = strsep(&rest, "\n")) != NULL) {
@@ -2051,7 +1975,7 @@ static int settle(llama_session *s, const llama *m, const llama_session_options 
     s->pid = getpid();
     s->progress = o.progress;
     s->progress_user = o.user;
-    s->allocator = allocator_or_default(o.allocator);
+    s->allocator = llamac_allocator_or_default(o.allocator);
     s->kernels = find_kernels(o.kernels);
     if (!s->kernels)
         return llamac_fail(err, LLAMA_EINVAL, "kernels '%.32s' are not in this build or CPU (%s)",

@@ -265,13 +265,22 @@ LLAMA_API const char *llama_build(void); /* compiler, kernels compiled in, OpenM
 
 #endif /* LLAMA_H */
 
-/* ==== Shared by llama.c and tokenizer.c; not for programs ==================================== */
+/* ==== The ground under llama.c and tokenizer.c; not for programs ============================= */
+
+/* How hostile bytes are read, memory and errors are had, files are mapped: small functions
+ * that know nothing of models. */
 #if defined(LLAMA_PRIVATE) && !defined(LLAMA_PRIVATE_H)
 #define LLAMA_PRIVATE_H
+#include <errno.h>
+#include <fcntl.h>
 #include <stdarg.h>
 #include <stdbool.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #ifdef LLAMA_STATIC
 #define LLAMA_SHARED static __attribute__((unused))
@@ -377,6 +386,23 @@ LLAMA_INLINE char llamac_json_value(llamac_cursor *c, double *number) {
     return llamac_json_number(c, number) ? '0' : 0;
 }
 
+/* The allocator of a host that gives none. C11 wants a multiple of the alignment. */
+LLAMA_INLINE void *llamac_default_alloc(void *user, size_t bytes, size_t align) {
+    (void)user;
+    return aligned_alloc(align, (bytes + align - 1) / align * align);
+}
+
+LLAMA_INLINE void llamac_default_free(void *user, void *p, size_t bytes) {
+    (void)user, (void)bytes;
+    free(p);
+}
+
+/* A copy, so that the host may throw its own away. */
+LLAMA_INLINE llama_allocator llamac_allocator_or_default(const llama_allocator *a) {
+    static const llama_allocator standard = {NULL, llamac_default_alloc, llamac_default_free};
+    return a ? *a : standard;
+}
+
 /* An arena owns what one object allocated and frees it all at once. Small pieces are cut from
  * chunks, large ones have a block of their own. */
 enum { LLAMAC_ALIGNMENT = 64, LLAMAC_CHUNK = 1 << 16 };
@@ -428,6 +454,65 @@ __attribute__((format(printf, 3, 4))) LLAMA_INLINE int llamac_fail(llama_error *
     for (char *c = err->text; *c; c++) /* a file's own names must not act on a terminal */
         if ((unsigned char)*c < ' ' || *c == 0x7f) *c = '?';
     return status;
+}
+
+/* ---- Files, and what every refusal of one says ---- */
+
+typedef struct {
+    const unsigned char *data; /* the first byte; NULL: not mapped */
+    size_t size;               /* in bytes */
+} llamac_mapping;
+
+LLAMA_INLINE int llamac_out_of_memory(llama_error *err, const char *what) {
+    return llamac_fail(err, LLAMA_ENOMEM, "%s: out of memory", what);
+}
+
+enum { LLAMAC_PATH_BYTES = 4096 };
+
+/* out = folder/name */
+LLAMA_INLINE int llamac_join(char out[LLAMAC_PATH_BYTES], const char *folder, const char *name,
+                             llama_error *err) {
+    int n = snprintf(out, LLAMAC_PATH_BYTES, "%s/%s", folder, name);
+    if (n > 0 && n < LLAMAC_PATH_BYTES) return LLAMA_OK; /* n: what it would take */
+    return llamac_fail(err, LLAMA_EINVAL, "%.300s: the path is too long", folder);
+}
+
+/* After llamac_map_file: there is no such file, as opposed to one that is no good. */
+LLAMA_INLINE bool llamac_is_absent(int status) { return status == LLAMA_EIO && errno == ENOENT; }
+
+/* Map a regular file read-only. O_NONBLOCK: a FIFO must not make us wait. */
+LLAMA_INLINE int llamac_map_file(llamac_mapping *f, const char *path, llama_error *err) {
+    struct stat st;
+    int status = LLAMA_OK, fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    if (fd < 0) {
+        int why = errno;
+        llamac_fail(err, LLAMA_EIO, "%s: cannot be opened: %s", path, strerror(why));
+        errno = why; /* for llamac_is_absent */
+        return LLAMA_EIO;
+    }
+    f->data = NULL;
+    if (fstat(fd, &st) != 0)
+        status = llamac_fail(err, LLAMA_EIO, "%s: cannot be examined: %s", path, strerror(errno));
+    else if (!S_ISREG(st.st_mode))
+        status =
+            llamac_fail(err, LLAMA_EIO, "%s: is not a regular file; give the file itself", path);
+    else if (st.st_size <= 0)
+        status = llamac_fail(err, LLAMA_EFORMAT, "%s: is empty; download it again", path);
+    if (status == LLAMA_OK) {
+        void *p = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_SHARED, fd, 0);
+        if (p == MAP_FAILED)
+            status = llamac_fail(err, errno == ENOMEM ? LLAMA_ENOMEM : LLAMA_EIO,
+                                 "%s: cannot be mapped: %s", path, strerror(errno));
+        else *f = (llamac_mapping){p, (size_t)st.st_size}; /* outlives the descriptor */
+    }
+    close(fd);
+    if (status) errno = 0; /* not ENOENT: there is a file */
+    return status;
+}
+
+LLAMA_INLINE void llamac_unmap_file(llamac_mapping *f) {
+    if (f->data) munmap((void *)(uintptr_t)f->data, f->size);
+    f->data = NULL;
 }
 
 /* tokenizer.c: a vocabulary of at most so many pieces, from a tokenizer.model that stays in

@@ -733,26 +733,33 @@ static void show(void *user, const char *name, const float *x, size_t rows, size
     putchar('\n');
 }
 
+/* A session of one sequence whose evaluations nobody waits for. */
+static int new_session(llama_session **s, const llama *m, const options *o, int context,
+                       int batch) {
+    llama_error err;
+    llama_session_options so = {.size = sizeof so,
+                                .context = context,
+                                .batch = batch,
+                                .threads = o->threads,
+                                .kernels = o->kernels};
+    int status = llama_session_new(s, m, &so, &err);
+    return status ? complain(exit_code(status), "%s", err.text) : 0;
+}
+
 /* With an open model: evaluate the prompt, all of it at once, and show what it goes through. */
 static int trace(const options *o, const llama *m, const int32_t *prompt, size_t n, shown *s) {
     llama_session *session = NULL;
-    llama_error err;
     llama_info info = {.size = sizeof info};
     llama_describe(m, &info);
     int context = o->context ? o->context : info.context;
     if (n > (size_t)context)
         return complain(EXIT_TOO_LONG, "the prompt has %zu tokens, the context %d positions", n,
                         context);
-    llama_session_options so = {.size = sizeof so,
-                                .context = context,
-                                .batch = (int)n,
-                                .threads = o->threads,
-                                .kernels = o->kernels};
-    int status = llama_session_new(&session, m, &so, &err);
-    if (status) return complain(exit_code(status), "%s", err.text);
+    int status, code = new_session(&session, m, o, context, (int)n);
+    if (code) return code;
     llama_trace(session, show, s);
     status = llama_eval(session, 0, prompt, n);
-    int code = status ? complain(exit_code(status), "%s", llama_session_error(session)) : 0;
+    code = status ? complain(exit_code(status), "%s", llama_session_error(session)) : 0;
     for (size_t i = 0; i < s->n && code == 0; i++)
         if (!s->found[i])
             code =
@@ -795,19 +802,13 @@ static int by_size(const void *a, const void *b) {
 static int bench(const options *o, const llama *m) {
     enum { PROMPT = 128, GENERATED = 32, TIMES = 5 };
     llama_session *s = NULL;
-    llama_error err;
     llama_info info = {.size = sizeof info};
     int32_t tokens[PROMPT + GENERATED];
     double seconds[2][TIMES];
     llama_describe(m, &info);
     for (int i = 0; i < PROMPT + GENERATED; i++) tokens[i] = (i * 7919 + 1) % info.vocab;
-    llama_session_options so = {.size = sizeof so,
-                                .context = PROMPT + GENERATED,
-                                .batch = o->batch,
-                                .threads = o->threads,
-                                .kernels = o->kernels};
-    int status = llama_session_new(&s, m, &so, &err);
-    if (status) return complain(exit_code(status), "%s", err.text);
+    int status = LLAMA_OK, code = new_session(&s, m, o, PROMPT + GENERATED, o->batch);
+    if (code) return code;
     for (int r = -1; r < TIMES && status == LLAMA_OK; r++) { /* the first round is not counted */
         double began = now();
         llama_rewind(s, 0, 0);
@@ -831,7 +832,7 @@ static int bench(const options *o, const llama *m) {
                each * met * bytes / 1e9);
         printf("kernels     %s\n", llama_session_kernels(s));
     }
-    int code = status ? complain(exit_code(status), "%s", llama_session_error(s)) : 0;
+    code = status ? complain(exit_code(status), "%s", llama_session_error(s)) : 0;
     llama_session_free(s);
     return code;
 }

@@ -10,6 +10,9 @@
  * of a text, and characters that are no piece become their UTF-8 bytes. Pieces point into
  * the mapped file: nothing is copied.
  */
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE /* for llama.h's mmap under -std=c11 */
+#endif
 #define LLAMA_PRIVATE
 #include "llama.h"
 

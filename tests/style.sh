@@ -36,7 +36,7 @@ limit "comments to code in llama.c" "$(ratio llama.c)" 0.25 0.40
 limit "comments to code in llama.h" "$(ratio llama.h)" 0.40 3
 
 limit "lines over 100 columns" "$(cat llama.h llama.c tokenizer.c main.c | awk 'length($0) > 100' | wc -l)" 0 0
-limit "lines of llama.c" "$(wc -l <llama.c)" 1 3100
+limit "lines of llama.c" "$(wc -l <llama.c)" 1 3000
 limit "lines of main.c" "$(wc -l <main.c)" 1 1200
 limit "function-like macros in llama.c" "$(grep -cE '^#define [A-Za-z_]+\(' llama.c)" 0 8
 limit "tabs and trailing spaces" "$(grep -cE '	| $' llama.h llama.c tokenizer.c main.c | awk -F: '{ n += $2 } END { print n }')" 0 0
