@@ -132,10 +132,11 @@ typedef struct {      /* one sequence */
     bool have_logits; /* false: empty or rewound */
 } sequence;
 
-typedef struct {   /* what one thread works in */
-    float *panel;  /* [PANEL_ROWS * PANEL_COLUMNS] widened weights */
-    float *acc;    /* [rows][PANEL_ROWS * LANES] lanes of sums under way */
-    float *scores; /* [ATTENDED][context] of one head */
+typedef struct {    /* what one thread works in */
+    float *panel;   /* [PANEL_ROWS * PANEL_COLUMNS] widened weights */
+    float *acc;     /* [GROUP][rows][PANEL_ROWS * LANES] lanes of sums under way */
+    float *scores;  /* [ATTENDED][context] of one head */
+    float *queries; /* [ATTENDED][head_dim] of one head, packed */
 } workspace;
 
 typedef struct kernels kernels;
@@ -160,6 +161,7 @@ struct llama_session {
     float *x, *h, *o;     /* [batch][D] the residual stream, the normed input, a block's output */
     float *q, *k, *v;     /* [batch][D], [batch][K], [batch][K] */
     float *a, *b;         /* [batch][H] */
+    float *packed;        /* [batch][D or H] the input of a product */
     float *cos, *sin;     /* [batch][head_dim/2] */
     workspace *own;       /* [threads] */
     float *last;          /* [n_sequences][D] h of the tokens whose logits are wanted */
@@ -177,6 +179,11 @@ struct llama_session {
 
 enum {
     BLOCK = 16,            /* columns: rows of matrices are visited in blocks of 16, zero-padded */
+    LANES = 4,             /* of a sum: part V */
+    TILE_TOKENS = 6,       /* rows of x in a register tile */
+    PANEL_COLUMNS = 256,   /* of the weights that are widened at once... */
+    PANEL_ROWS = 16,       /* ...and their rows, at most */
+    GROUP = 4,             /* panels that take turns */
     ATTENDED = 48,         /* rows of a sequence whose attention is computed together */
     SCORED = 8,            /* rows of a text to score whose logits are computed together */
     MAX_LAYERS = 1024,     /* what a file may ask for at most */
@@ -259,9 +266,9 @@ typedef struct {
 /* y[t][r] = sum_k w[r][k] x[t][k] for t < n, and the memory a thread needs for it. */
 typedef struct {
     strip w;
-    const float *x;
+    const float *x; /* packed */
     float *y;
-    size_t ldx, ldy, n; /* floats from row to row of x and y; rows of x */
+    size_t ldy, n; /* floats from row to row of y; rows of x */
     const workspace *own;
 } product;
 
@@ -429,6 +436,35 @@ static void rmsnorm(llama_session *s, float *y, const float *x, const weight *w,
     trace(s, w, y, n, w->cols);
 }
 
+/* Pack `cols` columns of n rows of x as the kernels read them, in one run through memory: by
+ * panels of PANEL_COLUMNS columns, in these by tiles of TILE_TOKENS rows, in these four columns
+ * of all its rows, then the next four. One row is packed as it is. */
+static void pack(float *to, const float *x, size_t ldx, size_t n, size_t cols) {
+    for (size_t k = 0; k < cols; k += PANEL_COLUMNS) {
+        size_t end =
+            k + PANEL_COLUMNS < cols ? k + PANEL_COLUMNS : (cols + BLOCK - 1) / BLOCK * BLOCK;
+        for (size_t t = 0; t < n; t += TILE_TOKENS)
+            for (size_t i = k; i < end; i += LANES)
+                for (size_t r = t; r < n && r < t + TILE_TOKENS; r++, to += LANES)
+                    memcpy(to, x + r * ldx + i, LANES * sizeof *to);
+    }
+}
+
+/* Panels of a segment of so many columns. */
+static size_t panels_of(size_t cols) { return (cols + PANEL_COLUMNS - 1) / PANEL_COLUMNS; }
+
+/* The panels are shared out. */
+static void pack_job(const task *j, int thread, size_t begin, size_t end) {
+    const weight *w = j->w;
+    size_t cols = w->split == BY_COLUMNS ? w->cols / w->parts : w->cols;
+    (void)thread;
+    for (size_t i = begin; i < end; i++) {
+        size_t k = i % panels_of(cols) * PANEL_COLUMNS, at = i / panels_of(cols) * cols + k;
+        size_t count = cols - k < PANEL_COLUMNS ? cols - k : PANEL_COLUMNS;
+        pack(j->y + at * j->n, j->x + at, padded(w->cols), j->n, count);
+    }
+}
+
 /* y[t][r] = sum_k w[r][k] x[t][k]. The rows of w are shared out. A matrix divided by rows
  * is several matrices one below the other; one divided by columns has rows of several
  * segments. */
@@ -445,7 +481,6 @@ static void matmul_job(const task *j, int thread, size_t begin, size_t end) {
                   cols * dtype_bytes[w->type], w->type},
             .x = j->x,
             .y = j->y + top,
-            .ldx = padded(w->cols),
             .ldy = padded(w->rows),
             .n = j->n,
             .own = &s->own[thread],
@@ -456,6 +491,12 @@ static void matmul_job(const task *j, int thread, size_t begin, size_t end) {
 }
 
 static void matmul(llama_session *s, float *y, const weight *w, const float *x, size_t n) {
+    if (n > 1) {
+        size_t segments = w->split == BY_COLUMNS ? w->parts : 1;
+        parallel(&(task){s, w, s->packed, x, n, 0}, pack_job,
+                 segments * panels_of(w->cols / segments), 1, n * w->cols);
+        x = s->packed;
+    }
     parallel(&(task){s, w, y, x, n, 0}, matmul_job, w->rows, BLOCK, n * w->rows * w->cols);
     trace(s, w, y, n, w->rows);
 }
@@ -1816,7 +1857,7 @@ LLAMA_API size_t llama_utf8_push(const llama *m, llama_utf8 *u, int32_t token,
 
 static const kernels *find_kernels(const char *name);
 
-enum { DEFAULT_CONTEXT = 2048, DEFAULT_BATCH = 512, MAX_THREADS = 1024 };
+enum { DEFAULT_CONTEXT = 2048, DEFAULT_BATCH = 256, MAX_THREADS = 1024 };
 
 /* A file the kernel makes, or as much as fits, terminated; "" if it cannot be read. */
 static void read_small(const char *path, char *text, size_t room) {
@@ -1897,8 +1938,6 @@ static void *carve(carver *c, uint64_t count, uint64_t size) {
     return c->base ? c->base + begin : NULL;
 }
 
-enum { PANEL_ROWS = 16, PANEL_COLUMNS = 256, LANES = 4 }; /* see part V */
-
 /* Bytes between what two threads write: hardware prefetchers run past the end of what is read
  * and would take the next thread's lines from it. Where the two cores share no cache, 32 rows
  * took 324 ms without a gap, 208 with one page, 176 with four. */
@@ -1919,23 +1958,25 @@ static uint64_t lay_out(llama_session *s, unsigned char *base) {
     s->v = carve(&c, b * padded(m->kv_dim), f);                      /* [batch][K] */
     s->a = carve(&c, b * padded(m->hidden), f);                      /* [batch][H] */
     s->b = carve(&c, b * padded(m->hidden), f);                      /* [batch][H] */
-    s->last = carve(&c, s->n_sequences * padded(m->dim), f);         /* [n_sequences][D] */
-    s->logits = carve(&c, s->n_logits * padded(m->vocab_size), f);   /* [n_logits][V] */
-    s->sequences = carve(&c, s->n_sequences, sizeof *s->sequences);  /* [n_sequences] */
-    s->row_seq = carve(&c, b, sizeof *s->row_seq);                   /* [batch] */
-    s->row_pos = carve(&c, b, sizeof *s->row_pos);                   /* [batch] */
-    s->row_token = carve(&c, b, sizeof *s->row_token);               /* [batch] */
-    s->cos = carve(&c, b * (m->head_dim / 2), f);                    /* [batch][head_dim/2] */
-    s->sin = carve(&c, b * (m->head_dim / 2), f);                    /* [batch][head_dim/2] */
-    s->probs = carve(&c, m->vocab_size, sizeof *s->probs);           /* [V], the sampler's */
-    s->ids = carve(&c, m->vocab_size, sizeof *s->ids);               /* [V], its heap */
-    s->seen = carve(&c, m->vocab_size, 1);       /* [V], ids already penalised */
-    s->own = carve(&c, threads, sizeof *s->own); /* [threads] */
+    s->packed = carve(&c, rows * padded(m->hidden > m->dim ? m->hidden : m->dim), f);
+    s->last = carve(&c, s->n_sequences * padded(m->dim), f);        /* [n_sequences][D] */
+    s->logits = carve(&c, s->n_logits * padded(m->vocab_size), f);  /* [n_logits][V] */
+    s->sequences = carve(&c, s->n_sequences, sizeof *s->sequences); /* [n_sequences] */
+    s->row_seq = carve(&c, b, sizeof *s->row_seq);                  /* [batch] */
+    s->row_pos = carve(&c, b, sizeof *s->row_pos);                  /* [batch] */
+    s->row_token = carve(&c, b, sizeof *s->row_token);              /* [batch] */
+    s->cos = carve(&c, b * (m->head_dim / 2), f);                   /* [batch][head_dim/2] */
+    s->sin = carve(&c, b * (m->head_dim / 2), f);                   /* [batch][head_dim/2] */
+    s->probs = carve(&c, m->vocab_size, sizeof *s->probs);          /* [V], the sampler's */
+    s->ids = carve(&c, m->vocab_size, sizeof *s->ids);              /* [V], its heap */
+    s->seen = carve(&c, m->vocab_size, 1);                          /* [V], ids already penalised */
+    s->own = carve(&c, threads, sizeof *s->own);                    /* [threads] */
     for (size_t i = 0; i < threads; i++) {
         workspace none, *own = base ? &s->own[i] : &none;
         carve(&c, THREAD_GAP, 1);
         own->panel = carve(&c, PANEL_ROWS * PANEL_COLUMNS, f);
-        own->acc = carve(&c, rows * PANEL_ROWS * LANES, f);
+        own->acc = carve(&c, GROUP * rows * PANEL_ROWS * LANES, f);
+        own->queries = carve(&c, ATTENDED * padded(m->head_dim), f);
         own->scores = carve(&c, ATTENDED * padded(s->context), f);
     }
     carve(&c, THREAD_GAP, 1);
@@ -2645,7 +2686,7 @@ INLINE void FN(sums)(float32x4_t v, float *out) {
 #endif
 
 #define VEC FN(vec)
-enum { FN(VR) = FN(VL) / LANES, FN(TILE_ROWS) = FN(TILE_VECS) * FN(VR), FN(TILE_TOKENS) = 6 };
+enum { FN(VR) = FN(VL) / LANES, FN(TILE_ROWS) = FN(TILE_VECS) * FN(VR) };
 
 /* VL weights of one row from column k on; type is a constant, so the switch disappears. */
 TARGET INLINE VEC FN(widen)(int type, const unsigned char *row, size_t k) {
@@ -2732,21 +2773,21 @@ TARGET INLINE void FN(dots)(int type, const strip *w, size_t begin, size_t end, 
 
 /* A register tile: the TILE_ROWS rows of a panel by `tokens` <= 6 tokens, over `steps`
  * times four columns. Its lanes wait in acc from panel to panel, so a sum keeps its order. */
-TARGET INLINE void FN(tile)(float *acc, const float *panel, const float *x, size_t ldx,
-                            size_t steps, bool first, const size_t tokens) {
+TARGET INLINE void FN(tile)(float *acc, const float *panel, const float *x, size_t steps,
+                            bool first, const size_t tokens) {
     enum { VECS = FN(TILE_VECS), VL = FN(VL) };
-    VEC sum[FN(TILE_TOKENS)][VECS];
+    VEC sum[TILE_TOKENS][VECS];
     UNROLL
     for (size_t t = 0; t < tokens; t++) UNROLL
     for (size_t v = 0; v < VECS; v++)
         sum[t][v] = first ? FN(splat)(0) : FN(load)(acc + (t * VECS + v) * VL);
-    for (size_t i = 0; i < steps; i++, panel += VECS * VL, x += LANES) {
+    for (size_t i = 0; i < steps; i++, panel += VECS * VL, x += tokens * LANES) {
         VEC w[VECS];
         UNROLL
         for (size_t v = 0; v < VECS; v++) w[v] = FN(load)(panel + v * VL);
         UNROLL
         for (size_t t = 0; t < tokens; t++) {
-            VEC xt = FN(spread)(x + t * ldx);
+            VEC xt = FN(spread)(x + t * LANES);
             UNROLL
             for (size_t v = 0; v < VECS; v++) sum[t][v] = FN(fma)(w[v], xt, sum[t][v]);
         }
@@ -2756,24 +2797,36 @@ TARGET INLINE void FN(tile)(float *acc, const float *panel, const float *x, size
     for (size_t v = 0; v < VECS; v++) FN(store)(acc + (t * VECS + v) * VL, sum[t][v]);
 }
 
-/* One panel against all n tokens from x on. Meanwhile the `bytes` at `ahead`, the weights of a
- * later panel, are on their way to the L2 cache: some before each tile. */
-TARGET static void FN(tiles)(const product *p, const float *x, size_t steps, bool first,
-                             uintptr_t ahead, size_t bytes) {
-    uintptr_t stop = ahead + bytes;
-    size_t share = bytes / ((p->n + FN(TILE_TOKENS) - 1) / FN(TILE_TOKENS)) + 63;
-    for (size_t t = 0; t < p->n; t += FN(TILE_TOKENS)) {
-        float *acc = p->own->acc + t * FN(TILE_VECS) * FN(VL);
-        const float *panel = p->own->panel, *xt = x + t * p->ldx;
-        for (size_t i = 0; i < share && ahead < stop; i += 64, ahead += 64)
-            __builtin_prefetch((const void *)ahead, 0, 2);
+/* Memory that is needed next, on its way to the L2 cache: `rows` runs of so many bytes. */
+typedef struct {
+    uintptr_t at;
+    size_t run, rows, stride; /* bytes, and from one run to the next */
+} FN(next);
+
+/* One panel against all n tokens, packed from x on. Some of what comes next is fetched before
+ * each tile. */
+TARGET static void FN(tiles)(const product *p, float *acc, const float *x, size_t steps, bool first,
+                             FN(next) next) {
+    size_t lines = next.rows * (next.run / 64 + 1), byte = 0;
+    size_t share = lines * TILE_TOKENS / p->n + 1; /* of a tile */
+    for (size_t t = 0; t < p->n; t += TILE_TOKENS) {
+        for (size_t i = 0; i < share && next.rows; i++) {
+            __builtin_prefetch((const void *)(next.at + byte), 0, 2);
+            byte += 64;
+            if (byte < next.run) continue;
+            byte = 0;
+            next.at += next.stride;
+            next.rows--;
+        }
+        const float *panel = p->own->panel, *xt = x + t * steps * LANES;
+        float *sums = acc + t * FN(TILE_VECS) * FN(VL);
         switch (p->n - t) { /* each with its own unrolled body */
-        case 1: FN(tile)(acc, panel, xt, p->ldx, steps, first, 1); break;
-        case 2: FN(tile)(acc, panel, xt, p->ldx, steps, first, 2); break;
-        case 3: FN(tile)(acc, panel, xt, p->ldx, steps, first, 3); break;
-        case 4: FN(tile)(acc, panel, xt, p->ldx, steps, first, 4); break;
-        case 5: FN(tile)(acc, panel, xt, p->ldx, steps, first, 5); break;
-        default: FN(tile)(acc, panel, xt, p->ldx, steps, first, FN(TILE_TOKENS));
+        case 1: FN(tile)(sums, panel, xt, steps, first, 1); break;
+        case 2: FN(tile)(sums, panel, xt, steps, first, 2); break;
+        case 3: FN(tile)(sums, panel, xt, steps, first, 3); break;
+        case 4: FN(tile)(sums, panel, xt, steps, first, 4); break;
+        case 5: FN(tile)(sums, panel, xt, steps, first, 5); break;
+        default: FN(tile)(sums, panel, xt, steps, first, TILE_TOKENS);
         }
     }
 }
@@ -2795,30 +2848,56 @@ TARGET INLINE void FN(fill)(float *panel, int type, const strip *w, size_t s, si
     }
 }
 
-/* Many tokens: a panel of weights is widened once and used by all of them from the L1 cache.
- * The rows below are fetched as they lie, a panel's worth for each panel. */
+/* The panel that follows the one at row r, column k of segment s: below it in the group of rows
+ * top <= r < stop, or at the top of the next columns. For few tokens, when memory is what there is
+ * to wait for, as much of the rows below as a panel has, in the order they lie in. */
+TARGET INLINE FN(next) FN(after)(int type, const strip *w, size_t s, size_t top, size_t stop,
+                                 size_t r, size_t k, bool few) {
+    enum { ROWS = FN(TILE_ROWS) };
+    size_t size = dtype_bytes[type],
+           columns = w->cols - k < PANEL_COLUMNS ? w->cols - k : PANEL_COLUMNS;
+    uintptr_t part = (uintptr_t)w->part[s];
+    if (few)
+        return (FN(next)){part + stop * w->stride + k * size * ROWS, columns * size * ROWS,
+                          w->stride == w->cols * size, 0};
+    bool below = r + ROWS < stop;
+    r = below ? r + ROWS : top;
+    k = below ? k : k + PANEL_COLUMNS;
+    return (FN(next)){part + r * w->stride + k * size, columns * size, ROWS, w->stride};
+}
+
+/* y from the lanes of TILE_ROWS rows from r on, of those before `end`. */
+TARGET INLINE void FN(add_up)(const product *p, const float *acc, size_t r, size_t end) {
+    for (size_t i = 0; i < p->n * FN(TILE_VECS); i++, acc += FN(VL)) {
+        size_t t = i / FN(TILE_VECS), from = r + i % FN(TILE_VECS) * FN(VR); /* vec i's */
+        float out[FN(VR)];
+        FN(sums)(FN(load)(acc), out);
+        for (size_t k = 0; k < FN(VR) && from + k < end; k++) p->y[t * p->ldy + from + k] = out[k];
+    }
+}
+
+/* Many tokens: a panel of weights is widened once and used by all of them from the L1 cache. A
+ * group of panels takes turns, so that their x stays in the L2 cache. */
 TARGET INLINE void FN(panels)(int type, const product *p, size_t begin, size_t end) {
+    enum { ROWS = FN(TILE_ROWS), FEW = 64 };
     const strip *w = &p->w;
-    size_t column = FN(TILE_ROWS) * dtype_bytes[type];        /* of a panel, as stored */
-    if (w->stride != w->cols * dtype_bytes[type]) column = 0; /* the rows below lie apart */
-    for (size_t r = begin; r < end; r += FN(TILE_ROWS)) {
-        bool first = true;
+    size_t group = p->n < FEW ? ROWS : ROWS * GROUP, lanes = p->n * LANES; /* of a row */
+    for (size_t top = begin; top < end; top += group) {
+        size_t stop = end - top < group ? end : top + group;
         for (size_t s = 0; s < w->parts; s++)
-            for (size_t k = 0; k < w->cols; k += PANEL_COLUMNS, first = false) {
+            for (size_t k = 0; k < w->cols; k += PANEL_COLUMNS) {
                 size_t count = w->cols - k < PANEL_COLUMNS ? w->cols - k : PANEL_COLUMNS;
                 size_t steps = (count + BLOCK - 1) / BLOCK * (BLOCK / LANES);
-                uintptr_t below = (uintptr_t)w->part[s] + (r + FN(TILE_ROWS)) * w->stride;
-                FN(fill)(p->own->panel, type, w, s, r, end, k, count);
-                FN(tiles)
-                (p, p->x + s * w->cols + k, steps, first, below + k * column, count * column);
+                const float *x = p->x + (s * w->cols + k) * p->n;
+                for (size_t r = top; r < stop; r += ROWS) {
+                    FN(fill)(p->own->panel, type, w, s, r, end, k, count);
+                    FN(tiles)
+                    (p, p->own->acc + (r - top) * lanes, x, steps, s + k == 0,
+                     FN(after)(type, w, s, top, stop, r, k, p->n < FEW));
+                }
             }
-        for (size_t i = 0; i < p->n * FN(TILE_VECS); i++) { /* vec i: token i / VECS, rows from.. */
-            size_t t = i / FN(TILE_VECS), from = r + i % FN(TILE_VECS) * FN(VR);
-            float out[FN(VR)];
-            FN(sums)(FN(load)(p->own->acc + i * FN(VL)), out);
-            for (size_t k = 0; k < FN(VR) && from + k < end; k++)
-                p->y[t * p->ldy + from + k] = out[k];
-        }
+        for (size_t r = top; r < stop; r += ROWS)
+            FN(add_up)(p, p->own->acc + (r - top) * lanes, r, end);
     }
 }
 
@@ -2885,7 +2964,7 @@ TARGET INLINE void FN(softmax)(float *x, size_t n) {
 TARGET INLINE void FN(mix)(float *y, size_t ldy, const float *p, size_t ldp, const float *v,
                            size_t stride, size_t begin, size_t end, const int rows,
                            const int vecs) {
-    VEC sum[FN(TILE_TOKENS)][FN(TILE_VECS)];
+    VEC sum[TILE_TOKENS][FN(TILE_VECS)];
     UNROLL
     for (int t = 0; t < rows; t++) UNROLL
     for (int i = 0; i < vecs; i++)
@@ -2931,15 +3010,15 @@ TARGET INLINE void FN(mix_head)(const view *a, size_t t, const float *p, size_t 
  * keys; some positions' values are mixed at a time, for all tokens from the L1 cache. Tokens of
  * a tile differ in how far they see: the last few positions are mixed one by one. */
 TARGET static void FN(attend)(const view *a) {
-    enum { SOME = 64, TILE = FN(TILE_TOKENS) };
+    enum { SOME = 64, TILE = TILE_TOKENS };
     const unsigned char *keys = (const unsigned char *)a->keys;
     size_t most = a->n + a->rows - 1, ld = padded(most), end;
     float *p = a->own->scores, root = sqrtf((float)a->head_dim);
+    if (a->rows > 1) pack(a->own->queries, a->q, a->ld, a->rows, a->head_dim);
     FN(matmul)
     (&(product){{&keys, 1, a->head_dim, a->stride * sizeof(float), F32},
-                a->q,
+                a->rows > 1 ? a->own->queries : a->q,
                 p,
-                a->ld,
                 ld,
                 a->rows,
                 a->own},
