@@ -25,7 +25,7 @@ FLAGS = $(CC) $(ALL_CFLAGS) $(LDFLAGS)
 all: llama
 
 llama: build/main.o build/llama.o build/tokenizer.o
-	$(CC) $(ALL_CFLAGS) $(LDFLAGS) -o $@ $^ -lm
+	$(CC) $(ALL_CFLAGS) $(LDFLAGS) -pthread -o $@ $^ -lm
 
 build/%.o: %.c $(HEADERS) build/flags
 	$(CC) $(ALL_CFLAGS) $(PIC) -c -o $@ $<

@@ -450,18 +450,20 @@ static void pack(float *to, const float *x, size_t ldx, size_t n, size_t cols) {
     }
 }
 
-/* Panels of a segment of so many columns. */
-static size_t panels_of(size_t cols) { return (cols + PANEL_COLUMNS - 1) / PANEL_COLUMNS; }
+/* Columns of w that lie side by side, and panels of these. */
+static size_t segment(const weight *w) {
+    return w->split == BY_ROWS ? w->cols : w->cols / w->parts;
+}
+static size_t panels(const weight *w) { return (segment(w) + PANEL_COLUMNS - 1) / PANEL_COLUMNS; }
 
-/* The panels are shared out. */
+/* Pack x as w divides it; the panels are shared out. */
 static void pack_job(const task *j, int thread, size_t begin, size_t end) {
-    const weight *w = j->w;
-    size_t cols = w->split == BY_COLUMNS ? w->cols / w->parts : w->cols;
+    size_t cols = segment(j->w);
     (void)thread;
     for (size_t i = begin; i < end; i++) {
-        size_t k = i % panels_of(cols) * PANEL_COLUMNS, at = i / panels_of(cols) * cols + k;
+        size_t k = i % panels(j->w) * PANEL_COLUMNS, at = i / panels(j->w) * cols + k;
         size_t count = cols - k < PANEL_COLUMNS ? cols - k : PANEL_COLUMNS;
-        pack(j->y + at * j->n, j->x + at, padded(w->cols), j->n, count);
+        pack(j->y + at * j->n, j->x + at, padded(j->w->cols), j->n, count);
     }
 }
 
@@ -473,7 +475,7 @@ static void matmul_job(const task *j, int thread, size_t begin, size_t end) {
     const weight *w = j->w;
     bool by_rows = w->split == BY_ROWS;
     size_t height = by_rows ? w->rows / w->parts : w->rows;
-    size_t cols = by_rows ? w->cols : w->cols / w->parts;
+    size_t cols = segment(w);
     for (size_t r = begin; r < end;) { /* r is in piece p, whose first row is row `top` of w */
         size_t p = r / height, top = p * height, stop = end < top + height ? end : top + height;
         product one = {
@@ -492,9 +494,8 @@ static void matmul_job(const task *j, int thread, size_t begin, size_t end) {
 
 static void matmul(llama_session *s, float *y, const weight *w, const float *x, size_t n) {
     if (n > 1) {
-        size_t segments = w->split == BY_COLUMNS ? w->parts : 1;
-        parallel(&(task){s, w, s->packed, x, n, 0}, pack_job,
-                 segments * panels_of(w->cols / segments), 1, n * w->cols);
+        parallel(&(task){s, w, s->packed, x, n, 0}, pack_job, w->cols / segment(w) * panels(w), 1,
+                 n * w->cols);
         x = s->packed;
     }
     parallel(&(task){s, w, y, x, n, 0}, matmul_job, w->rows, BLOCK, n * w->rows * w->cols);
@@ -1523,11 +1524,9 @@ static int bind_all(binder *b, const params *p, const char *folder) {
     if (!b->pieces) return llamac_out_of_memory(b->err, folder);
     for (size_t i = 0; i < weights * m->n_shards; i++) b->pieces[i].type = -1; /* not found yet */
     for (size_t k = 0; k < m->n_shards && status == LLAMA_OK; k++) {
-        /* A page for each entry's header: reading ahead would read much of the file. */
-        void *file = (void *)(uintptr_t)m->files[k].data;
-        madvise(file, m->files[k].size, MADV_RANDOM);
+        bool cold = llamac_browse(&m->files[k]);
         status = bind_shard(b, k);
-        madvise(file, m->files[k].size, MADV_NORMAL);
+        llamac_browsed(&m->files[k], cold);
     }
     if (status == LLAMA_OK) status = sizes_from_tensors(b, p);
     for (size_t i = 0; i < weights && status == LLAMA_OK; i++) status = place(b, i);
@@ -1859,57 +1858,11 @@ static const kernels *find_kernels(const char *name);
 
 enum { DEFAULT_CONTEXT = 2048, DEFAULT_BATCH = 256, MAX_THREADS = 1024 };
 
-/* A file the kernel makes, or as much as fits, terminated; "" if it cannot be read. */
-static void read_small(const char *path, char *text, size_t room) {
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    ssize_t n = fd < 0 ? 0 : read(fd, text, room - 1);
-    if (fd >= 0) close(fd);
-    text[n > 0 ? n : 0] = 0;
-}
-
-/* The cores' worth of time a cgroup may use, rounded up; 0: no limit. Version 2 has "quota
- * period" in one file, version 1 a file for each. */
-static long cgroup_quota(const char *folder, bool v2) {
-    char path[LLAMAC_PATH_BYTES + 32], text[64], *end = text;
-    snprintf(path, sizeof path, "%s/%s", folder, v2 ? "cpu.max" : "cpu.cfs_quota_us");
-    read_small(path, text, sizeof text);
-    long quota = strtol(text, &end, 10), period; /* "max" is 0, version 1's -1 no limit */
-    if (!v2) {
-        snprintf(path, sizeof path, "%s/cpu.cfs_period_us", folder);
-        read_small(path, end = text, sizeof text);
-    }
-    period = strtol(end, NULL, 10);
-    return quota > 0 && period > 0 ? quota / period + (quota % period > 0) : 0;
-}
-
-/* The least quota of the cgroups this process is in, up to their roots; 0: no limit. Each
- * line of `proc` is "number:controllers:/path"; version 2 has no controllers. */
-static long cgroup_cores(const char *proc, const char *sys) {
-    char lines[LLAMAC_PATH_BYTES], folder[LLAMAC_PATH_BYTES], *rest = lines, *line;
-    long least = 0, cores;
-    read_small(proc, lines, sizeof lines);
-    while ((line = strsep(&rest, "\n")) != NULL) {
-        const char *path = strchr(line, '/');
-        bool v2 = strncmp(line, "0::", 3) == 0;
-        bool v1 = strstr(line, ":cpu:") || strstr(line, ":cpu,") || strstr(line, ",cpu:");
-        if (!path || (!v1 && !v2)) continue;
-        size_t root = strlen(sys) + (v2 ? 0 : 4);
-        int n = snprintf(folder, sizeof folder, "%s%s%s", sys, v2 ? "" : "/cpu", path);
-        if (n < 0 || n >= (int)sizeof folder) continue;
-        for (char *slash = folder; slash; slash = strrchr(folder + root, '/')) {
-            if (slash != folder)
-                *slash = 0; /* the parent; in a container a path may be the host's */
-            if ((cores = cgroup_quota(folder, v2)) > 0 && (least == 0 || cores < least))
-                least = cores;
-        }
-    }
-    return least;
-}
-
 /* The cores this process may use: those of its affinity mask, or fewer by its quota. */
 static int default_threads(void) {
 #ifdef _OPENMP
-    long cores = omp_get_num_procs(), quota = cgroup_cores("/proc/self/cgroup", "/sys/fs/cgroup");
+    long cores = omp_get_num_procs(),
+         quota = llamac_cgroup_cores("/proc/self/cgroup", "/sys/fs/cgroup");
 #ifdef CPU_COUNT
     cpu_set_t mask; /* the runtime may have counted when it started */
     if (sched_getaffinity(0, sizeof mask, &mask) == 0) cores = CPU_COUNT(&mask);
@@ -1917,7 +1870,6 @@ static int default_threads(void) {
     if (quota > 0 && quota < cores) cores = quota;
     return cores < MAX_THREADS ? (int)cores : MAX_THREADS;
 #else
-    (void)cgroup_cores;
     return 1;
 #endif
 }
@@ -2390,21 +2342,19 @@ LLAMA_API int llama_load(llama_session *s, int seq, llama_read_fn read, void *us
 
 /* ---- Library ---- */
 
-/* Ask for a run of pages, then touch each, while the next run is on its way. */
+/* From the first byte to the last, by one thread: the kernel reads ahead as fast as the disk goes,
+ * in large pages; two threads, or asking for pages ahead, took up to twice as long. */
 LLAMA_API int llama_warm(const llama *m, llama_progress_fn progress, void *user) {
-    enum { PAGE = 4096, RUN = 16 << 20 };
-    if (!m) return LLAMA_EINVAL;
+    enum { PIECE = 4 << 20 };
     uint64_t done = 0;
-    for (size_t f = 0; f < m->n_shards; f++)
-        for (size_t i = 0; i < m->files[f].size; i += RUN) {
-            size_t n = m->files[f].size - i < RUN ? m->files[f].size - i : RUN;
-            madvise((void *)(uintptr_t)(m->files[f].data + i), n, MADV_WILLNEED);
-            for (size_t k = 0; k < n; k += PAGE)
-                (void)*(const volatile unsigned char *)(m->files[f].data + i + k);
-            done += n;
-            if (progress && progress(user, "weights", done, m->file_bytes)) return LLAMA_ECANCEL;
+    for (size_t f = 0; m && f < m->n_shards; f++)
+        for (size_t i = 0, n; i < m->files[f].size; i += n, done += n) {
+            n = m->files[f].size - i < PIECE ? m->files[f].size - i : PIECE;
+            llamac_page_in(m->files[f].data + i, n);
+            if (progress && progress(user, "weights", done + n, m->file_bytes))
+                return LLAMA_ECANCEL;
         }
-    return LLAMA_OK;
+    return m ? LLAMA_OK : LLAMA_EINVAL;
 }
 
 LLAMA_API const char *llama_strerror(int status) {
@@ -2797,26 +2747,21 @@ TARGET INLINE void FN(tile)(float *acc, const float *panel, const float *x, size
     for (size_t v = 0; v < VECS; v++) FN(store)(acc + (t * VECS + v) * VL, sum[t][v]);
 }
 
-/* Memory that is needed next, on its way to the L2 cache: `rows` runs of so many bytes. */
-typedef struct {
-    uintptr_t at;
-    size_t run, rows, stride; /* bytes, and from one run to the next */
-} FN(next);
-
-/* One panel against all n tokens, packed from x on. Some of what comes next is fetched before
- * each tile. */
+/* One panel against all n tokens, packed from x on. The panel that comes next, `run` bytes of each
+ * row from `next` on, is fetched into the L2 cache meanwhile: some of it before each tile. */
 TARGET static void FN(tiles)(const product *p, float *acc, const float *x, size_t steps, bool first,
-                             FN(next) next) {
-    size_t lines = next.rows * (next.run / 64 + 1), byte = 0;
-    size_t share = lines * TILE_TOKENS / p->n + 1; /* of a tile */
+                             uintptr_t next, size_t run) {
+    enum { LINE = 64 };
+    size_t lines = FN(TILE_ROWS) * ((run + LINE - 1) / LINE);
+    size_t share = lines * TILE_TOKENS / p->n + 1, rows = FN(TILE_ROWS), byte = 0;
     for (size_t t = 0; t < p->n; t += TILE_TOKENS) {
-        for (size_t i = 0; i < share && next.rows; i++) {
-            __builtin_prefetch((const void *)(next.at + byte), 0, 2);
-            byte += 64;
-            if (byte < next.run) continue;
+        for (size_t i = 0; i < share && rows; i++) {
+            __builtin_prefetch((const void *)(next + byte), 0, 2);
+            byte += LINE;
+            if (byte < run) continue;
             byte = 0;
-            next.at += next.stride;
-            next.rows--;
+            next += p->w.stride;
+            rows--;
         }
         const float *panel = p->own->panel, *xt = x + t * steps * LANES;
         float *sums = acc + t * FN(TILE_VECS) * FN(VL);
@@ -2848,24 +2793,6 @@ TARGET INLINE void FN(fill)(float *panel, int type, const strip *w, size_t s, si
     }
 }
 
-/* The panel that follows the one at row r, column k of segment s: below it in the group of rows
- * top <= r < stop, or at the top of the next columns. For few tokens, when memory is what there is
- * to wait for, as much of the rows below as a panel has, in the order they lie in. */
-TARGET INLINE FN(next) FN(after)(int type, const strip *w, size_t s, size_t top, size_t stop,
-                                 size_t r, size_t k, bool few) {
-    enum { ROWS = FN(TILE_ROWS) };
-    size_t size = dtype_bytes[type],
-           columns = w->cols - k < PANEL_COLUMNS ? w->cols - k : PANEL_COLUMNS;
-    uintptr_t part = (uintptr_t)w->part[s];
-    if (few)
-        return (FN(next)){part + stop * w->stride + k * size * ROWS, columns * size * ROWS,
-                          w->stride == w->cols * size, 0};
-    bool below = r + ROWS < stop;
-    r = below ? r + ROWS : top;
-    k = below ? k : k + PANEL_COLUMNS;
-    return (FN(next)){part + r * w->stride + k * size, columns * size, ROWS, w->stride};
-}
-
 /* y from the lanes of TILE_ROWS rows from r on, of those before `end`. */
 TARGET INLINE void FN(add_up)(const product *p, const float *acc, size_t r, size_t end) {
     for (size_t i = 0; i < p->n * FN(TILE_VECS); i++, acc += FN(VL)) {
@@ -2877,23 +2804,25 @@ TARGET INLINE void FN(add_up)(const product *p, const float *acc, size_t r, size
 }
 
 /* Many tokens: a panel of weights is widened once and used by all of them from the L1 cache. A
- * group of panels takes turns, so that their x stays in the L2 cache. */
+ * group of panels takes turns, so that what they all need of x stays in the L2 cache. */
 TARGET INLINE void FN(panels)(int type, const product *p, size_t begin, size_t end) {
-    enum { ROWS = FN(TILE_ROWS), FEW = 64 };
+    enum { ROWS = FN(TILE_ROWS) };
     const strip *w = &p->w;
-    size_t group = p->n < FEW ? ROWS : ROWS * GROUP, lanes = p->n * LANES; /* of a row */
-    for (size_t top = begin; top < end; top += group) {
-        size_t stop = end - top < group ? end : top + group;
+    size_t size = dtype_bytes[type], lanes = p->n * LANES; /* of a row */
+    for (size_t top = begin, stop; top < end; top = stop) {
+        stop = end - top < GROUP * ROWS ? end : top + GROUP * ROWS;
         for (size_t s = 0; s < w->parts; s++)
             for (size_t k = 0; k < w->cols; k += PANEL_COLUMNS) {
                 size_t count = w->cols - k < PANEL_COLUMNS ? w->cols - k : PANEL_COLUMNS;
                 size_t steps = (count + BLOCK - 1) / BLOCK * (BLOCK / LANES);
                 const float *x = p->x + (s * w->cols + k) * p->n;
                 for (size_t r = top; r < stop; r += ROWS) {
+                    bool last = r + ROWS >= stop; /* then the columns to the right are next */
+                    uintptr_t next = (uintptr_t)w->part[s] + (last ? top : r + ROWS) * w->stride;
                     FN(fill)(p->own->panel, type, w, s, r, end, k, count);
                     FN(tiles)
                     (p, p->own->acc + (r - top) * lanes, x, steps, s + k == 0,
-                     FN(after)(type, w, s, top, stop, r, k, p->n < FEW));
+                     next + (last ? k + count : k) * size, count * size);
                 }
             }
         for (size_t r = top; r < stop; r += ROWS)

@@ -515,6 +515,90 @@ LLAMA_INLINE void llamac_unmap_file(llamac_mapping *f) {
     f->data = NULL;
 }
 
+/* Before reading a file here and there: a page at a time, nothing ahead. True: none of it was in
+ * memory, as far as some of its pages tell. */
+LLAMA_INLINE bool llamac_browse(const llamac_mapping *f) {
+    enum { APART = 1 << 24 };
+    unsigned char *data = (unsigned char *)(uintptr_t)f->data, there = 0;
+    for (size_t i = 0; i < f->size && !(there & 1); i += APART)
+        if (mincore(data + i, 1, &there) != 0) there = 1;
+    madvise(data, f->size, MADV_RANDOM);
+    return !(there & 1);
+}
+
+/* After that: large pages, where the file system has them. The small ones that a cold file was
+ * browsed by go, or the kernel would not read large ones around them. */
+LLAMA_INLINE void llamac_browsed(const llamac_mapping *f, bool cold) {
+    void *data = (void *)(uintptr_t)f->data;
+    (void)cold;
+    madvise(data, f->size, MADV_NORMAL);
+#ifdef MADV_HUGEPAGE
+    madvise(data, f->size, MADV_HUGEPAGE);
+#endif
+#ifdef MADV_PAGEOUT
+    if (cold) madvise(data, f->size, MADV_PAGEOUT);
+#endif
+}
+
+/* Have n bytes of a mapping read in and mapped; a page's first byte is touched where the kernel
+ * (Linux before 5.14) cannot be asked. */
+LLAMA_INLINE void llamac_page_in(const unsigned char *data, size_t n) {
+    enum { PAGE = 4096 };
+#ifdef MADV_POPULATE_READ
+    if (madvise((void *)(uintptr_t)data, n, MADV_POPULATE_READ) == 0) return;
+#endif
+    for (size_t i = 0; i < n; i += PAGE) (void)((const volatile unsigned char *)data)[i];
+}
+
+/* ---- Cores ---- */
+
+/* A file the kernel makes, or as much as fits, terminated; "" if it cannot be read. */
+LLAMA_INLINE void llamac_read_small(const char *path, char *text, size_t room) {
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    ssize_t n = fd < 0 ? 0 : read(fd, text, room - 1);
+    if (fd >= 0) close(fd);
+    text[n > 0 ? n : 0] = 0;
+}
+
+/* The cores' worth of time a cgroup may use, rounded up; 0: no limit. Version 2 has "quota
+ * period" in one file, version 1 a file for each. */
+LLAMA_INLINE long llamac_cgroup_quota(const char *folder, bool v2) {
+    char path[LLAMAC_PATH_BYTES + 32], text[64], *end = text;
+    snprintf(path, sizeof path, "%s/%s", folder, v2 ? "cpu.max" : "cpu.cfs_quota_us");
+    llamac_read_small(path, text, sizeof text);
+    long quota = strtol(text, &end, 10), period; /* "max" is 0, version 1's -1 no limit */
+    if (!v2) {
+        snprintf(path, sizeof path, "%s/cpu.cfs_period_us", folder);
+        llamac_read_small(path, end = text, sizeof text);
+    }
+    period = strtol(end, NULL, 10);
+    return quota > 0 && period > 0 ? quota / period + (quota % period > 0) : 0;
+}
+
+/* The least quota of the cgroups this process is in, up to their roots; 0: no limit. Each
+ * line of `proc` is "number:controllers:/path"; version 2 has no controllers. */
+LLAMA_INLINE long llamac_cgroup_cores(const char *proc, const char *sys) {
+    char lines[LLAMAC_PATH_BYTES], folder[LLAMAC_PATH_BYTES], *rest = lines, *line;
+    long least = 0, cores;
+    llamac_read_small(proc, lines, sizeof lines);
+    while ((line = strsep(&rest, "\n")) != NULL) {
+        const char *path = strchr(line, '/');
+        bool v2 = strncmp(line, "0::", 3) == 0;
+        bool v1 = strstr(line, ":cpu:") || strstr(line, ":cpu,") || strstr(line, ",cpu:");
+        if (!path || (!v1 && !v2)) continue;
+        size_t root = strlen(sys) + (v2 ? 0 : 4);
+        int n = snprintf(folder, sizeof folder, "%s%s%s", sys, v2 ? "" : "/cpu", path);
+        if (n < 0 || n >= (int)sizeof folder) continue;
+        for (char *slash = folder; slash; slash = strrchr(folder + root, '/')) {
+            if (slash != folder)
+                *slash = 0; /* the parent; in a container a path may be the host's */
+            if ((cores = llamac_cgroup_quota(folder, v2)) > 0 && (least == 0 || cores < least))
+                least = cores;
+        }
+    }
+    return least;
+}
+
 /* tokenizer.c: a vocabulary of at most so many pieces, from a tokenizer.model that stays in
  * memory. It knows no model; llama_text_to_tokens, llama_token_text and llama_utf8_push are
  * these with a model in front. */

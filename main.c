@@ -15,8 +15,10 @@
 #include "llama.h"
 #include <errno.h>
 #include <math.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -439,33 +441,57 @@ static int emit(output *w, const char *text, size_t n, bool end) {
     return code;
 }
 
-/* A line on a terminal's stderr while a prompt takes longer than a moment. */
-typedef struct {
-    bool wanted, shown;
-    double began;
-} progress;
-
-static int on_progress(void *user, const char *what, uint64_t done, uint64_t total) {
-    progress *p = user;
-    if (p->wanted && now() - p->began > 0.5) {
-        p->shown = true;
-        fprintf(stderr, "\r%s %3.0f%%", what, 100.0 * (double)done / (double)total);
-    }
-    return interrupted;
-}
-
 typedef struct { /* one completion under way */
     const options *o;
     llama *model;
+    llama_info info;
     llama_session *session;
     bytes text; /* the prompt, and its tokens */
     int32_t *prompt;
     size_t n_prompt, generated, context;
     double opened, began, first, ended; /* seconds: open, session, prompt done, all done */
-    progress progress;
+    bool wanted, shown;                 /* progress, on a terminal's stderr */
+    pthread_t warmer;                   /* reads the weights in, if it */
+    bool warming;                       /* was started, until */
+    atomic_bool warmed;                 /* nobody waits for them */
 } completion;
 
-static void print_stats(const completion *c, const llama_info *info, uint64_t bytes) {
+/* A line on a terminal's stderr while a prompt takes longer than a moment. */
+static int on_progress(void *user, const char *what, uint64_t done, uint64_t total) {
+    completion *c = user;
+    if (c->wanted && now() - c->began > 0.5) {
+        c->shown = true;
+        fprintf(stderr, "\r%s %3.0f%%", what, 100.0 * (double)done / (double)total);
+    }
+    return interrupted;
+}
+
+static int on_warmed(void *user, const char *what, uint64_t done, uint64_t total) {
+    (void)what, (void)done, (void)total;
+    return ((completion *)user)->warmed || interrupted;
+}
+
+static void *warm(void *user) {
+    llama_warm(((completion *)user)->model, on_warmed, user);
+    return NULL;
+}
+
+/* Beside the first evaluation a thread of its own reads the file from the front, as fast as the
+ * disk goes, where page faults alone would take half as long again. Not if memory cannot hold
+ * the file: it would push out what is needed. */
+static void start_warming(completion *c) {
+    double memory = (double)sysconf(_SC_PHYS_PAGES) * (double)sysconf(_SC_PAGESIZE);
+    c->warming =
+        (double)c->info.file_bytes < 0.9 * memory && pthread_create(&c->warmer, NULL, warm, c) == 0;
+}
+
+static void end_warming(completion *c) {
+    c->warmed = true; /* as far as anybody needs it */
+    if (c->warming) pthread_join(c->warmer, NULL);
+}
+
+static void print_stats(const completion *c, uint64_t bytes) {
+    const llama_info *info = &c->info;
     double prompt = c->first - c->began, rest = c->ended - c->first;
     double each = c->generated > 1 ? rest / (double)(c->generated - 1) : 0;
     double embeddings =
@@ -488,8 +514,8 @@ static int generate(completion *c, const llama_sampler *sampler, output *out) {
     llama_utf8 utf8 = {.started = c->text.n > 0};
     char text[LLAMA_TEXT_MAX];
     int status = llama_eval(c->session, 0, c->prompt, c->n_prompt), code = 0;
-    if (c->progress.shown) fputs("\r\033[K", stderr);
-    c->progress.wanted = false;
+    if (c->shown) fputs("\r\033[K", stderr);
+    c->wanted = false;
     c->first = now();
     for (int i = 0; status == LLAMA_OK && code == 0 && i != o->n && !interrupted; i++) {
         int32_t token = llama_sample(c->session, 0, sampler);
@@ -530,37 +556,39 @@ static llama_sampler sampler_of(const options *o) {
 static int complete_tokens(completion *c) {
     const options *o = c->o;
     llama_error err;
-    llama_info info = {.size = sizeof info};
-    llama_describe(c->model, &info);
-    c->context = (size_t)(o->context ? o->context : info.context);
+    c->info.size = sizeof c->info;
+    llama_describe(c->model, &c->info);
+    c->context = (size_t)(o->context ? o->context : c->info.context);
     if (c->n_prompt > c->context)
         return complain(
             EXIT_TOO_LONG,
             "the prompt has %zu tokens, the context %zu positions; make it larger with -c",
             c->n_prompt, c->context);
-    c->progress = (progress){!o->quiet && isatty(STDERR_FILENO), false, now()};
+    c->wanted = !o->quiet && isatty(STDERR_FILENO);
     llama_session_options so = {.size = sizeof so,
                                 .context = (int)c->context,
                                 .batch = o->batch,
                                 .threads = o->threads,
                                 .kernels = o->kernels,
                                 .progress = on_progress,
-                                .user = &c->progress};
+                                .user = c};
     c->began = now();
     int status = llama_session_new(&c->session, c->model, &so, &err);
     if (status) return complain(exit_code(status), "%s", err.text);
     llama_sampler sampler = sampler_of(o);
     float *bias = NULL;
-    if (o->ignore_eos && info.eos >= 0) {
-        bias = calloc((size_t)info.vocab, sizeof *bias);
+    if (o->ignore_eos && c->info.eos >= 0) {
+        bias = calloc((size_t)c->info.vocab, sizeof *bias);
         if (!bias) return complain(EXIT_MEMORY, "out of memory");
-        bias[info.eos] = -1e30f;
+        bias[c->info.eos] = -1e30f;
         sampler.bias = bias;
     }
     output out = {.o = o};
+    start_warming(c);
     int code = o->echo ? write_out(c->text.text, c->text.n) : 0;
     if (code == 0) code = generate(c, &sampler, &out);
-    if (o->stats) print_stats(c, &info, llama_session_bytes(c->model, &so));
+    end_warming(c);
+    if (o->stats) print_stats(c, llama_session_bytes(c->model, &so));
     if (code != EXIT_RUN && isatty(STDOUT_FILENO) && isatty(STDERR_FILENO)) fputc('\n', stderr);
     free(out.held);
     free(bias);

@@ -70,7 +70,7 @@ static void test_widening(void) {
                 const unsigned char *row = (const unsigned char *)alone;
                 float y, want = element(type, part, 0) + 0.0f;
                 if (!isfinite(want)) continue;
-                product p = {{&row, 1, BLOCK, 2 * BLOCK, type}, one, &y, BLOCK, 1, 1, NULL};
+                product p = {{&row, 1, BLOCK, 2 * BLOCK, type}, one, &y, 1, 1, NULL};
                 fast->matmul(&p, 0, 1);
                 wrong += memcmp(&y, &want, 4) != 0;
             }
@@ -132,7 +132,7 @@ static void system_file(const char *path, const char *text) {
 
 static void cores(const char *proc, long want, const char *what) {
     system_file("self", proc);
-    long got = cgroup_cores("build/cgroup/self", "build/cgroup/sys");
+    long got = llamac_cgroup_cores("build/cgroup/self", "build/cgroup/sys");
     check(got == want, "%s: %ld cores, not %ld", what, got, want);
 }
 
@@ -157,7 +157,7 @@ static void test_cgroups(void) {
     cores("12:cpuset:/\n0::/../../host/path\n", 4, "in a container whose path is the host's");
     cores("", 0, "nothing is known");
     cores("nonsense\n:\n::\n7:cpu:\n/:cpu:\n", 0, "no line of ours");
-    check(cgroup_cores("build/cgroup/none", "build/cgroup/sys") == 0, "no such file");
+    check(llamac_cgroup_cores("build/cgroup/none", "build/cgroup/sys") == 0, "no such file");
 }
 
 int main(int argc, char **argv) {
