@@ -2652,24 +2652,19 @@ TARGET INLINE VEC FN(widen)(int type, const unsigned char *row, size_t k) {
 }
 
 /* One block of VR rows from column k on, widened and interleaved: out[i] is the columns k +
- * 4i.. of all the rows. The last block of a row may be short: it is copied and filled up
- * with zeros. */
+ * 4i.. of all the rows. A block that is not whole, the last of a row, is copied and filled up with
+ * zeros. */
 TARGET INLINE void FN(block)(VEC *out, int type, const unsigned char *const *row, size_t k,
-                             size_t cols) {
-    unsigned char copy[FN(VR)][BLOCK * sizeof(float)];
-    const unsigned char *from[FN(VR)];
-    bool whole = k + BLOCK <= cols;
-    for (int i = 0; i < FN(VR); i++) {
-        from[i] = row[i] + k * dtype_bytes[type];
-        if (whole) continue;
-        memset(copy[i], 0, sizeof copy[i]);
-        memcpy(copy[i], from[i], (cols - k) * dtype_bytes[type]);
-        from[i] = copy[i];
-    }
+                             size_t cols, const bool whole) {
+    unsigned char copy[FN(VR)][BLOCK * sizeof(float)] = {{0}};
+    if (!whole)
+        for (int i = 0; i < FN(VR); i++)
+            memcpy(copy[i], row[i] + k * dtype_bytes[type], (cols - k) * dtype_bytes[type]);
     UNROLL
-    for (int j = 0; j < BLOCK; j += FN(VL), out += FN(VR)) {
+    for (size_t j = 0; j < BLOCK; j += FN(VL), out += FN(VR)) {
         UNROLL
-        for (int i = 0; i < FN(VR); i++) out[i] = FN(widen)(type, from[i], (size_t)j);
+        for (int i = 0; i < FN(VR); i++)
+            out[i] = whole ? FN(widen)(type, row[i], k + j) : FN(widen)(type, copy[i], j);
         FN(transpose)(out);
     }
 }
@@ -2682,10 +2677,23 @@ TARGET INLINE void FN(rows)(const unsigned char **row, const strip *w, size_t se
         row[i] = w->part[segment] + (r + i < end ? r + i : end - 1) * w->stride;
 }
 
+/* One block of DOT_VECS times VR rows with the 16 floats at x. */
+TARGET INLINE void FN(dot)(VEC *sum, int type, const unsigned char *row[FN(DOT_VECS)][FN(VR)],
+                           size_t k, size_t cols, const float *x, const bool whole) {
+    VEC b[FN(DOT_VECS)][BLOCK / LANES];
+    UNROLL
+    for (int v = 0; v < FN(DOT_VECS); v++) FN(block)(b[v], type, row[v], k, cols, whole);
+    UNROLL
+    for (size_t i = 0; i < BLOCK / LANES; i++) {
+        VEC xi = FN(spread)(x + i * LANES);
+        UNROLL
+        for (int v = 0; v < FN(DOT_VECS); v++) sum[v] = FN(fma)(b[v][i], xi, sum[v]);
+    }
+}
+
 /* One token: y[r] = sum_k w[r][k] x[k]. Weights go from memory to registers once. The rows
- * after these are prefetched in the order they lie in: memory likes one stream better than
- * one for each row (fp16, two threads: 44 GB/s of 44, against 35 when each row is its own
- * stream). */
+ * after these are prefetched in the order they lie in: memory likes one long stream (fp16, one
+ * thread, of the 41 GB/s it can read: 36 so, 32 to 35 in runs of 1 to 4 KB, 23 without). */
 TARGET INLINE void FN(dots)(int type, const strip *w, size_t begin, size_t end, const float *x,
                             float *y) {
     enum { VECS = FN(DOT_VECS), ROWS = VECS * FN(VR) };
@@ -2700,22 +2708,17 @@ TARGET INLINE void FN(dots)(int type, const strip *w, size_t begin, size_t end, 
             const float *xs = x + s * w->cols;
             uintptr_t ahead = (uintptr_t)w->part[s] + (r + ROWS) * w->stride;
             for (size_t v = 0; v < VECS; v++) FN(rows)(row[v], w, s, r + v * FN(VR), end);
-            for (size_t k = 0; k < w->cols; k += BLOCK, ahead += bytes) {
+            size_t k = 0;
+            for (; k + BLOCK <= w->cols; k += BLOCK, ahead += bytes) {
                 if (adjacent) UNROLL
                 for (size_t i = 0; i < bytes; i += 64)
                     __builtin_prefetch((const void *)(ahead + i));
-                VEC b[VECS][BLOCK / LANES];
-                UNROLL
-                for (int v = 0; v < VECS; v++) FN(block)(b[v], type, row[v], k, w->cols);
-                UNROLL
-                for (size_t i = 0; i < BLOCK / LANES; i++) {
-                    VEC xi = FN(spread)(xs + k + i * LANES);
-                    UNROLL
-                    for (int v = 0; v < VECS; v++) sum[v] = FN(fma)(b[v][i], xi, sum[v]);
-                }
+                FN(dot)(sum, type, row, k, w->cols, xs + k, true);
             }
+            if (k < w->cols) FN(dot)(sum, type, row, k, w->cols, xs + k, false);
         }
         float out[ROWS];
+        UNROLL
         for (int v = 0; v < VECS; v++) FN(sums)(sum[v], out + v * FN(VR));
         for (size_t i = 0; i < ROWS && r + i < end; i++) y[r + i] = out[i];
     }
@@ -2785,7 +2788,8 @@ TARGET INLINE void FN(fill)(float *panel, int type, const strip *w, size_t s, si
         FN(rows)(row, w, s, r + v * FN(VR), end);
         for (size_t c = 0; c < count; c += BLOCK) {
             VEC b[BLOCK / LANES];
-            FN(block)(b, type, row, k + c, w->cols);
+            if (k + c + BLOCK <= w->cols) FN(block)(b, type, row, k + c, w->cols, true);
+            else FN(block)(b, type, row, k + c, w->cols, false);
             UNROLL
             for (size_t i = 0; i < BLOCK / LANES; i++)
                 FN(store)(panel + ((c / LANES + i) * FN(TILE_VECS) + v) * FN(VL), b[i]);
