@@ -328,16 +328,17 @@ typedef struct {
 } task;
 typedef void job(const task *, int thread, size_t begin, size_t end);
 
-/* Do all items of a task. `work` in multiply-adds: less than waking a team is worth stays
- * on this thread. A thread takes an eighth of its share at a time, in whole `unit`s, so
- * that a slow core does not hold up the others. The only place that knows OpenMP. */
+/* Do all items of a task. `work` in multiply-adds: less than waking a team is worth stays on
+ * this thread. Of little work each thread takes its part, of much an eighth of its share at a time,
+ * in whole `unit`s, so that a slow core does not hold up the others. The only place that knows
+ * OpenMP. */
 static void parallel(const task *t, job *run, size_t items, size_t unit, size_t work) {
     (void)unit, (void)work;
 #ifdef _OPENMP
-    enum { WORTH_A_TEAM = 1 << 18, SHARES = 8 };
+    enum { WORTH_A_TEAM = 1 << 14, WORTH_SHARES = 1 << 22, SHARES = 8 };
     int team = t->s->team;
-    size_t chunk = items / ((size_t)team * SHARES) / unit * unit;
-    if (chunk == 0) chunk = unit;
+    size_t parts = (size_t)team * (work < WORTH_SHARES ? 1 : SHARES);
+    size_t chunk = ((items + parts - 1) / parts + unit - 1) / unit * unit;
     if (team > 1 && items > chunk && work >= WORTH_A_TEAM) {
         size_t chunks = (items + chunk - 1) / chunk; /* handed out one by one */
 #pragma omp parallel num_threads(team)
@@ -451,14 +452,11 @@ static void pack(float *to, const float *x, size_t ldx, size_t n, size_t cols) {
 }
 
 /* Columns of w that lie side by side, and panels of these. */
-static size_t segment(const weight *w) {
-    return w->split == BY_ROWS ? w->cols : w->cols / w->parts;
-}
-static size_t panels(const weight *w) { return (segment(w) + PANEL_COLUMNS - 1) / PANEL_COLUMNS; }
+static size_t across(const weight *w) { return w->split == BY_ROWS ? w->cols : w->cols / w->parts; }
+static size_t panels(const weight *w) { return (across(w) + PANEL_COLUMNS - 1) / PANEL_COLUMNS; }
 
-/* Pack x as w divides it; the panels are shared out. */
 static void pack_job(const task *j, int thread, size_t begin, size_t end) {
-    size_t cols = segment(j->w);
+    size_t cols = across(j->w);
     (void)thread;
     for (size_t i = begin; i < end; i++) {
         size_t k = i % panels(j->w) * PANEL_COLUMNS, at = i / panels(j->w) * cols + k;
@@ -475,7 +473,7 @@ static void matmul_job(const task *j, int thread, size_t begin, size_t end) {
     const weight *w = j->w;
     bool by_rows = w->split == BY_ROWS;
     size_t height = by_rows ? w->rows / w->parts : w->rows;
-    size_t cols = segment(w);
+    size_t cols = across(w);
     for (size_t r = begin; r < end;) { /* r is in piece p, whose first row is row `top` of w */
         size_t p = r / height, top = p * height, stop = end < top + height ? end : top + height;
         product one = {
@@ -494,7 +492,7 @@ static void matmul_job(const task *j, int thread, size_t begin, size_t end) {
 
 static void matmul(llama_session *s, float *y, const weight *w, const float *x, size_t n) {
     if (n > 1) {
-        parallel(&(task){s, w, s->packed, x, n, 0}, pack_job, w->cols / segment(w) * panels(w), 1,
+        parallel(&(task){s, w, s->packed, x, n, 0}, pack_job, w->cols / across(w) * panels(w), 1,
                  n * w->cols);
         x = s->packed;
     }
@@ -1939,6 +1937,7 @@ static uint64_t lay_out(llama_session *s, unsigned char *base) {
         q->tokens = carve(&c, s->context, sizeof *q->tokens);                /* [context] */
         q->k = carve(&c, (uint64_t)m->n_layers * s->context, m->kv_dim * f); /* the KV cache */
         q->v = carve(&c, (uint64_t)m->n_layers * s->context, m->kv_dim * f);
+        carve(&c, BLOCK, f); /* a vec may reach past the last head */
     }
     return c.used;
 }
@@ -2515,7 +2514,7 @@ static const kernels *find_kernels(const char *name) {
 #if LLAMA_PASS == 1
 #define ISA scalar
 #define TARGET
-enum { FN(VL) = 4, FN(TILE_VECS) = 4, FN(DOT_VECS) = 4 };
+enum { FN(VL) = 4, FN(TILE_VECS) = 4, FN(DOT_VECS) = 4, FN(FAR_VECS) = 4 };
 typedef struct {
     float lane[4];
 } FN(vec);
@@ -2547,7 +2546,7 @@ INLINE void FN(sums)(FN(vec) v, float *out) {
 #elif LLAMA_PASS == 2
 #define ISA    avx2
 #define TARGET __attribute__((target("avx2,fma,f16c")))
-enum { FN(VL) = 8, FN(TILE_VECS) = 2, FN(DOT_VECS) = 4 };
+enum { FN(VL) = 8, FN(TILE_VECS) = 2, FN(DOT_VECS) = 4, FN(FAR_VECS) = 4 };
 typedef __m256 FN(vec);
 TARGET INLINE __m256 FN(load)(const float *p) { return _mm256_loadu_ps(p); }
 TARGET INLINE void FN(store)(float *p, __m256 v) { _mm256_storeu_ps(p, v); }
@@ -2578,7 +2577,7 @@ TARGET INLINE void FN(sums)(__m256 v, float *out) {
 #elif LLAMA_PASS == 3
 #define ISA    avx512
 #define TARGET __attribute__((target("avx512f,avx2,fma,f16c")))
-enum { FN(VL) = 16, FN(TILE_VECS) = 4, FN(DOT_VECS) = 2 }; /* two chains of sums: one is too slow */
+enum { FN(VL) = 16, FN(TILE_VECS) = 4, FN(DOT_VECS) = 4, FN(FAR_VECS) = 2 };
 typedef __m512 FN(vec);
 TARGET INLINE __m512 FN(load)(const float *p) { return _mm512_loadu_ps(p); }
 TARGET INLINE void FN(store)(float *p, __m512 v) { _mm512_storeu_ps(p, v); }
@@ -2603,17 +2602,15 @@ TARGET INLINE void FN(transpose)(__m512 *v) { /* a 4x4 transposition of 128-bit 
 TARGET INLINE void FN(sums)(__m512 v, float *out) {
     v = _mm512_add_ps(v, _mm512_permute_ps(v, 0x4e)); /* lanes 0+2, 1+3 */
     v = _mm512_add_ps(v, _mm512_permute_ps(v, 0xb1));
-    out[0] = _mm512_cvtss_f32(v);
-    out[1] = _mm_cvtss_f32(_mm512_extractf32x4_ps(v, 1));
-    out[2] = _mm_cvtss_f32(_mm512_extractf32x4_ps(v, 2));
-    out[3] = _mm_cvtss_f32(_mm512_extractf32x4_ps(v, 3));
+    __m512i first = _mm512_castsi128_si512(_mm_setr_epi32(0, 4, 8, 12)); /* of each row */
+    _mm_storeu_ps(out, _mm512_castps512_ps128(_mm512_permutexvar_ps(first, v)));
 }
 
 /* NEON: one row a register, thirty-two registers: tiles of 4 x 6 vecs. */
 #elif LLAMA_PASS == 4
 #define ISA neon
 #define TARGET
-enum { FN(VL) = 4, FN(TILE_VECS) = 4, FN(DOT_VECS) = 8 };
+enum { FN(VL) = 4, FN(TILE_VECS) = 4, FN(DOT_VECS) = 8, FN(FAR_VECS) = 8 };
 typedef float32x4_t FN(vec);
 INLINE float32x4_t FN(load)(const float *p) { return vld1q_f32(p); }
 INLINE void FN(store)(float *p, float32x4_t v) { vst1q_f32(p, v); }
@@ -2657,9 +2654,18 @@ TARGET INLINE VEC FN(widen)(int type, const unsigned char *row, size_t k) {
 TARGET INLINE void FN(block)(VEC *out, int type, const unsigned char *const *row, size_t k,
                              size_t cols, const bool whole) {
     unsigned char copy[FN(VR)][BLOCK * sizeof(float)] = {{0}};
-    if (!whole)
-        for (int i = 0; i < FN(VR); i++)
-            memcpy(copy[i], row[i] + k * dtype_bytes[type], (cols - k) * dtype_bytes[type]);
+    const size_t size = dtype_bytes[type];
+    for (int i = 0; i < FN(VR) && !whole; i++) {
+        const unsigned char *from = row[i] + k * size, *end = row[i] + cols * size;
+        unsigned char *to = copy[i];
+        UNROLL
+        for (size_t n = BLOCK / 2 * size; n >= size; n /= 2) /* 8, 4, 2, 1 elements */
+            if ((size_t)(end - from) >= n) {
+                memcpy(to, from, n);
+                to += n;
+                from += n;
+            }
+    }
     UNROLL
     for (size_t j = 0; j < BLOCK; j += FN(VL), out += FN(VR)) {
         UNROLL
@@ -2677,17 +2683,18 @@ TARGET INLINE void FN(rows)(const unsigned char **row, const strip *w, size_t se
         row[i] = w->part[segment] + (r + i < end ? r + i : end - 1) * w->stride;
 }
 
-/* One block of DOT_VECS times VR rows with the 16 floats at x. */
-TARGET INLINE void FN(dot)(VEC *sum, int type, const unsigned char *row[FN(DOT_VECS)][FN(VR)],
-                           size_t k, size_t cols, const float *x, const bool whole) {
+/* One block of vecs times VR rows with the 16 floats at x. */
+TARGET INLINE void FN(dot)(VEC *sum, const size_t vecs, int type,
+                           const unsigned char *row[FN(DOT_VECS)][FN(VR)], size_t k, size_t cols,
+                           const float *x, const bool whole) {
     VEC b[FN(DOT_VECS)][BLOCK / LANES];
     UNROLL
-    for (int v = 0; v < FN(DOT_VECS); v++) FN(block)(b[v], type, row[v], k, cols, whole);
+    for (size_t v = 0; v < vecs; v++) FN(block)(b[v], type, row[v], k, cols, whole);
     UNROLL
     for (size_t i = 0; i < BLOCK / LANES; i++) {
         VEC xi = FN(spread)(x + i * LANES);
         UNROLL
-        for (int v = 0; v < FN(DOT_VECS); v++) sum[v] = FN(fma)(b[v][i], xi, sum[v]);
+        for (size_t v = 0; v < vecs; v++) sum[v] = FN(fma)(b[v][i], xi, sum[v]);
     }
 }
 
@@ -2695,32 +2702,33 @@ TARGET INLINE void FN(dot)(VEC *sum, int type, const unsigned char *row[FN(DOT_V
  * after these are prefetched in the order they lie in: memory likes one long stream (fp16, one
  * thread, of the 41 GB/s it can read: 36 so, 32 to 35 in runs of 1 to 4 KB, 23 without). */
 TARGET INLINE void FN(dots)(int type, const strip *w, size_t begin, size_t end, const float *x,
-                            float *y) {
-    enum { VECS = FN(DOT_VECS), ROWS = VECS * FN(VR) };
-    const size_t bytes = ROWS * BLOCK * dtype_bytes[type]; /* of one block of all the rows */
+                            float *y, const size_t vecs) {
+    const size_t rows = vecs * FN(VR);
+    const size_t bytes = rows * BLOCK * dtype_bytes[type]; /* of one block of all the rows */
     bool adjacent = w->stride == w->cols * dtype_bytes[type];
-    for (size_t r = begin; r < end; r += ROWS) {
-        VEC sum[VECS];
+    for (size_t r = begin; r < end; r += rows) {
+        VEC sum[FN(DOT_VECS)];
         UNROLL
-        for (int v = 0; v < VECS; v++) sum[v] = FN(splat)(0);
+        for (size_t v = 0; v < vecs; v++) sum[v] = FN(splat)(0);
         for (size_t s = 0; s < w->parts; s++) {
-            const unsigned char *row[VECS][FN(VR)];
+            const unsigned char *row[FN(DOT_VECS)][FN(VR)];
             const float *xs = x + s * w->cols;
-            uintptr_t ahead = (uintptr_t)w->part[s] + (r + ROWS) * w->stride;
-            for (size_t v = 0; v < VECS; v++) FN(rows)(row[v], w, s, r + v * FN(VR), end);
+            uintptr_t ahead = (uintptr_t)w->part[s] + (r + rows) * w->stride;
+            for (size_t v = 0; v < vecs; v++) FN(rows)(row[v], w, s, r + v * FN(VR), end);
             size_t k = 0;
             for (; k + BLOCK <= w->cols; k += BLOCK, ahead += bytes) {
                 if (adjacent) UNROLL
                 for (size_t i = 0; i < bytes; i += 64)
                     __builtin_prefetch((const void *)(ahead + i));
-                FN(dot)(sum, type, row, k, w->cols, xs + k, true);
+                FN(dot)(sum, vecs, type, row, k, w->cols, xs + k, true);
             }
-            if (k < w->cols) FN(dot)(sum, type, row, k, w->cols, xs + k, false);
+            if (k < w->cols) FN(dot)(sum, vecs, type, row, k, w->cols, xs + k, false);
         }
-        float out[ROWS];
+        float out[FN(DOT_VECS) * FN(VR)];
         UNROLL
-        for (int v = 0; v < VECS; v++) FN(sums)(sum[v], out + v * FN(VR));
-        for (size_t i = 0; i < ROWS && r + i < end; i++) y[r + i] = out[i];
+        for (size_t v = 0; v < vecs; v++) FN(sums)(sum[v], out + v * FN(VR));
+        if (r + rows <= end) memcpy(y + r, out, rows * sizeof *y);
+        else memcpy(y + r, out, (end - r) * sizeof *y);
     }
 }
 
@@ -2755,16 +2763,12 @@ TARGET INLINE void FN(tile)(float *acc, const float *panel, const float *x, size
 TARGET static void FN(tiles)(const product *p, float *acc, const float *x, size_t steps, bool first,
                              uintptr_t next, size_t run) {
     enum { LINE = 64 };
-    size_t lines = FN(TILE_ROWS) * ((run + LINE - 1) / LINE);
-    size_t share = lines * TILE_TOKENS / p->n + 1, rows = FN(TILE_ROWS), byte = 0;
+    size_t lines = FN(TILE_ROWS) * ((run + LINE - 1) / LINE), byte = 0;
+    size_t share = lines * TILE_TOKENS / p->n + 1; /* before a tile */
     for (size_t t = 0; t < p->n; t += TILE_TOKENS) {
-        for (size_t i = 0; i < share && rows; i++) {
+        for (size_t i = 0; i < share && lines; i++, lines--) {
             __builtin_prefetch((const void *)(next + byte), 0, 2);
-            byte += LINE;
-            if (byte < run) continue;
-            byte = 0;
-            next += p->w.stride;
-            rows--;
+            if ((byte += LINE) >= run) byte = 0, next += p->w.stride;
         }
         const float *panel = p->own->panel, *xt = x + t * steps * LANES;
         float *sums = acc + t * FN(TILE_VECS) * FN(VL);
@@ -2803,7 +2807,9 @@ TARGET INLINE void FN(add_up)(const product *p, const float *acc, size_t r, size
         size_t t = i / FN(TILE_VECS), from = r + i % FN(TILE_VECS) * FN(VR); /* vec i's */
         float out[FN(VR)];
         FN(sums)(FN(load)(acc), out);
-        for (size_t k = 0; k < FN(VR) && from + k < end; k++) p->y[t * p->ldy + from + k] = out[k];
+        float *y = p->y + t * p->ldy + from;
+        if (from + FN(VR) <= end) memcpy(y, out, sizeof out);
+        else if (from < end) memcpy(y, out, (end - from) * sizeof *y);
     }
 }
 
@@ -2836,8 +2842,11 @@ TARGET INLINE void FN(panels)(int type, const product *p, size_t begin, size_t e
 
 /* Generation reads weights once and has nothing to share; a prompt shares each panel. */
 TARGET INLINE void FN(multiply)(int type, const product *p, size_t begin, size_t end) {
-    if (p->n == 1) FN(dots)(type, &p->w, begin, end, p->x, p->y);
-    else FN(panels)(type, p, begin, end);
+    enum { NEAR = 1 << 18 }; /* bytes: of so little, most is in a cache */
+    if (p->n > 1) FN(panels)(type, p, begin, end);
+    else if ((end - begin) * p->w.cols * dtype_bytes[type] <= NEAR)
+        FN(dots)(type, &p->w, begin, end, p->x, p->y, FN(DOT_VECS));
+    else FN(dots)(type, &p->w, begin, end, p->x, p->y, FN(FAR_VECS));
 }
 
 /* The type of the weights is taken out of the loops: three bodies from one text. */
@@ -2853,7 +2862,7 @@ TARGET static void FN(matmul)(const product *p, size_t begin, size_t end) {
 TARGET static void FN(dots_float)(const float *w, size_t rows, size_t cols, size_t stride,
                                   const float *x, float *y) {
     const unsigned char *part = (const unsigned char *)w;
-    FN(dots)(F32, &(strip){&part, 1, cols, stride * sizeof(float), F32}, 0, rows, x, y);
+    FN(dots)(F32, &(strip){&part, 1, cols, stride * sizeof(float), F32}, 0, rows, x, y, 1);
 }
 
 /* r = 1 / sqrt(x.x / n + eps); y = (x r) w */
@@ -2930,13 +2939,12 @@ TARGET INLINE void FN(mix_head)(const view *a, size_t t, const float *p, size_t 
         FN(mix)(y + d, a->ld, p, ldp, a->values + d, a->stride, begin, end, rows, FN(TILE_VECS));
     for (; d + FN(VL) <= a->head_dim; d += FN(VL))
         FN(mix)(y + d, a->ld, p, ldp, a->values + d, a->stride, begin, end, rows, 1);
-    for (; d < a->head_dim; d++)
-        for (size_t r = 0; r < (size_t)rows; r++) {
-            float sum = begin ? y[r * a->ld + d] : 0;
-            for (size_t j = begin; j < end; j++)
-                sum = __builtin_fmaf(p[r * ldp + j], a->values[j * a->stride + d], sum);
-            y[r * a->ld + d] = sum;
-        }
+    if (d == a->head_dim) return;
+    float rest[TILE_TOKENS][FN(VL)] = {{0}}; /* less than a vec is left; what is behind goes */
+    size_t bytes = (a->head_dim - d) * sizeof(float);
+    for (int r = 0; r < rows; r++) memcpy(rest[r], y + (size_t)r * a->ld + d, bytes);
+    FN(mix)(rest[0], FN(VL), p, ldp, a->values + d, a->stride, begin, end, rows, 1);
+    for (int r = 0; r < rows; r++) memcpy(y + (size_t)r * a->ld + d, rest[r], bytes);
 }
 
 /* y = softmax(q K^T / sqrt(head_dim)) V. The scores are a matrix product whose weights are the
@@ -2947,15 +2955,10 @@ TARGET static void FN(attend)(const view *a) {
     const unsigned char *keys = (const unsigned char *)a->keys;
     size_t most = a->n + a->rows - 1, ld = padded(most), end;
     float *p = a->own->scores, root = sqrtf((float)a->head_dim);
-    if (a->rows > 1) pack(a->own->queries, a->q, a->ld, a->rows, a->head_dim);
-    FN(matmul)
-    (&(product){{&keys, 1, a->head_dim, a->stride * sizeof(float), F32},
-                a->rows > 1 ? a->own->queries : a->q,
-                p,
-                ld,
-                a->rows,
-                a->own},
-     0, most);
+    pack(a->own->queries, a->q, a->ld, a->rows, a->head_dim);
+    strip k = {&keys, 1, a->head_dim, a->stride * sizeof(float), F32};
+    product scores = {k, a->own->queries, p, ld, a->rows, a->own};
+    FN(matmul)(&scores, 0, most);
     for (size_t t = 0; t < a->rows; t++) {
         for (size_t i = 0; i < a->n + t; i++) p[t * ld + i] /= root;
         FN(softmax)(p + t * ld, a->n + t);

@@ -129,7 +129,7 @@ typedef struct {
     size_t size;
     int context;   /* positions of a sequence; 0: the model's (2048 for Meta's folders) */
     int sequences; /* 0: 1. Memory is sequences * context * kv_bytes_per_token, touched as used */
-    int batch;     /* tokens evaluated together, 0: 512; never changes a result */
+    int batch;     /* tokens evaluated together, 0: 256; never changes a result */
     int threads;   /* 0: the cores this process may use (affinity, cgroup quota) */
     int numerics;  /* LLAMA_EXACT or LLAMA_FAST */
     const char *kernels; /* NULL: the best this CPU has; or "scalar", "avx2", "avx512", "neon" */
