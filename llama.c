@@ -329,9 +329,8 @@ typedef struct {
 typedef void job(const task *, int thread, size_t begin, size_t end);
 
 /* Do all items of a task. `work` in multiply-adds: less than waking a team is worth stays on
- * this thread. Of little work each thread takes its part, of much an eighth of its share at a time,
- * in whole `unit`s, so that a slow core does not hold up the others. The only place that knows
- * OpenMP. */
+ * this thread. Of little work each thread takes its part, of much an eighth of that at a time, so
+ * that a slow core does not hold up the others. The only place that knows OpenMP. */
 static void parallel(const task *t, job *run, size_t items, size_t unit, size_t work) {
     (void)unit, (void)work;
 #ifdef _OPENMP
@@ -2431,8 +2430,7 @@ static inline __attribute__((always_inline)) float exp_float(float x) {
     bits = (bits + 127) << 23; /* 2^n */
     memcpy(&power, &bits, 4);
     float y = p * power;
-    y = x < -87.3f ? 0.0f : y;
-    return x > 88.3f ? HUGE_VALF : y;
+    return x > 88.3f ? HUGE_VALF : x < -87.3f ? 0.0f : y;
 }
 
 #define INLINE      static inline __attribute__((always_inline))
@@ -2514,7 +2512,7 @@ static const kernels *find_kernels(const char *name) {
 #if LLAMA_PASS == 1
 #define ISA scalar
 #define TARGET
-enum { FN(VL) = 4, FN(TILE_VECS) = 4, FN(DOT_VECS) = 4, FN(FAR_VECS) = 4 };
+enum { FN(VL) = 4, FN(TILE_VECS) = 4, FN(DOT_VECS) = 4 };
 typedef struct {
     float lane[4];
 } FN(vec);
@@ -2546,7 +2544,7 @@ INLINE void FN(sums)(FN(vec) v, float *out) {
 #elif LLAMA_PASS == 2
 #define ISA    avx2
 #define TARGET __attribute__((target("avx2,fma,f16c")))
-enum { FN(VL) = 8, FN(TILE_VECS) = 2, FN(DOT_VECS) = 4, FN(FAR_VECS) = 4 };
+enum { FN(VL) = 8, FN(TILE_VECS) = 2, FN(DOT_VECS) = 4 };
 typedef __m256 FN(vec);
 TARGET INLINE __m256 FN(load)(const float *p) { return _mm256_loadu_ps(p); }
 TARGET INLINE void FN(store)(float *p, __m256 v) { _mm256_storeu_ps(p, v); }
@@ -2577,7 +2575,7 @@ TARGET INLINE void FN(sums)(__m256 v, float *out) {
 #elif LLAMA_PASS == 3
 #define ISA    avx512
 #define TARGET __attribute__((target("avx512f,avx2,fma,f16c")))
-enum { FN(VL) = 16, FN(TILE_VECS) = 4, FN(DOT_VECS) = 4, FN(FAR_VECS) = 2 };
+enum { FN(VL) = 16, FN(TILE_VECS) = 4, FN(DOT_VECS) = 4 };
 typedef __m512 FN(vec);
 TARGET INLINE __m512 FN(load)(const float *p) { return _mm512_loadu_ps(p); }
 TARGET INLINE void FN(store)(float *p, __m512 v) { _mm512_storeu_ps(p, v); }
@@ -2610,7 +2608,7 @@ TARGET INLINE void FN(sums)(__m512 v, float *out) {
 #elif LLAMA_PASS == 4
 #define ISA neon
 #define TARGET
-enum { FN(VL) = 4, FN(TILE_VECS) = 4, FN(DOT_VECS) = 8, FN(FAR_VECS) = 8 };
+enum { FN(VL) = 4, FN(TILE_VECS) = 4, FN(DOT_VECS) = 8 };
 typedef float32x4_t FN(vec);
 INLINE float32x4_t FN(load)(const float *p) { return vld1q_f32(p); }
 INLINE void FN(store)(float *p, float32x4_t v) { vst1q_f32(p, v); }
@@ -2683,51 +2681,49 @@ TARGET INLINE void FN(rows)(const unsigned char **row, const strip *w, size_t se
         row[i] = w->part[segment] + (r + i < end ? r + i : end - 1) * w->stride;
 }
 
-/* One block of vecs times VR rows with the 16 floats at x. */
-TARGET INLINE void FN(dot)(VEC *sum, const size_t vecs, int type,
-                           const unsigned char *row[FN(DOT_VECS)][FN(VR)], size_t k, size_t cols,
-                           const float *x, const bool whole) {
+/* One block of DOT_VECS times VR rows with the 16 floats at x. */
+TARGET INLINE void FN(dot)(VEC *sum, int type, const unsigned char *row[FN(DOT_VECS)][FN(VR)],
+                           size_t k, size_t cols, const float *x, const bool whole) {
     VEC b[FN(DOT_VECS)][BLOCK / LANES];
     UNROLL
-    for (size_t v = 0; v < vecs; v++) FN(block)(b[v], type, row[v], k, cols, whole);
+    for (int v = 0; v < FN(DOT_VECS); v++) FN(block)(b[v], type, row[v], k, cols, whole);
     UNROLL
     for (size_t i = 0; i < BLOCK / LANES; i++) {
         VEC xi = FN(spread)(x + i * LANES);
         UNROLL
-        for (size_t v = 0; v < vecs; v++) sum[v] = FN(fma)(b[v][i], xi, sum[v]);
+        for (int v = 0; v < FN(DOT_VECS); v++) sum[v] = FN(fma)(b[v][i], xi, sum[v]);
     }
 }
 
-/* One token: y[r] = sum_k w[r][k] x[k]. Weights go from memory to registers once. The rows
- * after these are prefetched in the order they lie in: memory likes one long stream (fp16, one
- * thread, of the 41 GB/s it can read: 36 so, 32 to 35 in runs of 1 to 4 KB, 23 without). */
+/* One token: y[r] = sum_k w[r][k] x[k]. Weights go from memory to registers once; the rows after
+ * these are prefetched in the order they lie in, as memory likes one long stream best. */
 TARGET INLINE void FN(dots)(int type, const strip *w, size_t begin, size_t end, const float *x,
-                            float *y, const size_t vecs) {
-    const size_t rows = vecs * FN(VR);
-    const size_t bytes = rows * BLOCK * dtype_bytes[type]; /* of one block of all the rows */
+                            float *y) {
+    enum { VECS = FN(DOT_VECS), ROWS = VECS * FN(VR) };
+    const size_t bytes = ROWS * BLOCK * dtype_bytes[type]; /* of one block of all the rows */
     bool adjacent = w->stride == w->cols * dtype_bytes[type];
-    for (size_t r = begin; r < end; r += rows) {
-        VEC sum[FN(DOT_VECS)];
+    for (size_t r = begin; r < end; r += ROWS) {
+        VEC sum[VECS];
         UNROLL
-        for (size_t v = 0; v < vecs; v++) sum[v] = FN(splat)(0);
+        for (int v = 0; v < VECS; v++) sum[v] = FN(splat)(0);
         for (size_t s = 0; s < w->parts; s++) {
-            const unsigned char *row[FN(DOT_VECS)][FN(VR)];
+            const unsigned char *row[VECS][FN(VR)];
             const float *xs = x + s * w->cols;
-            uintptr_t ahead = (uintptr_t)w->part[s] + (r + rows) * w->stride;
-            for (size_t v = 0; v < vecs; v++) FN(rows)(row[v], w, s, r + v * FN(VR), end);
+            uintptr_t ahead = (uintptr_t)w->part[s] + (r + ROWS) * w->stride;
+            for (int v = 0; v < VECS; v++) FN(rows)(row[v], w, s, r + (size_t)v * FN(VR), end);
             size_t k = 0;
             for (; k + BLOCK <= w->cols; k += BLOCK, ahead += bytes) {
                 if (adjacent) UNROLL
                 for (size_t i = 0; i < bytes; i += 64)
                     __builtin_prefetch((const void *)(ahead + i));
-                FN(dot)(sum, vecs, type, row, k, w->cols, xs + k, true);
+                FN(dot)(sum, type, row, k, w->cols, xs + k, true);
             }
-            if (k < w->cols) FN(dot)(sum, vecs, type, row, k, w->cols, xs + k, false);
+            if (k < w->cols) FN(dot)(sum, type, row, k, w->cols, xs + k, false);
         }
-        float out[FN(DOT_VECS) * FN(VR)];
+        float out[ROWS];
         UNROLL
-        for (size_t v = 0; v < vecs; v++) FN(sums)(sum[v], out + v * FN(VR));
-        if (r + rows <= end) memcpy(y + r, out, rows * sizeof *y);
+        for (int v = 0; v < VECS; v++) FN(sums)(sum[v], out + v * FN(VR));
+        if (r + ROWS <= end) memcpy(y + r, out, sizeof out);
         else memcpy(y + r, out, (end - r) * sizeof *y);
     }
 }
@@ -2842,15 +2838,20 @@ TARGET INLINE void FN(panels)(int type, const product *p, size_t begin, size_t e
 
 /* Generation reads weights once and has nothing to share; a prompt shares each panel. */
 TARGET INLINE void FN(multiply)(int type, const product *p, size_t begin, size_t end) {
-    enum { NEAR = 1 << 18 }; /* bytes: of so little, most is in a cache */
-    if (p->n > 1) FN(panels)(type, p, begin, end);
-    else if ((end - begin) * p->w.cols * dtype_bytes[type] <= NEAR)
-        FN(dots)(type, &p->w, begin, end, p->x, p->y, FN(DOT_VECS));
-    else FN(dots)(type, &p->w, begin, end, p->x, p->y, FN(FAR_VECS));
+    if (p->n == 1) FN(dots)(type, &p->w, begin, end, p->x, p->y);
+    else FN(panels)(type, p, begin, end);
 }
 
-/* The type of the weights is taken out of the loops: three bodies from one text. */
+/* The type of the weights is taken out of the loops: three bodies from one text. What comes from
+ * memory for one token alone comes faster to narrower registers (95% of what a core can read). */
 TARGET static void FN(matmul)(const product *p, size_t begin, size_t end) {
+#if LLAMA_PASS == 3
+    size_t bytes = (end - begin) * p->w.cols * dtype_bytes[p->w.type], cached = 1 << 18;
+    if (p->n == 1 && bytes > cached) {
+        matmul_avx2(p, begin, end);
+        return;
+    }
+#endif
     switch (p->w.type) { /* each with its own body, in which the type is a constant */
     case F16: FN(multiply)(F16, p, begin, end); break;
     case BF16: FN(multiply)(BF16, p, begin, end); break;
@@ -2862,7 +2863,7 @@ TARGET static void FN(matmul)(const product *p, size_t begin, size_t end) {
 TARGET static void FN(dots_float)(const float *w, size_t rows, size_t cols, size_t stride,
                                   const float *x, float *y) {
     const unsigned char *part = (const unsigned char *)w;
-    FN(dots)(F32, &(strip){&part, 1, cols, stride * sizeof(float), F32}, 0, rows, x, y, 1);
+    FN(dots)(F32, &(strip){&part, 1, cols, stride * sizeof(float), F32}, 0, rows, x, y);
 }
 
 /* r = 1 / sqrt(x.x / n + eps); y = (x r) w */
@@ -2932,8 +2933,7 @@ TARGET INLINE void FN(mix_head)(const view *a, size_t t, const float *p, size_t 
                                 size_t end, const int rows) {
     enum { WIDE = FN(TILE_VECS) * FN(VL) };
     float *y = a->y + t * a->ld;
-    size_t d = 0;
-    if (begin >= end) return;
+    size_t d = begin < end ? 0 : a->head_dim; /* nothing to add? */
     p += t * ldp;
     for (; d + WIDE <= a->head_dim; d += WIDE)
         FN(mix)(y + d, a->ld, p, ldp, a->values + d, a->stride, begin, end, rows, FN(TILE_VECS));

@@ -62,7 +62,7 @@ static const char help[] =
     "  --top-k K, --min-p P, --repeat-penalty R, --repeat-last-n N     (0, 0, 1, 64: off)\n"
     "  -r, --stop TEXT     end before this text; may be given several times\n"
     "  --no-bos, --ignore-eos, --echo     no <s> in front; go on after </s>; print the prompt too\n"
-    "  -t N, -b N          threads (all cores); tokens evaluated together (512)\n"
+    "  -t N, -b N          threads (all cores); tokens evaluated together (256)\n"
     "  --tokenizer FILE    tokenizer.model, where it is elsewhere\n"
     "  --memory MODE       map (default) or lock: keep the weights in memory\n"
     "  --kernels NAME      scalar, avx2, avx512 or neon (the best there is); the bits are the "
