@@ -253,7 +253,7 @@ LLAMA_API int llama_load(llama_session *, int seq, llama_read_fn, void *user);
 
 /* ---- Library ---- */
 
-/* Page the weights in, in the order of use; safe beside eval. ECANCEL. */
+/* Page the weights in, from the first byte of the files to the last; safe beside eval. ECANCEL. */
 LLAMA_API int llama_warm(const llama *, llama_progress_fn, void *user);
 LLAMA_API const char *llama_strerror(int status);
 LLAMA_API int llama_release(void);       /* the LLAMA_RELEASE it was compiled as */
@@ -545,7 +545,7 @@ LLAMA_INLINE void llamac_browsed(const llamac_mapping *f, bool cold) {
 LLAMA_INLINE void llamac_page_in(const unsigned char *data, size_t n) {
     enum { PAGE = 4096 };
 #ifdef MADV_POPULATE_READ
-    if (madvise((void *)(uintptr_t)data, n, MADV_POPULATE_READ) == 0) return;
+    if (madvise((void *)(uintptr_t)data, n, MADV_POPULATE_READ) == 0 || errno != EINVAL) return;
 #endif
     for (size_t i = 0; i < n; i += PAGE) (void)((const volatile unsigned char *)data)[i];
 }

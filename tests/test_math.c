@@ -78,6 +78,105 @@ static void test_widening(void) {
     }
 }
 
+/* ---- Products and attention of every width, against the defined order written plainly ---- */
+
+enum { MOST_COLS = 300, MOST_ROWS = 80, MOST_X = 13 };
+
+static float noise(void) { /* in [-1, 1), with the eleven bits that a half has */
+    static uint32_t state = 1;
+    state = state * 1664525 + 1013904223;
+    return (float)(int32_t)(state >> 21) / 1024 - 1;
+}
+
+static float plain_dot(int type, const unsigned char *row, const float *x, size_t cols) {
+    float lane[LANES] = {0};
+    for (size_t k = 0; k < cols; k++) lane[k % LANES] = fmaf(element(type, row, k), x[k], lane[k % LANES]);
+    return (lane[0] + lane[2]) + (lane[1] + lane[3]);
+}
+
+/* Rows r >= 1 of w [rows][cols] by n rows of x; how many results are not as they should be. */
+static int wrong_products(const kernels *set, int type, size_t rows, size_t cols, size_t n) {
+    static unsigned char w[MOST_ROWS * MOST_COLS * 4];
+    static float x[MOST_X * 400], packed[MOST_X * 400], y[MOST_X * MOST_ROWS], panel[PANEL_ROWS * PANEL_COLUMNS],
+        acc[GROUP * MOST_X * PANEL_ROWS * LANES];
+    size_t size = dtype_bytes[type], ld = padded(cols);
+    for (size_t i = 0; i < rows * cols; i++) {
+        float f = noise();
+        uint32_t bits;
+        memcpy(&bits, &f, 4);
+        uint16_t half = type == BF16 ? (uint16_t)(bits >> 16) : (uint16_t)(0x3000 | (bits >> 13 & 0x8bff)); /* of some value */
+        memcpy(w + i * size, type == F32 ? (void *)&f : (void *)&half, size);
+    }
+    memset(x, 0, sizeof x);
+    memset(packed, 0xff, sizeof packed);
+    for (size_t i = 0; i < n * cols; i++) x[i / cols * ld + i % cols] = noise();
+    pack(packed, x, ld, n, cols);
+    const unsigned char *part = w;
+    workspace own = {.panel = panel, .acc = acc};
+    set->matmul(&(product){{&part, 1, cols, cols * size, type}, n == 1 ? x : packed, y, MOST_ROWS, n, &own}, 1, rows);
+    int wrong = 0;
+    for (size_t t = 0; t < n; t++)
+        for (size_t r = 1; r < rows; r++) {
+            float want = plain_dot(type, w + r * cols * size, x + t * ld, cols);
+            wrong += memcmp(&want, &y[t * MOST_ROWS + r], 4) != 0;
+        }
+    return wrong;
+}
+
+/* A head of an odd width, over n positions and more for each of its rows; NaN behind everything. */
+static int wrong_attention(const kernels *set, size_t head_dim, size_t rows, size_t n) {
+    enum { POSITIONS = 90, STRIDE = 50, LD = 64 };
+    static float keys[POSITIONS * STRIDE + BLOCK], values[POSITIONS * STRIDE + BLOCK], q[MOST_X * LD], y[MOST_X * LD],
+        scores[ATTENDED * 128], queries[ATTENDED * 64], panel[PANEL_ROWS * PANEL_COLUMNS], acc[GROUP * ATTENDED * PANEL_ROWS * LANES];
+    memset(keys, 0xff, sizeof keys);
+    memset(values, 0xff, sizeof values);
+    memset(y, 0xff, sizeof y);
+    memset(q, 0, sizeof q);
+    for (size_t j = 0; j < n + rows - 1; j++)
+        for (size_t d = 0; d < head_dim; d++) keys[j * STRIDE + d] = noise(), values[j * STRIDE + d] = noise();
+    for (size_t t = 0; t < rows; t++)
+        for (size_t d = 0; d < head_dim; d++) q[t * LD + d] = noise();
+    workspace own = {.panel = panel, .acc = acc, .scores = scores, .queries = queries};
+    set->attend(&(view){y, q, keys, values, rows, n, head_dim, LD, STRIDE, &own});
+    int wrong = 0;
+    for (size_t t = 0; t < rows; t++) {
+        float p[POSITIONS], top = -HUGE_VALF, lane[LANES] = {0};
+        for (size_t j = 0; j < n + t; j++) {
+            p[j] = plain_dot(F32, (const unsigned char *)(keys + j * STRIDE), q + t * LD, head_dim) / sqrtf((float)head_dim);
+            top = fmaxf(top, p[j]);
+        }
+        for (size_t j = 0; j < n + t; j++) lane[j % LANES] += p[j] = exp_float(p[j] - top);
+        for (size_t d = 0; d < head_dim; d++) {
+            float sum = 0;
+            for (size_t j = 0; j < n + t; j++) sum = fmaf(p[j] / ((lane[0] + lane[2]) + (lane[1] + lane[3])), values[j * STRIDE + d], sum);
+            wrong += memcmp(&sum, &y[t * LD + d], 4) != 0;
+        }
+        for (size_t d = head_dim; d < LD; d++) wrong += y[t * LD + d] == y[t * LD + d]; /* still NaN */
+    }
+    return wrong;
+}
+
+static void test_order(void) {
+    static const char *const names[] = {"scalar", "avx2", "avx512", "neon"};
+    static const size_t widths[] = {2, 6, 8, 16, 18, 34, 48}, positions[] = {1, 5, 70};
+    for (int k = 0; k < 4; k++) {
+        const kernels *set = find_kernels(names[k]);
+        if (!set) continue;
+        for (size_t cols = 1; cols <= MOST_COLS; cols += cols < 40 ? 1 : 52)
+            for (int type = 0; type < DTYPES; type++)
+                for (size_t n = 1; n <= MOST_X; n += 3) {
+                    int wrong = wrong_products(set, type, cols % 9 == 0 ? MOST_ROWS : 2 + cols % 17, cols, n);
+                    check(wrong == 0, "%s: %d products of %zu columns (%s) by %zu rows", names[k], wrong, cols, dtype_names[type], n);
+                }
+        for (int i = 0; i < 7; i++)
+            for (int j = 0; j < 3; j++)
+                for (size_t rows = 1; rows <= MOST_X; rows += 6) {
+                    int wrong = wrong_attention(set, widths[i], rows, positions[j]);
+                    check(wrong == 0, "%s: %d of a head of %zu, %zu rows from position %zu", names[k], wrong, widths[i], rows, positions[j]);
+                }
+    }
+}
+
 /* {"head_dim,theta": {"freqs_f32_meta": [...], ...}, ...} */
 static void test_freqs(const char *path) {
     char *json = read_file(path, NULL);
@@ -167,6 +266,7 @@ int main(int argc, char **argv) {
     test_doubles();
     test_half();
     test_widening();
+    test_order();
     if (argc > 1) test_freqs(argv[1]);
     return tests_done("math");
 }
