@@ -477,8 +477,7 @@ static void *warm(void *user) {
 }
 
 /* Beside the first evaluation a thread of its own reads the file from the front, as fast as the
- * disk goes, where page faults alone would take half as long again. Not if memory cannot hold
- * the file: it would push out what is needed. */
+ * disk goes. Not if memory cannot hold the file: it would push out what is needed. */
 static void start_warming(completion *c) {
     double memory = (double)sysconf(_SC_PHYS_PAGES) * (double)sysconf(_SC_PAGESIZE);
     c->warming =
