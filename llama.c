@@ -2859,12 +2859,18 @@ TARGET static void FN(matmul)(const product *p, size_t begin, size_t end) {
     }
 }
 
+/* One token against rows of float32 that are no weights: x itself. */
+TARGET static void FN(dots_float)(const float *w, size_t rows, size_t cols, size_t stride,
+                                  const float *x, float *y) {
+    const unsigned char *part = (const unsigned char *)w;
+    FN(dots)(F32, &(strip){&part, 1, cols, stride * sizeof(float), F32}, 0, rows, x, y);
+}
+
 /* r = 1 / sqrt(x.x / n + eps); y = (x r) w */
 TARGET static void FN(rmsnorm)(float *y, const float *x, const weight *w, float eps) {
     size_t n = w->cols, i = 0;
     float ss;
-    const unsigned char *part = (const unsigned char *)x; /* x.x in the order of every dot */
-    FN(dots)(F32, &(strip){&part, 1, n, n * sizeof(float), F32}, 0, 1, x, &ss);
+    FN(dots_float)(x, 1, n, n, x, &ss);
     float r = 1.0f / sqrtf(ss / (float)n + eps);
     for (; i + FN(VL) <= n; i += FN(VL)) { /* the norm's weights, widened a vec at a time */
         float f[FN(VL)];
