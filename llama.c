@@ -20,20 +20,11 @@
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE /* mmap, madvise and mlock under -std=c11 */
 #endif
-#define LLAMA_PRIVATE
-#include "llama.h"
-#include <errno.h>
-#include <fcntl.h>
 #include <float.h>
 #include <limits.h>
 #include <math.h>
 #include <sched.h>
-#include <stdarg.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
-#include <unistd.h>
+#include <stdint.h>
 #ifdef _OPENMP
 #include <omp.h>
 #endif
@@ -60,6 +51,9 @@
 #pragma GCC push_options
 #pragma GCC optimize("fp-contract=off")
 #endif
+#define LLAMA_PRIVATE /* the ground: bytes, memory, files, */
+#define LLAMA_CORE    /* numbers, readers of tensors */
+#include "llama.h"
 
 /* ============================================================================================== */
 /* I. The model                                                                                   */
@@ -80,8 +74,6 @@
  * Letters in comments: n tokens evaluated together, D dim, H hidden, V vocab_size, K kv_dim.
  * A row of an activation buffer of width W takes padded(W) floats; those behind W stay zero. */
 
-typedef enum { F32, F16, BF16, DTYPES } dtype;
-static const size_t dtype_bytes[DTYPES] = {4, 2, 2};
 static const char *const dtype_names[DTYPES] = {"float32", "float16", "bfloat16"};
 
 /* How a model-parallel checkpoint divides a tensor over its shards. */
@@ -91,8 +83,9 @@ typedef struct {                      /* a matrix [rows][cols] as it lies in the
     const unsigned char *const *part; /* [parts] the first byte of each shard's piece */
     size_t rows, cols, parts;         /* of the whole matrix; a vector is one row */
     unsigned char type, split;        /* dtype, division */
-    short layer;                      /* -1: outside the layers */
-    const char *name;                 /* "attention.wq" */
+    bool sorted; /* the rows of a head: the first of each pair that RoPE turns, then the second */
+    short layer; /* -1: outside the layers */
+    const char *name; /* "attention.wq" */
 } weight;
 
 typedef struct {
@@ -108,6 +101,7 @@ typedef struct {
 struct llama {
     size_t dim, n_layers, n_heads, n_kv_heads, vocab_size; /* as params.json has them */
     size_t head_dim, kv_dim, hidden; /* dim / n_heads, head_dim * n_kv_heads, rows of w1 */
+    size_t context;                  /* positions it was trained for */
     float norm_eps, rope_theta;      /* rounded to float32, as Meta's code has them */
     weight tok_embeddings;           /* [V][D] */
     weight norm;                     /* [D] */
@@ -115,10 +109,12 @@ struct llama {
     layer *layers;                   /* [n_layers] */
     float *freqs;                    /* [head_dim/2] radians per position */
     llamac_vocab *vocab;             /* NULL: no tokenizer */
-    llamac_mapping *files;           /* [n_files] the shards, then the tokenizer */
-    size_t n_files, n_shards;        /* mapped in all; of them consolidated.NN.pth */
-    uint64_t parameters, file_bytes; /* elements of all weights; bytes of all shards */
+    llamac_mapping *files;           /* [n_files] those of weights, then the tokenizer */
+    const char **paths;              /* [n_shards] */
+    size_t n_files, n_shards;        /* mapped in all; of them with weights */
+    uint64_t parameters, file_bytes; /* elements of all weights; bytes of their files */
     const char *type_name;           /* "float16", or "mixed" */
+    int format;                      /* part III */
     llamac_arena arena;              /* owns what the pointers above point to, and this struct */
 };
 
@@ -173,6 +169,7 @@ struct llama_session {
     uint64_t calls;       /* of llama_eval and its kin so far */
     uint64_t done, total; /* layers * tokens: before this batch, of this call */
     bool cancelled;       /* the host said stop */
+    bool all_rows;        /* of this call's tokens the logits, or a trace, are wanted */
     llama_error error;    /* of the last call that failed */
     char about[48];       /* "avx512, 2 threads" */
 };
@@ -190,8 +187,8 @@ enum {
     MAX_WIDTH = 1 << 20,   /* dim, heads, rows of w1 */
     MAX_VOCAB = 1 << 20,   /* embeddings */
     MAX_CONTEXT = 1 << 20, /* positions; RoPE's sine is exact to twice that */
-    MAX_SHARDS = 100,      /* consolidated.00 to .99 */
-    MAX_TENSORS = 65536    /* entries of an archive */
+    MAX_FILES = 1000,      /* with weights */
+    DEFAULT_CONTEXT = 2048 /* of files that do not say, as Meta's */
 };
 
 /* Floats from one row of an activation buffer to the next. The second block lets kernels
@@ -204,7 +201,7 @@ static size_t padded(size_t width) { return (width + BLOCK - 1) / BLOCK * BLOCK 
  *   rmsnorm      y = x / rms(x) * w                 swiglu       a = silu(a) * b
  *   matmul       y = w x                            add          x = x + y
  *   rope         q = q turned by its position       cancelled    has the host had enough?
- *   remember     K[l], V[l] at the position = k, v
+ *   remember     K[l], V[l] at the position = k, v        keep_wanted  drop rows nobody asks for
  */
 static void embed(llama_session *, float *x, size_t n);
 static void rmsnorm(llama_session *, float *y, const float *x, const weight *w, size_t n);
@@ -215,11 +212,12 @@ static void attention(llama_session *, float *y, const float *q, size_t l, size_
 static void swiglu(llama_session *, float *a, const float *b, size_t n);
 static void add(llama_session *, float *x, const float *y, size_t n);
 static bool cancelled(llama_session *, size_t l, size_t n);
+static size_t keep_wanted(llama_session *, size_t n);
 
 /* LLaMA. n tokens go through all layers together, each at its own position of its own
- * sequence; a prompt and a generated token differ only in n. Leaves the normed last
- * activations in h. */
-static void forward(llama_session *s, size_t n) {
+ * sequence; a prompt and a generated token differ only in n. Leaves in h the normed last
+ * activations of the tokens whose logits are wanted, and returns how many these are. */
+static size_t forward(llama_session *s, size_t n) {
     const llama *m = s->model;
     embed(s, s->x, n); /* x [n][D] */
     for (size_t l = 0; l < m->n_layers && !cancelled(s, l, n); l++) {
@@ -231,7 +229,8 @@ static void forward(llama_session *s, size_t n) {
         matmul(s, s->v, &w->wv, s->h, n);              /* v [n][K] */
         rope(s, s->q, m->n_heads, n);                  /* turn q and k by their positions */
         rope(s, s->k, m->n_kv_heads, n);
-        remember(s, l, s->k, s->v, n);    /* into the KV cache */
+        remember(s, l, s->k, s->v, n);                                  /* into the KV cache */
+        if (l + 1 == m->n_layers && !(n = keep_wanted(s, n))) return 0; /* the rest has served */
         attention(s, s->h, s->q, l, n);   /* h [n][D], all heads side by side */
         matmul(s, s->o, &w->wo, s->h, n); /* o [n][D] */
         add(s, s->x, s->o, n);            /* the residual stream */
@@ -243,7 +242,8 @@ static void forward(llama_session *s, size_t n) {
         matmul(s, s->o, &w->w2, s->a, n);        /* o [n][D] */
         add(s, s->x, s->o, n);
     }
-    rmsnorm(s, s->h, s->x, &m->norm, n); /* output() makes logits of the rows that are wanted */
+    rmsnorm(s, s->h, s->x, &m->norm, n); /* [n][D], of which output() makes logits */
+    return n;
 }
 
 /* ============================================================================================== */
@@ -377,37 +377,6 @@ static void trace(llama_session *s, const weight *w, float *x, size_t n, size_t 
     }
 }
 
-/* ---- Elements as they are stored ---- */
-
-/* IEEE half to float: the exponent is rebiased by a multiplication, exact for subnormals too. */
-static inline float half_to_float(uint16_t h) {
-    uint32_t bits = (uint32_t)(h & 0x7fff) << 13;
-    float f;
-    memcpy(&f, &bits, 4);
-    f *= 0x1p112f; /* 2^(127 - 15), the difference of the two biases */
-    memcpy(&bits, &f, 4);
-    if ((h & 0x7c00) == 0x7c00) bits |= 0x7f800000; /* inf, nan */
-    bits |= (uint32_t)(h & 0x8000) << 16;
-    memcpy(&f, &bits, 4);
-    return f;
-}
-
-/* Element i of a stored row as float32, exactly, at any address. */
-static inline float element(int type, const unsigned char *row, size_t i) {
-    uint16_t half;
-    uint32_t bits;
-    float f;
-    if (type == F32) {
-        memcpy(&f, row + 4 * i, 4);
-        return f;
-    }
-    memcpy(&half, row + 2 * i, 2);
-    if (type == F16) return half_to_float(half);
-    bits = (uint32_t)half << 16; /* bfloat16 is the upper half of a float */
-    memcpy(&f, &bits, 4);
-    return f;
-}
-
 /* ---- The verbs themselves ---- */
 
 /* x[t] = tok_embeddings[token of row t]; of a sharded table each shard holds some columns. */
@@ -431,6 +400,7 @@ static void rmsnorm_job(const task *j, int thread, size_t begin, size_t end) {
         j->s->kernels->rmsnorm(j->y + t * ld, j->x + t * ld, j->w, j->s->model->norm_eps);
 }
 
+/* Row by row: one thread a row. */
 static void rmsnorm(llama_session *s, float *y, const float *x, const weight *w, size_t n) {
     parallel(&(task){s, w, y, x, n, 0}, rmsnorm_job, n, 1, n * w->cols);
     trace(s, w, y, n, w->cols);
@@ -454,6 +424,7 @@ static void pack(float *to, const float *x, size_t ldx, size_t n, size_t cols) {
 static size_t across(const weight *w) { return w->split == BY_ROWS ? w->cols : w->cols / w->parts; }
 static size_t panels(const weight *w) { return (across(w) + PANEL_COLUMNS - 1) / PANEL_COLUMNS; }
 
+/* Item i is panel i % panels of the columns side by side number i / panels. */
 static void pack_job(const task *j, int thread, size_t begin, size_t end) {
     size_t cols = across(j->w);
     (void)thread;
@@ -489,6 +460,21 @@ static void matmul_job(const task *j, int thread, size_t begin, size_t end) {
     }
 }
 
+/* Put what sorted rows made into the order of Meta's, each pair side by side. */
+static void pair_up(llama_session *s, float *y, size_t width, size_t n) {
+    size_t head_dim = s->model->head_dim, half = head_dim / 2;
+    float *head = s->own->queries;
+    for (size_t t = 0; t < n; t++, y += padded(width))
+        for (size_t h = 0; h < width; h += head_dim) {
+            memcpy(head, y + h, head_dim * sizeof *head);
+            for (size_t j = 0; j < half; j++) {
+                y[h + 2 * j] = head[j];
+                y[h + 2 * j + 1] = head[j + half];
+            }
+        }
+}
+
+/* One row of x is read as it lies; of many each thread reads all, so they are packed first. */
 static void matmul(llama_session *s, float *y, const weight *w, const float *x, size_t n) {
     if (n > 1) {
         parallel(&(task){s, w, s->packed, x, n, 0}, pack_job, w->cols / across(w) * panels(w), 1,
@@ -496,6 +482,7 @@ static void matmul(llama_session *s, float *y, const weight *w, const float *x, 
         x = s->packed;
     }
     parallel(&(task){s, w, y, x, n, 0}, matmul_job, w->rows, BLOCK, n * w->rows * w->cols);
+    if (w->sorted) pair_up(s, y, w->rows, n);
     trace(s, w, y, n, w->rows);
 }
 
@@ -544,6 +531,7 @@ static void attention_job(const task *j, int thread, size_t begin, size_t end) {
     }
 }
 
+/* An item is one head of ATTENDED rows; a row meets as many positions as stand before it. */
 static void attention(llama_session *s, float *y, const float *q, size_t l, size_t n) {
     size_t positions = 0, groups = (n + ATTENDED - 1) / ATTENDED;
     for (size_t t = 0; t < n; t++) positions += s->row_pos[t] + 1;
@@ -558,6 +546,7 @@ static void swiglu_job(const task *j, int thread, size_t begin, size_t end) {
     for (size_t t = begin; t < end; t++) j->s->kernels->swiglu(j->y + t * ld, j->x + t * ld, width);
 }
 
+/* Row by row, in place. */
 static void swiglu(llama_session *s, float *a, const float *b, size_t n) {
     enum { WORTH = 8 }; /* an exp costs about as much as so many multiply-adds */
     parallel(&(task){s, NULL, a, b, n, 0}, swiglu_job, n, 1, n * s->model->hidden * WORTH);
@@ -566,6 +555,19 @@ static void swiglu(llama_session *s, float *a, const float *b, size_t n) {
 /* x += y: the residual connection; a dot product is complete before it is added */
 static void add(llama_session *s, float *x, const float *y, size_t n) {
     for (size_t i = 0; i < n * padded(s->model->dim); i++) x[i] += y[i];
+}
+
+/* Keep of x and q the rows whose logits are wanted: the last of each span, unless all are. */
+static size_t keep_wanted(llama_session *s, size_t n) {
+    size_t kept = 0, ld = padded(s->model->dim);
+    for (size_t t = 0; t < n; t++) {
+        if (!s->all_rows && s->row_pos[t] + 1 != s->row_seq[t]->end) continue;
+        memmove(s->x + kept * ld, s->x + t * ld, ld * sizeof *s->x);
+        memmove(s->q + kept * ld, s->q + t * ld, ld * sizeof *s->q);
+        s->row_seq[kept] = s->row_seq[t];
+        s->row_pos[kept++] = s->row_pos[t];
+    }
+    return kept;
 }
 
 /* Ask the host, before each layer, whether to go on. */
@@ -584,647 +586,174 @@ static bool cancelled(llama_session *s, size_t l, size_t n) {
  * a small multiple of the bytes that ask for it. A refusal is one line: which file, what,
  * why, what to do. */
 
-/* ---- params.json: one flat object ---- */
+/* ---- Formats ---- */
 
-typedef struct { /* params.json; zero where absent */
-    double dim, n_layers, n_heads, n_kv_heads, vocab_size, multiple_of;
-    double norm_eps, rope_theta, ffn_dim_multiplier;
-} params;
+/* A format is data, the columns of the tables below, and a reader. What comes out is the same,
+ * weights that say where their elements lie, and from there on nobody knows the format.
+ *
+ *   meta         params.json, consolidated.NN.pth: a weight is divided over all the files
+ *   huggingface  config.json, safetensors or PyTorch's: each weight in one file; the rows of wq and
+ *                wk sorted (see pair_up)
+ *   gguf         one file with everything in it, the vocabulary too, or several such
+ *   llama2.c     seven numbers and float32 in a fixed order; no names
+ *
+ * Opening goes: the parameters, by follow(); the files mapped, by add_file(); their tensors bound
+ * to weights by name, by bind_file(); each checked and put in its place, by place(). */
+enum { META, HUGGING_FACE, GGUF, NAMED_FORMATS, LLAMA2C = NAMED_FORMATS }; /* llama.format */
+static const char *const format_names[] = {"meta", "huggingface", "gguf", "llama2.c"};
 
-/* The keys of params.json that we follow, and what they may say. */
+/* The numbers that make a LLaMA; 0 where absent. The last three are what others have. */
+enum { DIM, LAYERS, HEADS, KV_HEADS, VOCAB, HIDDEN, MULTIPLE_OF, FFN_MULTIPLIER, CONTEXT };
+enum { NORM_EPS = CONTEXT + 1, ROPE_THETA, TIED, HEAD_DIM, ROTARY, WINDOW, PARAMS };
+typedef double params[PARAMS];
+
+/* The keys we follow, and what they may say. GGUF's stand behind "llama.". */
 static const struct {
-    const char *key;
-    size_t at;
-    bool whole;
+    const char *key[NAMED_FORMATS]; /* "": the format has none */
+    char kind;                      /* '1' a whole number, '0' any, 't' true or false */
     double least, most;
-} params_keys[] = {
-    {"dim", offsetof(params, dim), true, 2, MAX_WIDTH},
-    {"n_layers", offsetof(params, n_layers), true, 1, MAX_LAYERS},
-    {"n_heads", offsetof(params, n_heads), true, 1, MAX_WIDTH},
-    {"n_kv_heads", offsetof(params, n_kv_heads), true, 1, MAX_WIDTH},   /* absent: as n_heads */
-    {"vocab_size", offsetof(params, vocab_size), true, -1, MAX_VOCAB},  /* -1: see the tensors */
-    {"multiple_of", offsetof(params, multiple_of), true, 1, MAX_WIDTH}, /* of the hidden width */
-    {"norm_eps", offsetof(params, norm_eps), false, 1e-30, 1},
-    {"rope_theta", offsetof(params, rope_theta), false, 1, 1e30}, /* absent: 10000 */
-    {"ffn_dim_multiplier", offsetof(params, ffn_dim_multiplier), false, 1e-3, 1e3}, /* Llama 2 */
+} param_keys[PARAMS] = {
+    [DIM] = {{"dim", "hidden_size", "embedding_length"}, '1', 2, MAX_WIDTH}, /* D */
+    [LAYERS] = {{"n_layers", "num_hidden_layers", "block_count"},
+                '1',
+                1,
+                MAX_LAYERS}, /* n_layers */
+    [HEADS] = {{"n_heads", "num_attention_heads", "attention.head_count"},
+               '1',
+               1,
+               MAX_WIDTH}, /* of q */
+    [KV_HEADS] = {{"n_kv_heads", "num_key_value_heads", "attention.head_count_kv"},
+                  '1',
+                  1,
+                  MAX_WIDTH},
+    [VOCAB] = {{"vocab_size", "vocab_size", "vocab_size"}, '1', -1, MAX_VOCAB}, /* -1: see there */
+    [HIDDEN] = {{"", "intermediate_size", "feed_forward_length"}, '1', 1, MAX_WIDTH}, /* H */
+    [MULTIPLE_OF] = {{"multiple_of", "", ""}, '1', 1, MAX_WIDTH},        /* the hidden width is */
+    [FFN_MULTIPLIER] = {{"ffn_dim_multiplier", "", ""}, '0', 1e-3, 1e3}, /* of it, in Llama 2 */
+    [CONTEXT] = {{"", "max_position_embeddings", "context_length"}, '1', 1, MAX_CONTEXT},
+    [NORM_EPS] = {{"norm_eps", "rms_norm_eps", "attention.layer_norm_rms_epsilon"}, '0', 1e-30, 1},
+    [ROPE_THETA] = {{"rope_theta", "rope_theta", "rope.freq_base"},
+                    '0',
+                    1,
+                    1e30},                                 /* absent: 10000 */
+    [TIED] = {{"", "tie_word_embeddings", ""}, 't', 0, 1}, /* output is tok_embeddings */
+    [HEAD_DIM] = {{"", "head_dim", "attention.key_length"}, '1', 1, MAX_WIDTH}, /* dim / n_heads */
+    [ROTARY] = {{"", "", "rope.dimension_count"}, '1', 1, MAX_WIDTH},           /* the same */
+    [WINDOW] = {{"", "sliding_window", "attention.sliding_window"}, '1', 0, 0x1p53}, /* Mistral */
 };
-enum { PARAMS_KEYS = sizeof params_keys / sizeof *params_keys };
 
-static int bad_params(const char *file, const char *why, llama_error *err) {
-    return llamac_fail(err, LLAMA_EFORMAT, "%s: %s; use the params.json Meta ships", file, why);
-}
-
-/* One "key": value. A key we do not know may be there if its value is plain: an object, or
- * scaled RoPE, would be another model than this. */
-static int params_entry(params *p, llamac_cursor *c, const char *file, llama_error *err) {
+/* Keys that other models have and that must say this, if anything: kinds as in llamac_json. */
+static const struct {
+    unsigned char format;
     const char *key;
+    char kind;        /* of what it must be */
+    const char *text; /* '"': this */
+    double number;    /* '0': this */
+} params_wants[] = {
+    {META, "use_scaled_rope", 'f', "", 0},         /* Llama 3.1 */
+    {HUGGING_FACE, "model_type", '"', "llama", 0}, /* not mistral, qwen2, ... */
+    {HUGGING_FACE, "architectures", '"', "LlamaForCausalLM", 0},
+    {HUGGING_FACE, "architectures", '"', "LLaMAForCausalLM", 0}, /* of early conversions */
+    {HUGGING_FACE, "hidden_act", '"', "silu", 0},                /* of SwiGLU */
+    {HUGGING_FACE, "attention_bias", 'f', "", 0},                /* InternLM */
+    {HUGGING_FACE, "mlp_bias", 'f', "", 0},                      /* Granite */
+    {HUGGING_FACE, "quantization_config", 'n', "", 0},           /* GPTQ, AWQ */
+    {HUGGING_FACE, "partial_rotary_factor", '0', "", 1},         /* of a head */
+    {HUGGING_FACE, "rope_type", '"', "default", 0},    /* in rope_scaling or rope_parameters */
+    {HUGGING_FACE, "type", '"', "default", 0},         /* its older name */
+    {HUGGING_FACE, "factor", '0', "", 1},              /* for longer contexts */
+    {GGUF, "general.architecture", '"', "llama", 0},   /* not mistral, qwen2, ... */
+    {GGUF, "llama.rope.scaling.type", '"', "none", 0}, /* for longer contexts */
+    {GGUF, "llama.rope.scaling.factor", '0', "", 1},
+    {GGUF, "llama.rope.scale_linear", '0', "", 1}, /* its older name */
+    {GGUF, "llama.expert_count", '0', "", 0},      /* Mixtral */
+};
+
+typedef struct { /* one key and its value, from whatever format */
+    const char *key;
+    size_t length;
+    char kind; /* as in llamac_json */
+    double number;
+    const char *text; /* '"', [n] */
     size_t n;
-    double v = 0;
-    if (!llamac_json_string(c, &key, &n) || !llamac_json_is(c, ':'))
-        return bad_params(file, "is not a JSON object", err);
-    int shown = n < 64 ? (int)n : 64;
-    char kind = llamac_json_value(c, &v);
-    if (!kind)
-        return llamac_fail(err, LLAMA_EFORMAT, "%s: '%.*s' has no JSON value", file, shown, key);
-    if (kind == '{' || (n == 15 && memcmp(key, "use_scaled_rope", n) == 0 && kind != 'f'))
-        return llamac_fail(err, LLAMA_EFORMAT, "%s: '%.*s' is not of LLaMA 1 or 2: not supported",
-                           file, shown, key);
-    for (int i = 0; i < PARAMS_KEYS && kind != 'n'; i++) { /* null, as Meta writes it, is absent */
-        double least = params_keys[i].least, most = params_keys[i].most;
-        if (strlen(params_keys[i].key) != n || memcmp(params_keys[i].key, key, n) != 0) continue;
-        if (kind != '0' || !(v >= least && v <= most) ||
-            (params_keys[i].whole && v != (double)(long)v))
-            return llamac_fail(
-                err, LLAMA_EFORMAT, "%s: '%s' must be a%s number from %.10g to %.10g", file,
-                params_keys[i].key, params_keys[i].whole ? " whole" : "", least, most);
-        memcpy((char *)p + params_keys[i].at, &v, sizeof v);
+} setting;
+
+/* Do these n bytes say `want`? */
+static bool is(const char *want, const char *text, size_t n) {
+    return strlen(want) == n && memcmp(want, text, n) == 0;
+}
+
+/* What is wrong with the parameters of a model. */
+static int bad_params(const char *file, const char *why, llama_error *err) {
+    return llamac_fail(err, LLAMA_EFORMAT, "%s: %s; use the one the model came with", file, why);
+}
+
+/* Put a number into params, as row i of the table allows. */
+static int put_param(params p, size_t i, const char *key, const setting *s, const char *file,
+                     llama_error *err) {
+    char kind = param_keys[i].kind;
+    double least = param_keys[i].least, most = param_keys[i].most;
+    double v = s->kind == '0' ? s->number : s->kind == 't';
+    bool right = kind == 't' ? s->kind == 't' || s->kind == 'f' : s->kind == '0';
+    if (!right || !(v >= least && v <= most) || (kind == '1' && v != (double)(long)v))
+        return llamac_fail(
+            err, LLAMA_EFORMAT,
+            "%s: '%s' must be a%s number from %.10g to %.10g; use the file the model came with",
+            file, key, kind == '1' ? " whole" : "", least, most);
+    p[i] = v;
+    return LLAMA_OK;
+}
+
+/* Follow a setting, or leave it if it is one we need not know; null is as good as absent. */
+static int follow(params p, int format, const setting *s, const char *file, llama_error *err) {
+    bool known = false, wanted = false;
+    if (s->kind == 'n' || s->kind == '[') return LLAMA_OK;
+    for (size_t i = 0; i < sizeof params_wants / sizeof *params_wants; i++) {
+        if (params_wants[i].format != format || !is(params_wants[i].key, s->key, s->length))
+            continue;
+        known = true;
+        wanted |= s->kind == params_wants[i].kind &&
+                  (s->kind != '"' || is(params_wants[i].text, s->text, s->n)) &&
+                  (s->kind != '0' || s->number == params_wants[i].number);
+    }
+    if (known && !wanted)
+        return llamac_fail(
+            err, LLAMA_EFORMAT,
+            "%s: '%.*s'%s%.*s is not of LLaMA 1 or 2: not supported; give a model that is", file,
+            (int)(s->length < 64 ? s->length : 64), s->key, s->kind == '"' ? " " : "",
+            s->kind == '"' ? (int)(s->n < 64 ? s->n : 64) : 0, s->text ? s->text : "");
+    for (size_t i = 0; i < PARAMS; i++) {
+        const char *key = param_keys[i].key[format];
+        if (*key && is(key, s->key, s->length)) return put_param(p, i, key, s, file, err);
     }
     return LLAMA_OK;
 }
 
-/* { "key": value, ... }: nothing before or behind it but space. Numbers that Meta leaves
- * out get their published defaults; those without which there is no model must be there. */
-static int params_parse(params *p, llamac_cursor c, const char *file, llama_error *err) {
-    memset(p, 0, sizeof *p);
-    if (!llamac_json_is(&c, '{')) return bad_params(file, "is not a JSON object", err);
-    for (bool more = !llamac_json_is(&c, '}'); more;) {
-        int status = params_entry(p, &c, file, err);
-        if (status) return status;
-        more = llamac_json_is(&c, ',');
-        if (!more && !llamac_json_is(&c, '}'))
-            return bad_params(file, "the JSON object is cut short", err);
-    }
-    if (llamac_json_is(&c, 0) || c.at != c.end)
-        return bad_params(file, "the object is followed by more", err);
-    if (p->dim == 0 || p->n_layers == 0 || p->n_heads == 0 || p->norm_eps == 0)
-        return bad_params(file, "dim, n_layers, n_heads and norm_eps must be there", err);
-    if (p->n_kv_heads == 0) p->n_kv_heads = p->n_heads;
-    if (p->rope_theta == 0) p->rope_theta = 10000;
-    return LLAMA_OK;
-}
-
-/* The model's shape from its parameters; V and H are known only with the tensors. */
-static int params_apply(llama *m, const params *p, const char *file, llama_error *err) {
-    m->dim = (size_t)p->dim;
-    m->n_layers = (size_t)p->n_layers;
-    m->n_heads = (size_t)p->n_heads;
-    m->n_kv_heads = (size_t)p->n_kv_heads;
-    m->norm_eps = (float)p->norm_eps;
-    m->rope_theta = (float)p->rope_theta;
+/* Defaults, then the model's shape; V and H are known only with the tensors. */
+static int params_apply(llama *m, params p, const char *file, llama_error *err) {
+    if (p[DIM] == 0 || p[LAYERS] == 0 || p[HEADS] == 0 || p[NORM_EPS] == 0)
+        return bad_params(file, "width, layers, heads and norm epsilon must be there", err);
+    if (p[KV_HEADS] == 0) p[KV_HEADS] = p[HEADS];
+    if (p[ROPE_THETA] == 0) p[ROPE_THETA] = 10000;
+    if (p[CONTEXT] == 0) p[CONTEXT] = DEFAULT_CONTEXT;
+    m->dim = (size_t)p[DIM];
+    m->n_layers = (size_t)p[LAYERS];
+    m->n_heads = (size_t)p[HEADS];
+    m->n_kv_heads = (size_t)p[KV_HEADS];
+    m->context = (size_t)p[CONTEXT];
+    m->norm_eps = (float)p[NORM_EPS];
+    m->rope_theta = (float)p[ROPE_THETA];
     if (m->dim % m->n_heads || m->n_heads % m->n_kv_heads)
-        return bad_params(file, "dim, n_heads and n_kv_heads do not divide one another", err);
+        return bad_params(file, "width, heads and key-value heads do not divide one another", err);
     m->head_dim = m->dim / m->n_heads;
     m->kv_dim = m->head_dim * m->n_kv_heads;
     if (m->head_dim % 2) return bad_params(file, "an odd head has no pairs for RoPE", err);
+    if ((p[HEAD_DIM] && p[HEAD_DIM] != (double)m->head_dim) ||
+        (p[ROTARY] && p[ROTARY] != (double)m->head_dim))
+        return bad_params(file, "heads that are not dim / n_heads wide are not of LLaMA", err);
+    if (p[WINDOW] && p[WINDOW] < p[CONTEXT])
+        return bad_params(file, "a sliding window shorter than the context is not of LLaMA", err);
     return LLAMA_OK;
-}
-
-/* ---- PyTorch's zip: stored entries, found through the central directory (APPNOTE.TXT 4.3) ---- */
-
-typedef struct {      /* the bytes of a storage */
-    const char *name; /* its key; of a zip's entries at first the whole ROOT/data/KEY */
-    size_t name_length;
-    const unsigned char *data;
-    uint64_t size;
-    size_t turn; /* in the older form, how many come before it in the file */
-    int type;    /* there too: dtype, -1 until one is told */
-} entry;
-
-typedef struct { /* one shard while it is read */
-    const char *file;
-    llamac_cursor bytes;   /* the whole file */
-    llamac_arena *scratch; /* freed when the model is open */
-    llama_error *err;
-    entry *entries; /* [n_entries] in the end sorted by key */
-    size_t n_entries;
-    entry pickle; /* of a zip: data NULL until found */
-} shard;
-
-/* Every refusal of the archive ends alike: what the user can do is the same. */
-static int bad_archive(const shard *z, const char *why) {
-    return llamac_fail(z->err, LLAMA_EFORMAT,
-                       "%s: %s; it is damaged or not a checkpoint: download it again", z->file,
-                       why);
-}
-
-/* The n-byte number at an offset; 0 outside. */
-static uint64_t number_at(llamac_cursor c, uint64_t offset, int n) {
-    llamac_take(&c, offset);
-    return llamac_uint(&c, n);
-}
-
-/* The directory, through the end record and, where there is one, its zip64 form. The end
- * record is the last thing in the file but for a comment, whose length must fit. */
-static int zip_directory(shard *z, llamac_cursor *directory, uint64_t *count) {
-    enum { END = 22, LOCATOR = 20, COMMENT_MAX = 65535 };
-    llamac_cursor c = z->bytes;
-    uint64_t size = llamac_left(&c), back = END;
-    for (; back <= size && back <= END + COMMENT_MAX; back++)
-        if (number_at(c, size - back, 4) == 0x06054b50 &&
-            number_at(c, size - back + 20, 2) == back - END)
-            break;
-    if (back > size || back > END + COMMENT_MAX) return bad_archive(z, "it has no zip end record");
-    uint64_t end = size - back, bytes = number_at(c, end + 12, 4), at = number_at(c, end + 16, 4);
-    *count = number_at(c, end + 10, 2);
-    if (end >= LOCATOR && number_at(c, end - LOCATOR, 4) == 0x07064b50) {
-        end = number_at(c, end - LOCATOR + 8, 8);
-        if (number_at(c, end, 4) != 0x06064b50)
-            return bad_archive(z, "its zip64 end record is lost");
-        *count = number_at(c, end + 32, 8);
-        bytes = number_at(c, end + 40, 8);
-        at = number_at(c, end + 48, 8);
-    }
-    llamac_take(&c, at);
-    const unsigned char *p = llamac_take(&c, bytes);
-    if (!p) return bad_archive(z, "its zip directory lies outside the file");
-    *directory = llamac_cursor_on(p, (size_t)bytes);
-    return LLAMA_OK;
-}
-
-/* One directory entry. Its extra field 1 has, in order, the numbers that did not fit in 32
- * bits. The data follow the local header, whose own name and extra field may have other
- * lengths. */
-static int zip_one(const shard *z, llamac_cursor *c, entry *e) {
-    enum { HEADER = 46, LOCAL = 30 };
-    llamac_cursor h = *c, data = z->bytes;
-    llamac_take(c, HEADER);
-    uint64_t name = number_at(h, 28, 2), extra = number_at(h, 30, 2);
-    uint64_t packed = number_at(h, 20, 4), size = number_at(h, 24, 4), at = number_at(h, 42, 4);
-    e->name = (const char *)llamac_take(c, name);
-    e->name_length = (size_t)name;
-    const unsigned char *fields = llamac_take(c, extra);
-    llamac_take(c, number_at(h, 32, 2)); /* the comment */
-    if (c->bad || number_at(h, 0, 4) != 0x02014b50)
-        return bad_archive(z, "its zip directory is damaged");
-    llamac_cursor x = llamac_cursor_on(fields, (size_t)extra);
-    while (llamac_left(&x) >= 4) {
-        uint64_t id = llamac_uint(&x, 2), n = llamac_uint(&x, 2);
-        const unsigned char *p = llamac_take(&x, n);
-        if (!p || id != 1) continue;
-        llamac_cursor wide = llamac_cursor_on(p, (size_t)n);
-        if (size == UINT32_MAX) size = llamac_uint(&wide, 8);
-        if (packed == UINT32_MAX) packed = llamac_uint(&wide, 8);
-        if (at == UINT32_MAX) at = llamac_uint(&wide, 8);
-        if (wide.bad) return bad_archive(z, "a zip64 field is cut short");
-    }
-    if (number_at(h, 10, 2) != 0 || packed != size)
-        return bad_archive(z, "an entry is compressed, as no checkpoint's is");
-    llamac_take(&data, at);
-    if (number_at(data, 0, 4) != 0x04034b50)
-        return bad_archive(z, "an entry is not where it should be");
-    llamac_take(&data, LOCAL + number_at(data, 26, 2) + number_at(data, 28, 2));
-    e->data = llamac_take(&data, size);
-    e->size = size;
-    return e->data ? LLAMA_OK : bad_archive(z, "an entry reaches past the end");
-}
-
-/* Storages are looked up by key. */
-static int compare_keys(const void *a, const void *b) {
-    const entry *x = a, *y = b;
-    if (x->name_length != y->name_length) return x->name_length < y->name_length ? -1 : 1;
-    return memcmp(x->name, y->name, x->name_length);
-}
-
-static entry *find_storage(const shard *z, const char *key, size_t n) {
-    entry want = {.name = key, .name_length = n};
-    return bsearch(&want, z->entries, z->n_entries, sizeof want, compare_keys);
-}
-
-/* The pickle is the entry named ROOT/data.pkl, whatever the root, the storages those named
- * ROOT/data/KEY. */
-static int zip_open(shard *z) {
-    enum { ENTRY_MIN = 46, SUFFIX = 9 };
-    llamac_cursor directory = {0};
-    uint64_t count = 0;
-    int status = zip_directory(z, &directory, &count);
-    if (status) return status;
-    if (count > llamac_left(&directory) / ENTRY_MIN || count > MAX_TENSORS)
-        return bad_archive(z, "its zip directory has more entries than bytes for them");
-    z->entries = llamac_new(z->scratch, count, sizeof *z->entries);
-    if (!z->entries) return llamac_out_of_memory(z->err, z->file);
-    for (; z->n_entries < count; z->n_entries++) {
-        entry *e = &z->entries[z->n_entries];
-        if ((status = zip_one(z, &directory, e))) return status;
-        if (e->name_length < SUFFIX) continue;
-        if (memcmp(e->name + e->name_length - SUFFIX, "/data.pkl", SUFFIX) == 0) z->pickle = *e;
-    }
-    if (!z->pickle.data) return bad_archive(z, "it holds no data.pkl");
-    size_t root = z->pickle.name_length - SUFFIX, prefix = root + 6, kept = 0;
-    for (size_t i = 0; i < count; i++) {
-        entry e = z->entries[i];
-        if (e.name_length < prefix || memcmp(e.name, z->pickle.name, root) != 0 ||
-            memcmp(e.name + root, "/data/", 6) != 0)
-            continue;
-        e.name += prefix;
-        e.name_length -= prefix;
-        z->entries[kept++] = e;
-    }
-    z->n_entries = kept;
-    qsort(z->entries, kept, sizeof *z->entries, compare_keys);
-    return LLAMA_OK;
-}
-
-/* ---- The pickle: a stack machine that can build tensors, and nothing else ---- */
-
-/* A checkpoint's dict of tensors is a program for a stack machine (Python's pickletools.py
- * names the opcodes). Ours knows the opcodes and globals listed below and refuses all
- * others by name; a "call" makes a record of a tensor, and no code but this runs. */
-
-/* clang-format off */
-typedef enum {
-    P_NONE, P_INT, P_TEXT, P_TUPLE, P_DICT, P_LIST, P_GLOBAL, P_STORE, P_TENSOR, P_MARK
-} kind;
-/* clang-format on */
-typedef enum { G_TENSOR, G_PARAMETER, G_ORDERED_DICT, G_STORAGE /* + dtype */ } global;
-
-enum { MAX_DIMS = 4, MEMO_MAX = 1 << 18 };
-enum { STACK_MAX = 4096 }; /* Python batches items by 1000: 2,010 is all it stacks */
-
-typedef struct storage {
-    const struct storage *next; /* the one named before */
-    int type;                   /* dtype */
-    const char *key;
-    size_t key_length;
-    uint64_t numel; /* elements */
-} storage;
-
-typedef struct {
-    const storage *storage;
-    uint64_t offset, shape[MAX_DIMS], stride[MAX_DIMS]; /* in elements */
-    int dims;                                           /* 1 or 2 for weights */
-} tensor;
-
-typedef struct value {
-    kind kind;
-    uint32_t n; /* bytes of a string, items of a tuple */
-    union {
-        int64_t integer;           /* P_INT; P_GLOBAL, P_DICT, P_LIST: which */
-        const char *text;          /* P_TEXT: in the mapped file */
-        const struct value *items; /* P_TUPLE */
-        const storage *storage;    /* P_STORE */
-        const tensor *tensor;      /* P_TENSOR */
-    };
-} value;
-
-typedef struct named { /* dict[name] = tensor; or a list's item, a name without a tensor */
-    struct named *next;
-    int64_t dict; /* or list */
-    const char *name;
-    size_t length;
-    const tensor *tensor;
-} named;
-
-typedef struct {
-    shard *z;
-    llamac_cursor c;
-    value stack[STACK_MAX]; /* [depth] in use */
-    size_t depth;
-    value *memo; /* [n_memo] values that the program numbered, to use again */
-    size_t n_memo, room_memo;
-    int64_t n_dicts;
-    /* what it was all for */
-    int64_t dict;            /* which dict or list the result is */
-    named *names;            /* the last one first */
-    const storage *storages; /* all that were named, the last one first */
-    int status;              /* LLAMA_OK, or why the machine stopped */
-} pickle;
-
-/* These return false, for the machine to stop with p->status. */
-static bool pickle_fail(pickle *p, const char *why) {
-    if (p->status) return false; /* the first reason is the one to tell */
-    p->status = llamac_fail(p->z->err, LLAMA_EFORMAT,
-                            "%s: in its pickle %s; it is not a LLaMA checkpoint", p->z->file, why);
-    return false;
-}
-
-static void *pickle_new(pickle *p, uint64_t count, size_t size) {
-    void *made = llamac_new(p->z->scratch, count, size);
-    if (!made) p->status = llamac_out_of_memory(p->z->err, p->z->file);
-    return made;
-}
-
-/* The stack has a fixed size, so a program of a million marks is refused and not followed. */
-static bool push(pickle *p, value v) {
-    if (p->depth == STACK_MAX) return pickle_fail(p, "the stack outgrows any checkpoint's");
-    p->stack[p->depth++] = v;
-    return true;
-}
-
-static bool push_int(pickle *p, kind kind, int64_t i) {
-    return push(p, (value){kind, 0, {.integer = i}});
-}
-
-/* The topmost value, taken off; a mark if there is none. */
-static value pop(pickle *p) {
-    return p->depth ? p->stack[--p->depth] : (value){P_MARK, 0, {.integer = 0}};
-}
-
-/* Take the n topmost values off: they stay readable at the pointer until the next push. */
-static const value *pop_many(pickle *p, size_t n) {
-    if (n > p->depth) return pickle_fail(p, "the stack is empty"), NULL;
-    return &p->stack[p->depth -= n];
-}
-
-/* The same for those above the topmost mark; the mark goes too. */
-static const value *pop_marked(pickle *p, size_t *n) {
-    for (size_t i = p->depth; i-- > 0;)
-        if (p->stack[i].kind == P_MARK) {
-            *n = p->depth - i - 1;
-            p->depth = i;
-            return &p->stack[i + 1];
-        }
-    return pickle_fail(p, "a mark is missing"), NULL;
-}
-
-/* A tuple of n values that stand at `from` (NULL: they could not be taken). */
-static bool push_tuple(pickle *p, const value *from, size_t n) {
-    value *items = from ? pickle_new(p, n, sizeof *items) : NULL;
-    if (!items) return false;
-    if (n) memcpy(items, from, n * sizeof *items);
-    return push(p, (value){P_TUPLE, (uint32_t)n, {.items = items}});
-}
-
-/* Item i of a tuple; a mark if it is not a tuple or has no such item. */
-static value item(value tuple, size_t i) {
-    if (tuple.kind != P_TUPLE || i >= tuple.n) return (value){P_MARK, 0, {.integer = 0}};
-    return tuple.items[i];
-}
-
-/* Strings stay in the file: a value points to the n bytes that come next. */
-static bool push_string(pickle *p, uint64_t n) {
-    const unsigned char *s = llamac_take(&p->c, n);
-    if (!s || n > UINT32_MAX) return pickle_fail(p, "a string reaches past the end");
-    return push(p, (value){P_TEXT, (uint32_t)n, {.text = (const char *)s}});
-}
-
-/* A little-endian two's complement number of n <= 8 bytes. */
-static bool push_long(pickle *p, uint64_t n) {
-    if (n > 8) return pickle_fail(p, "a number is too large");
-    uint64_t v = llamac_uint(&p->c, (int)n);
-    if (n && n < 8 && v >> (8 * n - 1)) v |= UINT64_MAX << (8 * n);
-    return push_int(p, P_INT, (int64_t)v);
-}
-
-static bool is_text(value v, const char *text) {
-    return v.kind == P_TEXT && v.n == strlen(text) && memcmp(v.text, text, v.n) == 0;
-}
-
-/* The rest of a line, as GLOBAL writes its two names. */
-static value line(pickle *p) {
-    value v = {P_TEXT, 0, {.text = (const char *)p->c.at}};
-    while (p->c.at < p->c.end && *p->c.at != '\n' && v.n < 256) p->c.at++, v.n++;
-    if (!llamac_take(&p->c, 1)) v.kind = P_MARK;
-    return v;
-}
-
-/* The globals a checkpoint may name. */
-static bool push_global(pickle *p, value module, value name) {
-    static const struct {
-        const char *module, *name;
-        int global;
-    } allowed[] = {
-        {"torch._utils", "_rebuild_tensor_v2", G_TENSOR},
-        {"torch._utils", "_rebuild_parameter", G_PARAMETER},
-        {"collections", "OrderedDict", G_ORDERED_DICT},
-        {"torch", "FloatStorage", G_STORAGE + F32},
-        {"torch", "HalfStorage", G_STORAGE + F16},
-        {"torch", "BFloat16Storage", G_STORAGE + BF16},
-    };
-    for (size_t i = 0; i < sizeof allowed / sizeof *allowed; i++)
-        if (is_text(module, allowed[i].module) && is_text(name, allowed[i].name))
-            return push_int(p, P_GLOBAL, allowed[i].global);
-    if (module.kind != P_TEXT || name.kind != P_TEXT) return pickle_fail(p, "a global has no name");
-    char why[192];
-    snprintf(why, sizeof why, "'%.*s %.*s' is asked for, which is not run",
-             (int)(module.n < 60 ? module.n : 60), module.text, (int)(name.n < 60 ? name.n : 60),
-             name.text);
-    return pickle_fail(p, why);
-}
-
-/* A persistent id names a storage: ('storage', type, key, location, numel), in the older form
- * with None behind it, for a storage that is no view of another. */
-static bool push_storage(pickle *p, value id) {
-    value type = item(id, 1), key = item(id, 2), numel = item(id, 4);
-    if (!is_text(item(id, 0), "storage") || type.kind != P_GLOBAL || type.integer < G_STORAGE ||
-        key.kind != P_TEXT || numel.kind != P_INT || numel.integer < 0 ||
-        (id.n > 5 && item(id, 5).kind != P_NONE))
-        return pickle_fail(p, "a persistent id is not of a float storage");
-    storage *s = pickle_new(p, 1, sizeof *s);
-    if (!s) return false;
-    *s = (storage){p->storages, (int)type.integer - G_STORAGE, key.text, key.n,
-                   (uint64_t)numel.integer};
-    p->storages = s;
-    return push(p, (value){P_STORE, 0, {.storage = s}});
-}
-
-/* _rebuild_tensor_v2(storage, offset, shape, stride, ...). How far it reaches, bind_tensor
- * checks. */
-static bool push_tensor(pickle *p, value args) {
-    value from = item(args, 0), offset = item(args, 1), shape = item(args, 2),
-          stride = item(args, 3);
-    if (from.kind != P_STORE || offset.kind != P_INT || offset.integer < 0 ||
-        shape.kind != P_TUPLE || stride.kind != P_TUPLE || shape.n != stride.n ||
-        shape.n > MAX_DIMS)
-        return pickle_fail(p, "a tensor is malformed");
-    tensor *t = pickle_new(p, 1, sizeof *t);
-    if (!t) return false;
-    *t = (tensor){from.storage, (uint64_t)offset.integer, {0}, {0}, (int)shape.n};
-    for (size_t i = 0; i < shape.n; i++) {
-        value size = item(shape, i), step = item(stride, i);
-        if (size.kind != P_INT || step.kind != P_INT || size.integer < 1 || step.integer < 0)
-            return pickle_fail(p, "a tensor has a size or stride that is none");
-        t->shape[i] = (uint64_t)size.integer;
-        t->stride[i] = (uint64_t)step.integer;
-    }
-    return push(p, (value){P_TENSOR, 0, {.tensor = t}});
-}
-
-/* callable(*args), for the three callables there are. _rebuild_parameter only wraps a tensor. */
-static bool reduce(pickle *p) {
-    value args = pop(p), callable = pop(p), inner = item(args, 0);
-    int64_t which = callable.kind == P_GLOBAL && args.kind == P_TUPLE ? callable.integer : -1;
-    if (which == G_TENSOR) return push_tensor(p, args);
-    if (which == G_ORDERED_DICT) return push_int(p, P_DICT, p->n_dicts++);
-    if (which == G_PARAMETER && inner.kind == P_TENSOR) return push(p, inner);
-    return pickle_fail(p, "something is called that cannot be");
-}
-
-/* Note a name in the dict or list on top. */
-static bool add_name(pickle *p, value name, const tensor *t) {
-    named *e = pickle_new(p, 1, sizeof *e);
-    if (!e) return false;
-    *e = (named){p->names, p->stack[p->depth - 1].integer, name.text, name.n, t};
-    p->names = e;
-    return true;
-}
-
-/* dict[key] = value for n values (key, value, ...); the dict is on top. Only named tensors
- * are kept: the rest is PyTorch's _metadata, or the older form's note on its machine. */
-static bool set_items(pickle *p, const value *from, size_t n) {
-    if (!from) return false;
-    if (n % 2 || p->depth == 0 || p->stack[p->depth - 1].kind != P_DICT)
-        return pickle_fail(p, "items are set on what is not a dict");
-    for (size_t i = 0; i < n; i += 2) {
-        if (is_text(from[i], "little_endian") && from[i + 1].integer == 0)
-            return pickle_fail(p, "little_endian is False");
-        if (from[i].kind == P_TEXT && from[i + 1].kind == P_TENSOR &&
-            !add_name(p, from[i], from[i + 1].tensor))
-            return false;
-    }
-    return true;
-}
-
-/* list.extend(n values); the list is on top. Of interest are strings: keys of storages. */
-static bool append_items(pickle *p, const value *from, size_t n) {
-    if (!from) return false;
-    if (p->depth == 0 || p->stack[p->depth - 1].kind != P_LIST)
-        return pickle_fail(p, "items are appended to what is not a list");
-    for (size_t i = 0; i < n; i++)
-        if (from[i].kind == P_TEXT && !add_name(p, from[i], NULL)) return false;
-    return true;
-}
-
-/* Python numbers the memo 0, 1, 2, ... (or from 1): no attacker's index is followed further. */
-static bool memoize(pickle *p, uint64_t index) {
-    if (p->depth == 0 || index > p->n_memo + 1 || index >= MEMO_MAX)
-        return pickle_fail(p, "the memo is used out of order");
-    if (index + 1 > p->room_memo) {
-        value *more = pickle_new(p, 2 * index + 64, sizeof *more);
-        if (!more) return false;
-        if (p->n_memo) memcpy(more, p->memo, p->n_memo * sizeof *more);
-        p->memo = more;
-        p->room_memo = 2 * index + 64;
-    }
-    p->memo[index] = p->stack[p->depth - 1];
-    if (index >= p->n_memo) p->n_memo = index + 1;
-    return true;
-}
-
-/* BINGET: the value that was given this number. */
-static bool recall(pickle *p, uint64_t index) {
-    if (index >= p->n_memo) return pickle_fail(p, "the memo has no such value");
-    return push(p, p->memo[index]);
-}
-
-/* One opcode; false ends the run, at STOP or with a failure in status. */
-static bool step(pickle *p) {
-    unsigned op = (unsigned)llamac_uint(&p->c, 1);
-    if (p->c.bad) return pickle_fail(p, "the end is missing");
-    size_t n = 0;
-    const value *from;
-    value module, name;
-    char why[64];
-    switch (op) {
-    case 0x80: return llamac_uint(&p->c, 1) <= 5 || pickle_fail(p, "the protocol is over 5");
-    case 0x95: return llamac_take(&p->c, 8) || pickle_fail(p, "the end is missing"); /* FRAME */
-    case '(': return push_int(p, P_MARK, 0);                                         /* MARK */
-    case 'N': return push_int(p, P_NONE, 0);                                         /* NONE */
-    case 0x88: return push_int(p, P_NONE, 1); /* NEWTRUE, NEWFALSE: nothing asks which */
-    case 0x89: return push_int(p, P_NONE, 0);
-    case 'K': return push_int(p, P_INT, (int64_t)llamac_uint(&p->c, 1)); /* BININT1 */
-    case 'M': return push_int(p, P_INT, (int64_t)llamac_uint(&p->c, 2)); /* BININT2 */
-    case 'J': return push_long(p, 4);                                    /* BININT */
-    case 0x8a: return push_long(p, llamac_uint(&p->c, 1));               /* LONG1 */
-    case 0x8c: return push_string(p, llamac_uint(&p->c, 1));             /* SHORT_BINUNICODE */
-    case 'X': return push_string(p, llamac_uint(&p->c, 4));              /* BINUNICODE */
-    case 0x8d: return push_string(p, llamac_uint(&p->c, 8));             /* BINUNICODE8 */
-    case '}': return push_int(p, P_DICT, p->n_dicts++);                  /* EMPTY_DICT */
-    case ']': return push_int(p, P_LIST, p->n_dicts++);                  /* EMPTY_LIST */
-    case ')': return push_tuple(p, p->stack, 0);                         /* EMPTY_TUPLE */
-    case 0x85: return push_tuple(p, pop_many(p, 1), 1);                  /* TUPLE1, 2, 3 */
-    case 0x86: return push_tuple(p, pop_many(p, 2), 2);                  /* TUPLE2 */
-    case 0x87: return push_tuple(p, pop_many(p, 3), 3);                  /* TUPLE3 */
-    case 't': from = pop_marked(p, &n); return push_tuple(p, from, n);   /* TUPLE */
-    case 'q': return memoize(p, llamac_uint(&p->c, 1)); /* BINPUT, LONG_BINPUT, MEMOIZE */
-    case 'r': return memoize(p, llamac_uint(&p->c, 4)); /* LONG_BINPUT */
-    case 0x94: return memoize(p, p->n_memo);            /* MEMOIZE */
-    case 'h': return recall(p, llamac_uint(&p->c, 1));  /* BINGET, LONG_BINGET */
-    case 'j': return recall(p, llamac_uint(&p->c, 4));  /* LONG_BINGET */
-    case 'c': module = line(p), name = line(p); return push_global(p, module, name); /* GLOBAL */
-    case 0x93:
-        name = pop(p), module = pop(p);
-        return push_global(p, module, name);                             /* STACK_GLOBAL */
-    case 'Q': return push_storage(p, pop(p));                            /* BINPERSID */
-    case 'R': return reduce(p);                                          /* REDUCE */
-    case 's': return set_items(p, pop_many(p, 2), 2);                    /* SETITEM */
-    case 'u': from = pop_marked(p, &n); return set_items(p, from, n);    /* SETITEMS */
-    case 'a': return append_items(p, pop_many(p, 1), 1);                 /* APPEND */
-    case 'e': from = pop_marked(p, &n); return append_items(p, from, n); /* APPENDS */
-    case 'b':
-        return pop_many(p, 1) && (p->depth || pickle_fail(p, "the stack is empty")); /* BUILD */
-    case '.': return false;                                                          /* STOP */
-    }
-    snprintf(why, sizeof why, "opcode 0x%02x is not one that builds tensors", op);
-    return pickle_fail(p, why);
-}
-
-/* Run the program at c, which moves to its end. The result must be of this kind; of p->names
- * those count that are p->dict's. */
-static int pickle_run(pickle *p, llamac_cursor *c, kind result) {
-    p->c = *c;
-    p->depth = p->n_memo = 0;
-    p->names = NULL;
-    while (step(p)) {}
-    value top = pop(p);
-    if (p->status == LLAMA_OK && top.kind != result)
-        pickle_fail(p, "the result is not a dict of tensors");
-    p->dict = top.integer;
-    *c = p->c;
-    return p->status;
-}
-
-/* ---- PyTorch's older form: five pickles, then the storages one after the other ---- */
-
-/* The first pickle: the number 0x1950a86a20f9469cfc6c. */
-static const unsigned char legacy_magic[] = {0x80, 0x02, 0x8a, 0x0a, 0x6c, 0xfc, 0x9c, 0x46,
-                                             0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19, 0x2e};
-
-/* The storages, in the order of the list of keys: a count of elements (int64), then the
- * elements, at any address. Their types are known from the tensors. */
-static int legacy_storages(shard *z, const pickle *p, llamac_cursor c) {
-    size_t n = 0;
-    for (const named *e = p->names; e; e = e->next) n++;
-    size_t *order = llamac_new(z->scratch, n, sizeof *order); /* [turn] of the sorted entries */
-    z->entries = llamac_new(z->scratch, n, sizeof *z->entries);
-    if (!order || !z->entries) return llamac_out_of_memory(z->err, z->file);
-    z->n_entries = n;
-    for (const named *e = p->names; e; e = e->next) { /* the last one first */
-        n--;
-        z->entries[n] = (entry){e->name, e->length, NULL, 0, n, -1};
-    }
-    qsort(z->entries, z->n_entries, sizeof *z->entries, compare_keys);
-    for (size_t i = 0; i < z->n_entries; i++) order[z->entries[i].turn] = i;
-    for (const storage *s = p->storages; s; s = s->next) {
-        entry *e = find_storage(z, s->key, s->key_length);
-        if (e) e->type = s->type;
-    }
-    for (size_t i = 0; i < z->n_entries; i++) {
-        entry *e = &z->entries[order[i]];
-        uint64_t numel = llamac_uint(&c, 8);
-        if (e->type < 0 || __builtin_mul_overflow(numel, dtype_bytes[e->type], &e->size) ||
-            !(e->data = llamac_take(&c, e->size)))
-            return bad_archive(z, "a storage is cut short");
-    }
-    return LLAMA_OK;
-}
-
-/* After the magic: the protocol's number, a dict about the machine, the dict of tensors,
- * the list of keys. The tensors' dict is the result. */
-static int legacy_read(shard *z, pickle *p) {
-    llamac_cursor c = z->bytes;
-    llamac_take(&c, sizeof legacy_magic);
-    int status = pickle_run(p, &c, P_INT);
-    if (status == LLAMA_OK && p->dict != 1001)
-        return bad_archive(z, "the number of its form is not 1001");
-    if (status == LLAMA_OK) status = pickle_run(p, &c, P_DICT);
-    if (status == LLAMA_OK) status = pickle_run(p, &c, P_DICT);
-    named *names = p->names;
-    int64_t dict = p->dict;
-    if (status == LLAMA_OK) status = pickle_run(p, &c, P_LIST);
-    if (status == LLAMA_OK) status = legacy_storages(z, p, c);
-    p->names = names;
-    p->dict = dict;
-    return status;
 }
 
 /* ---- The binding: which tensor goes where, of which shape, divided how ---- */
@@ -1232,98 +761,108 @@ static int legacy_read(shard *z, pickle *p) {
 /* The letters of the shapes; NONE stands for the rows of a vector. */
 enum { NONE, DIM_D, DIM_H, DIM_V, DIM_K, DIMS };
 
-static const struct {
-    const char *name; /* Meta's, without "layers.N." and ".weight" */
-    size_t at;        /* in llama, or in layer */
-    bool in_layer;
-    unsigned char rows, cols, split;
-} binding[] = {
-    {"tok_embeddings", offsetof(llama, tok_embeddings), false, DIM_V, DIM_D,
-     BY_COLUMNS},                                                                  /* [V][D] */
-    {"norm", offsetof(llama, norm), false, NONE, DIM_D, WHOLE},                    /* [D] */
-    {"output", offsetof(llama, output), false, DIM_V, DIM_D, BY_ROWS},             /* [V][D] */
-    {"attention_norm", offsetof(layer, attention_norm), true, NONE, DIM_D, WHOLE}, /* [D] */
-    {"attention.wq", offsetof(layer, wq), true, DIM_D, DIM_D, BY_ROWS},            /* [D][D] */
-    {"attention.wk", offsetof(layer, wk), true, DIM_K, DIM_D, BY_ROWS},            /* [K][D] */
-    {"attention.wv", offsetof(layer, wv), true, DIM_K, DIM_D, BY_ROWS},            /* [K][D] */
-    {"attention.wo", offsetof(layer, wo), true, DIM_D, DIM_D, BY_COLUMNS},         /* [D][D] */
-    {"ffn_norm", offsetof(layer, ffn_norm), true, NONE, DIM_D, WHOLE},             /* [D] */
-    {"feed_forward.w1", offsetof(layer, w1), true, DIM_H, DIM_D, BY_ROWS},         /* [H][D] */
-    {"feed_forward.w2", offsetof(layer, w2), true, DIM_D, DIM_H, BY_COLUMNS},      /* [D][H] */
-    {"feed_forward.w3", offsetof(layer, w3), true, DIM_H, DIM_D, BY_ROWS},         /* [H][D] */
-};
-enum { BINDINGS = sizeof binding / sizeof *binding, OUTSIDE = 3, INSIDE = BINDINGS - OUTSIDE };
+/* Weights are numbered: those outside the layers, then those of each layer in this order. */
+enum { EMBEDDINGS, NORM, OUTPUT, OUTSIDE };
+enum { ATTENTION_NORM = OUTSIDE, WQ, WK, WV, WO, FFN_NORM, W1, W2, W3, BINDINGS };
+enum { INSIDE = BINDINGS - OUTSIDE };
 
-/* Weights are numbered: the three outside the layers, then nine for each layer. */
+static const char *const layer_prefix[NAMED_FORMATS] = {"layers.", "model.layers.", "blk."};
+static const struct {
+    const char *name[NAMED_FORMATS]; /* without the prefix "layers.N." and ".weight" */
+    unsigned char rows, cols, split;
+} binding[BINDINGS] = {
+    [EMBEDDINGS] = {{"tok_embeddings", "model.embed_tokens", "token_embd"},
+                    DIM_V,
+                    DIM_D,
+                    BY_COLUMNS},
+    [NORM] = {{"norm", "model.norm", "output_norm"}, NONE, DIM_D, WHOLE},
+    [OUTPUT] = {{"output", "lm_head", "output"}, DIM_V, DIM_D, BY_ROWS},
+    [ATTENTION_NORM] = {{"attention_norm", "input_layernorm", "attn_norm"}, NONE, DIM_D, WHOLE},
+    [WQ] = {{"attention.wq", "self_attn.q_proj", "attn_q"}, DIM_D, DIM_D, BY_ROWS},
+    [WK] = {{"attention.wk", "self_attn.k_proj", "attn_k"}, DIM_K, DIM_D, BY_ROWS},
+    [WV] = {{"attention.wv", "self_attn.v_proj", "attn_v"}, DIM_K, DIM_D, BY_ROWS},
+    [WO] = {{"attention.wo", "self_attn.o_proj", "attn_output"}, DIM_D, DIM_D, BY_COLUMNS},
+    [FFN_NORM] = {{"ffn_norm", "post_attention_layernorm", "ffn_norm"}, NONE, DIM_D, WHOLE},
+    [W1] = {{"feed_forward.w1", "mlp.gate_proj", "ffn_gate"}, DIM_H, DIM_D, BY_ROWS},
+    [W2] = {{"feed_forward.w2", "mlp.down_proj", "ffn_down"}, DIM_D, DIM_H, BY_COLUMNS},
+    [W3] = {{"feed_forward.w3", "mlp.up_proj", "ffn_up"}, DIM_H, DIM_D, BY_ROWS},
+};
+static const size_t binding_at[BINDINGS] = {/* in llama, then in layer */
+                                            offsetof(llama, tok_embeddings),
+                                            offsetof(llama, norm),
+                                            offsetof(llama, output),
+                                            offsetof(layer, attention_norm),
+                                            offsetof(layer, wq),
+                                            offsetof(layer, wk),
+                                            offsetof(layer, wv),
+                                            offsetof(layer, wo),
+                                            offsetof(layer, ffn_norm),
+                                            offsetof(layer, w1),
+                                            offsetof(layer, w2),
+                                            offsetof(layer, w3)};
 static size_t row_of(size_t i) { return i < OUTSIDE ? i : OUTSIDE + (i - OUTSIDE) % INSIDE; }
 static size_t layer_of(size_t i) { return (i - OUTSIDE) / INSIDE; }
 
-typedef struct { /* what one shard has of one weight */
+typedef struct { /* what one shard has of one weight; where shards are none, all of it */
     const unsigned char *data;
     uint64_t shape[2], stride[2]; /* rows, columns; in elements */
     int type;                     /* -1: not found yet */
+    size_t file;                  /* its number in llama.paths */
 } piece;
 
-typedef struct { /* a model whose weights are being found */
-    llama *m;
-    piece *pieces;                    /* [OUTSIDE + n_layers * INSIDE][n_shards] */
-    char (*files)[LLAMAC_PATH_BYTES]; /* [n_shards] */
-    size_t sizes[DIMS];
-    uint64_t gathered; /* bytes copied */
-    llamac_arena scratch;
-    llama_error *err;
+typedef struct {          /* a model whose weights are being found */
+    llama *m;             /* to be filled in */
+    params p;             /* as the files say */
+    int format;           /* META... */
+    const char *path;     /* the folder or file as it was given */
+    const char *about;    /* the file that has the parameters */
+    size_t parts;         /* shards: pieces of a weight */
+    piece *pieces;        /* [OUTSIDE + n_layers * INSIDE][parts] */
+    size_t sizes[DIMS];   /* what the letters of shapes stand for */
+    uint64_t gathered;    /* bytes copied */
+    llamac_arena scratch; /* freed once the model is open */
+    llama_error *err;     /* the caller's */
 } binder;
 
 /* The number of the weight a tensor's name means; SIZE_MAX: none. *ignored: it changes
  * nothing, being outside the layers or RoPE's table, which we compute. In a layer, an
  * unknown name is another model. */
-static size_t weight_named(const llama *m, const char *name, size_t n, bool *ignored) {
-    static const char prefix[] = "layers.", suffix[] = ".weight", freqs[] = "rope.freqs";
-    enum { PREFIX = sizeof prefix - 1, SUFFIX = sizeof suffix - 1, FREQS = sizeof freqs - 1 };
-    size_t l = 0, i = 0; /* the layer; where the name behind "layers.N." begins */
-    bool in_layer = n > PREFIX && memcmp(name, prefix, PREFIX) == 0;
-    *ignored = !in_layer || (n >= FREQS && memcmp(name + n - FREQS, freqs, FREQS) == 0);
+static size_t weight_named(const binder *b, const tensor *t, bool *ignored) {
+    static const char *const tables[] = {"rope.freqs", "rotary_emb.inv_freq"};
+    const char *name = t->name, *prefix = layer_prefix[b->format];
+    size_t n = t->length, l = 0, i = 0, front = strlen(prefix), suffix = strlen(".weight");
+    bool in_layer = n > front && memcmp(name, prefix, front) == 0;
+    *ignored = !in_layer && !is("rope_freqs.weight", name, n); /* that one scales RoPE */
+    for (int k = 0; k < 2; k++)
+        *ignored |= n >= strlen(tables[k]) &&
+                    is(tables[k], name + n - strlen(tables[k]), strlen(tables[k]));
     if (in_layer) {
-        for (i = PREFIX; i < n && i < PREFIX + 5 && name[i] >= '0' && name[i] <= '9'; i++)
+        for (i = front; i < n && i < front + 5 && name[i] >= '0' && name[i] <= '9'; i++)
             l = l * 10 + (size_t)(name[i] - '0');
-        if (i == PREFIX || i == n || name[i++] != '.' || l >= m->n_layers) return SIZE_MAX;
+        if (i == front || i == n || name[i++] != '.' || l >= b->m->n_layers) return SIZE_MAX;
     }
-    if (n - i <= SUFFIX || memcmp(name + n - SUFFIX, suffix, SUFFIX) != 0) return SIZE_MAX;
-    for (size_t b = 0, k = n - i - SUFFIX; b < BINDINGS; b++)
-        if (binding[b].in_layer == in_layer && strlen(binding[b].name) == k &&
-            memcmp(binding[b].name, name + i, k) == 0)
-            return b + l * INSIDE;
+    if (n - i <= suffix || !is(".weight", name + n - suffix, suffix)) return SIZE_MAX;
+    for (size_t r = in_layer ? OUTSIDE : 0; r < (in_layer ? BINDINGS : OUTSIDE); r++)
+        if (is(binding[r].name[b->format], name + i, n - i - suffix)) return r + l * INSIDE;
     return SIZE_MAX;
 }
 
-static int bad_tensor(const shard *z, const named *e, const char *why) {
-    return llamac_fail(z->err, LLAMA_EFORMAT, "%s: tensor '%.*s' %s", z->file,
-                       (int)(e->length < 80 ? e->length : 80), e->name, why);
-}
-
-/* One named tensor of shard number k: find its bytes and note them under its weight. */
-static int bind_tensor(binder *b, shard *z, const named *e, size_t k) {
-    bool ignored = false, over = false;
-    size_t i = weight_named(b->m, e->name, e->length, &ignored);
+/* Note a tensor of file number f under its weight, as part k of it. */
+static int bind_tensor(binder *b, const archive *a, const tensor *t, size_t f, size_t k) {
+    bool ignored = false;
+    size_t i = weight_named(b, t, &ignored);
     if (i == SIZE_MAX && ignored) return LLAMA_OK;
-    if (i == SIZE_MAX) return bad_tensor(z, e, "is not one of this LLaMA's; is n_layers right?");
-    piece *to = &b->pieces[i * b->m->n_shards + k];
-    const tensor *t = e->tensor;
-    const storage *s = t->storage;
-    if (to->type >= 0) return bad_tensor(z, e, "stands in the file twice");
-    if (t->dims < 1 || t->dims > 2) return bad_tensor(z, e, "is neither a vector nor a matrix");
-    const entry *stored = find_storage(z, s->key, s->key_length);
-    uint64_t size = dtype_bytes[s->type], bytes, reach, last = t->offset, elements = 1;
-    if (!stored || __builtin_mul_overflow(s->numel, size, &bytes) || bytes > stored->size)
-        return bad_tensor(z, e, "has a storage that is absent or cut short; download it again");
-    for (int d = 0; d < t->dims; d++) {
-        over |= __builtin_mul_overflow(t->shape[d] - 1, t->stride[d], &reach);
-        over |= __builtin_add_overflow(last, reach, &last);
-        over |= __builtin_mul_overflow(elements, t->shape[d], &elements);
-    }
-    if (over || last >= s->numel || elements > s->numel)
-        return bad_tensor(z, e, "reaches past its storage");
-    *to = (piece){.data = stored->data + t->offset * size, .type = s->type};
+    if (i == SIZE_MAX)
+        return bad_tensor(a, t, "is not one of a LLaMA with so many layers as n_layers says");
+    piece *to = &b->pieces[i * b->parts + k];
+    if (t->type < 0)
+        return llamac_fail(
+            a->err, LLAMA_EFORMAT,
+            "%s: tensor '%.*s' is %s, not supported; get the model as F16, BF16 or F32", a->file,
+            (int)(t->length < 80 ? t->length : 80), t->name, t->stored);
+    if (to->type >= 0) return bad_tensor(a, t, "stands there twice");
+    if (t->dims < 1 || t->dims > 2) return bad_tensor(a, t, "is neither a vector nor a matrix");
+    *to = (piece){.data = t->data, .type = t->type, .file = f};
     to->shape[0] = t->dims == 2 ? t->shape[0] : 1;
     to->stride[0] = t->dims == 2 ? t->stride[0] : 0;
     to->shape[1] = t->shape[t->dims - 1];
@@ -1331,79 +870,84 @@ static int bind_tensor(binder *b, shard *z, const named *e, size_t k) {
     return LLAMA_OK;
 }
 
-/* Read shard number k: the archive, its pickle, the tensors. */
-static int bind_shard(binder *b, size_t k) {
-    const llamac_mapping *f = &b->m->files[k];
-    shard z = {.file = b->files[k], .scratch = &b->scratch, .err = b->err};
-    z.bytes = llamac_cursor_on(f->data, f->size);
-    pickle *p = llamac_new(&b->scratch, 1, sizeof *p);
-    if (!p) return llamac_out_of_memory(b->err, z.file);
-    p->z = &z;
-    int status;
-    if (f->size > sizeof legacy_magic && memcmp(f->data, legacy_magic, sizeof legacy_magic) == 0)
-        status = legacy_read(&z, p);
-    else if ((status = zip_open(&z)) == LLAMA_OK) {
-        llamac_cursor c = llamac_cursor_on(z.pickle.data, (size_t)z.pickle.size);
-        status = pickle_run(p, &c, P_DICT);
-    }
-    for (const named *e = p->names; e && status == LLAMA_OK; e = e->next)
-        if (e->dict == p->dict) status = bind_tensor(b, &z, e, k);
+/* Read file f and bind its tensors, as part k of each. */
+static int bind_file(binder *b, size_t f, size_t k, int (*read)(archive *)) {
+    llamac_mapping *file = &b->m->files[f];
+    archive a = {.file = b->m->paths[f], .scratch = &b->scratch, .err = b->err};
+    a.bytes = llamac_cursor_on(file->data, file->size);
+    bool cold = llamac_browse(file);
+    int status = read(&a);
+    for (const tensor *t = a.tensors; t && status == LLAMA_OK; t = t->next)
+        status = bind_tensor(b, &a, t, f, k);
+    llamac_browsed(file, cold);
     return status;
 }
 
-/* V and H, which params.json leaves to the tensors; H is checked against Meta's formula. */
-static int sizes_from_tensors(binder *b, const params *p) {
+/* What the files call weight i, for messages. */
+static const char *weight_name(const binder *b, size_t i, char out[96]) {
+    int format = b->format < NAMED_FORMATS ? b->format : META;
+    if (i < OUTSIDE) snprintf(out, 96, "%s.weight", binding[i].name[format]);
+    else
+        snprintf(out, 96, "%s%zu.%s.weight", layer_prefix[format], layer_of(i),
+                 binding[row_of(i)].name[format]);
+    return out;
+}
+
+/* V and H are the tensors' own; what the parameters say of them must agree. */
+static int sizes_from_tensors(binder *b) {
     llama *m = b->m;
-    const piece *embeddings = &b->pieces[0], *w1 = &b->pieces[(OUTSIDE + 6) * m->n_shards];
+    const double *p = b->p;
+    const piece *embeddings = &b->pieces[EMBEDDINGS], *w1 = &b->pieces[W1 * b->parts];
     bool absent = embeddings->type < 0 || w1->type < 0;
     uint64_t vocab = absent ? 0 : embeddings->shape[0], rows = absent ? 0 : w1->shape[0];
+    char name[96];
     if (absent || vocab > MAX_VOCAB || rows > MAX_WIDTH)
-        return llamac_fail(
-            b->err, LLAMA_EFORMAT,
-            "%s: tok_embeddings.weight or layers.0.feed_forward.w1.weight is missing "
-            "or too large; download it again",
-            b->files[0]);
+        return llamac_fail(b->err, LLAMA_EFORMAT,
+                           "%s: %s is missing or too large; download it again", b->path,
+                           weight_name(b, embeddings->type < 0 ? EMBEDDINGS : W1, name));
     m->vocab_size = (size_t)vocab;
-    m->hidden = (size_t)rows * m->n_shards;
+    m->hidden = (size_t)rows * b->parts;
     if (m->hidden > MAX_WIDTH)
         return llamac_fail(b->err, LLAMA_EFORMAT, "%s: w1 is %zu wide, over %d; it is not LLaMA's",
-                           b->files[0], m->hidden, (int)MAX_WIDTH);
-    uint64_t want = (uint64_t)(2 * 4 * p->dim / 3), unit = (uint64_t)p->multiple_of;
-    if (p->ffn_dim_multiplier > 0) want = (uint64_t)(p->ffn_dim_multiplier * (double)want);
+                           b->path, m->hidden, (int)MAX_WIDTH);
+    uint64_t want = (uint64_t)(2 * 4 * p[DIM] / 3), unit = (uint64_t)p[MULTIPLE_OF];
+    if (p[FFN_MULTIPLIER] > 0) want = (uint64_t)(p[FFN_MULTIPLIER] * (double)want);
     if (unit) want = (want + unit - 1) / unit * unit;
-    if ((unit && m->hidden != want) || (p->vocab_size > 0 && (uint64_t)p->vocab_size != vocab))
+    if (p[HIDDEN] > 0) want = (uint64_t)p[HIDDEN];
+    if (((unit || p[HIDDEN] > 0) && m->hidden != want) ||
+        (p[VOCAB] > 0 && (uint64_t)p[VOCAB] != vocab))
         return llamac_fail(
             b->err, LLAMA_EFORMAT,
             "%s: %zu embeddings and a hidden width of %zu over %zu shards are not what "
-            "params.json wants (vocab_size %.0f, hidden %llu); a shard is missing or "
-            "params.json is another model's",
-            b->files[0], m->vocab_size, m->hidden, m->n_shards, p->vocab_size,
+            "%s wants (vocab_size %.0f, hidden %llu); a shard is missing or the two are "
+            "not of one model",
+            b->path, m->vocab_size, m->hidden, b->parts, b->about, p[VOCAB],
             (unsigned long long)want);
     size_t sizes[DIMS] = {1, m->dim, m->hidden, m->vocab_size, m->kv_dim};
     memcpy(b->sizes, sizes, sizeof sizes);
     return LLAMA_OK;
 }
 
-/* Shard k's piece of weight i, expected as [rows][cols]. */
+/* Part k's piece of weight i, expected as [rows][cols]. */
 static int check_piece(const binder *b, size_t i, size_t k, size_t rows, size_t cols) {
-    const piece *p = &b->pieces[i * b->m->n_shards + k], *first = &b->pieces[i * b->m->n_shards];
-    char name[64];
-    full_name(name, i < OUTSIDE ? -1 : (int)layer_of(i), binding[row_of(i)].name);
+    const piece *p = &b->pieces[i * b->parts + k], *first = &b->pieces[i * b->parts];
+    const char *file =
+        p->type < 0 && b->parts == 1 ? b->path : b->m->paths[b->parts > 1 ? k : p->file];
+    char name[96];
+    weight_name(b, i, name);
     if (p->type < 0)
-        return llamac_fail(b->err, LLAMA_EFORMAT, "%s: %s.weight is missing; download it again",
-                           b->files[k], name);
+        return llamac_fail(b->err, LLAMA_EFORMAT, "%s: %s is missing; download it again", file,
+                           name);
     if (p->shape[0] != rows || p->shape[1] != cols)
         return llamac_fail(
             b->err, LLAMA_EFORMAT,
-            "%s: %s.weight is [%llu][%llu], not the [%zu][%zu] of params.json; the two "
-            "are not of one model",
-            b->files[k], name, (unsigned long long)p->shape[0], (unsigned long long)p->shape[1],
-            rows, cols);
+            "%s: %s is [%llu][%llu], not the [%zu][%zu] of %s; the two are not of one model", file,
+            name, (unsigned long long)p->shape[0], (unsigned long long)p->shape[1], rows, cols,
+            b->about);
     if (p->type != first->type)
         return llamac_fail(b->err, LLAMA_EFORMAT,
-                           "%s: %s.weight is %s, in the first shard %s; the "
-                           "shards are not of one model",
-                           b->files[k], name, dtype_names[p->type], dtype_names[first->type]);
+                           "%s: %s is %s, in the first shard %s; the shards are not of one model",
+                           file, name, dtype_names[p->type], dtype_names[first->type]);
     return LLAMA_OK;
 }
 
@@ -1427,198 +971,501 @@ static const unsigned char *gather(llama *m, const weight *w, const piece *from)
 /* Check weight i against the table and put it in its place. */
 static int place(binder *b, size_t i) {
     llama *m = b->m;
-    size_t row = row_of(i), shards = m->n_shards;
+    size_t row = row_of(i), parts = b->parts;
     char *base = i < OUTSIDE ? (char *)m : (char *)&m->layers[layer_of(i)];
-    weight *w = (weight *)(void *)(base + binding[row].at);
-    const piece *from = &b->pieces[i * shards];
+    weight *w = (weight *)(void *)(base + binding_at[row]);
+    const piece *from = &b->pieces[i * parts];
     *w = (weight){.rows = b->sizes[binding[row].rows],
                   .cols = b->sizes[binding[row].cols],
                   .split = binding[row].split,
+                  .sorted = (row == WQ || row == WK) && b->format == HUGGING_FACE,
                   .layer = i < OUTSIDE ? -1 : (short)layer_of(i),
-                  .name = binding[row].name};
-    size_t rows = w->split == BY_ROWS ? w->rows / shards : w->rows;
-    size_t cols = w->split == BY_COLUMNS ? w->cols / shards : w->cols;
-    if ((w->split == BY_ROWS && w->rows % shards) || (w->split == BY_COLUMNS && w->cols % shards))
+                  .name = binding[row].name[META]};
+    size_t rows = w->split == BY_ROWS ? w->rows / parts : w->rows;
+    size_t cols = w->split == BY_COLUMNS ? w->cols / parts : w->cols;
+    if ((w->split == BY_ROWS && w->rows % parts) || (w->split == BY_COLUMNS && w->cols % parts))
         return llamac_fail(b->err, LLAMA_EFORMAT,
-                           "%s: %s of [%zu][%zu] does not divide over %zu shards", b->files[0],
-                           w->name, w->rows, w->cols, shards);
-    bool in_place = w->split != BY_COLUMNS || shards == 1 || cols % BLOCK == 0;
-    for (size_t k = 0; k < shards; k++) {
+                           "%s: %s of [%zu][%zu] does not divide over %zu shards", b->path, w->name,
+                           w->rows, w->cols, parts);
+    bool in_place = w->split != BY_COLUMNS || parts == 1 || cols % BLOCK == 0;
+    for (size_t k = 0; k < parts; k++) {
         int status = check_piece(b, i, k, rows, cols);
         if (status) return status;
         in_place &=
             (rows == 1 || from[k].stride[0] == cols) && (cols == 1 || from[k].stride[1] == 1);
     }
     w->type = (unsigned char)from[0].type;
-    w->parts = w->split == WHOLE ? 1 : shards;
+    w->parts = w->split == WHOLE ? 1 : parts;
     const unsigned char **part = llamac_new(&m->arena, w->parts, sizeof *part);
-    if (!part) return llamac_out_of_memory(b->err, b->files[0]);
+    if (!part) return llamac_out_of_memory(b->err, b->path);
     for (size_t k = 0; k < w->parts; k++) part[k] = from[k].data; /* in the mapping, as they lie */
     if (!in_place) { /* honest files have each element once, so the copies are no larger */
         b->gathered += (uint64_t)w->rows * w->cols * dtype_bytes[w->type];
         if (b->gathered > m->file_bytes)
             return llamac_fail(b->err, LLAMA_EFORMAT,
-                               "%s: its tensors overlap; it is not a checkpoint", b->files[0]);
-        if (!(part[0] = gather(m, w, from))) return llamac_out_of_memory(b->err, b->files[0]);
+                               "%s: its tensors overlap; it is not a checkpoint", b->path);
+        if (!(part[0] = gather(m, w, from))) return llamac_out_of_memory(b->err, b->path);
         w->parts = 1;
         w->split = WHOLE;
     }
     w->part = part;
-    m->parameters += (uint64_t)w->rows * w->cols;
+    if (i != OUTPUT || part[0] != m->tok_embeddings.part[0]) /* not if they are tied */
+        m->parameters += (uint64_t)w->rows * w->cols;
     m->type_name = i == 0 || m->type_name == dtype_names[w->type] ? dtype_names[w->type] : "mixed";
     return LLAMA_OK;
 }
 
-/* ---- Meta's folder ---- */
-
-/* Map consolidated.00.pth, 01, ... up to the first that is not there. */
-static int map_shards(binder *b, const char *folder) {
+/* With the shape known: room for what will be found. */
+static int begin_binding(binder *b, size_t parts) {
     llama *m = b->m;
-    for (int k = 0; k < MAX_SHARDS; k++) {
-        char name[32];
-        snprintf(name, sizeof name, "consolidated.%02d.pth", k);
-        int status = llamac_join(b->files[k], folder, name, b->err);
-        if (status == LLAMA_OK) status = llamac_map_file(&m->files[k], b->files[k], b->err);
-        if (k > 0 && llamac_is_absent(status)) return LLAMA_OK;
-        if (status) return status;
-        m->n_files = m->n_shards = (size_t)k + 1;
-        m->file_bytes += m->files[k].size;
-    }
-    return llamac_fail(b->err, LLAMA_EFORMAT, "%s: has over %d shards", folder, MAX_SHARDS - 1);
+    size_t n = (OUTSIDE + m->n_layers * INSIDE) * parts;
+    b->parts = parts;
+    b->pieces = llamac_new(&b->scratch, n, sizeof *b->pieces);
+    m->layers = llamac_new(&m->arena, m->n_layers, sizeof *m->layers);
+    if (!b->pieces || !m->layers) return llamac_out_of_memory(b->err, b->path);
+    for (size_t i = 0; i < n; i++) b->pieces[i].type = -1; /* not found yet */
+    return LLAMA_OK;
 }
 
-/* folder/params.json into p and, as far as it goes, into the model. */
-static int read_params(params *p, llama *m, const char *folder, llama_error *err) {
-    enum { LARGEST = 1 << 20 };
+/* With all that there is found: every weight into its place. */
+static int end_binding(binder *b) {
+    int status = sizes_from_tensors(b);
+    if (b->p[TIED]) b->pieces[OUTPUT] = b->pieces[EMBEDDINGS];
+    for (size_t i = 0; i < OUTSIDE + b->m->n_layers * INSIDE && status == LLAMA_OK; i++)
+        status = place(b, i);
+    return status;
+}
+
+/* Map folder/name, or name alone, as the next file of weights. */
+static int add_file(binder *b, const char *folder, const char *name) {
+    llama *m = b->m;
     char path[LLAMAC_PATH_BYTES];
-    llamac_mapping file = {NULL, 0};
-    struct stat st;
-    if (stat(folder, &st) != 0)
-        return llamac_fail(err, LLAMA_EIO, "%s: cannot be opened: %s", folder, strerror(errno));
-    if (!S_ISDIR(st.st_mode))
-        return llamac_fail(err, LLAMA_EFORMAT,
-                           "%s: is not a folder; give the one that holds params.json", folder);
-    int status = llamac_join(path, folder, "params.json", err);
-    if (status || (status = llamac_map_file(&file, path, err))) return status;
-    if (file.size > LARGEST) status = bad_params(path, "is too large", err);
-    else status = params_parse(p, llamac_cursor_on(file.data, file.size), path, err);
-    if (status == LLAMA_OK) status = params_apply(m, p, path, err);
+    int n = snprintf(path, sizeof path, "%s%s%s", folder, *folder ? "/" : "", name);
+    if (n < 0 || n >= (int)sizeof path)
+        return llamac_fail(b->err, LLAMA_EINVAL, "%.300s: the path is too long", b->path);
+    if (m->n_files == MAX_FILES)
+        return llamac_fail(b->err, LLAMA_EFORMAT, "%s: has over %d files of weights", b->path,
+                           (int)MAX_FILES);
+    char *kept = llamac_new(&m->arena, (uint64_t)n + 1, 1);
+    if (!kept) return llamac_out_of_memory(b->err, b->path);
+    m->paths[m->n_files] = memcpy(kept, path, (size_t)n + 1);
+    int status = llamac_map_file(&m->files[m->n_files], path, b->err);
+    if (status) return status;
+    m->file_bytes += m->files[m->n_files].size;
+    m->n_shards = ++m->n_files;
+    return LLAMA_OK;
+}
+
+/* ---- JSON beside the weights: params.json, config.json ---- */
+
+/* Map folder/name for as long as it is read. */
+static int map_json(binder *b, const char *name, llamac_mapping *file,
+                    char path[LLAMAC_PATH_BYTES]) {
+    enum { LARGEST = 1 << 26 }; /* an index of 65,536 tensors is smaller */
+    int status = llamac_join(path, b->path, name, b->err);
+    if (status == LLAMA_OK) status = llamac_map_file(file, path, b->err);
+    if (status == LLAMA_OK && file->size > LARGEST) {
+        llamac_unmap_file(file);
+        status = bad_params(path, "is too large", b->err);
+    }
+    return status;
+}
+
+/* One object: each key at its first level is followed, in config.json some of those inside too. In
+ * Meta's file an object is another model's. */
+static int read_params(binder *b, const char *name) {
+    static const char *const inside[] = {"architectures", "rope_scaling", "rope_parameters"};
+    char path[LLAMAC_PATH_BYTES];
+    llamac_mapping file;
+    int status = map_json(b, name, &file, path);
+    if (status) return status;
+    llamac_json j = llamac_json_on(file.data, file.size);
+    bool object = llamac_json_next(&j) == '{';
+    while (status == LLAMA_OK && object && llamac_json_next(&j)) {
+        bool followed = j.level == 1 && j.kind != '}' && j.kind != ']';
+        for (int i = 0; i < 3 && b->format == HUGGING_FACE; i++)
+            followed |=
+                j.level == 2 && llamac_json_under(&j, 1, inside[i]) && !strchr("[]{}", j.kind);
+        int key = j.key[j.level].n ? j.level : 1; /* an array's own */
+        setting s = {j.key[key].text, j.key[key].n, j.kind, j.number, j.text, j.n};
+        if (b->format == META && (j.kind == '{' || j.kind == '['))
+            status = llamac_fail(
+                b->err, LLAMA_EFORMAT,
+                "%s: '%.*s' is not of LLaMA 1 or 2: not supported; give a model that is", path,
+                (int)(s.length < 64 ? s.length : 64), s.key);
+        else if (followed) status = follow(b->p, b->format, &s, path, b->err);
+    }
+    if (status == LLAMA_OK && (!object || j.c.bad))
+        status = llamac_fail(
+            b->err, LLAMA_EFORMAT,
+            "%s: is not a JSON object, as byte %zu shows; use the one the model came with", path,
+            (size_t)(j.c.at - file.data));
+    if (status == LLAMA_OK) status = params_apply(b->m, b->p, path, b->err);
+    llamac_unmap_file(&file);
+    b->about = name;
+    return status;
+}
+
+/* ---- Meta's folder ---- */
+
+/* consolidated.00.pth, 01, ... up to the first that is not there, are shards: each weight is
+ * divided over all of them. */
+static int open_meta(binder *b) {
+    enum { MAX_SHARDS = 100 };
+    int status = read_params(b, "params.json");
+    for (int k = 0; k < MAX_SHARDS && status == LLAMA_OK; k++) {
+        char name[32];
+        snprintf(name, sizeof name, "consolidated.%02d.pth", k);
+        status = add_file(b, b->path, name);
+    }
+    if (llamac_is_absent(status) && b->m->n_files) status = LLAMA_OK;
+    if (status == LLAMA_OK) status = begin_binding(b, b->m->n_files);
+    for (size_t k = 0; k < b->m->n_files && status == LLAMA_OK; k++)
+        status = bind_file(b, k, k, read_torch);
+    return status;
+}
+
+/* ---- Hugging Face's folder: config.json, safetensors or PyTorch's files, perhaps an index ---- */
+
+/* A file that the index names: once, and in this folder. */
+static int add_indexed(binder *b, const char *index, const char *name, size_t n) {
+    char plain[256];
+    bool inside = n > 0 && n < sizeof plain && name[0] != '.' && !memchr(name, '/', n) &&
+                  !memchr(name, '\\', n) && !memchr(name, 0, n);
+    if (!inside) return bad_params(index, "names a file that is not beside it", b->err);
+    snprintf(plain, sizeof plain, "%.*s", (int)n, name);
+    for (size_t f = 0; f < b->m->n_files; f++)
+        if (strcmp(strrchr(b->m->paths[f], '/') + 1, plain) == 0) return LLAMA_OK;
+    int status = add_file(b, b->path, plain);
+    errno = 0; /* if it is absent, the index is not */
+    return status;
+}
+
+/* {"metadata": ..., "weight_map": {"lm_head.weight": "model-00002-of-00002.safetensors", ...}} */
+static int read_index(binder *b, const char *name) {
+    char path[LLAMAC_PATH_BYTES];
+    llamac_mapping file;
+    int status = map_json(b, name, &file, path);
+    if (status) return status;
+    llamac_json j = llamac_json_on(file.data, file.size);
+    while (status == LLAMA_OK && llamac_json_next(&j))
+        if (j.level == 2 && j.kind == '"' && llamac_json_under(&j, 1, "weight_map"))
+            status = add_indexed(b, path, j.text, j.n);
+    if (status == LLAMA_OK && (j.c.bad || !b->m->n_files))
+        status = bad_params(path, "is not an index of weights in JSON", b->err);
     llamac_unmap_file(&file);
     return status;
 }
 
-/* Map the shards, find every tensor in each, then put all in their places. */
-static int bind_all(binder *b, const params *p, const char *folder) {
-    llama *m = b->m;
-    size_t weights = OUTSIDE + m->n_layers * INSIDE;
-    b->files = llamac_new(&b->scratch, MAX_SHARDS, LLAMAC_PATH_BYTES);
-    m->files = llamac_new(&m->arena, MAX_SHARDS + 1, sizeof *m->files);
-    m->layers = llamac_new(&m->arena, m->n_layers, sizeof *m->layers);
-    if (!b->files || !m->files || !m->layers) return llamac_out_of_memory(b->err, folder);
-    int status = map_shards(b, folder);
+/* One file of weights, or those an index names; safetensors rather than PyTorch's, as files often
+ * come in both. */
+static int open_hugging_face(binder *b) {
+    static const struct {
+        const char *one, *index;
+        int (*read)(archive *);
+    } kinds[] = {
+        {"model.safetensors", "model.safetensors.index.json", read_safetensors},
+        {"pytorch_model.bin", "pytorch_model.bin.index.json", read_torch},
+    };
+    int k, status = read_params(b, "config.json");
     if (status) return status;
-    b->pieces = llamac_new(&b->scratch, weights * m->n_shards, sizeof *b->pieces);
-    if (!b->pieces) return llamac_out_of_memory(b->err, folder);
-    for (size_t i = 0; i < weights * m->n_shards; i++) b->pieces[i].type = -1; /* not found yet */
-    for (size_t k = 0; k < m->n_shards && status == LLAMA_OK; k++) {
-        bool cold = llamac_browse(&m->files[k]);
-        status = bind_shard(b, k);
-        llamac_browsed(&m->files[k], cold);
+    for (k = 0; k < 2; k++) {
+        status = add_file(b, b->path, kinds[k].one);
+        if (llamac_is_absent(status)) status = read_index(b, kinds[k].index);
+        if (!llamac_is_absent(status)) break;
     }
-    if (status == LLAMA_OK) status = sizes_from_tensors(b, p);
-    for (size_t i = 0; i < weights && status == LLAMA_OK; i++) status = place(b, i);
+    if (k == 2)
+        return llamac_fail(
+            b->err, LLAMA_EFORMAT,
+            "%s: holds neither model.safetensors nor pytorch_model.bin, nor an index "
+            "of either; download them",
+            b->path);
+    if (status == LLAMA_OK) status = begin_binding(b, 1);
+    for (size_t f = 0; f < b->m->n_files && status == LLAMA_OK; f++)
+        status = bind_file(b, f, 0, kinds[k].read);
     return status;
 }
 
-/* Everything the reading needed and the model does not is freed here, whatever happened. */
-static int open_meta(llama *m, const char *folder, llama_error *err) {
-    params p;
-    int status = read_params(&p, m, folder, err);
-    if (status) return status;
-    binder b = {.m = m, .scratch = {m->arena.allocator, NULL}, .err = err};
-    status = bind_all(&b, &p, folder);
-    llamac_free_all(&b.scratch);
+/* ---- GGUF: one file, or NAME-00001-of-0000N.gguf and the rest ---- */
+
+typedef struct { /* the vocabulary inside */
+    gguf_pair model, tokens, scores, types;
+    double bos, eos, space_in_front; /* the last: add_space_prefix */
+} gguf_vocab;
+
+/* Keep what a pair says of the vocabulary. */
+static void note_vocab(gguf_vocab *v, const gguf_pair *p) {
+    static const char prefix[] = "tokenizer.ggml.";
+    enum { PREFIX = sizeof prefix - 1 };
+    const struct {
+        const char *key;
+        gguf_pair *pair;
+        double *number;
+    } keys[] = {
+        {"model", &v->model, NULL},
+        {"tokens", &v->tokens, NULL},
+        {"scores", &v->scores, NULL},
+        {"token_type", &v->types, NULL},
+        {"bos_token_id", NULL, &v->bos},
+        {"eos_token_id", NULL, &v->eos},
+        {"add_space_prefix", NULL, &v->space_in_front},
+    };
+    if (p->length < PREFIX || memcmp(p->key, prefix, PREFIX) != 0) return;
+    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++)
+        if (is(keys[i].key, p->key + PREFIX, p->length - PREFIX)) {
+            if (keys[i].pair) *keys[i].pair = *p;
+            else if (p->kind != '"' && p->kind != '[')
+                *keys[i].number = p->kind == '0' ? p->number : p->kind == 't';
+        }
+}
+
+/* Piece after piece, from the arrays of texts, scores and types. */
+static int gguf_vocabulary(binder *b, gguf_vocab *g) {
+    const char *file = b->path, *why = NULL;
+    llama *m = b->m;
+    if (g->model.kind == 0) return LLAMA_OK; /* there is none */
+    if (g->model.kind != '"' || !is("llama", g->model.text, g->model.n))
+        return llamac_fail(
+            b->err, LLAMA_EFORMAT,
+            "%s: its vocabulary is of kind '%.*s', not 'llama' (SentencePiece); give "
+            "tokenizer.model as the tokenizer",
+            file, g->model.kind == '"' && g->model.n < 64 ? (int)g->model.n : 0,
+            g->model.text ? g->model.text : "");
+    if (g->tokens.kind != '[' || g->tokens.n > m->vocab_size || g->scores.kind != '[' ||
+        g->types.kind != '[' || g->scores.n != g->tokens.n || g->types.n != g->tokens.n)
+        return llamac_fail(b->err, LLAMA_EFORMAT, "%s: its vocabulary is not whole; make it anew",
+                           file);
+    llamac_vocab *v = llamac_vocab_new(&m->arena, (size_t)g->tokens.n);
+    if (!v) return llamac_out_of_memory(b->err, file);
+    for (uint64_t i = 0; i < g->tokens.n && !why; i++) {
+        gguf_pair text, score, type;
+        if (gguf_value(&g->tokens.items, g->tokens.type, &text) != '"' ||
+            gguf_value(&g->scores.items, g->scores.type, &score) != '0' ||
+            gguf_value(&g->types.items, g->types.type, &type) != '0' ||
+            !(type.number >= 0 && type.number <= INT8_MAX))
+            why = "has a vocabulary of other types than texts and numbers";
+        else
+            why = llamac_vocab_add(v, text.text, (size_t)text.n, (float)score.number,
+                                   type.number == LLAMAC_USER_DEFINED ? LLAMAC_UNUSED
+                                                                      : (int)type.number);
+    }
+    if (!why) why = llamac_vocab_settle(v, g->bos, g->eos, g->space_in_front != 0);
+    if (why) return llamac_fail(b->err, LLAMA_EFORMAT, "%s: %s; make it anew", file, why);
+    m->vocab = v;
+    return LLAMA_OK;
+}
+
+/* The pairs of a file, then its tensors. */
+static int read_gguf(archive *a) {
+    gguf_file g;
+    gguf_pair pair;
+    int status = gguf_open(&g, a);
+    for (uint64_t i = 0; i < g.n_pairs && status == LLAMA_OK; i++)
+        if (!gguf_next(&g, &pair)) status = bad_archive(a, "its list of keys is damaged");
+    return status ? status : gguf_tensors(&g);
+}
+
+/* The parameters, from the first file. */
+static int gguf_params(binder *b, gguf_vocab *v) {
+    static const char prefix[] = "llama.";
+    enum { PREFIX = sizeof prefix - 1 };
+    archive a = {.file = b->path, .scratch = &b->scratch, .err = b->err};
+    a.bytes = llamac_cursor_on(b->m->files[0].data, b->m->files[0].size);
+    gguf_file g;
+    gguf_pair p;
+    bool named = false;
+    int status = gguf_open(&g, &a);
+    for (uint64_t i = 0; i < g.n_pairs && status == LLAMA_OK; i++) {
+        if (!gguf_next(&g, &p)) return bad_archive(&a, "its list of keys is damaged");
+        setting s = {p.key, p.length, p.kind, p.number, p.text, (size_t)p.n};
+        status = follow(b->p, GGUF, &s, b->path, b->err); /* whole names: what it must be */
+        named |= is("general.architecture", p.key, p.length);
+        if (status == LLAMA_OK && p.length > PREFIX && memcmp(p.key, prefix, PREFIX) == 0) {
+            s.key += PREFIX;
+            s.length -= PREFIX;
+            status = follow(b->p, GGUF, &s, b->path, b->err); /* the rest of the name: a number */
+        }
+        note_vocab(v, &p);
+    }
+    if (status == LLAMA_OK && !named) return bad_archive(&a, "it does not name its architecture");
+    return status ? status : params_apply(b->m, b->p, b->path, b->err);
+}
+
+/* The other parts of a model that is split, if the name says it is. */
+static int add_splits(binder *b) {
+    enum { SUFFIX = sizeof "-00001-of-00002.gguf" - 1, MOST = 99999 };
+    size_t n = strlen(b->path);
+    char suffix[32] = "", name[LLAMAC_PATH_BYTES];
+    int status = LLAMA_OK, count = 0;
+    if (n > SUFFIX && n < sizeof name) count = atoi(b->path + n - 10);
+    snprintf(suffix, sizeof suffix, "-00001-of-%05d.gguf", count);
+    if (count < 1 || count > MOST || strcmp(b->path + n - SUFFIX, suffix) != 0) return LLAMA_OK;
+    for (int k = 2; k <= count && status == LLAMA_OK; k++) {
+        snprintf(name, sizeof name, "%.*s-%05d-of-%05d.gguf", (int)(n - SUFFIX), b->path, k, count);
+        status = add_file(b, "", name);
+    }
     return status;
 }
 
-/* The tokenizer: the file asked for, else tokenizer.model in the folder, else in its
- * parent. Without one the model opens all the same. */
-static int open_tokenizer(llama *m, const char *folder, const char *asked, llama_error *err) {
-    static const char *const places[] = {"tokenizer.model", "../tokenizer.model"};
-    char path[LLAMAC_PATH_BYTES];
-    llamac_mapping *file = &m->files[m->n_files];
+/* `vocabulary`: the one inside is wanted, no other having been given. */
+static int open_gguf(binder *b, bool vocabulary) {
+    gguf_vocab v = {.bos = 1, .eos = 2, .space_in_front = 1};
+    b->about = "its header";
+    int status = gguf_params(b, &v);
+    if (status == LLAMA_OK) status = add_splits(b);
+    if (status == LLAMA_OK) status = begin_binding(b, 1);
+    for (size_t f = 0; f < b->m->n_files && status == LLAMA_OK; f++)
+        status = bind_file(b, f, 0, read_gguf);
+    b->p[TIED] = b->pieces && b->pieces[OUTPUT].type < 0; /* an output that is absent is tied */
+    if (status == LLAMA_OK) status = end_binding(b);
+    return status || !vocabulary ? status : gguf_vocabulary(b, &v);
+}
+
+/* ---- llama2.c: a header of seven numbers, then float32 in a fixed order ---- */
+
+static const unsigned char llama2c_orders[2][BINDINGS] = {
+    {EMBEDDINGS, ATTENTION_NORM, WQ, WK, WV, WO, FFN_NORM, W1, W2, W3, NORM, OUTPUT},
+    {ATTENTION_NORM, FFN_NORM, NORM, EMBEDDINGS, WQ, WK, WV, WO, W1, W2, W3, OUTPUT},
+};
+
+/* Without a magic, all there is to know such a file by is that its numbers fit one another. */
+static int not_llama2c(const binder *b) {
+    return llamac_fail(
+        b->err, LLAMA_EFORMAT,
+        "%s: is not GGUF, and not as long as llama2.c's header says; it is damaged or "
+        "no model: give a model's folder, a .gguf or a .bin",
+        b->path);
+}
+
+/* The header, which leaves *c at the first weight. Version 0 has no magic and tells by the sign of
+ * the vocabulary whether the embeddings are tied. */
+static int llama2c_params(binder *b, llamac_cursor *c, int *version) {
+    enum { VERSION_1_HEADER = 256 };
+    static const unsigned char header[] = {DIM, HIDDEN, LAYERS, HEADS, KV_HEADS, VOCAB, CONTEXT};
+    llamac_cursor old = *c;
+    uint64_t v = 0;
+    *version = llamac_uint(c, 4) == 0x616b3432; /* "ak42" */
+    if (*version) v = llamac_uint(c, 4);
+    else *c = old;
+    if (v > 1)
+        return llamac_fail(
+            b->err, LLAMA_EFORMAT,
+            "%s: is of llama2.c's version %llu, which is quantised; export version 0 or 1", b->path,
+            (unsigned long long)v);
     int status = LLAMA_OK;
+    for (int i = 0; i < 7 && status == LLAMA_OK; i++) {
+        double number = (double)(int32_t)llamac_uint(c, 4);
+        if (header[i] == VOCAB) {
+            b->p[TIED] = number > 0;
+            number = number < 0 && !*version ? -number : number;
+        }
+        status = put_param(b->p, header[i], param_keys[header[i]].key[HUGGING_FACE],
+                           &(setting){.kind = '0', .number = number}, b->path, b->err);
+    }
+    if (*version) {
+        b->p[TIED] = llamac_uint(c, 1) != 0;
+        *c = old;
+        llamac_take(c, VERSION_1_HEADER);
+    }
+    b->p[NORM_EPS] = 1e-5; /* which the file does not say */
+    if (status && !*version) return not_llama2c(b);
+    return status ? status : params_apply(b->m, b->p, b->path, b->err);
+}
+
+/* All of one weight's matrices, layer after layer. */
+static void llama2c_weight(binder *b, llamac_cursor *c, unsigned row) {
+    const llama *m = b->m;
+    size_t sizes[DIMS] = {1, m->dim, (size_t)b->p[HIDDEN], (size_t)b->p[VOCAB], m->kv_dim};
+    uint64_t rows = sizes[binding[row].rows], cols = sizes[binding[row].cols];
+    for (size_t l = 0; l < (row < OUTSIDE ? 1 : m->n_layers); l++)
+        b->pieces[row + l * INSIDE] =
+            (piece){.data = llamac_take(c, rows * cols * sizeof(float)), /* below 2^42 */
+                    .shape = {rows, cols},
+                    .stride = {cols, 1},
+                    .type = F32};
+}
+
+/* No names, so no tensors to bind: weight after weight is as long as the header makes it, and the
+ * last must end with the file. */
+static int open_llama2c(binder *b) {
+    llama *m = b->m;
+    llamac_cursor c = llamac_cursor_on(m->files[0].data, m->files[0].size);
+    int version = 0, status = llama2c_params(b, &c, &version);
+    b->about = "its header";
+    if (status == LLAMA_OK) status = begin_binding(b, 1);
+    if (status) return status;
+    for (int i = 0; i < BINDINGS; i++) {
+        unsigned row = llama2c_orders[version][i];
+        if (row == OUTPUT && !version) /* behind RoPE's tables, which we compute */
+            llamac_take(&c, (uint64_t)m->context * m->head_dim * sizeof(float));
+        if (row != OUTPUT || !b->p[TIED]) llama2c_weight(b, &c, row);
+    }
+    if (c.bad || llamac_left(&c)) return not_llama2c(b);
+    return end_binding(b);
+}
+
+/* ---- Any of them ---- */
+
+/* Is there such a file in the folder? */
+static bool holds(const char *folder, const char *name) {
+    char path[LLAMAC_PATH_BYTES];
+    return llamac_join(path, folder, name, NULL) == LLAMA_OK && access(path, F_OK) == 0;
+}
+
+/* Which format it is, then everything of it. Meta's comes first where a folder has both. */
+static int open_weights(binder *b, bool vocabulary) {
+    struct stat st;
+    llama *m = b->m;
+    m->files = llamac_new(&m->arena, MAX_FILES + 1, sizeof *m->files);
+    m->paths = llamac_new(&m->arena, MAX_FILES + 1, sizeof *m->paths);
+    if (!m->files || !m->paths) return llamac_out_of_memory(b->err, b->path);
+    if (stat(b->path, &st) != 0)
+        return llamac_fail(b->err, LLAMA_EIO, "%s: cannot be opened: %s", b->path, strerror(errno));
+    if (S_ISDIR(st.st_mode)) {
+        bool hugging_face = holds(b->path, "config.json") && !holds(b->path, "consolidated.00.pth");
+        if (!hugging_face && !holds(b->path, "params.json"))
+            return llamac_fail(
+                b->err, LLAMA_EFORMAT,
+                "%s: holds neither params.json nor config.json; give the folder that does",
+                b->path);
+        b->format = m->format = hugging_face ? HUGGING_FACE : META;
+        int status = hugging_face ? open_hugging_face(b) : open_meta(b);
+        return status ? status : end_binding(b);
+    }
+    int status = add_file(b, "", b->path);
+    if (status) return status;
+    bool gguf = m->files[0].size >= 4 && memcmp(m->files[0].data, "GGUF", 4) == 0;
+    b->format = m->format = gguf ? GGUF : LLAMA2C;
+    return gguf ? open_gguf(b, vocabulary) : open_llama2c(b);
+}
+
+/* The tokenizer: the file asked for, else the one beside the weights. Without one the model opens
+ * all the same. */
+static int open_tokenizer(llama *m, const char *path, const char *asked, llama_error *err) {
+    static const char *const names[][2] = {[META] = {"tokenizer.model", "../tokenizer.model"},
+                                           [HUGGING_FACE] = {"tokenizer.model", "tokenizer.json"},
+                                           [LLAMA2C] = {"tokenizer.bin", "tokenizer.model"}};
+    char folder[LLAMAC_PATH_BYTES], found[LLAMAC_PATH_BYTES];
+    llamac_mapping *file = &m->files[m->n_files];
+    char *slash = strrchr(memcpy(folder, path, strlen(path) + 1), '/');
+    if (m->format == LLAMA2C && slash) *slash = 0; /* the path is a file's */
+    if (m->format == LLAMA2C && !slash) strcpy(folder, ".");
     for (int i = 0; i < (asked ? 1 : 2) && !file->data; i++) {
-        if ((status = asked ? LLAMA_OK : llamac_join(path, folder, places[i], err))) return status;
-        status = llamac_map_file(file, asked ? asked : path, err);
+        int status = asked ? LLAMA_OK : llamac_join(found, folder, names[m->format][i], err);
+        if (status == LLAMA_OK) status = llamac_map_file(file, asked ? asked : found, err);
         if (status && (asked || !llamac_is_absent(status))) return status;
     }
     if (!file->data) return LLAMA_OK;
     m->n_files++;
     return llamac_vocab_parse(&m->vocab, llamac_cursor_on(file->data, file->size), m->vocab_size,
-                              asked ? asked : path, &m->arena, err);
+                              asked ? asked : found, &m->arena, err);
 }
 
 /* ============================================================================================== */
 /* IV. Using it                                                                                   */
 /* ============================================================================================== */
 
-/* ---- exp, log, sine, cosine: our own, so that they are the same everywhere ---- */
-
-/* To about 1 ulp of double, from + - * / alone. Used for tables and the sampler; the
- * forward pass has a float exp of its own in part V. */
-
-/* x = n ln 2 + r with |r| <= ln 2 / 2; exp x = 2^n exp r, exp r by Taylor's series to r^13 */
-static double exp_double(double x) {
-    /* clang-format off */
-    static const double inverse_factorial[] = {
-        1.0, 1.0, 1.0 / 2, 1.0 / 6, 1.0 / 24, 1.0 / 120, 1.0 / 720, 1.0 / 5040, 1.0 / 40320,
-        1.0 / 362880, 1.0 / 3628800, 1.0 / 39916800, 1.0 / 479001600, 1.0 / 6227020800};
-    /* clang-format on */
-    if (!(x > -700)) return x != x ? x : 0;
-    if (x > 700) return HUGE_VAL;
-    double n = (double)(long)(x * 0x1.71547652b82fep+0 + (x < 0 ? -0.5 : 0.5)); /* x / ln 2 */
-    double r = (x - n * 0x1.62e42fee00000p-1) - n * 0x1.a39ef35793c76p-33; /* ln 2 in two parts */
-    double sum = inverse_factorial[13];
-    for (int i = 12; i >= 0; i--) sum = sum * r + inverse_factorial[i];
-    uint64_t bits = (uint64_t)((int64_t)n + 1023) << 52; /* 2^n: the exponent field alone */
-    double power;
-    memcpy(&power, &bits, 8);
-    return sum * power;
-}
-
-/* x > 0 and normal: x = m 2^e with m near 1, log m = 2 atanh((m-1)/(m+1)) */
-static double log_double(double x) {
-    uint64_t bits;
-    memcpy(&bits, &x, 8);
-    int e = (int)(bits >> 52) - 1023;
-    bits = (bits & 0xfffffffffffff) | (uint64_t)1023 << 52;
-    double m;
-    memcpy(&m, &bits, 8);
-    if (m > 0x1.6a09e667f3bcdp+0) m *= 0.5, e++; /* sqrt 2: so that m is near 1 on either side */
-    double z = (m - 1) / (m + 1), z2 = z * z, sum = 0;
-    for (int k = 21; k >= 1; k -= 2) sum = sum * z2 + 1.0 / k;
-    return e * 0x1.a39ef35793c76p-33 + 2 * z * sum + e * 0x1.62e42fee00000p-1;
-}
-
-/* 0 <= x < 2^21: reduced by multiples of pi/2 in three parts, then Taylor's series */
-static void sincos_double(double x, double *sine, double *cosine) {
-    double n = (double)(long)(x * 0x1.45f306dc9c883p-1 + 0.5);
-    double r =
-        ((x - n * 0x1.921fb54400000p+0) - n * 0x1.0b4611a600000p-34) - n * 0x1.3198a2e037073p-69;
-    double r2 = r * r, s = 1, c = 1;
-    for (int k = 10; k >= 1; k--) {
-        s = 1 - s * r2 / (2 * k * (2 * k + 1));
-        c = 1 - c * r2 / (2 * k * (2 * k - 1));
-    }
-    s *= r;
-    switch ((long)n & 3) { /* the quadrant */
-    case 0: *sine = s, *cosine = c; break;
-    case 1: *sine = c, *cosine = -s; break;
-    case 2: *sine = -s, *cosine = -c; break;
-    default: *sine = -c, *cosine = s;
-    }
-}
+/* ---- RoPE's table ---- */
 
 /* Radians a position turns pair j, with the roundings of Meta's float32 code. */
 static void rope_freqs(llama *m) {
@@ -1788,12 +1635,18 @@ static int open_model(llama *m, const char *path, const llama_options *o, llama_
     if (o->memory == LLAMA_MEMORY_STREAM)
         return llamac_fail(err, LLAMA_EINVAL,
                            "memory mode 'stream' comes with a later release; use 'map'");
-    int status = open_meta(m, path, err);
+    binder b = {.m = m, .path = path, .scratch = {m->arena.allocator, NULL}, .err = err};
+    int status = strlen(path) < LLAMAC_PATH_BYTES
+                     ? open_weights(&b, !o->tokenizer)
+                     : llamac_fail(err, LLAMA_EINVAL, "%.300s: the path is too long", path);
+    llamac_free_all(&b.scratch); /* all that the reading needed and the model does not */
     if (status) return status;
     if (!(m->freqs = llamac_new(&m->arena, m->head_dim / 2, sizeof *m->freqs)))
         return llamac_out_of_memory(err, path);
     rope_freqs(m);
-    if ((status = open_tokenizer(m, path, o->tokenizer, err))) return status;
+    if (o->tokenizer || m->format != GGUF) /* which has it inside */
+        status = open_tokenizer(m, path, o->tokenizer, err);
+    if (status) return status;
     return o->memory == LLAMA_MEMORY_LOCK ? lock_files(m, err) : LLAMA_OK;
 }
 
@@ -1831,6 +1684,137 @@ LLAMA_API void llama_close(llama *m) {
     llamac_free_all(&arena);
 }
 
+/* ---- Checking ---- */
+
+/* Opening looks at shapes and places alone, in milliseconds; this reads everything. */
+typedef struct {
+    const llama *m;
+    llama_progress_fn progress; /* NULL: nobody asks */
+    void *user;
+    llama_error *err;
+    uint64_t done; /* bytes */
+} checking;
+
+/* So many more bytes are good; false: the host said stop. */
+static bool passed(checking *c, const char *what, uint64_t bytes, uint64_t total) {
+    c->done += bytes;
+    return !c->progress || c->progress(c->user, what, c->done, total) == 0;
+}
+
+/* What is wrong with n elements of a type; *at: the first of which it is so. Zeros add up over
+ * calls in *zeros. */
+static const char *find_damage(int type, const unsigned char *data, size_t n, size_t longest,
+                               size_t *zeros, size_t *at) {
+    static const uint32_t exponents[DTYPES] = {0x7f800000, 0x7c00,
+                                               0x7f80}; /* all ones: no number */
+    uint32_t exponent = exponents[type], any = 0, bad = 0, bits = 0;
+    size_t size = dtype_bytes[type];
+    for (size_t k = 0; k < n; k++) {
+        memcpy(&bits, data + k * size, size);
+        any |= bits;
+        bad |= (bits & exponent) == exponent;
+    }
+    *at = 0;
+    *zeros = any ? 0 : *zeros + n;
+    if (!bad) return *zeros * size < longest ? NULL : "only zeros, as where a download broke off,";
+    for (;; ++*at) {
+        memcpy(&bits, data + *at * size, size);
+        if ((bits & exponent) == exponent) return "a number that is not finite";
+    }
+}
+
+/* n elements of w that lie at data in rows of cols. */
+static int check_elements(checking *c, const weight *w, const unsigned char *data, size_t n,
+                          size_t cols) {
+    enum { PIECE = 1 << 14, LONGEST = 1 << 16, UNTRAINED = 1 << 20 }; /* bytes; of zeros that... */
+    size_t size = dtype_bytes[w->type], zeros = 0, count, at;
+    size_t longest = w->layer < 0 ? UNTRAINED : LONGEST; /* ...words nobody uses may have */
+    if (n * size < longest) longest = n * size;
+    for (size_t i = 0; i < n; i += count) {
+        count = n - i < PIECE / size ? n - i : PIECE / size;
+        const char *why = find_damage(w->type, data + i * size, count, longest, &zeros, &at);
+        char name[64];
+        size_t first = zeros ? i + count - zeros : i + at, f = 0; /* which file it is in */
+        while (f + 1 < c->m->n_shards &&
+               (uintptr_t)data - (uintptr_t)c->m->files[f].data >= c->m->files[f].size)
+            f++;
+        full_name(name, w->layer, w->name);
+        if (why)
+            return llamac_fail(c->err, LLAMA_EFORMAT,
+                               "%s: %s.weight has %s at row %zu, column %zu; download it again",
+                               c->m->paths[f], name, why, first / cols, first % cols);
+        if (!passed(c, "weights", count * size, c->m->file_bytes)) return LLAMA_ECANCEL;
+    }
+    return LLAMA_OK;
+}
+
+/* One file of the folder against its sum. */
+static int check_sum(checking *c, const char *folder, const char *name, const char *want) {
+    enum { PIECE = 1 << 22 };
+    char path[LLAMAC_PATH_BYTES], sum[33];
+    llamac_mapping f = {NULL, 0};
+    uint32_t state[4] = {0x67452301, 0xefcdab89, 0x98badcfe, 0x10325476};
+    int status = llamac_join(path, folder, name, c->err);
+    if (status == LLAMA_OK) status = llamac_map_file(&f, path, c->err);
+    if (status) return status;
+    c->done = 0;
+    for (size_t i = 0, n; i < f.size / 64 * 64 && status == LLAMA_OK; i += n) {
+        n = f.size - i < PIECE ? f.size / 64 * 64 - i : PIECE;
+        md5_blocks(state, f.data + i, n / 64);
+        if (!passed(c, "md5", n, f.size)) status = LLAMA_ECANCEL;
+    }
+    md5_end(state, f.data, f.size, sum);
+    llamac_unmap_file(&f);
+    if (status == LLAMA_OK && memcmp(sum, want, 32) != 0)
+        status = llamac_fail(c->err, LLAMA_EFORMAT,
+                             "%s: its MD5 is %s, not checklist.chk's %.32s; download it again",
+                             path, sum, want);
+    return status;
+}
+
+/* checklist.chk, where it is: lines of 32 digits, two characters and a name. */
+static int check_list(checking *c) {
+    enum { SUM = 32, NAME = 34 };
+    char folder[LLAMAC_PATH_BYTES], path[LLAMAC_PATH_BYTES], name[256];
+    llamac_mapping f = {NULL, 0};
+    snprintf(folder, sizeof folder, "%s", c->m->paths[0]);
+    *strrchr(folder, '/') = 0;
+    int status = llamac_join(path, folder, "checklist.chk", c->err);
+    if (status == LLAMA_OK) status = llamac_map_file(&f, path, c->err);
+    if (status) return llamac_is_absent(status) ? LLAMA_OK : status;
+    for (size_t i = 0, n; i < f.size && status == LLAMA_OK; i += n + 1) {
+        const char *line = (const char *)f.data + i, *end = memchr(line, '\n', f.size - i);
+        n = end ? (size_t)(end - line) : f.size - i;
+        snprintf(name, sizeof name, "%.*s", n > NAME ? (int)(n - NAME) : 0, line + NAME);
+        if (n <= NAME || n - NAME >= sizeof name || strchr(name, '/'))
+            status =
+                llamac_fail(c->err, LLAMA_EFORMAT,
+                            "%s: is not a list of MD5 sums; download it again or remove it", path);
+        else status = check_sum(c, folder, name, line);
+    }
+    llamac_unmap_file(&f);
+    return status;
+}
+
+/* Weight by weight, each once, then the list of sums. */
+LLAMA_API int llama_check(const llama *m, llama_progress_fn progress, void *user,
+                          llama_error *err) {
+    checking c = {m, progress, user, err, 0};
+    if (err) memset(err, 0, sizeof *err);
+    if (!m) return llamac_fail(err, LLAMA_EINVAL, "llama_check: a model must be given");
+    int status = LLAMA_OK;
+    for (size_t i = 0; i < OUTSIDE + m->n_layers * INSIDE && status == LLAMA_OK; i++) {
+        const char *base = i < OUTSIDE ? (const char *)m : (const char *)&m->layers[layer_of(i)];
+        const weight *w = (const weight *)(const void *)(base + binding_at[row_of(i)]);
+        bool tied = i == OUTPUT && w->part[0] == m->tok_embeddings.part[0]; /* it was seen */
+        for (size_t p = 0; p < (tied ? 0 : w->parts) && status == LLAMA_OK; p++)
+            status = check_elements(&c, w, w->part[p], w->rows * w->cols / w->parts, across(w));
+    }
+    if (status == LLAMA_OK && m->format == META) status = check_list(&c);
+    if (status == LLAMA_ECANCEL) return llamac_fail(err, status, "cancelled by the host");
+    return status;
+}
+
 /* ---- Text: tokenizer.c does it, from the vocabulary alone ---- */
 
 LLAMA_API ptrdiff_t llama_text_to_tokens(const llama *m, const char *text, size_t n, unsigned flags,
@@ -1853,7 +1837,7 @@ LLAMA_API size_t llama_utf8_push(const llama *m, llama_utf8 *u, int32_t token,
 
 static const kernels *find_kernels(const char *name);
 
-enum { DEFAULT_CONTEXT = 2048, DEFAULT_BATCH = 256, MAX_THREADS = 1024 };
+enum { DEFAULT_BATCH = 256, MAX_THREADS = 1024 };
 
 /* The cores this process may use: those of its affinity mask, or fewer by its quota. */
 static int default_threads(void) {
@@ -1956,7 +1940,7 @@ static int settle(llama_session *s, const llama *m, const llama_session_options 
     if (o.numerics != LLAMA_EXACT)
         return llamac_fail(err, LLAMA_EINVAL, "LLAMA_FAST comes with a later release");
     s->model = m;
-    s->context = o.context ? (size_t)o.context : DEFAULT_CONTEXT;
+    s->context = o.context ? (size_t)o.context : m->context;
     s->n_sequences = o.sequences ? (size_t)o.sequences : 1;
     s->batch = o.batch ? (size_t)o.batch : DEFAULT_BATCH;
     if (s->batch > s->context * s->n_sequences) s->batch = s->context * s->n_sequences;
@@ -2096,6 +2080,7 @@ static int evaluate_spans(llama_session *s, const llama_span *spans, size_t tota
     const sequence *first = &s->sequences[spans->seq];
     const float *before = first->length ? first->logits : NULL;
     s->total = s->model->n_layers * total;
+    s->all_rows = logprob || s->trace;
     for (size_t done = 0; done < total; done += rows) {
         size_t batches = (total - done + s->batch - 1) / s->batch; /* still to come */
         rows = (total - done + batches - 1) / batches;
@@ -2104,9 +2089,9 @@ static int evaluate_spans(llama_session *s, const llama_span *spans, size_t tota
             set_row(s, t, spans, i);
         }
         s->done = s->model->n_layers * done;
-        forward(s, rows);
+        size_t wanted = forward(s, rows);
         if (s->cancelled) return fail(s, LLAMA_ECANCEL, "cancelled by the host");
-        for (size_t t = 0; t < rows; t++)
+        for (size_t t = 0; t < wanted; t++)
             if (s->row_pos[t] + 1 == s->row_seq[t]->end)
                 memcpy(s->last + kept++ * ld, s->h + t * ld, ld * sizeof(float));
         int status = logprob ? score_rows(s, before, rows, logprob + done) : LLAMA_OK;
@@ -2244,7 +2229,7 @@ LLAMA_API int llama_describe(const llama *m, llama_info *info) {
     if (!m || !info || info->size < sizeof info->size) return LLAMA_EINVAL;
     llama_info all = {
         .size = info->size,
-        .format = "meta",
+        .format = format_names[m->format],
         .dtype = m->type_name,
         .dim = (int)m->dim,
         .layers = (int)m->n_layers,
@@ -2253,7 +2238,7 @@ LLAMA_API int llama_describe(const llama *m, llama_info *info) {
         .head_dim = (int)m->head_dim,
         .hidden = (int)m->hidden,
         .vocab = (int)m->vocab_size,
-        .context = DEFAULT_CONTEXT,
+        .context = (int)m->context,
         .shards = (int)m->n_shards,
         .bos = m->vocab ? llamac_vocab_bos(m->vocab) : -1,
         .eos = llama_eos(m),

@@ -115,10 +115,10 @@ typedef struct {
 
 typedef struct {
     size_t size;
-    const char
-        *tokenizer; /* a file; NULL: tokenizer.model beside the model or in its parent folder.
-                            * Absent: the model opens, text functions fail. Malformed: EFORMAT */
-    int memory;     /* LLAMA_MEMORY_... */
+    const char *tokenizer; /* a tokenizer.model, .json or .bin; NULL: the one inside (GGUF), beside
+                            * the model or, for Meta's, in its parent folder. Absent: the model
+                            * opens, text functions fail. Malformed: EFORMAT */
+    int memory;            /* LLAMA_MEMORY_... */
     uint64_t memory_limit; /* bytes of weights to keep in memory when streaming; 0: what is free */
     llama_progress_fn progress;
     void *user;
@@ -140,7 +140,7 @@ typedef struct {
 
 typedef struct {
     size_t size;
-    const char *format; /* "meta" */
+    const char *format; /* "meta", "huggingface", "gguf" or "llama2.c" */
     const char *dtype;  /* "float32", "float16", "bfloat16" or "mixed" */
     int dim, layers, heads, kv_heads, head_dim, hidden, vocab, context, shards;
     int32_t bos, eos; /* -1: none */
@@ -187,8 +187,10 @@ typedef void (*llama_trace_fn)(void *user, const char *name, const float *x, siz
 
 /* ---- Essential ---- */
 
-/* path: a folder as Meta ships it (params.json, consolidated.NN.pth). Weights are mapped,
- * not read. EINVAL, EIO, EFORMAT, ENOMEM; *model is NULL on failure. */
+/* path: a folder as Meta ships it (params.json, consolidated.NN.pth) or as Hugging Face has it
+ * (config.json, *.safetensors or pytorch_model*.bin), a GGUF file (of split ones the first), or
+ * llama2.c's .bin; of F32, F16 or BF16. Weights are mapped, not read. EINVAL, EIO, EFORMAT,
+ * ENOMEM; *model is NULL on failure. */
 LLAMA_API int llama_open(llama **model, const char *path, const llama_options *, llama_error *);
 LLAMA_API void
 llama_close(llama *); /* NULL is fine, here and below; after its sessions are freed */
@@ -253,6 +255,10 @@ LLAMA_API int llama_load(llama_session *, int seq, llama_read_fn, void *user);
 
 /* ---- Library ---- */
 
+/* Read every weight: all must be finite numbers, and no long run of them zero, as where a download
+ * was interrupted; then, in a folder of Meta's that has checklist.chk, compare the files with
+ * their MD5 sums. Progress in bytes, of "weights", then "md5". EFORMAT, EIO, ECANCEL. */
+LLAMA_API int llama_check(const llama *, llama_progress_fn, void *user, llama_error *);
 /* Page the weights in, from the first byte of the files to the last; safe beside eval. ECANCEL. */
 LLAMA_API int llama_warm(const llama *, llama_progress_fn, void *user);
 LLAMA_API const char *llama_strerror(int status);
@@ -289,12 +295,21 @@ LLAMA_API const char *llama_build(void); /* compiler, kernels compiled in, OpenM
 #endif
 #define LLAMA_INLINE static inline __attribute__((unused))
 
-/* A cursor is the only way a parser reads: past the end it yields zeros and stays `bad`. */
+/* A cursor is the only way a parser reads: past the end it yields zeros and stays `bad`. So a
+ * parser reads what it needs and asks once, behind it, whether all of that was there:
+ *
+ *     llamac_cursor c = llamac_cursor_on(data, size);
+ *     uint64_t count = llamac_uint(&c, 8), length = llamac_uint(&c, 4);
+ *     const unsigned char *name = llamac_take(&c, length);
+ *     if (c.bad) return "is cut short";
+ *
+ * Only what becomes the size of a buffer or the end of a loop must be checked before its use. */
 typedef struct {
     const unsigned char *at, *end;
     bool bad;
 } llamac_cursor;
 
+/* On n bytes; p may be NULL if n is 0. */
 LLAMA_INLINE llamac_cursor llamac_cursor_on(const void *p, size_t n) {
     const unsigned char *at = (const unsigned char *)p;
     llamac_cursor c = {at, n ? at + n : at, false};
@@ -322,7 +337,7 @@ LLAMA_INLINE uint64_t llamac_uint(llamac_cursor *c, int n) {
     return v;
 }
 
-/* JSON (ECMA-404), as far as the small files beside the weights use it; nothing recurses. */
+/* JSON (ECMA-404); nothing recurses. */
 
 /* Skip space, then take this character if it is next. */
 LLAMA_INLINE bool llamac_json_is(llamac_cursor *c, char want) {
@@ -342,7 +357,8 @@ LLAMA_INLINE bool llamac_json_string(llamac_cursor *c, const char **text, size_t
     return llamac_take(c, 1) != NULL;
 }
 
-/* Decimal digits onto v, counted into *n; more than 400 are no number. */
+/* Decimal digits onto v, counted into *n; more than 400 are no number. (The library's strtod would
+ * follow the host's locale, which may want a comma.) */
 LLAMA_INLINE double llamac_json_digits(llamac_cursor *c, double v, int *n) {
     for (; c->at < c->end && *c->at >= '0' && *c->at <= '9' && *n < 400; ++*n)
         v = v * 10 + (*c->at++ - '0');
@@ -360,7 +376,8 @@ LLAMA_INLINE bool llamac_json_number(llamac_cursor *c, double *out) {
         c->at++;
         if (c->at < c->end && (*c->at == '+' || *c->at == '-')) down = *c->at++ == '-';
         exponent = llamac_json_digits(c, 0, &digits);
-        if (!digits || exponent > 1000) return false;
+        if (!digits) return false;
+        if (exponent > 1000) exponent = 1000; /* 0 or infinite in any case */
     }
     exponent = (down ? -exponent : exponent) + whole - all;
     for (double i = exponent < 0 ? -exponent : exponent; i > 0; i--) scale *= 10;
@@ -369,21 +386,87 @@ LLAMA_INLINE bool llamac_json_number(llamac_cursor *c, double *out) {
     return whole && all < 400;
 }
 
-/* A value: 0 if malformed, else its kind: '0' a number, '"' a string, 't', 'f' or 'n' the
- * words, '{' an object or array, which is not taken. */
-LLAMA_INLINE char llamac_json_value(llamac_cursor *c, double *number) {
-    static const char *const words[] = {"true", "false", "null"};
-    const char *text;
+/* A document is walked value by value. A value has a level, how many objects and arrays it is in,
+ * and a key at each: key[1] is that in the outermost object; in an array it is "". The values of
+ *
+ *     {"dim": 4096, "rope": {"type": "default"}, "ends": [2, 3]}
+ *
+ * come as '{' at level 0; '0' at level 1, key[1] "dim"; '{' at level 1, key[1] "rope"; '"' at level
+ * 2, key[1] "rope" and key[2] "type"; '}' at level 1; '[' at level 1, key[1] "ends"; '0' and '0' at
+ * level 2, key[2] ""; ']' at level 1; '}' at level 0. */
+enum { LLAMAC_JSON_DEPTH = 32 };
+typedef struct {
+    llamac_cursor c;               /* c.bad: it is not JSON */
+    int level, depth;              /* of the value; containers open behind it */
+    bool begun;                    /* a value stands before, in the same container */
+    char close[LLAMAC_JSON_DEPTH]; /* what ends each container that is open */
+    struct {
+        const char *text; /* escapes as they stand */
+        size_t n;
+    } key[LLAMAC_JSON_DEPTH + 1];
+    char kind;        /* as llamac_json_next returns it */
+    double number;    /* '0' */
+    const char *text; /* '"': [n], escapes as they stand */
     size_t n;
-    if (llamac_json_is(c, '{') || llamac_json_is(c, '[')) return '{';
-    if (c->at < c->end && *c->at == '"') return llamac_json_string(c, &text, &n) ? '"' : 0;
+} llamac_json;
+
+/* Before the first value. */
+LLAMA_INLINE llamac_json llamac_json_on(const void *p, size_t n) {
+    llamac_json j = {0};
+    j.c = llamac_cursor_on(p, n);
+    return j;
+}
+
+/* The kind of a value that is no container; 0: it is none. */
+LLAMA_INLINE char llamac_json_plain(llamac_json *j) {
+    static const char *const words[] = {"true", "false", "null"};
+    llamac_cursor *c = &j->c;
     for (int i = 0; i < 3; i++) {
-        n = strlen(words[i]);
+        size_t n = strlen(words[i]);
         if (llamac_left(c) < n || memcmp(c->at, words[i], n) != 0) continue;
         c->at += n;
         return *words[i];
     }
-    return llamac_json_number(c, number) ? '0' : 0;
+    if (c->at < c->end && *c->at == '"') return llamac_json_string(c, &j->text, &j->n) ? '"' : 0;
+    return llamac_json_number(c, &j->number) ? '0' : 0;
+}
+
+/* The next value's kind: '0' a number, '"' a string, 't', 'f' or 'n' the words, '{' or '[' the
+ * beginning of a container, whose values follow, '}' or ']' its end. 0: that was all, or c.bad. */
+LLAMA_INLINE char llamac_json_next(llamac_json *j) {
+    llamac_cursor *c = &j->c;
+    char close = j->depth ? j->close[j->depth - 1] : 0;
+    j->kind = 0;
+    if (!close && j->begun) { /* nothing but space may follow the document */
+        c->bad = llamac_json_is(c, 0) || c->at != c->end;
+        return 0;
+    }
+    if (close && llamac_json_is(c, close)) {
+        j->level = --j->depth;
+        j->begun = true;
+        return j->kind = close;
+    }
+    bool good = !close || !j->begun || llamac_json_is(c, ',');
+    j->level = j->depth;
+    j->key[j->level].text = "";
+    j->key[j->level].n = 0;
+    if (good && close == '}')
+        good = llamac_json_string(c, &j->key[j->level].text, &j->key[j->level].n) &&
+               llamac_json_is(c, ':');
+    bool object = good && llamac_json_is(c, '{'), container = object || llamac_json_is(c, '[');
+    if (good && container && j->depth < LLAMAC_JSON_DEPTH) {
+        j->close[j->depth++] = object ? '}' : ']';
+        j->kind = object ? '{' : '[';
+    } else if (good && !container) j->kind = llamac_json_plain(j);
+    j->begun = !container;
+    c->bad = !j->kind;
+    return j->kind;
+}
+
+/* Is the value at this level, or in the container that is, under that key? */
+LLAMA_INLINE bool llamac_json_under(const llamac_json *j, int level, const char *key) {
+    return j->level >= level && j->key[level].n == strlen(key) &&
+           memcmp(j->key[level].text, key, j->key[level].n) == 0;
 }
 
 /* The allocator of a host that gives none. C11 wants a multiple of the alignment. */
@@ -404,7 +487,9 @@ LLAMA_INLINE llama_allocator llamac_allocator_or_default(const llama_allocator *
 }
 
 /* An arena owns what one object allocated and frees it all at once. Small pieces are cut from
- * chunks, large ones have a block of their own. */
+ * chunks, large ones have a block of their own. Failing half-way through a file leaves nothing
+ * to be undone piece by piece: opening has one arena for what the model keeps and one, freed in
+ * any case, for what only the reading needs. */
 enum { LLAMAC_ALIGNMENT = 64, LLAMAC_CHUNK = 1 << 16 };
 typedef struct llamac_block {
     struct llamac_block *next;
@@ -433,6 +518,7 @@ LLAMA_INLINE void *llamac_new(llamac_arena *a, uint64_t count, uint64_t size) {
     return memset(p, 0, need);
 }
 
+/* All of it, large and small. */
 LLAMA_INLINE void llamac_free_all(llamac_arena *a) {
     while (a->last) {
         llamac_block *b = a->last;
@@ -463,6 +549,7 @@ typedef struct {
     size_t size;               /* in bytes */
 } llamac_mapping;
 
+/* `what` was to be made or read: a file, mostly. */
 LLAMA_INLINE int llamac_out_of_memory(llama_error *err, const char *what) {
     return llamac_fail(err, LLAMA_ENOMEM, "%s: out of memory", what);
 }
@@ -510,6 +597,7 @@ LLAMA_INLINE int llamac_map_file(llamac_mapping *f, const char *path, llama_erro
     return status;
 }
 
+/* A mapping that was never made, or was undone, is fine. */
 LLAMA_INLINE void llamac_unmap_file(llamac_mapping *f) {
     if (f->data) munmap((void *)(uintptr_t)f->data, f->size);
     f->data = NULL;
@@ -551,6 +639,17 @@ LLAMA_INLINE void llamac_page_in(const unsigned char *data, size_t n) {
 }
 
 /* ---- Cores ---- */
+
+/* A container is given a share of the machine by cgroups, folders under /sys/fs/cgroup whose files
+ * say how much time their processes may use: so many microseconds of all cores in each period of
+ * so many. /proc/self/cgroup tells which folders a process is in, and every folder above one
+ * limits it too:
+ *
+ *     version 2   0::/user.slice/a          cpu.max             "150000 100000" or "max 100000"
+ *     version 1   4:cpu,cpuacct:/docker/b   cpu.cfs_quota_us    "150000", or "-1" for no limit
+ *                                           cpu.cfs_period_us   "100000"
+ *
+ * 150000 of 100000 are one and a half cores; two threads serve that best. */
 
 /* A file the kernel makes, or as much as fits, terminated; "" if it cannot be read. */
 LLAMA_INLINE void llamac_read_small(const char *path, char *text, size_t room) {
@@ -599,12 +698,19 @@ LLAMA_INLINE long llamac_cgroup_cores(const char *proc, const char *sys) {
     return least;
 }
 
-/* tokenizer.c: a vocabulary of at most so many pieces, from a tokenizer.model that stays in
- * memory. It knows no model; llama_text_to_tokens, llama_token_text and llama_utf8_push are
- * these with a model in front. */
+/* tokenizer.c. It knows no model; llama_text_to_tokens, llama_token_text and llama_utf8_push are
+ * these with a model in front. A vocabulary of at most so many pieces from a file that stays in
+ * memory; or made piece by piece, with SentencePiece's types (1 normal, 2 unknown, 3 control, 5
+ * unused, 6 byte), then settled: each NULL, or what is wrong. */
 typedef struct llamac_vocab llamac_vocab;
+enum { LLAMAC_USER_DEFINED = 4, LLAMAC_UNUSED = 5 };
 LLAMA_SHARED int llamac_vocab_parse(llamac_vocab **, llamac_cursor bytes, size_t most,
                                     const char *file, llamac_arena *, llama_error *);
+LLAMA_SHARED llamac_vocab *llamac_vocab_new(llamac_arena *, size_t pieces); /* NULL: no memory */
+LLAMA_SHARED const char *llamac_vocab_add(llamac_vocab *, const char *text, size_t n, float score,
+                                          int type);
+LLAMA_SHARED const char *llamac_vocab_settle(llamac_vocab *, double bos, double eos,
+                                             bool space_in_front);
 LLAMA_SHARED int32_t llamac_vocab_bos(const llamac_vocab *);
 LLAMA_SHARED int32_t llamac_vocab_eos(const llamac_vocab *);
 LLAMA_SHARED ptrdiff_t llamac_encode(const llamac_vocab *, const llama_allocator *,
@@ -615,3 +721,1061 @@ LLAMA_SHARED size_t llamac_decode(const llamac_vocab *, llama_utf8 *, int32_t to
                                   char out[LLAMA_TEXT_MAX]);
 
 #endif /* LLAMA_PRIVATE */
+
+/* ==== The part of the ground that llama.c alone stands on ==================================== */
+
+/* Numbers, then the readers of files that hold tensors. None of it knows a model. */
+#if defined(LLAMA_CORE) && !defined(LLAMA_CORE_H)
+#define LLAMA_CORE_H
+
+/* ---- exp, log, sine, cosine: our own, so that they are the same everywhere ---- */
+
+/* To about 1 ulp of double, from + - * / alone. Used for tables and the sampler; the
+ * forward pass has a float exp of its own in part V. */
+
+/* x = n ln 2 + r with |r| <= ln 2 / 2; exp x = 2^n exp r, exp r by Taylor's series to r^13, whose
+ * next term is below 2^-57. ln 2 is taken in two parts: the first has so few bits that n times it
+ * is exact, so r loses nothing where x and n ln 2 nearly cancel. */
+static double exp_double(double x) {
+    /* clang-format off */
+    static const double inverse_factorial[] = {
+        1.0, 1.0, 1.0 / 2, 1.0 / 6, 1.0 / 24, 1.0 / 120, 1.0 / 720, 1.0 / 5040, 1.0 / 40320,
+        1.0 / 362880, 1.0 / 3628800, 1.0 / 39916800, 1.0 / 479001600, 1.0 / 6227020800};
+    /* clang-format on */
+    if (!(x > -700)) return x != x ? x : 0;
+    if (x > 700) return HUGE_VAL;
+    double n = (double)(long)(x * 0x1.71547652b82fep+0 + (x < 0 ? -0.5 : 0.5)); /* x / ln 2 */
+    double r = (x - n * 0x1.62e42fee00000p-1) - n * 0x1.a39ef35793c76p-33; /* ln 2 in two parts */
+    double sum = inverse_factorial[13];
+    for (int i = 12; i >= 0; i--) sum = sum * r + inverse_factorial[i];
+    uint64_t bits = (uint64_t)((int64_t)n + 1023) << 52; /* 2^n: the exponent field alone */
+    double power;
+    memcpy(&power, &bits, 8);
+    return sum * power;
+}
+
+/* x > 0 and normal: x = m 2^e with m from sqrt(1/2) to sqrt 2, and log m = 2 atanh(z) with z =
+ * (m-1)/(m+1), |z| < 0.172: the series z + z^3/3 + z^5/5 + ... to z^21 is enough. */
+static double log_double(double x) {
+    uint64_t bits;
+    memcpy(&bits, &x, 8);
+    int e = (int)(bits >> 52) - 1023;
+    bits = (bits & 0xfffffffffffff) | (uint64_t)1023 << 52;
+    double m;
+    memcpy(&m, &bits, 8);
+    if (m > 0x1.6a09e667f3bcdp+0) m *= 0.5, e++; /* sqrt 2: so that m is near 1 on either side */
+    double z = (m - 1) / (m + 1), z2 = z * z, sum = 0;
+    for (int k = 21; k >= 1; k -= 2) sum = sum * z2 + 1.0 / k;
+    return e * 0x1.a39ef35793c76p-33 + 2 * z * sum + e * 0x1.62e42fee00000p-1;
+}
+
+/* 0 <= x < 2^21: reduced by multiples of pi/2 to |r| <= pi/4, then Taylor's series to r^21. pi/2 is
+ * taken in three parts, of which n times the first two is exact; the quadrant n mod 4 says which
+ * of the two is sine and which sign they have. */
+static void sincos_double(double x, double *sine, double *cosine) {
+    double n = (double)(long)(x * 0x1.45f306dc9c883p-1 + 0.5);
+    double r =
+        ((x - n * 0x1.921fb54400000p+0) - n * 0x1.0b4611a600000p-34) - n * 0x1.3198a2e037073p-69;
+    double r2 = r * r, s = 1, c = 1;
+    for (int k = 10; k >= 1; k--) {
+        s = 1 - s * r2 / (2 * k * (2 * k + 1));
+        c = 1 - c * r2 / (2 * k * (2 * k - 1));
+    }
+    s *= r;
+    switch ((long)n & 3) { /* the quadrant */
+    case 0: *sine = s, *cosine = c; break;
+    case 1: *sine = c, *cosine = -s; break;
+    case 2: *sine = -s, *cosine = -c; break;
+    default: *sine = -c, *cosine = s;
+    }
+}
+
+/* ---- Elements as they are stored ---- */
+
+/*              sign   exponent   fraction   a value is (-1)^sign 2^(exponent - bias) 1.fraction
+ *   float32    1      8          23         bias 127
+ *   float16    1      5          10         bias 15: from 6e-8 to 65504
+ *   bfloat16   1      8          7          bias 127: the upper half of a float32
+ *
+ * An exponent of zeros alone is 2^(1 - bias) 0.fraction, one of ones infinite or no number. Every
+ * float16 and bfloat16 is a float32 too, so widening loses nothing. */
+
+typedef enum { F32, F16, BF16, DTYPES } dtype;
+static const size_t dtype_bytes[DTYPES] = {4, 2, 2};
+
+/* IEEE half to float: the exponent is rebiased by a multiplication, exact for subnormals too. */
+static inline float half_to_float(uint16_t h) {
+    uint32_t bits = (uint32_t)(h & 0x7fff) << 13;
+    float f;
+    memcpy(&f, &bits, 4);
+    f *= 0x1p112f; /* 2^(127 - 15), the difference of the two biases */
+    memcpy(&bits, &f, 4);
+    if ((h & 0x7c00) == 0x7c00) bits |= 0x7f800000; /* inf, nan */
+    bits |= (uint32_t)(h & 0x8000) << 16;
+    memcpy(&f, &bits, 4);
+    return f;
+}
+
+/* Element i of a stored row as float32, exactly, at any address. */
+static inline float element(int type, const unsigned char *row, size_t i) {
+    uint16_t half;
+    uint32_t bits;
+    float f;
+    if (type == F32) {
+        memcpy(&f, row + 4 * i, 4);
+        return f;
+    }
+    memcpy(&half, row + 2 * i, 2);
+    if (type == F16) return half_to_float(half);
+    bits = (uint32_t)half << 16; /* bfloat16 is the upper half of a float */
+    memcpy(&f, &bits, 4);
+    return f;
+}
+
+enum { MAX_DIMS = 4, MAX_TENSORS = 65536 /* in one file */ };
+
+typedef struct tensor {
+    struct tensor *next;
+    const char *name; /* in the file, [length] */
+    size_t length;
+    const unsigned char *data;                  /* the first element, at any address */
+    uint64_t shape[MAX_DIMS], stride[MAX_DIMS]; /* [dims] in elements; the last the fastest */
+    int dims;
+    int type;        /* dtype; -1: another one, then data is NULL and */
+    char stored[16]; /* this is what the file calls it */
+} tensor;
+
+typedef struct { /* a file while it is read */
+    const char *file;
+    llamac_cursor bytes;   /* all of them */
+    llamac_arena *scratch; /* freed when the model is open */
+    llama_error *err;
+    tensor *tensors; /* found so far, the last one first */
+} archive;
+
+/* A refusal names the file, what is wrong, and what can be done about it. Every refusal of an
+ * archive ends alike, as what the user can do is the same. */
+static int bad_archive(const archive *a, const char *why) {
+    return llamac_fail(a->err, LLAMA_EFORMAT,
+                       "%s: %s; it is damaged or not a checkpoint: download it again", a->file,
+                       why);
+}
+
+/* The same of one tensor. */
+static int bad_tensor(const archive *a, const tensor *t, const char *why) {
+    return llamac_fail(a->err, LLAMA_EFORMAT,
+                       "%s: tensor '%.*s' %s; it is damaged or not LLaMA's: download it again",
+                       a->file, (int)(t->length < 80 ? t->length : 80), t->name, why);
+}
+
+/* Put a tensor on the list. */
+static int add_tensor(archive *a, tensor t) {
+    tensor *kept = llamac_new(a->scratch, 1, sizeof *kept);
+    if (!kept) return llamac_out_of_memory(a->err, a->file);
+    t.next = a->tensors;
+    *kept = t;
+    a->tensors = kept;
+    return LLAMA_OK;
+}
+
+/* A tensor whose elements lie side by side from offset on among `data`: its strides, and how many
+ * bytes it takes, which must be there. */
+static int add_dense(archive *a, tensor t, llamac_cursor data, uint64_t offset, uint64_t *bytes) {
+    uint64_t n = 1;
+    bool over = false;
+    for (int d = t.dims; d-- > 0;) {
+        t.stride[d] = n;
+        over |= __builtin_mul_overflow(n, t.shape[d], &n);
+    }
+    if (t.type < 0) return add_tensor(a, t); /* for whom wants it to refuse */
+    over |= __builtin_mul_overflow(n, dtype_bytes[t.type], bytes);
+    llamac_take(&data, offset);
+    t.data = over ? NULL : llamac_take(&data, *bytes);
+    if (!t.data || n == 0) return bad_tensor(a, &t, "is empty or reaches past the end of the file");
+    return add_tensor(a, t);
+}
+
+/* ---- PyTorch's zip: stored entries, found through the central directory (APPNOTE.TXT 4.3) ---- */
+
+/* Read from its end:
+ *
+ *   entry       "PK\3\4", a header of 30 bytes, name, extra field, the bytes themselves: of
+ *               ROOT/data.pkl, the pickle, and of ROOT/data/0, ROOT/data/1, ..., the storages
+ *   ...
+ *   directory   for each entry "PK\1\2", 46 bytes: its sizes, its name, where it begins; what
+ *               needs more than 32 bits stands in an extra field
+ *   zip64 end   "PK\6\6": how many entries, where the directory begins, in 64 bits
+ *   locator     "PK\6\7": where the zip64 end is
+ *   end         "PK\5\6": the same in 16 and 32 bits; the last thing in the file
+ *
+ * The headers before the bytes are no help: PyTorch leaves sizes of 0 there. */
+
+typedef struct {      /* the bytes of a storage */
+    const char *name; /* its key; of a zip's entries at first the whole ROOT/data/KEY */
+    size_t name_length;
+    const unsigned char *data; /* the first byte, in the mapped file */
+    uint64_t size;             /* in bytes */
+    size_t turn;               /* in the older form, how many come before it in the file */
+    int type;                  /* there too: dtype, -1 until one is told */
+} entry;
+
+typedef struct { /* a file of PyTorch's while it is read */
+    archive *a;
+    entry *entries; /* [n_entries] in the end sorted by key */
+    size_t n_entries;
+    entry pickle; /* of a zip: data NULL until found */
+} torch_file;
+
+/* The n-byte number at an offset; 0 outside. */
+static uint64_t number_at(llamac_cursor c, uint64_t offset, int n) {
+    llamac_take(&c, offset);
+    return llamac_uint(&c, n);
+}
+
+/* The directory, through the end record and, where there is one, its zip64 form. The end
+ * record is the last thing in the file but for a comment, whose length must fit. */
+static int zip_directory(torch_file *z, llamac_cursor *directory, uint64_t *count) {
+    enum { END = 22, LOCATOR = 20, COMMENT_MAX = 65535 };
+    llamac_cursor c = z->a->bytes;
+    uint64_t size = llamac_left(&c), back = END;
+    for (; back <= size && back <= END + COMMENT_MAX; back++)
+        if (number_at(c, size - back, 4) == 0x06054b50 &&
+            number_at(c, size - back + 20, 2) == back - END)
+            break;
+    if (back > size || back > END + COMMENT_MAX)
+        return bad_archive(z->a, "it has no zip end record");
+    uint64_t end = size - back, bytes = number_at(c, end + 12, 4), at = number_at(c, end + 16, 4);
+    *count = number_at(c, end + 10, 2);
+    if (end >= LOCATOR && number_at(c, end - LOCATOR, 4) == 0x07064b50) {
+        end = number_at(c, end - LOCATOR + 8, 8);
+        if (number_at(c, end, 4) != 0x06064b50)
+            return bad_archive(z->a, "its zip64 end record is lost");
+        *count = number_at(c, end + 32, 8);
+        bytes = number_at(c, end + 40, 8);
+        at = number_at(c, end + 48, 8);
+    }
+    llamac_take(&c, at);
+    const unsigned char *p = llamac_take(&c, bytes);
+    if (!p) return bad_archive(z->a, "its zip directory lies outside the file");
+    *directory = llamac_cursor_on(p, (size_t)bytes);
+    return LLAMA_OK;
+}
+
+/* One directory entry, at *c, which moves to the next. Its extra field 1 has, in order, the
+ * numbers that did not fit in 32 bits. The data follow the local header, whose own name and extra field may have other
+ * lengths. */
+static int zip_one(const torch_file *z, llamac_cursor *c, entry *e) {
+    enum { HEADER = 46, LOCAL = 30 };
+    llamac_cursor h = *c, data = z->a->bytes;
+    llamac_take(c, HEADER);
+    uint64_t name = number_at(h, 28, 2), extra = number_at(h, 30, 2);
+    uint64_t packed = number_at(h, 20, 4), size = number_at(h, 24, 4), at = number_at(h, 42, 4);
+    e->name = (const char *)llamac_take(c, name);
+    e->name_length = (size_t)name;
+    const unsigned char *fields = llamac_take(c, extra);
+    llamac_take(c, number_at(h, 32, 2)); /* the comment */
+    if (c->bad || number_at(h, 0, 4) != 0x02014b50)
+        return bad_archive(z->a, "its zip directory is damaged");
+    llamac_cursor x = llamac_cursor_on(fields, (size_t)extra);
+    while (llamac_left(&x) >= 4) {
+        uint64_t id = llamac_uint(&x, 2), n = llamac_uint(&x, 2);
+        const unsigned char *p = llamac_take(&x, n);
+        if (!p || id != 1) continue;
+        llamac_cursor wide = llamac_cursor_on(p, (size_t)n);
+        if (size == UINT32_MAX) size = llamac_uint(&wide, 8);
+        if (packed == UINT32_MAX) packed = llamac_uint(&wide, 8);
+        if (at == UINT32_MAX) at = llamac_uint(&wide, 8);
+        if (wide.bad) return bad_archive(z->a, "a zip64 field is cut short");
+    }
+    if (number_at(h, 10, 2) != 0 || packed != size)
+        return bad_archive(z->a, "an entry is compressed, as no checkpoint's is");
+    llamac_take(&data, at);
+    if (number_at(data, 0, 4) != 0x04034b50)
+        return bad_archive(z->a, "an entry is not where it should be");
+    llamac_take(&data, LOCAL + number_at(data, 26, 2) + number_at(data, 28, 2));
+    e->data = llamac_take(&data, size);
+    e->size = size;
+    return e->data ? LLAMA_OK : bad_archive(z->a, "an entry reaches past the end");
+}
+
+/* Storages are looked up by key. */
+static int compare_keys(const void *a, const void *b) {
+    const entry *x = a, *y = b;
+    if (x->name_length != y->name_length) return x->name_length < y->name_length ? -1 : 1;
+    return memcmp(x->name, y->name, x->name_length);
+}
+
+/* The storage of that key; NULL: there is none. */
+static entry *find_storage(const torch_file *z, const char *key, size_t n) {
+    entry want = {.name = key, .name_length = n};
+    return bsearch(&want, z->entries, z->n_entries, sizeof want, compare_keys);
+}
+
+/* The pickle is the entry named ROOT/data.pkl, whatever the root, the storages those named
+ * ROOT/data/KEY. */
+static int zip_open(torch_file *z) {
+    enum { ENTRY_MIN = 46, SUFFIX = 9 };
+    llamac_cursor directory = {0};
+    uint64_t count = 0;
+    int status = zip_directory(z, &directory, &count);
+    if (status) return status;
+    if (count > llamac_left(&directory) / ENTRY_MIN || count > MAX_TENSORS)
+        return bad_archive(z->a, "its zip directory has more entries than bytes for them");
+    z->entries = llamac_new(z->a->scratch, count, sizeof *z->entries);
+    if (!z->entries) return llamac_out_of_memory(z->a->err, z->a->file);
+    for (; z->n_entries < count; z->n_entries++) {
+        entry *e = &z->entries[z->n_entries];
+        if ((status = zip_one(z, &directory, e))) return status;
+        if (e->name_length < SUFFIX) continue;
+        if (memcmp(e->name + e->name_length - SUFFIX, "/data.pkl", SUFFIX) == 0) z->pickle = *e;
+    }
+    if (!z->pickle.data) return bad_archive(z->a, "it holds no data.pkl");
+    size_t root = z->pickle.name_length - SUFFIX, prefix = root + 6, kept = 0;
+    for (size_t i = 0; i < count; i++) {
+        entry e = z->entries[i];
+        if (e.name_length < prefix || memcmp(e.name, z->pickle.name, root) != 0 ||
+            memcmp(e.name + root, "/data/", 6) != 0)
+            continue;
+        e.name += prefix;
+        e.name_length -= prefix;
+        z->entries[kept++] = e;
+    }
+    z->n_entries = kept;
+    qsort(z->entries, kept, sizeof *z->entries, compare_keys);
+    return LLAMA_OK;
+}
+
+/* ---- The pickle: a stack machine that can build tensors, and nothing else ---- */
+
+/* A checkpoint's dict of tensors is a program for a stack machine (Python's pickletools.py
+ * names the opcodes). Ours knows the opcodes and globals listed below and refuses all
+ * others by name; a "call" makes a record of a tensor, and no code but this runs. To say
+ * {"norm.weight": a tensor of 4096 halves} the program goes, in essence:
+ *
+ *   EMPTY_DICT                                  stack: {}
+ *   MARK BINUNICODE "norm.weight"               {} ( "norm.weight"
+ *   GLOBAL torch._utils _rebuild_tensor_v2      ... callable
+ *   MARK
+ *     MARK "storage" torch.HalfStorage "0" "cpu" 4096 TUPLE BINPERSID      ... storage "0"
+ *     0 (4096,) (1,) False OrderedDict()        its offset, shape, stride, two things unused
+ *   TUPLE REDUCE                                {} ( "norm.weight" tensor
+ *   SETITEMS STOP                               {"norm.weight": tensor}
+ *
+ * with BINPUT between, which numbers the top of the stack for a BINGET to use again. */
+
+/* clang-format off */
+typedef enum {
+    P_NONE,   /* None, True and False: nothing asks which */
+    P_INT,
+    P_TEXT,
+    P_TUPLE,
+    P_DICT,
+    P_LIST,
+    P_GLOBAL, /* a function or class that was named */
+    P_STORE,  /* a storage */
+    P_TENSOR,
+    P_MARK    /* where the items of a tuple or list begin */
+} kind;
+/* clang-format on */
+typedef enum { G_TENSOR, G_PARAMETER, G_ORDERED_DICT, G_STORAGE /* + dtype */ } global;
+
+enum { MEMO_MAX = 1 << 18 };
+enum { STACK_MAX = 4096 }; /* Python batches items by 1000: 2,010 is all it stacks */
+
+typedef struct storage {
+    const struct storage *next; /* the one named before */
+    int type;                   /* dtype */
+    const char *key;            /* "0", in the mapped file */
+    size_t key_length;          /* in bytes */
+    uint64_t numel;             /* how many elements it should have */
+} storage;
+
+typedef struct {                                        /* what _rebuild_tensor_v2 is given */
+    const storage *storage;                             /* whose elements it shows */
+    uint64_t offset, shape[MAX_DIMS], stride[MAX_DIMS]; /* in elements */
+    int dims;                                           /* how many of shape and stride */
+} view_of;
+
+typedef struct value {
+    kind kind;
+    uint32_t n; /* bytes of a string, items of a tuple */
+    union {
+        int64_t integer;           /* P_INT; P_GLOBAL, P_DICT, P_LIST: which */
+        const char *text;          /* P_TEXT: in the mapped file */
+        const struct value *items; /* P_TUPLE */
+        const storage *storage;    /* P_STORE */
+        const view_of *tensor;     /* P_TENSOR */
+    };
+} value;
+
+typedef struct named {     /* dict[name] = tensor; or a list's item, a name without a tensor */
+    struct named *next;    /* the one named before */
+    int64_t dict;          /* its number, or the list's */
+    const char *name;      /* in the mapped file */
+    size_t length;         /* in bytes */
+    const view_of *tensor; /* NULL in a list */
+} named;
+
+typedef struct {
+    torch_file *z;            /* whose pickle it is */
+    llamac_cursor c;          /* the program, from the next opcode on */
+    value stack[STACK_MAX];   /* [depth] in use */
+    size_t depth;             /* values on the stack */
+    value *memo;              /* [n_memo] that the program numbered, to use again */
+    size_t n_memo, room_memo; /* numbered; allocated */
+    int64_t n_dicts;          /* dicts and lists made so far: their numbers */
+    /* what it was all for */
+    int64_t dict;            /* which dict or list the result is */
+    named *names;            /* the last one first */
+    const storage *storages; /* all that were named, the last one first */
+    int status;              /* LLAMA_OK, or why the machine stopped */
+} pickle;
+
+/* These return false, for the machine to stop with p->status. */
+static bool pickle_fail(pickle *p, const char *why) {
+    if (p->status) return false; /* the first reason is the one to tell */
+    p->status =
+        llamac_fail(p->z->a->err, LLAMA_EFORMAT,
+                    "%s: in its pickle %s; it is not a LLaMA checkpoint", p->z->a->file, why);
+    return false;
+}
+
+/* Zeroed memory, or NULL with p->status set. */
+static void *pickle_new(pickle *p, uint64_t count, size_t size) {
+    void *made = llamac_new(p->z->a->scratch, count, size);
+    if (!made) p->status = llamac_out_of_memory(p->z->a->err, p->z->a->file);
+    return made;
+}
+
+/* The stack has a fixed size, so a program of a million marks is refused and not followed. */
+static bool push(pickle *p, value v) {
+    if (p->depth == STACK_MAX) return pickle_fail(p, "the stack outgrows any checkpoint's");
+    p->stack[p->depth++] = v;
+    return true;
+}
+
+/* What is told by a number alone: see `value`. */
+static bool push_int(pickle *p, kind kind, int64_t i) {
+    return push(p, (value){kind, 0, {.integer = i}});
+}
+
+/* The topmost value, taken off; a mark if there is none. */
+static value pop(pickle *p) {
+    return p->depth ? p->stack[--p->depth] : (value){P_MARK, 0, {.integer = 0}};
+}
+
+/* Take the n topmost values off: they stay readable at the pointer until the next push. */
+static const value *pop_many(pickle *p, size_t n) {
+    if (n > p->depth) return pickle_fail(p, "the stack is empty"), NULL;
+    return &p->stack[p->depth -= n];
+}
+
+/* The same for those above the topmost mark; the mark goes too. */
+static const value *pop_marked(pickle *p, size_t *n) {
+    for (size_t i = p->depth; i-- > 0;)
+        if (p->stack[i].kind == P_MARK) {
+            *n = p->depth - i - 1;
+            p->depth = i;
+            return &p->stack[i + 1];
+        }
+    return pickle_fail(p, "a mark is missing"), NULL;
+}
+
+/* A tuple of n values that stand at `from` (NULL: they could not be taken). */
+static bool push_tuple(pickle *p, const value *from, size_t n) {
+    value *items = from ? pickle_new(p, n, sizeof *items) : NULL;
+    if (!items) return false;
+    if (n) memcpy(items, from, n * sizeof *items);
+    return push(p, (value){P_TUPLE, (uint32_t)n, {.items = items}});
+}
+
+/* Item i of a tuple; a mark if it is not a tuple or has no such item. */
+static value item(value tuple, size_t i) {
+    if (tuple.kind != P_TUPLE || i >= tuple.n) return (value){P_MARK, 0, {.integer = 0}};
+    return tuple.items[i];
+}
+
+/* Strings stay in the file: a value points to the n bytes that come next. */
+static bool push_string(pickle *p, uint64_t n) {
+    const unsigned char *s = llamac_take(&p->c, n);
+    if (!s || n > UINT32_MAX) return pickle_fail(p, "a string reaches past the end");
+    return push(p, (value){P_TEXT, (uint32_t)n, {.text = (const char *)s}});
+}
+
+/* A little-endian two's complement number of n <= 8 bytes. */
+static bool push_long(pickle *p, uint64_t n) {
+    if (n > 8) return pickle_fail(p, "a number is too large");
+    uint64_t v = llamac_uint(&p->c, (int)n);
+    if (n && n < 8 && v >> (8 * n - 1)) v |= UINT64_MAX << (8 * n);
+    return push_int(p, P_INT, (int64_t)v);
+}
+
+/* Is it this string? */
+static bool is_text(value v, const char *text) {
+    return v.kind == P_TEXT && v.n == strlen(text) && memcmp(v.text, text, v.n) == 0;
+}
+
+/* The rest of a line, as GLOBAL writes its two names. */
+static value line(pickle *p) {
+    value v = {P_TEXT, 0, {.text = (const char *)p->c.at}};
+    while (p->c.at < p->c.end && *p->c.at != '\n' && v.n < 256) p->c.at++, v.n++;
+    if (!llamac_take(&p->c, 1)) v.kind = P_MARK;
+    return v;
+}
+
+/* The globals a checkpoint may name. */
+static bool push_global(pickle *p, value module, value name) {
+    static const struct {
+        const char *module, *name;
+        int global;
+    } allowed[] = {
+        {"torch._utils", "_rebuild_tensor_v2", G_TENSOR},
+        {"torch._utils", "_rebuild_parameter", G_PARAMETER},
+        {"collections", "OrderedDict", G_ORDERED_DICT},
+        {"torch", "FloatStorage", G_STORAGE + F32},
+        {"torch", "HalfStorage", G_STORAGE + F16},
+        {"torch", "BFloat16Storage", G_STORAGE + BF16},
+    };
+    for (size_t i = 0; i < sizeof allowed / sizeof *allowed; i++)
+        if (is_text(module, allowed[i].module) && is_text(name, allowed[i].name))
+            return push_int(p, P_GLOBAL, allowed[i].global);
+    if (module.kind != P_TEXT || name.kind != P_TEXT) return pickle_fail(p, "a global has no name");
+    char why[192];
+    snprintf(why, sizeof why, "'%.*s %.*s' is asked for, which is not run",
+             (int)(module.n < 60 ? module.n : 60), module.text, (int)(name.n < 60 ? name.n : 60),
+             name.text);
+    return pickle_fail(p, why);
+}
+
+/* A persistent id names a storage: ('storage', type, key, location, numel), in the older form
+ * with None behind it, for a storage that is no view of another. */
+static bool push_storage(pickle *p, value id) {
+    value type = item(id, 1), key = item(id, 2), numel = item(id, 4);
+    if (!is_text(item(id, 0), "storage") || type.kind != P_GLOBAL || type.integer < G_STORAGE ||
+        key.kind != P_TEXT || numel.kind != P_INT || numel.integer < 0 ||
+        (id.n > 5 && item(id, 5).kind != P_NONE))
+        return pickle_fail(p, "a persistent id is not of a float storage");
+    storage *s = pickle_new(p, 1, sizeof *s);
+    if (!s) return false;
+    *s = (storage){p->storages, (int)type.integer - G_STORAGE, key.text, key.n,
+                   (uint64_t)numel.integer};
+    p->storages = s;
+    return push(p, (value){P_STORE, 0, {.storage = s}});
+}
+
+/* _rebuild_tensor_v2(storage, offset, shape, stride, ...). How far it reaches,
+ * torch_tensor checks. */
+static bool push_tensor(pickle *p, value args) {
+    value from = item(args, 0), offset = item(args, 1), shape = item(args, 2),
+          stride = item(args, 3);
+    if (from.kind != P_STORE || offset.kind != P_INT || offset.integer < 0 ||
+        shape.kind != P_TUPLE || stride.kind != P_TUPLE || shape.n != stride.n ||
+        shape.n > MAX_DIMS)
+        return pickle_fail(p, "a tensor is malformed");
+    view_of *t = pickle_new(p, 1, sizeof *t);
+    if (!t) return false;
+    *t = (view_of){from.storage, (uint64_t)offset.integer, {0}, {0}, (int)shape.n};
+    for (size_t i = 0; i < shape.n; i++) {
+        value size = item(shape, i), step = item(stride, i);
+        if (size.kind != P_INT || step.kind != P_INT || size.integer < 1 || step.integer < 0)
+            return pickle_fail(p, "a tensor has a size or stride that is none");
+        t->shape[i] = (uint64_t)size.integer;
+        t->stride[i] = (uint64_t)step.integer;
+    }
+    return push(p, (value){P_TENSOR, 0, {.tensor = t}});
+}
+
+/* callable(*args), for the three callables there are. _rebuild_parameter only wraps a tensor. */
+static bool reduce(pickle *p) {
+    value args = pop(p), callable = pop(p), inner = item(args, 0);
+    int64_t which = callable.kind == P_GLOBAL && args.kind == P_TUPLE ? callable.integer : -1;
+    if (which == G_TENSOR) return push_tensor(p, args);
+    if (which == G_ORDERED_DICT) return push_int(p, P_DICT, p->n_dicts++);
+    if (which == G_PARAMETER && inner.kind == P_TENSOR) return push(p, inner);
+    return pickle_fail(p, "something is called that cannot be");
+}
+
+/* Note a name in the dict or list on top. */
+static bool add_name(pickle *p, value name, const view_of *t) {
+    named *e = pickle_new(p, 1, sizeof *e);
+    if (!e) return false;
+    *e = (named){p->names, p->stack[p->depth - 1].integer, name.text, name.n, t};
+    p->names = e;
+    return true;
+}
+
+/* dict[key] = value for n values (key, value, ...); the dict is on top. Only named tensors
+ * are kept: the rest is PyTorch's _metadata, or the older form's note on its machine. */
+static bool set_items(pickle *p, const value *from, size_t n) {
+    if (!from) return false;
+    if (n % 2 || p->depth == 0 || p->stack[p->depth - 1].kind != P_DICT)
+        return pickle_fail(p, "items are set on what is not a dict");
+    for (size_t i = 0; i < n; i += 2) {
+        if (is_text(from[i], "little_endian") && from[i + 1].integer == 0)
+            return pickle_fail(p, "little_endian is False");
+        if (from[i].kind == P_TEXT && from[i + 1].kind == P_TENSOR &&
+            !add_name(p, from[i], from[i + 1].tensor))
+            return false;
+    }
+    return true;
+}
+
+/* list.extend(n values); the list is on top. Of interest are strings: keys of storages. */
+static bool append_items(pickle *p, const value *from, size_t n) {
+    if (!from) return false;
+    if (p->depth == 0 || p->stack[p->depth - 1].kind != P_LIST)
+        return pickle_fail(p, "items are appended to what is not a list");
+    for (size_t i = 0; i < n; i++)
+        if (from[i].kind == P_TEXT && !add_name(p, from[i], NULL)) return false;
+    return true;
+}
+
+/* Python numbers the memo 0, 1, 2, ... (or from 1): no attacker's index is followed further. */
+static bool memoize(pickle *p, uint64_t index) {
+    if (p->depth == 0 || index > p->n_memo + 1 || index >= MEMO_MAX)
+        return pickle_fail(p, "the memo is used out of order");
+    if (index + 1 > p->room_memo) {
+        value *more = pickle_new(p, 2 * index + 64, sizeof *more);
+        if (!more) return false;
+        if (p->n_memo) memcpy(more, p->memo, p->n_memo * sizeof *more);
+        p->memo = more;
+        p->room_memo = 2 * index + 64;
+    }
+    p->memo[index] = p->stack[p->depth - 1];
+    if (index >= p->n_memo) p->n_memo = index + 1;
+    return true;
+}
+
+/* BINGET: the value that was given this number. */
+static bool recall(pickle *p, uint64_t index) {
+    if (index >= p->n_memo) return pickle_fail(p, "the memo has no such value");
+    return push(p, p->memo[index]);
+}
+
+/* One opcode; false ends the run, at STOP or with a failure in status. */
+static bool step(pickle *p) {
+    unsigned op = (unsigned)llamac_uint(&p->c, 1);
+    if (p->c.bad) return pickle_fail(p, "the end is missing");
+    size_t n = 0;
+    const value *from;
+    value module, name;
+    char why[64];
+    switch (op) {
+    case 0x80: return llamac_uint(&p->c, 1) <= 5 || pickle_fail(p, "the protocol is over 5");
+    case 0x95: return llamac_take(&p->c, 8) || pickle_fail(p, "the end is missing"); /* FRAME */
+    case '(': return push_int(p, P_MARK, 0);                                         /* MARK */
+    case 'N': return push_int(p, P_NONE, 0);                                         /* NONE */
+    case 0x88: return push_int(p, P_NONE, 1); /* NEWTRUE, NEWFALSE: nothing asks which */
+    case 0x89: return push_int(p, P_NONE, 0);
+    case 'K': return push_int(p, P_INT, (int64_t)llamac_uint(&p->c, 1)); /* BININT1 */
+    case 'M': return push_int(p, P_INT, (int64_t)llamac_uint(&p->c, 2)); /* BININT2 */
+    case 'J': return push_long(p, 4);                                    /* BININT */
+    case 0x8a: return push_long(p, llamac_uint(&p->c, 1));               /* LONG1 */
+    case 0x8c: return push_string(p, llamac_uint(&p->c, 1));             /* SHORT_BINUNICODE */
+    case 'X': return push_string(p, llamac_uint(&p->c, 4));              /* BINUNICODE */
+    case 0x8d: return push_string(p, llamac_uint(&p->c, 8));             /* BINUNICODE8 */
+    case '}': return push_int(p, P_DICT, p->n_dicts++);                  /* EMPTY_DICT */
+    case ']': return push_int(p, P_LIST, p->n_dicts++);                  /* EMPTY_LIST */
+    case ')': return push_tuple(p, p->stack, 0);                         /* EMPTY_TUPLE */
+    case 0x85: return push_tuple(p, pop_many(p, 1), 1);                  /* TUPLE1, 2, 3 */
+    case 0x86: return push_tuple(p, pop_many(p, 2), 2);                  /* TUPLE2 */
+    case 0x87: return push_tuple(p, pop_many(p, 3), 3);                  /* TUPLE3 */
+    case 't': from = pop_marked(p, &n); return push_tuple(p, from, n);   /* TUPLE */
+    case 'q': return memoize(p, llamac_uint(&p->c, 1)); /* BINPUT, LONG_BINPUT, MEMOIZE */
+    case 'r': return memoize(p, llamac_uint(&p->c, 4)); /* LONG_BINPUT */
+    case 0x94: return memoize(p, p->n_memo);            /* MEMOIZE */
+    case 'h': return recall(p, llamac_uint(&p->c, 1));  /* BINGET, LONG_BINGET */
+    case 'j': return recall(p, llamac_uint(&p->c, 4));  /* LONG_BINGET */
+    case 'c': module = line(p), name = line(p); return push_global(p, module, name); /* GLOBAL */
+    case 0x93:
+        name = pop(p), module = pop(p);
+        return push_global(p, module, name);                             /* STACK_GLOBAL */
+    case 'Q': return push_storage(p, pop(p));                            /* BINPERSID */
+    case 'R': return reduce(p);                                          /* REDUCE */
+    case 's': return set_items(p, pop_many(p, 2), 2);                    /* SETITEM */
+    case 'u': from = pop_marked(p, &n); return set_items(p, from, n);    /* SETITEMS */
+    case 'a': return append_items(p, pop_many(p, 1), 1);                 /* APPEND */
+    case 'e': from = pop_marked(p, &n); return append_items(p, from, n); /* APPENDS */
+    case 'b':
+        return pop_many(p, 1) && (p->depth || pickle_fail(p, "the stack is empty")); /* BUILD */
+    case '.': return false;                                                          /* STOP */
+    }
+    snprintf(why, sizeof why, "opcode 0x%02x is not one that builds tensors", op);
+    return pickle_fail(p, why);
+}
+
+/* Run the program at c, which moves to its end. The result must be of this kind; of p->names
+ * those count that are p->dict's. */
+static int pickle_run(pickle *p, llamac_cursor *c, kind result) {
+    p->c = *c;
+    p->depth = p->n_memo = 0;
+    p->names = NULL;
+    while (step(p)) {}
+    value top = pop(p);
+    if (p->status == LLAMA_OK && top.kind != result)
+        pickle_fail(p, "the result is not a dict of tensors");
+    p->dict = top.integer;
+    *c = p->c;
+    return p->status;
+}
+
+/* ---- PyTorch's older form: five pickles, then the storages one after the other ---- */
+
+/* A number as magic; the number of the form, 1001; a dict about the machine; the dict of tensors;
+ * a list of the storages' keys. Then for each key an int64, how many elements, and the elements,
+ * packed without a gap and so, often, at odd addresses. */
+
+/* The first pickle: the number 0x1950a86a20f9469cfc6c. */
+static const unsigned char legacy_magic[] = {0x80, 0x02, 0x8a, 0x0a, 0x6c, 0xfc, 0x9c, 0x46,
+                                             0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19, 0x2e};
+
+/* The storages, in the order of the list of keys: a count of elements (int64), then the
+ * elements, at any address. Their types are known from the tensors. */
+static int legacy_storages(torch_file *z, const pickle *p, llamac_cursor c) {
+    size_t n = 0;
+    for (const named *e = p->names; e; e = e->next) n++;
+    size_t *order = llamac_new(z->a->scratch, n, sizeof *order); /* [turn] of the sorted entries */
+    z->entries = llamac_new(z->a->scratch, n, sizeof *z->entries);
+    if (!order || !z->entries) return llamac_out_of_memory(z->a->err, z->a->file);
+    z->n_entries = n;
+    for (const named *e = p->names; e; e = e->next) { /* the last one first */
+        n--;
+        z->entries[n] = (entry){e->name, e->length, NULL, 0, n, -1};
+    }
+    qsort(z->entries, z->n_entries, sizeof *z->entries, compare_keys);
+    for (size_t i = 0; i < z->n_entries; i++) order[z->entries[i].turn] = i;
+    for (const storage *s = p->storages; s; s = s->next) {
+        entry *e = find_storage(z, s->key, s->key_length);
+        if (e) e->type = s->type;
+    }
+    for (size_t i = 0; i < z->n_entries; i++) {
+        entry *e = &z->entries[order[i]];
+        uint64_t numel = llamac_uint(&c, 8);
+        if (e->type < 0 || __builtin_mul_overflow(numel, dtype_bytes[e->type], &e->size) ||
+            !(e->data = llamac_take(&c, e->size)))
+            return bad_archive(z->a, "a storage is cut short");
+    }
+    return LLAMA_OK;
+}
+
+/* After the magic: the protocol's number, a dict about the machine, the dict of tensors,
+ * the list of keys. The tensors' dict is the result. */
+static int legacy_read(torch_file *z, pickle *p) {
+    llamac_cursor c = z->a->bytes;
+    llamac_take(&c, sizeof legacy_magic);
+    int status = pickle_run(p, &c, P_INT);
+    if (status == LLAMA_OK && p->dict != 1001)
+        return bad_archive(z->a, "the number of its form is not 1001");
+    if (status == LLAMA_OK) status = pickle_run(p, &c, P_DICT);
+    if (status == LLAMA_OK) status = pickle_run(p, &c, P_DICT);
+    named *names = p->names;
+    int64_t dict = p->dict;
+    if (status == LLAMA_OK) status = pickle_run(p, &c, P_LIST);
+    if (status == LLAMA_OK) status = legacy_storages(z, p, c);
+    p->names = names;
+    p->dict = dict;
+    return status;
+}
+/* ---- A file of PyTorch's, of either form ---- */
+
+/* One of the tensors that were named: its bytes, if its storage has all of them. */
+static int torch_tensor(torch_file *z, const named *e) {
+    const view_of *v = e->tensor;
+    const storage *s = v->storage;
+    tensor t = {.name = e->name, .length = e->length, .type = s->type, .dims = v->dims};
+    const entry *stored = find_storage(z, s->key, s->key_length);
+    uint64_t size = dtype_bytes[s->type], bytes, reach, last = v->offset, elements = 1;
+    bool over = false;
+    if (!stored || __builtin_mul_overflow(s->numel, size, &bytes) || bytes > stored->size)
+        return bad_tensor(z->a, &t, "has a storage that is absent or cut short");
+    for (int d = 0; d < v->dims; d++) {
+        over |= __builtin_mul_overflow(v->shape[d] - 1, v->stride[d], &reach);
+        over |= __builtin_add_overflow(last, reach, &last);
+        over |= __builtin_mul_overflow(elements, v->shape[d], &elements);
+    }
+    if (over || last >= s->numel || elements > s->numel)
+        return bad_tensor(z->a, &t, "reaches past its storage");
+    t.data = stored->data + v->offset * size;
+    memcpy(t.shape, v->shape, sizeof t.shape);
+    memcpy(t.stride, v->stride, sizeof t.stride);
+    return add_tensor(z->a, t);
+}
+
+/* The dict of tensors, whichever the form. */
+static int read_torch(archive *a) {
+    torch_file z = {.a = a};
+    pickle *p = llamac_new(a->scratch, 1, sizeof *p);
+    if (!p) return llamac_out_of_memory(a->err, a->file);
+    p->z = &z;
+    int status;
+    const unsigned char *magic = a->bytes.at;
+    if (llamac_left(&a->bytes) > sizeof legacy_magic &&
+        memcmp(magic, legacy_magic, sizeof legacy_magic) == 0)
+        status = legacy_read(&z, p);
+    else if ((status = zip_open(&z)) == LLAMA_OK) {
+        llamac_cursor c = llamac_cursor_on(z.pickle.data, (size_t)z.pickle.size);
+        status = pickle_run(p, &c, P_DICT);
+    }
+    for (const named *e = p->names; e && status == LLAMA_OK; e = e->next)
+        if (e->dict == p->dict) status = torch_tensor(&z, e);
+    return status;
+}
+
+/* ---- safetensors: the length of a JSON header, the header, the elements ---- */
+
+/*   8 bytes     n, the length of the header
+ *   n bytes     {"__metadata__": {...}, "model.norm.weight": {...}, ...}, padded with spaces
+ *   the rest    elements, wherever the header says; at odd addresses too if n is odd */
+
+/* A tensor's entry is
+ *     "name": {"dtype": "F16", "shape": [4096, 4096], "data_offsets": [0, 33554432]}
+ * with the offsets counted from the end of the header. */
+typedef struct {
+    tensor t;            /* as far as it was read */
+    uint64_t offsets[2]; /* of the first byte and of the one behind the last */
+    int n_offsets;       /* of them read */
+} safe_entry;
+
+/* One value inside an entry; false: it is not what it should be. */
+static bool safe_value(safe_entry *e, const llamac_json *j) {
+    static const char *const names[DTYPES] = {"F32", "F16", "BF16"};
+    uint64_t whole =
+        j->kind == '0' && j->number >= 0 && j->number < 0x1p53 ? (uint64_t)j->number : 0;
+    bool counts = j->level == 3 && j->kind == '0' && (double)whole == j->number;
+    if (llamac_json_under(j, 2, "dtype") && j->kind == '"') {
+        snprintf(e->t.stored, sizeof e->t.stored, "%.*s", (int)(j->n < 15 ? j->n : 15), j->text);
+        for (int i = 0; i < DTYPES; i++)
+            if (strcmp(e->t.stored, names[i]) == 0) e->t.type = i;
+        return true;
+    }
+    if (llamac_json_under(j, 2, "shape") && counts && e->t.dims < MAX_DIMS) {
+        e->t.shape[e->t.dims++] = whole;
+        return true;
+    }
+    if (llamac_json_under(j, 2, "data_offsets") && counts && e->n_offsets < 2) {
+        e->offsets[e->n_offsets++] = whole;
+        return true;
+    }
+    return j->kind == '[' || j->kind == ']';
+}
+
+/* Entry by entry; what "__metadata__" says is of no use to us. */
+static int read_safetensors(archive *a) {
+    llamac_cursor c = a->bytes;
+    uint64_t length = llamac_uint(&c, 8), bytes = 0, n = 0;
+    const unsigned char *header = llamac_take(&c, length);
+    if (!header) return bad_archive(a, "its header is cut short");
+    llamac_json j = llamac_json_on(header, (size_t)length);
+    safe_entry e = {0};
+    for (int status; llamac_json_next(&j);) {
+        bool noted = llamac_json_under(&j, 1, "__metadata__");
+        if (j.level == 1 && j.kind == '{') e = (safe_entry){.t = {.type = -1}};
+        else if (j.level == 1 && j.kind == '}' && !noted) {
+            e.t.name = j.key[1].text;
+            e.t.length = j.key[1].n;
+            if (e.n_offsets != 2 || e.offsets[0] > e.offsets[1] || !e.t.stored[0] ||
+                n++ == MAX_TENSORS)
+                return bad_tensor(a, &e.t, "has no sound entry in the header");
+            if ((status = add_dense(a, e.t, c, e.offsets[0], &bytes))) return status;
+            if (e.t.type >= 0 && bytes != e.offsets[1] - e.offsets[0])
+                return bad_tensor(a, &e.t, "is not as long as its shape");
+        } else if (j.level == 1 && j.kind != '}')
+            return bad_archive(a, "its header is not of safetensors");
+        else if (j.level > 1 && !noted && !safe_value(&e, &j))
+            return bad_archive(a, "its header has an entry that is no tensor's");
+    }
+    return j.c.bad || n == 0 ? bad_archive(a, "its header is not JSON with tensors") : LLAMA_OK;
+}
+
+/* ---- GGUF: pairs of keys and values, a list of tensors, their elements ---- */
+
+/*   "GGUF"      version (32 bits), how many tensors, how many pairs (64 bits each)
+ *   pairs       a key; the type of the value (32 bits); the value
+ *   tensors     a name, how many dimensions (32 bits), these, its type (32 bits), its offset
+ *   elements    from the next multiple of general.alignment on, which is 32 if no pair says more
+ *
+ * A string is its length in 64 bits and its bytes; an array the type of its items, how many in 64
+ * bits, the items. All numbers are little-endian. */
+
+typedef struct {     /* a pair */
+    const char *key; /* [length] */
+    size_t length;
+    char kind;           /* as llamac_json's: '0', '"', 't', 'f'; '[' an array */
+    double number;       /* '0' */
+    const char *text;    /* '"', [n] */
+    uint64_t n;          /* bytes of a string, items of an array */
+    uint64_t type;       /* of GGUF's, of the value or the items */
+    llamac_cursor items; /* begins at the first */
+} gguf_pair;
+
+typedef struct {
+    archive *a;                  /* whose bytes it has */
+    llamac_cursor c;             /* behind what was read */
+    uint64_t n_tensors, n_pairs; /* by the header */
+    uint64_t alignment;          /* in bytes, a power of two */
+} gguf_file;
+
+/* The header. */
+static int gguf_open(gguf_file *g, archive *a) {
+    *g = (gguf_file){.a = a, .c = a->bytes, .alignment = 32};
+    uint64_t magic = llamac_uint(&g->c, 4), version = llamac_uint(&g->c, 4);
+    g->n_tensors = llamac_uint(&g->c, 8);
+    g->n_pairs = llamac_uint(&g->c, 8);
+    if (g->c.bad || magic != 0x46554747) return bad_archive(a, "is not GGUF, or is cut short");
+    if (version != 2 && version != 3)
+        return llamac_fail(a->err, LLAMA_EFORMAT,
+                           "%s: is GGUF of version %llu, not 2 or 3; make it anew", a->file,
+                           (unsigned long long)version);
+    if (g->n_tensors > MAX_TENSORS || g->n_pairs > MAX_TENSORS)
+        return bad_archive(a, "its header counts more than there can be");
+    return LLAMA_OK;
+}
+
+/* A value of one of GGUF's plain types: its kind as in JSON; 0: no such type, or cut short. */
+static char gguf_value(llamac_cursor *c, uint64_t type, gguf_pair *v) {
+    static const unsigned char bytes[] = {1, 1, 2, 2, 4, 4, 4, 1, 8, 0, 8, 8, 8};
+    enum { FLOAT = 6, BOOL = 7, STRING = 8, DOUBLE = 12 };
+    if (type >= sizeof bytes || !bytes[type]) return 0;
+    int n = bytes[type];
+    uint64_t bits = llamac_uint(c, n);
+    v->type = type;
+    v->number = (double)bits;
+    if (type == 1 || type == 3 || type == 5 || type == 11) { /* signed */
+        if (n < 8 && bits >> (8 * n - 1)) bits |= UINT64_MAX << (8 * n);
+        v->number = (double)(int64_t)bits;
+    }
+    if (type == FLOAT) {
+        uint32_t low = (uint32_t)bits;
+        float f;
+        memcpy(&f, &low, sizeof f);
+        v->number = (double)f;
+    }
+    if (type == DOUBLE) memcpy(&v->number, &bits, sizeof bits);
+    if (type == STRING) v->text = (const char *)llamac_take(c, v->n = bits);
+    return c->bad ? 0 : type == STRING ? '"' : type == BOOL ? (bits ? 't' : 'f') : '0';
+}
+
+/* The next pair; false: it is malformed. Arrays are gone over, for the next one to be found. */
+static bool gguf_next(gguf_file *g, gguf_pair *p) {
+    enum { ARRAY = 9 };
+    gguf_pair item;
+    llamac_cursor *c = &g->c;
+    *p = (gguf_pair){0};
+    p->length = (size_t)llamac_uint(c, 8);
+    p->key = (const char *)llamac_take(c, p->length);
+    uint64_t type = llamac_uint(c, 4);
+    p->kind = type == ARRAY ? '[' : gguf_value(c, type, p);
+    if (type == ARRAY) {
+        p->type = llamac_uint(c, 4);
+        p->n = llamac_uint(c, 8);
+        p->items = *c;
+        for (uint64_t i = 0; i < p->n; i++) /* each takes a byte at least */
+            if (!gguf_value(c, p->type, &item)) return false;
+    }
+    if (p->kind == '0' && p->length == 17 && memcmp(p->key, "general.alignment", 17) == 0)
+        g->alignment = p->number >= 1 && p->number <= 1 << 20 ? (uint64_t)p->number : 0;
+    return !c->bad && p->kind && g->alignment && !(g->alignment & (g->alignment - 1));
+}
+
+/* What GGUF calls the types we do not compute with. */
+static const char *gguf_type(uint64_t type) {
+    static const char *const names[] = {
+        "F32",     "F16",    "Q4_0",    "Q4_1",  "",       "",      "Q5_0",  "Q5_1",
+        "Q8_0",    "Q8_1",   "Q2_K",    "Q3_K",  "Q4_K",   "Q5_K",  "Q6_K",  "Q8_K",
+        "IQ2_XXS", "IQ2_XS", "IQ3_XXS", "IQ1_S", "IQ4_NL", "IQ3_S", "IQ2_S", "IQ4_XS",
+        "I8",      "I16",    "I32",     "I64",   "F64",    "IQ1_M", "BF16"};
+    return type < sizeof names / sizeof *names ? names[type] : "";
+}
+
+/* One tensor's entry; its dimensions stand there the fastest first. */
+static bool gguf_entry(llamac_cursor *c, tensor *t, uint64_t *offset) {
+    enum { TYPE_F32 = 0, TYPE_F16 = 1, TYPE_BF16 = 30 };
+    *t = (tensor){.type = -1};
+    t->length = (size_t)llamac_uint(c, 8);
+    t->name = (const char *)llamac_take(c, t->length);
+    uint64_t dims = llamac_uint(c, 4);
+    if (c->bad || dims > MAX_DIMS) return false;
+    t->dims = (int)dims;
+    for (int d = t->dims; d-- > 0;) t->shape[d] = llamac_uint(c, 8);
+    uint64_t type = llamac_uint(c, 4);
+    *offset = llamac_uint(c, 8);
+    if (type == TYPE_F32) t->type = F32;
+    if (type == TYPE_F16) t->type = F16;
+    if (type == TYPE_BF16) t->type = BF16;
+    if (*gguf_type(type)) snprintf(t->stored, sizeof t->stored, "%s", gguf_type(type));
+    else snprintf(t->stored, sizeof t->stored, "type %u", (unsigned)type);
+    return !c->bad;
+}
+
+/* After the pairs: the tensors. Offsets count from the first aligned byte behind their entries. */
+static int gguf_tensors(gguf_file *g) {
+    archive *a = g->a;
+    llamac_cursor ends = g->c, data = a->bytes;
+    uint64_t offset, bytes, i;
+    tensor t;
+    for (i = 0; i < g->n_tensors && gguf_entry(&ends, &t, &offset); i++) {}
+    if (i < g->n_tensors) return bad_archive(a, "its list of tensors is damaged");
+    uint64_t begin = (uint64_t)(ends.at - a->bytes.at) + g->alignment - 1;
+    llamac_take(&data, begin / g->alignment * g->alignment);
+    for (i = 0; i < g->n_tensors; i++) {
+        gguf_entry(&g->c, &t, &offset);
+        if (offset % g->alignment) return bad_tensor(a, &t, "is not aligned as the file says");
+        int status = add_dense(a, t, data, offset, &bytes);
+        if (status) return status;
+    }
+    return LLAMA_OK;
+}
+
+/* ---- MD5 (RFC 1321), for checklist.chk: no secret, only a sum ---- */
+
+/* Four words are stirred by each block of 64 bytes in 64 steps, of four kinds; the last block is
+ * filled up with a bit, zeros and the length. Little-endian, as everything here. */
+
+/* Take in n blocks of 64 bytes. */
+static void md5_blocks(uint32_t state[4], const unsigned char *p, size_t n) {
+    static const unsigned char turns[4][4] = {
+        {7, 12, 17, 22}, {5, 9, 14, 20}, {4, 11, 16, 23}, {6, 10, 15, 21}};
+    static const uint32_t sines[64] = {
+        /* |sin(i + 1)| 2^32 */
+        0xd76aa478, 0xe8c7b756, 0x242070db, 0xc1bdceee, 0xf57c0faf, 0x4787c62a, 0xa8304613,
+        0xfd469501, 0x698098d8, 0x8b44f7af, 0xffff5bb1, 0x895cd7be, 0x6b901122, 0xfd987193,
+        0xa679438e, 0x49b40821, 0xf61e2562, 0xc040b340, 0x265e5a51, 0xe9b6c7aa, 0xd62f105d,
+        0x02441453, 0xd8a1e681, 0xe7d3fbc8, 0x21e1cde6, 0xc33707d6, 0xf4d50d87, 0x455a14ed,
+        0xa9e3e905, 0xfcefa3f8, 0x676f02d9, 0x8d2a4c8a, 0xfffa3942, 0x8771f681, 0x6d9d6122,
+        0xfde5380c, 0xa4beea44, 0x4bdecfa9, 0xf6bb4b60, 0xbebfbc70, 0x289b7ec6, 0xeaa127fa,
+        0xd4ef3085, 0x04881d05, 0xd9d4d039, 0xe6db99e5, 0x1fa27cf8, 0xc4ac5665, 0xf4292244,
+        0x432aff97, 0xab9423a7, 0xfc93a039, 0x655b59c3, 0x8f0ccc92, 0xffeff47d, 0x85845dd1,
+        0x6fa87e4f, 0xfe2ce6e0, 0xa3014314, 0x4e0811a1, 0xf7537e82, 0xbd3af235, 0x2ad7d2bb,
+        0xeb86d391};
+    for (; n--; p += 64) {
+        uint32_t a = state[0], b = state[1], c = state[2], d = state[3];
+        for (unsigned i = 0; i < 64; i++) {
+            uint32_t f, word;
+            unsigned k, round = i / 16, turn = turns[round][i % 4];
+            if (round == 0) f = (b & c) | (~b & d), k = i;
+            else if (round == 1) f = (d & b) | (~d & c), k = (5 * i + 1) % 16;
+            else if (round == 2) f = b ^ c ^ d, k = (3 * i + 5) % 16;
+            else f = c ^ (b | ~d), k = 7 * i % 16;
+            memcpy(&word, p + 4 * k, 4);
+            f += a + sines[i] + word;
+            a = d, d = c, c = b;
+            b += f << turn | f >> (32 - turn);
+        }
+        state[0] += a, state[1] += b, state[2] += c, state[3] += d;
+    }
+}
+
+/* With all whole blocks taken in: the rest of `size` bytes, then the sum as md5sum writes it. */
+static void md5_end(uint32_t state[4], const unsigned char *data, uint64_t size, char out[33]) {
+    unsigned char last[128] = {0}, sum[16];
+    size_t rest = (size_t)(size % 64), blocks = rest < 56 ? 1 : 2;
+    uint64_t bits = size * 8;
+    memcpy(last, data + (size - rest), rest);
+    last[rest] = 0x80;
+    memcpy(last + 64 * blocks - 8, &bits, 8);
+    md5_blocks(state, last, blocks);
+    memcpy(sum, state, 16);
+    for (int i = 0; i < 16; i++) snprintf(out + 2 * i, 3, "%02x", sum[i]);
+}
+
+#endif /* LLAMA_CORE */

@@ -1,6 +1,8 @@
-/* tokenizer.c - SentencePiece BPE, exactly: the tokenizer.model of LLaMA 1 and 2.
+/* tokenizer.c - SentencePiece BPE, exactly: the tokenizer.model of LLaMA 1 and 2, and what others
+ * made of it.
  *
- *   1. The vocabulary   pieces and a hash table over them; tokenizer.model is a protobuf
+ *   1. The vocabulary   pieces and a hash table over them, from tokenizer.model (a protobuf),
+ *                       llama2.c's tokenizer.bin or Hugging Face's tokenizer.json
  *   2. Encoding         text -> normalised UTF-8 -> merges by score -> ids, in O(n log n)
  *   3. Decoding         id -> bytes, streamed in whole characters
  *
@@ -35,9 +37,10 @@ struct llamac_vocab {
     bool space_in_front; /* add_dummy_prefix */
 };
 
-static const char SPACE[] = "\xe2\x96\x81";       /* U+2581, a space inside pieces */
-static const char REPLACEMENT[] = "\xef\xbf\xbd"; /* U+FFFD, an invalid byte */
-static const char UNK_TEXT[] = " \xe2\x81\x87 ";  /* what SentencePiece prints for <unk> */
+static const char SPACE[] = "\xe2\x96\x81";          /* U+2581, a space inside pieces */
+static const char REPLACEMENT[] = "\xef\xbf\xbd";    /* U+FFFD, an invalid byte */
+static const char out_of_memory[] = "out of memory"; /* as why a vocabulary is not to be had */
+static const char UNK_TEXT[] = " \xe2\x81\x87 ";     /* what SentencePiece prints for <unk> */
 
 /* ---- 1. The vocabulary ---- */
 
@@ -76,6 +79,10 @@ static int byte_of(const vocab_piece *p) {
     return value;
 }
 
+static bool is_named(const vocab_piece *p, const char *name) {
+    return p->n == strlen(name) && memcmp(p->text, name, p->n) == 0;
+}
+
 /* Bytes of the UTF-8 character at s, of which n > 0 are there; 0: not one (overlong forms,
  * surrogates and values over U+10FFFF are none). */
 static size_t utf8_length(const unsigned char *s, size_t n) {
@@ -97,15 +104,16 @@ static bool is_utf8(const char *text, size_t n) {
     return true;
 }
 
-static llamac_vocab *vocab_new(llamac_arena *arena, int32_t room) {
+LLAMA_SHARED llamac_vocab *llamac_vocab_new(llamac_arena *arena, size_t room) {
     uint64_t slots = 8;
+    if (room > MAX_PIECES) return NULL;
     while (slots < 2 * (uint64_t)room) slots *= 2;
     llamac_vocab *v = llamac_new(arena, 1, sizeof *v);
     if (!v) return NULL;
     v->pieces = llamac_new(arena, (uint64_t)room, sizeof *v->pieces);
     v->slots = llamac_new(arena, slots, sizeof *v->slots);
     if (!v->pieces || !v->slots) return NULL;
-    v->room = room;
+    v->room = (int32_t)room;
     v->bos = v->eos = v->unk = -1;
     v->slot_mask = (uint32_t)slots - 1;
     memset(v->byte_id, -1, sizeof v->byte_id);
@@ -113,8 +121,9 @@ static llamac_vocab *vocab_new(llamac_arena *arena, int32_t room) {
     return v;
 }
 
-/* Append a piece; the one way into a vocabulary. NULL, or why not. */
-static const char *vocab_add(llamac_vocab *v, const char *text, size_t n, float score, int type) {
+/* The one way into a vocabulary. */
+LLAMA_SHARED const char *llamac_vocab_add(llamac_vocab *v, const char *text, size_t n, float score,
+                                          int type) {
     if (v->size == v->room) return "has more pieces than it said";
     if (n > MAX_PIECE || (n == 0 && type != CONTROL))
         return "has a piece that is empty or over 1000 bytes";
@@ -134,6 +143,20 @@ static const char *vocab_add(llamac_vocab *v, const char *text, size_t n, float 
     for (int tries = 0; v->slots[i] >= 0; tries++, i = (i + 1) & v->slot_mask)
         if (tries == MAX_PROBES) return "has pieces made to collide in a hash table";
     v->slots[i] = id;
+    return NULL;
+}
+
+/* With all pieces in: what goes for the whole. bos and eos may be -1. NULL, or what is wrong. */
+LLAMA_SHARED const char *llamac_vocab_settle(llamac_vocab *v, double bos, double eos,
+                                             bool space_in_front) {
+    int bytes = 0;
+    for (int i = 0; i < 256; i++) bytes += v->byte_id[i] >= 0;
+    if (v->unk < 0) return "has no <unk>";
+    if (bytes % 256) return "has some byte pieces and lacks others";
+    if (!(bos < v->size && eos < v->size)) return "names a bos or eos that is not there";
+    v->bos = bos < 0 ? -1 : (int32_t)bos;
+    v->eos = eos < 0 ? -1 : (int32_t)eos;
+    v->space_in_front = space_in_front;
     return NULL;
 }
 
@@ -189,7 +212,7 @@ static const char *parse_piece(llamac_vocab *v, llamac_cursor c) {
         if (f.number == 3 && f.wire == 0) type = f.value <= BYTE ? (int)f.value : 0;
     }
     if (c.bad) return "has a piece that is cut short";
-    return vocab_add(v, (const char *)text, n, score, type);
+    return llamac_vocab_add(v, (const char *)text, n, score, type);
 }
 
 /* TrainerSpec: 3 model_type, 41 bos_id, 42 eos_id; each id may be -1 */
@@ -227,44 +250,326 @@ static const char *parse_normalizer(llamac_vocab *v, llamac_cursor c) {
                : NULL;
 }
 
-LLAMA_SHARED int llamac_vocab_parse(llamac_vocab **out, llamac_cursor bytes, size_t most,
-                                    const char *file, llamac_arena *arena, llama_error *err) {
-    static const char advice[] = "use the tokenizer.model Meta ships";
-    llamac_cursor c = bytes;
+/* How many pieces a tokenizer.model has; 0: it is none. */
+static size_t proto_count(llamac_cursor c) {
     proto_field f;
-    int32_t pieces = 0;
-    bool trainer = false, normalizer = false;
+    size_t pieces = 0;
     for (; proto_next(&c, &f) && pieces < MAX_PIECES; pieces += f.number == 1 && f.wire == 2) {}
-    if (c.bad || pieces == 0 || pieces == MAX_PIECES)
-        return llamac_fail(err, LLAMA_EFORMAT, "%s: is not a SentencePiece model, or cut short; %s",
-                           file, advice);
-    if ((size_t)pieces > most)
-        return llamac_fail(err, LLAMA_EFORMAT, "%s: has %d pieces, the model %zu; it is another's",
-                           file, (int)pieces, most);
-    llamac_vocab *v = vocab_new(arena, pieces);
-    if (!v) return llamac_fail(err, LLAMA_ENOMEM, "%s: out of memory", file);
+    return c.bad || pieces == MAX_PIECES ? 0 : pieces;
+}
+
+static const char *parse_proto(llamac_vocab *v, llamac_cursor c) {
+    proto_field f;
     const char *why = NULL;
-    c = bytes;
+    bool trainer = false, normalizer = false;
     while (!why && proto_next(&c, &f)) {
         if (f.wire != 2) continue;
         if (f.number == 1) why = parse_piece(v, f.content);
         if (f.number == 2) why = parse_trainer(v, f.content), trainer = true;
         if (f.number == 3) why = parse_normalizer(v, f.content), normalizer = true;
     }
-    if (!why && (!trainer || !normalizer)) why = "lacks its trainer_spec or normalizer_spec";
-    int bytes_there = 0;
-    for (int i = 0; i < 256; i++) bytes_there += v->byte_id[i] >= 0;
-    if (!why && v->unk < 0) why = "has no <unk>";
-    if (!why && bytes_there % 256) why = "has some byte pieces and lacks others";
-    if (!why && (v->bos >= v->size || v->eos >= v->size))
-        why = "names a bos or eos that is not there";
+    if (why) return why;
+    if (!trainer || !normalizer) return "lacks its trainer_spec or normalizer_spec";
+    return llamac_vocab_settle(v, v->bos, v->eos, v->space_in_front);
+}
+
+/* llama2.c's tokenizer.bin: the longest piece's length, then score, length and text of each piece.
+ * Spaces in them stand for themselves, types are not told. */
+
+static bool bin_next(llamac_cursor *c, float *score, llamac_cursor *text) {
+    uint32_t bits = (uint32_t)llamac_uint(c, 4);
+    uint64_t n = llamac_uint(c, 4);
+    memcpy(score, &bits, 4);
+    const unsigned char *p = llamac_take(c, n);
+    *text = llamac_cursor_on(p, p ? (size_t)n : 0);
+    return p != NULL;
+}
+
+/* How many pieces it has; 0: it is none. */
+static size_t bin_count(llamac_cursor c) {
+    size_t pieces = 0;
+    float score;
+    llamac_cursor text;
+    llamac_uint(&c, 4);
+    while (llamac_left(&c) && pieces < MAX_PIECES && bin_next(&c, &score, &text)) pieces++;
+    return c.bad || llamac_left(&c) ? 0 : pieces;
+}
+
+static const char *parse_bin(llamac_vocab *v, llamac_cursor c, llamac_arena *arena) {
+    enum { BOS = 1, EOS = 2, BYTES = 3, BYTES_END = 259 };
+    const char *why = NULL;
+    float score;
+    llamac_cursor text;
+    llamac_uint(&c, 4);
+    for (int32_t id = 0; !why && llamac_left(&c) && bin_next(&c, &score, &text); id++) {
+        size_t n = llamac_left(&text), to = 0;
+        char *piece = llamac_new(arena, 3, n + 1); /* as if all were spaces */
+        if (!piece) return out_of_memory;
+        for (size_t i = 0; i < n; i++)
+            if (text.at[i] == ' ') memcpy(piece + to, SPACE, 3), to += 3;
+            else piece[to++] = (char)text.at[i];
+        int type = id == 0                                   ? UNKNOWN
+                   : id == BOS || id == EOS                  ? CONTROL
+                   : id >= BYTES && id < BYTES_END && n == 6 ? BYTE
+                                                             : NORMAL;
+        why = llamac_vocab_add(v, piece, to, score, type);
+    }
+    return why ? why : llamac_vocab_settle(v, BOS, EOS, true);
+}
+
+/* Hugging Face's tokenizer.json, where it says what LLaMA's tokenizer.model says: BPE with bytes to
+ * fall back on, a space in front. It has merges in the place of scores. */
+
+typedef struct {
+    llamac_arena *arena, scratch;
+    struct {
+        const char *text; /* NULL: no such id */
+        size_t n;
+        int type;
+    } * pieces;  /* [room] by id */
+    size_t room; /* ids that may be */
+    size_t size; /* the highest id and one */
+    bool bpe, byte_fallback, space_in_front;
+    /* the added token being read */
+    const char *content;
+    size_t n_content;
+    double id;
+} json_vocab;
+
+/* A JSON string with its escapes resolved, in UTF-8; NULL: no memory, or no string. */
+static const char *json_unescape(llamac_arena *arena, const char *text, size_t n, size_t *length) {
+    static const char from[] = "\"\\/bfnrt", to[] = "\"\\/\b\f\n\r\t";
+    char *out = llamac_new(arena, n + 1, 1);
+    size_t k = 0;
+    for (size_t i = 0; out && i < n; i++) {
+        if (text[i] != '\\') {
+            out[k++] = text[i];
+            continue;
+        }
+        const char *plain = strchr(from, text[++i]);
+        if (plain) {
+            out[k++] = to[plain - from];
+            continue;
+        }
+        uint32_t code = 0, high = 0;
+        for (int turn = 0; turn < 2 && (turn == 0 || high); turn++) { /* a pair makes one */
+            if (turn && (n - i < 7 || text[++i] != '\\' || text[++i] != 'u')) return NULL;
+            if (text[i] != 'u' || n - i < 5) return NULL;
+            code = 0;
+            for (int d = 0; d < 4; d++) {
+                char c = text[++i];
+                int digit = c >= '0' && c <= '9'                 ? c - '0'
+                            : (c | 32) >= 'a' && (c | 32) <= 'f' ? (c | 32) - 'a' + 10
+                                                                 : -1;
+                if (digit < 0) return NULL;
+                code = code * 16 + (uint32_t)digit;
+            }
+            if (turn) code = 0x10000 + ((high - 0xd800) << 10) + (code - 0xdc00);
+            high = !turn && code >= 0xd800 && code < 0xdc00 ? code : 0;
+        }
+        if (code >= 0x80) { /* at most as long as its escape */
+            int more = code < 0x800 ? 1 : code < 0x10000 ? 2 : 3;
+            static const unsigned char first[] = {0, 0xc0, 0xe0, 0xf0};
+            out[k++] = (char)(first[more] | code >> (6 * more));
+            while (more--) out[k++] = (char)(0x80 | (code >> (6 * more) & 0x3f));
+        } else out[k++] = (char)code;
+    }
+    *length = k;
+    return out;
+}
+
+/* The string value under way, unescaped, is that text. */
+static bool json_says(json_vocab *k, const llamac_json *j, const char *text) {
+    size_t n = 0;
+    const char *plain = j->kind == '"' ? json_unescape(&k->scratch, j->text, j->n, &n) : NULL;
+    return plain && n == strlen(text) && memcmp(plain, text, n) == 0;
+}
+
+/* A piece of that id and type, which the vocabulary and the added tokens may both have. */
+static const char *json_piece(json_vocab *k, double id, const char *text, size_t n, int type) {
+    if (!(id >= 0 && id < (double)k->room && id == (double)(size_t)id))
+        return "has more pieces than the model, or ids that are none";
+    size_t i = (size_t)id, length = 0;
+    const char *plain = json_unescape(k->arena, text, n, &length);
+    if (!plain) return "has a piece that is no text";
+    if (k->pieces[i].text &&
+        (k->pieces[i].n != length || memcmp(k->pieces[i].text, plain, length) != 0))
+        return "has two pieces of one id";
+    k->pieces[i].text = plain;
+    k->pieces[i].n = length;
+    k->pieces[i].type = type;
+    if (i + 1 > k->size) k->size = i + 1;
+    return NULL;
+}
+
+/* One value outside the merges: a piece, or what says how text is treated. */
+static const char *json_setting(json_vocab *k, const llamac_json *j) {
+    static const char other[] = "treats text otherwise than LLaMA's SentencePiece does";
+    const struct {
+        const char *part, *key, *text;
+    } wants[] = {{"model", "type", "BPE"},
+                 {"normalizer", "type", "Sequence|Prepend|Replace"},
+                 {"normalizer", "prepend", SPACE},
+                 {"normalizer", "String", " "},
+                 {"normalizer", "content", SPACE},
+                 {"pre_tokenizer", "type", "Metaspace"},
+                 {"pre_tokenizer", "replacement", SPACE},
+                 {"pre_tokenizer", "prepend_scheme", "first|always"}};
+    if (strchr("[]{}n", j->kind)) return NULL;
+    for (size_t i = 0; i < sizeof wants / sizeof *wants; i++) {
+        if (!llamac_json_under(j, 1, wants[i].part) ||
+            !llamac_json_under(j, j->level, wants[i].key))
+            continue;
+        bool right = false;
+        for (const char *one = wants[i].text; one;
+             one = strchr(one, '|') ? strchr(one, '|') + 1 : NULL) {
+            char text[16] = "";
+            memcpy(text, one, strcspn(one, "|"));
+            right |= json_says(k, j, text);
+        }
+        if (!right) return i == 0 ? "is not BPE, as LLaMA's is" : other;
+        k->bpe |= i == 0;
+        k->space_in_front |= wants[i].key[0] == 'p'; /* prepend, prepend_scheme */
+    }
+    if (llamac_json_under(j, 1, "model") && llamac_json_under(j, 2, "byte_fallback"))
+        k->byte_fallback = j->kind == 't';
+    if (j->level == 3 && llamac_json_under(j, 1, "model") && llamac_json_under(j, 2, "vocab"))
+        return j->kind == '0' ? json_piece(k, j->number, j->key[3].text, j->key[3].n, NORMAL)
+                              : other;
+    if (j->level != 3 || !llamac_json_under(j, 1, "added_tokens")) return NULL;
+    if (llamac_json_under(j, 3, "id")) k->id = j->number;
+    if (llamac_json_under(j, 3, "content")) k->content = j->text, k->n_content = j->n;
+    return NULL;
+}
+
+/* All but the merges. */
+static const char *json_pieces(json_vocab *k, llamac_json j) {
+    const char *why = NULL;
+    while (!why && llamac_json_next(&j)) {
+        if (j.level == 2 && llamac_json_under(&j, 1, "added_tokens") && j.kind == '{')
+            k->content = NULL, k->id = -1;
+        else if (j.level == 2 && llamac_json_under(&j, 1, "added_tokens") && j.kind == '}')
+            why = k->content ? json_piece(k, k->id, k->content, k->n_content, CONTROL)
+                             : "has an added token without content";
+        else if (!llamac_json_under(&j, 2, "merges")) why = json_setting(k, &j);
+    }
+    if (why) return why;
+    if (j.c.bad) return "is not JSON";
+    if (!k->bpe || !k->byte_fallback || !k->space_in_front)
+        return "is not a BPE vocabulary with byte_fallback and a space in front, as LLaMA's is; "
+               "the model needs "
+               "its tokenizer.model";
+    return NULL;
+}
+
+/* A merge, "left right" or ["left", "right"]: the earlier it stands, the higher its piece's score.
+ * Pieces of spaces alone come last and have one score in tokenizer.model. */
+static const char *json_merges(json_vocab *k, llamac_vocab *v, llamac_json j) {
+    static const char other[] =
+        "has merges that are not SentencePiece's; the model needs its tokenizer.model";
+    const float unset = -3e38f, last = -1e9f;
+    int32_t previous = -1;
+    size_t rank = 0, n_left = 0, n = 0;
+    const char *left = NULL;
+    while (llamac_json_next(&j)) {
+        if (j.kind != '"' || !llamac_json_under(&j, 1, "model") ||
+            !llamac_json_under(&j, 2, "merges"))
+            continue;
+        const char *text = json_unescape(&k->scratch, j.text, j.n, &n);
+        if (!text) return out_of_memory;
+        if (j.level == 4 && !left) { /* the first of a pair */
+            left = text, n_left = n;
+            continue;
+        }
+        char *joined = llamac_new(&k->scratch, n + n_left + 1, 1);
+        const char *space = j.level == 3 ? memchr(text, ' ', n) : NULL;
+        if (!joined) return out_of_memory;
+        if (j.level == 3 && !space) return other;
+        if (space) left = text, n_left = (size_t)(space - text), text = space + 1, n -= n_left + 1;
+        memcpy(joined, left, n_left);
+        memcpy(joined + n_left, text, n);
+        int32_t id = n_left + n <= MAX_PIECE ? vocab_find(v, joined, n_left + n) : -1;
+        bool spaces = id >= 0;
+        for (size_t i = 0; i < n_left + n && spaces; i++) spaces = joined[i] == SPACE[i % 3];
+        if (id < 0 || (previous == -2 && !spaces)) return other;
+        if (spaces) v->pieces[id].score = last, previous = -2;
+        else if (v->pieces[id].score == unset) v->pieces[id].score = -(float)++rank, previous = id;
+        else if (id != previous) return other; /* one piece has one score */
+        left = NULL, n_left = 0;
+    }
+    for (int32_t id = 0; id < v->size; id++) {
+        const vocab_piece *p = &v->pieces[id];
+        if (p->type == NORMAL && p->score == unset &&
+            utf8_length((const unsigned char *)p->text, p->n) != p->n)
+            return other; /* a piece that no merge makes */
+    }
+    return NULL;
+}
+
+static const char *parse_json(llamac_vocab **out, llamac_cursor c, size_t most,
+                              llamac_arena *arena) {
+    json_vocab k = {.arena = arena, .scratch = {arena->allocator, NULL}, .room = most};
+    const llamac_json j = llamac_json_on(c.at, llamac_left(&c));
+    llamac_vocab *v = NULL;
+    int32_t bos = -1, eos = -1;
+    k.pieces = llamac_new(&k.scratch, most, sizeof *k.pieces);
+    const char *why = k.pieces ? json_pieces(&k, j) : out_of_memory;
+    if (!why && !(v = llamac_vocab_new(arena, k.size))) why = out_of_memory;
+    for (size_t id = 0; id < k.size && !why; id++) {
+        const char *text = k.pieces[id].text;
+        vocab_piece p = {text, (uint32_t)k.pieces[id].n, 0, BYTE};
+        if (!text) why = "lacks the piece of some id";
+        else {
+            int type = byte_of(&p) >= 0        ? BYTE
+                       : is_named(&p, "<unk>") ? UNKNOWN
+                                               : k.pieces[id].type;
+            if (is_named(&p, "<s>")) bos = (int32_t)id;
+            if (is_named(&p, "</s>")) eos = (int32_t)id;
+            why = llamac_vocab_add(v, text, k.pieces[id].n, -3e38f, type);
+        }
+    }
+    if (!why) why = json_merges(&k, v, j);
+    if (!why) why = llamac_vocab_settle(v, bos, eos, true);
+    llamac_free_all(&k.scratch);
+    *out = v;
+    return why;
+}
+
+/* Llama 3's: lines of a piece in base64 and its rank. */
+static bool is_tiktoken(llamac_cursor c) {
+    size_t n = 0;
+    while (c.at < c.end && n++ < 64 &&
+           (*c.at == '=' || *c.at == '+' || *c.at == '/' || (*c.at >= '0' && *c.at <= '9') ||
+            ((*c.at | 32) >= 'a' && (*c.at | 32) <= 'z')))
+        c.at++;
+    return n > 1 && llamac_uint(&c, 2) == (' ' | '0' << 8) && llamac_uint(&c, 1) == '\n';
+}
+
+LLAMA_SHARED int llamac_vocab_parse(llamac_vocab **out, llamac_cursor bytes, size_t most,
+                                    const char *file, llamac_arena *arena, llama_error *err) {
+    static const char advice[] = "use the tokenizer.model Meta ships";
+    llamac_cursor c = bytes;
+    size_t pieces = proto_count(bytes), plain = pieces ? 0 : bin_count(bytes);
+    bool json = !pieces && !plain && llamac_json_is(&c, '{');
+    const char *why = NULL;
+    if (!pieces && !plain && !json)
+        return llamac_fail(err, LLAMA_EFORMAT, "%s: %s; %s", file,
+                           is_tiktoken(bytes)
+                               ? "is a tiktoken vocabulary (Llama 3's), which is not supported"
+                               : "is not a SentencePiece model, or cut short",
+                           advice);
+    if (pieces + plain > most)
+        return llamac_fail(err, LLAMA_EFORMAT, "%s: has %zu pieces, the model %zu; it is another's",
+                           file, pieces + plain, most);
+    llamac_vocab *v = json ? NULL : llamac_vocab_new(arena, pieces + plain);
+    if (json) why = parse_json(&v, bytes, most, arena);
+    else if (!v) why = out_of_memory;
+    else why = pieces ? parse_proto(v, bytes) : parse_bin(v, bytes, arena);
+    if (why == out_of_memory) return llamac_out_of_memory(err, file);
     if (why) return llamac_fail(err, LLAMA_EFORMAT, "%s: %s; %s", file, why, advice);
-    if (v->bos < 0) v->bos = -1;
-    if (v->eos < 0) v->eos = -1;
     *out = v;
     return LLAMA_OK;
 }
-
 LLAMA_SHARED int32_t llamac_vocab_bos(const llamac_vocab *v) { return v->bos; }
 LLAMA_SHARED int32_t llamac_vocab_eos(const llamac_vocab *v) { return v->eos; }
 

@@ -1,4 +1,4 @@
-/* conformance.c - every Meta checkpoint of the conformance data against the float64 goldens, the
+/* conformance.c - every checkpoint of the conformance data, of every format, against the float64 goldens, the
  * tokenizer against SentencePiece's ids, the sampler against exact distributions.
  *
  *   build/conformance FOLDER [BIG]     FOLDER: conformance.tar.xz unpacked; BIG: big-zip64 unpacked
@@ -44,36 +44,56 @@ static void note(const char *name, const gate *g) {
     if (fabs(g->nll_difference) > w->nll_difference) w->nll_difference = fabs(g->nll_difference);
 }
 
-/* "meta-f16-mp2-13Blike" -> golden dtype "f16"; kind "f16 13Blike" */
+/* "meta-f16-mp2-13Blike", "hf-f16-unaligned", "gguf/tinyA-f16-align64.gguf", "tinyA-f16vals.bin": the dtype says
+ * which golden; a name without one is a float32 .bin. */
 static void one_checkpoint(const char *shape, const char *variant) {
-    char dtype[16] = "", extra[40] = "", name[200], kind_name[64];
+    static const char *const dtypes[] = {"bf16", "mixed", "f32", "f16"};
+    char dtype[16] = "f32", name[200], kind_name[64];
+    const char *format = strncmp(variant, "hf-", 3) == 0       ? "hf"
+                         : strncmp(variant, "gguf/", 5) == 0   ? "gguf"
+                         : strncmp(variant, "meta-", 5) == 0   ? "meta"
+                                                               : "llama2.c";
+    const char *at = strchr(variant, '-'), *extra = NULL;
+    for (int i = 0; at && i < 4 && !extra; i++)
+        if (strncmp(at + 1, dtypes[i], strlen(dtypes[i])) == 0) {
+            snprintf(dtype, sizeof dtype, "%s", dtypes[i]);
+            extra = at + 1 + strlen(dtypes[i]);
+        }
     int shards = 0;
-    sscanf(variant, "meta-%15[a-z0-9]-mp%d-%39s", dtype, &shards, extra);
+    sscanf(extra ? extra : "", "-mp%d", &shards);
+    const char *rest = extra && shards ? strchr(extra + 1, '-') : extra;
     snprintf(name, sizeof name, "%.60s/%.130s", shape, variant);
     llama *m = NULL;
     llama_error err;
+    llama_info info = {.size = sizeof info};
     if (!check(llama_open(&m, in_root("ckpt/%s", name), NULL, &err) == LLAMA_OK, "%s: %s", name, err.text)) return;
-    const char *golden = strcmp(dtype, "mixed") == 0 ? "f16" : dtype;
-    gate g = gate_golden(m, in_root("golden/%s-%s", shape, golden), name);
-    snprintf(kind_name, sizeof kind_name, "%s %s", dtype, extra[0] ? extra : "plain");
+    llama_describe(m, &info);
+    check(strncmp(info.format, format, strlen(format)) == 0 || (strcmp(format, "hf") == 0 && info.format[0] == 'h'),
+          "%s: is called %s", name, info.format);
+    gate g = gate_golden(m, in_root("golden/%s-%s", shape, strcmp(dtype, "mixed") == 0 ? "f16" : dtype), name);
+    snprintf(kind_name, sizeof kind_name, "%s %s %.36s", format, dtype, rest ? rest + (*rest == '-') : "");
     note(kind_name, &g);
     snprintf(kind_name, sizeof kind_name, "shape %s", shape);
     note(kind_name, &g);
     snprintf(kind_name, sizeof kind_name, "MP %d", shards);
-    note(kind_name, &g);
+    if (shards) note(kind_name, &g);
     llama_close(m);
 }
 
 static int by_name(const void *a, const void *b) { return strcmp(a, b); }
 
+/* Everything in ckpt/SHAPE and ckpt/SHAPE/gguf but what is no checkpoint. */
 static void all_checkpoints(const char *shape) {
-    char names[64][128];
+    char names[80][128];
     int n = 0;
-    DIR *d = opendir(in_root("ckpt/%s", shape));
-    if (!check(d != NULL, "ckpt/%s is missing", shape)) return;
-    for (struct dirent *e; (e = readdir(d)) && n < 64;)
-        if (strncmp(e->d_name, "meta-", 5) == 0) snprintf(names[n++], sizeof *names, "%.127s", e->d_name);
-    closedir(d);
+    for (int inside = 0; inside < 2; inside++) {
+        DIR *d = opendir(in_root(inside ? "ckpt/%s/gguf" : "ckpt/%s", shape));
+        if (!check(d != NULL, "ckpt/%s is missing", shape)) return;
+        for (struct dirent *e; (e = readdir(d)) && n < 80;)
+            if (e->d_name[0] != '.' && strcmp(e->d_name, "gguf") != 0)
+                snprintf(names[n++], sizeof *names, "%s%.120s", inside ? "gguf/" : "", e->d_name);
+        closedir(d);
+    }
     qsort(names, (size_t)n, sizeof *names, by_name);
     for (int i = 0; i < n; i++) one_checkpoint(shape, names[i]);
 }

@@ -24,10 +24,14 @@ for shape in tinyH tinyE tinyC; do
 done
 build/test_bits --all $data/ckpt/tinyH/meta-f16-mp2 $data/golden/tinyH-f16/golden.json
 
-# One answer from every form of the same weights: all shards, the older form, odd strides
+build/test_bits --all $data/ckpt/tinyC/hf-f16-unaligned $data/golden/tinyC-f16/golden.json
+
+# One answer from every form of the same weights: all shards, the older form, odd strides, all formats
 for shape in tinyA tinyB tinyC tinyE tinyH; do
     forms=0
-    for folder in $data/ckpt/$shape/meta-f16-*; do
+    for folder in $data/ckpt/$shape/meta-f16-* $data/ckpt/$shape/hf-f16* $data/ckpt/$shape/gguf/*-f16* \
+        $data/ckpt/$shape/*-f16vals.bin; do
+        [ -e "$folder" ] || continue # not every shape has every form
         answer=$(build/test_bits $folder $data/golden/$shape-f16/golden.json | tail -n 1)
         [ $forms -gt 0 ] || first=$answer
         if [ ${#answer} -ne 64 ] || [ "$answer" != "$first" ]; then
