@@ -58,12 +58,13 @@ demo: llama
 # Needs a C compiler and a shell; no network, no other data. (Threads that sleep while they wait: a busy
 # machine must not make the tests slow.)
 test: export OMP_WAIT_POLICY = passive
-test: llama build/$(SONAME) build/test_math build/test_api build/test_bits build/test_hostile build/test_threads
+test: llama build/$(SONAME) build/test_math build/test_api build/test_bits build/test_hostile build/test_threads build/test_formats
 	build/test_math
 	build/test_api tests/tiny
 	build/test_bits --self tests/tiny
 	build/test_hostile tests/tiny build/hostile
 	build/test_threads tests/tiny
+	build/test_formats tests/tiny build/formats
 	sh tests/test_cli.sh ./llama tests/tiny
 	sh tests/test_build.sh
 	sh tests/python.sh numpy tests/trace.py build/$(SONAME) ./llama tests/tiny

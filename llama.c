@@ -1137,7 +1137,10 @@ static int add_indexed(binder *b, const char *index, const char *name, size_t n)
     for (size_t f = 0; f < b->m->n_files; f++)
         if (strcmp(strrchr(b->m->paths[f], '/') + 1, plain) == 0) return LLAMA_OK;
     int status = add_file(b, b->path, plain);
-    errno = 0; /* if it is absent, the index is not */
+    if (llamac_is_absent(status))
+        status = llamac_fail(b->err, LLAMA_EFORMAT, "%s: names %s, which is not there; download it",
+                             index, plain);
+    errno = 0; /* of what is absent, it is not the index */
     return status;
 }
 
@@ -1287,7 +1290,9 @@ static int gguf_params(binder *b, gguf_vocab *v) {
         }
         note_vocab(v, &p);
     }
-    if (status == LLAMA_OK && !named) return bad_archive(&a, "it does not name its architecture");
+    if (status == LLAMA_OK && !named)
+        return bad_archive(
+            &a, "it names no architecture (of a split model give the first file, -00001-of-...)");
     return status ? status : params_apply(b->m, b->p, b->path, b->err);
 }
 
@@ -1368,8 +1373,8 @@ static int llama2c_params(binder *b, llamac_cursor *c, int *version) {
         llamac_take(c, VERSION_1_HEADER);
     }
     b->p[NORM_EPS] = 1e-5; /* which the file does not say */
-    if (status && !*version) return not_llama2c(b);
-    return status ? status : params_apply(b->m, b->p, b->path, b->err);
+    if (status == LLAMA_OK) status = params_apply(b->m, b->p, b->path, b->err);
+    return status && !*version ? not_llama2c(b) : status;
 }
 
 /* All of one weight's matrices, layer after layer. */
@@ -1812,6 +1817,7 @@ LLAMA_API int llama_check(const llama *m, llama_progress_fn progress, void *user
     }
     if (status == LLAMA_OK && m->format == META) status = check_list(&c);
     if (status == LLAMA_ECANCEL) return llamac_fail(err, status, "cancelled by the host");
+    if (status == LLAMA_OK && err) memset(err, 0, sizeof *err); /* no list is no error */
     return status;
 }
 

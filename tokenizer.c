@@ -320,6 +320,9 @@ static const char *parse_bin(llamac_vocab *v, llamac_cursor c, llamac_arena *are
 /* Hugging Face's tokenizer.json, where it says what LLaMA's tokenizer.model says: BPE with bytes to
  * fall back on, a space in front. It has merges in the place of scores. */
 
+static const float UNSCORED = -3e38f;    /* a piece whose merge was not seen yet */
+static const float SPACES_SCORE = -1e9f; /* what tokenizer.model gives runs of spaces */
+
 typedef struct {
     llamac_arena *arena, scratch;
     struct {
@@ -337,7 +340,7 @@ typedef struct {
 } json_vocab;
 
 /* A JSON string with its escapes resolved, in UTF-8; NULL: no memory, or no string. */
-static const char *json_unescape(llamac_arena *arena, const char *text, size_t n, size_t *length) {
+static char *json_unescape(llamac_arena *arena, const char *text, size_t n, size_t *length) {
     static const char from[] = "\"\\/bfnrt", to[] = "\"\\/\b\f\n\r\t";
     char *out = llamac_new(arena, n + 1, 1);
     size_t k = 0;
@@ -395,9 +398,9 @@ static const char *json_piece(json_vocab *k, double id, const char *text, size_t
     if (k->pieces[i].text &&
         (k->pieces[i].n != length || memcmp(k->pieces[i].text, plain, length) != 0))
         return "has two pieces of one id";
+    if (!k->pieces[i].text || type == CONTROL) k->pieces[i].type = type; /* in whichever order */
     k->pieces[i].text = plain;
     k->pieces[i].n = length;
-    k->pieces[i].type = type;
     if (i + 1 > k->size) k->size = i + 1;
     return NULL;
 }
@@ -462,48 +465,68 @@ static const char *json_pieces(json_vocab *k, llamac_json j) {
     return NULL;
 }
 
-/* A merge, "left right" or ["left", "right"]: the earlier it stands, the higher its piece's score.
- * Pieces of spaces alone come last and have one score in tokenizer.model. */
-static const char *json_merges(json_vocab *k, llamac_vocab *v, llamac_json j) {
+/* The next merge, "left right" or ["left", "right"], joined in memory of ours: its length; 0: there
+ * is none, or it is malformed and *why says so. */
+static size_t json_merge(json_vocab *k, llamac_json *j, char **joined, const char **why) {
+    char *left = NULL;
+    size_t n_left = 0, n = 0;
+    while (llamac_json_next(j)) {
+        if (j->kind != '"' || !llamac_json_under(j, 1, "model") ||
+            !llamac_json_under(j, 2, "merges"))
+            continue;
+        char *text = json_unescape(&k->scratch, j->text, j->n, &n);
+        char *space = text && j->level == 3 ? memchr(text, ' ', n) : NULL;
+        if (!text || (j->level == 3 && !space)) {
+            *why = "has a merge that is none";
+            return 0;
+        }
+        if (space) { /* the two parts move together */
+            memmove(space, space + 1, n - (size_t)(space + 1 - text));
+            *joined = text;
+            return n - 1;
+        }
+        if (!left) left = text, n_left = n; /* the first of a pair */
+        else {
+            *joined = llamac_new(&k->scratch, n_left + n + 1, 1);
+            if (!*joined) return *why = out_of_memory, 0;
+            memcpy(*joined, left, n_left);
+            memcpy(*joined + n_left, text, n);
+            return n_left + n;
+        }
+    }
+    return 0;
+}
+
+/* The earlier a merge, the higher its piece's score. All merges of a piece must be neighbours, as
+ * scores make them. Pieces of spaces alone, where they come last, have one score together. */
+static const char *json_scores(json_vocab *k, llamac_vocab *v, llamac_json j) {
     static const char other[] =
         "has merges that are not SentencePiece's; the model needs its tokenizer.model";
-    const float unset = -3e38f, last = -1e9f;
-    int32_t previous = -1;
-    size_t rank = 0, n_left = 0, n = 0;
-    const char *left = NULL;
-    while (llamac_json_next(&j)) {
-        if (j.kind != '"' || !llamac_json_under(&j, 1, "model") ||
-            !llamac_json_under(&j, 2, "merges"))
-            continue;
-        const char *text = json_unescape(&k->scratch, j.text, j.n, &n);
-        if (!text) return out_of_memory;
-        if (j.level == 4 && !left) { /* the first of a pair */
-            left = text, n_left = n;
-            continue;
-        }
-        char *joined = llamac_new(&k->scratch, n + n_left + 1, 1);
-        const char *space = j.level == 3 ? memchr(text, ' ', n) : NULL;
-        if (!joined) return out_of_memory;
-        if (j.level == 3 && !space) return other;
-        if (space) left = text, n_left = (size_t)(space - text), text = space + 1, n -= n_left + 1;
-        memcpy(joined, left, n_left);
-        memcpy(joined + n_left, text, n);
-        int32_t id = n_left + n <= MAX_PIECE ? vocab_find(v, joined, n_left + n) : -1;
-        bool spaces = id >= 0;
-        for (size_t i = 0; i < n_left + n && spaces; i++) spaces = joined[i] == SPACE[i % 3];
-        if (id < 0 || (previous == -2 && !spaces)) return other;
-        if (spaces) v->pieces[id].score = last, previous = -2;
-        else if (v->pieces[id].score == unset) v->pieces[id].score = -(float)++rank, previous = id;
-        else if (id != previous) return other; /* one piece has one score */
-        left = NULL, n_left = 0;
+    int32_t previous = -1, id;
+    float rank = 0, others = 0, spaces = 0; /* so far; the last of others; the first of spaces */
+    bool apart = false;                     /* a piece of spaces was met in two places */
+    const char *why = NULL;
+    char *text;
+    for (size_t n; (n = json_merge(k, &j, &text, &why)); previous = id) {
+        id = n <= MAX_PIECE ? vocab_find(v, text, n) : -1;
+        if (id < 0) return other;
+        bool space = n % 3 == 0;
+        for (size_t i = 0; i < n && space; i++) space = text[i] == SPACE[i % 3];
+        if (id == previous) continue;
+        if (v->pieces[id].score != UNSCORED && !space) return other;
+        apart |= v->pieces[id].score != UNSCORED;
+        v->pieces[id].score = -++rank;
+        if (!space) others = rank;
+        else if (spaces == 0) spaces = rank;
     }
-    for (int32_t id = 0; id < v->size; id++) {
-        const vocab_piece *p = &v->pieces[id];
-        if (p->type == NORMAL && p->score == unset &&
-            utf8_length((const unsigned char *)p->text, p->n) != p->n)
-            return other; /* a piece that no merge makes */
+    if (!why && apart && spaces < others) why = other;
+    for (int32_t i = 0; i < v->size && !why; i++) {
+        vocab_piece *p = &v->pieces[i];
+        bool one = utf8_length((const unsigned char *)p->text, p->n) == p->n;
+        if (p->type == NORMAL && p->score == UNSCORED && !one) why = other; /* no merge makes it */
+        if (spaces > others && p->score <= -spaces && p->score != UNSCORED) p->score = SPACES_SCORE;
     }
-    return NULL;
+    return why;
 }
 
 static const char *parse_json(llamac_vocab **out, llamac_cursor c, size_t most,
@@ -525,10 +548,10 @@ static const char *parse_json(llamac_vocab **out, llamac_cursor c, size_t most,
                                                : k.pieces[id].type;
             if (is_named(&p, "<s>")) bos = (int32_t)id;
             if (is_named(&p, "</s>")) eos = (int32_t)id;
-            why = llamac_vocab_add(v, text, k.pieces[id].n, -3e38f, type);
+            why = llamac_vocab_add(v, text, k.pieces[id].n, UNSCORED, type);
         }
     }
-    if (!why) why = json_merges(&k, v, j);
+    if (!why) why = json_scores(&k, v, j);
     if (!why) why = llamac_vocab_settle(v, bos, eos, true);
     llamac_free_all(&k.scratch);
     *out = v;

@@ -143,6 +143,7 @@ typedef struct {
     bool zero_output; /* all logits 0, for tests that bring their own as a bias */
     bool legacy;      /* the older, non-zip torch file */
     int gap;          /* elements between one row and the next: not contiguous */
+    bool tied;        /* output is tok_embeddings */
 } model_spec;
 
 /* One shard under construction. */
@@ -159,6 +160,12 @@ static inline uint16_t model_element(int tensor, int r, int c) {
     return (uint16_t)((x & 0x83ff) | (8 + x % 3) << 10); /* 2^-7 to 2^-4, of either sign */
 }
 
+/* Element (r, c) of a tensor as a half; norms, which have no rows, are near 1. */
+static inline uint16_t model_half(const model_spec *m, int tensor, int rows, int r, int c) {
+    if (!rows) return (uint16_t)(0x3c00 | (model_element(tensor, 0, c) & 0xff));
+    return tensor == 2 && m->zero_output ? 0 : model_element(tensor == 2 && m->tied ? 0 : tensor, r, c);
+}
+
 /* One tensor of one shard: pickle entry and storage. split: 0 whole, 1 by rows, 2 by columns */
 static inline void model_tensor(parts *p, const model_spec *m, int shard, int number, const char *name, int rows,
                                 int cols, int split) {
@@ -166,10 +173,7 @@ static inline void model_tensor(parts *p, const model_spec *m, int shard, int nu
     int top = split == 1 ? shard * height : 0, left = split == 2 ? shard * width : 0;
     buffer data = {0};
     for (int r = 0; r < (rows ? height : 1); r++) {
-        for (int c = 0; c < width; c++) {
-            bool zero = number == 2 && m->zero_output;
-            put_int(&data, zero ? 0 : rows ? model_element(number, top + r, left + c) : 0x3c00, 2);
-        }
+        for (int c = 0; c < width; c++) put_int(&data, model_half(m, number, rows, top + r, left + c), 2);
         for (int c = 0; rows && c < m->gap; c++) put_int(&data, 0x7e00, 2); /* NaN */
     }
     char key[96];
@@ -257,5 +261,220 @@ static inline void model_write(const model_spec *m, const char *folder) {
         check(write_file(path, &file), "%s: cannot be written", path);
         free(file.at);
     }
+}
+
+/* ---- The same model in other formats ---- */
+
+/* SAFETENSORS and TORCH make Hugging Face's folder, the others one file in it. SPLIT: over several files. */
+typedef enum { SAFETENSORS, SAFETENSORS_SPLIT, TORCH, TORCH_SPLIT, GGUF_FILE, GGUF_SPLIT, BIN_0, BIN_1, FORMS } model_form;
+
+typedef struct {
+    char name[96]; /* in the format */
+    int number, rows, cols;
+    bool sorted; /* rows of each head: the even ones, then the odd */
+} model_weight;
+
+/* Weight i of the model, in the order tok_embeddings, norm, output, then nine a layer; false: that was all. */
+static inline bool model_nth(const model_spec *m, bool gguf, int i, model_weight *w) {
+    static const char *const hf[] = {"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj", "mlp.gate_proj",
+                                     "mlp.down_proj", "mlp.up_proj", "input_layernorm", "post_attention_layernorm"};
+    static const char *const gg[] = {"attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_down", "ffn_up", "attn_norm", "ffn_norm"};
+    static const char *const outside[2][3] = {{"model.embed_tokens", "model.norm", "lm_head"}, {"token_embd", "output_norm", "output"}};
+    int kv = m->dim / m->heads * m->kv_heads, k = (i - 3) % 9;
+    int rows[] = {m->dim, kv, kv, m->dim, m->hidden, m->dim, m->hidden, 0, 0};
+    if (i >= 3 + 9 * m->layers) return false;
+    *w = (model_weight){.number = i, .rows = i < 3 ? (i == 1 ? 0 : m->vocab) : rows[k], .cols = i >= 3 && k == 5 ? m->hidden : m->dim};
+    w->sorted = !gguf && i >= 3 && k < 2;
+    if (i < 3) snprintf(w->name, sizeof w->name, "%s.weight", outside[gguf][i]);
+    else snprintf(w->name, sizeof w->name, gguf ? "blk.%d.%s.weight" : "model.layers.%d.%s.weight", (i - 3) / 9, (gguf ? gg : hf)[k]);
+    return true;
+}
+
+/* Its elements as they are stored: halves, or float32. */
+static inline void put_weight(buffer *b, const model_spec *m, const model_weight *w, bool wide) {
+    int head = m->dim / m->heads;
+    for (int r = 0; r < (w->rows ? w->rows : 1); r++) {
+        int in = r % head, from = !w->sorted ? r : r - in + (in < head / 2 ? 2 * in : 2 * (in - head / 2) + 1);
+        for (int c = 0; c < w->cols; c++) {
+            uint16_t h = model_half(m, w->number, w->rows, from, c);
+            if (!wide) put_int(b, h, 2);
+            else { /* normal halves and zero */
+                uint32_t sign = (uint32_t)(h & 0x8000) << 16, rest = h & 0x7fff;
+                put_int(b, sign | (rest ? (rest << 13) + ((uint32_t)(127 - 15) << 23) : 0), 4);
+            }
+        }
+    }
+}
+
+static inline void put_file(const buffer *b, const char *folder, const char *name) {
+    char path[4096];
+    snprintf(path, sizeof path, "%s/%s", folder, name);
+    check(write_file(path, b), "%s: cannot be written", path);
+}
+
+static inline void model_config(const model_spec *m, const char *folder) {
+    char text[640];
+    buffer b = {0};
+    snprintf(text, sizeof text, "{\"architectures\": [\"LlamaForCausalLM\"], \"model_type\": \"llama\", \"hidden_act\": \"silu\", \"hidden_size\": %d,"
+             " \"num_hidden_layers\": %d, \"num_attention_heads\": %d, \"num_key_value_heads\": %d, \"intermediate_size\": %d,"
+             " \"vocab_size\": %d, \"rms_norm_eps\": 1e-05, \"max_position_embeddings\": 512, \"tie_word_embeddings\": %s}",
+             m->dim, m->layers, m->heads, m->kv_heads, m->hidden, m->vocab, m->tied ? "true" : "false");
+    put_text(&b, text);
+    put_file(&b, folder, "config.json");
+    free(b.at);
+}
+
+/* File number f of n: those weights whose number is f mod n. */
+static inline buffer model_safetensors(const model_spec *m, int f, int n) {
+    buffer header = {0}, data = {0}, file = {0};
+    model_weight w;
+    put_text(&header, "{\"__metadata__\":{\"format\":\"pt\"}");
+    for (int i = f; model_nth(m, false, i, &w); i += n) {
+        char text[256];
+        size_t begin = data.n;
+        if (i == 2 && m->tied) continue;
+        put_weight(&data, m, &w, false);
+        snprintf(text, sizeof text, ",\"%s\":{\"dtype\":\"F16\",\"shape\":[%d%s", w.name, w.rows ? w.rows : w.cols, w.rows ? "," : "");
+        put_text(&header, text);
+        if (w.rows) snprintf(text, sizeof text, "%d", w.cols), put_text(&header, text);
+        snprintf(text, sizeof text, "],\"data_offsets\":[%zu,%zu]}", begin, data.n);
+        put_text(&header, text);
+    }
+    put_text(&header, "}");
+    put_int(&file, header.n, 8);
+    put(&file, header.at, header.n);
+    put(&file, data.at, data.n);
+    free(header.at), free(data.at);
+    return file;
+}
+
+static inline buffer model_torch(const model_spec *m, int f, int n) {
+    parts p = {0};
+    model_weight w;
+    put_text(&p.pickle, "\x80\x02}(");
+    for (int i = f; model_nth(m, false, i, &w); i += n) {
+        buffer data = {0};
+        char key[96];
+        if (i == 2 && m->tied) continue;
+        put_weight(&data, m, &w, false);
+        snprintf(key, sizeof key, "%d", i);
+        pickle_tensor(&p.pickle, w.name, key, (int64_t)data.n / 2, 0, w.rows, w.cols, w.cols, false);
+        snprintf(key, sizeof key, "archive/data/%d", i);
+        zip_add(&p.z, key, data.at, data.n);
+        free(data.at);
+    }
+    put_text(&p.pickle, "u.");
+    zip_add(&p.z, "archive/data.pkl", p.pickle.at, p.pickle.n);
+    free(p.pickle.at);
+    return zip_end(&p.z);
+}
+
+static inline void gguf_text(buffer *b, const char *s) {
+    put_int(b, strlen(s), 8);
+    put_text(b, s);
+}
+static inline void gguf_u32(buffer *b, const char *key, uint32_t v) {
+    gguf_text(b, key);
+    put_int(b, 4, 4);
+    put_int(b, v, 4);
+}
+
+/* The first file has the parameters, and behind them `n_more` pairs from `more`. */
+static inline buffer model_gguf(const model_spec *m, int f, int n, const buffer *more, int n_more) {
+    buffer b = {0}, data = {0};
+    model_weight w;
+    const float eps = 1e-5f;
+    int tensors = 0;
+    for (int i = f; model_nth(m, true, i, &w); i += n) tensors += !(i == 2 && m->tied);
+    put_text(&b, "GGUF");
+    put_int(&b, 3, 4);
+    put_int(&b, (uint64_t)tensors, 8);
+    put_int(&b, f ? 1 : 9 + (uint64_t)n_more, 8);
+    gguf_u32(&b, "general.alignment", 64);
+    if (f == 0) {
+        gguf_text(&b, "general.architecture");
+        put_int(&b, 8, 4);
+        gguf_text(&b, "llama");
+        gguf_u32(&b, "llama.embedding_length", (uint32_t)m->dim);
+        gguf_u32(&b, "llama.block_count", (uint32_t)m->layers);
+        gguf_u32(&b, "llama.feed_forward_length", (uint32_t)m->hidden);
+        gguf_u32(&b, "llama.attention.head_count", (uint32_t)m->heads);
+        gguf_u32(&b, "llama.attention.head_count_kv", (uint32_t)m->kv_heads);
+        gguf_u32(&b, "llama.context_length", 512);
+        gguf_text(&b, "llama.attention.layer_norm_rms_epsilon");
+        put_int(&b, 6, 4);
+        put(&b, &eps, 4);
+        if (n_more) put(&b, more->at, more->n);
+    }
+    for (int i = f; model_nth(m, true, i, &w); i += n) {
+        if (i == 2 && m->tied) continue;
+        gguf_text(&b, w.name);
+        put_int(&b, w.rows ? 2 : 1, 4);
+        put_int(&b, (uint64_t)w.cols, 8);
+        if (w.rows) put_int(&b, (uint64_t)w.rows, 8);
+        put_int(&b, w.rows ? 1 : 0, 4); /* norms are float32 there */
+        put_int(&b, data.n, 8);
+        put_weight(&data, m, &w, !w.rows);
+        while (data.n % 64) put_int(&data, 0, 1);
+    }
+    while (b.n % 64) put_int(&b, 0, 1);
+    put(&b, data.at, data.n);
+    free(data.at);
+    return b;
+}
+
+static inline buffer model_bin(const model_spec *m, int version) {
+    /* kinds of weights: -1 tok_embeddings, -2 norm, -3 output, else one of the nine, layer by layer */
+    static const int orders[2][12] = {{-1, 7, 0, 1, 2, 3, 8, 4, 5, 6, -2, -3}, {7, 8, -2, -1, 0, 1, 2, 3, 4, 5, 6, -3}};
+    int header[] = {m->dim, m->hidden, m->layers, m->heads, m->kv_heads, version || m->tied ? m->vocab : -m->vocab, 512};
+    buffer b = {0};
+    model_weight w;
+    if (version) put_int(&b, 0x616b3432, 4), put_int(&b, 1, 4);
+    for (int i = 0; i < 7; i++) put_int(&b, (uint32_t)header[i], 4);
+    if (version) put_int(&b, m->tied, 1);
+    while (version && b.n < 256) put_int(&b, 0, 1);
+    for (int i = 0; i < 12; i++) {
+        int kind = orders[version][i];
+        if (kind == -3 && !version) /* RoPE's tables, here something else */
+            for (int k = 0; k < 512 * (m->dim / m->heads); k++) put_int(&b, 0x7fc00000, 4);
+        if (kind == -3 && m->tied) continue;
+        for (int l = 0; l < (kind < 0 ? 1 : m->layers); l++) {
+            model_nth(m, true, kind < 0 ? -1 - kind : 3 + 9 * l + kind, &w);
+            put_weight(&b, m, &w, true);
+        }
+    }
+    return b;
+}
+
+/* Write the model in that form; returns the path to open, until the next call. */
+static inline const char *model_write_as(const model_spec *m, model_form form, const char *folder) {
+    static char path[4096];
+    static const char *const names[FORMS][3] = {
+        {"model.safetensors"}, {"model-1.safetensors", "model-2.safetensors", "model-3.safetensors"},
+        {"pytorch_model.bin"}, {"pytorch_model-1.bin", "pytorch_model-2.bin"},
+        {"model.gguf"}, {"model-00001-of-00002.gguf", "model-00002-of-00002.gguf"}, {"model.bin"}, {"model1.bin"}};
+    int n = 1;
+    while (n < 3 && names[form][n]) n++;
+    make_folder(folder);
+    buffer index = {0};
+    put_text(&index, "{\"metadata\": {\"total_size\": 1}, \"weight_map\": {\"x\": \"");
+    for (int f = 0; f < n; f++) {
+        buffer b = form <= SAFETENSORS_SPLIT ? model_safetensors(m, f, n)
+                   : form <= TORCH_SPLIT     ? model_torch(m, f, n)
+                   : form <= GGUF_SPLIT      ? model_gguf(m, f, n, NULL, 0)
+                                             : model_bin(m, form == BIN_1);
+        put_file(&b, folder, names[form][f]);
+        put_text(&index, f ? "\", \"y\": \"" : "");
+        put_text(&index, names[form][f]);
+        free(b.at);
+    }
+    put_text(&index, "\"}}");
+    if (form <= TORCH_SPLIT) model_config(m, folder);
+    if (form == SAFETENSORS_SPLIT) put_file(&index, folder, "model.safetensors.index.json");
+    if (form == TORCH_SPLIT) put_file(&index, folder, "pytorch_model.bin.index.json");
+    free(index.at);
+    if (form <= TORCH_SPLIT) snprintf(path, sizeof path, "%s", folder);
+    else snprintf(path, sizeof path, "%s/%s", folder, names[form][0]);
+    return path;
 }
 #endif
