@@ -65,7 +65,7 @@ test: llama build/$(SONAME) build/test_math build/test_api build/test_bits build
 	build/test_hostile tests/tiny build/hostile
 	build/test_threads tests/tiny
 	build/test_formats tests/tiny build/formats
-	sh tests/test_cli.sh ./llama tests/tiny
+	sh tests/test_cli.sh ./llama tests/tiny build/formats/cli
 	sh tests/test_build.sh
 	sh tests/python.sh numpy tests/trace.py build/$(SONAME) ./llama tests/tiny
 	sh tests/style.sh

@@ -544,6 +544,10 @@ __attribute__((format(printf, 3, 4))) LLAMA_INLINE int llamac_fail(llama_error *
 
 /* ---- Files, and what every refusal of one says ---- */
 
+/* Files are mapped read-only and shared: their pages are the kernel's page cache itself. Nothing is
+ * copied, opening costs no more than looking at the headers, and several processes with one model
+ * have its weights in memory once. Reading a page that is not there yet waits for the disk. */
+
 typedef struct {
     const unsigned char *data; /* the first byte; NULL: not mapped */
     size_t size;               /* in bytes */
@@ -962,8 +966,8 @@ static int zip_directory(torch_file *z, llamac_cursor *directory, uint64_t *coun
 }
 
 /* One directory entry, at *c, which moves to the next. Its extra field 1 has, in order, the
- * numbers that did not fit in 32 bits. The data follow the local header, whose own name and extra field may have other
- * lengths. */
+ * numbers that did not fit in 32 bits. The data follow the local header, whose own name and
+ * extra field may have other lengths. */
 static int zip_one(const torch_file *z, llamac_cursor *c, entry *e) {
     enum { HEADER = 46, LOCAL = 30 };
     llamac_cursor h = *c, data = z->a->bytes;
@@ -1728,7 +1732,8 @@ static int gguf_tensors(gguf_file *g) {
 
 /* ---- MD5 (RFC 1321), for checklist.chk: no secret, only a sum ---- */
 
-/* Four words are stirred by each block of 64 bytes in 64 steps, of four kinds; the last block is
+/* The sums in checklist.chk are those of md5sum, 32 hexadecimal digits for a file. They tell a
+ * damaged download, not a forged one. Four words are stirred by each block of 64 bytes in 64 steps, of four kinds; the last block is
  * filled up with a bit, zeros and the length. Little-endian, as everything here. */
 
 /* Take in n blocks of 64 bytes. */

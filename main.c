@@ -4,7 +4,7 @@
  *   2. Options       one table, read once
  *   3. Input         the prompt from an argument, a file or a pipe
  *   4. Completion    prompt -> tokens -> text, streamed; stop strings; Ctrl-C
- *   5. Other verbs   info, tokenize, trace, bench
+ *   5. Other verbs   info, check, tokenize, trace, bench
  *
  * It uses llama.h alone. stdout carries the model's text and nothing else; the rest goes to
  * stderr.
@@ -41,16 +41,18 @@ enum {
 static const char help[] =
     "usage: llama MODEL [PROMPT] [options]     complete a prompt\n"
     "       llama info MODEL [-c N]            shape, size and memory; reads no weights\n"
+    "       llama check MODEL                  reads every weight: finite, no holes, MD5 sums\n"
     "       llama tokenize MODEL [TEXT...]     text to token ids; --decode: ids to text\n"
     "       llama trace MODEL PROMPT [NAME...] what each matrix makes of the prompt: \"output\", "
     "\"layers.3\"\n"
     "       llama bench MODEL                  how fast: a prompt of 128 tokens, 32 generated\n"
     "\n"
-    "MODEL is a folder as Meta ships it: params.json, consolidated.NN.pth, and tokenizer.model in "
+    "MODEL is a folder as Meta ships it (params.json, consolidated.NN.pth) or as Hugging Face has "
     "it\n"
-    "or in its parent; without one $LLAMA_MODEL is used. Without a prompt, stdin is read: a pipe "
-    "is\n"
-    "the prompt. One newline at its end is dropped.\n"
+    "(config.json, *.safetensors), a .gguf file (F32, F16, BF16), or llama2.c's .bin, as they "
+    "are;\n"
+    "the tokenizer is inside or beside it. Without MODEL, $LLAMA_MODEL is used. Without a prompt,\n"
+    "stdin is read: a pipe is the prompt. One newline at its end is dropped.\n"
     "\n"
     "  -m MODEL            the model, when the only argument is to be the prompt\n"
     "  -p TEXT, -f FILE    the prompt; -e: with \\n \\t \\\\ and \\xNN in it\n"
@@ -63,7 +65,7 @@ static const char help[] =
     "  -r, --stop TEXT     end before this text; may be given several times\n"
     "  --no-bos, --ignore-eos, --echo     no <s> in front; go on after </s>; print the prompt too\n"
     "  -t N, -b N          threads (all cores); tokens evaluated together (256)\n"
-    "  --tokenizer FILE    tokenizer.model, where it is elsewhere\n"
+    "  --tokenizer FILE    tokenizer.model, .json or .bin, where it is elsewhere\n"
     "  --memory MODE       map (default) or lock: keep the weights in memory\n"
     "  --kernels NAME      scalar, avx2, avx512 or neon (the best there is); the bits are the "
     "same\n"
@@ -214,12 +216,13 @@ static size_t find_option(const char *text, const char **value) {
 
 /* The command line. The verb is the first word; a lone "--" ends the options. */
 static int read_options(options *o, int argc, char **argv) {
-    static const char *const verbs[] = {"info", "tokenize", "trace", "bench"};
+    static const char *const verbs[] = {"info", "check", "tokenize", "trace", "bench"};
     bool over = false;
     for (int a = 1; a < argc; a++) {
         const char *value = NULL, *text = argv[a];
         if (over || text[0] != '-' || !text[1]) {
-            for (size_t v = 0; v < 4 && o->n_words == 0 && !o->verb && !over; v++)
+            for (size_t v = 0;
+                 v < sizeof verbs / sizeof *verbs && o->n_words == 0 && !o->verb && !over; v++)
                 if (strcmp(text, verbs[v]) == 0) o->verb = text;
             if (o->verb != text) o->words[o->n_words++] = text;
             continue;
@@ -250,15 +253,19 @@ static int settle_model(options *o) {
     struct stat st;
     if (standing && !*standing) standing = NULL;
     if (o->model) return 0;
-    bool folder = o->n_words && stat(o->words[0], &st) == 0 && S_ISDIR(st.st_mode);
-    if (o->n_words && (folder || !standing)) { /* with a standing model, only a folder is another */
+    const char *word = o->n_words ? o->words[0] : "", *end = strrchr(word, '.');
+    bool there = stat(word, &st) == 0,
+         file = end && (!strcmp(end, ".gguf") || !strcmp(end, ".bin"));
+    bool model = there && (S_ISDIR(st.st_mode) || file);
+    if (o->n_words && (model || !standing)) { /* with a standing model, other words are a prompt */
         o->model = o->words[0];
         o->words++;
         o->n_words--;
     } else o->model = standing;
     if (!o->model)
-        return complain(EXIT_USAGE,
-                        "no model: give its folder, or set LLAMA_MODEL; llama -h says more");
+        return complain(
+            EXIT_USAGE,
+            "no model: give its folder or file, or set LLAMA_MODEL; llama -h says more");
     return 0;
 }
 
@@ -362,8 +369,7 @@ static int read_text(options *o, bytes *text, bool is_prompt) {
 }
 
 static const char no_tokenizer[] =
-    "no tokenizer.model in the model's folder or its parent: give it "
-    "with --tokenizer FILE";
+    "the model has no tokenizer inside or beside it: give tokenizer.model with --tokenizer FILE";
 
 /* Tokens of a text in memory the caller frees. */
 static int tokenize(const llama *m, const bytes *text, unsigned flags, int32_t **tokens,
@@ -676,6 +682,45 @@ static int run_info(const options *o) {
     return 0;
 }
 
+typedef struct {
+    bool wanted;  /* on a terminal's stderr */
+    double shown; /* when, last */
+} bar;
+
+static int on_check(void *user, const char *what, uint64_t done, uint64_t total) {
+    enum { WIDTH = 40 };
+    bar *b = user;
+    int full = (int)(done * WIDTH / (total ? total : 1));
+    if (!b->wanted || (now() - b->shown < 0.1 && done < total)) return interrupted;
+    b->shown = now();
+    fprintf(stderr, "\r%-8s%3d%% [", what, full * 100 / WIDTH);
+    for (int i = 0; i < WIDTH; i++) fputc(i < full ? '#' : '.', stderr);
+    fputc(']', stderr);
+    return interrupted;
+}
+
+static int run_check(const options *o) {
+    llama *m = NULL;
+    llama_error err;
+    llama_info info = {.size = sizeof info};
+    struct sigaction action = {.sa_handler = on_interrupt, .sa_flags = SA_RESETHAND};
+    if (o->n_words || o->prompt || o->file)
+        return complain(EXIT_USAGE, "check: takes a model and no text");
+    int code = open_model(o, &m);
+    if (code) return code;
+    sigaction(SIGINT, &action, NULL);
+    llama_describe(m, &info);
+    bar b = {.wanted = !o->quiet && isatty(STDERR_FILENO)};
+    int status = llama_check(m, on_check, &b, &err);
+    if (b.shown > 0) fputs("\r\033[K", stderr);
+    if (status) code = complain(exit_code(status), "%s", err.text);
+    else
+        printf("%s: sound, %llu parameters in %d file%s\n", o->model,
+               (unsigned long long)info.parameters, info.shards, info.shards > 1 ? "s" : "");
+    llama_close(m);
+    return code;
+}
+
 /* Ids in text, any white space between them, to text on stdout. */
 static int decode(const llama *m, char *text, size_t n) {
     llama_utf8 utf8 = {.n = 0};
@@ -892,6 +937,7 @@ int main(int argc, char **argv) {
             code = !o.verb                        ? run_completion(&o)
                    : strcmp(o.verb, "trace") == 0 ? run_trace(&o)
                    : strcmp(o.verb, "bench") == 0 ? run_bench(&o)
+                   : strcmp(o.verb, "check") == 0 ? run_check(&o)
                                                   : run_tokenize(&o);
     }
     if (code == 0 && (fflush(stdout) != 0 || ferror(stdout))) code = write_failed();

@@ -421,7 +421,8 @@ static const char *json_setting(json_vocab *k, const llamac_json *j) {
     if (strchr("[]{}n", j->kind)) return NULL;
     for (size_t i = 0; i < sizeof wants / sizeof *wants; i++) {
         if (!llamac_json_under(j, 1, wants[i].part) ||
-            !llamac_json_under(j, j->level, wants[i].key))
+            !llamac_json_under(j, j->level, wants[i].key) ||
+            (i == 0 && j->level != 2)) /* pieces may be called so too */
             continue;
         bool right = false;
         for (const char *one = wants[i].text; one;

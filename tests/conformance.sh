@@ -43,7 +43,22 @@ for shape in tinyA tinyB tinyC tinyE tinyH; do
     echo "$shape: $first from $forms forms"
 done
 
+# One text from every format of a trained model
+first=
+for model in meta-f16-mp1 hf-f16 hf-f32 gguf/stories260K-f16.gguf gguf/stories260K-f32.gguf stories260K.bin; do
+    text=$(./llama $data/ckpt/stories260K/$model "Once upon a time" --tokenizer $data/tok/tok512.model -n 100 --temp 0)
+    first=${first:-$text}
+    if [ ${#text} -lt 100 ] || [ "$text" != "$first" ]; then
+        echo "FAIL: stories260K/$model goes on: $text"
+        exit 1
+    fi
+done
+echo "stories260K: the same 100 tokens from 6 files"
+
 sh tests/hostile.sh $data
+
+# tokenizer.json as LLaMA's conversions have it
+sh tests/python.sh sentencepiece tests/tokenizer_json.py ./llama $data build/blank-32000
 
 # Every intermediate against numpy's
 for shape in tinyA tinyB tinyC tinyE; do

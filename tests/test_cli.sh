@@ -1,8 +1,9 @@
 #!/bin/sh
 # test_cli.sh - the command's contract: what goes to stdout, what to stderr, and with which exit code.
 #
-#   test_cli.sh LLAMA MODEL       MODEL: our tiny model with its tokenizer
-llama=$1 model=$2
+#   test_cli.sh LLAMA MODEL FORMS     MODEL: our tiny model with its tokenizer; FORMS: the folder in which test_formats
+#                                     left one model in every format
+llama=$1 model=$2 forms=$3
 work=build/cli
 passed=0 failed=0
 rm -rf $work
@@ -248,6 +249,39 @@ LLAMA_MODEL=$model $llama $work/hello $greedy >$work/out 2>$work/err
 if [ $? -eq 0 ] && [ -s $work/out ]; then ok; else no "a file's name is a prompt where LLAMA_MODEL stands: $(cat $work/err)"; fi
 LLAMA_MODEL=$model $llama tokenize There was once >$work/out
 same "tokenize with LLAMA_MODEL" $work/out $work/ids
+
+# Every format alike: the same text and ids, info, check
+for form in $forms/meta $forms/hf $forms/model.gguf $forms/bin/model.bin; do
+    run 0 "$form: completes" $llama $form "There was once" $greedy
+    [ $form = $forms/meta ] && cp $work/out $work/first
+    same "$form: the text of the others" $work/out $work/first
+    holds "$form: text comes" test -s $work/out
+    LLAMA_MODEL=$model $llama $form "There was once" $greedy >$work/out
+    same "$form: goes before LLAMA_MODEL" $work/out $work/first
+    run 0 "$form: tokenize" $llama tokenize $form "There was once"
+    same "$form: the ids of the others" $work/out $work/ids
+    run 0 "$form: info" $llama info $form
+    holds "$form: info's shape" grep -q "dim 16, layers 1, heads 2, kv_heads 1, head_dim 8, hidden 32, vocab 1024" $work/out
+    holds "$form: info's tokenizer" grep -q "bos 1, eos 2" $work/out
+    run 0 "$form: check" $llama check $form
+    holds "$form: check says so" grep -q "^$form: sound, [0-9]* parameters in [13] file" $work/out
+    empty "$form: no bar off a terminal" $work/err
+    run 0 "$form: trace" $llama trace $form "There" layers.0.attention.wq
+    [ $form = $forms/meta ] && cp $work/out $work/traced
+    same "$form: the queries of the others" $work/out $work/traced
+done
+run 0 "info: huggingface" $llama info $forms/hf
+holds "info: huggingface, shards, context" grep -q "huggingface, float16, 3 shards$" $work/out
+holds "info: its context" grep -q "^context *512 positions" $work/out
+refuse 2 "check of a text" "no text" $llama check $model x
+refuse 3 "check of nothing" "cannot be opened" $llama check $work/nothing
+cp -r $forms/bin $work/bent
+head -c 40000 /dev/zero | dd of=$work/bent/model.bin bs=1 seek=28 conv=notrunc 2>/dev/null
+dd if=$work/bent/model.bin bs=40000 count=2 2>/dev/null | tr '\0' '\377' >$work/bent/ones
+cp $work/bent/model.bin $work/bent/model2.bin
+dd if=$work/bent/ones of=$work/bent/model2.bin bs=1 seek=28 count=64 conv=notrunc 2>/dev/null
+refuse 3 "check of weights that are no numbers" "tok_embeddings.weight has a number that is not finite at row 0, column 0" $llama check $work/bent/model2.bin
+refuse 3 "a checkpoint's own file" "give a model's folder" $llama $forms/meta/consolidated.00.pth x
 mkfifo $work/pipe
 exec 3<>$work/pipe
 timeout 1 head -c 65536 /dev/zero >&3 # full: the next write waits

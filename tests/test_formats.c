@@ -247,7 +247,8 @@ static void test_vocabularies(const char *tiny) {
     model_spec spec = {.dim = 16, .layers = 1, .heads = 2, .kv_heads = 1, .hidden = 32, .vocab = n, .shards = 1};
     llama *want = NULL, *got = NULL;
     llama_error err;
-    const char *folder = in_work("vocabulary");
+    char folder[2048];
+    snprintf(folder, sizeof folder, "%s", in_work("vocabulary"));
     model_write_as(&spec, SAFETENSORS, folder);
     open_with(&want, folder, model_file, "tokenizer.model");
     if (!want) return;
@@ -266,6 +267,21 @@ static void test_vocabularies(const char *tiny) {
     if (got) same_ids(want, got, "GGUF's vocabulary");
     llama_close(got);
     llama_close(want);
+
+    /* one model in four formats, each with a tokenizer, for the command's tests */
+    size_t n_model = 0;
+    buffer model = {0};
+    char *bytes = read_file(model_file, &n_model);
+    put(&model, bytes, n_model);
+    make_folder(in_work("cli"));
+    model_write(&spec, in_work("cli/meta"));
+    put_file(&model, work, "cli/meta/tokenizer.model");
+    model_write_as(&spec, SAFETENSORS_SPLIT, in_work("cli/hf"));
+    put_file(&files[0], work, "cli/hf/tokenizer.json");
+    put_file(&gguf, work, "cli/model.gguf");
+    model_write_as(&spec, BIN_0, in_work("cli/bin"));
+    put_file(&files[2], work, "cli/bin/tokenizer.bin");
+    free(bytes), free(model.at);
 
     /* refused by name */
     const struct {
