@@ -632,7 +632,8 @@ LLAMA_INLINE void llamac_browsed(const llamac_mapping *f, bool cold) {
 #endif
 }
 
-/* Have n bytes of a mapping read in and mapped; a page's first byte is touched where the kernel
+/* Have n bytes of a mapping read in and mapped, in the kernel by one call: touching the pages one by
+ * one costs a fault for each that is not mapped yet, even where it is in memory. A page's first byte is touched where the kernel
  * (Linux before 5.14) cannot be asked. */
 LLAMA_INLINE void llamac_page_in(const unsigned char *data, size_t n) {
     enum { PAGE = 4096 };
@@ -1733,8 +1734,9 @@ static int gguf_tensors(gguf_file *g) {
 /* ---- MD5 (RFC 1321), for checklist.chk: no secret, only a sum ---- */
 
 /* The sums in checklist.chk are those of md5sum, 32 hexadecimal digits for a file. They tell a
- * damaged download, not a forged one. Four words are stirred by each block of 64 bytes in 64 steps, of four kinds; the last block is
- * filled up with a bit, zeros and the length. Little-endian, as everything here. */
+ * damaged download, not a forged one. Four words are stirred by each block of 64 bytes in 64
+ * steps of four kinds; the last block is filled up with one bit, zeros and the length in bits.
+ * Little-endian, as everything here. */
 
 /* Take in n blocks of 64 bytes. */
 static void md5_blocks(uint32_t state[4], const unsigned char *p, size_t n) {
