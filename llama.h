@@ -274,7 +274,14 @@ LLAMA_API const char *llama_build(void); /* compiler, kernels compiled in, OpenM
 /* ==== The ground under llama.c and tokenizer.c; not for programs ============================= */
 
 /* How hostile bytes are read, memory and errors are had, files are mapped: small functions
- * that know nothing of models. */
+ * that know nothing of models. In this order:
+ *
+ *   bytes    a cursor; JSON
+ *   memory   the allocator, the arena; errors and their texts
+ *   files    mapping; cores and quotas
+ *   numbers  exp, log, sine, cosine; elements as they are stored         from here on for llama.c
+ *   tensors  readers of PyTorch's files (zip, pickle), safetensors, GGUF; MD5
+ */
 #if defined(LLAMA_PRIVATE) && !defined(LLAMA_PRIVATE_H)
 #define LLAMA_PRIVATE_H
 #include <errno.h>
@@ -632,9 +639,9 @@ LLAMA_INLINE void llamac_browsed(const llamac_mapping *f, bool cold) {
 #endif
 }
 
-/* Have n bytes of a mapping read in and mapped, in the kernel by one call: touching the pages one by
- * one costs a fault for each that is not mapped yet, even where it is in memory. A page's first byte is touched where the kernel
- * (Linux before 5.14) cannot be asked. */
+/* Have n bytes of a mapping read in and mapped, in the kernel by one call: touching the pages one
+ * by one costs a fault for each, even where it is in memory. That is done where the kernel (Linux
+ * before 5.14) cannot be asked. */
 LLAMA_INLINE void llamac_page_in(const unsigned char *data, size_t n) {
     enum { PAGE = 4096 };
 #ifdef MADV_POPULATE_READ
