@@ -495,13 +495,19 @@ static void end_warming(completion *c) {
     if (c->warming) pthread_join(c->warmer, NULL);
 }
 
+/* Of n tokens, the weights that each meets in matrix products, added up: the last layer has keys
+ * and values of all, the rest of it and the output only of the last token. */
+static double weights_met(const llama_info *i, double n) {
+    double dim = i->dim, kv = 2 * dim * i->kv_heads * i->head_dim;
+    double layer = 2 * dim * dim + kv + 3 * dim * i->hidden;
+    return (i->layers - 1) * layer * n + kv * n + (layer - kv) + dim * i->vocab;
+}
+
 static void print_stats(const completion *c, uint64_t bytes) {
     const llama_info *info = &c->info;
     double prompt = c->first - c->began, rest = c->ended - c->first;
     double each = c->generated > 1 ? rest / (double)(c->generated - 1) : 0;
-    double embeddings =
-        (double)info->vocab * info->dim / (double)info->parameters; /* one row is read of them */
-    double weights = (double)info->file_bytes * (1 - embeddings);
+    double weights = weights_met(info, 1) * (double)info->file_bytes / (double)info->parameters;
     fprintf(stderr, "\nprompt      %zu tokens in %.3f s, %.1f tokens/s\n", c->n_prompt, prompt,
             prompt > 0 ? (double)c->n_prompt / prompt : 0);
     fprintf(stderr, "generation  %zu tokens in %.3f s", c->generated, rest);
@@ -893,15 +899,13 @@ static int bench(const options *o, const llama *m) {
         seconds[1][r] = now() - between;
     }
     if (status == LLAMA_OK) {
-        double met = (double)info.parameters - (double)info.vocab * info.dim; /* by each token */
         double bytes = (double)info.file_bytes / (double)info.parameters;
         for (int k = 0; k < 2; k++) qsort(seconds[k], TIMES, sizeof(double), by_size);
         double prompt = PROMPT / seconds[0][TIMES / 2], each = GENERATED / seconds[1][TIMES / 2];
-        double products = met - (double)info.vocab * info.dim * (PROMPT - 1) / PROMPT;
         printf("prompt      %d tokens, %.2f tokens/s, %.1f GFLOP/s of matrix products\n", PROMPT,
-               prompt, prompt * 2 * products / 1e9);
+               prompt, prompt * 2 * weights_met(&info, PROMPT) / PROMPT / 1e9);
         printf("generation  %d tokens, %.2f tokens/s, %.1f GB/s of weights\n", GENERATED, each,
-               each * met * bytes / 1e9);
+               each * weights_met(&info, 1) * bytes / 1e9);
         printf("kernels     %s\n", llama_session_kernels(s));
     }
     code = status ? complain(exit_code(status), "%s", llama_session_error(s)) : 0;

@@ -11,6 +11,7 @@
 #include "checkpoint.h"
 #include <fcntl.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 #ifdef _OPENMP
@@ -217,20 +218,33 @@ static double timed_batch(llama_session *s) {
     return llama_eval_batch(s, spans, MANY) ? 1e9 : now() - began;
 }
 
-/* Operations of n tokens from a position on, in 10^9: two for each weight that a token meets (the output's only for
- * the last), and attention's two products. */
+/* Operations of n tokens from a position on, in 10^9: two for each weight that a token meets, and attention's two
+ * products. The last layer has keys and values of all tokens, the rest of it and the output only of the last. */
 static double operations(double from, double n) {
-    double outside = (double)info.vocab * info.dim, inside = (double)info.parameters - 2 * outside;
-    double attention = 4.0 * info.dim * info.layers * n * (from + (n + 1) / 2);
-    return (2 * inside * n + 2 * outside + attention) / 1e9;
+    double d = info.dim, kv = 2 * d * info.kv_heads * info.head_dim, layer = 2 * d * d + kv + 3 * d * info.hidden;
+    double weights = (info.layers - 1) * layer * n + kv * n + (layer - kv) + (double)info.vocab * d;
+    double positions = (info.layers - 1) * n * (from + (n + 1) / 2) + from + n;
+    return (2 * weights + 4 * d * positions) / 1e9;
+}
+
+/* The file with the weights, or the first of them. */
+static int open_weights(const char *path) {
+    static const char *const names[] = {"", "/consolidated.00.pth", "/model.safetensors"};
+    for (int i = 0; i < 3; i++) {
+        char file[4200];
+        struct stat st;
+        snprintf(file, sizeof file, "%s%s", path, names[i]);
+        int fd = open(file, O_RDONLY);
+        if (fd >= 0 && fstat(fd, &st) == 0 && S_ISREG(st.st_mode)) return fd;
+        if (fd >= 0) close(fd);
+    }
+    return -1;
 }
 
 static void set_limits_and_run(const char *path, const char *kernels) {
     static const size_t prompts[] = {1, 8, 32, 128, 512, LONGEST};
     static char prompt_names[6][40];
-    char shard[4200];
-    snprintf(shard, sizeof shard, "%s/consolidated.00.pth", path);
-    int fd = open(shard, O_RDONLY);
+    int fd = open_weights(path);
     size_t file_bytes = fd < 0 ? 0 : (size_t)lseek(fd, 0, SEEK_END), bytes = (size_t)1 << 30;
     if (file_bytes > bytes) file_bytes = bytes;
     char *file = fd < 0 ? MAP_FAILED : mmap(NULL, file_bytes, PROT_READ, MAP_SHARED, fd, 0);
@@ -249,7 +263,7 @@ static void set_limits_and_run(const char *path, const char *kernels) {
     }
     int limit = best < 0 ? -1 : fma[best];
     double element = (double)info.file_bytes / (double)info.parameters;
-    double weights = ((double)info.parameters - (double)info.vocab * info.dim) * element / 1e9;
+    double weights = operations(0, 1) / 2 * element; /* attention at position 0 is nothing */
     int opening = new_figure("opening", "ms", -1, 0), first = new_figure("first token of 16", "ms", -1, 0);
     int near = new_figure("decode, first positions", "tokens/s", mapped, weights);
     int far = new_figure("decode, position 2,048", "tokens/s", mapped, weights + (double)info.kv_bytes_per_token * LONGEST / 1e9);
