@@ -613,33 +613,24 @@ static const struct {
     char kind;                      /* '1' a whole number, '0' any, 't' true or false */
     double least, most;
 } param_keys[PARAMS] = {
-    [DIM] = {{"dim", "hidden_size", "embedding_length"}, '1', 2, MAX_WIDTH}, /* D */
-    [LAYERS] = {{"n_layers", "num_hidden_layers", "block_count"},
-                '1',
-                1,
-                MAX_LAYERS}, /* n_layers */
-    [HEADS] = {{"n_heads", "num_attention_heads", "attention.head_count"},
-               '1',
-               1,
-               MAX_WIDTH}, /* of q */
-    [KV_HEADS] = {{"n_kv_heads", "num_key_value_heads", "attention.head_count_kv"},
-                  '1',
-                  1,
-                  MAX_WIDTH},
-    [VOCAB] = {{"vocab_size", "vocab_size", "vocab_size"}, '1', -1, MAX_VOCAB}, /* -1: see there */
-    [HIDDEN] = {{"", "intermediate_size", "feed_forward_length"}, '1', 1, MAX_WIDTH}, /* H */
+    /* clang-format off */
+    [DIM] = {{"dim", "hidden_size", "embedding_length"}, '1', 2, MAX_WIDTH},
+    [LAYERS] = {{"n_layers", "num_hidden_layers", "block_count"}, '1', 1, MAX_LAYERS},
+    [HEADS] = {{"n_heads", "num_attention_heads", "attention.head_count"}, '1', 1, MAX_WIDTH},
+    [KV_HEADS] = {{"n_kv_heads", "num_key_value_heads", "attention.head_count_kv"}, /* as HEADS */
+                  '1', 1, MAX_WIDTH},
+    [VOCAB] = {{"vocab_size", "vocab_size", "vocab_size"}, '1', -1, MAX_VOCAB}, /* -1: see tensors */
+    [HIDDEN] = {{"", "intermediate_size", "feed_forward_length"}, '1', 1, MAX_WIDTH},
     [MULTIPLE_OF] = {{"multiple_of", "", ""}, '1', 1, MAX_WIDTH},        /* the hidden width is */
     [FFN_MULTIPLIER] = {{"ffn_dim_multiplier", "", ""}, '0', 1e-3, 1e3}, /* of it, in Llama 2 */
     [CONTEXT] = {{"", "max_position_embeddings", "context_length"}, '1', 1, MAX_CONTEXT},
     [NORM_EPS] = {{"norm_eps", "rms_norm_eps", "attention.layer_norm_rms_epsilon"}, '0', 1e-30, 1},
-    [ROPE_THETA] = {{"rope_theta", "rope_theta", "rope.freq_base"},
-                    '0',
-                    1,
-                    1e30},                                 /* absent: 10000 */
-    [TIED] = {{"", "tie_word_embeddings", ""}, 't', 0, 1}, /* output is tok_embeddings */
+    [ROPE_THETA] = {{"rope_theta", "rope_theta", "rope.freq_base"}, '0', 1, 1e30}, /* or 10000 */
+    [TIED] = {{"", "tie_word_embeddings", ""}, 't', 0, 1},           /* output is tok_embeddings */
     [HEAD_DIM] = {{"", "head_dim", "attention.key_length"}, '1', 1, MAX_WIDTH}, /* dim / n_heads */
     [ROTARY] = {{"", "", "rope.dimension_count"}, '1', 1, MAX_WIDTH},           /* the same */
     [WINDOW] = {{"", "sliding_window", "attention.sliding_window"}, '1', 0, 0x1p53}, /* Mistral */
+    /* clang-format on */
 };
 
 /* Keys that other models have and that must say this, if anything: kinds as in llamac_json. */
@@ -649,7 +640,7 @@ static const struct {
     char kind;        /* of what it must be */
     const char *text; /* '"': this */
     double number;    /* '0': this */
-} params_wants[] = {
+} param_wants[] = {
     {META, "use_scaled_rope", 'f', "", 0},         /* Llama 3.1 */
     {HUGGING_FACE, "model_type", '"', "llama", 0}, /* not mistral, qwen2, ... */
     {HUGGING_FACE, "architectures", '"', "LlamaForCausalLM", 0},
@@ -708,13 +699,12 @@ static int put_param(params p, size_t i, const char *key, const setting *s, cons
 static int follow(params p, int format, const setting *s, const char *file, llama_error *err) {
     bool known = false, wanted = false;
     if (s->kind == 'n' || s->kind == '[') return LLAMA_OK;
-    for (size_t i = 0; i < sizeof params_wants / sizeof *params_wants; i++) {
-        if (params_wants[i].format != format || !is(params_wants[i].key, s->key, s->length))
-            continue;
+    for (size_t i = 0; i < sizeof param_wants / sizeof *param_wants; i++) {
+        if (param_wants[i].format != format || !is(param_wants[i].key, s->key, s->length)) continue;
         known = true;
-        wanted |= s->kind == params_wants[i].kind &&
-                  (s->kind != '"' || is(params_wants[i].text, s->text, s->n)) &&
-                  (s->kind != '0' || s->number == params_wants[i].number);
+        wanted |= s->kind == param_wants[i].kind &&
+                  (s->kind != '"' || is(param_wants[i].text, s->text, s->n)) &&
+                  (s->kind != '0' || s->number == param_wants[i].number);
     }
     if (known && !wanted)
         return llamac_fail(
@@ -771,10 +761,8 @@ static const struct {
     const char *name[NAMED_FORMATS]; /* without the prefix "layers.N." and ".weight" */
     unsigned char rows, cols, split;
 } binding[BINDINGS] = {
-    [EMBEDDINGS] = {{"tok_embeddings", "model.embed_tokens", "token_embd"},
-                    DIM_V,
-                    DIM_D,
-                    BY_COLUMNS},
+    /* clang-format off */
+    [EMBEDDINGS] = {{"tok_embeddings", "model.embed_tokens", "token_embd"}, DIM_V, DIM_D, BY_COLUMNS},
     [NORM] = {{"norm", "model.norm", "output_norm"}, NONE, DIM_D, WHOLE},
     [OUTPUT] = {{"output", "lm_head", "output"}, DIM_V, DIM_D, BY_ROWS},
     [ATTENTION_NORM] = {{"attention_norm", "input_layernorm", "attn_norm"}, NONE, DIM_D, WHOLE},
@@ -786,20 +774,17 @@ static const struct {
     [W1] = {{"feed_forward.w1", "mlp.gate_proj", "ffn_gate"}, DIM_H, DIM_D, BY_ROWS},
     [W2] = {{"feed_forward.w2", "mlp.down_proj", "ffn_down"}, DIM_D, DIM_H, BY_COLUMNS},
     [W3] = {{"feed_forward.w3", "mlp.up_proj", "ffn_up"}, DIM_H, DIM_D, BY_ROWS},
+    /* clang-format on */
 };
-static const size_t binding_at[BINDINGS] = {/* in llama, then in layer */
-                                            offsetof(llama, tok_embeddings),
-                                            offsetof(llama, norm),
-                                            offsetof(llama, output),
-                                            offsetof(layer, attention_norm),
-                                            offsetof(layer, wq),
-                                            offsetof(layer, wk),
-                                            offsetof(layer, wv),
-                                            offsetof(layer, wo),
-                                            offsetof(layer, ffn_norm),
-                                            offsetof(layer, w1),
-                                            offsetof(layer, w2),
-                                            offsetof(layer, w3)};
+static const size_t binding_at[BINDINGS] = {
+    /* in llama, then in layer */
+    /* clang-format off */
+    offsetof(llama, tok_embeddings), offsetof(llama, norm), offsetof(llama, output),
+    offsetof(layer, attention_norm), offsetof(layer, wq), offsetof(layer, wk),
+    offsetof(layer, wv), offsetof(layer, wo), offsetof(layer, ffn_norm),
+    offsetof(layer, w1), offsetof(layer, w2), offsetof(layer, w3),
+    /* clang-format on */
+};
 static size_t row_of(size_t i) { return i < OUTSIDE ? i : OUTSIDE + (i - OUTSIDE) % INSIDE; }
 static size_t layer_of(size_t i) { return (i - OUTSIDE) / INSIDE; }
 
@@ -1373,6 +1358,7 @@ static int llama2c_params(binder *b, llamac_cursor *c, int *version) {
         llamac_take(c, VERSION_1_HEADER);
     }
     b->p[NORM_EPS] = 1e-5; /* which the file does not say */
+    if (b->p[VOCAB] < 1) return not_llama2c(b);
     if (status == LLAMA_OK) status = params_apply(b->m, b->p, b->path, b->err);
     return status && !*version ? not_llama2c(b) : status;
 }

@@ -2,7 +2,12 @@
  *
  *   -DFUZZ=params      the input is a params.json beside a sound checkpoint
  *   -DFUZZ=pth         the input is a consolidated.00.pth beside a sound params.json
- *   -DFUZZ=tokenizer   the input is a tokenizer.model beside a sound model
+ *   -DFUZZ=config      the input is a config.json beside sound safetensors
+ *   -DFUZZ=safetensors the input is a model.safetensors beside a sound config.json
+ *   -DFUZZ=indexed     the input is a model.safetensors.index.json beside the three files it names
+ *   -DFUZZ=gguf        the input is a GGUF file
+ *   -DFUZZ=bin         the input is a llama2.c file
+ *   -DFUZZ=tokenizer   the input is a tokenizer.model, .json or .bin beside a sound model
  *   -DFUZZ=text        the input is text for tests/tiny: run it where that folder is
  *   -DMAKE_SEEDS       no fuzzer: writes a first sound input of each kind into a folder
  *
@@ -11,7 +16,7 @@
 #include "checkpoint.h"
 #include <unistd.h>
 
-enum { params, pth, tokenizer, text };
+enum { params, pth, config, safetensors, indexed, gguf, bin, tokenizer, text };
 #ifndef FUZZ
 #define FUZZ params
 #endif
@@ -107,7 +112,7 @@ static void try_eval(const llama *m) {
     llama_session_free(s);
 }
 
-/* Open the folder, with the input in it as file `name`. */
+/* Open the folder, or the file if it is a model alone, with the input as file `name`. */
 static void try_folder(const char *name, const uint8_t *data, size_t n) {
     char path[2048];
     llama *m = NULL;
@@ -117,11 +122,15 @@ static void try_folder(const char *name, const uint8_t *data, size_t n) {
     snprintf(path, sizeof path, "%s/%s", folder, name);
     must(write_file(path, &b), "the input can be written");
     free(b.at);
-    int status = llama_open(&m, folder, NULL, &err);
+    int status = llama_open(&m, FUZZ == gguf || FUZZ == bin ? path : folder, NULL, &err);
     must(status == err.status && (status == LLAMA_OK) == (m != NULL), "a model or an error");
     must((status == LLAMA_OK) == (*err.text == 0) && !strchr(err.text, '\n'), "one line of error");
-    if (m && FUZZ == tokenizer) try_tokenizer(m);
-    if (m && FUZZ != tokenizer) try_eval(m);
+    if (m && (FUZZ == tokenizer || FUZZ == gguf)) try_tokenizer(m);
+    if (m && FUZZ != tokenizer) {
+        try_eval(m);
+        status = llama_check(m, NULL, NULL, &err);
+        must(status == err.status && (status == LLAMA_OK || status == LLAMA_EFORMAT), "sound, or what is wrong");
+    }
     llama_close(m);
 }
 
@@ -142,12 +151,15 @@ int LLVMFuzzerInitialize(int *argc, char ***argv) {
     must(mkdtemp(folder) != NULL, "a folder can be made");
     model_spec m = spec;
     if (FUZZ == tokenizer) m.vocab = 1024;
-    model_write(&m, folder);
+    if (FUZZ == config || FUZZ == safetensors) model_write_as(&m, SAFETENSORS, folder);
+    else if (FUZZ == indexed) model_write_as(&m, SAFETENSORS_SPLIT, folder);
+    else model_write(&m, folder);
     return 0;
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n) {
-    static const char *const names[] = {"params.json", "consolidated.00.pth", "tokenizer.model"};
+    static const char *const names[] = {"params.json", "consolidated.00.pth", "config.json", "model.safetensors", "model.safetensors.index.json",
+                                        "model.gguf", "model.bin", "tokenizer.model"};
     if (FUZZ == text)
         there_and_back(tiny, (const char *)data, n, true);
     else
@@ -158,13 +170,14 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n) {
 /* ---- Seeds ---- */
 
 #ifdef MAKE_SEEDS
-/* A tokenizer.model of twelve pieces: SentencePiece {1 text, 2 score, 3 type}, then the specs. */
+/* A vocabulary of twelve pieces, in each form there is. */
+enum { PIECES = 12 };
+static const char *const texts[PIECES] = {"<unk>", "<s>", "</s>", "\xe2\x96\x81", "a",          "e",
+                                          "h",     "t",   "th",   "the",          "\xc3\xa9", "\xe2\x96\x81the"};
+static const int types[PIECES] = {2, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1};
+
+/* SentencePiece {1 text, 2 score, 3 type}, then the specs. */
 static buffer small_tokenizer(void) {
-    enum { PIECES = 12 };
-    static const char *const texts[PIECES] = {"<unk>", "<s>", "</s>",     "\xe2\x96\x81",
-                                              "a",     "e",   "h",        "t",
-                                              "th",    "the", "\xc3\xa9", "\xe2\x96\x81the"};
-    static const int types[PIECES] = {2, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1};
     buffer b = {0};
     for (int i = 0; i < PIECES; i++) {
         float score = (float)-i;
@@ -184,6 +197,57 @@ static buffer small_tokenizer(void) {
     return b;
 }
 
+static buffer small_bin(void) {
+    buffer b = {0};
+    put_int(&b, 6, 4);
+    for (int i = 0; i < PIECES; i++) {
+        float score = (float)-i;
+        put(&b, &score, 4);
+        put_int(&b, strlen(texts[i]), 4);
+        put_text(&b, texts[i]);
+    }
+    return b;
+}
+
+static buffer small_json(const char *treatment, const char *merges) {
+    buffer b = {0};
+    put_text(&b, "{\"added_tokens\": [{\"id\": 0, \"content\": \"<unk>\"}, {\"id\": 1, \"content\": \"<s>\"}], ");
+    put_text(&b, treatment);
+    put_text(&b, ", \"model\": {\"type\": \"BPE\", \"byte_fallback\": true, \"vocab\": {");
+    for (int i = 0; i < PIECES; i++) {
+        char entry[64];
+        snprintf(entry, sizeof entry, "%s\"%s\": %d", i ? ", " : "", texts[i], i);
+        put_text(&b, entry);
+    }
+    put_text(&b, "}, \"merges\": [");
+    put_text(&b, merges);
+    put_text(&b, "]}}");
+    return b;
+}
+
+static buffer small_gguf(void) {
+    static const char *const keys[] = {"tokens", "scores", "token_type"};
+    buffer more = {0};
+    gguf_text(&more, "tokenizer.ggml.model");
+    put_int(&more, 8, 4);
+    gguf_text(&more, "llama");
+    for (int k = 0; k < 3; k++) {
+        char key[64];
+        snprintf(key, sizeof key, "tokenizer.ggml.%s", keys[k]);
+        gguf_text(&more, key);
+        put_int(&more, 9, 4), put_int(&more, k == 0 ? 8 : k == 1 ? 6 : 5, 4), put_int(&more, PIECES, 8);
+        for (int i = 0; i < PIECES; i++) {
+            float score = (float)-i;
+            if (k == 0) gguf_text(&more, texts[i]);
+            else if (k == 1) put(&more, &score, 4);
+            else put_int(&more, (uint64_t)types[i], 4);
+        }
+    }
+    buffer b = model_gguf(&spec, 0, 1, &more, 4);
+    free(more.at);
+    return b;
+}
+
 int main(int argc, char **argv) {
     char path[4096];
     if (argc < 2) return 2;
@@ -194,10 +258,25 @@ int main(int argc, char **argv) {
     snprintf(path, sizeof path, "%s/older.pth", argv[1]);
     check(write_file(path, &form), "%s: cannot be written", path);
     free(form.at);
-    buffer b = small_tokenizer();
-    snprintf(path, sizeof path, "%s/tokenizer.model", argv[1]);
-    check(write_file(path, &b), "%s: cannot be written", path);
-    free(b.at);
+    static const char older_kind[] = "\"normalizer\": {\"type\": \"Sequence\", \"normalizers\": [{\"type\": \"Prepend\", \"prepend\": \"\\u2581\"}, "
+                                     "{\"type\": \"Replace\", \"pattern\": {\"String\": \" \"}, \"content\": \"\xe2\x96\x81\"}]}";
+    static const char newer_kind[] = "\"pre_tokenizer\": {\"type\": \"Metaspace\", \"replacement\": \"\xe2\x96\x81\", \"prepend_scheme\": \"first\"}";
+    buffer seeds[] = {small_tokenizer(), small_bin(), small_gguf(),
+                      small_json(older_kind, "\"t h\", \"th e\", \"\xe2\x96\x81 the\""),
+                      small_json(newer_kind, "[\"t\", \"h\"], [\"th\", \"e\"], [\"\\u2581\", \"the\"]")};
+    static const char *const seed_names[] = {"tokenizer.model", "tokenizer.bin", "vocabulary.gguf", "tokenizer.json", "newer.json"};
+    for (int i = 0; i < 5; i++) {
+        put_file(&seeds[i], argv[1], seed_names[i]);
+        free(seeds[i].at);
+    }
+    for (int form = 0; form < FORMS; form++) {
+        snprintf(path, sizeof path, "%s/form%d", argv[1], form);
+        model_write_as(&spec, (model_form)form, path);
+    }
+    model_spec tied = spec;
+    tied.tied = true;
+    snprintf(path, sizeof path, "%s/tied", argv[1]);
+    model_write_as(&tied, BIN_0, path);
     return tests_failed != 0;
 }
 #endif

@@ -441,6 +441,9 @@ static void test_bin(void) {
         BENT("more layers", "\x10\0\0\0\x20\0\0\0\2\0\0\0", "\x10\0\0\0\x20\0\0\0\3\0\0\0", "header says");
         BENT("no heads", "\2\0\0\0\2\0\0\0\1\0\0\0", "\2\0\0\0\0\0\0\0\1\0\0\0", version ? "num_attention_heads" : "header says");
         BENT("2^31 layers", "\2\0\0\0\2\0\0\0\1\0\0\0", "\2\0\0\x80\2\0\0\0\1\0\0\0", version ? "num_hidden_layers" : "header says");
+        if (version) BENT("no vocabulary", "\x18\0\0\0\0\2\0\0", "\0\0\0\0\0\2\0\0", "header says");
+        else BENT("no vocabulary", "\xe8\xff\xff\xff\0\2\0\0", "\0\0\0\0\0\2\0\0", "header says");
+        if (version) BENT("a vocabulary of -1", "\x18\0\0\0\0\2\0\0", "\xff\xff\xff\xff\0\2\0\0", "header says");
         if (version) BENT("version 2", "24ka\1", "24ka\2", "version 2");
         if (version) BENT("tied or not", "\x18\0\0\0\0\2\0\0\0", "\x18\0\0\0\0\2\0\0\1", "header says");
     }
