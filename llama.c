@@ -619,7 +619,7 @@ static const struct {
     [HEADS] = {{"n_heads", "num_attention_heads", "attention.head_count"}, '1', 1, MAX_WIDTH},
     [KV_HEADS] = {{"n_kv_heads", "num_key_value_heads", "attention.head_count_kv"}, /* as HEADS */
                   '1', 1, MAX_WIDTH},
-    [VOCAB] = {{"vocab_size", "vocab_size", "vocab_size"}, '1', -1, MAX_VOCAB}, /* -1: see tensors */
+    [VOCAB] = {{"vocab_size", "vocab_size", "vocab_size"}, '1', -1, MAX_VOCAB}, /* -1: unknown */
     [HIDDEN] = {{"", "intermediate_size", "feed_forward_length"}, '1', 1, MAX_WIDTH},
     [MULTIPLE_OF] = {{"multiple_of", "", ""}, '1', 1, MAX_WIDTH},        /* the hidden width is */
     [FFN_MULTIPLIER] = {{"ffn_dim_multiplier", "", ""}, '0', 1e-3, 1e3}, /* of it, in Llama 2 */
@@ -762,7 +762,8 @@ static const struct {
     unsigned char rows, cols, split;
 } binding[BINDINGS] = {
     /* clang-format off */
-    [EMBEDDINGS] = {{"tok_embeddings", "model.embed_tokens", "token_embd"}, DIM_V, DIM_D, BY_COLUMNS},
+    [EMBEDDINGS] = {{"tok_embeddings", "model.embed_tokens", "token_embd"},
+                    DIM_V, DIM_D, BY_COLUMNS},
     [NORM] = {{"norm", "model.norm", "output_norm"}, NONE, DIM_D, WHOLE},
     [OUTPUT] = {{"output", "lm_head", "output"}, DIM_V, DIM_D, BY_ROWS},
     [ATTENTION_NORM] = {{"attention_norm", "input_layernorm", "attn_norm"}, NONE, DIM_D, WHOLE},
@@ -1358,7 +1359,7 @@ static int llama2c_params(binder *b, llamac_cursor *c, int *version) {
         llamac_take(c, VERSION_1_HEADER);
     }
     b->p[NORM_EPS] = 1e-5; /* which the file does not say */
-    if (b->p[VOCAB] < 1) return not_llama2c(b);
+    if (status == LLAMA_OK && b->p[VOCAB] < 1) return not_llama2c(b);
     if (status == LLAMA_OK) status = params_apply(b->m, b->p, b->path, b->err);
     return status && !*version ? not_llama2c(b) : status;
 }

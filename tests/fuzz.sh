@@ -2,12 +2,12 @@
 # fuzz.sh - fuzz every kind of file that is read, and text, with libFuzzer, for so many
 # seconds each. What breaks something is left in build/fuzz/; so is what was learnt, for next time.
 #
-#   fuzz.sh [SECONDS]      says SKIP where clang or its fuzzer is absent
+#   fuzz.sh [SECONDS [TARGETS]]      says SKIP where clang or its fuzzer is absent
 seconds=${1:-60}
 work=build/fuzz
 checks=address,undefined
 flags="-std=c11 -Wall -Wextra -g -O1 -fno-sanitize-recover=undefined -fsanitize=$checks"
-targets="params pth config safetensors indexed gguf bin tokenizer text"
+targets="${2:-params pth config safetensors indexed gguf bin tokenizer text}"
 command -v clang >/dev/null 2>&1 || { echo "SKIP: clang is not here"; exit 0; }
 mkdir -p $work/sound
 echo 'int LLVMFuzzerTestOneInput(void) { return 0; }' >$work/probe.c
