@@ -268,6 +268,43 @@ static void test_vocabularies(const char *tiny) {
     llama_close(got);
     llama_close(want);
 
+    /* added tokens: shown, and never made from text */
+    test_piece added = p[n - 1];
+    p[n - 1] = (test_piece){"<|user|>", 8, 0, 4};
+    buffer with_added = make_gguf_vocab(p, n), added_gguf = model_gguf(&spec, 0, 1, &with_added, 4);
+    put_file(&added_gguf, work, "added.gguf");
+    open_with(&got, in_work("added.gguf"), NULL, "GGUF with an added token");
+    if (got) {
+        int32_t t[16];
+        size_t length = 0;
+        ptrdiff_t count = llama_text_to_tokens(got, "<|user|>", 8, 0, t, 16);
+        for (ptrdiff_t i = 0; i < count; i++) check(t[i] != n - 1, "text makes an added token");
+        const char *text = llama_token_text(got, n - 1, &length);
+        check(length == 8 && memcmp(text, "<|user|>", 8) == 0, "the added token's text");
+    }
+    llama_close(got);
+    got = NULL;
+    p[n - 1] = added;
+    free(with_added.at), free(added_gguf.at);
+
+    /* escapes, a pair that is one character among them */
+    static const char escaped[] =
+        "{\"normalizer\": {\"prepend\": \"\\u2581\"}, \"model\": {\"type\": \"BPE\", \"byte_fallback\": true, \"merges\": [], \"vocab\": {"
+        "\"<unk>\": 0, \"\\ud83d\\uDE42\": 1, \"\\\"\": 2, \"\\\\\": 3, \"\\/\": 4, \"\\u00e9\": 5, \"\\n\": 6, \"\\u0041\": 7}}}";
+    static const char *const wanted[] = {"<unk>", "\xf0\x9f\x99\x82", "\"", "\\", "/", "\xc3\xa9", "\n", "A"};
+    buffer few = {0};
+    put_text(&few, escaped);
+    put_file(&few, work, "escaped.json");
+    open_with(&got, folder, in_work("escaped.json"), "escapes");
+    for (int i = 0; got && i < 8; i++) {
+        size_t length = 0;
+        const char *text = llama_token_text(got, i, &length);
+        check(length == strlen(wanted[i]) && memcmp(text, wanted[i], length) == 0, "escape %d is %.*s", i, (int)length, text);
+    }
+    llama_close(got);
+    got = NULL;
+    free(few.at);
+
     /* one model in four formats, each with a tokenizer, for the command's tests */
     size_t n_model = 0;
     buffer model = {0};
@@ -525,6 +562,27 @@ static void test_check(void) {
     model_write_as(&wide, BIN_1, in_work("check"));
     poke(file, wq + (3 * 256 + 5) * 4 + 2, 0x80, 1), poke(file, wq + (3 * 256 + 5) * 4 + 3, 0xff, 1);
     checked("an infinite weight", path, LLAMA_EFORMAT, "layers.0.attention.wq.weight has a number that is not finite at row 3, column");
+    for (int bf16 = 0; bf16 < 2; bf16++) { /* the same bits, under either name */
+        char folder[2048];
+        size_t n = 0;
+        snprintf(folder, sizeof folder, "%.2000s", model_write_as(&wide, SAFETENSORS, in_work("check16")));
+        snprintf(text, sizeof text, "%s/model.safetensors", folder);
+        char *bytes = read_file(text, &n);
+        buffer b = {0};
+        for (size_t i = 0; bytes && i < n; i++) {
+            bool type = bf16 && i + 5 < n && memcmp(bytes + i, "\"F16\",", 6) == 0;
+            put(&b, type ? "\"BF16\"" : bytes + i, type ? 6 : 1);
+            if (type) i += 4;
+        }
+        size_t header = b.n - (n - 8 - *(uint64_t *)(void *)bytes) - 8;
+        memcpy(b.at, &(uint64_t){header}, 8);
+        check(write_file(text, &b), "%s", text);
+        checked(bf16 ? "sound bfloat16" : "sound float16", folder, LLAMA_OK, "");
+        poke(text, (long)(8 + header) + (2 * 256 + 9) * 2 + 1, bf16 ? 0x7f : 0x7c, 1);
+        poke(text, (long)(8 + header) + (2 * 256 + 9) * 2, bf16 ? 0x80 : 0x00, 1);
+        checked(bf16 ? "an infinite bfloat16" : "an infinite float16", folder, LLAMA_EFORMAT, "tok_embeddings.weight has a number that is not finite at row 2, column 9");
+        free(b.at), free(bytes);
+    }
     model_write_as(&wide, BIN_1, in_work("check"));
     poke(file, w1 + 100 * 256 * 4, 0, 100 * 1024);
     checked("a hole", path, LLAMA_EFORMAT, "layers.0.feed_forward.w1.weight has only zeros");
