@@ -191,8 +191,8 @@ static buffer make_tokenizer_bin(const test_piece *p, int n) {
     return b;
 }
 
-/* Pairs for GGUF; the array of types last. */
-static buffer make_gguf_vocab(const test_piece *p, int n) {
+/* Six pairs for GGUF. */
+static buffer make_gguf_vocab(const test_piece *p, int n, int eos) {
     buffer b = {0};
     gguf_text(&b, "tokenizer.ggml.model");
     put_int(&b, 8, 4);
@@ -209,6 +209,8 @@ static buffer make_gguf_vocab(const test_piece *p, int n) {
     gguf_text(&b, "tokenizer.ggml.token_type");
     put_int(&b, 9, 4), put_int(&b, 5, 4), put_int(&b, (uint64_t)n, 8);
     for (int i = 0; i < n; i++) put_int(&b, (uint64_t)p[i].type, 4);
+    gguf_u32(&b, "tokenizer.ggml.bos_token_id", 1);
+    gguf_u32(&b, "tokenizer.ggml.eos_token_id", (uint32_t)eos);
     return b;
 }
 
@@ -261,30 +263,31 @@ static void test_vocabularies(const char *tiny) {
         llama_close(got);
         got = NULL;
     }
-    buffer vocab = make_gguf_vocab(p, n), gguf = model_gguf(&spec, 0, 1, &vocab, 4);
+    buffer vocab = make_gguf_vocab(p, n, 2), gguf = model_gguf(&spec, 0, 1, &vocab, 6);
     put_file(&gguf, work, "vocabulary.gguf");
     open_with(&got, in_work("vocabulary.gguf"), NULL, "GGUF's vocabulary");
     if (got) same_ids(want, got, "GGUF's vocabulary");
     llama_close(got);
-    llama_close(want);
+    got = NULL;
 
     /* added tokens: shown, and never made from text */
-    test_piece added = p[n - 1];
-    p[n - 1] = (test_piece){"<|user|>", 8, 0, 4};
-    buffer with_added = make_gguf_vocab(p, n), added_gguf = model_gguf(&spec, 0, 1, &with_added, 4);
+    int word = n - 1; /* the last piece that begins with a space */
+    while (word > 0 && !(p[word].n > 5 && memcmp(p[word].text, "\xe2\x96\x81", 3) == 0)) word--;
+    p[word].type = 4;
+    buffer with_added = make_gguf_vocab(p, n, 7), added_gguf = model_gguf(&spec, 0, 1, &with_added, 6);
     put_file(&added_gguf, work, "added.gguf");
     open_with(&got, in_work("added.gguf"), NULL, "GGUF with an added token");
-    if (got) {
+    for (int k = 0; got && k < 2; k++) { /* with tokenizer.model the same text is that piece */
         int32_t t[16];
         size_t length = 0;
-        ptrdiff_t count = llama_text_to_tokens(got, "<|user|>", 8, 0, t, 16);
-        for (ptrdiff_t i = 0; i < count; i++) check(t[i] != n - 1, "text makes an added token");
-        const char *text = llama_token_text(got, n - 1, &length);
-        check(length == 8 && memcmp(text, "<|user|>", 8) == 0, "the added token's text");
+        ptrdiff_t count = llama_text_to_tokens(k ? want : got, p[word].text + 3, p[word].n - 3, 0, t, 16);
+        check(k ? count == 1 && t[0] == word : count > 1, "\"%.*s\" is %td tokens", (int)p[word].n, p[word].text, count);
+        const char *text = llama_token_text(got, word, &length);
+        check(length == p[word].n && memcmp(text, p[word].text, length) == 0 && llama_eos(got) == 7, "the added token's text");
     }
     llama_close(got);
     got = NULL;
-    p[n - 1] = added;
+    p[word].type = 1;
     free(with_added.at), free(added_gguf.at);
 
     /* escapes, a pair that is one character among them */
@@ -346,6 +349,7 @@ static void test_vocabularies(const char *tiny) {
         check(llama_open(&got, folder, NULL, &err) == LLAMA_EFORMAT && strstr(err.text, cases[i].says), "%s: %s", cases[i].what, err.text);
         free(b.at);
     }
+    llama_close(want);
     for (int i = 0; i < 3; i++) free(files[i].at);
     free(vocab.at), free(gguf.at);
 }
@@ -403,6 +407,15 @@ static void test_config(void) {
     BENT("a number for a flag", "\"tie_word_embeddings\": false", "\"tie_word_embeddings\": 0", "tie_word_embeddings");
     BENT("no epsilon", "rms_norm_eps", "rms_norm_epz", "epsilon");
     BENT("JSON cut short", "}", "", "JSON");
+    BENT("a comma missing", "\"silu\",", "\"silu\" ", "JSON");
+    BENT("a comma twice", "\"silu\",", "\"silu\",,", "JSON");
+    BENT("a comma in front", "{", "{,", "JSON");
+    BENT("a comma at the end", "}", ",}", "JSON");
+    BENT("a list ended as an object", "[\"LlamaForCausalLM\"]", "[\"LlamaForCausalLM\"}", "JSON");
+    BENT("more behind it", "}", "} {}", "JSON");
+    BENT("a key without a colon", "\"hidden_act\":", "\"hidden_act\" ", "JSON");
+    BENT("33 lists in one another", "{", "{\"x\": [[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[1]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]], ", "JSON");
+    BENT("31 lists in one another", "{", "{\"x\": [[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[1]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]], ", NULL);
     snprintf(file, sizeof file, "%s/model.safetensors", path);
     BENT("a tensor with a bias", "layers.0.self_attn.v_proj.weight", "layers.0.self_attn.v_proj.biases", "v_proj.biases");
     BENT("no embeddings", "model.embed_tokens", "model.embed_t0kens", "model.embed_tokens.weight");
@@ -456,6 +469,7 @@ static void test_gguf(void) {
     BENT("Q8_0", "blk.0.attn_q.weight\2\0\0\0\x10\0\0\0\0\0\0\0\x10\0\0\0\0\0\0\0\1", "blk.0.attn_q.weight\2\0\0\0\x10\0\0\0\0\0\0\0\x10\0\0\0\0\0\0\0\x08", "Q8_0");
     BENT("a type there is not", "blk.0.attn_q.weight\2\0\0\0\x10\0\0\0\0\0\0\0\x10\0\0\0\0\0\0\0\1", "blk.0.attn_q.weight\2\0\0\0\x10\0\0\0\0\0\0\0\x10\0\0\0\0\0\0\0\x63", "type 99");
     BENT("turned round", "blk.0.ffn_down.weight\2\0\0\0\x20\0\0\0\0\0\0\0\x10", "blk.0.ffn_down.weight\2\0\0\0\x10\0\0\0\0\0\0\0\x20", "[32][16]");
+    BENT("an odd address", "output_norm.weight\1\0\0\0\x10\0\0\0\0\0\0\0\0\0\0\0\0\3", "output_norm.weight\1\0\0\0\x10\0\0\0\0\0\0\0\0\0\0\0\4\3", "aligned");
     BENT("a tensor twice", "blk.0.attn_k.weight", "blk.0.attn_q.weight", "twice");
     BENT("2^61 rows", "token_embd.weight\2\0\0\0\x10\0\0\0\0\0\0\0\x18\0\0\0\0\0\0\0", "token_embd.weight\2\0\0\0\x10\0\0\0\0\0\0\0\x18\0\0\0\0\0\0\x20", "past the end");
     snprintf(path, sizeof path, "%s", model_write_as(&small, GGUF_SPLIT, in_work("split")));
@@ -484,6 +498,26 @@ static void test_bin(void) {
         if (version) BENT("version 2", "24ka\1", "24ka\2", "version 2");
         if (version) BENT("tied or not", "\x18\0\0\0\0\2\0\0\0", "\x18\0\0\0\0\2\0\0\1", "header says");
     }
+}
+
+/* As long as its header says, with no embeddings at all. */
+static void test_no_words(void) {
+    model_spec one = small;
+    one.vocab = 1;
+    one.tied = true;
+    buffer b = model_bin(&one, 1), cut = {0};
+    size_t row = 16 * sizeof(float), at = 256 + 5 * row; /* behind the norms */
+    put(&cut, b.at, at);
+    put(&cut, b.at + at + row, b.n - at - row);
+    memcpy(cut.at + 28, &(int){0}, 4);
+    put_file(&cut, work, "words.bin");
+    llama *m = NULL;
+    llama_error err;
+    check(llama_open(&m, in_work("words.bin"), NULL, &err) == LLAMA_EFORMAT && strstr(err.text, "header says"), "no words: %s", err.text);
+    put_file(&b, work, "words.bin");
+    check(llama_open(&m, in_work("words.bin"), NULL, &err) == LLAMA_OK, "one word: %s", err.text);
+    llama_close(m);
+    free(b.at), free(cut.at);
 }
 
 /* Each form cut at many lengths, and with a bit turned in each byte of its first `header`. */
@@ -601,7 +635,15 @@ static void test_check(void) {
     unlink(text);
     checked("no list", path, LLAMA_OK, "");
     char command[3000];
-    snprintf(command, sizeof command, "cd '%s' && md5sum consolidated.*.pth params.json > checklist.chk", path);
+    for (int n = 1; n < 130; n++) { /* of every length to a block, the last of which is filled up */
+        buffer b = {0};
+        char name[32];
+        snprintf(name, sizeof name, "length%d", n);
+        for (int i = 0; i < n; i++) put_int(&b, (uint64_t)(i * n), 1);
+        put_file(&b, path, name);
+        free(b.at);
+    }
+    snprintf(command, sizeof command, "cd '%s' && md5sum consolidated.*.pth params.json length* > checklist.chk", path);
     if (system(command) != 0) {
         printf("SKIP: MD5 sums (no md5sum)\n");
         return;
@@ -739,6 +781,7 @@ int main(int argc, char **argv) {
     test_index();
     test_gguf();
     test_bin();
+    test_no_words();
     test_damage();
     test_check();
     return tests_done("formats");
