@@ -292,20 +292,32 @@ static void test_vocabularies(const char *tiny) {
 
     /* escapes, a pair that is one character among them */
     static const char escaped[] =
-        "{\"normalizer\": {\"prepend\": \"\\u2581\"}, \"model\": {\"type\": \"BPE\", \"byte_fallback\": true, \"merges\": [], \"vocab\": {"
-        "\"<unk>\": 0, \"\\ud83d\\uDE42\": 1, \"\\\"\": 2, \"\\\\\": 3, \"\\/\": 4, \"\\u00e9\": 5, \"\\n\": 6, \"\\u0041\": 7}}}";
-    static const char *const wanted[] = {"<unk>", "\xf0\x9f\x99\x82", "\"", "\\", "/", "\xc3\xa9", "\n", "A"};
+        "{\"normalizer\": {\"prepend\": \"\\u2581\"}, \"model\": {\"type\": \"BPE\", \"byte_fallback\": true, \"merges\": [\"t y\", \"p e\", \"ty pe\"], \"vocab\": {"
+        "\"<unk>\": 0, \"\\ud83d\\uDE42\": 1, \"\\\"\": 2, \"\\\\\": 3, \"\\/\": 4, \"\\u00e9\": 5, \"\\n\": 6, \"\\u0041\": 7, "
+        "\"t\": 8, \"y\": 9, \"p\": 10, \"e\": 11, \"ty\": 12, \"pe\": 13, \"type\": 14}}}";
+    static const char *const wanted[] = {"<unk>", "\xf0\x9f\x99\x82", "\"", "\\", "/", "\xc3\xa9", "\n", "A", "t", "y", "p", "e", "ty", "pe", "type"};
     buffer few = {0};
     put_text(&few, escaped);
     put_file(&few, work, "escaped.json");
     open_with(&got, folder, in_work("escaped.json"), "escapes");
-    for (int i = 0; got && i < 8; i++) {
+    for (int i = 0; got && i < 15; i++) {
         size_t length = 0;
         const char *text = llama_token_text(got, i, &length);
         check(length == strlen(wanted[i]) && memcmp(text, wanted[i], length) == 0, "escape %d is %.*s", i, (int)length, text);
     }
     llama_close(got);
     got = NULL;
+    static const struct {
+        const char *what, *to;
+    } bent_merges[] = {{"a piece that no merge makes", "\"t y\", \"p e\", \"t y\"  "}, {"one piece's merges apart", "\"t y\",\"ty pe\",\"t y\" "}};
+    for (int i = 0; i < 2; i++) {
+        char *at = strstr((char *)few.at, "\"t y\"");
+        memset(at, ' ', strlen("\"t y\", \"p e\", \"ty pe\""));
+        memcpy(at, bent_merges[i].to, strlen(bent_merges[i].to));
+        put_file(&few, work, "escaped.json");
+        llama_options o = {.size = sizeof o, .tokenizer = in_work("escaped.json")};
+        check(llama_open(&got, folder, &o, &err) == LLAMA_EFORMAT && strstr(err.text, "merges that are not"), "%s: %s", bent_merges[i].what, err.text);
+    }
     free(few.at);
 
     /* one model in four formats, each with a tokenizer, for the command's tests */
@@ -327,7 +339,7 @@ static void test_vocabularies(const char *tiny) {
     const struct {
         const char *what, *from, *to, *says;
     } cases[] = {
-        {"no bytes", "\"byte_fallback\": true", "\"byte_fallback\": null", "byte_fallback"},
+        {"no bytes", "\"byte_fallback\": true", "\"byte_fallback\": false", "byte_fallback"},
         {"not BPE", "\"type\": \"BPE\"", "\"type\": \"BPX\"", "not BPE"},
         {"a normalizer of its own", "\"type\": \"Prepend\"", "\"type\": \"Xrepend\"", "treats text"},
         {"no space in front", "\"prepend\": ", "\"pre_end\": ", "space in front"},
