@@ -2616,11 +2616,7 @@ TARGET INLINE VEC FN(widen)(int type, const unsigned char *row, size_t k) {
     switch (type) {
     case F16: return FN(f16)(row + 2 * k);
     case BF16: return FN(bf16)(row + 2 * k);
-    default: {
-        float f[FN(VL)];
-        memcpy(f, row + 4 * k, sizeof f);
-        return FN(load)(f);
-    }
+    default: return FN(load)((const float *)(const void *)(row + 4 * k)); /* at any address */
     }
 }
 
