@@ -1177,77 +1177,10 @@ static int open_hugging_face(binder *b) {
 
 /* ---- GGUF: one file, or NAME-00001-of-0000N.gguf and the rest ---- */
 
-typedef struct { /* the vocabulary inside */
-    gguf_pair model, tokens, scores, types;
-    double bos, eos, space_in_front; /* the last: add_space_prefix */
-} gguf_vocab;
-
-/* Keep what a pair says of the vocabulary. */
-static void note_vocab(gguf_vocab *v, const gguf_pair *p) {
-    static const char prefix[] = "tokenizer.ggml.";
-    enum { PREFIX = sizeof prefix - 1 };
-    const struct {
-        const char *key;
-        gguf_pair *pair;
-        double *number;
-    } keys[] = {
-        {"model", &v->model, NULL},
-        {"tokens", &v->tokens, NULL},
-        {"scores", &v->scores, NULL},
-        {"token_type", &v->types, NULL},
-        {"bos_token_id", NULL, &v->bos},
-        {"eos_token_id", NULL, &v->eos},
-        {"add_space_prefix", NULL, &v->space_in_front},
-    };
-    if (p->length < PREFIX || memcmp(p->key, prefix, PREFIX) != 0) return;
-    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++)
-        if (is(keys[i].key, p->key + PREFIX, p->length - PREFIX)) {
-            if (keys[i].pair) *keys[i].pair = *p;
-            else if (p->kind != '"' && p->kind != '[')
-                *keys[i].number = p->kind == '0' ? p->number : p->kind == 't';
-        }
-}
-
-/* Piece after piece, from the arrays of texts, scores and types. */
-static int gguf_vocabulary(binder *b, gguf_vocab *g) {
-    const char *file = b->path, *why = NULL;
-    llama *m = b->m;
-    if (g->model.kind == 0) return LLAMA_OK; /* there is none */
-    if (g->model.kind != '"' || !is("llama", g->model.text, g->model.n))
-        return llamac_fail(
-            b->err, LLAMA_EFORMAT,
-            "%s: its vocabulary is of kind '%.*s', not 'llama' (SentencePiece); give "
-            "tokenizer.model as the tokenizer",
-            file, g->model.kind == '"' && g->model.n < 64 ? (int)g->model.n : 0,
-            g->model.text ? g->model.text : "");
-    if (g->tokens.kind != '[' || g->tokens.n > m->vocab_size || g->scores.kind != '[' ||
-        g->types.kind != '[' || g->scores.n != g->tokens.n || g->types.n != g->tokens.n)
-        return llamac_fail(b->err, LLAMA_EFORMAT, "%s: its vocabulary is not whole; make it anew",
-                           file);
-    llamac_vocab *v = llamac_vocab_new(&m->arena, (size_t)g->tokens.n);
-    if (!v) return llamac_out_of_memory(b->err, file);
-    for (uint64_t i = 0; i < g->tokens.n && !why; i++) {
-        gguf_pair text, score, type;
-        if (gguf_value(&g->tokens.items, g->tokens.type, &text) != '"' ||
-            gguf_value(&g->scores.items, g->scores.type, &score) != '0' ||
-            gguf_value(&g->types.items, g->types.type, &type) != '0' ||
-            !(type.number >= 0 && type.number <= INT8_MAX))
-            why = "has a vocabulary of other types than texts and numbers";
-        else
-            why = llamac_vocab_add(v, text.text, (size_t)text.n, (float)score.number,
-                                   type.number == LLAMAC_USER_DEFINED ? LLAMAC_UNUSED
-                                                                      : (int)type.number);
-    }
-    if (!why) why = llamac_vocab_settle(v, g->bos, g->eos, g->space_in_front != 0);
-    if (why) return llamac_fail(b->err, LLAMA_EFORMAT, "%s: %s; make it anew", file, why);
-    m->vocab = v;
-    return LLAMA_OK;
-}
-
 /* The pairs of a file, then its tensors. */
 static int read_gguf(archive *a) {
     gguf_file g;
-    gguf_pair pair;
+    llamac_pair pair;
     int status = gguf_open(&g, a);
     for (uint64_t i = 0; i < g.n_pairs && status == LLAMA_OK; i++)
         if (!gguf_next(&g, &pair)) status = bad_archive(a, "its list of keys is damaged");
@@ -1255,13 +1188,13 @@ static int read_gguf(archive *a) {
 }
 
 /* The parameters, from the first file. */
-static int gguf_params(binder *b, gguf_vocab *v) {
+static int gguf_params(binder *b, llamac_gguf_vocab *v) {
     static const char prefix[] = "llama.";
     enum { PREFIX = sizeof prefix - 1 };
     archive a = {.file = b->path, .scratch = &b->scratch, .err = b->err};
     a.bytes = llamac_cursor_on(b->m->files[0].data, b->m->files[0].size);
     gguf_file g;
-    gguf_pair p;
+    llamac_pair p;
     bool named = false;
     int status = gguf_open(&g, &a);
     for (uint64_t i = 0; i < g.n_pairs && status == LLAMA_OK; i++) {
@@ -1274,7 +1207,7 @@ static int gguf_params(binder *b, gguf_vocab *v) {
             s.length -= PREFIX;
             status = follow(b->p, GGUF, &s, b->path, b->err); /* the rest of the name: a number */
         }
-        note_vocab(v, &p);
+        llamac_vocab_note(v, &p);
     }
     if (status == LLAMA_OK && !named)
         return bad_archive(
@@ -1300,7 +1233,7 @@ static int add_splits(binder *b) {
 
 /* `vocabulary`: the one inside is wanted, no other having been given. */
 static int open_gguf(binder *b, bool vocabulary) {
-    gguf_vocab v = {.bos = 1, .eos = 2, .space_in_front = 1};
+    llamac_gguf_vocab v = {.bos = 1, .eos = 2, .space_in_front = 1};
     b->about = "its header";
     int status = gguf_params(b, &v);
     if (status == LLAMA_OK) status = add_splits(b);
@@ -1309,7 +1242,8 @@ static int open_gguf(binder *b, bool vocabulary) {
         status = bind_file(b, f, 0, read_gguf);
     b->p[TIED] = b->pieces && b->pieces[OUTPUT].type < 0; /* an output that is absent is tied */
     if (status == LLAMA_OK) status = end_binding(b);
-    return status || !vocabulary ? status : gguf_vocabulary(b, &v);
+    if (status || !vocabulary) return status;
+    return llamac_vocab_gather(&b->m->vocab, &v, b->m->vocab_size, b->path, &b->m->arena, b->err);
 }
 
 /* ---- llama2.c: a header of seven numbers, then float32 in a fixed order ---- */
@@ -1441,7 +1375,7 @@ static int open_tokenizer(llama *m, const char *path, const char *asked, llama_e
     llamac_mapping *file = &m->files[m->n_files];
     char *slash = strrchr(memcpy(folder, path, strlen(path) + 1), '/');
     if (m->format == LLAMA2C && slash) *slash = 0; /* the path is a file's */
-    if (m->format == LLAMA2C && !slash) strcpy(folder, ".");
+    if (m->format == LLAMA2C && !slash) memcpy(folder, ".", 2);
     for (int i = 0; i < (asked ? 1 : 2) && !file->data; i++) {
         int status = asked ? LLAMA_OK : llamac_join(found, folder, names[m->format][i], err);
         if (status == LLAMA_OK) status = llamac_map_file(file, asked ? asked : found, err);
@@ -1740,54 +1674,6 @@ static int check_elements(checking *c, const weight *w, const unsigned char *dat
     return LLAMA_OK;
 }
 
-/* One file of the folder against its sum. */
-static int check_sum(checking *c, const char *folder, const char *name, const char *want) {
-    enum { PIECE = 1 << 22 };
-    char path[LLAMAC_PATH_BYTES], sum[33];
-    llamac_mapping f = {NULL, 0};
-    uint32_t state[4] = {0x67452301, 0xefcdab89, 0x98badcfe, 0x10325476};
-    int status = llamac_join(path, folder, name, c->err);
-    if (status == LLAMA_OK) status = llamac_map_file(&f, path, c->err);
-    if (status) return status;
-    c->done = 0;
-    for (size_t i = 0, n; i < f.size / 64 * 64 && status == LLAMA_OK; i += n) {
-        n = f.size - i < PIECE ? f.size / 64 * 64 - i : PIECE;
-        md5_blocks(state, f.data + i, n / 64);
-        if (!passed(c, "md5", n, f.size)) status = LLAMA_ECANCEL;
-    }
-    md5_end(state, f.data, f.size, sum);
-    llamac_unmap_file(&f);
-    if (status == LLAMA_OK && memcmp(sum, want, 32) != 0)
-        status = llamac_fail(c->err, LLAMA_EFORMAT,
-                             "%s: its MD5 is %s, not checklist.chk's %.32s; download it again",
-                             path, sum, want);
-    return status;
-}
-
-/* checklist.chk, where it is: lines of 32 digits, two characters and a name. */
-static int check_list(checking *c) {
-    enum { SUM = 32, NAME = 34 };
-    char folder[LLAMAC_PATH_BYTES], path[LLAMAC_PATH_BYTES], name[256];
-    llamac_mapping f = {NULL, 0};
-    snprintf(folder, sizeof folder, "%s", c->m->paths[0]);
-    *strrchr(folder, '/') = 0;
-    int status = llamac_join(path, folder, "checklist.chk", c->err);
-    if (status == LLAMA_OK) status = llamac_map_file(&f, path, c->err);
-    if (status) return llamac_is_absent(status) ? LLAMA_OK : status;
-    for (size_t i = 0, n; i < f.size && status == LLAMA_OK; i += n + 1) {
-        const char *line = (const char *)f.data + i, *end = memchr(line, '\n', f.size - i);
-        n = end ? (size_t)(end - line) : f.size - i;
-        snprintf(name, sizeof name, "%.*s", n > NAME ? (int)(n - NAME) : 0, line + NAME);
-        if (n <= NAME || n - NAME >= sizeof name || strchr(name, '/'))
-            status =
-                llamac_fail(c->err, LLAMA_EFORMAT,
-                            "%s: is not a list of MD5 sums; download it again or remove it", path);
-        else status = check_sum(c, folder, name, line);
-    }
-    llamac_unmap_file(&f);
-    return status;
-}
-
 /* Weight by weight, each once, then the list of sums. */
 LLAMA_API int llama_check(const llama *m, llama_progress_fn progress, void *user,
                           llama_error *err) {
@@ -1802,7 +1688,12 @@ LLAMA_API int llama_check(const llama *m, llama_progress_fn progress, void *user
         for (size_t p = 0; p < (tied ? 0 : w->parts) && status == LLAMA_OK; p++)
             status = check_elements(&c, w, w->part[p], w->rows * w->cols / w->parts, across(w));
     }
-    if (status == LLAMA_OK && m->format == META) status = check_list(&c);
+    if (status == LLAMA_OK && m->format == META) {
+        char folder[LLAMAC_PATH_BYTES];
+        snprintf(folder, sizeof folder, "%s", m->paths[0]);
+        *strrchr(folder, '/') = 0;
+        status = md5_list(folder, "checklist.chk", progress, user, err);
+    }
     if (status == LLAMA_ECANCEL) return llamac_fail(err, status, "cancelled by the host");
     if (status == LLAMA_OK && err) memset(err, 0, sizeof *err); /* no list is no error */
     return status;

@@ -476,6 +476,51 @@ LLAMA_INLINE bool llamac_json_under(const llamac_json *j, int level, const char 
            memcmp(j->key[level].text, key, j->key[level].n) == 0;
 }
 
+/* ---- GGUF: pairs of keys and values, a list of tensors, their elements ---- */
+
+/*   "GGUF"      version (32 bits), how many tensors, how many pairs (64 bits each)
+ *   pairs       a key; the type of the value (32 bits); the value
+ *   tensors     a name, how many dimensions (32 bits), these, its type (32 bits), its offset
+ *   elements    from the next multiple of general.alignment on, which is 32 if no pair says more
+ *
+ * A string is its length in 64 bits and its bytes; an array the type of its items, how many in 64
+ * bits, the items. All numbers are little-endian. */
+
+typedef struct {     /* a pair */
+    const char *key; /* [length] */
+    size_t length;
+    char kind;           /* as llamac_json's: '0', '"', 't', 'f'; '[' an array */
+    double number;       /* '0' */
+    const char *text;    /* '"', [n] */
+    uint64_t n;          /* bytes of a string, items of an array */
+    uint64_t type;       /* of GGUF's, of the value or the items */
+    llamac_cursor items; /* begins at the first */
+} llamac_pair;
+
+/* A value of one of GGUF's plain types: its kind as in JSON; 0: no such type, or cut short. */
+LLAMA_INLINE char llamac_gguf_value(llamac_cursor *c, uint64_t type, llamac_pair *v) {
+    static const unsigned char bytes[] = {1, 1, 2, 2, 4, 4, 4, 1, 8, 0, 8, 8, 8};
+    enum { FLOAT = 6, BOOL = 7, STRING = 8, DOUBLE = 12 };
+    if (type >= sizeof bytes || !bytes[type]) return 0;
+    int n = bytes[type];
+    uint64_t bits = llamac_uint(c, n);
+    v->type = type;
+    v->number = (double)bits;
+    if (type == 1 || type == 3 || type == 5 || type == 11) { /* signed */
+        if (n < 8 && bits >> (8 * n - 1)) bits |= UINT64_MAX << (8 * n);
+        v->number = (double)(int64_t)bits;
+    }
+    if (type == FLOAT) {
+        uint32_t low = (uint32_t)bits;
+        float f;
+        memcpy(&f, &low, sizeof f);
+        v->number = (double)f;
+    }
+    if (type == DOUBLE) memcpy(&v->number, &bits, sizeof bits);
+    if (type == STRING) v->text = (const char *)llamac_take(c, v->n = bits);
+    return c->bad ? 0 : type == STRING ? '"' : type == BOOL ? (bits ? 't' : 'f') : '0';
+}
+
 /* The allocator of a host that gives none. C11 wants a multiple of the alignment. */
 LLAMA_INLINE void *llamac_default_alloc(void *user, size_t bytes, size_t align) {
     (void)user;
@@ -711,18 +756,20 @@ LLAMA_INLINE long llamac_cgroup_cores(const char *proc, const char *sys) {
 }
 
 /* tokenizer.c. It knows no model; llama_text_to_tokens, llama_token_text and llama_utf8_push are
- * these with a model in front. A vocabulary of at most so many pieces from a file that stays in
- * memory; or made piece by piece, with SentencePiece's types (1 normal, 2 unknown, 3 control, 5
- * unused, 6 byte), then settled: each NULL, or what is wrong. */
+ * these with a model in front. A vocabulary of at most so many pieces comes from a file that stays
+ * in memory: a tokenizer.model, .json or .bin, or the one inside GGUF. */
 typedef struct llamac_vocab llamac_vocab;
-enum { LLAMAC_USER_DEFINED = 4, LLAMAC_UNUSED = 5 };
 LLAMA_SHARED int llamac_vocab_parse(llamac_vocab **, llamac_cursor bytes, size_t most,
                                     const char *file, llamac_arena *, llama_error *);
-LLAMA_SHARED llamac_vocab *llamac_vocab_new(llamac_arena *, size_t pieces); /* NULL: no memory */
-LLAMA_SHARED const char *llamac_vocab_add(llamac_vocab *, const char *text, size_t n, float score,
-                                          int type);
-LLAMA_SHARED const char *llamac_vocab_settle(llamac_vocab *, double bos, double eos,
-                                             bool space_in_front);
+/* What the pairs of a GGUF file say of the vocabulary: noted as they come, then gathered; *out
+ * stays NULL where there is none. */
+typedef struct {
+    llamac_pair model, tokens, scores, types;
+    double bos, eos, space_in_front; /* the last: add_space_prefix */
+} llamac_gguf_vocab;
+LLAMA_SHARED void llamac_vocab_note(llamac_gguf_vocab *, const llamac_pair *);
+LLAMA_SHARED int llamac_vocab_gather(llamac_vocab **out, llamac_gguf_vocab *, size_t most,
+                                     const char *file, llamac_arena *, llama_error *);
 LLAMA_SHARED int32_t llamac_vocab_bos(const llamac_vocab *);
 LLAMA_SHARED int32_t llamac_vocab_eos(const llamac_vocab *);
 LLAMA_SHARED ptrdiff_t llamac_encode(const llamac_vocab *, const llama_allocator *,
@@ -1599,26 +1646,7 @@ static int read_safetensors(archive *a) {
     return j.c.bad || n == 0 ? bad_archive(a, "its header is not JSON with tensors") : LLAMA_OK;
 }
 
-/* ---- GGUF: pairs of keys and values, a list of tensors, their elements ---- */
-
-/*   "GGUF"      version (32 bits), how many tensors, how many pairs (64 bits each)
- *   pairs       a key; the type of the value (32 bits); the value
- *   tensors     a name, how many dimensions (32 bits), these, its type (32 bits), its offset
- *   elements    from the next multiple of general.alignment on, which is 32 if no pair says more
- *
- * A string is its length in 64 bits and its bytes; an array the type of its items, how many in 64
- * bits, the items. All numbers are little-endian. */
-
-typedef struct {     /* a pair */
-    const char *key; /* [length] */
-    size_t length;
-    char kind;           /* as llamac_json's: '0', '"', 't', 'f'; '[' an array */
-    double number;       /* '0' */
-    const char *text;    /* '"', [n] */
-    uint64_t n;          /* bytes of a string, items of an array */
-    uint64_t type;       /* of GGUF's, of the value or the items */
-    llamac_cursor items; /* begins at the first */
-} gguf_pair;
+/* ---- GGUF's tensors (its pairs are read further up) ---- */
 
 typedef struct {
     archive *a;                  /* whose bytes it has */
@@ -1643,46 +1671,22 @@ static int gguf_open(gguf_file *g, archive *a) {
     return LLAMA_OK;
 }
 
-/* A value of one of GGUF's plain types: its kind as in JSON; 0: no such type, or cut short. */
-static char gguf_value(llamac_cursor *c, uint64_t type, gguf_pair *v) {
-    static const unsigned char bytes[] = {1, 1, 2, 2, 4, 4, 4, 1, 8, 0, 8, 8, 8};
-    enum { FLOAT = 6, BOOL = 7, STRING = 8, DOUBLE = 12 };
-    if (type >= sizeof bytes || !bytes[type]) return 0;
-    int n = bytes[type];
-    uint64_t bits = llamac_uint(c, n);
-    v->type = type;
-    v->number = (double)bits;
-    if (type == 1 || type == 3 || type == 5 || type == 11) { /* signed */
-        if (n < 8 && bits >> (8 * n - 1)) bits |= UINT64_MAX << (8 * n);
-        v->number = (double)(int64_t)bits;
-    }
-    if (type == FLOAT) {
-        uint32_t low = (uint32_t)bits;
-        float f;
-        memcpy(&f, &low, sizeof f);
-        v->number = (double)f;
-    }
-    if (type == DOUBLE) memcpy(&v->number, &bits, sizeof bits);
-    if (type == STRING) v->text = (const char *)llamac_take(c, v->n = bits);
-    return c->bad ? 0 : type == STRING ? '"' : type == BOOL ? (bits ? 't' : 'f') : '0';
-}
-
 /* The next pair; false: it is malformed. Arrays are gone over, for the next one to be found. */
-static bool gguf_next(gguf_file *g, gguf_pair *p) {
+static bool gguf_next(gguf_file *g, llamac_pair *p) {
     enum { ARRAY = 9 };
-    gguf_pair item;
+    llamac_pair item;
     llamac_cursor *c = &g->c;
-    *p = (gguf_pair){0};
+    *p = (llamac_pair){0};
     p->length = (size_t)llamac_uint(c, 8);
     p->key = (const char *)llamac_take(c, p->length);
     uint64_t type = llamac_uint(c, 4);
-    p->kind = type == ARRAY ? '[' : gguf_value(c, type, p);
+    p->kind = type == ARRAY ? '[' : llamac_gguf_value(c, type, p);
     if (type == ARRAY) {
         p->type = llamac_uint(c, 4);
         p->n = llamac_uint(c, 8);
         p->items = *c;
         for (uint64_t i = 0; i < p->n; i++) /* each takes a byte at least */
-            if (!gguf_value(c, p->type, &item)) return false;
+            if (!llamac_gguf_value(c, p->type, &item)) return false;
     }
     if (p->kind == '0' && p->length == 17 && memcmp(p->key, "general.alignment", 17) == 0)
         g->alignment = p->number >= 1 && p->number <= 1 << 20 ? (uint64_t)p->number : 0;
@@ -1790,6 +1794,53 @@ static void md5_end(uint32_t state[4], const unsigned char *data, uint64_t size,
     md5_blocks(state, last, blocks);
     memcpy(sum, state, 16);
     for (int i = 0; i < 16; i++) snprintf(out + 2 * i, 3, "%02x", sum[i]);
+}
+
+/* One file against its sum; progress in bytes of the file. */
+static int md5_file(const char *folder, const char *name, const char *want,
+                    llama_progress_fn progress, void *user, llama_error *err) {
+    enum { PIECE = 1 << 22 };
+    char path[LLAMAC_PATH_BYTES], sum[33];
+    llamac_mapping f = {NULL, 0};
+    uint32_t state[4] = {0x67452301, 0xefcdab89, 0x98badcfe, 0x10325476};
+    int status = llamac_join(path, folder, name, err);
+    if (status == LLAMA_OK) status = llamac_map_file(&f, path, err);
+    if (status) return status;
+    for (size_t i = 0, n, whole = f.size / 64 * 64; i < whole && status == LLAMA_OK; i += n) {
+        n = whole - i < PIECE ? whole - i : PIECE;
+        md5_blocks(state, f.data + i, n / 64);
+        if (progress && progress(user, "md5", i + n, f.size)) status = LLAMA_ECANCEL;
+    }
+    md5_end(state, f.data, f.size, sum);
+    llamac_unmap_file(&f);
+    if (status == LLAMA_OK && memcmp(sum, want, 32) != 0)
+        return llamac_fail(err, LLAMA_EFORMAT,
+                           "%s: its MD5 is %s, the list says %.32s; download it again", path, sum,
+                           want);
+    return status;
+}
+
+/* All files of a list, if it is there: lines of 32 digits, two characters and a name. */
+static int md5_list(const char *folder, const char *list, llama_progress_fn progress, void *user,
+                    llama_error *err) {
+    enum { NAME = 34 };
+    char path[LLAMAC_PATH_BYTES], name[256];
+    llamac_mapping f = {NULL, 0};
+    int status = llamac_join(path, folder, list, err);
+    if (status == LLAMA_OK) status = llamac_map_file(&f, path, err);
+    if (status) return llamac_is_absent(status) ? LLAMA_OK : status;
+    for (size_t i = 0, n; i < f.size && status == LLAMA_OK; i += n + 1) {
+        const char *line = (const char *)f.data + i, *end = memchr(line, '\n', f.size - i);
+        n = end ? (size_t)(end - line) : f.size - i;
+        snprintf(name, sizeof name, "%.*s", n > NAME ? (int)(n - NAME) : 0, line + NAME);
+        if (n <= NAME || n - NAME >= sizeof name || strchr(name, '/'))
+            status =
+                llamac_fail(err, LLAMA_EFORMAT,
+                            "%s: is not a list of MD5 sums; download it again or remove it", path);
+        else status = md5_file(folder, name, line, progress, user, err);
+    }
+    llamac_unmap_file(&f);
+    return status;
 }
 
 #endif /* LLAMA_CORE */

@@ -2,7 +2,7 @@
  * made of it.
  *
  *   1. The vocabulary   pieces and a hash table over them, from tokenizer.model (a protobuf),
- *                       llama2.c's tokenizer.bin or Hugging Face's tokenizer.json
+ *                       llama2.c's tokenizer.bin, Hugging Face's tokenizer.json or GGUF
  *   2. Encoding         text -> normalised UTF-8 -> merges by score -> ids, in O(n log n)
  *   3. Decoding         id -> bytes, streamed in whole characters
  *
@@ -104,7 +104,7 @@ static bool is_utf8(const char *text, size_t n) {
     return true;
 }
 
-LLAMA_SHARED llamac_vocab *llamac_vocab_new(llamac_arena *arena, size_t room) {
+static llamac_vocab *vocab_new(llamac_arena *arena, size_t room) {
     uint64_t slots = 8;
     if (room > MAX_PIECES) return NULL;
     while (slots < 2 * (uint64_t)room) slots *= 2;
@@ -122,8 +122,8 @@ LLAMA_SHARED llamac_vocab *llamac_vocab_new(llamac_arena *arena, size_t room) {
 }
 
 /* The one way into a vocabulary. */
-LLAMA_SHARED const char *llamac_vocab_add(llamac_vocab *v, const char *text, size_t n, float score,
-                                          int type) {
+LLAMA_SHARED const char *vocab_add(llamac_vocab *v, const char *text, size_t n, float score,
+                                   int type) {
     if (v->size == v->room) return "has more pieces than it said";
     if (n > MAX_PIECE || (n == 0 && type != CONTROL))
         return "has a piece that is empty or over 1000 bytes";
@@ -147,8 +147,7 @@ LLAMA_SHARED const char *llamac_vocab_add(llamac_vocab *v, const char *text, siz
 }
 
 /* With all pieces in: what goes for the whole. bos and eos may be -1. NULL, or what is wrong. */
-LLAMA_SHARED const char *llamac_vocab_settle(llamac_vocab *v, double bos, double eos,
-                                             bool space_in_front) {
+static const char *vocab_settle(llamac_vocab *v, double bos, double eos, bool space_in_front) {
     int bytes = 0;
     for (int i = 0; i < 256; i++) bytes += v->byte_id[i] >= 0;
     if (v->unk < 0) return "has no <unk>";
@@ -212,7 +211,7 @@ static const char *parse_piece(llamac_vocab *v, llamac_cursor c) {
         if (f.number == 3 && f.wire == 0) type = f.value <= BYTE ? (int)f.value : 0;
     }
     if (c.bad) return "has a piece that is cut short";
-    return llamac_vocab_add(v, (const char *)text, n, score, type);
+    return vocab_add(v, (const char *)text, n, score, type);
 }
 
 /* TrainerSpec: 3 model_type, 41 bos_id, 42 eos_id; each id may be -1 */
@@ -270,7 +269,7 @@ static const char *parse_proto(llamac_vocab *v, llamac_cursor c) {
     }
     if (why) return why;
     if (!trainer || !normalizer) return "lacks its trainer_spec or normalizer_spec";
-    return llamac_vocab_settle(v, v->bos, v->eos, v->space_in_front);
+    return vocab_settle(v, v->bos, v->eos, v->space_in_front);
 }
 
 /* llama2.c's tokenizer.bin: the longest piece's length, then score, length and text of each piece.
@@ -312,9 +311,9 @@ static const char *parse_bin(llamac_vocab *v, llamac_cursor c, llamac_arena *are
                    : id == BOS || id == EOS                  ? CONTROL
                    : id >= BYTES && id < BYTES_END && n == 6 ? BYTE
                                                              : NORMAL;
-        why = llamac_vocab_add(v, piece, to, score, type);
+        why = vocab_add(v, piece, to, score, type);
     }
-    return why ? why : llamac_vocab_settle(v, BOS, EOS, true);
+    return why ? why : vocab_settle(v, BOS, EOS, true);
 }
 
 /* Hugging Face's tokenizer.json, where it says what LLaMA's tokenizer.model says: BPE with bytes to
@@ -538,7 +537,7 @@ static const char *parse_json(llamac_vocab **out, llamac_cursor c, size_t most,
     int32_t bos = -1, eos = -1;
     k.pieces = llamac_new(&k.scratch, most, sizeof *k.pieces);
     const char *why = k.pieces ? json_pieces(&k, j) : out_of_memory;
-    if (!why && !(v = llamac_vocab_new(arena, k.size))) why = out_of_memory;
+    if (!why && !(v = vocab_new(arena, k.size))) why = out_of_memory;
     for (size_t id = 0; id < k.size && !why; id++) {
         const char *text = k.pieces[id].text;
         vocab_piece p = {text, (uint32_t)k.pieces[id].n, 0, BYTE};
@@ -549,15 +548,81 @@ static const char *parse_json(llamac_vocab **out, llamac_cursor c, size_t most,
                                                : k.pieces[id].type;
             if (is_named(&p, "<s>")) bos = (int32_t)id;
             if (is_named(&p, "</s>")) eos = (int32_t)id;
-            why = llamac_vocab_add(v, text, k.pieces[id].n, UNSCORED, type);
+            why = vocab_add(v, text, k.pieces[id].n, UNSCORED, type);
         }
     }
     if (!why) why = json_scores(&k, v, j);
-    if (!why) why = llamac_vocab_settle(v, bos, eos, true);
+    if (!why) why = vocab_settle(v, bos, eos, true);
     llamac_free_all(&k.scratch);
     *out = v;
     return why;
 }
+
+/* ---- GGUF has texts, scores and types in three arrays ---- */
+
+LLAMA_SHARED void llamac_vocab_note(llamac_gguf_vocab *v, const llamac_pair *p) {
+    static const char prefix[] = "tokenizer.ggml.";
+    enum { PREFIX = sizeof prefix - 1 };
+    const struct {
+        const char *key;
+        llamac_pair *pair;
+        double *number;
+    } keys[] = {
+        {"model", &v->model, NULL},
+        {"tokens", &v->tokens, NULL},
+        {"scores", &v->scores, NULL},
+        {"token_type", &v->types, NULL},
+        {"bos_token_id", NULL, &v->bos},
+        {"eos_token_id", NULL, &v->eos},
+        {"add_space_prefix", NULL, &v->space_in_front},
+    };
+    if (p->length < PREFIX || memcmp(p->key, prefix, PREFIX) != 0) return;
+    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
+        if (p->length - PREFIX != strlen(keys[i].key) ||
+            memcmp(p->key + PREFIX, keys[i].key, strlen(keys[i].key)) != 0)
+            continue;
+        if (keys[i].pair) *keys[i].pair = *p;
+        else if (p->kind != '"' && p->kind != '[')
+            *keys[i].number = p->kind == '0' ? p->number : p->kind == 't';
+    }
+}
+
+/* Added tokens, which are user-defined there, are shown and never made from text. */
+LLAMA_SHARED int llamac_vocab_gather(llamac_vocab **out, llamac_gguf_vocab *g, size_t most,
+                                     const char *file, llamac_arena *arena, llama_error *err) {
+    const char *why = NULL;
+    if (g->model.kind == 0) return LLAMA_OK; /* there is none */
+    if (g->model.kind != '"' || g->model.n != 5 || memcmp(g->model.text, "llama", 5) != 0)
+        return llamac_fail(
+            err, LLAMA_EFORMAT,
+            "%s: its vocabulary is of kind '%.*s', not 'llama' (SentencePiece); give "
+            "tokenizer.model as the tokenizer",
+            file, g->model.kind == '"' && g->model.n < 64 ? (int)g->model.n : 0,
+            g->model.text ? g->model.text : "");
+    if (g->tokens.kind != '[' || g->tokens.n > most || g->scores.kind != '[' ||
+        g->types.kind != '[' || g->scores.n != g->tokens.n || g->types.n != g->tokens.n)
+        return llamac_fail(err, LLAMA_EFORMAT, "%s: its vocabulary is not whole; make it anew",
+                           file);
+    llamac_vocab *v = vocab_new(arena, (size_t)g->tokens.n);
+    if (!v) return llamac_out_of_memory(err, file);
+    for (uint64_t i = 0; i < g->tokens.n && !why; i++) {
+        llamac_pair text, score, type;
+        if (llamac_gguf_value(&g->tokens.items, g->tokens.type, &text) != '"' ||
+            llamac_gguf_value(&g->scores.items, g->scores.type, &score) != '0' ||
+            llamac_gguf_value(&g->types.items, g->types.type, &type) != '0' ||
+            !(type.number >= 0 && type.number <= BYTE))
+            why = "has a vocabulary of other types than texts and numbers";
+        else
+            why = vocab_add(v, text.text, (size_t)text.n, (float)score.number,
+                            type.number == USER_DEFINED ? UNUSED : (int)type.number);
+    }
+    if (!why) why = vocab_settle(v, g->bos, g->eos, g->space_in_front != 0);
+    if (why) return llamac_fail(err, LLAMA_EFORMAT, "%s: %s; make it anew", file, why);
+    *out = v;
+    return LLAMA_OK;
+}
+
+/* ---- Whichever it is ---- */
 
 /* Llama 3's: lines of a piece in base64 and its rank. */
 static bool is_tiktoken(llamac_cursor c) {
@@ -585,7 +650,7 @@ LLAMA_SHARED int llamac_vocab_parse(llamac_vocab **out, llamac_cursor bytes, siz
     if (pieces + plain > most)
         return llamac_fail(err, LLAMA_EFORMAT, "%s: has %zu pieces, the model %zu; it is another's",
                            file, pieces + plain, most);
-    llamac_vocab *v = json ? NULL : llamac_vocab_new(arena, pieces + plain);
+    llamac_vocab *v = json ? NULL : vocab_new(arena, pieces + plain);
     if (json) why = parse_json(&v, bytes, most, arena);
     else if (!v) why = out_of_memory;
     else why = pieces ? parse_proto(v, bytes) : parse_bin(v, bytes, arena);

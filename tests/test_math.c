@@ -203,14 +203,14 @@ static void test_freqs(const char *path) {
 /* Pieces made to fall into one slot of the hash table are refused before they take long. */
 static void test_collisions(void) {
     llamac_arena arena = {llamac_allocator_or_default(NULL), NULL};
-    llamac_vocab *v = llamac_vocab_new(&arena, 4096);
+    llamac_vocab *v = vocab_new(&arena, 4096);
     static char texts[4096][8];
     const char *why = NULL;
     int n = 0;
     for (uint64_t i = 0; n < 4096 && !why && i < 100000000; i++) {
         char *text = texts[n];
         for (int k = 0; k < 8; k++) text[k] = (char)('a' + (i >> (4 * k) & 15));
-        if ((hash_text(text, 8) & v->slot_mask) == 0) why = llamac_vocab_add(v, texts[n++], 8, 0, NORMAL);
+        if ((hash_text(text, 8) & v->slot_mask) == 0) why = vocab_add(v, texts[n++], 8, 0, NORMAL);
     }
     check(why && strstr(why, "collide") && n > 500 && n < 2000, "%d pieces in one slot: %s", n, why);
     llamac_free_all(&arena);
