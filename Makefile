@@ -42,7 +42,7 @@ build/$(SONAME): build/llama.o build/tokenizer.o
 build/%: tests/%.c tests/test.h tests/checkpoint.h build/llama.o build/tokenizer.o
 	$(CC) $(ALL_CFLAGS) $(LDFLAGS) -o $@ $< build/llama.o build/tokenizer.o -lm
 
-build/test_math: tests/test_math.c tests/test.h $(LIBRARY) $(HEADERS) build/flags
+build/test_math build/test_amx: build/%: tests/%.c tests/test.h tests/checkpoint.h $(LIBRARY) $(HEADERS) build/flags
 	$(CC) $(ALL_CFLAGS) -o $@ $< -lm
 
 build/test_threads: LDFLAGS += -pthread
@@ -58,13 +58,14 @@ demo: llama
 # Needs a C compiler and a shell; no network, no other data. (Threads that sleep while they wait: a busy
 # machine must not make the tests slow.)
 test: export OMP_WAIT_POLICY = passive
-test: llama build/$(SONAME) build/test_math build/test_api build/test_bits build/test_hostile build/test_threads build/test_formats
+test: llama build/$(SONAME) build/test_math build/test_api build/test_bits build/test_hostile build/test_threads build/test_formats build/test_amx
 	build/test_math
 	build/test_api tests/tiny
 	build/test_bits --self tests/tiny
 	build/test_hostile tests/tiny build/hostile
 	build/test_threads tests/tiny
 	build/test_formats tests/tiny build/formats
+	build/test_amx
 	sh tests/test_cli.sh ./llama tests/tiny build/formats/cli
 	sh tests/test_build.sh
 	sh tests/python.sh numpy tests/trace.py build/$(SONAME) ./llama tests/tiny
@@ -72,7 +73,7 @@ test: llama build/$(SONAME) build/test_math build/test_api build/test_bits build
 
 # Against the goldens, where the conformance data are: ../shared/conformance.tar.xz
 CONFORMANCE ?= ../shared/conformance.tar.xz
-conformance: llama build/$(SONAME) build/conformance build/test_bits build/test_math build/tokenizer_speed
+conformance: llama build/$(SONAME) build/conformance build/test_bits build/test_math build/test_amx build/tokenizer_speed
 	sh tests/conformance.sh '$(CONFORMANCE)'
 
 # The same bits from every compiler, flag, thread count, batch and kernel: needs the conformance data

@@ -31,6 +31,7 @@
 #if defined(__x86_64__)
 #include <cpuid.h>
 #include <immintrin.h>
+#include <sys/syscall.h> /* SYS_arch_prctl, for AMX */
 #elif defined(__aarch64__)
 #include <arm_neon.h>
 #endif
@@ -129,7 +130,7 @@ typedef struct {      /* one sequence */
 } sequence;
 
 typedef struct {    /* what one thread works in */
-    float *panel;   /* [PANEL_ROWS * PANEL_COLUMNS] widened weights */
+    float *panel;   /* [TILED * PANEL_COLUMNS] widened weights, or their parts for AMX */
     float *acc;     /* [GROUP][rows][PANEL_ROWS * LANES] lanes of sums under way */
     float *scores;  /* [ATTENDED][context] of one head */
     float *queries; /* [ATTENDED][head_dim] of one head, packed */
@@ -181,6 +182,7 @@ enum {
     PANEL_COLUMNS = 256,   /* of the weights that are widened at once... */
     PANEL_ROWS = 16,       /* ...and their rows, at most */
     GROUP = 4,             /* panels that take turns */
+    TILED = 32,            /* rows of x, columns and rows of w that AMX's tiles multiply at once */
     ATTENDED = 48,         /* rows of a sequence whose attention is computed together */
     SCORED = 8,            /* rows of a text to score whose logits are computed together */
     MAX_LAYERS = 1024,     /* what a file may ask for at most */
@@ -288,6 +290,8 @@ struct kernels {
     void (*rope)(float *v, const float *cos, const float *sin, size_t head_dim); /* one head */
     void (*attend)(const view *);
     void (*swiglu)(float *a, const float *b, size_t n); /* one row */
+    void (*pack)(float *to, const float *x, size_t ldx, size_t n,
+                 size_t cols); /* for AMX's tiles */
 };
 
 /* ---- Threads ---- */
@@ -424,14 +428,23 @@ static void pack(float *to, const float *x, size_t ldx, size_t n, size_t cols) {
 static size_t across(const weight *w) { return w->split == BY_ROWS ? w->cols : w->cols / w->parts; }
 static size_t panels(const weight *w) { return (across(w) + PANEL_COLUMNS - 1) / PANEL_COLUMNS; }
 
+/* Can AMX's tiles make this product? Rows of x are then packed up to a multiple of TILED. */
+static bool is_tiled(int type, size_t n, size_t cols) {
+    return type != F32 && n >= TILED && cols % TILED == 0;
+}
+
 /* Item i is panel i % panels of the columns side by side number i / panels. */
 static void pack_job(const task *j, int thread, size_t begin, size_t end) {
     size_t cols = across(j->w);
+    const kernels *k = j->s->kernels;
+    bool tiled = k->pack && is_tiled(j->w->type, j->n, cols);
+    size_t rows = tiled ? (j->n + TILED - 1) / TILED * TILED : j->n;
     (void)thread;
     for (size_t i = begin; i < end; i++) {
-        size_t k = i % panels(j->w) * PANEL_COLUMNS, at = i / panels(j->w) * cols + k;
-        size_t count = cols - k < PANEL_COLUMNS ? cols - k : PANEL_COLUMNS;
-        pack(j->y + at * j->n, j->x + at, padded(j->w->cols), j->n, count);
+        size_t first = i % panels(j->w) * PANEL_COLUMNS, at = i / panels(j->w) * cols + first;
+        size_t count = cols - first < PANEL_COLUMNS ? cols - first : PANEL_COLUMNS;
+        if (tiled) k->pack(j->y + at * rows / 2 * 3, j->x + at, padded(j->w->cols), j->n, count);
+        else pack(j->y + at * rows, j->x + at, padded(j->w->cols), j->n, count);
     }
 }
 
@@ -1719,25 +1732,9 @@ LLAMA_API size_t llama_utf8_push(const llama *m, llama_utf8 *u, int32_t token,
 
 /* ---- Sessions ---- */
 
-static const kernels *find_kernels(const char *name);
+static const kernels *find_kernels(const char *name, bool fast);
 
 enum { DEFAULT_BATCH = 256, MAX_THREADS = 1024 };
-
-/* The cores this process may use: those of its affinity mask, or fewer by its quota. */
-static int default_threads(void) {
-#ifdef _OPENMP
-    long cores = omp_get_num_procs(),
-         quota = llamac_cgroup_cores("/proc/self/cgroup", "/sys/fs/cgroup");
-#ifdef CPU_COUNT
-    cpu_set_t mask; /* the runtime may have counted when it started */
-    if (sched_getaffinity(0, sizeof mask, &mask) == 0) cores = CPU_COUNT(&mask);
-#endif
-    if (quota > 0 && quota < cores) cores = quota;
-    return cores < MAX_THREADS ? (int)cores : MAX_THREADS;
-#else
-    return 1;
-#endif
-}
 
 /* Where a session's buffers lie in its one allocation. Laid out from base NULL, they are
  * only counted. */
@@ -1775,7 +1772,8 @@ static uint64_t lay_out(llama_session *s, unsigned char *base) {
     s->v = carve(&c, b * padded(m->kv_dim), f);                      /* [batch][K] */
     s->a = carve(&c, b * padded(m->hidden), f);                      /* [batch][H] */
     s->b = carve(&c, b * padded(m->hidden), f);                      /* [batch][H] */
-    s->packed = carve(&c, rows * padded(m->hidden > m->dim ? m->hidden : m->dim), f);
+    s->packed = /* AMX's three parts of 2 bytes an element are the larger form */
+        carve(&c, (rows + TILED - 1) * padded(m->hidden > m->dim ? m->hidden : m->dim), f / 2 * 3);
     s->last = carve(&c, s->n_sequences * padded(m->dim), f);        /* [n_sequences][D] */
     s->logits = carve(&c, s->n_logits * padded(m->vocab_size), f);  /* [n_logits][V] */
     s->sequences = carve(&c, s->n_sequences, sizeof *s->sequences); /* [n_sequences] */
@@ -1791,7 +1789,7 @@ static uint64_t lay_out(llama_session *s, unsigned char *base) {
     for (size_t i = 0; i < threads; i++) {
         workspace none, *own = base ? &s->own[i] : &none;
         carve(&c, THREAD_GAP, 1);
-        own->panel = carve(&c, PANEL_ROWS * PANEL_COLUMNS, f);
+        own->panel = carve(&c, TILED * PANEL_COLUMNS, f);
         own->acc = carve(&c, GROUP * rows * PANEL_ROWS * LANES, f);
         own->queries = carve(&c, ATTENDED * padded(m->head_dim), f);
         own->scores = carve(&c, ATTENDED * padded(s->context), f);
@@ -1821,21 +1819,21 @@ static int settle(llama_session *s, const llama *m, const llama_session_options 
         return llamac_fail(err, LLAMA_EINVAL,
                            "context, sequences and batch must be 0 to %d, threads 0 to %d",
                            (int)MAX_CONTEXT, (int)MAX_THREADS);
-    if (o.numerics != LLAMA_EXACT)
-        return llamac_fail(err, LLAMA_EINVAL, "LLAMA_FAST comes with a later release");
+    if (o.numerics != LLAMA_EXACT && o.numerics != LLAMA_FAST)
+        return llamac_fail(err, LLAMA_EINVAL, "numerics %d does not exist", o.numerics);
     s->model = m;
     s->context = o.context ? (size_t)o.context : m->context;
     s->n_sequences = o.sequences ? (size_t)o.sequences : 1;
     s->batch = o.batch ? (size_t)o.batch : DEFAULT_BATCH;
     if (s->batch > s->context * s->n_sequences) s->batch = s->context * s->n_sequences;
     s->n_logits = s->n_sequences > SCORED ? s->n_sequences : SCORED;
-    s->threads = o.threads ? o.threads : default_threads();
+    s->threads = o.threads ? o.threads : default_threads(MAX_THREADS);
     s->team = s->threads;
     s->pid = getpid();
     s->progress = o.progress;
     s->progress_user = o.user;
     s->allocator = llamac_allocator_or_default(o.allocator);
-    s->kernels = find_kernels(o.kernels);
+    s->kernels = find_kernels(o.kernels, o.numerics == LLAMA_FAST);
     if (!s->kernels)
         return llamac_fail(err, LLAMA_EINVAL, "kernels '%.32s' are not in this build or CPU (%s)",
                            o.kernels, llama_build());
@@ -2250,7 +2248,7 @@ LLAMA_API const char *llama_build(void) {
         "gcc " __VERSION__
 #endif
 #if defined(__x86_64__)
-        ", kernels scalar avx2 avx512"
+        ", kernels scalar avx2 avx512 amx"
 #elif defined(__aarch64__)
         ", kernels scalar neon"
 #else
@@ -2278,30 +2276,6 @@ LLAMA_API const char *llama_build(void) {
  * defined compiles them for one instruction set from a vocabulary of nine verbs. "scalar"
  * is their plain twin. */
 
-/* exp to about 1 ulp by range reduction and a minimax polynomial; the same steps in each
- * instruction set. Below -87.3 it is +0, above 88.3 infinity. */
-static inline __attribute__((always_inline)) float exp_float(float x) {
-    float shifted =
-        __builtin_fmaf(x, 0x1.715476p+0f, 0x1.8p23f); /* x / ln 2, rounded, in the low bits */
-    float n = shifted - 0x1.8p23f;                    /* how many times ln 2 */
-    float r = __builtin_fmaf(n, -0x1.62e4p-1f, x);    /* ln 2 in two parts: |r| <= ln 2 / 2 */
-    r = __builtin_fmaf(n, -0x1.7f7d1cp-20f, r);
-    float p = 0x1.6a2434p-10f; /* (exp(r) - 1 - r) / r^2, off by 4e-9 at most */
-    p = __builtin_fmaf(p, r, 0x1.1239e2p-7f);
-    p = __builtin_fmaf(p, r, 0x1.5558f2p-5f);
-    p = __builtin_fmaf(p, r, 0x1.555492p-3f);
-    p = __builtin_fmaf(p, r, 0x1.fffffcp-2f);
-    p = __builtin_fmaf(p, r, 1.0f);
-    p = __builtin_fmaf(p, r, 1.0f);
-    uint32_t bits;
-    float power;
-    memcpy(&bits, &shifted, 4);
-    bits = (bits + 127) << 23; /* 2^n */
-    memcpy(&power, &bits, 4);
-    float y = p * power;
-    return x > 88.3f ? HUGE_VALF : x < -87.3f ? 0.0f : y;
-}
-
 #define INLINE      static inline __attribute__((always_inline))
 #define GLUE_(a, b) a##_##b
 #define GLUE(a, b)  GLUE_(a, b)
@@ -2327,25 +2301,185 @@ static inline __attribute__((always_inline)) float exp_float(float x) {
 #endif
 
 #if defined(__x86_64__)
-/* 0: plain x86-64; 1: AVX2, FMA and F16C; 2: AVX-512F too. The processor must have the
- * instructions and the system must save the registers. */
-static int x86_level(void) {
-    enum { FMA = 1 << 12, XSAVE = 1 << 27, F16C = 1 << 29, AVX2 = 1 << 5, AVX512F = 1 << 16 };
-    enum { YMM_STATE = 6, ZMM_STATE = 0xe6 };
-    unsigned a, b, c, d, low, high;
-    if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & FMA) || !(c & XSAVE) || !(c & F16C)) return 0;
-    __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
-    if ((low & YMM_STATE) != YMM_STATE || !__get_cpuid_count(7, 0, &a, &b, &c, &d) || !(b & AVX2))
-        return 0;
-    return (b & AVX512F) && (low & ZMM_STATE) == ZMM_STATE ? 2 : 1;
+/* ---- AMX: LLAMA_FAST, another numerics ---- */
+
+/* Tiles of bfloat16 are multiplied at many times the rate of float32, so numbers are taken in parts
+ * of 8 bits: x = x0 + x1 + x2, a float16 weight w = w0 + w1 exactly, a bfloat16 one w = w0. Of the
+ * products w0 x0, w0 x1, w0 x2, w1 x0 and w1 x1 are summed; what is left out is below 1e-7 of w x.
+ * (Three products, without w0 x2 and w1 x1, put logits off by 3e-4.) The order of the sums is the
+ * processor's, so the bits are not those of other kernels.
+ *
+ * 32 rows of w by 32 rows of x, over 32 columns: each part is two tiles of a KB, those of w [16
+ * rows][32 columns], those of x, as the instruction wants it, [16 pairs of columns][16 rows][2]. */
+#define AMX __attribute__((target("avx512f,avx512bw,avx2,fma,f16c,amx-tile,amx-bf16")))
+enum { SIDE = 16, TILE_BYTES = 1024, TILE_LD = 64, TILE_FLOATS = 256 };
+enum { W_BYTES = 4 * TILE_BYTES, X_BYTES = 6 * TILE_BYTES }; /* of 32 by 32 in all their parts */
+
+/* 16 floats to the nearest bfloat16, ties to even; what is infinite or no number stays that. */
+AMX INLINE __m512i round_amx(__m512 x) {
+    __m512i bits = _mm512_castps_si512(x), exponent = _mm512_set1_epi32(0x7f800000);
+    __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+    __mmask16 finite = _mm512_cmpneq_epi32_mask(_mm512_and_si512(bits, exponent), exponent);
+    __m512i half = _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff));
+    return _mm512_srli_epi32(_mm512_mask_add_epi32(bits, finite, bits, half), 16);
 }
+
+/* The first parts of 16 floats, each behind the other by `step` bytes. */
+AMX INLINE void split_amx(__m512 x, unsigned char *to, size_t step, int parts) {
+    for (int i = 0; i < parts; i++, to += step) {
+        __m512i part = round_amx(x);
+        _mm256_storeu_si256((__m256i *)(void *)to, _mm512_cvtepi32_epi16(part));
+        x = _mm512_sub_ps(x, _mm512_castsi512_ps(_mm512_slli_epi32(part, 16)));
+    }
+}
+
+/* n rows of x, `cols` columns of one panel, as tiles; rows that fill up the last are zero. */
+AMX static void pack_amx(float *to, const float *x, size_t ldx, size_t n, size_t cols) {
+    for (size_t t = 0; t < n; t += TILED)
+        for (size_t k = 0; k < cols; k += TILED, to += X_BYTES / sizeof *to)
+            for (size_t i = 0; i < TILED; i++) {
+                uint32_t pairs[3][SIDE] = {{0}}, *at = (uint32_t *)(void *)to;
+                const float *row = x + (t + i) * ldx + k;
+                for (size_t j = 0; j < 2 && t + i < n; j++) /* 16 columns are 8 pairs */
+                    split_amx(_mm512_loadu_ps(row + j * SIDE), (unsigned char *)&pairs[0][j * 8],
+                              sizeof *pairs, 3);
+                at += i / SIDE * TILE_FLOATS + i % SIDE;
+                for (size_t j = 0; j < 3 * SIDE; j++)
+                    at[j / SIDE * 2 * TILE_FLOATS + j % SIDE * SIDE] = pairs[j / SIDE][j % SIDE];
+            }
+}
+
+/* TILED rows of segment s from row r on, `count` columns from k on, into parts at `to`. */
+AMX INLINE void split_rows_amx(unsigned char *to, int type, const strip *w, size_t s, size_t r,
+                               size_t end, size_t k, size_t count) {
+    for (size_t i = 0; i < TILED; i++) {
+        const unsigned char *row = w->part[s] + (r + i < end ? r + i : end - 1) * w->stride + 2 * k;
+        unsigned char *at = to + i * TILE_LD;
+        for (size_t c = 0; c < count; c += TILED, at += W_BYTES) {
+            if (type == BF16) memcpy(at, row + 2 * c, TILE_LD);
+            for (size_t j = 0; j < TILE_LD && type == F16; j += TILE_LD / 2)
+                split_amx(f16_avx512(row + 2 * c + j), at + j, 2 * TILE_BYTES, 2);
+        }
+    }
+}
+
+/* Tiles 0 to 3 take the products of tiles 4 and 5, of w, with 6 and 7, of x. */
+AMX INLINE void products_amx(void) {
+    _tile_dpbf16ps(0, 4, 6);
+    _tile_dpbf16ps(1, 4, 7);
+    _tile_dpbf16ps(2, 5, 6);
+    _tile_dpbf16ps(3, 5, 7);
+}
+
+/* 32 x 32 sums, four tiles at acc, which go on over `steps` times 32 columns. */
+AMX INLINE void block_amx(int type, float *acc, const unsigned char *w, const unsigned char *x,
+                          size_t steps) {
+    _tile_loadd(0, acc, TILE_LD);
+    _tile_loadd(1, acc + TILE_FLOATS, TILE_LD);
+    _tile_loadd(2, acc + 2 * TILE_FLOATS, TILE_LD);
+    _tile_loadd(3, acc + 3 * TILE_FLOATS, TILE_LD);
+    for (size_t i = 0; i < steps; i++, w += W_BYTES, x += X_BYTES) {
+        if (type == F16) {
+            _tile_loadd(4, w + 2 * TILE_BYTES, TILE_LD); /* w1 */
+            _tile_loadd(5, w + 3 * TILE_BYTES, TILE_LD);
+            _tile_loadd(6, x, TILE_LD); /* x0 */
+            _tile_loadd(7, x + TILE_BYTES, TILE_LD);
+            products_amx();
+        }
+        _tile_loadd(6, x + 2 * TILE_BYTES, TILE_LD); /* x1 */
+        _tile_loadd(7, x + 3 * TILE_BYTES, TILE_LD);
+        if (type == F16) products_amx();
+        _tile_loadd(4, w, TILE_LD); /* w0 */
+        _tile_loadd(5, w + TILE_BYTES, TILE_LD);
+        products_amx();
+        _tile_loadd(6, x, TILE_LD); /* x0 */
+        _tile_loadd(7, x + TILE_BYTES, TILE_LD);
+        products_amx();
+        _tile_loadd(6, x + 4 * TILE_BYTES, TILE_LD); /* x2 */
+        _tile_loadd(7, x + 5 * TILE_BYTES, TILE_LD);
+        products_amx();
+    }
+    _tile_stored(0, acc, TILE_LD);
+    _tile_stored(1, acc + TILE_FLOATS, TILE_LD);
+    _tile_stored(2, acc + 2 * TILE_FLOATS, TILE_LD);
+    _tile_stored(3, acc + 3 * TILE_FLOATS, TILE_LD);
+}
+
+/* Rows r.. of all tokens from their tiles [row][token], of those there are. */
+static void unpack_amx(const product *p, const float *acc, size_t r, size_t end) {
+    size_t tokens = (p->n + TILED - 1) / TILED * TILED;
+    for (size_t i = 0; i < TILED * tokens; i++) {
+        size_t tile = i / TILE_FLOATS, in = i % TILE_FLOATS;
+        size_t row = r + tile % 4 / 2 * SIDE + in / SIDE;
+        size_t t = tile / 4 * TILED + tile % 2 * SIDE + in % SIDE;
+        if (row < end && t < p->n) p->y[t * p->ldy + row] = acc[i];
+    }
+}
+
+/* As panels() does it: groups of rows take turns, so that their part of x stays in the L2 cache,
+ * and what comes next is fetched meanwhile. */
+AMX INLINE void multiply_amx(int type, const product *p, size_t begin, size_t end) {
+    const strip *w = &p->w;
+    size_t tokens = (p->n + TILED - 1) / TILED * TILED, groups = tokens / TILED;
+    unsigned char *panel = (unsigned char *)p->own->panel;
+    for (size_t top = begin, stop; top < end; top = stop) {
+        stop = end - top < GROUP * TILED ? end : top + GROUP * TILED;
+        memset(p->own->acc, 0, GROUP * TILED * tokens * sizeof(float));
+        for (size_t s = 0; s < w->parts; s++)
+            for (size_t k = 0, count; k < w->cols; k += count) {
+                count = w->cols - k < PANEL_COLUMNS ? w->cols - k : PANEL_COLUMNS;
+                const unsigned char *x = (const unsigned char *)p->x +
+                                         (s * w->cols + k) * tokens / TILED / TILED * X_BYTES;
+                for (size_t r = top; r < stop; r += TILED) {
+                    bool last = r + TILED >= stop; /* then the columns to the right are next */
+                    uintptr_t next = (uintptr_t)w->part[s] + (last ? top : r + TILED) * w->stride +
+                                     2 * (last ? k + count : k);
+                    float *acc = p->own->acc + (r - top) * tokens;
+                    split_rows_amx(panel, type, w, s, r, end, k, count);
+                    for (size_t g = 0; g < groups; g++, acc += TILED * TILED) {
+                        for (size_t i = g * TILED / groups; i < (g + 1) * TILED / groups; i++)
+                            for (size_t c = 0; c < 2 * count; c += 64)
+                                __builtin_prefetch((const void *)(next + i * w->stride + c), 0, 2);
+                        block_amx(type, acc, panel, x + g * (count / TILED) * X_BYTES,
+                                  count / TILED);
+                    }
+                }
+            }
+        for (size_t r = top; r < stop; r += TILED)
+            unpack_amx(p, p->own->acc + (r - top) * tokens, r, end);
+    }
+}
+
+/* Tiles of 16 rows of 64 bytes, set up and given back for each piece of work. */
+AMX static void matmul_amx(const product *p, size_t begin, size_t end) {
+    if (!is_tiled(p->w.type, p->n, p->w.cols)) {
+        matmul_avx512(p, begin, end);
+        return;
+    }
+    struct {
+        unsigned char palette, start_row, reserved[14];
+        uint16_t bytes[16];
+        unsigned char rows[16];
+    } config = {.palette = 1};
+    for (int i = 0; i < 8; i++) config.bytes[i] = TILE_LD, config.rows[i] = SIDE;
+    _tile_loadconfig(&config);
+    if (p->w.type == F16) multiply_amx(F16, p, begin, end);
+    else multiply_amx(BF16, p, begin, end);
+    _tile_release();
+}
+
+static const kernels kernels_amx = {"avx512 and amx", matmul_amx,    rmsnorm_avx512, rope_avx512,
+                                    attend_avx512,    swiglu_avx512, pack_amx};
 #endif
 
-/* The kernels of that name, or the best; NULL: not in this build or not of this CPU. */
-static const kernels *find_kernels(const char *name) {
+/* The kernels of that name, or the best; NULL: not in this build or not of this CPU. If `fast`,
+ * with AMX where there is. */
+static const kernels *find_kernels(const char *name, bool fast) {
 #if defined(__x86_64__)
     static const kernels *const all[] = {&kernels_scalar, &kernels_avx2, &kernels_avx512};
     int best = x86_level();
+    if (fast && best == 2 && (!name || strcmp(name, "avx512") == 0) && has_amx())
+        return &kernels_amx;
 #elif defined(__aarch64__)
     static const kernels *const all[] = {&kernels_scalar, &kernels_neon};
     int best = 1;
@@ -2353,6 +2487,7 @@ static const kernels *find_kernels(const char *name) {
     static const kernels *const all[] = {&kernels_scalar};
     int best = 0;
 #endif
+    (void)fast;
     for (int i = best; i >= 0; i--)
         if (!name || strcmp(name, all[i]->name) == 0) return all[i];
     return NULL;

@@ -48,8 +48,13 @@
  * threads, the batch, the division of a prompt into calls, the shards and the instruction
  * set (the order of every sum is defined in llama.c).
  *
+ * LLAMA_FAST is the exception, where a session asks for it: prompts of 32 tokens and more go to
+ * AMX, float16 and bfloat16 weights in parts of bfloat16: other bits, as near to the truth.
+ * float32 weights and machines without AMX keep to the one answer; llama_session_kernels tells
+ * which it is.
+ *
  * Not there yet in this release, refused with LLAMA_EINVAL and a text that says so:
- * llama_save, llama_load, LLAMA_MEMORY_STREAM and LLAMA_FAST.
+ * llama_save, llama_load and LLAMA_MEMORY_STREAM.
  */
 #ifndef LLAMA_H
 #define LLAMA_H
@@ -344,7 +349,9 @@ LLAMA_INLINE uint64_t llamac_uint(llamac_cursor *c, int n) {
     return v;
 }
 
-/* JSON (ECMA-404); nothing recurses. */
+/* JSON (ECMA-404); nothing recurses, nothing is allocated: strings stay in the document. The files
+ * beside the weights are JSON, and so are safetensors' headers and tokenizer.json. What is not
+ * JSON by the letter (a comma too many, a comment) is refused. */
 
 /* Skip space, then take this character if it is next. */
 LLAMA_INLINE bool llamac_json_is(llamac_cursor *c, char want) {
@@ -653,7 +660,8 @@ LLAMA_INLINE int llamac_map_file(llamac_mapping *f, const char *path, llama_erro
     return status;
 }
 
-/* A mapping that was never made, or was undone, is fine. */
+/* A mapping that was never made, or was undone, is fine. After this its bytes are gone, and what
+ * pointed to them points to nothing. */
 LLAMA_INLINE void llamac_unmap_file(llamac_mapping *f) {
     if (f->data) munmap((void *)(uintptr_t)f->data, f->size);
     f->data = NULL;
@@ -849,6 +857,30 @@ static void sincos_double(double x, double *sine, double *cosine) {
     }
 }
 
+/* exp to about 1 ulp by range reduction and a minimax polynomial; the same steps in each
+ * instruction set. Below -87.3 it is +0, above 88.3 infinity. */
+static inline __attribute__((always_inline)) float exp_float(float x) {
+    float shifted =
+        __builtin_fmaf(x, 0x1.715476p+0f, 0x1.8p23f); /* x / ln 2, rounded, in the low bits */
+    float n = shifted - 0x1.8p23f;                    /* how many times ln 2 */
+    float r = __builtin_fmaf(n, -0x1.62e4p-1f, x);    /* ln 2 in two parts: |r| <= ln 2 / 2 */
+    r = __builtin_fmaf(n, -0x1.7f7d1cp-20f, r);
+    float p = 0x1.6a2434p-10f; /* (exp(r) - 1 - r) / r^2, off by 4e-9 at most */
+    p = __builtin_fmaf(p, r, 0x1.1239e2p-7f);
+    p = __builtin_fmaf(p, r, 0x1.5558f2p-5f);
+    p = __builtin_fmaf(p, r, 0x1.555492p-3f);
+    p = __builtin_fmaf(p, r, 0x1.fffffcp-2f);
+    p = __builtin_fmaf(p, r, 1.0f);
+    p = __builtin_fmaf(p, r, 1.0f);
+    uint32_t bits;
+    float power;
+    memcpy(&bits, &shifted, 4);
+    bits = (bits + 127) << 23; /* 2^n */
+    memcpy(&power, &bits, 4);
+    float y = p * power;
+    return x > 88.3f ? HUGE_VALF : x < -87.3f ? 0.0f : y;
+}
+
 /* ---- Elements as they are stored ---- */
 
 /*              sign   exponent   fraction   a value is (-1)^sign 2^(exponent - bias) 1.fraction
@@ -927,7 +959,8 @@ static int bad_tensor(const archive *a, const tensor *t, const char *why) {
                        a->file, (int)(t->length < 80 ? t->length : 80), t->name, why);
 }
 
-/* Put a tensor on the list. */
+/* Put a tensor on the list. The caller's struct is copied, its name and elements stay where they
+ * are in the file. */
 static int add_tensor(archive *a, tensor t) {
     tensor *kept = llamac_new(a->scratch, 1, sizeof *kept);
     if (!kept) return llamac_out_of_memory(a->err, a->file);
@@ -1595,7 +1628,8 @@ typedef struct {
     int n_offsets;       /* of them read */
 } safe_entry;
 
-/* One value inside an entry; false: it is not what it should be. */
+/* One value inside an entry; false: it is not what it should be. A type we do not know is kept by
+ * name, for it may be of a tensor that nobody needs. */
 static bool safe_value(safe_entry *e, const llamac_json *j) {
     static const char *const names[DTYPES] = {"F32", "F16", "BF16"};
     uint64_t whole =
@@ -1693,7 +1727,8 @@ static bool gguf_next(gguf_file *g, llamac_pair *p) {
     return !c->bad && p->kind && g->alignment && !(g->alignment & (g->alignment - 1));
 }
 
-/* What GGUF calls the types we do not compute with. */
+/* What GGUF calls the types we do not compute with: whole numbers, and the blocks of few bits a
+ * weight that quantised files have. A refusal that says "Q4_K" tells which file to look for. */
 static const char *gguf_type(uint64_t type) {
     static const char *const names[] = {
         "F32",     "F16",    "Q4_0",    "Q4_1",  "",       "",      "Q5_0",  "Q5_1",
@@ -1820,7 +1855,9 @@ static int md5_file(const char *folder, const char *name, const char *want,
     return status;
 }
 
-/* All files of a list, if it is there: lines of 32 digits, two characters and a name. */
+/* All files of a list, if it is there: lines of 32 digits, two characters (a space and a space or
+ * a star, as md5sum writes them) and a name. A name with a slash would lead out of the folder and
+ * is refused. */
 static int md5_list(const char *folder, const char *list, llama_progress_fn progress, void *user,
                     llama_error *err) {
     enum { NAME = 34 };
@@ -1832,7 +1869,8 @@ static int md5_list(const char *folder, const char *list, llama_progress_fn prog
     for (size_t i = 0, n; i < f.size && status == LLAMA_OK; i += n + 1) {
         const char *line = (const char *)f.data + i, *end = memchr(line, '\n', f.size - i);
         n = end ? (size_t)(end - line) : f.size - i;
-        snprintf(name, sizeof name, "%.*s", n > NAME ? (int)(n - NAME) : 0, line + NAME);
+        snprintf(name, sizeof name, "%.*s", n > NAME ? (int)(n - NAME) : 0,
+                 n > NAME ? line + NAME : "");
         if (n <= NAME || n - NAME >= sizeof name || strchr(name, '/'))
             status =
                 llamac_fail(err, LLAMA_EFORMAT,
@@ -1842,5 +1880,63 @@ static int md5_list(const char *folder, const char *list, llama_progress_fn prog
     llamac_unmap_file(&f);
     return status;
 }
+
+/* ---- What this machine has ---- */
+
+/* A binary made on one machine runs on others, so what there is is asked when a session is made.
+ * Two must agree: the processor, by cpuid, that it has the instructions; and the system, by xgetbv,
+ * that it saves their registers when it gives the core to another thread (bits 1 and 2 the 256-bit
+ * ones, 5 to 7 those of AVX-512, 17 and 18 the tiles of AMX). Compilers' own ways to ask
+ * (__builtin_cpu_supports) do not know all of these. */
+
+/* The cores this process may use: those of its affinity mask, or fewer by its quota. */
+static int default_threads(int most) {
+#ifdef _OPENMP
+    long cores = omp_get_num_procs(),
+         quota = llamac_cgroup_cores("/proc/self/cgroup", "/sys/fs/cgroup");
+#ifdef CPU_COUNT
+    cpu_set_t mask; /* the runtime may have counted when it started */
+    if (sched_getaffinity(0, sizeof mask, &mask) == 0) cores = CPU_COUNT(&mask);
+#endif
+    if (quota > 0 && quota < cores) cores = quota;
+    return cores < most ? (int)cores : most;
+#else
+    (void)most;
+    return 1;
+#endif
+}
+
+#if defined(__x86_64__)
+/* 0: plain x86-64; 1: AVX2, FMA and F16C; 2: AVX-512F too. The processor must have the
+ * instructions and the system must save the registers. */
+static int x86_level(void) {
+    enum { FMA = 1 << 12, XSAVE = 1 << 27, F16C = 1 << 29, AVX2 = 1 << 5, AVX512F = 1 << 16 };
+    enum { YMM_STATE = 6, ZMM_STATE = 0xe6 };
+    unsigned a, b, c, d, low, high;
+    if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & FMA) || !(c & XSAVE) || !(c & F16C)) return 0;
+    __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+    if ((low & YMM_STATE) != YMM_STATE || !__get_cpuid_count(7, 0, &a, &b, &c, &d) || !(b & AVX2))
+        return 0;
+    return (b & AVX512F) && (low & ZMM_STATE) == ZMM_STATE ? 2 : 1;
+}
+
+/* The processor has tiles of bfloat16, and Linux lets this process use them: it must be asked, as
+ * the 8 KB of tiles that every thread then has to save make signals' frames larger. Asking once
+ * is enough; asking again changes nothing. */
+static bool has_amx(void) {
+    enum { AMX_BF16 = 1 << 22, AMX_TILE = 1 << 24, TILE_STATE = 0x60000 };
+    enum { ARCH_REQ_XCOMP_PERM = 0x1023, XFEATURE_XTILEDATA = 18 };
+    unsigned a, b, c, d, low, high;
+    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || !(d & AMX_BF16) || !(d & AMX_TILE))
+        return false;
+    __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+    if ((low & TILE_STATE) != TILE_STATE) return false;
+#if defined(__linux__)
+    return syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) == 0;
+#else
+    return false;
+#endif
+}
+#endif
 
 #endif /* LLAMA_CORE */

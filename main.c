@@ -69,6 +69,7 @@ static const char help[] =
     "  --memory MODE       map (default) or lock: keep the weights in memory\n"
     "  --kernels NAME      scalar, avx2, avx512 or neon (the best there is); the bits are the "
     "same\n"
+    "  --fast              prompts on AMX, where there is; other bits, as near to the truth\n"
     "  --stats, -q         figures on stderr; no notes on stderr\n"
     "  --count, --decode, --bos           tokenize: only how many; ids to text; <s> in front\n"
     "  -h, --help, --version\n"
@@ -119,7 +120,8 @@ typedef struct {
     int n, context, threads, batch, top_k, repeat_last;
     double temperature, top_p, min_p, repeat_penalty;
     uint64_t seed;
-    bool seeded, escapes, no_bos, ignore_eos, echo, stats, quiet, count, decode, bos, help, version;
+    bool fast, seeded, escapes, no_bos, ignore_eos, echo, stats, quiet, count, decode, bos, help,
+        version;
 } options;
 
 typedef enum { FLAG, TEXT, WHOLE, REAL, SEED, STOP } option_kind;
@@ -153,6 +155,7 @@ static const struct {
     {"--ignore-eos", "", FLAG, offsetof(options, ignore_eos), 0, 0},
     {"--echo", "", FLAG, offsetof(options, echo), 0, 0},
     {"--stats", "", FLAG, offsetof(options, stats), 0, 0},
+    {"--fast", "", FLAG, offsetof(options, fast), 0, 0},
     {"--kernels", "", TEXT, offsetof(options, kernels), 0, 0},
     {"--memory", "", TEXT, offsetof(options, memory), 0, 0},
     {"--tokenizer", "", TEXT, offsetof(options, tokenizer), 0, 0},
@@ -580,6 +583,7 @@ static int complete_tokens(completion *c) {
                                 .context = (int)c->context,
                                 .batch = o->batch,
                                 .threads = o->threads,
+                                .numerics = o->fast ? LLAMA_FAST : LLAMA_EXACT,
                                 .kernels = o->kernels,
                                 .progress = on_progress,
                                 .user = c};
@@ -654,6 +658,20 @@ static int run_completion(options *o) {
 
 /* ---- 5. Other verbs ---- */
 
+/* A session of one sequence whose evaluations nobody waits for. */
+static int new_session(llama_session **s, const llama *m, const options *o, int context,
+                       int batch) {
+    llama_error err;
+    llama_session_options so = {.size = sizeof so,
+                                .context = context,
+                                .batch = batch,
+                                .threads = o->threads,
+                                .numerics = o->fast ? LLAMA_FAST : LLAMA_EXACT,
+                                .kernels = o->kernels};
+    int status = llama_session_new(s, m, &so, &err);
+    return status ? complain(exit_code(status), "%s", err.text) : 0;
+}
+
 static int run_info(const options *o) {
     llama *m = NULL;
     if (o->n_words || o->prompt || o->file)
@@ -684,8 +702,12 @@ static int run_info(const options *o) {
     printf("memory      %.1f GB needed, %.1f GB in this machine: %s\n", (double)need / 1e9,
            (double)have / 1e9,
            need <= have ? "fits" : "does not fit; weights will be read from disk again and again");
+    llama_session *s = NULL; /* small, to see what would run */
+    code = new_session(&s, m, o, 1, 1);
+    if (code == 0) printf("kernels     %s\n", llama_session_kernels(s));
+    llama_session_free(s);
     llama_close(m);
-    return 0;
+    return code;
 }
 
 typedef struct {
@@ -809,19 +831,6 @@ static void show(void *user, const char *name, const float *x, size_t rows, size
            sum / count, sqrt(squares / count), (unsigned)crc32(x, rows * cols * sizeof *x));
     for (size_t i = 0; i < cols && i < 4; i++) printf(" %.7g", (double)x[i]);
     putchar('\n');
-}
-
-/* A session of one sequence whose evaluations nobody waits for. */
-static int new_session(llama_session **s, const llama *m, const options *o, int context,
-                       int batch) {
-    llama_error err;
-    llama_session_options so = {.size = sizeof so,
-                                .context = context,
-                                .batch = batch,
-                                .threads = o->threads,
-                                .kernels = o->kernels};
-    int status = llama_session_new(s, m, &so, &err);
-    return status ? complain(exit_code(status), "%s", err.text) : 0;
 }
 
 /* With an open model: evaluate the prompt, all of it at once, and show what it goes through. */

@@ -122,8 +122,7 @@ static llamac_vocab *vocab_new(llamac_arena *arena, size_t room) {
 }
 
 /* The one way into a vocabulary. */
-LLAMA_SHARED const char *vocab_add(llamac_vocab *v, const char *text, size_t n, float score,
-                                   int type) {
+static const char *vocab_add(llamac_vocab *v, const char *text, size_t n, float score, int type) {
     if (v->size == v->room) return "has more pieces than it said";
     if (n > MAX_PIECE || (n == 0 && type != CONTROL))
         return "has a piece that is empty or over 1000 bytes";

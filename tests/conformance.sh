@@ -43,6 +43,14 @@ for shape in tinyA tinyB tinyC tinyE tinyH; do
     echo "$shape: $first from $forms forms"
 done
 
+# LLAMA_FAST, its tiles in plain C, within 2e-4 of every golden
+pairs=
+for golden in $data/golden/tiny[A-H]-*16; do
+    shape=$(basename "$golden")
+    pairs="$pairs $data/ckpt/${shape%-*}/hf-${shape#*-} $golden"
+done
+build/test_amx $pairs
+
 # One text from every format of a trained model
 first=
 for model in meta-f16-mp1 hf-f16 hf-f32 gguf/stories260K-f16.gguf gguf/stories260K-f32.gguf stories260K.bin; do

@@ -174,7 +174,7 @@ static void test_options(void) {
     llama_session *s = (void *)1;
     llama_error err;
     llama_session_options bad[] = {{.context = -1}, {.context = (1 << 20) + 1}, {.sequences = -1}, {.batch = -1}, {.threads = -1},
-                                   {.numerics = LLAMA_FAST}, {.numerics = 7}, {.kernels = "mmx"}};
+                                   {.numerics = -1}, {.numerics = 7}, {.kernels = "mmx"}};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         bad[i].size = sizeof bad[i];
         check(llama_session_new(&s, model, &bad[i], &err) == LLAMA_EINVAL && s == NULL && *err.text && llama_session_bytes(model, &bad[i]) == 0,

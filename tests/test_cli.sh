@@ -58,6 +58,9 @@ LLAMA_MODEL=$model $llama "$prompt" $greedy >$work/out
 same "LLAMA_MODEL" $work/out $work/text
 LLAMA_MODEL=/nowhere $llama $model "$prompt" $greedy >$work/out
 same "a model given goes before LLAMA_MODEL" $work/out $work/text
+run 0 "--fast" $llama $model "$prompt" $greedy --fast --stats
+same "--fast: with fewer than 32 tokens, or without AMX, the same text" $work/out $work/text
+holds "--fast: says what runs" grep -q "^kernels *[a-z]" $work/err
 run 0 "--tokenizer" $llama $model "$prompt" $greedy --tokenizer $model/tokenizer.model
 same "--tokenizer" $work/out $work/text
 run 0 "-e" $llama $model 'There\x20was once\ta poor' -e $greedy
@@ -237,6 +240,7 @@ refuse 3 "bench of nothing" "cannot be opened" $llama bench $work/nothing
 run 0 "info" $llama info $model -c 128
 holds "info: shape" grep -q "dim 192, layers 4, heads 6, kv_heads 6, head_dim 32, hidden 512, vocab 1024" $work/out
 holds "info: KV cache" grep -q "128 positions, KV cache 786432 bytes" $work/out
+holds "info: kernels" grep -q "^kernels  *[a-z0-9 ]*, [0-9]* thread" $work/out
 holds "info: dtype" grep -q "meta, float16, 1 shard$" $work/out
 run 0 "tokenize" $llama tokenize $model "There was once"
 printf '%s' "There was once" | $llama tokenize $model >$work/ids

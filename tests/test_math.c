@@ -59,7 +59,7 @@ static void test_widening(void) {
     static uint16_t all[65536 + 16];
     for (unsigned h = 0; h < 65536; h++) all[h] = (uint16_t)h;
     for (int k = 0; k < 3; k++) {
-        const kernels *fast = find_kernels(names[k]);
+        const kernels *fast = find_kernels(names[k], false);
         if (!fast) continue;
         float one[BLOCK] = {1}; /* picks the first of each block of 16 */
         int wrong = 0;
@@ -160,7 +160,7 @@ static void test_order(void) {
     static const char *const names[] = {"scalar", "avx2", "avx512", "neon"};
     static const size_t widths[] = {2, 6, 8, 16, 18, 34, 48}, positions[] = {1, 5, 70};
     for (int k = 0; k < 4; k++) {
-        const kernels *set = find_kernels(names[k]);
+        const kernels *set = find_kernels(names[k], false);
         if (!set) continue;
         for (size_t cols = 1; cols <= MOST_COLS; cols += cols < 40 ? 1 : 52)
             for (int type = 0; type < DTYPES; type++)
