@@ -2374,6 +2374,7 @@ AMX INLINE void products_amx(void) {
 /* 32 x 32 sums, four tiles at acc, which go on over `steps` times 32 columns. */
 AMX INLINE void block_amx(int type, float *acc, const unsigned char *w, const unsigned char *x,
                           size_t steps) {
+    __asm__ volatile("" ::: "memory"); /* gcc's tile loads do not say that they read memory */
     _tile_loadd(0, acc, TILE_LD);
     _tile_loadd(1, acc + TILE_FLOATS, TILE_LD);
     _tile_loadd(2, acc + 2 * TILE_FLOATS, TILE_LD);
@@ -2416,8 +2417,7 @@ static void unpack_amx(const product *p, const float *acc, size_t r, size_t end)
     }
 }
 
-/* As panels() does it: groups of rows take turns, so that their part of x stays in the L2 cache,
- * and what comes next is fetched meanwhile. */
+/* As panels() does it: groups of rows take turns, and what comes next is fetched meanwhile. */
 AMX INLINE void multiply_amx(int type, const product *p, size_t begin, size_t end) {
     const strip *w = &p->w;
     size_t tokens = (p->n + TILED - 1) / TILED * TILED, groups = tokens / TILED;

@@ -365,6 +365,7 @@ static char *json_unescape(llamac_arena *arena, const char *text, size_t n, size
                 if (digit < 0) return NULL;
                 code = code * 16 + (uint32_t)digit;
             }
+            if (turn && (code < 0xdc00 || code > 0xdfff)) return NULL;
             if (turn) code = 0x10000 + ((high - 0xd800) << 10) + (code - 0xdc00);
             high = !turn && code >= 0xd800 && code < 0xdc00 ? code : 0;
         }
@@ -458,9 +459,7 @@ static const char *json_pieces(json_vocab *k, llamac_json j) {
     if (why) return why;
     if (j.c.bad) return "is not JSON";
     if (!k->bpe || !k->byte_fallback || !k->space_in_front)
-        return "is not a BPE vocabulary with byte_fallback and a space in front, as LLaMA's is; "
-               "the model needs "
-               "its tokenizer.model";
+        return "is not a BPE vocabulary with byte_fallback and a space in front, as LLaMA's is";
     return NULL;
 }
 
@@ -499,8 +498,7 @@ static size_t json_merge(json_vocab *k, llamac_json *j, char **joined, const cha
 /* The earlier a merge, the higher its piece's score. All merges of a piece must be neighbours, as
  * scores make them. Pieces of spaces alone, where they come last, have one score together. */
 static const char *json_scores(json_vocab *k, llamac_vocab *v, llamac_json j) {
-    static const char other[] =
-        "has merges that are not SentencePiece's; the model needs its tokenizer.model";
+    static const char other[] = "has merges that are not SentencePiece's";
     int32_t previous = -1, id;
     float rank = 0, others = 0, spaces = 0; /* so far; the last of others; the first of spaces */
     bool apart = false;                     /* a piece of spaces was met in two places */

@@ -318,6 +318,13 @@ static void test_vocabularies(const char *tiny) {
         llama_options o = {.size = sizeof o, .tokenizer = in_work("escaped.json")};
         check(llama_open(&got, folder, &o, &err) == LLAMA_EFORMAT && strstr(err.text, "merges that are not"), "%s: %s", bent_merges[i].what, err.text);
     }
+    static const char *const halves[] = {"\\ud83d\\u0041", "\\ud83d      ", "\\uDE42\\uDE42", "\\ud83d\\uDEG2"};
+    for (int i = 0; i < 4; i++) {
+        llama_options o = {.size = sizeof o, .tokenizer = in_work("escaped.json")};
+        memcpy(strstr((char *)few.at, "\": 1") - 12, halves[i], 12);
+        put_file(&few, work, "escaped.json");
+        check(llama_open(&got, folder, &o, &err) == LLAMA_EFORMAT && (strstr(err.text, "no text") || strstr(err.text, "UTF-8")), "half a pair %d: %s", i, err.text);
+    }
     free(few.at);
 
     /* one model in four formats, each with a tokenizer, for the command's tests */
