@@ -2304,7 +2304,7 @@ LLAMA_API const char *llama_build(void) {
 /* ---- AMX: LLAMA_FAST, another numerics ---- */
 
 /* Tiles of bfloat16 are multiplied at many times the rate of float32, so numbers are taken in parts
- * of 8 bits: x = x0 + x1 + x2, a float16 weight w = w0 + w1 exactly, a bfloat16 one w = w0. Of the
+ * of 8 bits: exactly x = x0 + x1 + x2, a float16 weight w = w0 + w1, a bfloat16 one w = w0. Of the
  * products w0 x0, w0 x1, w0 x2, w1 x0 and w1 x1 are summed; what is left out is below 1e-7 of w x.
  * (Three products, without w0 x2 and w1 x1, put logits off by 3e-4.) The order of the sums is the
  * processor's, so the bits are not those of other kernels.
@@ -2315,21 +2315,13 @@ LLAMA_API const char *llama_build(void) {
 enum { SIDE = 16, TILE_BYTES = 1024, TILE_LD = 64, TILE_FLOATS = 256 };
 enum { W_BYTES = 4 * TILE_BYTES, X_BYTES = 6 * TILE_BYTES }; /* of 32 by 32 in all their parts */
 
-/* 16 floats to the nearest bfloat16, ties to even; what is infinite or no number stays that. */
-AMX INLINE __m512i round_amx(__m512 x) {
-    __m512i bits = _mm512_castps_si512(x), exponent = _mm512_set1_epi32(0x7f800000);
-    __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
-    __mmask16 finite = _mm512_cmpneq_epi32_mask(_mm512_and_si512(bits, exponent), exponent);
-    __m512i half = _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff));
-    return _mm512_srli_epi32(_mm512_mask_add_epi32(bits, finite, bits, half), 16);
-}
-
-/* The first parts of 16 floats, each behind the other by `step` bytes. */
+/* The first parts of 16 floats, each 8 bits cut off the front, `step` bytes behind one another. */
 AMX INLINE void split_amx(__m512 x, unsigned char *to, size_t step, int parts) {
     for (int i = 0; i < parts; i++, to += step) {
-        __m512i part = round_amx(x);
-        _mm256_storeu_si256((__m256i *)(void *)to, _mm512_cvtepi32_epi16(part));
-        x = _mm512_sub_ps(x, _mm512_castsi512_ps(_mm512_slli_epi32(part, 16)));
+        __m512i bits = _mm512_castps_si512(x), top = _mm512_set1_epi32((int)0xffff0000);
+        __m256i part = _mm512_cvtepi32_epi16(_mm512_srli_epi32(bits, 16));
+        _mm256_storeu_si256((__m256i *)(void *)to, part);
+        x = _mm512_sub_ps(x, _mm512_castsi512_ps(_mm512_and_si512(bits, top)));
     }
 }
 
