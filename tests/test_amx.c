@@ -135,7 +135,7 @@ static bool logits_of(const llama *m, const kernels *k, const int32_t *tokens, s
     llama_describe(m, &info);
     if (!check(llama_session_new(&s, m, &o, NULL) == LLAMA_OK, "session")) return false;
     s->kernels = k;
-    bool good = llama_eval(s, 0, tokens, n) == LLAMA_OK;
+    bool good = check(llama_eval(s, 0, tokens, n) == LLAMA_OK, "%zu tokens: %s", n, llama_session_error(s));
     if (good) memcpy(out, llama_logits(s, 0), (size_t)info.vocab * sizeof *out);
     llama_session_free(s);
     return good;
