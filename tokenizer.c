@@ -337,11 +337,14 @@ typedef struct {
     double id;
 } json_vocab;
 
-/* A JSON string with its escapes resolved, in UTF-8; NULL: no memory, or no string. */
-static char *json_unescape(llamac_arena *arena, const char *text, size_t n, size_t *length) {
+/* A JSON string with its escapes resolved, in UTF-8; NULL: it is none and *why says so, or there is
+ * no memory for it. */
+static char *json_unescape(llamac_arena *arena, const char *text, size_t n, size_t *length,
+                           const char **why) {
     static const char from[] = "\"\\/bfnrt", to[] = "\"\\/\b\f\n\r\t";
     char *out = llamac_new(arena, n + 1, 1);
     size_t k = 0;
+    *why = out ? "has a text that is none" : out_of_memory;
     for (size_t i = 0; out && i < n; i++) {
         if (text[i] != '\\') {
             out[k++] = text[i];
@@ -380,20 +383,13 @@ static char *json_unescape(llamac_arena *arena, const char *text, size_t n, size
     return out;
 }
 
-/* The string value under way, unescaped, is that text. */
-static bool json_says(json_vocab *k, const llamac_json *j, const char *text) {
-    size_t n = 0;
-    const char *plain = j->kind == '"' ? json_unescape(&k->scratch, j->text, j->n, &n) : NULL;
-    return plain && n == strlen(text) && memcmp(plain, text, n) == 0;
-}
-
 /* A piece of that id and type, which the vocabulary and the added tokens may both have. */
 static const char *json_piece(json_vocab *k, double id, const char *text, size_t n, int type) {
     if (!(id >= 0 && id < (double)k->room && id == (double)(size_t)id))
         return "has more pieces than the model, or ids that are none";
     size_t i = (size_t)id, length = 0;
-    const char *plain = json_unescape(k->arena, text, n, &length);
-    if (!plain) return "has a piece that is no text";
+    const char *why, *plain = json_unescape(k->arena, text, n, &length, &why);
+    if (!plain) return why;
     if (k->pieces[i].text &&
         (k->pieces[i].n != length || memcmp(k->pieces[i].text, plain, length) != 0))
         return "has two pieces of one id";
@@ -417,6 +413,8 @@ static const char *json_setting(json_vocab *k, const llamac_json *j) {
                  {"pre_tokenizer", "type", "Metaspace"},
                  {"pre_tokenizer", "replacement", SPACE},
                  {"pre_tokenizer", "prepend_scheme", "first|always"}};
+    size_t n = 0;
+    const char *why, *says = "";
     if (strchr("[]{}n", j->kind)) return NULL;
     for (size_t i = 0; i < sizeof wants / sizeof *wants; i++) {
         if (!llamac_json_under(j, 1, wants[i].part) ||
@@ -424,12 +422,11 @@ static const char *json_setting(json_vocab *k, const llamac_json *j) {
             (i == 0 && j->level != 2)) /* pieces may be called so too */
             continue;
         bool right = false;
+        if (j->kind == '"' && !(says = json_unescape(&k->scratch, j->text, j->n, &n, &why)))
+            return why;
         for (const char *one = wants[i].text; one;
-             one = strchr(one, '|') ? strchr(one, '|') + 1 : NULL) {
-            char text[16] = "";
-            memcpy(text, one, strcspn(one, "|"));
-            right |= json_says(k, j, text);
-        }
+             one = strchr(one, '|') ? strchr(one, '|') + 1 : NULL)
+            right |= strcspn(one, "|") == n && memcmp(one, says, n) == 0;
         if (!right) return i == 0 ? "is not BPE, as LLaMA's is" : other;
         k->bpe |= i == 0;
         k->space_in_front |= wants[i].key[0] == 'p'; /* prepend, prepend_scheme */
@@ -472,10 +469,11 @@ static size_t json_merge(json_vocab *k, llamac_json *j, char **joined, const cha
         if (j->kind != '"' || !llamac_json_under(j, 1, "model") ||
             !llamac_json_under(j, 2, "merges"))
             continue;
-        char *text = json_unescape(&k->scratch, j->text, j->n, &n);
+        const char *wrong;
+        char *text = json_unescape(&k->scratch, j->text, j->n, &n, &wrong);
         char *space = text && j->level == 3 ? memchr(text, ' ', n) : NULL;
         if (!text || (j->level == 3 && !space)) {
-            *why = "has a merge that is none";
+            *why = text ? "has a merge that is none" : wrong;
             return 0;
         }
         if (space) { /* the two parts move together */

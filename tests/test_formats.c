@@ -323,7 +323,7 @@ static void test_vocabularies(const char *tiny) {
         llama_options o = {.size = sizeof o, .tokenizer = in_work("escaped.json")};
         memcpy(strstr((char *)few.at, "\": 1") - 12, halves[i], 12);
         put_file(&few, work, "escaped.json");
-        check(llama_open(&got, folder, &o, &err) == LLAMA_EFORMAT && (strstr(err.text, "no text") || strstr(err.text, "UTF-8")), "half a pair %d: %s", i, err.text);
+        check(llama_open(&got, folder, &o, &err) == LLAMA_EFORMAT && (strstr(err.text, "a text that is none") || strstr(err.text, "UTF-8")), "half a pair %d: %s", i, err.text);
     }
     free(few.at);
 
@@ -704,6 +704,43 @@ static void test_check(void) {
 
 /* ---- Memory ---- */
 
+typedef struct {
+    long calls, fails_at, held; /* fails_at: the call that gets nothing */
+} miser;
+static void *miser_alloc(void *user, size_t bytes, size_t align) {
+    miser *m = user;
+    if (m->calls++ == m->fails_at) return NULL;
+    m->held++;
+    return aligned_alloc(align, (bytes + align - 1) / align * align);
+}
+static void miser_free(void *user, void *p, size_t bytes) {
+    (void)bytes;
+    ((miser *)user)->held--;
+    free(p);
+}
+
+/* Each allocation of opening a model failed once: ENOMEM, and nothing is kept. */
+static void test_no_memory(void) {
+    static const char *const paths[] = {"cli/meta", "cli/hf", "cli/model.gguf", "cli/bin/model.bin", "form-1-2"};
+    for (int i = 0; i < 5; i++) {
+        long n = 0;
+        int status = LLAMA_ENOMEM;
+        for (; status == LLAMA_ENOMEM && n < 1000; n++) {
+            miser purse = {0, n, 0};
+            llama_allocator a = {&purse, miser_alloc, miser_free};
+            llama_options o = {.size = sizeof o, .allocator = &a};
+            llama *m = NULL;
+            llama_error err;
+            status = llama_open(&m, in_work(paths[i]), &o, &err);
+            check(status == LLAMA_OK || (status == LLAMA_ENOMEM && strstr(err.text, "memory") && !m), "%s, allocation %ld: %d, %s", paths[i], n, status, err.text);
+            llama_close(m);
+            check(purse.held == 0, "%s, allocation %ld: %ld blocks are kept", paths[i], n, purse.held);
+        }
+        check(n > 2, "%s: %ld allocations", paths[i], n - 1);
+        printf("%s: %ld allocations, each failed once\n", paths[i], n - 1);
+    }
+}
+
 static long anonymous_kb(void) {
     char *status = NULL, *at;
     FILE *f = fopen("/proc/self/status", "r");
@@ -803,5 +840,6 @@ int main(int argc, char **argv) {
     test_no_words();
     test_damage();
     test_check();
+    test_no_memory();
     return tests_done("formats");
 }
