@@ -6,13 +6,16 @@
  *
  *   I.   The model        types with their shapes, the forward pass
  *   II.  The verbs        embed, rmsnorm, matmul, rope, attention, swiglu: each with its equation
- *   III. Weights          mapping, JSON, zip, pickle, the binding table: files are hostile input
+ *   III. Weights          formats, parameters, the binding table: files are hostile input
  *   IV.  Using it         sampler, then the public functions in the order of llama.h
  *   V.   The machine      which kernels this CPU runs, and the kernels themselves, written once and
  *                         read once per instruction set: this file includes itself (LLAMA_PASS)
  *
  * Memory: weights stay in the page cache, mapped read-only. A model owns an arena of a few KB a
  * layer. A session is one allocation: scratch for one batch, then the KV cache, touched as used.
+ *
+ * What knows no model, readers of zip, pickle, safetensors and GGUF, JSON, numbers, stands in
+ * llama.h's private part.
  *
  * Read I first: forward() is all of LLaMA. Then II for the equations, V for how they are made fast.
  */
