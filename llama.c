@@ -234,8 +234,9 @@ static size_t forward(llama_session *s, size_t n) {
         matmul(s, s->v, &w->wv, s->h, n);              /* v [n][K] */
         rope(s, s->q, m->n_heads, n);                  /* turn q and k by their positions */
         rope(s, s->k, m->n_kv_heads, n);
-        remember(s, l, s->k, s->v, n);                                  /* into the KV cache */
-        if (l + 1 == m->n_layers && !(n = keep_wanted(s, n))) return 0; /* the rest has served */
+        remember(s, l, s->k, s->v, n);                   /* into the KV cache */
+        if (l + 1 == m->n_layers) n = keep_wanted(s, n); /* the others have served */
+        if (n == 0) return 0;
         attention(s, s->h, s->q, l, n);   /* h [n][D], all heads side by side */
         matmul(s, s->o, &w->wo, s->h, n); /* o [n][D] */
         add(s, s->x, s->o, n);            /* the residual stream */
