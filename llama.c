@@ -113,9 +113,11 @@ struct llama {
     layer *layers;                   /* [n_layers] */
     float *freqs;                    /* [head_dim/2] radians per position */
     llamac_vocab *vocab;             /* NULL: no tokenizer */
-    llamac_mapping *files;           /* [n_files] those of weights, then the tokenizer */
+    llamac_mapping *files;           /* [n_shards] those of weights */
     const char **paths;              /* [n_shards] */
-    size_t n_files, n_shards;        /* mapped in all; of them with weights */
+    size_t n_shards;                 /* files */
+    int lost;                        /* the number of a file of which pages are gone, and 1 */
+    size_t page;                     /* bytes of one */
     uint64_t parameters, file_bytes; /* elements of all weights; bytes of their files */
     const char *type_name;           /* "float16", or "mixed" */
     int format;                      /* part III */
@@ -299,31 +301,6 @@ struct kernels {
 };
 
 /* ---- Threads ---- */
-
-/* The floating-point mode: a host may flush denormals or round otherwise, and the bits must
- * not follow. fp_enter sets the default mode and returns the one there was; fp_leave puts
- * it back. */
-static uint64_t fp_enter(void) {
-    uint64_t old = 0;
-#if defined(__x86_64__)
-    old = _mm_getcsr();
-    _mm_setcsr(0x1f80); /* round to nearest, denormals kept, exceptions masked */
-#elif defined(__aarch64__)
-    __asm__ volatile("mrs %0, fpcr" : "=r"(old));
-    __asm__ volatile("msr fpcr, %0" : : "r"((uint64_t)0));
-#endif
-    return old;
-}
-
-/* On other machines there is nothing to save, and the host is trusted. */
-static void fp_leave(uint64_t old) {
-    (void)old;
-#if defined(__x86_64__)
-    _mm_setcsr((unsigned)old);
-#elif defined(__aarch64__)
-    __asm__ volatile("msr fpcr, %0" : : "r"(old));
-#endif
-}
 
 /* One verb's work: y from x and w, for n rows, in layer l. A job does items begin <= i <
  * end of it, what an item is being the verb's own affair. */
@@ -686,11 +663,6 @@ typedef struct { /* one key and its value, from whatever format */
     size_t n;
 } setting;
 
-/* Do these n bytes say `want`? */
-static bool is(const char *want, const char *text, size_t n) {
-    return strlen(want) == n && memcmp(want, text, n) == 0;
-}
-
 /* What is wrong with the parameters of a model. */
 static int bad_params(const char *file, const char *why, llama_error *err) {
     return llamac_fail(err, LLAMA_EFORMAT, "%s: %s; use the one the model came with", file, why);
@@ -805,6 +777,12 @@ static const size_t binding_at[BINDINGS] = {
 };
 static size_t row_of(size_t i) { return i < OUTSIDE ? i : OUTSIDE + (i - OUTSIDE) % INSIDE; }
 static size_t layer_of(size_t i) { return (i - OUTSIDE) / INSIDE; }
+
+/* Weight i of a model that is open. */
+static const weight *nth_weight(const llama *m, size_t i) {
+    const char *base = i < OUTSIDE ? (const char *)m : (const char *)&m->layers[layer_of(i)];
+    return (const weight *)(const void *)(base + binding_at[row_of(i)]);
+}
 
 typedef struct { /* what one shard has of one weight; where shards are none, all of it */
     const unsigned char *data;
@@ -1021,7 +999,10 @@ static int place(binder *b, size_t i) {
 /* With the shape known: room for what will be found. */
 static int begin_binding(binder *b, size_t parts) {
     llama *m = b->m;
+    enum { LEAST = 16 }; /* bytes a weight takes in a file: two elements, and its name or so */
     size_t n = (OUTSIDE + m->n_layers * INSIDE) * parts;
+    if (n * LEAST > m->file_bytes)
+        return bad_params(b->path, "is too small a file for so many layers", b->err);
     b->parts = parts;
     b->pieces = llamac_new(&b->scratch, n, sizeof *b->pieces);
     m->layers = llamac_new(&m->arena, m->n_layers, sizeof *m->layers);
@@ -1046,31 +1027,28 @@ static int add_file(binder *b, const char *folder, const char *name) {
     int n = snprintf(path, sizeof path, "%s%s%s", folder, *folder ? "/" : "", name);
     if (n < 0 || n >= (int)sizeof path)
         return llamac_fail(b->err, LLAMA_EINVAL, "%.300s: the path is too long", b->path);
-    if (m->n_files == MAX_FILES)
+    if (m->n_shards == MAX_FILES)
         return llamac_fail(b->err, LLAMA_EFORMAT, "%s: has over %d files of weights", b->path,
                            (int)MAX_FILES);
     char *kept = llamac_new(&m->arena, (uint64_t)n + 1, 1);
     if (!kept) return llamac_out_of_memory(b->err, b->path);
-    m->paths[m->n_files] = memcpy(kept, path, (size_t)n + 1);
-    int status = llamac_map_file(&m->files[m->n_files], path, b->err);
+    m->paths[m->n_shards] = memcpy(kept, path, (size_t)n + 1);
+    int status = llamac_map_file(&m->files[m->n_shards], path, b->err);
     if (status) return status;
-    m->file_bytes += m->files[m->n_files].size;
-    m->n_shards = ++m->n_files;
+    m->file_bytes += m->files[m->n_shards].size;
+    m->n_shards++;
     return LLAMA_OK;
 }
 
 /* ---- JSON beside the weights: params.json, config.json ---- */
 
-/* Map folder/name for as long as it is read. */
-static int map_json(binder *b, const char *name, llamac_mapping *file,
-                    char path[LLAMAC_PATH_BYTES]) {
+/* Read folder/name. */
+static int read_json(binder *b, const char *name, char path[LLAMAC_PATH_BYTES], llamac_json *j) {
     enum { LARGEST = 1 << 26 }; /* an index of 65,536 tensors is smaller */
+    llamac_cursor c = {0};
     int status = llamac_join(path, b->path, name, b->err);
-    if (status == LLAMA_OK) status = llamac_map_file(file, path, b->err);
-    if (status == LLAMA_OK && file->size > LARGEST) {
-        llamac_unmap_file(file);
-        status = bad_params(path, "is too large", b->err);
-    }
+    if (status == LLAMA_OK) status = llamac_read_file(&c, &b->scratch, path, LARGEST, b->err);
+    *j = llamac_json_on(c.at, llamac_left(&c));
     return status;
 }
 
@@ -1079,10 +1057,10 @@ static int map_json(binder *b, const char *name, llamac_mapping *file,
 static int read_params(binder *b, const char *name) {
     static const char *const inside[] = {"architectures", "rope_scaling", "rope_parameters"};
     char path[LLAMAC_PATH_BYTES];
-    llamac_mapping file;
-    int status = map_json(b, name, &file, path);
+    llamac_json j;
+    int status = read_json(b, name, path, &j);
     if (status) return status;
-    llamac_json j = llamac_json_on(file.data, file.size);
+    const unsigned char *begin = j.c.at;
     bool object = llamac_json_next(&j) == '{';
     while (status == LLAMA_OK && object && llamac_json_next(&j)) {
         bool followed = j.level == 1 && j.kind != '}' && j.kind != ']';
@@ -1102,9 +1080,8 @@ static int read_params(binder *b, const char *name) {
         status = llamac_fail(
             b->err, LLAMA_EFORMAT,
             "%s: is not a JSON object, as byte %zu shows; use the one the model came with", path,
-            (size_t)(j.c.at - file.data));
+            (size_t)(j.c.at - begin));
     if (status == LLAMA_OK) status = params_apply(b->m, b->p, path, b->err);
-    llamac_unmap_file(&file);
     b->about = name;
     return status;
 }
@@ -1121,9 +1098,9 @@ static int open_meta(binder *b) {
         snprintf(name, sizeof name, "consolidated.%02d.pth", k);
         status = add_file(b, b->path, name);
     }
-    if (llamac_is_absent(status) && b->m->n_files) status = LLAMA_OK;
-    if (status == LLAMA_OK) status = begin_binding(b, b->m->n_files);
-    for (size_t k = 0; k < b->m->n_files && status == LLAMA_OK; k++)
+    if (llamac_is_absent(status) && b->m->n_shards) status = LLAMA_OK;
+    if (status == LLAMA_OK) status = begin_binding(b, b->m->n_shards);
+    for (size_t k = 0; k < b->m->n_shards && status == LLAMA_OK; k++)
         status = bind_file(b, k, k, read_torch);
     return status;
 }
@@ -1137,7 +1114,7 @@ static int add_indexed(binder *b, const char *index, const char *name, size_t n)
                   !memchr(name, '\\', n) && !memchr(name, 0, n);
     if (!inside) return bad_params(index, "names a file that is not beside it", b->err);
     snprintf(plain, sizeof plain, "%.*s", (int)n, name);
-    for (size_t f = 0; f < b->m->n_files; f++)
+    for (size_t f = 0; f < b->m->n_shards; f++)
         if (strcmp(strrchr(b->m->paths[f], '/') + 1, plain) == 0) return LLAMA_OK;
     int status = add_file(b, b->path, plain);
     if (llamac_is_absent(status))
@@ -1150,16 +1127,13 @@ static int add_indexed(binder *b, const char *index, const char *name, size_t n)
 /* {"metadata": ..., "weight_map": {"lm_head.weight": "model-00002-of-00002.safetensors", ...}} */
 static int read_index(binder *b, const char *name) {
     char path[LLAMAC_PATH_BYTES];
-    llamac_mapping file;
-    int status = map_json(b, name, &file, path);
-    if (status) return status;
-    llamac_json j = llamac_json_on(file.data, file.size);
+    llamac_json j;
+    int status = read_json(b, name, path, &j);
     while (status == LLAMA_OK && llamac_json_next(&j))
         if (j.level == 2 && j.kind == '"' && llamac_json_under(&j, 1, "weight_map"))
             status = add_indexed(b, path, j.text, j.n);
-    if (status == LLAMA_OK && (j.c.bad || !b->m->n_files))
+    if (status == LLAMA_OK && (j.c.bad || !b->m->n_shards))
         status = bad_params(path, "is not an index of weights in JSON", b->err);
-    llamac_unmap_file(&file);
     return status;
 }
 
@@ -1187,7 +1161,7 @@ static int open_hugging_face(binder *b) {
             "of either; download them",
             b->path);
     if (status == LLAMA_OK) status = begin_binding(b, 1);
-    for (size_t f = 0; f < b->m->n_files && status == LLAMA_OK; f++)
+    for (size_t f = 0; f < b->m->n_shards && status == LLAMA_OK; f++)
         status = bind_file(b, f, 0, kinds[k].read);
     return status;
 }
@@ -1255,7 +1229,7 @@ static int open_gguf(binder *b, bool vocabulary) {
     int status = gguf_params(b, &v);
     if (status == LLAMA_OK) status = add_splits(b);
     if (status == LLAMA_OK) status = begin_binding(b, 1);
-    for (size_t f = 0; f < b->m->n_files && status == LLAMA_OK; f++)
+    for (size_t f = 0; f < b->m->n_shards && status == LLAMA_OK; f++)
         status = bind_file(b, f, 0, read_gguf);
     b->p[TIED] = b->pieces && b->pieces[OUTPUT].type < 0; /* an output that is absent is tied */
     if (status == LLAMA_OK) status = end_binding(b);
@@ -1359,8 +1333,8 @@ static bool holds(const char *folder, const char *name) {
 static int open_weights(binder *b, bool vocabulary) {
     struct stat st;
     llama *m = b->m;
-    m->files = llamac_new(&m->arena, MAX_FILES + 1, sizeof *m->files);
-    m->paths = llamac_new(&m->arena, MAX_FILES + 1, sizeof *m->paths);
+    m->files = llamac_new(&m->arena, MAX_FILES, sizeof *m->files);
+    m->paths = llamac_new(&m->arena, MAX_FILES, sizeof *m->paths);
     if (!m->files || !m->paths) return llamac_out_of_memory(b->err, b->path);
     if (stat(b->path, &st) != 0)
         return llamac_fail(b->err, LLAMA_EIO, "%s: cannot be opened: %s", b->path, strerror(errno));
@@ -1384,24 +1358,40 @@ static int open_weights(binder *b, bool vocabulary) {
 
 /* The tokenizer: the file asked for, else the one beside the weights. Without one the model opens
  * all the same. */
-static int open_tokenizer(llama *m, const char *path, const char *asked, llama_error *err) {
+static int open_tokenizer(binder *b, const char *asked) {
     static const char *const names[][2] = {[META] = {"tokenizer.model", "../tokenizer.model"},
                                            [HUGGING_FACE] = {"tokenizer.model", "tokenizer.json"},
                                            [LLAMA2C] = {"tokenizer.bin", "tokenizer.model"}};
+    enum { LARGEST = 1 << 26 }; /* LLaMA's have 0.5 MB, as JSON 2 */
     char folder[LLAMAC_PATH_BYTES], found[LLAMAC_PATH_BYTES];
-    llamac_mapping *file = &m->files[m->n_files];
-    char *slash = strrchr(memcpy(folder, path, strlen(path) + 1), '/');
+    llama *m = b->m;
+    llamac_cursor c = {0};
+    char *slash = strrchr(memcpy(folder, b->path, strlen(b->path) + 1), '/');
     if (m->format == LLAMA2C && slash) *slash = 0; /* the path is a file's */
     if (m->format == LLAMA2C && !slash) memcpy(folder, ".", 2);
-    for (int i = 0; i < (asked ? 1 : 2) && !file->data; i++) {
-        int status = asked ? LLAMA_OK : llamac_join(found, folder, names[m->format][i], err);
-        if (status == LLAMA_OK) status = llamac_map_file(file, asked ? asked : found, err);
+    for (int i = 0; i < (asked ? 1 : 2) && !c.at; i++) {
+        const char *path = asked ? asked : found;
+        int status = asked ? LLAMA_OK : llamac_join(found, folder, names[m->format][i], b->err);
+        if (status == LLAMA_OK) status = llamac_read_file(&c, &b->scratch, path, LARGEST, b->err);
         if (status && (asked || !llamac_is_absent(status))) return status;
     }
-    if (!file->data) return LLAMA_OK;
-    m->n_files++;
-    return llamac_vocab_parse(&m->vocab, llamac_cursor_on(file->data, file->size), m->vocab_size,
-                              asked ? asked : found, &m->arena, err);
+    if (!c.at) return LLAMA_OK;
+    return llamac_vocab_parse(&m->vocab, c, m->vocab_size, asked ? asked : found, &m->arena,
+                              b->err);
+}
+
+/* Were the files others, or of other lengths, while they were looked at? A download may be under
+ * way, or a file replaced between two of a model. */
+static int check_unchanged(const binder *b) {
+    const llama *m = b->m;
+    struct stat st;
+    size_t f = 0;
+    while (f < m->n_shards && stat(m->paths[f], &st) == 0 && st.st_dev == m->files[f].device &&
+           st.st_ino == m->files[f].inode && (uint64_t)st.st_size == m->files[f].size)
+        f++;
+    if (f == m->n_shards && !m->lost) return LLAMA_OK;
+    return llamac_fail(b->err, LLAMA_EIO, "%s: changed while it was opened; try again later",
+                       m->paths[m->lost ? m->lost - 1 : (int)f]);
 }
 
 /* ============================================================================================== */
@@ -1424,49 +1414,6 @@ static void rope_freqs(llama *m) {
 
 /* Sums in double, over ids in ascending order or in order of probability: fixed, so the
  * same seed gives the same token everywhere. */
-
-/* Uniform in [0,1): a counter-based generator (splitmix64's mixing) keyed by seed and position. */
-static double uniform(uint64_t seed, uint64_t position) {
-    uint64_t x = seed;
-    for (int i = 0; i < 2; i++) {
-        x += 0x9e3779b97f4a7c15 * (i ? position + 1 : 1); /* first the seed, then the position */
-        x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9;
-        x = (x ^ x >> 27) * 0x94d049bb133111eb;
-        x ^= x >> 31;
-    }
-    return (double)(x >> 11) * 0x1p-53; /* 53 bits: all a double has */
-}
-
-/* Before which token another comes: the higher value, then the lower id. */
-static bool before(const double *p, int32_t a, int32_t b) {
-    return p[a] > p[b] || (p[a] == p[b] && a < b);
-}
-
-/* ids[0..n) is a heap with the foremost id on top, but for ids[i], which may be too high. */
-static void sift_down(int32_t *ids, size_t n, size_t i, const double *p) {
-    for (size_t child; (child = 2 * i + 1) < n; i = child) {
-        if (child + 1 < n && before(p, ids[child + 1], ids[child])) child++;
-        if (!before(p, ids[child], ids[i])) return;
-        int32_t other = ids[i];
-        ids[i] = ids[child];
-        ids[child] = other;
-    }
-}
-
-/* All n ids as a heap. */
-static void heapify(int32_t *ids, size_t n, const double *p) {
-    for (size_t i = 0; i < n; i++) ids[i] = (int32_t)i;
-    for (size_t i = n / 2; i-- > 0;) sift_down(ids, n, i, p);
-}
-
-/* Move the foremost of a heap of n to ids[n-1]; n-1 remain. */
-static int32_t heap_pop(int32_t *ids, size_t n, const double *p) {
-    int32_t top = ids[0];
-    ids[0] = ids[n - 1];
-    ids[n - 1] = top;
-    sift_down(ids, n - 1, 0, p);
-    return top;
-}
 
 /* Logits with bias and repetition penalty (Keskar et al. 2019, arXiv:1909.05858) into p. */
 static void penalise(const llama_session *s, const sequence *q, const llama_sampler *o, double *p) {
@@ -1540,30 +1487,11 @@ static const double *distribute(const llama_session *s, const sequence *q, const
     return p;
 }
 
-/* log sum_i exp(logits[i]), the highest taken out first so that nothing overflows */
-static double log_sum_exp(const float *logits, size_t n) {
-    double top = -HUGE_VAL, sum = 0;
-    for (size_t i = 0; i < n; i++) top = (double)logits[i] > top ? (double)logits[i] : top;
-    for (size_t i = 0; i < n; i++) sum += exp_double((double)logits[i] - top);
-    return top + log_double(sum);
-}
-
 /* ---- Opening ---- */
-
-/* Copy a caller's struct, which may be older (shorter) or newer than ours; absent fields are 0. */
-static bool take_struct(void *to, size_t known, const void *from) {
-    size_t size = known;
-    memset(to, 0, known);
-    if (!from) return true;
-    memcpy(&size, from, sizeof size);
-    if (size < sizeof size) return false; /* a size that was never set */
-    memcpy(to, from, size < known ? size : known);
-    return true;
-}
 
 /* Keep the files in memory, where the system lets us. */
 static int lock_files(const llama *m, llama_error *err) {
-    for (size_t i = 0; i < m->n_files; i++)
+    for (size_t i = 0; i < m->n_shards; i++)
         if (mlock(m->files[i].data, m->files[i].size) != 0)
             return llamac_fail(err, LLAMA_ENOMEM,
                                "%llu bytes cannot be locked in memory: %s; raise ulimit -l",
@@ -1578,18 +1506,18 @@ static int open_model(llama *m, const char *path, const llama_options *o, llama_
     if (o->memory == LLAMA_MEMORY_STREAM)
         return llamac_fail(err, LLAMA_EINVAL,
                            "memory mode 'stream' comes with a later release; use 'map'");
+    if (strlen(path) >= LLAMAC_PATH_BYTES)
+        return llamac_fail(err, LLAMA_EINVAL, "%.300s: the path is too long", path);
     binder b = {.m = m, .path = path, .scratch = {m->arena.allocator, NULL}, .err = err};
-    int status = strlen(path) < LLAMAC_PATH_BYTES
-                     ? open_weights(&b, !o->tokenizer)
-                     : llamac_fail(err, LLAMA_EINVAL, "%.300s: the path is too long", path);
+    int status = open_weights(&b, !o->tokenizer);
+    if (status == LLAMA_OK && (o->tokenizer || m->format != GGUF)) /* which has it inside */
+        status = open_tokenizer(&b, o->tokenizer);
+    if (status == LLAMA_OK || m->lost) status = check_unchanged(&b);
     llamac_free_all(&b.scratch); /* all that the reading needed and the model does not */
     if (status) return status;
     if (!(m->freqs = llamac_new(&m->arena, m->head_dim / 2, sizeof *m->freqs)))
         return llamac_out_of_memory(err, path);
     rope_freqs(m);
-    if (o->tokenizer || m->format != GGUF) /* which has it inside */
-        status = open_tokenizer(m, path, o->tokenizer, err);
-    if (status) return status;
     return o->memory == LLAMA_MEMORY_LOCK ? lock_files(m, err) : LLAMA_OK;
 }
 
@@ -1598,33 +1526,56 @@ LLAMA_API int llama_open(llama **model, const char *path, const llama_options *o
     llama_options o;
     if (err) memset(err, 0, sizeof *err);
     if (model) *model = NULL;
-    if (!model || !path || !take_struct(&o, sizeof o, options))
+    if (!model || !path || !llamac_take_struct(&o, sizeof o, options))
         return llamac_fail(err, LLAMA_EINVAL,
                            "llama_open: model and path must be given, and options' size set");
     llamac_arena arena = {llamac_allocator_or_default(o.allocator), NULL};
     llama *m = llamac_new(&arena, 1, sizeof *m);
     if (!m) return llamac_out_of_memory(err, path);
     m->arena = arena;
+    m->page = (size_t)sysconf(_SC_PAGESIZE);
+    *model = m; /* already, for llama_fault */
     uint64_t mode = fp_enter();
     int status = open_model(m, path, &o, err);
     fp_leave(mode);
-    if (status) {
-        llama_close(m);
-        return status;
-    }
-    if (err) memset(err, 0, sizeof *err); /* a file that was looked for and not needed */
-    *model = m;
-    return LLAMA_OK;
+    if (status) *model = NULL;
+    if (status) llama_close(m);
+    else if (err) memset(err, 0, sizeof *err); /* a file that was looked for and not needed */
+    return status;
 }
 
 /* Also the way out of a failed llama_open: any part of m may be missing. */
 LLAMA_API void llama_close(llama *m) {
     if (!m) return;
-    for (size_t i = 0; i < m->n_files; i++) llamac_unmap_file(&m->files[i]);
-    if (m->files)
-        llamac_unmap_file(&m->files[m->n_files]); /* a tokenizer that was mapped, then refused */
-    llamac_arena arena = m->arena;                /* m itself is in it */
+    for (size_t i = 0; i < m->n_shards; i++) llamac_unmap_file(&m->files[i]);
+    llamac_arena arena = m->arena; /* m itself is in it */
     llamac_free_all(&arena);
+}
+
+/* ---- A file that is cut short while it is mapped ---- */
+
+/* A page of it that is read then raises SIGBUS. The model is immutable but for this mark. */
+LLAMA_API int llama_fault(const llama *m, const void *address) {
+    for (size_t f = 0; m && m->files && f < m->n_shards; f++) {
+        const llamac_mapping *file = &m->files[f];
+        uintptr_t at = (uintptr_t)address, begin = (uintptr_t)file->data, end = begin + file->size;
+        if (at < begin || at >= end) continue;
+        at -= (at - begin) % m->page; /* and all behind it, which is as likely gone */
+        __atomic_store_n((int *)(uintptr_t)&m->lost, (int)f + 1, __ATOMIC_RELAXED);
+        return mmap((void *)at, end - at, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1,
+                    0) != MAP_FAILED;
+    }
+    return 0;
+}
+
+/* An error once that was called. */
+static int check_files(const llama *m, llama_error *err) {
+    int lost = __atomic_load_n(&m->lost, __ATOMIC_RELAXED);
+    if (!lost) return LLAMA_OK;
+    return llamac_fail(err, LLAMA_EIO,
+                       "%s: was cut short, or cannot be read any more; see to the file and open "
+                       "the model anew",
+                       m->paths[lost - 1]);
 }
 
 /* ---- Checking ---- */
@@ -1642,28 +1593,6 @@ typedef struct {
 static bool passed(checking *c, const char *what, uint64_t bytes, uint64_t total) {
     c->done += bytes;
     return !c->progress || c->progress(c->user, what, c->done, total) == 0;
-}
-
-/* What is wrong with n elements of a type; *at: the first of which it is so. Zeros add up over
- * calls in *zeros. */
-static const char *find_damage(int type, const unsigned char *data, size_t n, size_t longest,
-                               size_t *zeros, size_t *at) {
-    static const uint32_t exponents[DTYPES] = {0x7f800000, 0x7c00,
-                                               0x7f80}; /* all ones: no number */
-    uint32_t exponent = exponents[type], any = 0, bad = 0, bits = 0;
-    size_t size = dtype_bytes[type];
-    for (size_t k = 0; k < n; k++) {
-        memcpy(&bits, data + k * size, size);
-        any |= bits;
-        bad |= (bits & exponent) == exponent;
-    }
-    *at = 0;
-    *zeros = any ? 0 : *zeros + n;
-    if (!bad) return *zeros * size < longest ? NULL : "only zeros, as where a download broke off,";
-    for (;; ++*at) {
-        memcpy(&bits, data + *at * size, size);
-        if ((bits & exponent) == exponent) return "a number that is not finite";
-    }
 }
 
 /* n elements of w that lie at data in rows of cols. */
@@ -1699,17 +1628,19 @@ LLAMA_API int llama_check(const llama *m, llama_progress_fn progress, void *user
     if (!m) return llamac_fail(err, LLAMA_EINVAL, "llama_check: a model must be given");
     int status = LLAMA_OK;
     for (size_t i = 0; i < OUTSIDE + m->n_layers * INSIDE && status == LLAMA_OK; i++) {
-        const char *base = i < OUTSIDE ? (const char *)m : (const char *)&m->layers[layer_of(i)];
-        const weight *w = (const weight *)(const void *)(base + binding_at[row_of(i)]);
+        const weight *w = nth_weight(m, i);
         bool tied = i == OUTPUT && w->part[0] == m->tok_embeddings.part[0]; /* it was seen */
         for (size_t p = 0; p < (tied ? 0 : w->parts) && status == LLAMA_OK; p++)
             status = check_elements(&c, w, w->part[p], w->rows * w->cols / w->parts, across(w));
     }
+    if (status != LLAMA_ECANCEL && check_files(m, err)) return LLAMA_EIO; /* zeros, not damage */
     if (status == LLAMA_OK && m->format == META) {
         char folder[LLAMAC_PATH_BYTES];
+        llamac_arena scratch = {m->arena.allocator, NULL};
         snprintf(folder, sizeof folder, "%s", m->paths[0]);
         *strrchr(folder, '/') = 0;
-        status = md5_list(folder, "checklist.chk", progress, user, err);
+        status = md5_list(folder, "checklist.chk", &scratch, progress, user, err);
+        llamac_free_all(&scratch);
     }
     if (status == LLAMA_ECANCEL) return llamac_fail(err, status, "cancelled by the host");
     if (status == LLAMA_OK && err) memset(err, 0, sizeof *err); /* no list is no error */
@@ -1739,22 +1670,6 @@ LLAMA_API size_t llama_utf8_push(const llama *m, llama_utf8 *u, int32_t token,
 static const kernels *find_kernels(const char *name, bool fast);
 
 enum { DEFAULT_BATCH = 256, MAX_THREADS = 1024 };
-
-/* Where a session's buffers lie in its one allocation. Laid out from base NULL, they are
- * only counted. */
-typedef struct {
-    unsigned char *base;
-    uint64_t used;
-} carver;
-
-/* The next count * size bytes; used stays at its end of scale once it does not fit. */
-static void *carve(carver *c, uint64_t count, uint64_t size) {
-    uint64_t bytes, begin = c->used, most = SIZE_MAX / 4;
-    bool fits = !__builtin_mul_overflow(count, size, &bytes) && bytes <= most && begin <= most;
-    c->used = fits ? (begin + bytes + LLAMAC_ALIGNMENT - 1) / LLAMAC_ALIGNMENT * LLAMAC_ALIGNMENT
-                   : most + 1;
-    return c->base ? c->base + begin : NULL;
-}
 
 /* Bytes between what two threads write: hardware prefetchers run past the end of what is read
  * and would take the next thread's lines from it. Where the two cores share no cache, 32 rows
@@ -1815,7 +1730,7 @@ static uint64_t lay_out(llama_session *s, unsigned char *base) {
 static int settle(llama_session *s, const llama *m, const llama_session_options *given,
                   llama_error *err) {
     llama_session_options o; /* ours: complete, whatever the caller's size */
-    if (!m || !take_struct(&o, sizeof o, given))
+    if (!m || !llamac_take_struct(&o, sizeof o, given))
         return llamac_fail(err, LLAMA_EINVAL,
                            "a session wants a model, and its options their size");
     if (o.context < 0 || o.context > MAX_CONTEXT || o.sequences < 0 || o.sequences > MAX_CONTEXT ||
@@ -1917,13 +1832,6 @@ static void set_row(llama_session *s, size_t t, const llama_span *span, size_t i
     }
 }
 
-/* 0 * x is 0 unless x is infinite or no number, and then the sum is no number. */
-static bool all_finite(const float *x, size_t n) {
-    float sum = 0;
-    for (size_t i = 0; i < n; i++) sum += 0 * x[i];
-    return sum == 0;
-}
-
 /* s->logits[0..n) of n rows of h [n][D] */
 static int output(llama_session *s, const float *h, size_t n) {
     const llama *m = s->model;
@@ -2009,11 +1917,13 @@ static int append(llama_session *s, const llama_span *spans, size_t n, float *lo
         total += spans[i].n;
     }
     if (total == 0) return LLAMA_OK;
+    if (check_files(s->model, &s->error)) return LLAMA_EIO;
     s->team = getpid() == s->pid ? s->threads : 1; /* OpenMP's threads do not survive a fork */
     s->cancelled = false;
     uint64_t mode = fp_enter();
     int status = evaluate_spans(s, spans, total, logprob);
     fp_leave(mode);
+    if (check_files(s->model, &s->error)) status = LLAMA_EIO;
     for (size_t i = 0; i < n && status == LLAMA_OK; i++) {
         sequence *q = &s->sequences[spans[i].seq];
         if (spans[i].n == 0) continue;
@@ -2045,7 +1955,7 @@ static int sampling(llama_session *s, int seq, const llama_sampler *given, llama
     *q = sequence_of(s, seq);
     if (!*q || !(*q)->have_logits)
         return fail(s, LLAMA_EINVAL, "the sequence has no logits: evaluate a token first");
-    if (!given || !take_struct(o, sizeof *o, given))
+    if (!given || !llamac_take_struct(o, sizeof *o, given))
         return fail(s, LLAMA_EINVAL, "the sampler's size is not set");
     if (!(o->temperature >= 0 && o->top_p >= 0 && o->min_p >= 0 && o->min_p <= 1 &&
           o->repeat_penalty >= 0 && o->top_k >= 0 && o->repeat_last >= -1 &&
@@ -2181,32 +2091,153 @@ LLAMA_API int llama_rewind(llama_session *s, int seq, size_t length) {
     return LLAMA_OK;
 }
 
-/* Only what is there is copied: dst's memory is touched as far as src is long. */
-LLAMA_API int llama_fork(llama_session *s, int dst, int src) {
-    sequence *to = sequence_of(s, dst);
-    const sequence *from = sequence_of(s, src);
-    if (!to || !from) return no_sequence(s);
-    if (to == from) return LLAMA_OK;
-    size_t bytes = from->length * s->model->kv_dim * sizeof(float);
+/* Only what is there is copied: the memory is touched as far as `from` is long. The layers of its
+ * cache are from_context positions apart. */
+static void copy_sequence(llama_session *s, sequence *to, const sequence *from,
+                          size_t from_context) {
+    size_t width = s->model->kv_dim, bytes = from->length * width * sizeof(float);
     for (size_t l = 0; l < s->model->n_layers; l++) {
-        memcpy(cache(s, to->k, l), cache(s, from->k, l), bytes);
-        memcpy(cache(s, to->v, l), cache(s, from->v, l), bytes);
+        memcpy(cache(s, to->k, l), from->k + l * from_context * width, bytes);
+        memcpy(cache(s, to->v, l), from->v + l * from_context * width, bytes);
     }
     memcpy(to->tokens, from->tokens, from->length * sizeof *to->tokens);
     if (from->have_logits) memcpy(to->logits, from->logits, s->model->vocab_size * sizeof(float));
     to->length = from->length;
     to->have_logits = from->have_logits;
+}
+
+LLAMA_API int llama_fork(llama_session *s, int dst, int src) {
+    sequence *to = sequence_of(s, dst);
+    const sequence *from = sequence_of(s, src);
+    if (!to || !from) return no_sequence(s);
+    if (to != from) copy_sequence(s, to, from, s->context);
     return LLAMA_OK;
 }
 
-LLAMA_API int llama_save(llama_session *s, int seq, llama_write_fn write, void *user) {
-    (void)seq, (void)write, (void)user;
-    return s ? fail(s, LLAMA_EINVAL, "llama_save comes with a later release") : LLAMA_EINVAL;
+LLAMA_API const int32_t *llama_tokens(const llama_session *s, int seq) {
+    const sequence *q = sequence_of(s, seq);
+    return q ? q->tokens : NULL;
 }
 
+/* ---- Saved state ---- */
+
+/* Everything in 64 bits or arrays of 32, in this order: a header and the sum of it; the tokens
+ * [length]; of each layer K, then V [length][K]; the logits [V], if the sequence has them; the sum
+ * of all before. */
+enum { STATE_MAGIC, STATE_VERSION, STATE_MODEL, STATE_NUMERICS, STATE_LENGTH, STATE_LOGITS, STATE };
+
+/* A number that tells models apart: of the shape, the constants, and of every weight the first
+ * elements of the first row and the last of the last, which are the same in each format. */
+static uint64_t fingerprint(const llama *m) {
+    uint64_t shape[] = {m->dim, m->n_layers, m->n_heads, m->n_kv_heads, m->hidden, m->vocab_size};
+    float constants[] = {m->norm_eps, m->rope_theta}, x[2 * BLOCK];
+    uint64_t sum = add_up(add_up(0, shape, sizeof shape), constants, sizeof constants);
+    for (size_t i = 0; i < OUTSIDE + m->n_layers * INSIDE; i++) {
+        const weight *w = nth_weight(m, i);
+        size_t last = w->rows * w->cols / w->parts, n = across(w) < BLOCK ? across(w) : BLOCK;
+        for (size_t k = 0; k < n; k++) {
+            x[k] = element(w->type, w->part[0], k);
+            x[n + k] = element(w->type, w->part[w->parts - 1], last - n + k);
+        }
+        sum = add_up(sum, x, 2 * n * sizeof *x);
+    }
+    return sum;
+}
+
+/* What this session writes into a header, and wants to read there. The version is that of this form
+ * and of the arithmetic that made the numbers. */
+static void make_header(uint64_t h[STATE], const llama_session *s, const sequence *q) {
+    h[STATE_MAGIC] = 0x65746174732e6d6c; /* "lm.state" */
+    h[STATE_VERSION] = 1;
+    h[STATE_MODEL] = fingerprint(s->model);
+    h[STATE_NUMERICS] = s->kernels->pack ? LLAMA_FAST : LLAMA_EXACT;
+    h[STATE_LENGTH] = q->length;
+    h[STATE_LOGITS] = q->have_logits;
+}
+
+/* All behind the header, either way; true: the sum was right. */
+static bool pass_sequence(const llama_session *s, stream *st, const sequence *q, size_t context) {
+    size_t width = s->model->kv_dim, bytes = q->length * width * sizeof(float);
+    pass(st, q->tokens, q->length * sizeof *q->tokens);
+    for (size_t l = 0; l < s->model->n_layers; l++) {
+        pass(st, q->k + l * context * width, bytes);
+        pass(st, q->v + l * context * width, bytes);
+    }
+    if (q->have_logits) pass(st, q->logits, s->model->vocab_size * sizeof(float));
+    return pass_sum(st);
+}
+
+LLAMA_API int llama_save(llama_session *s, int seq, llama_write_fn write, void *user) {
+    const sequence *q = sequence_of(s, seq);
+    if (!q) return no_sequence(s);
+    if (!write) return fail(s, LLAMA_EINVAL, "a function that writes must be given");
+    stream st = {.write = write, .user = user};
+    uint64_t header[STATE];
+    make_header(header, s, q);
+    if (check_files(s->model, &s->error)) return LLAMA_EIO;
+    pass(&st, header, sizeof header);
+    pass_sum(&st);
+    pass_sequence(s, &st, q, s->context);
+    return st.failed ? fail(s, LLAMA_EIO, "the state could not be written") : LLAMA_OK;
+}
+
+/* Read a header; say what is wrong with it for this session, else give q its length. */
+static int load_header(llama_session *s, stream *st, sequence *q) {
+    static const char *const other[] = {
+        "this is not a saved state", "another version made the state",
+        "the state is another model's", "the state is of other numerics (LLAMA_FAST)"};
+    uint64_t h[STATE], want[STATE];
+    make_header(want, s, q);
+    pass(st, h, sizeof h);
+    bool whole = pass_sum(st);
+    if (st->failed) return fail(s, LLAMA_EIO, "the state could not be read, or is cut short");
+    if (h[STATE_MAGIC] == want[STATE_MAGIC] && (!whole || h[STATE_LOGITS] > 1))
+        return fail(s, LLAMA_EFORMAT, "the state is damaged");
+    for (int i = 0; i < STATE_LENGTH; i++)
+        if (h[i] != want[i]) return fail(s, i ? LLAMA_EMISMATCH : LLAMA_EFORMAT, other[i]);
+    if (h[STATE_LENGTH] > s->context)
+        return fail(s, LLAMA_EFULL, "the state is longer than the context");
+    q->length = (size_t)h[STATE_LENGTH];
+    q->have_logits = h[STATE_LOGITS];
+    return check_files(s->model, &s->error);
+}
+
+/* The rest, into q, of which header and memory are there. */
+static int load_rest(llama_session *s, stream *st, const sequence *q, size_t context) {
+    size_t vocab = s->model->vocab_size;
+    bool sound = pass_sequence(s, st, q, context);
+    if (st->failed) return fail(s, LLAMA_EIO, "the state could not be read, or is cut short");
+    for (size_t i = 0; i < q->length; i++)
+        sound = sound && q->tokens[i] >= 0 && (size_t)q->tokens[i] < vocab;
+    if (q->have_logits) sound = sound && q->length && all_finite(q->logits, vocab);
+    return sound ? LLAMA_OK : fail(s, LLAMA_EFORMAT, "the state is damaged");
+}
+
+/* A sequence that is empty is read into where it is; another is kept until all has been read. */
 LLAMA_API int llama_load(llama_session *s, int seq, llama_read_fn read, void *user) {
-    (void)seq, (void)read, (void)user;
-    return s ? fail(s, LLAMA_EINVAL, "llama_load comes with a later release") : LLAMA_EINVAL;
+    sequence *q = sequence_of(s, seq), loaded;
+    if (!q) return no_sequence(s);
+    if (!read) return fail(s, LLAMA_EINVAL, "a function that reads must be given");
+    stream st = {.read = read, .user = user};
+    llamac_arena room = {s->allocator, NULL};
+    size_t width = s->model->kv_dim, vocab = s->model->vocab_size, context = s->context;
+    loaded = *q;
+    int status = load_header(s, &st, &loaded);
+    if (status == LLAMA_OK && q->length) {
+        uint64_t cells = (uint64_t)s->model->n_layers * (context = loaded.length) * width;
+        loaded.tokens = llamac_new(&room, context, sizeof *loaded.tokens);
+        loaded.logits = llamac_new(&room, vocab, sizeof *loaded.logits);
+        loaded.k = llamac_new(&room, cells, sizeof *loaded.k);
+        loaded.v = llamac_new(&room, cells, sizeof *loaded.v);
+        if (!loaded.tokens || !loaded.logits || !loaded.k || !loaded.v)
+            status = fail(s, LLAMA_ENOMEM, "there is no memory for the state beside the sequence");
+    }
+    if (status == LLAMA_OK) status = load_rest(s, &st, &loaded, context);
+    if (status == LLAMA_OK && q->length) copy_sequence(s, q, &loaded, context);
+    q->length = status == LLAMA_OK ? loaded.length : q->length;
+    q->have_logits = status == LLAMA_OK ? loaded.have_logits : q->have_logits;
+    llamac_free_all(&room);
+    return status;
 }
 
 /* ---- Library ---- */
@@ -2226,44 +2257,9 @@ LLAMA_API int llama_warm(const llama *m, llama_progress_fn progress, void *user)
     return m ? LLAMA_OK : LLAMA_EINVAL;
 }
 
-LLAMA_API const char *llama_strerror(int status) {
-    static const char *const texts[] = {
-        [-LLAMA_OK] = "no error",
-        [-LLAMA_EINVAL] = "invalid argument",
-        [-LLAMA_EIO] = "reading or writing failed",
-        [-LLAMA_EFORMAT] = "the file is not what it should be",
-        [-LLAMA_ENOMEM] = "out of memory",
-        [-LLAMA_EFULL] = "the context is full",
-        [-LLAMA_ECANCEL] = "cancelled",
-        [-LLAMA_EMISMATCH] = "the saved state belongs to another model",
-        [-LLAMA_ENUMERIC] = "the logits are not finite",
-    };
-    return status <= LLAMA_OK && status >= LLAMA_ENUMERIC ? texts[-status] : "unknown error";
-}
-
+LLAMA_API const char *llama_strerror(int status) { return status_text(status); }
 LLAMA_API int llama_release(void) { return LLAMA_RELEASE; }
-
-/* Put together by the preprocessor, so that it is a constant. */
-LLAMA_API const char *llama_build(void) {
-    return
-#if defined(__clang__)
-        "clang " __clang_version__
-#else
-        "gcc " __VERSION__
-#endif
-#if defined(__x86_64__)
-        ", kernels scalar avx2 avx512 amx"
-#elif defined(__aarch64__)
-        ", kernels scalar neon"
-#else
-        ", kernels scalar"
-#endif
-#ifdef _OPENMP
-        ", OpenMP";
-#else
-        ", no OpenMP";
-#endif
-}
+LLAMA_API const char *llama_build(void) { return build_text; }
 
 /* ============================================================================================== */
 /* V. The machine                                                                                 */

@@ -35,11 +35,11 @@
  * signal, installs a handler or changes the locale; every call that computes saves the
  * floating-point mode, sets the default and restores it. A `llama` is immutable and may be
  * shared by any number of threads and sessions. A `llama_session` belongs to one thread at
- * a time. A session allocates nothing after llama_session_new returns; text functions
- * allocate and free through the model's allocator, which must be thread-safe. Option, info
- * and sampler structs start with their size and may grow at the end; a zero field means its
- * default. Functions returning int give LLAMA_OK or a negative code; on any failure the
- * session is as if the call had not been made.
+ * a time. A session allocates nothing after llama_session_new returns (llama_load may, see
+ * there); text functions allocate and free through the model's allocator, which must be
+ * thread-safe. Option, info and sampler structs start with their size and may grow at the end;
+ * a zero field means its default. Functions returning int give LLAMA_OK or a negative code; on
+ * any failure the session is as if the call had not been made.
  *
  * Threads are used only when asked for: threads > 1 uses OpenMP, whose runtime aborts the
  * process if it cannot make a thread; threads = 1 never enters a parallel region.
@@ -53,8 +53,14 @@
  * float32 weights and machines without AMX keep to the one answer; llama_session_kernels tells
  * which it is.
  *
+ * Files are hostile: whatever their bytes, a call gives what it promises here or an error. They
+ * are also mapped, so that one which is cut short while it is in use raises SIGBUS; a host that
+ * hands that to llama_fault gets an LLAMA_EIO and lives on. One that is rewritten in place gives
+ * the numbers of what is read at the time, and does no other harm. A file that is replaced by
+ * another of its name (mv, rename) is another file: a model that is open keeps the old one.
+ *
  * Not there yet in this release, refused with LLAMA_EINVAL and a text that says so:
- * llama_save, llama_load and LLAMA_MEMORY_STREAM.
+ * LLAMA_MEMORY_STREAM.
  */
 #ifndef LLAMA_H
 #define LLAMA_H
@@ -204,7 +210,7 @@ LLAMA_API int llama_session_new(llama_session **session, const llama *,
                                 const llama_session_options *, llama_error *);
 LLAMA_API void llama_session_free(llama_session *);
 /* Append n tokens to a sequence and compute its logits; n = 0 does nothing. EINVAL, EFULL,
- * ECANCEL, ENUMERIC. */
+ * ECANCEL, ENUMERIC, EIO. */
 LLAMA_API int llama_eval(llama_session *, int seq, const int32_t *tokens, size_t n);
 /* Draw the next token from the sequence's logits; a negative value is an error (EINVAL). */
 LLAMA_API int32_t llama_sample(llama_session *, int seq, const llama_sampler *);
@@ -255,8 +261,18 @@ LLAMA_API size_t llama_length(const llama_session *, int seq); /* tokens so far;
 LLAMA_API int llama_rewind(llama_session *, int seq, size_t length);
 /* dst becomes a copy of src: tokens, KV, logits. EINVAL. */
 LLAMA_API int llama_fork(llama_session *, int dst, int src);
-LLAMA_API int llama_save(llama_session *, int seq, llama_write_fn, void *user);
-LLAMA_API int llama_load(llama_session *, int seq, llama_read_fn, void *user);
+/* The tokens so far, [llama_length]; valid until the sequence changes. NULL: no such sequence. */
+LLAMA_API const int32_t *llama_tokens(const llama_session *, int seq);
+/* Write a sequence through fn: kv_bytes_per_token bytes a token, a little more, and the logits if
+ * it has them. Loaded into any session of a model with the same weights, from whatever files, it
+ * goes on with the same bits. EINVAL, EIO (fn said so). */
+LLAMA_API int llama_save(llama_session *, int seq, llama_write_fn fn, void *user);
+/* The sequence becomes what was saved, or, on any failure, stays as it was: nothing is believed
+ * before its checksum. EFORMAT: it is damaged, or no state; EMISMATCH: of other weights, numerics
+ * or another version; EFULL: longer than the context; EIO: fn could not read so much. An empty
+ * sequence is read into where it lies; for another one room for both is allocated, and freed:
+ * ENOMEM. */
+LLAMA_API int llama_load(llama_session *, int seq, llama_read_fn fn, void *user);
 
 /* ---- Library ---- */
 
@@ -266,6 +282,18 @@ LLAMA_API int llama_load(llama_session *, int seq, llama_read_fn, void *user);
 LLAMA_API int llama_check(const llama *, llama_progress_fn, void *user, llama_error *);
 /* Page the weights in, from the first byte of the files to the last; safe beside eval. ECANCEL. */
 LLAMA_API int llama_warm(const llama *, llama_progress_fn, void *user);
+/* For a host's handler of SIGBUS, which passes on si_addr: safe in a signal handler, as it calls
+ * nothing but mmap. Is the address in one of the model's files, then that was cut short, or its
+ * disk cannot read it: from here on the rest of the file is zeros, the evaluation under way and
+ * every later one end in LLAMA_EIO with the file's name, and 1 is returned. 0: it is somebody
+ * else's. llama_open sets *model before it looks into files, so that this works there too, and
+ * back to NULL if it fails.
+ *
+ *     static llama *volatile model;
+ *     static void on_bus(int signal_number, siginfo_t *info, void *context) {
+ *         if (!llama_fault(model, info->si_addr)) signal(SIGBUS, SIG_DFL);
+ *     } */
+LLAMA_API int llama_fault(const llama *, const void *address);
 LLAMA_API const char *llama_strerror(int status);
 LLAMA_API int llama_release(void);       /* the LLAMA_RELEASE it was compiled as */
 LLAMA_API const char *llama_build(void); /* compiler, kernels compiled in, OpenMP or not */
@@ -283,7 +311,7 @@ LLAMA_API const char *llama_build(void); /* compiler, kernels compiled in, OpenM
  *
  *   bytes    a cursor; JSON
  *   memory   the allocator, the arena; errors and their texts
- *   files    mapping; cores and quotas
+ *   files    mapping, reading; cores and quotas
  *   numbers  exp, log, sine, cosine; elements as they are stored         from here on for llama.c
  *   tensors  readers of PyTorch's files (zip, pickle), safetensors, GGUF; MD5
  */
@@ -545,6 +573,17 @@ LLAMA_INLINE llama_allocator llamac_allocator_or_default(const llama_allocator *
     return a ? *a : standard;
 }
 
+/* Copy a caller's struct, which may be older (shorter) or newer than ours; absent fields are 0. */
+LLAMA_INLINE bool llamac_take_struct(void *to, size_t known, const void *from) {
+    size_t size = known;
+    memset(to, 0, known);
+    if (!from) return true;
+    memcpy(&size, from, sizeof size);
+    if (size < sizeof size) return false; /* a size that was never set */
+    memcpy(to, from, size < known ? size : known);
+    return true;
+}
+
 /* An arena owns what one object allocated and frees it all at once. Small pieces are cut from
  * chunks, large ones have a block of their own. Failing half-way through a file leaves nothing
  * to be undone piece by piece: opening has one arena for what the model keeps and one, freed in
@@ -586,6 +625,19 @@ LLAMA_INLINE void llamac_free_all(llamac_arena *a) {
     }
 }
 
+/* Bytes of the character at c if it would act on a terminal and not be shown: control characters,
+ * and those that turn the direction of writing and so make a text look like another. 0: it is
+ * harmless. */
+LLAMA_INLINE size_t llamac_acts(const char *c) {
+    unsigned a = (unsigned char)c[0], b = a ? (unsigned char)c[1] : 0,
+             last = b ? (unsigned char)c[2] : 0;
+    if (a < 0x20 || a == 0x7f) return 1;
+    if ((a == 0xc2 && b >= 0x80 && b < 0xa0) || (a == 0xd8 && b == 0x9c)) return 2;
+    bool turns = (b == 0x80 && ((last | 1) == 0x8f || (last >= 0xaa && last <= 0xae))) ||
+                 (b == 0x81 && last >= 0xa6 && last <= 0xa9);
+    return a == 0xe2 && turns ? 3 : 0;
+}
+
 /* Fill err, which may be NULL, with the formatted text and return status: the one place where
  * an error gets its text. One line, cut at the size of the struct. */
 __attribute__((format(printf, 3, 4))) LLAMA_INLINE int llamac_fail(llama_error *err, int status,
@@ -597,19 +649,23 @@ __attribute__((format(printf, 3, 4))) LLAMA_INLINE int llamac_fail(llama_error *
     vsnprintf(err->text, sizeof err->text, format, args);
     va_end(args);
     for (char *c = err->text; *c; c++) /* a file's own names must not act on a terminal */
-        if ((unsigned char)*c < ' ' || *c == 0x7f) *c = '?';
+        for (size_t n = llamac_acts(c); n; n--) c[n - 1] = '?';
     return status;
 }
 
 /* ---- Files, and what every refusal of one says ---- */
 
-/* Files are mapped read-only and shared: their pages are the kernel's page cache itself. Nothing is
- * copied, opening costs no more than looking at the headers, and several processes with one model
- * have its weights in memory once. Reading a page that is not there yet waits for the disk. */
+/* Weights are mapped read-only and shared: their pages are the kernel's page cache itself. Nothing
+ * is copied, opening costs no more than looking at the headers, and several processes with one
+ * model have its weights in memory once. Reading a page that is not there yet waits for the disk.
+ * What is small (parameters, the tokenizer, an index) is read into memory, where nobody can cut it
+ * short any more. */
 
 typedef struct {
     const unsigned char *data; /* the first byte; NULL: not mapped */
     size_t size;               /* in bytes */
+    dev_t device;              /* with inode: which file it is */
+    ino_t inode;
 } llamac_mapping;
 
 /* `what` was to be made or read: a file, mostly. */
@@ -630,33 +686,75 @@ LLAMA_INLINE int llamac_join(char out[LLAMAC_PATH_BYTES], const char *folder, co
 /* After llamac_map_file: there is no such file, as opposed to one that is no good. */
 LLAMA_INLINE bool llamac_is_absent(int status) { return status == LLAMA_EIO && errno == ENOENT; }
 
-/* Map a regular file read-only. O_NONBLOCK: a FIFO must not make us wait. */
-LLAMA_INLINE int llamac_map_file(llamac_mapping *f, const char *path, llama_error *err) {
-    struct stat st;
-    int status = LLAMA_OK, fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+/* Open a regular file that is not empty: its descriptor, or a negative status. O_NONBLOCK: a FIFO
+ * must not make us wait. */
+LLAMA_INLINE int llamac_open_file(const char *path, struct stat *st, llama_error *err) {
+    int status, fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     if (fd < 0) {
         int why = errno;
         llamac_fail(err, LLAMA_EIO, "%s: cannot be opened: %s", path, strerror(why));
         errno = why; /* for llamac_is_absent */
         return LLAMA_EIO;
     }
-    f->data = NULL;
-    if (fstat(fd, &st) != 0)
+    if (fstat(fd, st) != 0)
         status = llamac_fail(err, LLAMA_EIO, "%s: cannot be examined: %s", path, strerror(errno));
-    else if (!S_ISREG(st.st_mode))
+    else if (!S_ISREG(st->st_mode))
         status =
             llamac_fail(err, LLAMA_EIO, "%s: is not a regular file; give the file itself", path);
-    else if (st.st_size <= 0)
+    else if (st->st_size <= 0)
         status = llamac_fail(err, LLAMA_EFORMAT, "%s: is empty; download it again", path);
-    if (status == LLAMA_OK) {
-        void *p = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_SHARED, fd, 0);
-        if (p == MAP_FAILED)
-            status = llamac_fail(err, errno == ENOMEM ? LLAMA_ENOMEM : LLAMA_EIO,
-                                 "%s: cannot be mapped: %s", path, strerror(errno));
-        else *f = (llamac_mapping){p, (size_t)st.st_size}; /* outlives the descriptor */
-    }
+    else return fd;
     close(fd);
-    if (status) errno = 0; /* not ENOENT: there is a file */
+    errno = 0; /* not ENOENT: there is a file */
+    return status;
+}
+
+/* Map a file, read-only. */
+LLAMA_INLINE int llamac_map_file(llamac_mapping *f, const char *path, llama_error *err) {
+    struct stat st;
+    int status = LLAMA_OK, fd = llamac_open_file(path, &st, err);
+    f->data = NULL;
+    if (fd < 0) return fd;
+    void *p = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_SHARED, fd, 0);
+    if (p == MAP_FAILED)
+        status = llamac_fail(err, errno == ENOMEM ? LLAMA_ENOMEM : LLAMA_EIO,
+                             "%s: cannot be mapped: %s", path, strerror(errno));
+    else *f = (llamac_mapping){p, (size_t)st.st_size, st.st_dev, st.st_ino};
+    close(fd); /* the mapping outlives it */
+    if (status) errno = 0;
+    return status;
+}
+
+/* Read n bytes, or as many as there are: how many; negative: it failed. read may give fewer than it
+ * is asked for, and a signal may interrupt it. */
+LLAMA_INLINE ptrdiff_t llamac_read(int fd, void *to, size_t n) {
+    size_t done = 0;
+    while (done < n) {
+        ssize_t got = read(fd, (char *)to + done, n - done);
+        if (got < 0 && errno == EINTR) continue;
+        if (got < 0) return -1;
+        if (got == 0) break;
+        done += (size_t)got;
+    }
+    return (ptrdiff_t)done;
+}
+
+/* Read all of a file of at most `most` bytes into an arena; *c is then on it. */
+LLAMA_INLINE int llamac_read_file(llamac_cursor *c, llamac_arena *arena, const char *path,
+                                  uint64_t most, llama_error *err) {
+    struct stat st;
+    int status = LLAMA_OK, fd = llamac_open_file(path, &st, err);
+    if (fd < 0) return fd;
+    size_t n = (uint64_t)st.st_size <= most ? (size_t)st.st_size : 0;
+    void *to = n ? llamac_new(arena, n, 1) : NULL;
+    if (!n)
+        status = llamac_fail(err, LLAMA_EFORMAT, "%s: is too large for what it should be", path);
+    else if (!to) status = llamac_out_of_memory(err, path);
+    else if (llamac_read(fd, to, n) != (ptrdiff_t)n)
+        status = llamac_fail(err, LLAMA_EIO, "%s: cannot be read to its end", path);
+    else *c = llamac_cursor_on(to, n);
+    close(fd);
+    if (status) errno = 0;
     return status;
 }
 
@@ -764,8 +862,8 @@ LLAMA_INLINE long llamac_cgroup_cores(const char *proc, const char *sys) {
 }
 
 /* tokenizer.c. It knows no model; llama_text_to_tokens, llama_token_text and llama_utf8_push are
- * these with a model in front. A vocabulary of at most so many pieces comes from a file that stays
- * in memory: a tokenizer.model, .json or .bin, or the one inside GGUF. */
+ * these with a model in front. A vocabulary of at most so many pieces comes from the bytes of a
+ * tokenizer.model, .json or .bin, or from inside GGUF, and keeps a copy of what it needs. */
 typedef struct llamac_vocab llamac_vocab;
 LLAMA_SHARED int llamac_vocab_parse(llamac_vocab **, llamac_cursor bytes, size_t most,
                                     const char *file, llamac_arena *, llama_error *);
@@ -794,6 +892,28 @@ LLAMA_SHARED size_t llamac_decode(const llamac_vocab *, llama_utf8 *, int32_t to
 /* Numbers, then the readers of files that hold tensors. None of it knows a model. */
 #if defined(LLAMA_CORE) && !defined(LLAMA_CORE_H)
 #define LLAMA_CORE_H
+
+/* A status in words, for who has no llama_error at hand: what kind of failure it was. Which file
+ * and why, only the llama_error of the call can tell. */
+static const char *status_text(int status) {
+    static const char *const texts[] = {
+        [-LLAMA_OK] = "no error",
+        [-LLAMA_EINVAL] = "invalid argument",
+        [-LLAMA_EIO] = "reading or writing failed",
+        [-LLAMA_EFORMAT] = "the file is not what it should be",
+        [-LLAMA_ENOMEM] = "out of memory",
+        [-LLAMA_EFULL] = "the context is full",
+        [-LLAMA_ECANCEL] = "cancelled",
+        [-LLAMA_EMISMATCH] = "the saved state belongs to another model",
+        [-LLAMA_ENUMERIC] = "the logits are not finite",
+    };
+    return status <= LLAMA_OK && status >= LLAMA_ENUMERIC ? texts[-status] : "unknown error";
+}
+
+/* Do these n bytes say `want`? */
+static bool is(const char *want, const char *text, size_t n) {
+    return strlen(want) == n && memcmp(want, text, n) == 0;
+}
 
 /* ---- exp, log, sine, cosine: our own, so that they are the same everywhere ---- */
 
@@ -881,6 +1001,62 @@ static inline __attribute__((always_inline)) float exp_float(float x) {
     return x > 88.3f ? HUGE_VALF : x < -87.3f ? 0.0f : y;
 }
 
+/* Uniform in [0,1): a counter-based generator (splitmix64's mixing) keyed by seed and position. */
+static double uniform(uint64_t seed, uint64_t position) {
+    uint64_t x = seed;
+    for (int i = 0; i < 2; i++) {
+        x += 0x9e3779b97f4a7c15 * (i ? position + 1 : 1); /* first the seed, then the position */
+        x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9;
+        x = (x ^ x >> 27) * 0x94d049bb133111eb;
+        x ^= x >> 31;
+    }
+    return (double)(x >> 11) * 0x1p-53; /* 53 bits: all a double has */
+}
+
+/* log sum_i exp(logits[i]), the highest taken out first so that nothing overflows */
+static double log_sum_exp(const float *logits, size_t n) {
+    double top = -HUGE_VAL, sum = 0;
+    for (size_t i = 0; i < n; i++) top = (double)logits[i] > top ? (double)logits[i] : top;
+    for (size_t i = 0; i < n; i++) sum += exp_double((double)logits[i] - top);
+    return top + log_double(sum);
+}
+
+/* ---- A heap of ids, the foremost on top ---- */
+
+/* For the sampler: of 32,000 tokens a few dozen carry nearly all of the probability, and a heap
+ * gives these in order without sorting the rest. Node i has its children at 2 i + 1 and 2 i + 2. */
+
+/* Before which token another comes: the higher value, then the lower id. */
+static bool before(const double *p, int32_t a, int32_t b) {
+    return p[a] > p[b] || (p[a] == p[b] && a < b);
+}
+
+/* ids[0..n) is a heap with the foremost id on top, but for ids[i], which may be too high. */
+static void sift_down(int32_t *ids, size_t n, size_t i, const double *p) {
+    for (size_t child; (child = 2 * i + 1) < n; i = child) {
+        if (child + 1 < n && before(p, ids[child + 1], ids[child])) child++;
+        if (!before(p, ids[child], ids[i])) return;
+        int32_t other = ids[i];
+        ids[i] = ids[child];
+        ids[child] = other;
+    }
+}
+
+/* All n ids as a heap. */
+static void heapify(int32_t *ids, size_t n, const double *p) {
+    for (size_t i = 0; i < n; i++) ids[i] = (int32_t)i;
+    for (size_t i = n / 2; i-- > 0;) sift_down(ids, n, i, p);
+}
+
+/* Move the foremost of a heap of n to ids[n-1]; n-1 remain. */
+static int32_t heap_pop(int32_t *ids, size_t n, const double *p) {
+    int32_t top = ids[0];
+    ids[0] = ids[n - 1];
+    ids[n - 1] = top;
+    sift_down(ids, n - 1, 0, p);
+    return top;
+}
+
 /* ---- Elements as they are stored ---- */
 
 /*              sign   exponent   fraction   a value is (-1)^sign 2^(exponent - bias) 1.fraction
@@ -923,7 +1099,39 @@ static inline float element(int type, const unsigned char *row, size_t i) {
     return f;
 }
 
-enum { MAX_DIMS = 4, MAX_TENSORS = 65536 /* in one file */ };
+/* What is wrong with n elements of a type; *at: the first of which it is so. Zeros add up over
+ * calls in *zeros. */
+static const char *find_damage(int type, const unsigned char *data, size_t n, size_t longest,
+                               size_t *zeros, size_t *at) {
+    static const uint32_t exponents[DTYPES] = {0x7f800000, 0x7c00,
+                                               0x7f80}; /* all ones: no number */
+    uint32_t exponent = exponents[type], any = 0, bad = 0, bits = 0;
+    size_t size = dtype_bytes[type];
+    for (size_t k = 0; k < n; k++) {
+        memcpy(&bits, data + k * size, size);
+        any |= bits;
+        bad |= (bits & exponent) == exponent;
+    }
+    *at = 0;
+    *zeros = any ? 0 : *zeros + n;
+    if (!bad) return *zeros * size < longest ? NULL : "only zeros, as where a download broke off,";
+    for (; *at + 1 < n; ++*at) { /* the file may be another by now: not beyond n */
+        memcpy(&bits, data + *at * size, size);
+        if ((bits & exponent) == exponent) break;
+    }
+    return "a number that is not finite";
+}
+
+/* 0 * x is 0 unless x is infinite or no number, and then the sum is no number. */
+static bool all_finite(const float *x, size_t n) {
+    float sum = 0;
+    for (size_t i = 0; i < n; i++) sum += 0 * x[i];
+    return sum == 0;
+}
+
+/* ---- Tensors of any format ---- */
+
+enum { MAX_DIMS = 4, MAX_TENSORS = 65536 /* in one file */, MAX_NAME = 256 /* bytes of one's */ };
 
 typedef struct tensor {
     struct tensor *next;
@@ -962,6 +1170,7 @@ static int bad_tensor(const archive *a, const tensor *t, const char *why) {
 /* Put a tensor on the list. The caller's struct is copied, its name and elements stay where they
  * are in the file. */
 static int add_tensor(archive *a, tensor t) {
+    if (t.length > MAX_NAME) return bad_tensor(a, &t, "has a name longer than any");
     tensor *kept = llamac_new(a->scratch, 1, sizeof *kept);
     if (!kept) return llamac_out_of_memory(a->err, a->file);
     t.next = a->tensors;
@@ -1216,6 +1425,7 @@ typedef struct {
     value *memo;              /* [n_memo] that the program numbered, to use again */
     size_t n_memo, room_memo; /* numbered; allocated */
     int64_t n_dicts;          /* dicts and lists made so far: their numbers */
+    uint64_t made;            /* bytes of memory */
     /* what it was all for */
     int64_t dict;            /* which dict or list the result is */
     named *names;            /* the last one first */
@@ -1232,8 +1442,13 @@ static bool pickle_fail(pickle *p, const char *why) {
     return false;
 }
 
-/* Zeroed memory, or NULL with p->status set. */
+/* Zeroed memory, or NULL with p->status set. An opcode of one byte may ask for many, so what a
+ * program gets in all is bound to the file's size. */
 static void *pickle_new(pickle *p, uint64_t count, size_t size) {
+    enum { TIMES = 8, AT_LEAST = 1 << 18 };
+    p->made += count * size; /* of count there are no more than the file has bytes */
+    if (p->made > AT_LEAST + TIMES * (uint64_t)llamac_left(&p->z->a->bytes))
+        return pickle_fail(p, "more is made than such a file can hold"), NULL;
     void *made = llamac_new(p->z->a->scratch, count, size);
     if (!made) p->status = llamac_out_of_memory(p->z->a->err, p->z->a->file);
     return made;
@@ -1818,12 +2033,12 @@ static void md5_blocks(uint32_t state[4], const unsigned char *p, size_t n) {
     }
 }
 
-/* With all whole blocks taken in: the rest of `size` bytes, then the sum as md5sum writes it. */
-static void md5_end(uint32_t state[4], const unsigned char *data, uint64_t size, char out[33]) {
+/* With all whole blocks taken in: the last bytes of `size`, then the sum as md5sum writes it. */
+static void md5_end(uint32_t state[4], const unsigned char *tail, uint64_t size, char out[33]) {
     unsigned char last[128] = {0}, sum[16];
     size_t rest = (size_t)(size % 64), blocks = rest < 56 ? 1 : 2;
     uint64_t bits = size * 8;
-    memcpy(last, data + (size - rest), rest);
+    memcpy(last, tail, rest);
     last[rest] = 0x80;
     memcpy(last + 64 * blocks - 8, &bits, 8);
     md5_blocks(state, last, blocks);
@@ -1831,23 +2046,32 @@ static void md5_end(uint32_t state[4], const unsigned char *data, uint64_t size,
     for (int i = 0; i < 16; i++) snprintf(out + 2 * i, 3, "%02x", sum[i]);
 }
 
-/* One file against its sum; progress in bytes of the file. */
+/* The sum of an open file of `size` bytes, read through a buffer of whole blocks; progress in bytes
+ * of the file. */
+static int md5_sum(int fd, uint64_t size, char out[33], llama_progress_fn progress, void *user) {
+    unsigned char piece[1 << 15];
+    uint32_t state[4] = {0x67452301, 0xefcdab89, 0x98badcfe, 0x10325476};
+    for (uint64_t done = 0, n = sizeof piece; n == sizeof piece; done += n) {
+        if (size - done < n) n = size - done; /* the last, perhaps none */
+        if (llamac_read(fd, piece, (size_t)n) != (ptrdiff_t)n) return LLAMA_EIO;
+        md5_blocks(state, piece, (size_t)n / 64);
+        if (progress && progress(user, "md5", done + n, size)) return LLAMA_ECANCEL;
+        if (n < sizeof piece) md5_end(state, piece + n / 64 * 64, size, out);
+    }
+    return LLAMA_OK;
+}
+
+/* One file against its sum. */
 static int md5_file(const char *folder, const char *name, const char *want,
                     llama_progress_fn progress, void *user, llama_error *err) {
-    enum { PIECE = 1 << 22 };
-    char path[LLAMAC_PATH_BYTES], sum[33];
-    llamac_mapping f = {NULL, 0};
-    uint32_t state[4] = {0x67452301, 0xefcdab89, 0x98badcfe, 0x10325476};
+    char path[LLAMAC_PATH_BYTES], sum[33] = "";
+    struct stat st;
     int status = llamac_join(path, folder, name, err);
-    if (status == LLAMA_OK) status = llamac_map_file(&f, path, err);
-    if (status) return status;
-    for (size_t i = 0, n, whole = f.size / 64 * 64; i < whole && status == LLAMA_OK; i += n) {
-        n = whole - i < PIECE ? whole - i : PIECE;
-        md5_blocks(state, f.data + i, n / 64);
-        if (progress && progress(user, "md5", i + n, f.size)) status = LLAMA_ECANCEL;
-    }
-    md5_end(state, f.data, f.size, sum);
-    llamac_unmap_file(&f);
+    int fd = status ? status : llamac_open_file(path, &st, err);
+    if (fd < 0) return fd;
+    status = md5_sum(fd, (uint64_t)st.st_size, sum, progress, user);
+    close(fd);
+    if (status == LLAMA_EIO) return llamac_fail(err, status, "%s: cannot be read to its end", path);
     if (status == LLAMA_OK && memcmp(sum, want, 32) != 0)
         return llamac_fail(err, LLAMA_EFORMAT,
                            "%s: its MD5 is %s, the list says %.32s; download it again", path, sum,
@@ -1858,17 +2082,17 @@ static int md5_file(const char *folder, const char *name, const char *want,
 /* All files of a list, if it is there: lines of 32 digits, two characters (a space and a space or
  * a star, as md5sum writes them) and a name. A name with a slash would lead out of the folder and
  * is refused. */
-static int md5_list(const char *folder, const char *list, llama_progress_fn progress, void *user,
-                    llama_error *err) {
-    enum { NAME = 34 };
+static int md5_list(const char *folder, const char *list, llamac_arena *scratch,
+                    llama_progress_fn progress, void *user, llama_error *err) {
+    enum { NAME = 34, LARGEST = 1 << 20 };
     char path[LLAMAC_PATH_BYTES], name[256];
-    llamac_mapping f = {NULL, 0};
+    llamac_cursor c = {0};
     int status = llamac_join(path, folder, list, err);
-    if (status == LLAMA_OK) status = llamac_map_file(&f, path, err);
+    if (status == LLAMA_OK) status = llamac_read_file(&c, scratch, path, LARGEST, err);
     if (status) return llamac_is_absent(status) ? LLAMA_OK : status;
-    for (size_t i = 0, n; i < f.size && status == LLAMA_OK; i += n + 1) {
-        const char *line = (const char *)f.data + i, *end = memchr(line, '\n', f.size - i);
-        n = end ? (size_t)(end - line) : f.size - i;
+    while (llamac_left(&c) && status == LLAMA_OK) {
+        const char *line = (const char *)c.at, *end = memchr(line, '\n', llamac_left(&c));
+        size_t n = end ? (size_t)(end - line) : llamac_left(&c);
         snprintf(name, sizeof name, "%.*s", n > NAME ? (int)(n - NAME) : 0,
                  n > NAME ? line + NAME : "");
         if (n <= NAME || n - NAME >= sizeof name || strchr(name, '/'))
@@ -1876,9 +2100,72 @@ static int md5_list(const char *folder, const char *list, llama_progress_fn prog
                 llamac_fail(err, LLAMA_EFORMAT,
                             "%s: is not a list of MD5 sums; download it again or remove it", path);
         else status = md5_file(folder, name, line, progress, user, err);
+        llamac_take(&c, n + (end != NULL));
     }
-    llamac_unmap_file(&f);
     return status;
+}
+
+/* ---- A stream, one way or the other, with a sum ---- */
+
+/* Saved state goes through functions of the host, to a file, a socket, a compressor: wherever. We
+ * see bytes that come in order, and do not know how many there are until they fail to come. So
+ * what is read is not believed before the sum behind it has been read too. */
+
+typedef struct {
+    llama_write_fn write; /* one of the two */
+    llama_read_fn read;
+    void *user;
+    uint64_t sum; /* of all that went through */
+    bool failed;  /* the host could not: nothing went any further */
+} stream;
+
+/* A sum of n bytes on top of another. Each step can be undone (an odd factor has an inverse, a
+ * shift to the right is undone from the left), so of two streams that differ in one word the sums
+ * always differ; of others they are equal once in 2^64. Against damage, not against forgery. */
+static uint64_t add_up(uint64_t sum, const void *data, size_t n) {
+    const unsigned char *p = data;
+    for (size_t i = 0; i < n; i += 8) {
+        uint64_t word = 0;
+        if (n - i >= 8) memcpy(&word, p + i, 8);
+        else memcpy(&word, p + i, n - i);
+        sum = (sum ^ word) * 0x9e3779b97f4a7c15;
+        sum ^= sum >> 29;
+    }
+    return sum;
+}
+
+/* n bytes from p, or to p: what is written and what is read pass the same code in the same order,
+ * so the two cannot differ. */
+static void pass(stream *s, void *p, size_t n) {
+    if (s->failed || n == 0) return;
+    s->failed = (s->write ? s->write(s->user, p, n) : s->read(s->user, p, n)) != 0;
+    if (!s->failed) s->sum = add_up(s->sum, p, n);
+}
+
+/* The sum itself, at the end; on reading it tells whether all was as it had been written. */
+static bool pass_sum(stream *s) {
+    uint64_t sum = s->sum, same = sum;
+    pass(s, &same, sizeof same);
+    return same == sum;
+}
+
+/* ---- The layout of memory ---- */
+
+/* Buffers cut from one allocation, one behind the other, each beginning on a cache line. Laid out
+ * from base NULL, they are only counted: the same code tells how much is needed and where what
+ * lies. */
+typedef struct {
+    unsigned char *base;
+    uint64_t used;
+} carver;
+
+/* The next count * size bytes; used stays at its end of scale once it does not fit. */
+static void *carve(carver *c, uint64_t count, uint64_t size) {
+    uint64_t bytes, begin = c->used, most = SIZE_MAX / 4;
+    bool fits = !__builtin_mul_overflow(count, size, &bytes) && bytes <= most && begin <= most;
+    c->used = fits ? (begin + bytes + LLAMAC_ALIGNMENT - 1) / LLAMAC_ALIGNMENT * LLAMAC_ALIGNMENT
+                   : most + 1;
+    return c->base ? c->base + begin : NULL;
 }
 
 /* ---- What this machine has ---- */
@@ -1888,6 +2175,52 @@ static int md5_list(const char *folder, const char *list, llama_progress_fn prog
  * that it saves their registers when it gives the core to another thread (bits 1 and 2 the 256-bit
  * ones, 5 to 7 those of AVX-512, 17 and 18 the tiles of AMX). Compilers' own ways to ask
  * (__builtin_cpu_supports) do not know all of these. */
+
+/* What llama_build returns, put together by the preprocessor: the compiler, the kernels that are
+ * compiled in, threads or none. */
+static const char build_text[] =
+#if defined(__clang__)
+    "clang " __clang_version__
+#else
+    "gcc " __VERSION__
+#endif
+#if defined(__x86_64__)
+    ", kernels scalar avx2 avx512 amx"
+#elif defined(__aarch64__)
+    ", kernels scalar neon"
+#else
+        ", kernels scalar"
+#endif
+#ifdef _OPENMP
+    ", OpenMP";
+#else
+    ", no OpenMP";
+#endif
+
+/* The floating-point mode: a host may flush denormals or round otherwise, and the bits must
+ * not follow. fp_enter sets the default mode and returns the one there was; fp_leave puts
+ * it back. */
+static uint64_t fp_enter(void) {
+    uint64_t old = 0;
+#if defined(__x86_64__)
+    old = _mm_getcsr();
+    _mm_setcsr(0x1f80); /* round to nearest, denormals kept, exceptions masked */
+#elif defined(__aarch64__)
+    __asm__ volatile("mrs %0, fpcr" : "=r"(old));
+    __asm__ volatile("msr fpcr, %0" : : "r"((uint64_t)0));
+#endif
+    return old;
+}
+
+/* On other machines there is nothing to save, and the host is trusted. */
+static void fp_leave(uint64_t old) {
+    (void)old;
+#if defined(__x86_64__)
+    _mm_setcsr((unsigned)old);
+#elif defined(__aarch64__)
+    __asm__ volatile("msr fpcr, %0" : : "r"(old));
+#endif
+}
 
 /* The cores this process may use: those of its affinity mask, or fewer by its quota. */
 static int default_threads(int most) {

@@ -3,7 +3,7 @@
  *   1. Words         usage, messages, exit codes
  *   2. Options       one table, read once
  *   3. Input         the prompt from an argument, a file or a pipe
- *   4. Completion    prompt -> tokens -> text, streamed; stop strings; Ctrl-C
+ *   4. Completion    prompt -> tokens -> text, streamed; stop strings; Ctrl-C; the prompt cache
  *   5. Other verbs   info, check, tokenize, trace, bench
  *
  * It uses llama.h alone. stdout carries the model's text and nothing else; the rest goes to
@@ -14,6 +14,7 @@
 #endif
 #include "llama.h"
 #include <errno.h>
+#include <fcntl.h>
 #include <math.h>
 #include <pthread.h>
 #include <signal.h>
@@ -66,6 +67,7 @@ static const char help[] =
     "  --no-bos, --ignore-eos, --echo     no <s> in front; go on after </s>; print the prompt too\n"
     "  -t N, -b N          threads (all cores); tokens evaluated together (256)\n"
     "  --tokenizer FILE    tokenizer.model, .json or .bin, where it is elsewhere\n"
+    "  --prompt-cache FILE what was evaluated is kept there, and used where a prompt begins alike\n"
     "  --memory MODE       map (default) or lock: keep the weights in memory\n"
     "  --kernels NAME      scalar, avx2, avx512 or neon (the best there is); the bits are the "
     "same\n"
@@ -77,6 +79,40 @@ static const char help[] =
     "example: llama LLaMA/7B \"I believe the meaning of life is\" -n 64 --temp 0.8\n"
     "exit: 0 done, 1 failed, 2 usage, 3 model file, 4 memory, 5 prompt too long, 130 interrupted\n";
 
+/* Bytes of the character that begins n > 0 bytes, and its number; -1: they are not UTF-8. */
+static size_t character(const char *text, size_t n, long *number) {
+    unsigned first = (unsigned char)*text;
+    size_t size = first < 0x80                   ? 1
+                  : first < 0xc2 || first > 0xf4 ? 0
+                  : first < 0xe0                 ? 2
+                  : first < 0xf0                 ? 3
+                                                 : 4;
+    *number = size < 2 ? first : first & (0x7f >> size);
+    for (size_t i = 1; i < size; i++) {
+        if (i == n || (text[i] & 0xc0) != 0x80) size = 0;
+        else *number = *number << 6 | (text[i] & 0x3f);
+    }
+    if (size == 0) *number = -1;
+    return size ? size : 1;
+}
+
+/* Text for a terminal: characters that would act on it, or turn the direction of writing, are shown
+ * instead, ESC as ^[, others as <U+202E>, bytes that are no text as <9B>. All in one line, or in
+ * lines. */
+static void put_visible(FILE *f, const char *text, size_t n, bool lines) {
+    for (size_t i = 0, size; i < n; i += size) {
+        long c;
+        size = character(text + i, n - i, &c);
+        bool turns = c == 0x61c || c == 0x200e || c == 0x200f || (c >= 0x202a && c <= 0x202e) ||
+                     (c >= 0x2066 && c <= 0x2069);
+        if (c < 0) fprintf(f, "<%02X>", (unsigned)(unsigned char)text[i]);
+        else if (c == 0x7f || (c < ' ' && !(lines && (c == '\n' || c == '\t'))))
+            fprintf(f, "^%c", (int)c ^ 0x40);
+        else if (turns || (c >= 0x80 && c < 0xa0)) fprintf(f, "<U+%04lX>", (unsigned long)c);
+        else fwrite(text + i, 1, size, f);
+    }
+}
+
 /* One line on stderr, then the code to exit with. */
 __attribute__((format(printf, 2, 3))) static int complain(int code, const char *format, ...) {
     char text[1024];
@@ -84,9 +120,9 @@ __attribute__((format(printf, 2, 3))) static int complain(int code, const char *
     va_start(args, format);
     vsnprintf(text, sizeof text, format, args);
     va_end(args);
-    for (char *c = text; *c; c++) /* what an argument holds must not act on a terminal */
-        if ((unsigned char)*c < ' ' || *c == 0x7f) *c = '?';
-    fprintf(stderr, "llama: %s\n", text);
+    fputs("llama: ", stderr);
+    put_visible(stderr, text, strlen(text), false); /* with what arguments hold */
+    fputc('\n', stderr);
     return code;
 }
 
@@ -113,7 +149,7 @@ static double now(void) {
 
 typedef struct {
     const char *verb; /* NULL: complete */
-    const char *model, *prompt, *file, *tokenizer, *kernels, *memory;
+    const char *model, *prompt, *file, *tokenizer, *kernels, *memory, *cache;
     const char **words; /* [n_words] the arguments that are no options */
     const char **stops; /* [n_stops] */
     size_t n_words, n_stops;
@@ -158,6 +194,7 @@ static const struct {
     {"--fast", "", FLAG, offsetof(options, fast), 0, 0},
     {"--kernels", "", TEXT, offsetof(options, kernels), 0, 0},
     {"--memory", "", TEXT, offsetof(options, memory), 0, 0},
+    {"--prompt-cache", "", TEXT, offsetof(options, cache), 0, 0},
     {"--tokenizer", "", TEXT, offsetof(options, tokenizer), 0, 0},
     {"--count", "", FLAG, offsetof(options, count), 0, 0},
     {"--decode", "", FLAG, offsetof(options, decode), 0, 0},
@@ -409,7 +446,9 @@ static int write_failed(void) {
 }
 
 static int write_out(const char *text, size_t n) {
-    return fwrite(text, 1, n, stdout) == n && fflush(stdout) == 0 ? 0 : write_failed();
+    if (isatty(STDOUT_FILENO)) put_visible(stdout, text, n, true);
+    else fwrite(text, 1, n, stdout);
+    return fflush(stdout) == 0 && !ferror(stdout) ? 0 : write_failed();
 }
 
 /* How many of the last bytes held could begin a stop text; and where one stands whole, or n. */
@@ -457,12 +496,13 @@ typedef struct { /* one completion under way */
     llama_session *session;
     bytes text; /* the prompt, and its tokens */
     int32_t *prompt;
-    size_t n_prompt, generated, context;
-    double opened, began, first, ended; /* seconds: open, session, prompt done, all done */
-    bool wanted, shown;                 /* progress, on a terminal's stderr */
-    pthread_t warmer;                   /* reads the weights in, if it */
-    bool warming;                       /* was started, until */
-    atomic_bool warmed;                 /* nobody waits for them */
+    size_t n_prompt, known, generated, context; /* known: of the prompt, from the cache */
+    double opened, began, first, ended;         /* seconds: open, session, prompt done, all done */
+    bool cached;                                /* the cache has all of the prompt */
+    bool wanted, shown;                         /* progress, on a terminal's stderr */
+    pthread_t warmer;                           /* reads the weights in, if it */
+    bool warming;                               /* was started, until */
+    atomic_bool warmed;                         /* nobody waits for them */
 } completion;
 
 /* A line on a terminal's stderr while a prompt takes longer than a moment. */
@@ -511,8 +551,10 @@ static void print_stats(const completion *c, uint64_t bytes) {
     double prompt = c->first - c->began, rest = c->ended - c->first;
     double each = c->generated > 1 ? rest / (double)(c->generated - 1) : 0;
     double weights = weights_met(info, 1) * (double)info->file_bytes / (double)info->parameters;
-    fprintf(stderr, "\nprompt      %zu tokens in %.3f s, %.1f tokens/s\n", c->n_prompt, prompt,
-            prompt > 0 ? (double)c->n_prompt / prompt : 0);
+    size_t evaluated = c->n_prompt - c->known;
+    fprintf(stderr, "\nprompt      %zu tokens in %.3f s, %.1f tokens/s\n", evaluated, prompt,
+            prompt > 0 ? (double)evaluated / prompt : 0);
+    if (c->o->cache) fprintf(stderr, "cache       %zu tokens of the prompt\n", c->known);
     fprintf(stderr, "generation  %zu tokens in %.3f s", c->generated, rest);
     if (each > 0)
         fprintf(stderr, ", %.2f tokens/s, %.1f GB/s of weights", 1 / each, weights / each / 1e9);
@@ -522,12 +564,77 @@ static void print_stats(const completion *c, uint64_t bytes) {
             (unsigned long long)c->o->seed);
 }
 
+/* ---- The prompt cache: a session as llama_save writes it ---- */
+
+static int read_state(void *file, void *p, size_t n) { return fread(p, 1, n, file) != n; }
+static int write_state(void *file, const void *p, size_t n) { return fwrite(p, 1, n, file) != n; }
+
+/* The cache's file, if it is there and has something in it. */
+static int open_cache(const char *path, FILE **f) {
+    struct stat st;
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a FIFO must not make us wait */
+    if (fd < 0 && errno == ENOENT) return 0;
+    if (fd < 0) return complain(EXIT_USAGE, "%s: cannot be opened: %s", path, strerror(errno));
+    bool known = fstat(fd, &st) == 0, regular = known && S_ISREG(st.st_mode);
+    if (regular && st.st_size > 0) *f = fdopen(fd, "rb");
+    if (!*f) close(fd);
+    return regular ? 0 : complain(EXIT_USAGE, "%s: is not a regular file", path);
+}
+
+/* What the cache has of the prompt need not be evaluated again. What is no state, or damaged, is
+ * left to the user to remove; a state of another model, or too long, is evaluated anew. */
+static int use_cache(completion *c) {
+    const char *path = c->o->cache;
+    FILE *f = NULL;
+    int code = path ? open_cache(path, &f) : 0;
+    if (!f) return code;
+    int status = llama_load(c->session, 0, read_state, f);
+    bool longer = status == LLAMA_OK && fgetc(f) != EOF;
+    fclose(f);
+    if (longer || status == LLAMA_EFORMAT || status == LLAMA_EIO)
+        return complain(EXIT_USAGE, "%s: %s; remove it, or give another name", path,
+                        longer ? "has more in it than a state" : llama_session_error(c->session));
+    if (status && status != LLAMA_EMISMATCH && status != LLAMA_EFULL)
+        return complain(exit_code(status), "%s: %s", path, llama_session_error(c->session));
+    if (status && !c->o->quiet)
+        complain(0, "%s: %s; it is made anew", path, llama_session_error(c->session));
+    const int32_t *tokens = llama_tokens(c->session, 0);
+    size_t length = llama_length(c->session, 0);
+    while (c->known < length && c->known < c->n_prompt && tokens[c->known] == c->prompt[c->known])
+        c->known++;
+    c->cached = c->known == c->n_prompt;
+    if (c->cached && !(length == c->known && llama_logits(c->session, 0))) c->known--;
+    llama_rewind(c->session, 0, c->known); /* the last token is evaluated for its logits */
+    return 0;
+}
+
+/* Write all that was evaluated: to a new file, which then takes the old one's place at once. */
+static void write_cache(completion *c) {
+    const char *path = c->o->cache;
+    size_t room = strlen(path) + sizeof ".XXXXXX";
+    char *name = malloc(room);
+    if (name) snprintf(name, room, "%s.XXXXXX", path);
+    int fd = name ? mkostemp(name, O_CLOEXEC) : -1;
+    FILE *f = fd >= 0 ? fdopen(fd, "wb") : NULL;
+    bool good = f && llama_save(c->session, 0, write_state, f) == LLAMA_OK && fflush(f) == 0 &&
+                fsync(fd) == 0;
+    int why = errno;
+    if (f && fclose(f) != 0) good = false;
+    if (!f && fd >= 0) close(fd);
+    if (good && rename(name, path) != 0) good = false, why = errno;
+    if (!good && fd >= 0) unlink(name);
+    if (!good && !c->o->quiet) complain(0, "%s: cannot be written: %s", path, strerror(why));
+    free(name);
+}
+
+/* ---- From the prompt to the end ---- */
+
 /* Evaluate the prompt, then draw, print and evaluate token after token. */
 static int generate(completion *c, const llama_sampler *sampler, output *out) {
     const options *o = c->o;
     llama_utf8 utf8 = {.started = c->text.n > 0};
     char text[LLAMA_TEXT_MAX];
-    int status = llama_eval(c->session, 0, c->prompt, c->n_prompt), code = 0;
+    int status = llama_eval(c->session, 0, c->prompt + c->known, c->n_prompt - c->known), code = 0;
     if (c->shown) fputs("\r\033[K", stderr);
     c->wanted = false;
     c->first = now();
@@ -600,8 +707,10 @@ static int complete_tokens(completion *c) {
     }
     output out = {.o = o};
     start_warming(c);
-    int code = o->echo ? write_out(c->text.text, c->text.n) : 0;
+    int code = use_cache(c);
+    if (code == 0 && o->echo) code = write_out(c->text.text, c->text.n);
     if (code == 0) code = generate(c, &sampler, &out);
+    if (o->cache && !c->cached && (code == 0 || code == EXIT_INTERRUPTED)) write_cache(c);
     end_warming(c);
     if (o->stats) print_stats(c, llama_session_bytes(c->model, &so));
     if (code != EXIT_RUN && isatty(STDOUT_FILENO) && isatty(STDERR_FILENO)) fputc('\n', stderr);
@@ -611,14 +720,25 @@ static int complete_tokens(completion *c) {
     return code;
 }
 
+static llama *opened;
+
+/* A file of weights was cut short: then evaluation says so. */
+static void on_lost_page(int signal_number, siginfo_t *info, void *context) {
+    (void)context;
+    if (!llama_fault(opened, info->si_addr)) signal(signal_number, SIG_DFL);
+}
+
 static int open_model(const options *o, llama **m) {
+    struct sigaction action = {.sa_sigaction = on_lost_page, .sa_flags = SA_SIGINFO};
     llama_options lo = {.size = sizeof lo, .tokenizer = o->tokenizer};
     llama_error err;
     static const char *const modes[] = {"auto", "map", "lock", "stream"}; /* LLAMA_MEMORY_... */
     while (o->memory && lo.memory < 4 && strcmp(o->memory, modes[lo.memory]) != 0) lo.memory++;
     if (lo.memory == 4)
         return complain(EXIT_USAGE, "--memory: '%s' is not auto, map or lock", o->memory);
-    int status = llama_open(m, o->model, &lo, &err);
+    sigaction(SIGBUS, &action, NULL);
+    int status = llama_open(&opened, o->model, &lo, &err);
+    *m = opened;
     return status ? complain(exit_code(status), "%s", err.text) : 0;
 }
 
@@ -636,6 +756,8 @@ static uint64_t random_seed(void) {
 static int run_completion(options *o) {
     completion c = {.o = o};
     struct sigaction action = {.sa_handler = on_interrupt, .sa_flags = SA_RESETHAND};
+    if (o->cache && o->fast)
+        return complain(EXIT_USAGE, "--prompt-cache: not with --fast, where it would change bits");
     int code = read_text(o, &c.text, true);
     sigaction(SIGINT, &action, NULL); /* a second Ctrl-C ends it at once */
     if (code == 0) {

@@ -9,8 +9,7 @@
  * BPE (Sennrich et al. 2016, arXiv:1508.07909; Kudo & Richardson 2018, arXiv:1808.06226):
  * start from characters; merge the adjacent pair whose join is the piece of the highest
  * score, the leftmost of equals; repeat. Spaces are written U+2581, a space is put in front
- * of a text, and characters that are no piece become their UTF-8 bytes. Pieces point into
- * the mapped file: nothing is copied.
+ * of a text, and characters that are no piece become their UTF-8 bytes.
  */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE /* for llama.h's mmap under -std=c11 */
@@ -29,6 +28,7 @@ typedef struct {
 } vocab_piece;
 
 struct llamac_vocab {
+    llamac_arena *arena; /* of the model */
     vocab_piece *pieces; /* [size] */
     int32_t size, room, bos, eos, unk;
     int32_t byte_id[256]; /* -1: the vocabulary has no such byte piece */
@@ -113,6 +113,7 @@ static llamac_vocab *vocab_new(llamac_arena *arena, size_t room) {
     v->pieces = llamac_new(arena, (uint64_t)room, sizeof *v->pieces);
     v->slots = llamac_new(arena, slots, sizeof *v->slots);
     if (!v->pieces || !v->slots) return NULL;
+    v->arena = arena;
     v->room = (int32_t)room;
     v->bos = v->eos = v->unk = -1;
     v->slot_mask = (uint32_t)slots - 1;
@@ -121,8 +122,8 @@ static llamac_vocab *vocab_new(llamac_arena *arena, size_t room) {
     return v;
 }
 
-/* The one way into a vocabulary. */
-static const char *vocab_add(llamac_vocab *v, const char *text, size_t n, float score, int type) {
+/* The one way into a vocabulary. The text is copied, and checked as it stands there. */
+static const char *vocab_add(llamac_vocab *v, const char *from, size_t n, float score, int type) {
     if (v->size == v->room) return "has more pieces than it said";
     if (n > MAX_PIECE || (n == 0 && type != CONTROL))
         return "has a piece that is empty or over 1000 bytes";
@@ -130,6 +131,9 @@ static const char *vocab_add(llamac_vocab *v, const char *text, size_t n, float 
         return "has a piece of unknown type or no score";
     if (type == USER_DEFINED)
         return "has user-defined pieces, which LLaMA's has not and are not supported";
+    char *text = llamac_new(v->arena, n, 1);
+    if (!text) return out_of_memory;
+    if (n) memcpy(text, from, n);
     if (!is_utf8(text, n)) return "has a piece that is not UTF-8";
     int32_t id = v->size++;
     v->pieces[id] = (vocab_piece){text, (uint32_t)n, score, type};
@@ -293,17 +297,16 @@ static size_t bin_count(llamac_cursor c) {
     return c.bad || llamac_left(&c) ? 0 : pieces;
 }
 
-static const char *parse_bin(llamac_vocab *v, llamac_cursor c, llamac_arena *arena) {
+static const char *parse_bin(llamac_vocab *v, llamac_cursor c) {
     enum { BOS = 1, EOS = 2, BYTES = 3, BYTES_END = 259 };
     const char *why = NULL;
     float score;
     llamac_cursor text;
     llamac_uint(&c, 4);
     for (int32_t id = 0; !why && llamac_left(&c) && bin_next(&c, &score, &text); id++) {
+        char piece[MAX_PIECE + 3];
         size_t n = llamac_left(&text), to = 0;
-        char *piece = llamac_new(arena, 3, n + 1); /* as if all were spaces */
-        if (!piece) return out_of_memory;
-        for (size_t i = 0; i < n; i++)
+        for (size_t i = 0; i < n && to <= MAX_PIECE; i++) /* longer ones are refused */
             if (text.at[i] == ' ') memcpy(piece + to, SPACE, 3), to += 3;
             else piece[to++] = (char)text.at[i];
         int type = id == 0                                   ? UNKNOWN
@@ -322,7 +325,7 @@ static const float UNSCORED = -3e38f;    /* a piece whose merge was not seen yet
 static const float SPACES_SCORE = -1e9f; /* what tokenizer.model gives runs of spaces */
 
 typedef struct {
-    llamac_arena *arena, scratch;
+    llamac_arena scratch;
     struct {
         const char *text; /* NULL: no such id */
         size_t n;
@@ -388,7 +391,7 @@ static const char *json_piece(json_vocab *k, double id, const char *text, size_t
     if (!(id >= 0 && id < (double)k->room && id == (double)(size_t)id))
         return "has more pieces than the model, or ids that are none";
     size_t i = (size_t)id, length = 0;
-    const char *why, *plain = json_unescape(k->arena, text, n, &length, &why);
+    const char *why, *plain = json_unescape(&k->scratch, text, n, &length, &why);
     if (!plain) return why;
     if (k->pieces[i].text &&
         (k->pieces[i].n != length || memcmp(k->pieces[i].text, plain, length) != 0))
@@ -526,7 +529,7 @@ static const char *json_scores(json_vocab *k, llamac_vocab *v, llamac_json j) {
 
 static const char *parse_json(llamac_vocab **out, llamac_cursor c, size_t most,
                               llamac_arena *arena) {
-    json_vocab k = {.arena = arena, .scratch = {arena->allocator, NULL}, .room = most};
+    json_vocab k = {.scratch = {arena->allocator, NULL}, .room = most};
     const llamac_json j = llamac_json_on(c.at, llamac_left(&c));
     llamac_vocab *v = NULL;
     int32_t bos = -1, eos = -1;
@@ -612,6 +615,7 @@ LLAMA_SHARED int llamac_vocab_gather(llamac_vocab **out, llamac_gguf_vocab *g, s
                             type.number == USER_DEFINED ? UNUSED : (int)type.number);
     }
     if (!why) why = vocab_settle(v, g->bos, g->eos, g->space_in_front != 0);
+    if (why == out_of_memory) return llamac_out_of_memory(err, file);
     if (why) return llamac_fail(err, LLAMA_EFORMAT, "%s: %s; make it anew", file, why);
     *out = v;
     return LLAMA_OK;
@@ -648,7 +652,7 @@ LLAMA_SHARED int llamac_vocab_parse(llamac_vocab **out, llamac_cursor bytes, siz
     llamac_vocab *v = json ? NULL : vocab_new(arena, pieces + plain);
     if (json) why = parse_json(&v, bytes, most, arena);
     else if (!v) why = out_of_memory;
-    else why = pieces ? parse_proto(v, bytes) : parse_bin(v, bytes, arena);
+    else why = pieces ? parse_proto(v, bytes) : parse_bin(v, bytes);
     if (why == out_of_memory) return llamac_out_of_memory(err, file);
     if (why) return llamac_fail(err, LLAMA_EFORMAT, "%s: %s; %s", file, why, advice);
     *out = v;

@@ -135,7 +135,7 @@ refuse 2 "-s" "whole number" $llama $model x -s -1
 refuse 2 "-s" "2^64" $llama $model x -s 18446744073709551616
 refuse 2 "an empty stop" "empty" $llama $model x -r ""
 refuse 2 "half a character to stop at" "inside a character" $llama $model x -r "$(printf '\251')"
-refuse 2 "an argument of two lines" "1?2" $llama $model x -n "$(printf '1\n2')"
+refuse 2 "an argument of two lines" "1^J2" $llama $model x -n "$(printf '1\n2')"
 refuse 2 "info of a text" "no text" $llama info $model x
 refuse 2 "tokenize of two texts" "more than one" $llama tokenize $model x -p y
 refuse 5 "--echo does not come before a refusal" "context" $llama $model "$prompt" -c 4 --echo
@@ -208,6 +208,87 @@ code=$?
 if [ $code -eq 130 ] && [ -s $work/out ]; then ok; else no "SIGINT: exit $code"; fi
 long=$($llama $model "$prompt" --kernels scalar -t 1 -n 1 -q)
 if [ -n "$long" ]; then ok; else no "one token"; fi
+
+# The prompt cache: the same text with it, less to evaluate; what is not one is left alone
+cache=$work/cache
+for n in 1 2; do
+    run 0 "--prompt-cache, $n" $llama $model "$prompt" $greedy --prompt-cache $cache --stats
+    same "--prompt-cache, $n: the same text" $work/out $work/text
+    holds "--prompt-cache: a file" test -s $cache
+    [ $n = 1 ] && holds "nothing known at first" grep -q "^cache *0 tokens" $work/err
+done
+holds "all but the last token known then" grep -q "^prompt *1 tokens in" $work/err
+cp $cache $work/kept
+run 0 "another end" $llama $model "$prompt and his wife" $greedy
+cp $work/out $work/longer
+run 0 "--prompt-cache, another end" $llama $model "$prompt and his wife" $greedy --prompt-cache $cache --stats
+same "--prompt-cache, another end: the same text" $work/out $work/longer
+holds "the common tokens are known" grep -qE "^cache *[1-9][0-9]* tokens" $work/err
+if cmp -s $cache $work/kept; then no "a longer prompt is kept"; else ok; fi
+run 0 "--prompt-cache, a seed" $llama $model "$prompt" -s 7 -n 60 --prompt-cache $work/kept
+same "--prompt-cache, a seed: the same text" $work/out $work/seven
+: >$work/blank
+run 0 "an empty file is an empty cache" $llama $model "$prompt" $greedy --prompt-cache $work/blank
+same "an empty file: the same text" $work/out $work/text
+same "and is filled, byte for byte" $work/blank $work/kept
+run 0 "a smaller context" $llama $model "$prompt" --temp 0 -n 2 -c 20 --prompt-cache $work/blank
+holds "a state longer than the context: a note" grep -q "longer than the context; it is made anew" $work/err
+run 0 "another model's state" $llama $forms/meta "There" -n 2 --prompt-cache $work/blank
+holds "another model's state: a note" grep -q "another model's; it is made anew" $work/err
+run 0 "-q: no note" $llama $model "$prompt" --temp 0 -n 2 -q --prompt-cache $work/blank
+empty "-q: no note" $work/err
+echo notes >$work/notes
+head -c 500 README.md >$work/readme
+refuse 2 "a file that is no state" "not a saved state; remove it" $llama $model "$prompt" --prompt-cache $work/readme
+refuse 2 "a file that is no state" "could not be read, or is cut short" $llama $model "$prompt" --prompt-cache $work/notes
+if [ "$(cat $work/notes)" = notes ]; then ok; else no "a file that is no state is left as it is"; fi
+cat $work/kept $work/notes >$work/more
+refuse 2 "something behind a state" "more in it" $llama $model "$prompt" --prompt-cache $work/more
+head -c 2000 $work/kept >$work/less
+refuse 2 "a state cut short" "cut short" $llama $model "$prompt" --prompt-cache $work/less
+refuse 2 "a folder for a cache" "regular file" $llama $model "$prompt" --prompt-cache $work
+mkfifo $work/fifo
+refuse 2 "a FIFO for a cache" "regular file" timeout 5 $llama $model "$prompt" --prompt-cache $work/fifo
+refuse 2 "with --fast" "not with --fast" $llama $model "$prompt" --fast --prompt-cache $cache
+run 0 "a folder that is not there" $llama $model "$prompt" $greedy --prompt-cache $work/none/cache
+same "a cache that cannot be written: the same text" $work/out $work/text
+holds "and a note" grep -q "$work/none/cache: cannot be written: No such" $work/err
+if ls $work/*.?????? 2>/dev/null | grep -q "cache\."; then no "temporary files stay"; else ok; fi
+
+# A model cut short under way, and what is no model: an error, soon
+cp -r $model $work/cut
+rm $work/out
+$llama $work/cut "$prompt" --kernels scalar -t 1 -n -1 --ignore-eos >$work/out 2>$work/err &
+pid=$!
+tries=0
+while [ ! -s $work/out ] && [ $tries -lt 100 ]; do sleep 0.05; tries=$((tries + 1)); done
+head -c 5000 $model/consolidated.00.pth >$work/cut/consolidated.00.pth
+wait $pid
+code=$?
+if [ $code -eq 3 ] && [ -s $work/out ]; then ok; else no "cut short under way: exit $code"; fi
+one_line "cut short under way"
+holds "cut short: says what ($(cat $work/err))" grep -q "consolidated.00.pth: was cut short" $work/err
+mkfifo $work/model.gguf
+for what in $work/model.gguf /dev/zero /dev/null; do
+    refuse 3 "$what for a model" "regular file" timeout 5 $llama $what "$prompt"
+done
+
+# On a terminal, what would act on it is shown; through a pipe it passes as it is
+if command -v script >/dev/null 2>&1; then
+    # ESC, backspace, C1 (CSI), a turn of direction, a byte that is no text; then what may pass
+    bad=$(printf 'a\033[31m\010\302\233m\342\200\256b\233\tc é')
+    cat >$work/terminal.sh <<END
+$llama $model "$bad" -n 0 --echo -q
+END
+    script -qec "sh $work/terminal.sh" /dev/null </dev/null >$work/out 2>&1
+    holds "shown on a terminal: $(od -c $work/out | head -3)" grep -qF "a^[[31m^H<U+009B>m<U+202E>b<9B>	c é" $work/out
+    sh $work/terminal.sh >$work/out
+    if [ "$(cat $work/out)" = "$bad" ]; then ok; else no "through a pipe it passes"; fi
+    script -qec "$llama $model x -n '$bad'" /dev/null </dev/null >$work/out 2>&1
+    holds "shown in a complaint" grep -qF "a^[[31m^H<U+009B>m<U+202E>b<9B>^Ic é" $work/out
+else
+    echo "SKIP: terminals (no script)"
+fi
 
 # trace: every name once, the same checksums whatever computes them; those asked for alone
 run 0 "trace" $llama trace $model "$prompt"
@@ -310,7 +391,7 @@ if [ "$(cat $work/out)" = "1 $(cat $work/ids)" ]; then ok; else no "--bos"; fi
 refuse 3 "tokenize without a model" "/no/such" $llama tokenize /no/such x
 run 0 "-h" $llama -h
 holds "-h names every option" sh -c "for o in -m -p -f -n -c -t -b -s -r --stop --temp --top-p --top-k --min-p --repeat-penalty \
-    --repeat-last-n -e --no-bos --ignore-eos --echo --stats -q --kernels --memory --tokenizer -h --version --decode --count; do
+    --repeat-last-n -e --prompt-cache --no-bos --ignore-eos --echo --stats -q --kernels --memory --tokenizer -h --version --decode --count; do
     grep -q -- \"\$o\" $work/out || exit 1; done"
 holds "-h fits a screen" sh -c "[ \$(wc -l <$work/out) -le 40 ]"
 run 0 "--version" $llama --version
