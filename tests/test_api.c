@@ -4,6 +4,9 @@
  */
 #include "checkpoint.h"
 #include <fenv.h>
+#include <locale.h>
+#include <signal.h>
+#include <unistd.h>
 
 static const char *folder;
 static llama *model;
@@ -167,6 +170,56 @@ static void test_long(void) {
     for (int i = 0; i < N; i++) llama_eval(b, 0, &t[i], 1);
     check(memcmp(llama_logits(a, 0), llama_logits(b, 0), 4096) == 0, "token by token: the same bits");
     llama_session_free(a), llama_session_free(b), llama_session_free(c);
+}
+
+/* What belongs to the process is as it was: signals, locale, umask, the folder, rounding. */
+typedef struct {
+    struct sigaction signals[32];
+    sigset_t mask;
+    mode_t umask;
+    char locale[64], folder[4096];
+    int rounding;
+} process;
+
+static process process_now(void) {
+    process p;
+    memset(&p, 0, sizeof p);
+    for (int i = 1; i < 32; i++) sigaction(i, NULL, &p.signals[i]);
+    sigprocmask(SIG_BLOCK, NULL, &p.mask);
+    umask(p.umask = umask(0));
+    snprintf(p.locale, sizeof p.locale, "%s", setlocale(LC_ALL, NULL));
+    check(getcwd(p.folder, sizeof p.folder) != NULL, "a folder");
+    p.rounding = fegetround();
+    return p;
+}
+
+static int to_nowhere(void *user, const void *p, size_t n) {
+    (void)p;
+    *(size_t *)user += n;
+    return 0;
+}
+
+static void test_process(const char *path) {
+    size_t bytes = 0;
+    umask(027);
+    fesetround(FE_UPWARD);
+    process before = process_now();
+    llama *m = NULL;
+    llama_error err;
+    check(llama_open(&m, path, NULL, &err) == LLAMA_OK, "%s", err.text);
+    llama_session *s = session(m, (llama_session_options){.context = 32, .threads = 2});
+    llama_sampler o = {.size = sizeof o, .temperature = 1};
+    check(!llama_eval(s, 0, some, 5) && llama_sample(s, 0, &o) >= 0 && !llama_save(s, 0, to_nowhere, &bytes) && bytes > 0 && !llama_check(m, NULL, NULL, NULL) &&
+              !llama_warm(m, NULL, NULL), "everything once");
+    llama_session_free(s);
+    llama_close(m);
+    process after = process_now();
+    fesetround(FE_TONEAREST);
+    umask(022);
+    for (int i = 0; i < 32; i++)
+        check(before.signals[i].sa_handler == after.signals[i].sa_handler && before.signals[i].sa_flags == after.signals[i].sa_flags, "signal %d is as it was", i);
+    check(memcmp(&before.mask, &after.mask, sizeof before.mask) == 0 && before.umask == after.umask && strcmp(before.locale, after.locale) == 0 &&
+              strcmp(before.folder, after.folder) == 0 && before.rounding == after.rounding, "the mask of signals, umask, locale, folder and rounding are as they were");
 }
 
 static void test_options(void) {
@@ -454,6 +507,7 @@ int main(int argc, char **argv) {
     test_eval_refusals();
     test_sequences();
     test_long();
+    test_process(folder);
     test_options();
     test_score();
     test_progress();

@@ -435,6 +435,32 @@ static void test_changes(void) {
     free(other.at), free(path);
 }
 
+/* A weight that is no number, whichever: the evaluation says so, and nothing has happened. */
+static void test_not_numbers(void) {
+    size_t n = 0, at = 256, said = 0;
+    char *path = strdup(model_write_as(&spec, BIN_1, in_work("numbers"))), *bytes = read_file(path, &n);
+    const float values[] = {NAN, INFINITY, -INFINITY};
+    for (int i = 0; at + 4 <= n; at += 4 * 61, i++) { /* all through the file */
+        buffer b = {0};
+        put(&b, bytes, n);
+        memcpy(b.at + at, &values[i % 3], 4);
+        check(write_file(path, &b), "%s", path);
+        llama *m = model_at(path, NULL);
+        llama_session *s = session(m, (llama_session_options){.context = 8});
+        llama_sampler o = {.size = sizeof o};
+        int status = llama_eval(s, 0, some, 5);
+        bool finite = status == LLAMA_OK; /* an embedding that no token here has, or softmax left it out */
+        for (int k = 0; finite && k < 24; k++) finite = isfinite(llama_logits(s, 0)[k]);
+        check(finite || (status == LLAMA_ENUMERIC && llama_length(s, 0) == 0 && llama_sample(s, 0, &o) < 0 && strstr(llama_session_error(s), "logits")),
+              "%f at byte %zu: %d, %s", (double)values[i % 3], at, status, llama_session_error(s));
+        said += status == LLAMA_ENUMERIC;
+        llama_session_free(s), llama_close(m);
+        free(b.at);
+    }
+    check(said > 60, "only %zu of them were noticed", said);
+    free(path), free(bytes);
+}
+
 static void test_addresses(void) {
     fresh("addresses");
     int mine = 0;
@@ -482,6 +508,7 @@ int main(int argc, char **argv) {
     test_cut(0, 2);
     test_cut(40000, 1);
     test_changes();
+    test_not_numbers();
     test_addresses();
     test_others_fault();
     llama_close(m);

@@ -9,7 +9,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { THREADS = 4, SESSIONS = 4, TOKENS = 24 };
+enum { THREADS = 8, SESSIONS = 8, TOKENS = 16 };
 static llama *model;
 static llama_info info = {.size = sizeof info};
 static int32_t want[SESSIONS][TOKENS]; /* what each session draws, computed alone */
