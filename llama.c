@@ -1917,7 +1917,6 @@ static int append(llama_session *s, const llama_span *spans, size_t n, float *lo
         total += spans[i].n;
     }
     if (total == 0) return LLAMA_OK;
-    if (check_files(s->model, &s->error)) return LLAMA_EIO;
     s->team = getpid() == s->pid ? s->threads : 1; /* OpenMP's threads do not survive a fork */
     s->cancelled = false;
     uint64_t mode = fp_enter();
@@ -2188,6 +2187,7 @@ static int load_header(llama_session *s, stream *st, sequence *q) {
         "the state is another model's", "the state is of other numerics (LLAMA_FAST)"};
     uint64_t h[STATE], want[STATE];
     make_header(want, s, q);
+    if (check_files(s->model, &s->error)) return LLAMA_EIO;
     pass(st, h, sizeof h);
     bool whole = pass_sum(st);
     if (st->failed) return fail(s, LLAMA_EIO, "the state could not be read, or is cut short");
@@ -2199,7 +2199,7 @@ static int load_header(llama_session *s, stream *st, sequence *q) {
         return fail(s, LLAMA_EFULL, "the state is longer than the context");
     q->length = (size_t)h[STATE_LENGTH];
     q->have_logits = h[STATE_LOGITS];
-    return check_files(s->model, &s->error);
+    return LLAMA_OK;
 }
 
 /* The rest, into q, of which header and memory are there. */

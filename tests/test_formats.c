@@ -613,6 +613,9 @@ static void test_check(void) {
     poke(file, norm + 2, 0xc0, 1), poke(file, norm + 3, 0x7f, 1);
     checked("a norm that is not a number", path, LLAMA_EFORMAT, "norm.weight has a number that is not finite at row 0, column 17");
     model_write_as(&wide, BIN_1, in_work("check"));
+    poke(file, norm + 4 * (255 - 17) + 2, 0xc0, 1), poke(file, norm + 4 * (255 - 17) + 3, 0x7f, 1);
+    checked("the last of a norm", path, LLAMA_EFORMAT, "norm.weight has a number that is not finite at row 0, column 255");
+    model_write_as(&wide, BIN_1, in_work("check"));
     poke(file, wq + (3 * 256 + 5) * 4 + 2, 0x80, 1), poke(file, wq + (3 * 256 + 5) * 4 + 3, 0xff, 1);
     checked("an infinite weight", path, LLAMA_EFORMAT, "layers.0.attention.wq.weight has a number that is not finite at row 3, column");
     for (int bf16 = 0; bf16 < 2; bf16++) { /* the same bits, under either name */

@@ -16,6 +16,32 @@ static void in_folder(const char *name, const buffer *b) {
     check(write_file(path, b), "%s: cannot be written", path);
 }
 
+/* No file may make us take much more memory than it has bytes itself. */
+static size_t taken, most_taken;
+static void *counting_alloc(void *user, size_t bytes, size_t align) {
+    (void)user;
+    taken += bytes;
+    if (taken > most_taken) most_taken = taken;
+    return aligned_alloc(align, (bytes + align - 1) / align * align);
+}
+static void counting_free(void *user, void *p, size_t bytes) {
+    (void)user;
+    taken -= bytes;
+    free(p);
+}
+
+static size_t bytes_here(void) {
+    static const char *const names[] = {"params.json", "consolidated.00.pth", "tokenizer.model"};
+    size_t sum = 0;
+    for (int i = 0; i < 3; i++) {
+        char path[2048];
+        struct stat st;
+        snprintf(path, sizeof path, "%s/%s", folder, names[i]);
+        if (stat(path, &st) == 0 && S_ISREG(st.st_mode)) sum += (size_t)st.st_size;
+    }
+    return sum;
+}
+
 /* Open, and if that works evaluate and close: the status, and in err why. */
 static int try_open(llama_error *err) {
     llama *m = NULL;
@@ -23,7 +49,11 @@ static int try_open(llama_error *err) {
     llama_session_options o = {.size = sizeof o, .context = 8, .threads = 1};
     struct timespec a, b;
     clock_gettime(CLOCK_MONOTONIC, &a);
-    int status = llama_open(&m, folder, NULL, err);
+    llama_allocator counting = {NULL, counting_alloc, counting_free};
+    llama_options options = {.size = sizeof options, .allocator = &counting};
+    most_taken = 0;
+    int status = llama_open(&m, folder, &options, err);
+    check(most_taken <= 16 * bytes_here() + (1 << 20), "%zu bytes of memory for files of %zu", most_taken, bytes_here());
     if (status == LLAMA_OK) {
         check(llama_session_new(&s, m, &o, NULL) == LLAMA_OK, "session");
         llama_eval(s, 0, (int32_t[]){1, 2, 3}, 3);
@@ -31,6 +61,7 @@ static int try_open(llama_error *err) {
     } else
         check(m == NULL && err->status == status && strstr(err->text, folder) && !strchr(err->text, '\n'), "no line that names the file: %s", err->text);
     llama_close(m);
+    check(taken == 0, "%zu bytes are left", taken);
     clock_gettime(CLOCK_MONOTONIC, &b);
     check(b.tv_sec - a.tv_sec <= 1, "took over a second");
     return status;
@@ -84,6 +115,7 @@ static void test_params(void) {
     params_case("{\"dim\": 16, \"n_layers\": 2, \"n_heads\": 3, \"norm_eps\": 1e-5}", LLAMA_EFORMAT, "divide");
     params_case("{\"dim\": 16, \"n_layers\": 1, \"n_heads\": 2, \"n_kv_heads\": 1, \"norm_eps\": 1e-5}", LLAMA_EFORMAT, "n_layers");
     params_case("{\"dim\": 16, \"n_layers\": 3, \"n_heads\": 2, \"n_kv_heads\": 1, \"norm_eps\": 1e-5}", LLAMA_EFORMAT, "layers.2.");
+    params_case("{\"dim\": 16, \"n_layers\": 1024, \"n_heads\": 2, \"norm_eps\": 1e-5}", LLAMA_EFORMAT, "too small a file");
     params_case("{\"dim\": 16, \"n_layers\": 100000, \"n_heads\": 2, \"norm_eps\": 1e-5}", LLAMA_EFORMAT, "'n_layers'");
     params_case("{\"dim\": 16, \"n_layers\": 2, \"n_heads\": 2, \"n_kv_heads\": 1, \"norm_eps\": 1e-9999}", LLAMA_EFORMAT, "norm_eps");
     buffer deep = {0};
@@ -168,6 +200,14 @@ static void test_pickles(void) {
     marks.n = 0;
     for (int i = 0; i < 300000; i++) put_text(&marks, "))\x86");
     pickle_case("tuples in tuples without end", &marks, "stack");
+    marks.n = 0;
+    put_text(&marks, "\x80\x04}");
+    for (int i = 0; i < 200000; i++) put_text(&marks, "\x94"); /* a byte that asks for 24, doubled again and again */
+    pickle_case("a memo of the same again and again", &marks, "more is made");
+    marks.n = 0;
+    put_text(&marks, "\x80\x04)");
+    for (int i = 0; i < 200000; i++) put_text(&marks, "\x85");
+    pickle_case("tuples of one in tuples of one", &marks, "more is made");
     free(marks.at);
     tensor_case("a storage that is not there", "7", 32, 0, 1, 32, 32, "storage");
     tensor_case("a storage longer than its record", "0", 33, 0, 1, 32, 32, "storage");

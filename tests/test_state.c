@@ -374,6 +374,7 @@ static void test_cut(size_t length, int threads) {
     tape t = {.stop = SIZE_MAX};
     llama_error err;
     check(llama_eval(s, 0, some, 4) == LLAMA_OK, "before");
+    tape sound = saved(s, 0);
     float before[64];
     memcpy(before, llama_logits(s, 0), sizeof before);
     faults = 0;
@@ -381,7 +382,8 @@ static void test_cut(size_t length, int threads) {
     check(llama_eval(s, 0, some, 4) == LLAMA_EIO && strstr(llama_session_error(s), path) && faults > 0, "cut at %zu: %s", length, llama_session_error(s));
     check(llama_length(s, 0) == 4 && memcmp(before, llama_logits(s, 0), sizeof before) == 0, "the sequence is as it was");
     check(llama_eval(s, 0, some, 1) == LLAMA_EIO && llama_score(s, 0, some, 1, before) == LLAMA_EIO, "and so it stays");
-    check(llama_save(s, 0, on_write, &t) == LLAMA_EIO && load(s, 0, &t) == LLAMA_EIO, "no state of weights that are not known");
+    check(llama_save(s, 0, on_write, &t) == LLAMA_EIO && strstr(llama_session_error(s), path) && load(s, 0, &sound) == LLAMA_EIO &&
+              strstr(llama_session_error(s), path), "no state of weights that are not known: %s", llama_session_error(s));
     check(llama_check(faulty, NULL, NULL, &err) == LLAMA_EIO && strstr(err.text, path), "check: %s", err.text);
     check(llama_eval(s, 0, NULL, 0) == LLAMA_OK, "nothing to do is done");
     check(llama_warm(faulty, NULL, NULL) == LLAMA_OK, "warming asks for what is there");
@@ -390,7 +392,58 @@ static void test_cut(size_t length, int threads) {
     s = session(faulty, (llama_session_options){.context = 16});
     check(llama_eval(s, 0, some, 4) == LLAMA_OK, "opened anew, it works");
     llama_session_free(s), llama_close(faulty);
-    free(t.b.at);
+    free(t.b.at), free(sound.b.at);
+}
+
+/* Changed while it is opened: at its k-th allocation. */
+static struct {
+    int countdown, kind; /* 0: cut to nothing, 1: cut to a half, 2: a byte more, 3: replaced */
+    const char *path;
+} change;
+static void *changing_alloc(void *user, size_t bytes, size_t align) {
+    (void)user;
+    if (change.countdown-- == 0) {
+        size_t n = 0;
+        buffer b = {0};
+        char *old = read_file(change.path, &n);
+        put(&b, old, n);
+        put_int(&b, 0, 1);
+        if (change.kind < 2) check(truncate(change.path, change.kind ? (off_t)(n / 2) : 0) == 0, "truncate");
+        if (change.kind == 2) check(truncate(change.path, (off_t)n + 1) == 0, "truncate");
+        b.n = n;
+        if (change.kind == 3) check(unlink(change.path) == 0 && write_file(change.path, &b), "replace");
+        free(old), free(b.at);
+    }
+    return aligned_alloc(align, (bytes + align - 1) / align * align);
+}
+static void changing_free(void *user, void *p, size_t bytes) {
+    (void)user, (void)bytes;
+    free(p);
+}
+
+static void test_opening(void) {
+    llama_allocator changing = {NULL, changing_alloc, changing_free};
+    llama_options o = {.size = sizeof o, .allocator = &changing};
+    int said = 0;
+    for (int k = 1; k < 40; k++)
+        for (change.kind = 0; change.kind < 4; change.kind++) {
+            char *path = strdup(fresh("opening"));
+            llama_close(faulty);
+            faulty = NULL;
+            change.path = path;
+            change.countdown = k;
+            llama_error err;
+            int status = llama_open(&faulty, in_work("opening"), &o, &err);
+            bool late = change.countdown >= 0, missed = status == LLAMA_OK && !late; /* before it was mapped */
+            check((late && status == LLAMA_OK) || status == LLAMA_EIO || status == LLAMA_EFORMAT || (missed && change.kind == 3), "changed at allocation %d, kind %d: %d, %s", k,
+                  change.kind, status, err.text);
+            check(status == LLAMA_OK || (!faulty && strstr(err.text, path)), "it names the file: %s", err.text);
+            said += status == LLAMA_EIO && strstr(err.text, "changed while it was opened");
+            llama_close(faulty);
+            faulty = NULL;
+            free(path);
+        }
+    check(said >= 8, "%d changes were noticed", said);
 }
 
 /* Cut short while it is checked, which reads all of it. */
@@ -507,6 +560,7 @@ int main(int argc, char **argv) {
     test_cut(0, 1);
     test_cut(0, 2);
     test_cut(40000, 1);
+    test_opening();
     test_changes();
     test_not_numbers();
     test_addresses();
