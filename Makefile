@@ -58,7 +58,7 @@ demo: llama
 # Needs a C compiler and a shell; no network, no other data. (Threads that sleep while they wait: a busy
 # machine must not make the tests slow.)
 test: export OMP_WAIT_POLICY = passive
-test: llama build/$(SONAME) build/test_math build/test_api build/test_bits build/test_hostile build/test_threads build/test_formats build/test_amx build/test_state
+test: llama build/$(SONAME) build/test_math build/test_api build/test_bits build/test_hostile build/test_threads build/test_formats build/test_amx build/test_state build/test_damage
 	build/test_math
 	build/test_api tests/tiny
 	build/test_bits --self tests/tiny
@@ -67,6 +67,7 @@ test: llama build/$(SONAME) build/test_math build/test_api build/test_bits build
 	build/test_formats tests/tiny build/formats
 	build/test_amx
 	build/test_state build/state
+	build/test_damage build/damage
 	sh tests/test_cli.sh ./llama tests/tiny build/formats/cli
 	sh tests/test_build.sh
 	sh tests/python.sh numpy tests/trace.py build/$(SONAME) ./llama tests/tiny

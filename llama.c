@@ -661,6 +661,7 @@ typedef struct { /* one key and its value, from whatever format */
     double number;
     const char *text; /* '"', [n] */
     size_t n;
+    char stored; /* GGUF's '0': as a float '0', as a whole number '1'; else 0 */
 } setting;
 
 /* What is wrong with the parameters of a model. */
@@ -675,6 +676,7 @@ static int put_param(params p, size_t i, const char *key, const setting *s, cons
     double least = param_keys[i].least, most = param_keys[i].most;
     double v = s->kind == '0' ? s->number : s->kind == 't';
     bool right = kind == 't' ? s->kind == 't' || s->kind == 'f' : s->kind == '0';
+    right &= !s->stored || s->stored == kind;
     if (!right || !(v >= least && v <= most) || (kind == '1' && v != (double)(long)v))
         return llamac_fail(
             err, LLAMA_EFORMAT,
@@ -813,7 +815,8 @@ static size_t weight_named(const binder *b, const tensor *t, bool *ignored) {
     const char *name = t->name, *prefix = layer_prefix[b->format];
     size_t n = t->length, l = 0, i = 0, front = strlen(prefix), suffix = strlen(".weight");
     bool in_layer = n > front && memcmp(name, prefix, front) == 0;
-    *ignored = !in_layer && !is("rope_freqs.weight", name, n); /* that one scales RoPE */
+    *ignored =
+        !in_layer && b->format != GGUF && !is("rope_freqs.weight", name, n); /* scales RoPE */
     for (int k = 0; k < 2; k++)
         *ignored |= n >= strlen(tables[k]) &&
                     is(tables[k], name + n - strlen(tables[k]), strlen(tables[k]));
@@ -1068,7 +1071,7 @@ static int read_params(binder *b, const char *name) {
             followed |=
                 j.level == 2 && llamac_json_under(&j, 1, inside[i]) && !strchr("[]{}", j.kind);
         int key = j.key[j.level].n ? j.level : 1; /* an array's own */
-        setting s = {j.key[key].text, j.key[key].n, j.kind, j.number, j.text, j.n};
+        setting s = {j.key[key].text, j.key[key].n, j.kind, j.number, j.text, j.n, 0};
         if (b->format == META && (j.kind == '{' || j.kind == '['))
             status = llamac_fail(
                 b->err, LLAMA_EFORMAT,
@@ -1190,7 +1193,8 @@ static int gguf_params(binder *b, llamac_gguf_vocab *v) {
     int status = gguf_open(&g, &a);
     for (uint64_t i = 0; i < g.n_pairs && status == LLAMA_OK; i++) {
         if (!gguf_next(&g, &p)) return bad_archive(&a, "its list of keys is damaged");
-        setting s = {p.key, p.length, p.kind, p.number, p.text, (size_t)p.n};
+        setting s = {p.key, p.length, p.kind, p.number, p.text, (size_t)p.n, 0};
+        if (p.kind == '0') s.stored = p.type == GGUF_FLOAT || p.type == GGUF_DOUBLE ? '0' : '1';
         status = follow(b->p, GGUF, &s, b->path, b->err); /* whole names: what it must be */
         named |= is("general.architecture", p.key, p.length);
         if (status == LLAMA_OK && p.length > PREFIX && memcmp(p.key, prefix, PREFIX) == 0) {

@@ -393,8 +393,11 @@ LLAMA_INLINE bool llamac_json_is(llamac_cursor *c, char want) {
 LLAMA_INLINE bool llamac_json_string(llamac_cursor *c, const char **text, size_t *n) {
     if (!llamac_json_is(c, '"')) return false;
     *text = (const char *)c->at;
-    for (; c->at < c->end && *c->at != '"'; c->at++)
-        if (*c->at < ' ' || (*c->at == '\\' && ++c->at == c->end)) return false;
+    for (; c->at < c->end && *c->at != '"'; c->at++) {
+        bool escape = *c->at == '\\';
+        if (*c->at < ' ' || (escape && (++c->at == c->end || !memchr("\"\\/bfnrtu", *c->at, 9))))
+            return false;
+    }
     *n = (size_t)((const char *)c->at - *text);
     return llamac_take(c, 1) != NULL;
 }
@@ -410,10 +413,15 @@ LLAMA_INLINE double llamac_json_digits(llamac_cursor *c, double v, int *n) {
 /* A number, exact to a double for up to 15 digits and exponents within 22, as params.json has. */
 LLAMA_INLINE bool llamac_json_number(llamac_cursor *c, double *out) {
     bool minus = llamac_json_is(c, '-'), down = false; /* the sign, and the exponent's */
+    bool zero = c->at < c->end && *c->at == '0';       /* which only a 0 begins with */
     int whole = 0, all = 0, digits = 0; /* digits before the point, in all, of the exponent */
     double v = llamac_json_digits(c, 0, &whole), scale = 1, exponent = 0; /* v scale^+-1 */
+    if (zero && whole > 1) return false;                                  /* 08 */
     all = whole;
-    if (whole && c->at < c->end && *c->at == '.') c->at++, v = llamac_json_digits(c, v, &all);
+    if (whole && c->at < c->end && *c->at == '.') {
+        c->at++, v = llamac_json_digits(c, v, &all);
+        if (all == whole) return false; /* 8. */
+    }
     if (whole && c->at < c->end && (*c->at | 32) == 'e') {
         c->at++;
         if (c->at < c->end && (*c->at == '+' || *c->at == '-')) down = *c->at++ == '-';
@@ -532,28 +540,31 @@ typedef struct {     /* a pair */
     llamac_cursor items; /* begins at the first */
 } llamac_pair;
 
+/* Types that are no whole numbers. A bool is a byte, 0 or 1 and nothing else. */
+enum { GGUF_FLOAT = 6, GGUF_BOOL = 7, GGUF_STRING = 8, GGUF_ARRAY = 9, GGUF_DOUBLE = 12 };
+
 /* A value of one of GGUF's plain types: its kind as in JSON; 0: no such type, or cut short. */
 LLAMA_INLINE char llamac_gguf_value(llamac_cursor *c, uint64_t type, llamac_pair *v) {
     static const unsigned char bytes[] = {1, 1, 2, 2, 4, 4, 4, 1, 8, 0, 8, 8, 8};
-    enum { FLOAT = 6, BOOL = 7, STRING = 8, DOUBLE = 12 };
     if (type >= sizeof bytes || !bytes[type]) return 0;
     int n = bytes[type];
     uint64_t bits = llamac_uint(c, n);
+    if (type == GGUF_BOOL && bits > 1) return 0;
     v->type = type;
     v->number = (double)bits;
     if (type == 1 || type == 3 || type == 5 || type == 11) { /* signed */
         if (n < 8 && bits >> (8 * n - 1)) bits |= UINT64_MAX << (8 * n);
         v->number = (double)(int64_t)bits;
     }
-    if (type == FLOAT) {
+    if (type == GGUF_FLOAT) {
         uint32_t low = (uint32_t)bits;
         float f;
         memcpy(&f, &low, sizeof f);
         v->number = (double)f;
     }
-    if (type == DOUBLE) memcpy(&v->number, &bits, sizeof bits);
-    if (type == STRING) v->text = (const char *)llamac_take(c, v->n = bits);
-    return c->bad ? 0 : type == STRING ? '"' : type == BOOL ? (bits ? 't' : 'f') : '0';
+    if (type == GGUF_DOUBLE) memcpy(&v->number, &bits, sizeof bits);
+    if (type == GGUF_STRING) v->text = (const char *)llamac_take(c, v->n = bits);
+    return c->bad ? 0 : type == GGUF_STRING ? '"' : type == GGUF_BOOL ? (bits ? 't' : 'f') : '0';
 }
 
 /* The allocator of a host that gives none. C11 wants a multiple of the alignment. */
@@ -1140,8 +1151,9 @@ typedef struct tensor {
     const unsigned char *data;                  /* the first element, at any address */
     uint64_t shape[MAX_DIMS], stride[MAX_DIMS]; /* [dims] in elements; the last the fastest */
     int dims;
-    int type;        /* dtype; -1: another one, then data is NULL and */
-    char stored[16]; /* this is what the file calls it */
+    uint64_t begin, end; /* where it lies among the elements; of safetensors alone */
+    int type;            /* dtype; -1: another one, then data is NULL and */
+    char stored[16];     /* this is what the file calls it */
 } tensor;
 
 typedef struct { /* a file while it is read */
@@ -1217,7 +1229,7 @@ typedef struct {      /* the bytes of a storage */
     const unsigned char *data; /* the first byte, in the mapped file */
     uint64_t size;             /* in bytes */
     size_t turn;               /* in the older form, how many come before it in the file */
-    int type;                  /* there too: dtype, -1 until one is told */
+    int type;                  /* dtype, -1 until a tensor tells it */
 } entry;
 
 typedef struct { /* a file of PyTorch's while it is read */
@@ -1263,10 +1275,14 @@ static int zip_directory(torch_file *z, llamac_cursor *directory, uint64_t *coun
 }
 
 /* One directory entry, at *c, which moves to the next. Its extra field 1 has, in order, the
- * numbers that did not fit in 32 bits. The data follow the local header, whose own name and
- * extra field may have other lengths. */
+ * numbers that did not fit in 32 bits. The data follow the local header, which has the same name
+ * and an extra field of its own; behind them comes the next header, or a descriptor.
+ *
+ * All of that is looked at, though it could be done without: a bit that was turned in one of these
+ * lengths or offsets would have the weights begin elsewhere, and no other check would tell. */
 static int zip_one(const torch_file *z, llamac_cursor *c, entry *e) {
     enum { HEADER = 46, LOCAL = 30 };
+    static const uint32_t behind[] = {0x04034b50, 0x02014b50, 0x08074b50}; /* PK and 34, 12, 78 */
     llamac_cursor h = *c, data = z->a->bytes;
     llamac_take(c, HEADER);
     uint64_t name = number_at(h, 28, 2), extra = number_at(h, 30, 2);
@@ -1288,15 +1304,27 @@ static int zip_one(const torch_file *z, llamac_cursor *c, entry *e) {
         if (at == UINT32_MAX) at = llamac_uint(&wide, 8);
         if (wide.bad) return bad_archive(z->a, "a zip64 field is cut short");
     }
-    if (number_at(h, 10, 2) != 0 || packed != size)
-        return bad_archive(z->a, "an entry is compressed, as no checkpoint's is");
+    if ((number_at(h, 8, 2) & 1) || number_at(h, 10, 2) != 0 || packed != size)
+        return bad_archive(z->a, "an entry is compressed or encrypted, as no checkpoint's is");
     llamac_take(&data, at);
-    if (number_at(data, 0, 4) != 0x04034b50)
+    llamac_cursor local = data;
+    llamac_take(&data, LOCAL);
+    const unsigned char *again = llamac_take(&data, number_at(local, 26, 2));
+    if (number_at(local, 0, 4) != 0x04034b50 || number_at(local, 26, 2) != name || !again ||
+        memcmp(again, e->name, e->name_length) != 0)
         return bad_archive(z->a, "an entry is not where it should be");
-    llamac_take(&data, LOCAL + number_at(data, 26, 2) + number_at(data, 28, 2));
+    uint64_t own = number_at(local, 28, 2); /* made of fields: id, length, bytes */
+    fields = llamac_take(&data, own);
+    x = llamac_cursor_on(fields, fields ? (size_t)own : 0);
+    while (llamac_left(&x)) llamac_uint(&x, 2), llamac_take(&x, llamac_uint(&x, 2));
+    if (x.bad) return bad_archive(z->a, "a header's extra field is damaged");
     e->data = llamac_take(&data, size);
     e->size = size;
-    return e->data ? LLAMA_OK : bad_archive(z->a, "an entry reaches past the end");
+    e->type = -1;
+    if (!e->data) return bad_archive(z->a, "an entry reaches past the end");
+    for (int i = 0; i < 3; i++)
+        if (number_at(data, 0, 4) == behind[i]) return LLAMA_OK;
+    return bad_archive(z->a, "an entry does not end where the next begins");
 }
 
 /* Storages are looked up by key. */
@@ -1736,6 +1764,19 @@ static int pickle_run(pickle *p, llamac_cursor *c, kind result) {
 static const unsigned char legacy_magic[] = {0x80, 0x02, 0x8a, 0x0a, 0x6c, 0xfc, 0x9c, 0x46,
                                              0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19, 0x2e};
 
+/* Have the tensors tell the types of the storages. False: there is a storage that no tensor has. A
+ * file has no such, as PyTorch writes the storages that it met while it wrote the tensors; so a key
+ * that was damaged into another one's leaves a storage alone, and is found out. */
+static bool tell_types(torch_file *z, const pickle *p) {
+    for (const storage *s = p->storages; s; s = s->next) {
+        entry *e = find_storage(z, s->key, s->key_length);
+        if (e) e->type = s->type;
+    }
+    for (size_t i = 0; i < z->n_entries; i++)
+        if (z->entries[i].type < 0) return false;
+    return true;
+}
+
 /* The storages, in the order of the list of keys: a count of elements (int64), then the
  * elements, at any address. Their types are known from the tensors. */
 static int legacy_storages(torch_file *z, const pickle *p, llamac_cursor c) {
@@ -1751,18 +1792,15 @@ static int legacy_storages(torch_file *z, const pickle *p, llamac_cursor c) {
     }
     qsort(z->entries, z->n_entries, sizeof *z->entries, compare_keys);
     for (size_t i = 0; i < z->n_entries; i++) order[z->entries[i].turn] = i;
-    for (const storage *s = p->storages; s; s = s->next) {
-        entry *e = find_storage(z, s->key, s->key_length);
-        if (e) e->type = s->type;
-    }
+    if (!tell_types(z, p)) return bad_archive(z->a, "it has a storage of no tensor");
     for (size_t i = 0; i < z->n_entries; i++) {
         entry *e = &z->entries[order[i]];
         uint64_t numel = llamac_uint(&c, 8);
-        if (e->type < 0 || __builtin_mul_overflow(numel, dtype_bytes[e->type], &e->size) ||
+        if (__builtin_mul_overflow(numel, dtype_bytes[e->type], &e->size) ||
             !(e->data = llamac_take(&c, e->size)))
             return bad_archive(z->a, "a storage is cut short");
     }
-    return LLAMA_OK;
+    return llamac_left(&c) ? bad_archive(z->a, "bytes are left behind its storages") : LLAMA_OK;
 }
 
 /* After the magic: the protocol's number, a dict about the machine, the dict of tensors,
@@ -1785,6 +1823,21 @@ static int legacy_read(torch_file *z, pickle *p) {
 }
 /* ---- A file of PyTorch's, of either form ---- */
 
+/* Do two of its elements lie in one place? Each dimension must step over all of those with smaller
+ * steps: of a matrix with rows of 8 in memory, stride (8, 1), over the 7 steps of a row; that is so
+ * too if it was transposed, (1, 8), or has gaps, (10, 1). PyTorch can make others, by expand(),
+ * which no model has as weights. What it reaches is known not to overflow. */
+static bool overlaps_itself(const view_of *v) {
+    for (int d = 0; d < v->dims; d++) {
+        uint64_t inner = 0;
+        for (int i = 0; i < v->dims; i++)
+            if (i != d && v->shape[i] > 1 && v->stride[i] <= v->stride[d])
+                inner += (v->shape[i] - 1) * v->stride[i];
+        if (v->shape[d] > 1 && v->stride[d] <= inner) return true;
+    }
+    return false;
+}
+
 /* One of the tensors that were named: its bytes, if its storage has all of them. */
 static int torch_tensor(torch_file *z, const named *e) {
     const view_of *v = e->tensor;
@@ -1793,7 +1846,7 @@ static int torch_tensor(torch_file *z, const named *e) {
     const entry *stored = find_storage(z, s->key, s->key_length);
     uint64_t size = dtype_bytes[s->type], bytes, reach, last = v->offset, elements = 1;
     bool over = false;
-    if (!stored || __builtin_mul_overflow(s->numel, size, &bytes) || bytes > stored->size)
+    if (!stored || __builtin_mul_overflow(s->numel, size, &bytes) || bytes != stored->size)
         return bad_tensor(z->a, &t, "has a storage that is absent or cut short");
     for (int d = 0; d < v->dims; d++) {
         over |= __builtin_mul_overflow(v->shape[d] - 1, v->stride[d], &reach);
@@ -1802,6 +1855,7 @@ static int torch_tensor(torch_file *z, const named *e) {
     }
     if (over || last >= s->numel || elements > s->numel)
         return bad_tensor(z->a, &t, "reaches past its storage");
+    if (overlaps_itself(v)) return bad_tensor(z->a, &t, "has elements that overlap");
     t.data = stored->data + v->offset * size;
     memcpy(t.shape, v->shape, sizeof t.shape);
     memcpy(t.stride, v->stride, sizeof t.stride);
@@ -1822,6 +1876,8 @@ static int read_torch(archive *a) {
     else if ((status = zip_open(&z)) == LLAMA_OK) {
         llamac_cursor c = llamac_cursor_on(z.pickle.data, (size_t)z.pickle.size);
         status = pickle_run(p, &c, P_DICT);
+        if (status == LLAMA_OK && !tell_types(&z, p))
+            status = bad_archive(a, "it has a storage of no tensor");
     }
     for (const named *e = p->names; e && status == LLAMA_OK; e = e->next)
         if (e->dict == p->dict) status = torch_tensor(&z, e);
@@ -1867,6 +1923,29 @@ static bool safe_value(safe_entry *e, const llamac_json *j) {
     return j->kind == '[' || j->kind == ']';
 }
 
+/* By where they begin, of equal ones by where they end. */
+static int compare_begins(const void *a, const void *b) {
+    const tensor *x = *(const tensor *const *)a, *y = *(const tensor *const *)b;
+    return x->begin != y->begin ? (x->begin > y->begin) - (x->begin < y->begin)
+                                : (x->end > y->end) - (x->end < y->end);
+}
+
+/* All n tensors must fill the `size` bytes of elements, without a hole or an overlap, in whatever
+ * order the header names them: so the format has it, and the library that defines it refuses what
+ * is otherwise. */
+static int safe_filled(archive *a, size_t n, uint64_t size) {
+    const tensor **order = llamac_new(a->scratch, n, sizeof *order);
+    uint64_t at = 0;
+    size_t i = 0;
+    if (!order) return llamac_out_of_memory(a->err, a->file);
+    for (const tensor *t = a->tensors; t; t = t->next) order[i++] = t;
+    qsort(order, n, sizeof *order, compare_begins);
+    for (i = 0; i < n; at = order[i++]->end)
+        if (order[i]->begin != at)
+            return bad_tensor(a, order[i], "is not where the one before it ends");
+    return at == size ? LLAMA_OK : bad_archive(a, "bytes are left behind its tensors");
+}
+
 /* Entry by entry; what "__metadata__" says is of no use to us. */
 static int read_safetensors(archive *a) {
     llamac_cursor c = a->bytes;
@@ -1884,6 +1963,8 @@ static int read_safetensors(archive *a) {
             if (e.n_offsets != 2 || e.offsets[0] > e.offsets[1] || !e.t.stored[0] ||
                 n++ == MAX_TENSORS)
                 return bad_tensor(a, &e.t, "has no sound entry in the header");
+            e.t.begin = e.offsets[0];
+            e.t.end = e.offsets[1];
             if ((status = add_dense(a, e.t, c, e.offsets[0], &bytes))) return status;
             if (e.t.type >= 0 && bytes != e.offsets[1] - e.offsets[0])
                 return bad_tensor(a, &e.t, "is not as long as its shape");
@@ -1892,7 +1973,8 @@ static int read_safetensors(archive *a) {
         else if (j.level > 1 && !noted && !safe_value(&e, &j))
             return bad_archive(a, "its header has an entry that is no tensor's");
     }
-    return j.c.bad || n == 0 ? bad_archive(a, "its header is not JSON with tensors") : LLAMA_OK;
+    if (j.c.bad || n == 0) return bad_archive(a, "its header is not JSON with tensors");
+    return safe_filled(a, (size_t)n, llamac_left(&c));
 }
 
 /* ---- GGUF's tensors (its pairs are read further up) ---- */
@@ -1920,25 +2002,27 @@ static int gguf_open(gguf_file *g, archive *a) {
     return LLAMA_OK;
 }
 
-/* The next pair; false: it is malformed. Arrays are gone over, for the next one to be found. */
+/* The next pair; false: it is malformed. Arrays are gone over, for the next one to be found. The
+ * one key that is followed here is that of the alignment, which the tensors need: 32 bytes unless
+ * it says otherwise, and a power of two. */
 static bool gguf_next(gguf_file *g, llamac_pair *p) {
-    enum { ARRAY = 9 };
     llamac_pair item;
     llamac_cursor *c = &g->c;
     *p = (llamac_pair){0};
     p->length = (size_t)llamac_uint(c, 8);
     p->key = (const char *)llamac_take(c, p->length);
     uint64_t type = llamac_uint(c, 4);
-    p->kind = type == ARRAY ? '[' : llamac_gguf_value(c, type, p);
-    if (type == ARRAY) {
+    p->kind = type == GGUF_ARRAY ? '[' : llamac_gguf_value(c, type, p);
+    if (type == GGUF_ARRAY) {
         p->type = llamac_uint(c, 4);
         p->n = llamac_uint(c, 8);
         p->items = *c;
         for (uint64_t i = 0; i < p->n; i++) /* each takes a byte at least */
             if (!llamac_gguf_value(c, p->type, &item)) return false;
     }
-    if (p->kind == '0' && p->length == 17 && memcmp(p->key, "general.alignment", 17) == 0)
-        g->alignment = p->number >= 1 && p->number <= 1 << 20 ? (uint64_t)p->number : 0;
+    if (p->length == 17 && p->key && memcmp(p->key, "general.alignment", 17) == 0)
+        g->alignment =
+            p->kind == '0' && p->number >= 1 && p->number <= 1 << 20 ? (uint64_t)p->number : 0;
     return !c->bad && p->kind && g->alignment && !(g->alignment & (g->alignment - 1));
 }
 
@@ -1973,11 +2057,18 @@ static bool gguf_entry(llamac_cursor *c, tensor *t, uint64_t *offset) {
     return !c->bad;
 }
 
-/* After the pairs: the tensors. Offsets count from the first aligned byte behind their entries. */
+/* After the pairs: the tensors. Offsets count from the first aligned byte behind their entries.
+ * Each is the next aligned one behind the tensor before, with zeros between, as all writers do it;
+ * of types that we do not know the length is unknown too.
+ *
+ * Only so is a damaged offset or type told from a sound one: there are other elements wherever it
+ * points. The zeros are looked at where there are any, at the ends of small tensors; the large ones
+ * of real models are whole multiples of the alignment, and none of their pages is read for this. */
 static int gguf_tensors(gguf_file *g) {
     archive *a = g->a;
     llamac_cursor ends = g->c, data = a->bytes;
-    uint64_t offset, bytes, i;
+    uint64_t offset, bytes, i, end = 0; /* end: of the tensor before, as far as it is known */
+    bool known = true;
     tensor t;
     for (i = 0; i < g->n_tensors && gguf_entry(&ends, &t, &offset); i++) {}
     if (i < g->n_tensors) return bad_archive(a, "its list of tensors is damaged");
@@ -1986,9 +2077,19 @@ static int gguf_tensors(gguf_file *g) {
     for (i = 0; i < g->n_tensors; i++) {
         gguf_entry(&g->c, &t, &offset);
         if (offset % g->alignment) return bad_tensor(a, &t, "is not aligned as the file says");
+        if (known ? offset != end : offset < end)
+            return bad_tensor(a, &t, "is not where the one before it ends");
         int status = add_dense(a, t, data, offset, &bytes);
         if (status) return status;
+        known = t.type >= 0;
+        end = offset + (known ? (bytes + g->alignment - 1) / g->alignment * g->alignment : 0);
+        llamac_cursor padding = data;
+        llamac_take(&padding, known ? offset + bytes : offset);
+        for (uint64_t k = offset + (known ? bytes : 0); k < end && llamac_left(&padding); k++)
+            if (llamac_uint(&padding, 1)) return bad_tensor(a, &t, "is not followed by zeros");
     }
+    if (known && llamac_left(&data) > end)
+        return bad_archive(a, "bytes are left behind its tensors");
     return LLAMA_OK;
 }
 

@@ -152,10 +152,17 @@ static const char *vocab_add(llamac_vocab *v, const char *from, size_t n, float 
 /* With all pieces in: what goes for the whole. bos and eos may be -1. NULL, or what is wrong. */
 static const char *vocab_settle(llamac_vocab *v, double bos, double eos, bool space_in_front) {
     int bytes = 0;
+    const double ids[] = {bos, eos};
     for (int i = 0; i < 256; i++) bytes += v->byte_id[i] >= 0;
     if (v->unk < 0) return "has no <unk>";
     if (bytes % 256) return "has some byte pieces and lacks others";
-    if (!(bos < v->size && eos < v->size)) return "names a bos or eos that is not there";
+    for (int i = 0; i < 2; i++) {
+        if (ids[i] < 0) continue;
+        if (!(ids[i] < v->size)) return "names a bos or eos that is not there";
+        int type = v->pieces[(int32_t)ids[i]].type;
+        if (ids[i] != (int32_t)ids[i] || (type != CONTROL && type != UNUSED))
+            return "names a bos or eos that is text"; /* GGUF's added tokens are UNUSED */
+    }
     v->bos = bos < 0 ? -1 : (int32_t)bos;
     v->eos = eos < 0 ? -1 : (int32_t)eos;
     v->space_in_front = space_in_front;
@@ -200,8 +207,11 @@ static bool proto_next(llamac_cursor *c, proto_field *f) {
     return !c->bad;
 }
 
+enum { EXTENSIONS = 200 }; /* numbers of fields from there on are for others */
+
 /* SentencePiece {1 piece, 2 score, 3 type} */
 static const char *parse_piece(llamac_vocab *v, llamac_cursor c) {
+    static const unsigned char wires[] = {0, 2, 5, 0};
     proto_field f;
     const unsigned char *text = NULL;
     size_t n = 0;
@@ -212,6 +222,9 @@ static const char *parse_piece(llamac_vocab *v, llamac_cursor c) {
         if (f.number == 1 && f.wire == 2) text = f.content.at, n = llamac_left(&f.content);
         if (f.number == 2 && f.wire == 5) memcpy(&score, &bits, 4);
         if (f.number == 3 && f.wire == 0) type = f.value <= BYTE ? (int)f.value : 0;
+        if (f.number >= EXTENSIONS) continue;
+        if (f.number > 3 || f.wire != wires[f.number])
+            return "has a piece of more than a text, a score and a type";
     }
     if (c.bad) return "has a piece that is cut short";
     return vocab_add(v, (const char *)text, n, score, type);
@@ -252,6 +265,15 @@ static const char *parse_normalizer(llamac_vocab *v, llamac_cursor c) {
                : NULL;
 }
 
+/* DenormalizerSpec, for the way back: as the above */
+static const char *parse_denormalizer(llamac_cursor c) {
+    proto_field f;
+    while (proto_next(&c, &f))
+        if (f.number == 2 && (f.wire != 2 || llamac_left(&f.content)))
+            return "changes the text it shows, which LLaMA's does not and is not supported";
+    return c.bad ? "has a denormalizer_spec that is cut short" : NULL;
+}
+
 /* How many pieces a tokenizer.model has; 0: it is none. */
 static size_t proto_count(llamac_cursor c) {
     proto_field f;
@@ -265,7 +287,9 @@ static const char *parse_proto(llamac_vocab *v, llamac_cursor c) {
     const char *why = NULL;
     bool trainer = false, normalizer = false;
     while (!why && proto_next(&c, &f)) {
-        if (f.wire != 2) continue;
+        if (f.number >= EXTENSIONS) continue;
+        if (f.wire != 2 || f.number > 5) return "has parts that no SentencePiece model has";
+        if (f.number == 5) why = parse_denormalizer(f.content);
         if (f.number == 1) why = parse_piece(v, f.content);
         if (f.number == 2) why = parse_trainer(v, f.content), trainer = true;
         if (f.number == 3) why = parse_normalizer(v, f.content), normalizer = true;
@@ -469,14 +493,17 @@ static size_t json_merge(json_vocab *k, llamac_json *j, char **joined, const cha
     char *left = NULL;
     size_t n_left = 0, n = 0;
     while (llamac_json_next(j)) {
-        if (j->kind != '"' || !llamac_json_under(j, 1, "model") ||
-            !llamac_json_under(j, 2, "merges"))
-            continue;
+        static const char none[] = "has a merge that is none";
         const char *wrong;
+        if (j->level < 3 || !llamac_json_under(j, 1, "model") ||
+            !llamac_json_under(j, 2, "merges") ||
+            (j->level == 3 && strchr("[]", j->kind) && !left)) /* around a pair */
+            continue;
+        if (j->kind != '"' || j->level > 4) return *why = none, 0;
         char *text = json_unescape(&k->scratch, j->text, j->n, &n, &wrong);
         char *space = text && j->level == 3 ? memchr(text, ' ', n) : NULL;
         if (!text || (j->level == 3 && !space)) {
-            *why = text ? "has a merge that is none" : wrong;
+            *why = text ? none : wrong;
             return 0;
         }
         if (space) { /* the two parts move together */
@@ -585,12 +612,18 @@ LLAMA_SHARED void llamac_vocab_note(llamac_gguf_vocab *v, const llamac_pair *p) 
     }
 }
 
+static bool is_pair(const llamac_pair *p, const char *text) {
+    return p->kind == '"' && p->n == strlen(text) && memcmp(p->text, text, strlen(text)) == 0;
+}
+
 /* Added tokens, which are user-defined there, are shown and never made from text. */
 LLAMA_SHARED int llamac_vocab_gather(llamac_vocab **out, llamac_gguf_vocab *g, size_t most,
                                      const char *file, llamac_arena *arena, llama_error *err) {
     const char *why = NULL;
-    if (g->model.kind == 0) return LLAMA_OK; /* there is none */
-    if (g->model.kind != '"' || g->model.n != 5 || memcmp(g->model.text, "llama", 5) != 0)
+    bool none = is_pair(&g->model, "none") || is_pair(&g->model, "no_vocab");
+    if (none || (!g->model.kind && !g->tokens.kind && !g->scores.kind && !g->types.kind))
+        return LLAMA_OK;
+    if (!is_pair(&g->model, "llama"))
         return llamac_fail(
             err, LLAMA_EFORMAT,
             "%s: its vocabulary is of kind '%.*s', not 'llama' (SentencePiece); give "
@@ -646,7 +679,7 @@ LLAMA_SHARED int llamac_vocab_parse(llamac_vocab **out, llamac_cursor bytes, siz
                                ? "is a tiktoken vocabulary (Llama 3's), which is not supported"
                                : "is not a SentencePiece model, or cut short",
                            advice);
-    if (pieces + plain > most)
+    if (pieces + plain > most || (plain && plain < most))
         return llamac_fail(err, LLAMA_EFORMAT, "%s: has %zu pieces, the model %zu; it is another's",
                            file, pieces + plain, most);
     llamac_vocab *v = json ? NULL : vocab_new(arena, pieces + plain);
