@@ -342,9 +342,9 @@ static void parallel(const task *t, job *run, size_t items, size_t unit, size_t 
 }
 
 /* "layers.3.attention.wq": a weight's name as Meta has it, but for ".weight". */
-static void full_name(char out[64], int layer, const char *name) {
-    if (layer < 0) snprintf(out, 64, "%s", name);
-    else snprintf(out, 64, "layers.%d.%s", layer, name);
+static void full_name(char out[64], int l, const char *name) {
+    if (l < 0) snprintf(out, 64, "%s", name);
+    else snprintf(out, 64, "layers.%d.%s", l, name);
 }
 
 /* Hand what a weight made of its input to the host: under the weight's name, with the rows
@@ -672,16 +672,16 @@ static int bad_params(const char *file, const char *why, llama_error *err) {
 /* Put a number into params, as row i of the table allows. */
 static int put_param(params p, size_t i, const char *key, const setting *s, const char *file,
                      llama_error *err) {
-    char kind = param_keys[i].kind;
+    char want = param_keys[i].kind;
     double least = param_keys[i].least, most = param_keys[i].most;
     double v = s->kind == '0' ? s->number : s->kind == 't';
-    bool right = kind == 't' ? s->kind == 't' || s->kind == 'f' : s->kind == '0';
-    right &= !s->stored || s->stored == kind;
-    if (!right || !(v >= least && v <= most) || (kind == '1' && v != (double)(long)v))
+    bool right = want == 't' ? s->kind == 't' || s->kind == 'f' : s->kind == '0';
+    right &= !s->stored || s->stored == want;
+    if (!right || !(v >= least && v <= most) || (want == '1' && v != (double)(long)v))
         return llamac_fail(
             err, LLAMA_EFORMAT,
             "%s: '%s' must be a%s number from %.10g to %.10g; use the file the model came with",
-            file, key, kind == '1' ? " whole" : "", least, most);
+            file, key, want == '1' ? " whole" : "", least, most);
     p[i] = v;
     return LLAMA_OK;
 }
@@ -729,10 +729,10 @@ static int params_apply(llama *m, params p, const char *file, llama_error *err) 
     m->head_dim = m->dim / m->n_heads;
     m->kv_dim = m->head_dim * m->n_kv_heads;
     if (m->head_dim % 2) return bad_params(file, "an odd head has no pairs for RoPE", err);
-    if ((p[HEAD_DIM] && p[HEAD_DIM] != (double)m->head_dim) ||
-        (p[ROTARY] && p[ROTARY] != (double)m->head_dim))
+    if ((p[HEAD_DIM] > 0 && p[HEAD_DIM] != (double)m->head_dim) ||
+        (p[ROTARY] > 0 && p[ROTARY] != (double)m->head_dim))
         return bad_params(file, "heads that are not dim / n_heads wide are not of LLaMA", err);
-    if (p[WINDOW] && p[WINDOW] < p[CONTEXT])
+    if (p[WINDOW] > 0 && p[WINDOW] < p[CONTEXT])
         return bad_params(file, "a sliding window shorter than the context is not of LLaMA", err);
     return LLAMA_OK;
 }
@@ -1017,7 +1017,7 @@ static int begin_binding(binder *b, size_t parts) {
 /* With all that there is found: every weight into its place. */
 static int end_binding(binder *b) {
     int status = sizes_from_tensors(b);
-    if (b->p[TIED]) b->pieces[OUTPUT] = b->pieces[EMBEDDINGS];
+    if (b->p[TIED] > 0) b->pieces[OUTPUT] = b->pieces[EMBEDDINGS];
     for (size_t i = 0; i < OUTSIDE + b->m->n_layers * INSIDE && status == LLAMA_OK; i++)
         status = place(b, i);
     return status;
@@ -1189,14 +1189,14 @@ static int gguf_params(binder *b, llamac_gguf_vocab *v) {
     a.bytes = llamac_cursor_on(b->m->files[0].data, b->m->files[0].size);
     gguf_file g;
     llamac_pair p;
-    bool named = false;
+    bool has_name = false;
     int status = gguf_open(&g, &a);
     for (uint64_t i = 0; i < g.n_pairs && status == LLAMA_OK; i++) {
         if (!gguf_next(&g, &p)) return bad_archive(&a, "its list of keys is damaged");
         setting s = {p.key, p.length, p.kind, p.number, p.text, (size_t)p.n, 0};
         if (p.kind == '0') s.stored = p.type == GGUF_FLOAT || p.type == GGUF_DOUBLE ? '0' : '1';
         status = follow(b->p, GGUF, &s, b->path, b->err); /* whole names: what it must be */
-        named |= is("general.architecture", p.key, p.length);
+        has_name |= is("general.architecture", p.key, p.length);
         if (status == LLAMA_OK && p.length > PREFIX && memcmp(p.key, prefix, PREFIX) == 0) {
             s.key += PREFIX;
             s.length -= PREFIX;
@@ -1204,7 +1204,7 @@ static int gguf_params(binder *b, llamac_gguf_vocab *v) {
         }
         llamac_vocab_note(v, &p);
     }
-    if (status == LLAMA_OK && !named)
+    if (status == LLAMA_OK && !has_name)
         return bad_archive(
             &a, "it names no architecture (of a split model give the first file, -00001-of-...)");
     return status ? status : params_apply(b->m, b->p, b->path, b->err);
@@ -1319,7 +1319,7 @@ static int open_llama2c(binder *b) {
         unsigned row = llama2c_orders[version][i];
         if (row == OUTPUT && !version) /* behind RoPE's tables, which we compute */
             llamac_take(&c, (uint64_t)m->context * m->head_dim * sizeof(float));
-        if (row != OUTPUT || !b->p[TIED]) llama2c_weight(b, &c, row);
+        if (row != OUTPUT || b->p[TIED] == 0) llama2c_weight(b, &c, row);
     }
     if (c.bad || llamac_left(&c)) return not_llama2c(b);
     return end_binding(b);
@@ -1406,7 +1406,7 @@ static int check_unchanged(const binder *b) {
 
 /* Radians a position turns pair j, with the roundings of Meta's float32 code. */
 static void rope_freqs(llama *m) {
-    double log_theta = log_double(m->rope_theta);
+    double log_theta = log_double((double)m->rope_theta);
     for (size_t j = 0; j < m->head_dim / 2; j++) {
         float e = (float)(2 * j) / (float)m->head_dim;
         float power = (float)exp_double((double)e * log_theta);
@@ -1424,12 +1424,13 @@ static void penalise(const llama_session *s, const sequence *q, const llama_samp
     size_t vocab = s->model->vocab_size, window = o->repeat_last ? (size_t)o->repeat_last : 64;
     for (size_t i = 0; i < vocab; i++)
         p[i] = (double)q->logits[i] + (o->bias ? (double)o->bias[i] : 0);
-    if (o->repeat_penalty == 0 || o->repeat_penalty == 1) return;
+    double penalty = (double)o->repeat_penalty;
+    if (penalty == 0 || penalty == 1) return;
     size_t first = o->repeat_last < 0 || window > q->length ? 0 : q->length - window;
     memset(s->seen, 0, vocab);
     for (size_t i = first; i < q->length; i++) {
         int32_t id = q->tokens[i];
-        if (!s->seen[id]) p[id] = p[id] > 0 ? p[id] / o->repeat_penalty : p[id] * o->repeat_penalty;
+        if (!s->seen[id]) p[id] = p[id] > 0 ? p[id] / penalty : p[id] * penalty;
         s->seen[id] = 1;
     }
 }
@@ -1483,7 +1484,7 @@ static const double *distribute(const llama_session *s, const sequence *q, const
         p[top] = 1;
         return p;
     }
-    if (!soften(p, n, o->temperature)) return NULL;
+    if (!soften(p, n, (double)o->temperature)) return NULL;
     keep_foremost(p, s->ids, n, o);
     for (size_t i = 0; i < n; i++) best = p[i] > best ? p[i] : best;
     for (size_t i = 0; i < n; i++) sum += p[i] = p[i] >= (double)o->min_p * best ? p[i] : 0;
@@ -1566,8 +1567,9 @@ LLAMA_API int llama_fault(const llama *m, const void *address) {
         if (at < begin || at >= end) continue;
         at -= (at - begin) % m->page; /* and all behind it, which is as likely gone */
         __atomic_store_n((int *)(uintptr_t)&m->lost, (int)f + 1, __ATOMIC_RELAXED);
-        return mmap((void *)at, end - at, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1,
-                    0) != MAP_FAILED;
+        void *zeros =
+            mmap((void *)at, end - at, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+        return zeros != MAP_FAILED;
     }
     return 0;
 }
@@ -1710,7 +1712,7 @@ static uint64_t lay_out(llama_session *s, unsigned char *base) {
     s->seen = carve(&c, m->vocab_size, 1);                          /* [V], ids already penalised */
     s->own = carve(&c, threads, sizeof *s->own);                    /* [threads] */
     for (size_t i = 0; i < threads; i++) {
-        workspace none, *own = base ? &s->own[i] : &none;
+        workspace none = {0}, *own = base ? &s->own[i] : &none;
         carve(&c, THREAD_GAP, 1);
         own->panel = carve(&c, TILED * PANEL_COLUMNS, f);
         own->acc = carve(&c, GROUP * rows * PANEL_ROWS * LANES, f);
@@ -1730,13 +1732,12 @@ static uint64_t lay_out(llama_session *s, unsigned char *base) {
     return c.used;
 }
 
-/* Settle the options of a session that has no buffers yet. */
-static int settle(llama_session *s, const llama *m, const llama_session_options *given,
-                  llama_error *err) {
+/* Settle the options of a session that has a model and no buffers yet. */
+static int settle(llama_session *s, const llama_session_options *given, llama_error *err) {
     llama_session_options o; /* ours: complete, whatever the caller's size */
-    if (!m || !llamac_take_struct(&o, sizeof o, given))
-        return llamac_fail(err, LLAMA_EINVAL,
-                           "a session wants a model, and its options their size");
+    if (!llamac_take_struct(&o, sizeof o, given))
+        return llamac_fail(err, LLAMA_EINVAL, "the session's options have no size set");
+    s->allocator = llamac_allocator_or_default(o.allocator);
     if (o.context < 0 || o.context > MAX_CONTEXT || o.sequences < 0 || o.sequences > MAX_CONTEXT ||
         o.batch < 0 || o.batch > MAX_CONTEXT || o.threads < 0 || o.threads > MAX_THREADS)
         return llamac_fail(err, LLAMA_EINVAL,
@@ -1744,8 +1745,7 @@ static int settle(llama_session *s, const llama *m, const llama_session_options 
                            (int)MAX_CONTEXT, (int)MAX_THREADS);
     if (o.numerics != LLAMA_EXACT && o.numerics != LLAMA_FAST)
         return llamac_fail(err, LLAMA_EINVAL, "numerics %d does not exist", o.numerics);
-    s->model = m;
-    s->context = o.context ? (size_t)o.context : m->context;
+    s->context = o.context ? (size_t)o.context : s->model->context;
     s->n_sequences = o.sequences ? (size_t)o.sequences : 1;
     s->batch = o.batch ? (size_t)o.batch : DEFAULT_BATCH;
     if (s->batch > s->context * s->n_sequences) s->batch = s->context * s->n_sequences;
@@ -1755,7 +1755,6 @@ static int settle(llama_session *s, const llama *m, const llama_session_options 
     s->pid = getpid();
     s->progress = o.progress;
     s->progress_user = o.user;
-    s->allocator = llamac_allocator_or_default(o.allocator);
     s->kernels = find_kernels(o.kernels, o.numerics == LLAMA_FAST);
     if (!s->kernels)
         return llamac_fail(err, LLAMA_EINVAL, "kernels '%.32s' are not in this build or CPU (%s)",
@@ -1767,8 +1766,8 @@ static int settle(llama_session *s, const llama *m, const llama_session_options 
 
 /* The same counting that llama_session_new does, without the memory. */
 LLAMA_API uint64_t llama_session_bytes(const llama *m, const llama_session_options *options) {
-    llama_session s = {0};
-    return settle(&s, m, options, NULL) ? 0 : lay_out(&s, NULL);
+    llama_session s = {.model = m};
+    return !m || settle(&s, options, NULL) ? 0 : lay_out(&s, NULL);
 }
 
 /* What lies behind the width of a row is read by kernels, whole blocks at a time, and is
@@ -1780,11 +1779,12 @@ static void clear_padding(float *x, size_t rows, size_t width) {
 
 LLAMA_API int llama_session_new(llama_session **session, const llama *m,
                                 const llama_session_options *options, llama_error *err) {
-    llama_session s = {0};
+    llama_session s = {.model = m};
     if (err) memset(err, 0, sizeof *err);
-    if (!session) return llamac_fail(err, LLAMA_EINVAL, "session must be given");
-    *session = NULL;
-    int status = settle(&s, m, options, err);
+    if (session) *session = NULL;
+    if (!session || !m)
+        return llamac_fail(err, LLAMA_EINVAL, "llama_session_new: session and model must be given");
+    int status = settle(&s, options, err);
     if (status) return status;
     s.bytes = lay_out(&s, NULL);
     unsigned char *base =
@@ -1830,7 +1830,8 @@ static void set_row(llama_session *s, size_t t, const llama_span *span, size_t i
     s->row_token[t] = span->tokens[i];
     for (size_t j = 0; j < half; j++) {
         double sine, cosine;
-        sincos_double((float)s->row_pos[t] * s->model->freqs[j], &sine, &cosine);
+        float angle = (float)s->row_pos[t] * s->model->freqs[j];
+        sincos_double((double)angle, &sine, &cosine);
         s->sin[t * half + j] = (float)sine;
         s->cos[t * half + j] = (float)cosine;
     }
@@ -1883,6 +1884,7 @@ static int evaluate_spans(llama_session *s, const llama_span *spans, size_t tota
         size_t batches = (total - done + s->batch - 1) / s->batch; /* still to come */
         rows = (total - done + batches - 1) / batches;
         for (size_t t = 0; t < rows; t++, i++) {
+            /* NOLINTNEXTLINE: there are `total` tokens in all spans, so none past the last */
             for (; i == spans->n; i = 0) spans++;
             set_row(s, t, spans, i);
         }
@@ -1969,7 +1971,7 @@ static int sampling(llama_session *s, int seq, const llama_sampler *given, llama
 
 /* The first token at which the running sum of probabilities, in order of ids, exceeds u. */
 LLAMA_API int32_t llama_sample(llama_session *s, int seq, const llama_sampler *sampler) {
-    llama_sampler o;
+    llama_sampler o = {0};
     sequence *q;
     int status = sampling(s, seq, sampler, &o, &q);
     if (status) return status;
@@ -1988,7 +1990,7 @@ LLAMA_API int32_t llama_sample(llama_session *s, int seq, const llama_sampler *s
 
 LLAMA_API int llama_distribution(llama_session *s, int seq, const llama_sampler *sampler,
                                  float *probs) {
-    llama_sampler o;
+    llama_sampler o = {0};
     sequence *q;
     int status = sampling(s, seq, sampler, &o, &q);
     if (status) return status;
@@ -2007,7 +2009,7 @@ LLAMA_API int llama_top(const llama_session *s, int seq, llama_choice *out, int 
     uint64_t mode = fp_enter();
     size_t vocab = s->model->vocab_size, n = (size_t)k < vocab ? (size_t)k : vocab;
     double all = log_sum_exp(q->logits, vocab);
-    for (size_t i = 0; i < vocab; i++) s->probs[i] = q->logits[i];
+    for (size_t i = 0; i < vocab; i++) s->probs[i] = (double)q->logits[i];
     heapify(s->ids, vocab, s->probs);
     for (size_t i = 0; i < n; i++) {
         int32_t id = heap_pop(s->ids, vocab - i, s->probs);
@@ -2170,11 +2172,11 @@ static bool pass_sequence(const llama_session *s, stream *st, const sequence *q,
     return pass_sum(st);
 }
 
-LLAMA_API int llama_save(llama_session *s, int seq, llama_write_fn write, void *user) {
+LLAMA_API int llama_save(llama_session *s, int seq, llama_write_fn fn, void *user) {
     const sequence *q = sequence_of(s, seq);
     if (!q) return no_sequence(s);
-    if (!write) return fail(s, LLAMA_EINVAL, "a function that writes must be given");
-    stream st = {.write = write, .user = user};
+    if (!fn) return fail(s, LLAMA_EINVAL, "a function that writes must be given");
+    stream st = {.write = fn, .user = user};
     uint64_t header[STATE];
     make_header(header, s, q);
     if (check_files(s->model, &s->error)) return LLAMA_EIO;
@@ -2189,7 +2191,7 @@ static int load_header(llama_session *s, stream *st, sequence *q) {
     static const char *const other[] = {
         "this is not a saved state", "another version made the state",
         "the state is another model's", "the state is of other numerics (LLAMA_FAST)"};
-    uint64_t h[STATE], want[STATE];
+    uint64_t h[STATE] = {0}, want[STATE];
     make_header(want, s, q);
     if (check_files(s->model, &s->error)) return LLAMA_EIO;
     pass(st, h, sizeof h);
@@ -2218,11 +2220,11 @@ static int load_rest(llama_session *s, stream *st, const sequence *q, size_t con
 }
 
 /* A sequence that is empty is read into where it is; another is kept until all has been read. */
-LLAMA_API int llama_load(llama_session *s, int seq, llama_read_fn read, void *user) {
+LLAMA_API int llama_load(llama_session *s, int seq, llama_read_fn fn, void *user) {
     sequence *q = sequence_of(s, seq), loaded;
     if (!q) return no_sequence(s);
-    if (!read) return fail(s, LLAMA_EINVAL, "a function that reads must be given");
-    stream st = {.read = read, .user = user};
+    if (!fn) return fail(s, LLAMA_EINVAL, "a function that reads must be given");
+    stream st = {.read = fn, .user = user};
     llamac_arena room = {s->allocator, NULL};
     size_t width = s->model->kv_dim, vocab = s->model->vocab_size, context = s->context;
     loaded = *q;

@@ -733,6 +733,7 @@ LLAMA_INLINE int llamac_map_file(llamac_mapping *f, const char *path, llama_erro
     else *f = (llamac_mapping){p, (size_t)st.st_size, st.st_dev, st.st_ino};
     close(fd); /* the mapping outlives it */
     if (status) errno = 0;
+    /* cppcheck-suppress memleak; it stands in *f */
     return status;
 }
 
@@ -1039,7 +1040,7 @@ static double log_sum_exp(const float *logits, size_t n) {
 
 /* Before which token another comes: the higher value, then the lower id. */
 static bool before(const double *p, int32_t a, int32_t b) {
-    return p[a] > p[b] || (p[a] == p[b] && a < b);
+    return p[a] > p[b] || (a < b && p[a] == p[b]);
 }
 
 /* ids[0..n) is a heap with the foremost id on top, but for ids[i], which may be too high. */
@@ -1404,7 +1405,7 @@ typedef enum {
     P_STORE,  /* a storage */
     P_TENSOR,
     P_MARK    /* where the items of a tuple or list begin */
-} kind;
+} value_kind;
 /* clang-format on */
 typedef enum { G_TENSOR, G_PARAMETER, G_ORDERED_DICT, G_STORAGE /* + dtype */ } global;
 
@@ -1426,7 +1427,7 @@ typedef struct {                                        /* what _rebuild_tensor_
 } view_of;
 
 typedef struct value {
-    kind kind;
+    value_kind kind;
     uint32_t n; /* bytes of a string, items of a tuple */
     union {
         int64_t integer;           /* P_INT; P_GLOBAL, P_DICT, P_LIST: which */
@@ -1490,7 +1491,7 @@ static bool push(pickle *p, value v) {
 }
 
 /* What is told by a number alone: see `value`. */
-static bool push_int(pickle *p, kind kind, int64_t i) {
+static bool push_int(pickle *p, value_kind kind, int64_t i) {
     return push(p, (value){kind, 0, {.integer = i}});
 }
 
@@ -1741,7 +1742,7 @@ static bool step(pickle *p) {
 
 /* Run the program at c, which moves to its end. The result must be of this kind; of p->names
  * those count that are p->dict's. */
-static int pickle_run(pickle *p, llamac_cursor *c, kind result) {
+static int pickle_run(pickle *p, llamac_cursor *c, value_kind result) {
     p->c = *c;
     p->depth = p->n_memo = 0;
     p->names = NULL;
@@ -2168,7 +2169,8 @@ static int md5_file(const char *folder, const char *name, const char *want,
     char path[LLAMAC_PATH_BYTES], sum[33] = "";
     struct stat st;
     int status = llamac_join(path, folder, name, err);
-    int fd = status ? status : llamac_open_file(path, &st, err);
+    if (status) return status;
+    int fd = llamac_open_file(path, &st, err);
     if (fd < 0) return fd;
     status = md5_sum(fd, (uint64_t)st.st_size, sum, progress, user);
     close(fd);

@@ -485,7 +485,8 @@ static int emit(output *w, const char *text, size_t n, bool end) {
     size_t ready = w->stopped ? at : end ? w->n : w->n - keep;
     int code = ready ? write_out(w->held, ready) : 0;
     w->n = w->stopped ? 0 : w->n - ready;
-    if (w->n) memmove(w->held, w->held + ready, w->n);
+    /* NOLINTNEXTLINE: where n is not 0, something is held */
+    if (w->n && ready) memmove(w->held, w->held + ready, w->n);
     return code;
 }
 
@@ -546,7 +547,7 @@ static double weights_met(const llama_info *i, double n) {
     return (i->layers - 1) * layer * n + kv * n + (layer - kv) + dim * i->vocab;
 }
 
-static void print_stats(const completion *c, uint64_t bytes) {
+static void print_stats(const completion *c, uint64_t memory) {
     const llama_info *info = &c->info;
     double prompt = c->first - c->began, rest = c->ended - c->first;
     double each = c->generated > 1 ? rest / (double)(c->generated - 1) : 0;
@@ -559,7 +560,7 @@ static void print_stats(const completion *c, uint64_t bytes) {
     if (each > 0)
         fprintf(stderr, ", %.2f tokens/s, %.1f GB/s of weights", 1 / each, weights / each / 1e9);
     fprintf(stderr, "\nopening     %.1f ms\nmemory      %.1f MB of session for %zu positions\n",
-            c->opened * 1e3, (double)bytes / 1e6, c->context);
+            c->opened * 1e3, (double)memory / 1e6, c->context);
     fprintf(stderr, "kernels     %s\nseed        %llu\n", llama_session_kernels(c->session),
             (unsigned long long)c->o->seed);
 }
@@ -755,7 +756,7 @@ static uint64_t random_seed(void) {
 
 static int run_completion(options *o) {
     completion c = {.o = o};
-    struct sigaction action = {.sa_handler = on_interrupt, .sa_flags = SA_RESETHAND};
+    struct sigaction action = {.sa_handler = on_interrupt, .sa_flags = (int)SA_RESETHAND};
     if (o->cache && o->fast)
         return complain(EXIT_USAGE, "--prompt-cache: not with --fast, where it would change bits");
     int code = read_text(o, &c.text, true);
@@ -853,7 +854,7 @@ static int run_check(const options *o) {
     llama *m = NULL;
     llama_error err;
     llama_info info = {.size = sizeof info};
-    struct sigaction action = {.sa_handler = on_interrupt, .sa_flags = SA_RESETHAND};
+    struct sigaction action = {.sa_handler = on_interrupt, .sa_flags = (int)SA_RESETHAND};
     if (o->n_words || o->prompt || o->file)
         return complain(EXIT_USAGE, "check: takes a model and no text");
     int code = open_model(o, &m);
@@ -948,7 +949,8 @@ static void show(void *user, const char *name, const float *x, size_t rows, size
     }
     if (!wanted) return;
     double sum = 0, squares = 0, count = (double)rows * (double)cols;
-    for (size_t i = 0; i < rows * cols; i++) sum += x[i], squares += (double)x[i] * (double)x[i];
+    for (size_t i = 0; i < rows * cols; i++)
+        sum += (double)x[i], squares += (double)x[i] * (double)x[i];
     printf("%-30s [%zu, %zu]  mean %.6g  rms %.6g  crc32 %08x  first", name, rows, cols,
            sum / count, sqrt(squares / count), (unsigned)crc32(x, rows * cols * sizeof *x));
     for (size_t i = 0; i < cols && i < 4; i++) printf(" %.7g", (double)x[i]);
@@ -1030,13 +1032,13 @@ static int bench(const options *o, const llama *m) {
         seconds[1][r] = now() - between;
     }
     if (status == LLAMA_OK) {
-        double bytes = (double)info.file_bytes / (double)info.parameters;
+        double size = (double)info.file_bytes / (double)info.parameters;
         for (int k = 0; k < 2; k++) qsort(seconds[k], TIMES, sizeof(double), by_size);
         double prompt = PROMPT / seconds[0][TIMES / 2], each = GENERATED / seconds[1][TIMES / 2];
         printf("prompt      %d tokens, %.2f tokens/s, %.1f GFLOP/s of matrix products\n", PROMPT,
                prompt, prompt * 2 * weights_met(&info, PROMPT) / PROMPT / 1e9);
         printf("generation  %d tokens, %.2f tokens/s, %.1f GB/s of weights\n", GENERATED, each,
-               each * weights_met(&info, 1) * bytes / 1e9);
+               each * weights_met(&info, 1) * size / 1e9);
         printf("kernels     %s\n", llama_session_kernels(s));
     }
     code = status ? complain(exit_code(status), "%s", llama_session_error(s)) : 0;

@@ -607,7 +607,7 @@ LLAMA_SHARED void llamac_vocab_note(llamac_gguf_vocab *v, const llamac_pair *p) 
             memcmp(p->key + PREFIX, keys[i].key, strlen(keys[i].key)) != 0)
             continue;
         if (keys[i].pair) *keys[i].pair = *p;
-        else if (p->kind != '"' && p->kind != '[')
+        else if (keys[i].number && p->kind != '"' && p->kind != '[')
             *keys[i].number = p->kind == '0' ? p->number : p->kind == 't';
     }
 }

@@ -1,0 +1,43 @@
+#!/bin/sh
+# analyze.sh - what compilers and analysers find by reading the source: nothing, or it fails. At the top of the tree.
+# One line a tool; what it said is in build/analyze/. A tool that is absent is told as SKIP.
+work=build/analyze
+sources="llama.c tokenizer.c main.c"
+failed=0
+mkdir -p $work
+rm -f $work/*
+
+# tool NAME COMMAND command...: COMMAND for each source, which must succeed and say nothing; {} stands for the source
+tool() {
+    name=$1
+    command -v "$2" >/dev/null 2>&1 || { echo "SKIP: $name ($2 is not here)"; return; }
+    shift
+    log=$work/$(echo "$name" | tr ' ' _).log
+    status=0
+    for source in $sources; do "$@" "$source" >>"$log" 2>&1 || status=1; done
+    found=$(grep -cE '(warning|error|style|performance|portability): ' "$log")
+    if [ $status -eq 0 ] && [ "$found" -eq 0 ]; then echo "ok $name"; return; fi
+    failed=$((failed + 1))
+    echo "FAILED $name: $found findings, in $log:"
+    grep -E '(warning|error|style|performance|portability): ' "$log" | sort -u | head -n 40 | sed 's/^/    /'
+}
+
+# Conversions that may lose something, and what else is legal and seldom meant
+strict="-std=c11 -O2 -fopenmp -Wall -Wextra -Wpedantic -Wconversion -Wsign-conversion -Wshadow -Wcast-qual -Wstrict-prototypes
+    -Wmissing-prototypes -Wdouble-promotion -Wundef -Wvla -Werror"
+for cc in gcc clang; do tool "$cc -Wconversion" $cc $strict -c -o $work/object.o; done
+
+# Not inlined: of a loop in a loop it follows one turn, and takes what the other turns fill for unset
+tool "gcc -fanalyzer" gcc -std=c11 -O1 -fopenmp -fanalyzer -Dalways_inline=unused -Werror -c -o $work/object.o
+
+# Without OpenMP, whose header clang has not everywhere; stderr counts what was found in others' headers
+clang_tidy() {
+    clang-tidy --quiet "$1" -- -std=c11 2>$work/tidy.err || { cat $work/tidy.err; return 1; }
+}
+if command -v clang-tidy >/dev/null 2>&1; then tool clang-tidy clang_tidy; else echo "SKIP: clang-tidy is not here"; fi
+
+# It has no headers of the system, so it is told of a machine that llama.c does not refuse
+tool "cppcheck" cppcheck -q --std=c11 --platform=unix64 --library=posix,gnu -D__x86_64__ -DSIZE_MAX=18446744073709551615U \
+    --enable=warning,performance,portability --inline-suppr --suppress=missingIncludeSystem --error-exitcode=1
+
+[ $failed -eq 0 ]
