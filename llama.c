@@ -1009,7 +1009,8 @@ static int begin_binding(binder *b, size_t parts) {
     b->parts = parts;
     b->pieces = llamac_new(&b->scratch, n, sizeof *b->pieces);
     m->layers = llamac_new(&m->arena, m->n_layers, sizeof *m->layers);
-    if (!b->pieces || !m->layers) return llamac_out_of_memory(b->err, b->path);
+    m->freqs = llamac_new(&m->arena, m->head_dim / 2, sizeof *m->freqs);
+    if (!b->pieces || !m->layers || !m->freqs) return llamac_out_of_memory(b->err, b->path);
     for (size_t i = 0; i < n; i++) b->pieces[i].type = -1; /* not found yet */
     return LLAMA_OK;
 }
@@ -1520,8 +1521,6 @@ static int open_model(llama *m, const char *path, const llama_options *o, llama_
     if (status == LLAMA_OK || m->lost) status = check_unchanged(&b);
     llamac_free_all(&b.scratch); /* all that the reading needed and the model does not */
     if (status) return status;
-    if (!(m->freqs = llamac_new(&m->arena, m->head_dim / 2, sizeof *m->freqs)))
-        return llamac_out_of_memory(err, path);
     rope_freqs(m);
     return o->memory == LLAMA_MEMORY_LOCK ? lock_files(m, err) : LLAMA_OK;
 }
@@ -2477,7 +2476,7 @@ static const kernels *find_kernels(const char *name, bool fast) {
     static const kernels *const all[] = {&kernels_scalar, &kernels_avx2, &kernels_avx512};
     int best = x86_level();
     if (fast && best == 2 && (!name || strcmp(name, "avx512") == 0) && has_amx())
-        return &kernels_amx;
+        return &kernels_amx; /* what it then does, tests/test_amx.c sees in plain C */
 #elif defined(__aarch64__)
     static const kernels *const all[] = {&kernels_scalar, &kernels_neon};
     int best = 1;

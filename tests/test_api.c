@@ -6,6 +6,7 @@
 #include <fenv.h>
 #include <locale.h>
 #include <signal.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 static const char *folder;
@@ -222,6 +223,25 @@ static void test_process(const char *path) {
               strcmp(before.folder, after.folder) == 0 && before.rounding == after.rounding, "the mask of signals, umask, locale, folder and rounding are as they were");
 }
 
+/* Weights that cannot be kept in memory: of a user who may lock none. */
+static void test_lock(const char *path) {
+    struct rlimit before, none;
+    llama_options o = {.size = sizeof o, .memory = LLAMA_MEMORY_LOCK};
+    llama *m = NULL;
+    llama_error err;
+    bool root = geteuid() == 0;
+    getrlimit(RLIMIT_MEMLOCK, &before);
+    none = before, none.rlim_cur = 0;
+    setrlimit(RLIMIT_MEMLOCK, &none);
+    if (root && seteuid(65534) != 0) return; /* root may lock what it likes */
+    int status = llama_open(&m, path, &o, &err);
+    if (root) check(seteuid(0) == 0, "root again");
+    setrlimit(RLIMIT_MEMLOCK, &before);
+    bool hidden = status == LLAMA_EIO; /* the folder is root's alone */
+    check(hidden || (status == LLAMA_ENOMEM && !m && strstr(err.text, "ulimit -l")), "locked: %d, %s", status, err.text);
+    llama_close(m);
+}
+
 static void test_options(void) {
     llama_session *s = (void *)1;
     llama_error err;
@@ -414,6 +434,8 @@ static void test_sampler(void) {
         bad[i].size = sizeof bad[i];
         check(llama_sample(s, 0, &bad[i]) == LLAMA_EINVAL && llama_distribution(s, 0, &bad[i], p) == LLAMA_EINVAL, "bad sampler %zu", i);
     }
+    check(llama_sample(s, 0, &(llama_sampler){.temperature = 1}) == LLAMA_EINVAL && strstr(llama_session_error(s), "size") && llama_sample(s, 0, NULL) == LLAMA_EINVAL,
+          "a sampler without its size, or none");
     float none[40];
     for (int i = 0; i < 40; i++) none[i] = i % 2 ? -INFINITY : NAN;
     for (int i = 0; i < 4; i++) { /* with NaN among them or all -inf, drawn or greedy */
@@ -508,6 +530,7 @@ int main(int argc, char **argv) {
     test_sequences();
     test_long();
     test_process(folder);
+    test_lock(folder);
     test_options();
     test_score();
     test_progress();

@@ -1046,6 +1046,8 @@ static void directed_tokenizer_model(void) {
     BEND(MODEL, "spaces not escaped", "\x18\1\x20\0\x28\1", "\x18\1\x20\0\x28\0", "normalises");
     BEND(MODEL, "white space removed by default", "\x18\1\x20\0\x28\1", "\x18\1\x28\1\x28\1", "normalises");
     BEND(MODEL, "characters mapped", "\x0a\x08identity\x12\0", "\x0a\4iden\x12\4tity", "normalises");
+    ADD(MODEL, "a denormalizer_spec cut short", "\x2a\2\x12\x7f", "denormalizer_spec that is cut short");
+    ADD(MODEL, "a denormalizer that maps", "\x2a\3\x12\1x", "changes the text it shows");
     memset(longest + 6, 'a', 1001);
     longest[6 + 1001] = 0x15;
     put(&b, longest, 6 + 1001 + 5);
@@ -1089,6 +1091,7 @@ static void directed_tokenizer_json(void) {
     BEND(JSON, "an added token of another text", "\"content\": \"<s>\"", "\"content\": \"<S>\"", "two pieces of one id");
     BEND(JSON, "no kind of model", "\"type\": \"BPE\", ", "", "not a BPE");
     BEND(JSON, "a model of words", "\"BPE\"", "\"WordPiece\"", "not BPE");
+    BEND(JSON, "half an escape in a setting", "\"BPE\"", "\"\\u00\"", "text that is none");
     BEND(JSON, "bytes that are a text", "\"byte_fallback\": true", "\"byte_fallback\": \"true\"", "byte_fallback");
     BEND(JSON, "no vocabulary", "\"vocab\"", "\"vocal\"", "merges");
     BEND(JSON, "another sign for a space", "\"prepend\": \"\xe2\x96\x81\"", "\"prepend\": \"_\"", "treats text");

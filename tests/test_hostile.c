@@ -7,6 +7,8 @@
 #include <time.h>
 #include <unistd.h>
 
+enum { LONGEST = 4300 }; /* a path */
+
 static char folder[1024];
 static const model_spec spec = {.dim = 16, .layers = 2, .heads = 2, .kv_heads = 1, .hidden = 32, .vocab = 24, .shards = 1};
 
@@ -224,11 +226,11 @@ static void test_pickles(void) {
 
 /* A small file whose tensors all view one storage, in a way that makes a copy of each: the copies would be
  * many times the file. */
-static void test_overlap(void) {
+static void overlap(int stride, const char *says) {
     enum { WIDTH = 64, LAYERS = 12 };
     static const char *const names[] = {"attention.wq", "attention.wk", "attention.wv", "attention.wo", "feed_forward.w1",
                                         "feed_forward.w2", "feed_forward.w3", "attention_norm", "ffn_norm"};
-    static unsigned char storage[2 * WIDTH * WIDTH];
+    static unsigned char storage[2 * WIDTH * (WIDTH + 1)];
     const model_spec wide = {.dim = WIDTH, .layers = LAYERS, .heads = 2, .kv_heads = 2, .hidden = WIDTH, .vocab = WIDTH, .shards = 1};
     zip z = {0};
     buffer pickle = {0};
@@ -238,7 +240,7 @@ static void test_overlap(void) {
         char name[64];
         bool vector = i < 3 ? i == 2 : (i - 3) % 9 > 6;
         snprintf(name, sizeof name, "layers.%d.%s.weight", (i - 3) / 9, names[i < 3 ? 0 : (i - 3) % 9]);
-        pickle_tensor(&pickle, i < 3 ? outside[i] : name, "0", WIDTH * WIDTH, 0, vector ? 0 : WIDTH, WIDTH, WIDTH - 1, false);
+        pickle_tensor(&pickle, i < 3 ? outside[i] : name, "0", sizeof storage / 2, 0, vector ? 0 : WIDTH, WIDTH, stride, false);
     }
     put_text(&pickle, "u.");
     zip_add(&z, "a/data.pkl", pickle.at, pickle.n);
@@ -246,9 +248,101 @@ static void test_overlap(void) {
     buffer file = zip_end(&z);
     in_folder("consolidated.00.pth", &file);
     model_params(&wide, folder);
-    refuse("tensors one upon the other", LLAMA_EFORMAT, "overlap");
+    refuse("tensors one upon the other", LLAMA_EFORMAT, says);
     model_params(&spec, folder);
     free(pickle.at), free(file.at);
+}
+
+static void test_overlap(void) {
+    overlap(63, "has elements that overlap");
+    overlap(65, "its tensors overlap");
+}
+
+/* Two shards that are not of one model: of other types, or too many, or too wide together. */
+static void test_shards(void) {
+    model_spec two = spec;
+    two.shards = 2;
+    two.legacy = true; /* a form without lengths of its text */
+    model_write(&two, folder);
+    buffer second = model_shard(&two, 1), bent = {0};
+    for (size_t i = 0; i < second.n; i++) {
+        bool half = i + 11 < second.n && memcmp(second.at + i, "HalfStorage", 11) == 0;
+        put(&bent, half ? "BFloat16Storage" : (char *)second.at + i, half ? 15 : 1);
+        i += half ? 10 : 0;
+    }
+    in_folder("consolidated.01.pth", &bent);
+    refuse("shards of two types", LLAMA_EFORMAT, "is bfloat16, in the first shard float16");
+    in_folder("consolidated.01.pth", &second);
+    in_folder("consolidated.02.pth", &second);
+    refuse("one shard too many", LLAMA_EFORMAT, "does not divide over 3 shards");
+    free(second.at), free(bent.at);
+    const model_spec wide = {.dim = 2, .layers = 1, .heads = 1, .kv_heads = 1, .hidden = (1 << 20) + 2, .vocab = 4, .shards = 2};
+    char path[2048];
+    snprintf(path, sizeof path, "%s/consolidated.02.pth", folder);
+    unlink(path);
+    model_write(&wide, folder);
+    refuse("a w1 that is too wide", LLAMA_EFORMAT, "w1 is 1048578 wide");
+    snprintf(path, sizeof path, "%s/consolidated.01.pth", folder);
+    unlink(path);
+    model_write(&spec, folder);
+}
+
+/* Paths that are as long as can be: the folder's, those of files in it. */
+static void long_path(size_t length, bool file, const char *says) {
+    static char path[LONGEST + 8];
+    llama *m = NULL;
+    llama_error err;
+    size_t n = (size_t)snprintf(path, sizeof path, "%s", folder);
+    const char *name = file ? "/model.bin" : "";
+    while (n + strlen(name) < length) path[n] = n + 1 + strlen(name) < length && path[n - 1] != '/' ? '/' : path[n - 1] == '/' ? '.' : '/', n++;
+    snprintf(path + n, sizeof path - n, "%s", name);
+    int status = llama_open(&m, path, NULL, &err);
+    check(status == (says ? LLAMA_EINVAL : LLAMA_OK) && (!says || strstr(err.text, says)), "a path of %zu: %d, %.100s...%s", strlen(path), status, err.text,
+          strlen(err.text) > 60 ? err.text + strlen(err.text) - 60 : "");
+    llama_close(m);
+}
+
+static void test_paths(void) {
+    model_write_as(&spec, BIN_0, folder);
+    long_path(200, false, NULL);
+    long_path(4074, false, NULL);
+    long_path(4080, false, "the path is too long"); /* for consolidated.00.pth, not for params.json */
+    long_path(4096, false, "the path is too long");
+    long_path(4200, false, "the path is too long");
+    long_path(4085, true, NULL);
+    long_path(4092, true, "the path is too long"); /* for tokenizer.model beside it */
+}
+
+/* A split model of 1,001 files, all of them there. */
+static void test_many_files(void) {
+    char first[2048], path[2048];
+    llama *m = NULL;
+    llama_error err;
+    snprintf(path, sizeof path, "%s/many", folder);
+    make_folder(path);
+    buffer b = model_gguf(&spec, 0, 1, NULL, 0);
+    snprintf(first, sizeof first, "%s/many/x-00001-of-01001.gguf", folder);
+    check(write_file(first, &b), "%s", first);
+    for (int i = 2; i <= 1001; i++) {
+        snprintf(path, sizeof path, "%s/many/x-%05d-of-01001.gguf", folder, i);
+        unlink(path);
+        check(link(first, path) == 0, "%s", path);
+    }
+    check(llama_open(&m, first, NULL, &err) == LLAMA_EFORMAT && strstr(err.text, "over 1000 files"), "1,001 files: %s", err.text);
+    for (int i = 1; i <= 1001; i++) {
+        snprintf(path, sizeof path, "%s/many/x-%05d-of-01001.gguf", folder, i);
+        unlink(path);
+    }
+    free(b.at);
+}
+
+/* A parameter file that is no parameter file: 64 MB and more, with a hole. */
+static void test_large_json(void) {
+    char path[2048];
+    snprintf(path, sizeof path, "%s/params.json", folder);
+    check(truncate(path, (64 << 20) + 1) == 0, "truncate");
+    refuse("a params.json of 64 MB", LLAMA_EFORMAT, "too large");
+    model_params(&spec, folder);
 }
 
 /* ---- A sound file, damaged everywhere ---- */
@@ -454,6 +548,19 @@ static void test_made_tokenizers(void) {
     in_folder("tokenizer.model", &many);
     refuse("a tiktoken vocabulary", LLAMA_EFORMAT, "tiktoken");
     free(many.at);
+    /* Runs of spaces, which LLaMA's vocabulary has: merges of them are ranked by nothing but their place */
+#define S "\xe2\x96\x81"
+    static const char spaces[] = "{\"added_tokens\": [{\"id\": 0, \"content\": \"<unk>\"}, {\"id\": 1, \"content\": \"<s>\"}, {\"id\": 2, \"content\": \"</s>\"}], "
+                                 "\"normalizer\": {\"type\": \"Prepend\", \"prepend\": \"" S "\"}, \"model\": {\"type\": \"BPE\", \"byte_fallback\": true, \"vocab\": "
+                                 "{\"<unk>\": 0, \"<s>\": 1, \"</s>\": 2, \"a\": 3, \"" S "\": 4, \"aa\": 5, \"" S S "\": 6, \"" S S S "\": 7, \"" S S S S "\": 8}, "
+                                 "\"merges\": [\"a a\", \"" S " " S "\", \"" S " " S S "\", \"" S S " " S "\", \"" S S " " S S "\"]}}";
+#undef S
+    buffer json = {0};
+    put_text(&json, spaces);
+    in_folder("tokenizer.model", &json);
+    llama_error err;
+    check(try_open(&err) == LLAMA_OK, "merges of spaces: %s", err.text);
+    free(json.at);
     char path[2048];
     snprintf(path, sizeof path, "%s/tokenizer.model", folder);
     unlink(path);
@@ -468,6 +575,10 @@ int main(int argc, char **argv) {
     test_pickles();
     test_overlap();
     test_legacy();
+    test_shards();
+    test_paths();
+    test_many_files();
+    test_large_json();
     test_damage();
     test_tokenizers(argv[1]);
     test_made_tokenizers();
