@@ -58,7 +58,7 @@ demo: llama
 # Needs a C compiler and a shell; no network, no other data. (Threads that sleep while they wait: a busy
 # machine must not make the tests slow.)
 test: export OMP_WAIT_POLICY = passive
-test: llama build/$(SONAME) build/test_math build/test_api build/test_bits build/test_hostile build/test_threads build/test_formats build/test_amx build/test_state build/test_damage
+test: llama build/$(SONAME) build/test_math build/test_api build/test_bits build/test_hostile build/test_threads build/test_formats build/test_amx build/test_state build/test_damage build/soak
 	build/test_math
 	build/test_api tests/tiny
 	build/test_bits --self tests/tiny
@@ -68,6 +68,7 @@ test: llama build/$(SONAME) build/test_math build/test_api build/test_bits build
 	build/test_amx
 	build/test_state build/state
 	build/test_damage build/damage
+	build/soak tests/tiny 4000 400
 	sh tests/test_cli.sh ./llama tests/tiny build/formats/cli
 	sh tests/test_build.sh
 	sh tests/python.sh numpy tests/trace.py build/$(SONAME) ./llama tests/tiny
@@ -86,10 +87,44 @@ bits:
 bench: build/bench
 	build/bench $(BENCH) $(MODEL)
 
-# A short libFuzzer run over each parser; needs clang
+# libFuzzer over everything that reads what others wrote, SECONDS each; needs clang. TARGETS: some of them
 SECONDS ?= 60
 fuzz:
-	sh tests/fuzz.sh $(SECONDS)
+	sh tests/fuzz.sh $(SECONDS) $(TARGETS)
+
+# Every allocation and system call of the library and the command failed, once and from then on
+WRAPPED = aligned_alloc malloc calloc realloc free open close fstat stat access mmap munmap madvise mincore mlock read \
+    write fsync rename unlink mkostemp fopen fdopen fileno pthread_create pthread_join sched_getaffinity isatty
+SANITIZED = -std=c11 $(WARNINGS) -O2 -g -fno-omit-frame-pointer $(OMP) -fsanitize=address,undefined -fno-sanitize-recover=undefined
+
+build/faults: tests/faults.c tests/test.h tests/checkpoint.h $(LIBRARY) main.c $(HEADERS) build/flags
+	$(CC) $(SANITIZED) -Dmain=cli_main -c -o build/faults_main.o main.c
+	$(CC) $(SANITIZED) $(WRAPPED:%=-Wl,--wrap=%) -o $@ tests/faults.c $(LIBRARY) build/faults_main.o -pthread -lm
+
+faults: export OMP_WAIT_POLICY = passive
+faults: build/faults build/test_formats
+	build/test_formats tests/tiny build/formats
+	build/faults tests/tiny build/formats/cli build/faulty
+
+# 100,000 tokens and 10,000 models opened and closed: nothing grows
+soak: build/soak
+	build/soak tests/tiny 100000 10000
+
+# kill -9 while a prompt cache is written, so many times: the old file stays, or the new one is there
+KILLS ?= 1000
+killed: llama
+	sh tests/killed.sh ./llama tests/tiny $(KILLS)
+
+# What valgrind says of the tests
+valgrind: export OMP_WAIT_POLICY = passive
+valgrind:
+	sh tests/valgrind.sh
+
+# Which lines and branches the tests reach (gcov); what compilers and analysers find
+coverage:
+	sh tests/coverage.sh
+analyze:
+	sh tests/analyze.sh
 
 style:
 	sh tests/style.sh
@@ -125,10 +160,16 @@ help:
 	@echo 'make conformance   the goldens, where their data are (CONFORMANCE=FILE.tar.xz)'
 	@echo 'make bits          one SHA-256 from every build, where the data are'
 	@echo 'make bench         speed against this machine (MODEL=folder, BENCH="-t 1 -r 9 --json", PEER="command")'
-	@echo 'make fuzz          fuzz the parsers for SECONDS=60 each (clang)'
+	@echo 'make fuzz          fuzz the parsers for SECONDS=60 each, or some: TARGETS="gguf pth" (clang)'
+	@echo 'make faults        every allocation and system call failed (gcc, glibc)'
+	@echo 'make soak          100,000 tokens, 10,000 models opened: nothing grows'
+	@echo 'make killed        kill -9 while a prompt cache is written'
+	@echo 'make valgrind      the tests under valgrind'
+	@echo 'make coverage      lines and branches the tests reach'
+	@echo 'make analyze       gcc -fanalyzer, -Wconversion, clang-tidy, cppcheck'
 	@echo 'make style         lengths, comments, globals'
 	@echo 'make install       to PREFIX=/usr/local, under DESTDIR; make uninstall'
 	@echo 'make dist          build/llama.c-$(VERSION).tar.gz'
 	@echo 'make clean'
 
-.PHONY: all demo test conformance bits bench fuzz style install uninstall dist clean help FORCE
+.PHONY: all demo test conformance bits bench fuzz faults soak killed valgrind coverage analyze style install uninstall dist clean help FORCE

@@ -320,27 +320,24 @@ typedef struct {
 static int read_all(const char *path, bytes *out) {
     bool from_stdin = strcmp(path, "-") == 0;
     FILE *f = from_stdin ? stdin : fopen(path, "rb");
-    size_t room = 0;
+    size_t room = 0, got = 1;
     struct stat st;
     out->text = NULL;
     out->n = 0;
     if (!f) return complain(EXIT_USAGE, "%s: cannot be opened: %s", path, strerror(errno));
-    if (fstat(fileno(f), &st) == 0 && S_ISDIR(st.st_mode)) errno = EISDIR;
-    else
-        for (size_t got = 1; got; out->n += got) {
-            if (out->n == room) {
-                char *more = realloc(out->text, room = room ? 2 * room : 1 << 16);
-                if (!more) return complain(EXIT_MEMORY, "%s: does not fit in memory", path);
-                out->text = more;
-            }
-            errno = 0;
-            got = fread(out->text + out->n, 1, room - out->n, f);
-        }
-    int code = ferror(f) || errno == EISDIR ? complain(EXIT_USAGE, "%s: cannot be read: %s",
-                                                       from_stdin ? "stdin" : path, strerror(errno))
-                                            : 0;
+    int why = fstat(fileno(f), &st) == 0 && S_ISDIR(st.st_mode) ? EISDIR : 0;
+    for (; got && !why; out->n += got) {
+        char *more = out->n < room ? out->text : realloc(out->text, room = 2 * room + (1 << 16));
+        if (more) out->text = more;
+        errno = 0;
+        got = more ? fread(more + out->n, 1, room - out->n, f) : 0;
+        if (!more || ferror(f)) why = !more ? ENOMEM : errno ? errno : EIO;
+    }
     if (!from_stdin) fclose(f);
-    return code;
+    if (why == ENOMEM) return complain(EXIT_MEMORY, "%s: does not fit in memory", path);
+    return why ? complain(EXIT_USAGE, "%s: cannot be read: %s", from_stdin ? "stdin" : path,
+                          strerror(why))
+               : 0;
 }
 
 static int hex_digit(char c) {
@@ -418,7 +415,9 @@ static int tokenize(const llama *m, const bytes *text, unsigned flags, int32_t *
     *tokens = want < 0 ? NULL : malloc(((size_t)want + 1) * sizeof **tokens);
     if (want == LLAMA_EINVAL) return complain(EXIT_MODEL, "%s", no_tokenizer);
     if (!*tokens) return complain(EXIT_MEMORY, "the text does not fit in memory");
-    *n = (size_t)llama_text_to_tokens(m, text->text, text->n, flags, *tokens, (size_t)want);
+    ptrdiff_t made = llama_text_to_tokens(m, text->text, text->n, flags, *tokens, (size_t)want);
+    if (made != want) return complain(EXIT_MEMORY, "the text does not fit in memory");
+    *n = (size_t)made;
     return 0;
 }
 
@@ -577,8 +576,10 @@ static int open_cache(const char *path, FILE **f) {
     if (fd < 0 && errno == ENOENT) return 0;
     if (fd < 0) return complain(EXIT_USAGE, "%s: cannot be opened: %s", path, strerror(errno));
     bool known = fstat(fd, &st) == 0, regular = known && S_ISREG(st.st_mode);
-    if (regular && st.st_size > 0) *f = fdopen(fd, "rb");
+    if (regular && st.st_size > 0 && !(*f = fdopen(fd, "rb"))) known = false;
+    int why = errno;
     if (!*f) close(fd);
+    if (!known) return complain(EXIT_USAGE, "%s: cannot be read: %s", path, strerror(why));
     return regular ? 0 : complain(EXIT_USAGE, "%s: is not a regular file", path);
 }
 
@@ -620,7 +621,7 @@ static void write_cache(completion *c) {
     bool good = f && llama_save(c->session, 0, write_state, f) == LLAMA_OK && fflush(f) == 0 &&
                 fsync(fd) == 0;
     int why = errno;
-    if (f && fclose(f) != 0) good = false;
+    if (f && fclose(f) != 0 && good) good = false, why = errno;
     if (!f && fd >= 0) close(fd);
     if (good && rename(name, path) != 0) good = false, why = errno;
     if (!good && fd >= 0) unlink(name);
@@ -702,7 +703,10 @@ static int complete_tokens(completion *c) {
     float *bias = NULL;
     if (o->ignore_eos && c->info.eos >= 0) {
         bias = calloc((size_t)c->info.vocab, sizeof *bias);
-        if (!bias) return complain(EXIT_MEMORY, "out of memory");
+        if (!bias) {
+            llama_session_free(c->session);
+            return complain(EXIT_MEMORY, "out of memory");
+        }
         bias[c->info.eos] = -1e30f;
         sampler.bias = bias;
     }
@@ -743,6 +747,11 @@ static int open_model(const options *o, llama **m) {
     return status ? complain(exit_code(status), "%s", err.text) : 0;
 }
 
+static void close_model(llama *m) {
+    opened = NULL; /* nothing is left that could be lost */
+    llama_close(m);
+}
+
 static uint64_t random_seed(void) {
     uint64_t seed = (uint64_t)time(NULL) * 1000003 + (uint64_t)getpid();
     FILE *f = fopen("/dev/urandom", "rb");
@@ -775,7 +784,7 @@ static int run_completion(options *o) {
     if (code == 0) code = complete_tokens(&c);
     free(c.text.text);
     free(c.prompt);
-    llama_close(c.model);
+    close_model(c.model);
     return code;
 }
 
@@ -829,7 +838,7 @@ static int run_info(const options *o) {
     code = new_session(&s, m, o, 1, 1);
     if (code == 0) printf("kernels     %s\n", llama_session_kernels(s));
     llama_session_free(s);
-    llama_close(m);
+    close_model(m);
     return code;
 }
 
@@ -868,7 +877,7 @@ static int run_check(const options *o) {
     else
         printf("%s: sound, %llu parameters in %d file%s\n", o->model,
                (unsigned long long)info.parameters, info.shards, info.shards > 1 ? "s" : "");
-    llama_close(m);
+    close_model(m);
     return code;
 }
 
@@ -917,7 +926,7 @@ static int run_tokenize(options *o) {
     }
     free(ids);
     free(text.text);
-    llama_close(m);
+    close_model(m);
     return code;
 }
 
@@ -1000,7 +1009,7 @@ static int run_trace(options *o) {
     free(s.found);
     free(prompt);
     free(text.text);
-    llama_close(m);
+    close_model(m);
     return code;
 }
 
@@ -1052,7 +1061,7 @@ static int run_bench(const options *o) {
         return complain(EXIT_USAGE, "bench: takes a model and no text");
     int code = open_model(o, &m);
     if (code == 0) code = bench(o, m);
-    llama_close(m);
+    close_model(m);
     return code;
 }
 

@@ -7,7 +7,7 @@ failed=0
 mkdir -p $work
 rm -f $work/*
 
-# tool NAME COMMAND command...: COMMAND for each source, which must succeed and say nothing; {} stands for the source
+# tool NAME COMMAND command...: COMMAND for each source, which must succeed and say nothing
 tool() {
     name=$1
     command -v "$2" >/dev/null 2>&1 || { echo "SKIP: $name ($2 is not here)"; return; }

@@ -1,13 +1,19 @@
 #!/bin/sh
-# fuzz.sh - fuzz every kind of file that is read, and text, with libFuzzer, for so many
-# seconds each. What breaks something is left in build/fuzz/; so is what was learnt, for next time.
+# fuzz.sh - fuzz everything that reads what others wrote, with libFuzzer, for so many seconds each,
+# from the corpus kept in tests/corpus/ and the sound inputs that fuzz.c makes. What breaks something
+# is left in build/fuzz/; so is what was learnt, for next time.
 #
 #   fuzz.sh [SECONDS [TARGETS]]      says SKIP where clang or its fuzzer is absent
+#   fuzz.sh keep [TARGETS]           makes tests/corpus/ of what was learnt, nothing twice
+#
+# tests/corpus/regressions/TARGET-* are inputs that broke something once; they come first.
 seconds=${1:-60}
 work=build/fuzz
+corpus=tests/corpus
 checks=address,undefined
 flags="-std=c11 -Wall -Wextra -g -O1 -fno-sanitize-recover=undefined -fsanitize=$checks"
-targets="${2:-params pth config safetensors indexed gguf bin tokenizer text}"
+all="params pth config safetensors indexed gguf bin tokenizer checklist state text cli"
+targets=${2:-$all}
 command -v clang >/dev/null 2>&1 || { echo "SKIP: clang is not here"; exit 0; }
 mkdir -p $work/sound
 echo 'int LLVMFuzzerTestOneInput(void) { return 0; }' >$work/probe.c
@@ -22,13 +28,17 @@ for source in llama tokenizer; do
 done
 for target in $targets; do
     clang $flags -fsanitize=fuzzer -DFUZZ=$target -o $work/$target tests/fuzz.c \
-        $work/llama.o $work/tokenizer.o -lm || exit 1
+        $work/llama.o $work/tokenizer.o -lm -lpthread || exit 1
 done
 
-# Sound inputs to start from
+# Inputs to start from: the kept ones, and sound ones
+for target in $all; do
+    rm -rf $work/$target.seeds
+    mkdir -p $work/$target.seeds $work/$target.corpus
+    [ ! -f $corpus/$target.tar.xz ] || tar -xJf $corpus/$target.tar.xz -C $work/$target.seeds || exit 1
+done
 clang $flags -DMAKE_SEEDS -o $work/seeds tests/fuzz.c llama.c tokenizer.c -lm &&
     $work/seeds $work/sound || exit 1
-for target in $targets; do mkdir -p $work/$target.seeds; done
 cp $work/sound/params.json $work/params.seeds/small
 cp tests/tiny/params.json $work/params.seeds/tiny
 cp $work/sound/consolidated.00.pth $work/pth.seeds/small
@@ -40,6 +50,7 @@ printf '{"model_type": "llama", "rope_scaling": null, "rope_parameters": {"rope_
 cp $work/sound/form0/model.safetensors $work/safetensors.seeds/small
 cp $work/sound/form1/model.safetensors.index.json $work/indexed.seeds/small
 cp $work/sound/form4/model.gguf $work/gguf.seeds/small
+cp $work/sound/vocabulary.gguf $work/gguf.seeds/vocabulary
 cp $work/sound/form6/model.bin $work/bin.seeds/version0
 cp $work/sound/form7/model1.bin $work/bin.seeds/version1
 cp $work/sound/tied/model.bin $work/bin.seeds/tied
@@ -48,7 +59,10 @@ cp tests/tiny/tokenizer.model $work/tokenizer.seeds/tiny
 cp $work/sound/tokenizer.json $work/tokenizer.seeds/json
 cp $work/sound/newer.json $work/tokenizer.seeds/newer
 cp $work/sound/tokenizer.bin $work/tokenizer.seeds/bin
-cp $work/sound/vocabulary.gguf $work/gguf.seeds/vocabulary
+(cd $work/sound && md5sum consolidated.00.pth params.json) >$work/checklist.seeds/small
+(cd $work/sound && md5sum -b params.json) >$work/checklist.seeds/binary
+cp $work/sound/state? $work/state.seeds || exit 1
+cp $work/sound/cli? $work/cli.seeds
 sed 's/^{"text": "\(.*\)", "ids": .*/\1/' tests/tiny/tokens.jsonl |
     awk -v to=$work/text.seeds/ '{ printf "%s", $0 >(to NR); close(to NR) }'
 
@@ -59,23 +73,42 @@ TMPDIR=$(mktemp -d "$shm/fuzz.XXXXXX") || exit 1
 export TMPDIR
 trap 'rm -rf "$TMPDIR"' EXIT
 trap 'exit 1' INT TERM
+limits="-timeout=1 -rss_limit_mb=512"
+export ASAN_OPTIONS=quarantine_size_mb=64 # of what was freed: the rest of the limit is for the target
+
+if [ "$seconds" = keep ]; then
+    for target in $targets; do
+        mkdir "$TMPDIR/$target" &&
+            $work/$target $limits -merge=1 "$TMPDIR/$target" $work/$target.corpus $work/$target.seeds >$work/$target.log 2>&1 &&
+            tar -C "$TMPDIR/$target" --sort=name --mtime=@0 --owner=0 --group=0 --numeric-owner --mode=644 -cf - \
+                $(ls "$TMPDIR/$target") | xz -9e >$corpus/$target.tar.xz || exit 1
+        echo "$target: $(ls "$TMPDIR/$target" | wc -l) inputs, $(wc -c <$corpus/$target.tar.xz) bytes"
+    done
+    exit 0
+fi
 
 passed=0 failed=0
-for target in $targets; do
-    mkdir -p $work/$target.corpus
-    $work/$target -max_total_time="$seconds" -rss_limit_mb=512 -timeout=5 -print_final_stats=1 \
-        -artifact_prefix=$work/$target- $work/$target.corpus $work/$target.seeds \
-        >$work/$target.log 2>&1
+fuzz() { # TARGET ARGUMENTS
+    target=$1
+    shift
+    $work/$target $limits -print_final_stats=1 -artifact_prefix=$work/$target- "$@" >$work/$target.log 2>&1
     code=$?
-    runs=$(sed -n 's/^stat::number_of_executed_units: *//p' $work/$target.log)
     if [ $code -eq 0 ]; then
         passed=$((passed + 1))
-        echo "$target: $runs inputs, clean"
     else
         failed=$((failed + 1))
-        echo "FAIL: $target after ${runs:-?} inputs; $work/$target.log says:"
+        echo "FAIL: $target; $work/$target.log says:"
         grep -aE 'broken promise|ERROR|runtime error|#[0-9].* in .*fuzz\.c|Test unit' $work/$target.log
     fi
+    return $code
+}
+for target in $targets; do
+    known=$(ls $corpus/regressions/$target-* 2>/dev/null)
+    [ -z "$known" ] || fuzz $target $known
+    room=0 # as long as the longest of the first inputs, or 4096
+    [ $target != pth ] || room=8192
+    fuzz $target -max_total_time="$seconds" -max_len=$room $work/$target.corpus $work/$target.seeds &&
+        echo "$target: $(sed -n 's/^stat::number_of_executed_units: *//p' $work/$target.log) inputs, clean"
 done
 echo "fuzz: $passed passed, $failed failed"
 [ $failed -eq 0 ]

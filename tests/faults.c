@@ -1,0 +1,822 @@
+/* faults.c - each call to the system and to the allocator fails: that one alone, then it and all behind it.
+ *
+ *   faults TINY FORMS WORKDIR      TINY: tests/tiny; FORMS: the folder in which test_formats left one model in every
+ *                                  format (those that are not there are left out)
+ *
+ * One program of llama.c, tokenizer.c and main.c, whose main is called cli_main, linked with --wrap of the calls below,
+ * and best with -fsanitize=address,undefined, whose leak check is asked after each scenario. A scenario runs without
+ * faults first: so many calls it has, its sites, and this comes out. Then for each site, once and from then on:
+ *
+ *   - it fails with a code and one line of text, or nothing is different; advice alone (madvise) changes nothing
+ *   - the same call again, without a fault, works, and what comes out in the end is what came out at first
+ *   - no memory, mapping, descriptor or temporary file is left
+ *
+ * Reads and writes that move few bytes, or are interrupted first, change nothing. glibc and GNU ld alone: standard streams
+ * are replaced by streams of our own, whose reads and writes are sites too. */
+#include "checkpoint.h"
+#include <dirent.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <sys/mman.h>
+#include <unistd.h>
+#if defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define __SANITIZE_ADDRESS__ 1
+#endif
+#endif
+#ifdef __SANITIZE_ADDRESS__
+#include <sanitizer/common_interface_defs.h>
+#include <sanitizer/lsan_interface.h>
+#endif
+
+int cli_main(int argc, char **argv);
+
+/* ---- Sites ---- */
+
+typedef enum {
+    ALLOC, ALIGNED_ALLOC, MALLOC, CALLOC, REALLOC, OPEN, CLOSE, FSTAT, STAT, ACCESS, MMAP, MUNMAP, MADVISE, MINCORE, MLOCK,
+    READ, WRITE, MAKE, FSYNC, RENAME, UNLINK, FOPEN, FCLOSE, STREAM_READ, STREAM_WRITE, STDOUT, THREAD, AFFINITY, HOST, KINDS
+} site_kind;
+static const struct {
+    const char *name;
+    int why[2]; /* errno, once and from then on */
+    bool advice;
+} kinds[KINDS] = {
+    [ALLOC] = {"the host's allocator", {ENOMEM, ENOMEM}, false},
+    [ALIGNED_ALLOC] = {"aligned_alloc", {ENOMEM, ENOMEM}, false},
+    [MALLOC] = {"malloc", {ENOMEM, ENOMEM}, false},
+    [CALLOC] = {"calloc", {ENOMEM, ENOMEM}, false},
+    [REALLOC] = {"realloc", {ENOMEM, ENOMEM}, false},
+    [OPEN] = {"open", {EMFILE, EACCES}, false},
+    [CLOSE] = {"close", {EIO, EINTR}, false},
+    [FSTAT] = {"fstat", {EIO, EOVERFLOW}, false},
+    [STAT] = {"stat", {EACCES, EIO}, false},
+    [ACCESS] = {"access", {EACCES, EIO}, false},
+    [MMAP] = {"mmap", {ENOMEM, EACCES}, false},
+    [MUNMAP] = {"munmap", {ENOMEM, EINVAL}, true},
+    [MADVISE] = {"madvise", {EINVAL, ENOMEM}, true},
+    [MINCORE] = {"mincore", {EAGAIN, ENOMEM}, true},
+    [MLOCK] = {"mlock", {EAGAIN, ENOMEM}, false},
+    [READ] = {"read", {EIO, EIO}, false},
+    [WRITE] = {"write", {EIO, ENOSPC}, false},
+    [MAKE] = {"mkostemp", {EACCES, ENOSPC}, false},
+    [FSYNC] = {"fsync", {EIO, ENOSPC}, false},
+    [RENAME] = {"rename", {EACCES, EIO}, false},
+    [UNLINK] = {"unlink", {EACCES, EIO}, false},
+    [FOPEN] = {"fopen", {EMFILE, ENOMEM}, false},
+    [FCLOSE] = {"fclose", {EIO, ENOSPC}, false},
+    [STREAM_READ] = {"a stream's read", {EIO, EIO}, false},
+    [STREAM_WRITE] = {"a stream's write", {EIO, ENOSPC}, false},
+    [STDOUT] = {"stdout's write", {EIO, ENOSPC}, false},
+    [THREAD] = {"pthread_create", {EAGAIN, EAGAIN}, true},
+    [AFFINITY] = {"sched_getaffinity", {EINVAL, EPERM}, true},
+    [HOST] = {"the host's callback", {EIO, EIO}, false},
+};
+
+static struct {
+    bool armed;          /* the scenario runs, not the test around it */
+    long calls;          /* so far */
+    long at;             /* the one that fails; 0: none */
+    bool onwards;        /* and all behind it */
+    long failed[KINDS];  /* so many did */
+    long counts[KINDS];  /* calls of each, so far */
+    size_t most;         /* bytes one read or write moves; 0: all */
+    bool interrupted;    /* each read and write is, before it works */
+    bool turn;           /* for that */
+    bool cold;           /* mincore's answer */
+    long blocks, maps;   /* alive */
+    size_t bytes;        /* alive, of the host's allocator */
+    const char *doing;   /* for the last words */
+} fault;
+
+/* Is this call one that fails? */
+static bool fails(site_kind kind) {
+    if (!fault.armed) return false;
+    fault.calls++;
+    fault.counts[kind]++;
+    if (!fault.at || fault.calls < fault.at || (fault.calls > fault.at && !fault.onwards)) return false;
+    fault.failed[kind]++;
+    errno = kinds[kind].why[fault.onwards];
+    return true;
+}
+
+/* How many of n bytes to move; 0: none, interrupted */
+static size_t moved(size_t n) {
+    fault.turn = fault.armed && fault.interrupted && !fault.turn;
+    errno = EINTR;
+    return fault.turn ? 0 : fault.armed && fault.most && n > fault.most ? fault.most : n;
+}
+
+/* ---- The calls (ld --wrap): those of the library, the command and, not armed, the test's ---- */
+
+void *__real_aligned_alloc(size_t, size_t), *__real_malloc(size_t), *__real_calloc(size_t, size_t), *__real_realloc(void *, size_t);
+void __real_free(void *);
+int __real_open(const char *, int, ...), __real_close(int), __real_fstat(int, struct stat *), __real_stat(const char *, struct stat *);
+int __real_access(const char *, int), __real_munmap(void *, size_t), __real_madvise(void *, size_t, int), __real_fsync(int);
+int __real_rename(const char *, const char *), __real_unlink(const char *), __real_fileno(FILE *), __real_mkostemp(char *, int);
+int __real_pthread_create(pthread_t *, const pthread_attr_t *, void *(*)(void *), void *), __real_pthread_join(pthread_t, void **);
+int __real_sched_getaffinity(pid_t, size_t, cpu_set_t *), __real_isatty(int);
+void *__real_mmap(void *, size_t, int, int, int, off_t);
+ssize_t __real_read(int, void *, size_t), __real_write(int, const void *, size_t);
+FILE *__real_fopen(const char *, const char *), *__real_fdopen(int, const char *);
+
+static void *counted(void *p) {
+    fault.blocks += p != NULL;
+    return p;
+}
+void *__wrap_aligned_alloc(size_t align, size_t n) { return fails(ALIGNED_ALLOC) ? NULL : counted(__real_aligned_alloc(align, n)); }
+void *__wrap_malloc(size_t n) { return fails(MALLOC) ? NULL : counted(__real_malloc(n)); }
+void *__wrap_calloc(size_t n, size_t size) { return fails(CALLOC) ? NULL : counted(__real_calloc(n, size)); }
+void *__wrap_realloc(void *p, size_t n) {
+    if (fails(REALLOC)) return NULL;
+    void *q = __real_realloc(p, n);
+    return p ? q : counted(q);
+}
+void __wrap_free(void *p) {
+    fault.blocks -= p != NULL;
+    __real_free(p);
+}
+
+int __wrap_open(const char *path, int flags, ...) {
+    va_list args;
+    va_start(args, flags);
+    int mode = flags & O_CREAT ? va_arg(args, int) : 0;
+    va_end(args);
+    return fails(OPEN) ? -1 : __real_open(path, flags, mode);
+}
+/* Linux closes and unmaps even where it says that it failed */
+int __wrap_close(int fd) {
+    int status = __real_close(fd);
+    return fails(CLOSE) ? -1 : status;
+}
+int __wrap_fstat(int fd, struct stat *st) { return fails(FSTAT) ? -1 : __real_fstat(fd, st); }
+int __wrap_stat(const char *path, struct stat *st) { return fails(STAT) ? -1 : __real_stat(path, st); }
+int __wrap_access(const char *path, int mode) { return fails(ACCESS) ? -1 : __real_access(path, mode); }
+void *__wrap_mmap(void *p, size_t n, int prot, int flags, int fd, off_t at) {
+    if (fails(MMAP)) return MAP_FAILED;
+    void *q = __real_mmap(p, n, prot, flags, fd, at);
+    fault.maps += q != MAP_FAILED;
+    return q;
+}
+int __wrap_munmap(void *p, size_t n) {
+    int status = __real_munmap(p, n);
+    fault.maps -= status == 0;
+    return fails(MUNMAP) ? -1 : status;
+}
+int __wrap_madvise(void *p, size_t n, int advice) { return fails(MADVISE) ? -1 : __real_madvise(p, n, advice); }
+int __wrap_mincore(void *p, size_t n, unsigned char *there) {
+    (void)p;
+    if (fails(MINCORE)) return -1;
+    memset(there, !fault.cold, (n + 4095) / 4096);
+    return 0;
+}
+int __wrap_mlock(const void *p, size_t n) {
+    (void)p, (void)n; /* where ulimit -l is low, too */
+    return fails(MLOCK) ? -1 : 0;
+}
+ssize_t __wrap_read(int fd, void *p, size_t n) {
+    if (fails(READ) || (n && !moved(n))) return -1;
+    return __real_read(fd, p, fault.armed && fault.most && n > fault.most ? fault.most : n);
+}
+ssize_t __wrap_write(int fd, const void *p, size_t n) {
+    if (fails(WRITE) || (n && !moved(n))) return -1;
+    return __real_write(fd, p, fault.armed && fault.most && n > fault.most ? fault.most : n);
+}
+int __wrap_mkostemp(char *name, int flags) { return fails(MAKE) ? -1 : __real_mkostemp(name, flags); }
+int __wrap_fsync(int fd) { return fails(FSYNC) ? -1 : __real_fsync(fd); }
+int __wrap_rename(const char *from, const char *to) { return fails(RENAME) ? -1 : __real_rename(from, to); }
+int __wrap_unlink(const char *path) { return fails(UNLINK) ? -1 : __real_unlink(path); }
+int __wrap_sched_getaffinity(pid_t pid, size_t n, cpu_set_t *set) { return fails(AFFINITY) ? -1 : __real_sched_getaffinity(pid, n, set); }
+int __wrap_isatty(int fd) { return fault.armed ? 0 : __real_isatty(fd); }
+
+/* A thread does its work at once, so that calls come in one order. */
+int __wrap_pthread_create(pthread_t *id, const pthread_attr_t *attributes, void *(*run)(void *), void *user) {
+    if (!fault.armed) return __real_pthread_create(id, attributes, run, user);
+    if (fails(THREAD)) return errno;
+    run(user);
+    return 0;
+}
+int __wrap_pthread_join(pthread_t id, void **result) { return fault.armed ? 0 : __real_pthread_join(id, result); }
+
+/* ---- Streams whose reads, writes and closing are sites ---- */
+
+enum { STREAMS = 8, CAPTURED = 1 << 20 };
+typedef struct {
+    FILE *f; /* NULL: free */
+    int fd;  /* -1: text, below */
+    bool out; /* stdout */
+    char *text;
+    size_t n, room;
+} stream;
+static stream streams[STREAMS];
+
+static ssize_t stream_read(void *user, char *p, size_t n) {
+    stream *s = user;
+    if (fails(STREAM_READ)) return -1;
+    if (fault.armed && fault.most && n > fault.most) n = fault.most;
+    if (s->fd >= 0) return __real_read(s->fd, p, n);
+    if (n > s->room - s->n) n = s->room - s->n;
+    memcpy(p, s->text + s->n, n);
+    s->n += n;
+    return (ssize_t)n;
+}
+static ssize_t stream_write(void *user, const char *p, size_t n) { /* 0: it failed */
+    stream *s = user;
+    if (s->fd >= 0) return fails(STREAM_WRITE) ? 0 : __real_write(s->fd, p, n);
+    if (s->out && (fails(STDOUT) || (!fault.armed && fault.failed[STDOUT]))) return 0;
+    if (n > s->room - s->n) n = s->room - s->n;
+    memcpy(s->text + s->n, p, n);
+    s->n += n;
+    return (ssize_t)n;
+}
+static int stream_seek(void *user, off64_t *at, int from) {
+    stream *s = user;
+    off_t to = s->fd < 0 ? -1 : lseek(s->fd, (off_t)*at, from);
+    *at = to;
+    return to < 0 ? -1 : 0;
+}
+static int stream_close(void *user) {
+    stream *s = user;
+    int status = s->fd >= 0 ? __real_close(s->fd) : 0;
+    s->f = NULL;
+    return fails(FCLOSE) ? -1 : status;
+}
+
+static FILE *make_stream(int fd, const char *mode, char *text, size_t room) {
+    static const cookie_io_functions_t calls = {stream_read, stream_write, stream_seek, stream_close};
+    int i = 0;
+    while (i < STREAMS && streams[i].f) i++;
+    if (i == STREAMS) return NULL;
+    streams[i] = (stream){.fd = fd, .text = text, .room = room};
+    return streams[i].f = fopencookie(&streams[i], mode, calls);
+}
+static stream *stream_of(const FILE *f) {
+    for (int i = 0; i < STREAMS; i++)
+        if (streams[i].f == f) return &streams[i];
+    return NULL;
+}
+
+FILE *__wrap_fopen(const char *path, const char *mode) {
+    if (!fault.armed) return __real_fopen(path, mode);
+    if (fails(FOPEN)) return NULL;
+    int flags = *mode == 'r' ? O_RDONLY : O_WRONLY | O_CREAT | O_TRUNC, fd = __real_open(path, flags, 0666);
+    return fd < 0 ? NULL : make_stream(fd, mode, NULL, 0);
+}
+FILE *__wrap_fdopen(int fd, const char *mode) {
+    if (!fault.armed) return __real_fdopen(fd, mode);
+    return fails(FOPEN) ? NULL : make_stream(fd, mode, NULL, 0);
+}
+int __wrap_fileno(FILE *f) {
+    stream *s = stream_of(f);
+    return !s ? __real_fileno(f) : s->fd >= 0 ? s->fd : s->out ? 1 : 0;
+}
+
+/* ---- The host's allocator: counts, and wants the size back that it was asked for ---- */
+
+static void *host_alloc(void *user, size_t bytes, size_t align) {
+    (void)user;
+    if (fails(ALLOC)) return NULL;
+    char *p = __real_aligned_alloc(align, (bytes + 2 * align - 1) / align * align);
+    if (!p) return NULL;
+    memcpy(p, &bytes, sizeof bytes);
+    memcpy(p + align - sizeof align, &align, sizeof align);
+    fault.bytes += bytes;
+    return p + align;
+}
+static void host_free(void *user, void *p, size_t bytes) {
+    (void)user;
+    size_t align, had;
+    if (!p) return;
+    memcpy(&align, (char *)p - sizeof align, sizeof align);
+    memcpy(&had, (char *)p - align, sizeof had);
+    if (had != bytes) check(false, "%s: a block of %zu bytes is given back as %zu", fault.doing, had, bytes);
+    fault.bytes -= had;
+    __real_free((char *)p - align);
+}
+static const llama_allocator host_allocator = {NULL, host_alloc, host_free};
+
+/* ---- What comes out ---- */
+
+typedef struct {
+    int code;                /* 0, or a negative status, or the command's */
+    char *text, *errors;     /* what came out, and on stderr; [CAPTURED] */
+    size_t n, n_errors;
+} outcome;
+static outcome want, got;
+static char work[1024];
+
+static const char *in_work(const char *name) {
+    static char path[4][2048];
+    static int turn;
+    snprintf(path[++turn % 4], sizeof *path, "%s/%s", work, name);
+    return path[turn % 4];
+}
+
+static void record(outcome *o, const void *p, size_t n) {
+    if (n > CAPTURED - o->n) n = CAPTURED - o->n;
+    memcpy(o->text + o->n, p, n);
+    o->n += n;
+}
+static bool equal(const outcome *a, const outcome *b) { return a->n == b->n && memcmp(a->text, b->text, a->n) == 0; }
+
+/* Does a text tell of an error of the system that was none of the faults? */
+static bool is_mistaken(const char *text, size_t n) {
+    bool made[256] = {false};
+    for (int k = 0; k < KINDS; k++)
+        if (fault.failed[k]) made[kinds[k].why[fault.onwards]] = true;
+    for (int e = 0; e < 134; e++) {
+        const char *name = strerror(e);
+        if (!made[e] && memmem(text, n, name, strlen(name))) return true;
+    }
+    return false;
+}
+
+static bool is_line(const char *text, size_t n) { return n > 1 && memchr(text, '\n', n) == NULL && !is_mistaken(text, n); }
+
+static int descriptors(void) {
+    DIR *d = opendir("/proc/self/fd");
+    int n = 0;
+    while (d && readdir(d)) n++;
+    if (d) closedir(d);
+    return n;
+}
+
+/* Files in a folder but one, removed. */
+static int leftovers(const char *folder, const char *but) {
+    DIR *d = opendir(folder);
+    struct dirent *e;
+    int n = 0;
+    while (d && (e = readdir(d)) != NULL) {
+        char path[4096];
+        if (e->d_name[0] == '.' && strspn(e->d_name, ".") == strlen(e->d_name)) continue;
+        if (but && strcmp(e->d_name, but) == 0) continue;
+        snprintf(path, sizeof path, "%s/%s", folder, e->d_name);
+        n += unlink(path) == 0;
+    }
+    if (d) closedir(d);
+    return n;
+}
+
+/* ---- Scenarios ---- */
+
+enum { MOST_WORDS = 24 };
+typedef struct {
+    const char *name;
+    const char *path, *tokenizer;   /* of the library's */
+    bool own, cold;                 /* the host's allocator; files that are not in memory */
+    int memory, threads;            /* LLAMA_MEMORY_... */
+    const char *words[MOST_WORDS];  /* of the command's */
+    const char *input;              /* stdin */
+    int cache;                      /* the prompt cache before: */
+} scenario;
+enum { NO_CACHE, ABSENT, THERE, OTHER, FOREIGN, DAMAGED, CACHES };
+
+static const char *now(const scenario *s) {
+    static char text[512];
+    int first = -1;
+    for (int k = KINDS; k-- > 0;)
+        if (fault.failed[k]) first = k;
+    snprintf(text, sizeof text, "%s, call %ld%s%s%s%s", s->name, fault.at, fault.onwards ? " and on" : "", first < 0 ? "" : ", ",
+             first < 0 ? "" : kinds[first].name, fault.most ? ", few bytes" : fault.interrupted ? ", interrupted" : "");
+    return fault.doing = text;
+}
+
+static void begin(const scenario *s, long at, bool onwards) {
+    fault.armed = false;
+    fault.calls = 0;
+    fault.at = at;
+    fault.onwards = onwards;
+    fault.turn = false;
+    memset(fault.counts, 0, sizeof fault.counts);
+    fault.cold = s->cold;
+    memset(fault.failed, 0, sizeof fault.failed);
+    now(s);
+    alarm(120);
+}
+
+static long failures(bool advice_too) {
+    long n = 0;
+    for (int k = 0; k < KINDS; k++) n += advice_too || !kinds[k].advice ? fault.failed[k] : 0;
+    return n;
+}
+
+/* The library: these one after the other. One that fails is called again, without a fault. */
+typedef struct {
+    const scenario *scenario;
+    llama *m;
+    llama_session *s;
+    llama_error err;
+    int32_t tokens[64];
+    ptrdiff_t n;
+    unsigned char *saved; /* [CAPTURED] */
+    size_t n_saved, read;
+    bool saves; /* this release does */
+} tour;
+
+static int tour_open(tour *t) {
+    llama_options o = {.size = sizeof o, .tokenizer = t->scenario->tokenizer, .memory = t->scenario->memory};
+    if (t->scenario->own) o.allocator = &host_allocator;
+    int status = llama_open(&t->m, t->scenario->path, &o, &t->err);
+    if (status) check(!t->m && t->err.status == status, "%s: llama_open's error", now(t->scenario));
+    return status;
+}
+static int tour_session(tour *t) {
+    llama_session_options o = {.size = sizeof o, .context = 48, .sequences = 2, .batch = 8, .threads = t->scenario->threads};
+    if (t->scenario->own) o.allocator = &host_allocator;
+    int status = llama_session_new(&t->s, t->m, &o, &t->err);
+    if (status) check(!t->s && t->err.status == status, "%s: llama_session_new's error", now(t->scenario));
+    return status;
+}
+static int tour_text(tour *t) {
+    static const char text[] = "There was once a poor woodcutter, caf\xc3\xa9";
+    t->n = llama_text_to_tokens(t->m, text, sizeof text - 1, LLAMA_ADD_BOS, t->tokens, 64);
+    if (t->n < 0) snprintf(t->err.text, sizeof t->err.text, "%s", llama_strerror((int)t->n));
+    else record(&got, t->tokens, (size_t)t->n * sizeof *t->tokens);
+    return t->n < 0 ? (int)t->n : LLAMA_OK;
+}
+/* The prompt, then four tokens more, drawn; nothing of it is a site */
+static int tour_eval(tour *t) {
+    llama_sampler sampler = {.size = sizeof sampler, .temperature = 1, .top_p = 0.9f, .seed = 3};
+    llama_info info = {.size = sizeof info};
+    long calls = fault.calls;
+    int status = llama_eval(t->s, 0, t->tokens, (size_t)t->n);
+    for (int i = 0; i < 4 && status == LLAMA_OK; i++) {
+        int32_t token = llama_sample(t->s, 0, &sampler);
+        record(&got, &token, sizeof token);
+        status = token < 0 ? token : llama_eval(t->s, 0, &token, 1);
+    }
+    check(status == LLAMA_OK && fault.calls == calls, "%s: llama_eval made %ld calls", now(t->scenario), fault.calls - calls);
+    llama_describe(t->m, &info);
+    if (status == LLAMA_OK) record(&got, llama_logits(t->s, 0), (size_t)info.vocab * sizeof(float));
+    return status;
+}
+static int tour_check(tour *t) { return llama_check(t->m, NULL, NULL, &t->err); }
+static int tour_warm(tour *t) { return llama_warm(t->m, NULL, NULL); }
+
+static int host_write(void *user, const void *p, size_t n) {
+    tour *t = user;
+    if (fails(HOST) || n > CAPTURED - t->n_saved) return -1;
+    memcpy(t->saved + t->n_saved, p, n);
+    t->n_saved += n;
+    return 0;
+}
+static int host_read(void *user, void *p, size_t n) {
+    tour *t = user;
+    if (fails(HOST) || n > t->n_saved - t->read) return -1;
+    memcpy(p, t->saved + t->read, n);
+    t->read += n;
+    return 0;
+}
+static int tour_save(tour *t) {
+    t->n_saved = 0;
+    int status = llama_save(t->s, 0, host_write, t);
+    t->saves = status == LLAMA_OK || !strstr(llama_session_error(t->s), "later release");
+    if (status == LLAMA_OK) record(&got, t->saved, t->n_saved);
+    snprintf(t->err.text, sizeof t->err.text, "%s", llama_session_error(t->s));
+    return t->saves ? status : LLAMA_OK;
+}
+/* Into the other sequence; both go on alike. */
+static int tour_load(tour *t) {
+    llama_info info = {.size = sizeof info};
+    int32_t token = 5;
+    t->read = 0;
+    int status = t->saves ? llama_load(t->s, 1, host_read, t) : LLAMA_OK;
+    if (status) check(llama_length(t->s, 1) == 0, "%s: llama_load failed and left %zu tokens", now(t->scenario), llama_length(t->s, 1));
+    snprintf(t->err.text, sizeof t->err.text, "%s", llama_session_error(t->s));
+    if (status || !t->saves) return status;
+    llama_describe(t->m, &info);
+    for (int q = 0; q < 2 && status == LLAMA_OK; q++) status = llama_eval(t->s, q, &token, 1);
+    if (status == LLAMA_OK)
+        check(memcmp(llama_logits(t->s, 0), llama_logits(t->s, 1), (size_t)info.vocab * sizeof(float)) == 0, "%s: loaded, other logits",
+              now(t->scenario));
+    return status;
+}
+
+static bool saves_seen;
+
+static void run_library(const scenario *s, long at, bool onwards) {
+    static int (*const steps[])(tour *) = {tour_open, tour_session, tour_text, tour_eval, tour_check, tour_warm, tour_save, tour_load};
+    static unsigned char saved[CAPTURED];
+    tour t = {.scenario = s, .saved = saved};
+    begin(s, at, onwards);
+    got.n = got.n_errors = 0;
+    got.code = 0;
+    for (size_t i = 0; i < sizeof steps / sizeof *steps && got.code == 0; i++) {
+        long before = failures(true), real = failures(false);
+        size_t recorded = got.n;
+        fault.armed = true;
+        int status = steps[i](&t);
+        fault.armed = false;
+        if (status == LLAMA_OK) continue;
+        check(status < 0 && failures(true) > before, "%s: step %zu is %d, %s", now(s), i, status, t.err.text);
+        check(failures(false) > real, "%s: step %zu needs advice: %s", now(s), i, t.err.text);
+        check(is_line(t.err.text, strlen(t.err.text)), "%s: step %zu is %d, text '%s'", now(s), i, status, t.err.text);
+        fault.at = 0; /* again */
+        got.n = recorded;
+        status = steps[i](&t);
+        fault.at = at;
+        if (!check(status == LLAMA_OK, "%s: step %zu again: %d, %s", now(s), i, status, t.err.text)) got.code = status;
+    }
+    saves_seen |= t.saves;
+    fault.armed = true;
+    llama_session_free(t.s);
+    llama_close(t.m);
+    fault.armed = false;
+}
+
+/* The prompt cache */
+static char *cache_bytes[2]; /* as it was before the scenario, and as it is left without faults */
+static size_t cache_n[2];
+
+static void lay_cache(void) {
+    buffer b = {0};
+    unlink(in_work("cache/state"));
+    if (!cache_bytes[0]) return;
+    put(&b, cache_bytes[0], cache_n[0]);
+    put_file(&b, in_work("cache"), "state");
+    free(b.at);
+}
+static bool cache_is(int which) {
+    size_t n = 0;
+    char *now_there = read_file(in_work("cache/state"), &n);
+    bool same = !now_there || !cache_bytes[which] ? now_there == cache_bytes[which]
+                                                  : n == cache_n[which] && memcmp(now_there, cache_bytes[which], n) == 0;
+    free(now_there);
+    return same;
+}
+
+/* The command, with streams of our own. */
+static void run_command(const scenario *s, long at, bool onwards) {
+    static char input[4096];
+    FILE *standard[3] = {stdin, stdout, stderr};
+    char *words[MOST_WORDS + 1] = {NULL}; /* argv may be written to */
+    int n = 0;
+    fflush(stdout);
+    begin(s, at, onwards);
+    for (; s->words[n]; n++) words[n] = strdup(s->words[n]);
+    snprintf(input, sizeof input, "%s", s->input ? s->input : "");
+    stdin = make_stream(-1, "r", input, strlen(input));
+    stdout = make_stream(-1, "w", got.text, CAPTURED);
+    stderr = make_stream(-1, "w", got.errors, CAPTURED);
+    setvbuf(stderr, NULL, _IONBF, 0);
+    stream *out = stream_of(stdout), *errors = stream_of(stderr);
+    out->out = true;
+    fault.armed = true;
+    got.code = cli_main(n, words);
+    fault.armed = false;
+    fclose(stdin), fclose(stdout), fclose(stderr);
+    got.n = out->n;
+    got.n_errors = errors->n;
+    stdin = standard[0], stdout = standard[1], stderr = standard[2];
+    while (n) __real_free(words[--n]);
+}
+
+static void run(const scenario *s, long at, bool onwards) {
+    int open_before = descriptors();
+    long blocks = fault.blocks, maps = fault.maps;
+    if (s->path) run_library(s, at, onwards);
+    else run_command(s, at, onwards);
+    check(descriptors() == open_before, "%s: %d descriptors are open, not %d", now(s), descriptors(), open_before);
+    check(fault.blocks == blocks && fault.bytes == 0, "%s: %ld blocks, %zu bytes are kept", now(s), fault.blocks - blocks, fault.bytes);
+    check(fault.maps == maps, "%s: %ld mappings are kept", now(s), fault.maps - maps);
+    for (int i = 0; i < STREAMS; i++)
+        if (!check(!streams[i].f, "%s: a stream is not closed", now(s))) streams[i].f = NULL;
+}
+
+/* So much of its stderr is shown. */
+static int said(void) { return (int)(got.n_errors < 300 ? got.n_errors : 300); }
+
+/* Did the command say at most so many lines on stderr, and one at least? */
+static bool in_lines(int most) {
+    const char *at = got.errors, *end = at + got.n_errors, *next;
+    for (; most > 0 && at < end; most--, at = next + 1)
+        if ((next = memchr(at, '\n', (size_t)(end - at))) == NULL || !is_line(at, (size_t)(next - at))) return false;
+    return got.n_errors > 0 && at == end;
+}
+
+/* After a run of the command with a fault: a code and a line, or all as without. */
+static void judge_command(const scenario *s) {
+    bool cache = s->cache != NO_CACHE;
+    if (got.code == want.code) {
+        bool quiet = got.n_errors == want.n_errors && memcmp(got.errors, want.errors, got.n_errors) == 0;
+        check(equal(&got, &want), "%s: other text, and exit %d", now(s), got.code);
+        check(quiet || (cache && in_lines(2)), "%s: exit %d, stderr '%.*s'", now(s), got.code, said(), got.errors);
+    } else {
+        check(failures(false) > 0, "%s: exit %d for advice: %.*s", now(s), got.code, said(), got.errors);
+        check(got.code > 0 && got.code < 6, "%s: exit %d", now(s), got.code);
+        check(in_lines(cache ? 2 : 1), "%s: exit %d, stderr '%.*s'", now(s), got.code, said(), got.errors);
+        check(got.n <= want.n && memcmp(got.text, want.text, got.n) == 0, "%s: exit %d, other text", now(s), got.code);
+    }
+    if (!cache) return;
+    check(cache_is(0) || cache_is(1), "%s: the cache is neither the old nor the new", now(s));
+    int left = leftovers(in_work("cache"), "state");
+    check(left == 0 || fault.failed[UNLINK], "%s: %d temporary files are left", now(s), left);
+}
+
+/* Site `at` of a scenario fails, then the same without. */
+static void one_site(const scenario *s, long at, bool onwards) {
+    if (s->cache != NO_CACHE) lay_cache();
+    run(s, at, onwards);
+    if (s->path) {
+        check(got.code || equal(&got, &want), "%s: other results", now(s));
+        return;
+    }
+    judge_command(s);
+    char before[600];
+    snprintf(before, sizeof before, "%s", now(s));
+    run(s, 0, false);
+    check(got.code == want.code && equal(&got, &want), "after %s: exit %d, %.*s", before, got.code, said(), got.errors);
+}
+
+/* Few bytes at a time, or none at first: nothing is different. */
+static int in_pieces(const scenario *s) {
+    for (size_t most = 0; most <= 7; most++) {
+        if (s->cache != NO_CACHE) lay_cache();
+        fault.most = most;
+        fault.interrupted = most == 0;
+        run(s, 0, false);
+        check(got.code == want.code && equal(&got, &want) && got.n_errors == want.n_errors, "%s: %zu bytes at a time: exit %d, %.*s",
+              now(s), most, got.code, said(), got.errors);
+        if (s->cache != NO_CACHE) check(cache_is(1), "%s: %zu bytes at a time: another cache", now(s), most);
+    }
+    fault.most = 0;
+    fault.interrupted = false;
+    return 8;
+}
+
+static long sites, runs, sites_of[KINDS];
+
+static void keep(outcome *to, const outcome *from) {
+    to->code = from->code;
+    memcpy(to->text, from->text, to->n = from->n);
+    memcpy(to->errors, from->errors, to->n_errors = from->n_errors);
+}
+
+static void all_sites(const scenario *s) {
+    int failed = tests_failed;
+    if (s->cache != NO_CACHE) lay_cache();
+    run(s, 0, false);
+    long n = fault.calls;
+    for (int k = 0; k < KINDS; k++) sites_of[k] += fault.counts[k];
+    keep(&want, &got);
+    bool sound = (got.code == 0) == (s->cache != DAMAGED) && n > 0;
+    if (!check(sound, "%s, without a fault: %d, %.*s", s->name, got.code, said(), got.errors)) return;
+    if (s->cache != NO_CACHE) {
+        free(cache_bytes[1]);
+        cache_bytes[1] = read_file(in_work("cache/state"), &cache_n[1]);
+        check(cache_bytes[1] != NULL, "%s: no cache was written", s->name);
+    }
+    for (long at = 1; at <= n; at++)
+        for (int onwards = 0; onwards < 2; onwards++) one_site(s, at, onwards);
+    sites += n;
+    runs += 1 + 2 * n + in_pieces(s);
+#ifdef __SANITIZE_ADDRESS__
+    check(!__lsan_do_recoverable_leak_check(), "%s: leaks", s->name);
+#endif
+    printf("%-42s %4ld sites%s\n", s->name, n, tests_failed > failed ? ", FAILED" : "");
+    fflush(stdout);
+}
+
+/* ---- What there is to run ---- */
+
+static void last_words(void) {
+    static const char text[] = "it was: ";
+    if (!fault.doing) return;
+    if (write(2, text, sizeof text - 1) < 0 || write(2, fault.doing, strlen(fault.doing)) < 0 || write(2, "\n", 1) < 0) return;
+}
+static void too_long(int signal_number) {
+    (void)signal_number;
+    last_words();
+    _exit(1);
+}
+
+/* The sums of Meta's files, where there is md5sum */
+static void list_sums(const char *folder) {
+    char command[3000];
+    snprintf(command, sizeof command, "cd '%s' && md5sum consolidated.*.pth params.json >checklist.chk", folder);
+    if (system(command) != 0) printf("SKIP: MD5 sums (no md5sum)\n");
+}
+
+static void library(const char *tiny, const char *forms) {
+    static const char *const names[FORMS] = {"safetensors", "safetensors, three files", "PyTorch", "PyTorch, two files",
+                                             "GGUF", "GGUF, two files", "llama2.c version 0", "llama2.c version 1"};
+    const model_spec meta[] = {
+        {.dim = 16, .layers = 2, .heads = 2, .kv_heads = 1, .hidden = 32, .vocab = 1024, .shards = 1},
+        {.dim = 64, .layers = 1, .heads = 4, .kv_heads = 2, .hidden = 96, .vocab = 1024, .shards = 2},
+        {.dim = 16, .layers = 1, .heads = 2, .kv_heads = 2, .hidden = 32, .vocab = 1024, .shards = 2, .gap = 3},
+        {.dim = 16, .layers = 1, .heads = 2, .kv_heads = 2, .hidden = 32, .vocab = 1024, .shards = 1, .legacy = true},
+    };
+    static const char *const meta_names[] = {"Meta", "Meta, two shards", "Meta, two shards to be copied", "Meta, older torch"};
+    static const char *const others[] = {"meta", "hf", "model.gguf", "bin/model.bin"};
+    char tokenizer[2048], path[2048], name[96];
+    snprintf(tokenizer, sizeof tokenizer, "%s/tokenizer.model", tiny);
+    for (int i = 0; i < 4; i++) {
+        snprintf(path, sizeof path, "%s", in_work(meta_names[i]));
+        snprintf(name, sizeof name, "%s", meta_names[i]);
+        model_write(&meta[i], path);
+        list_sums(path);
+        for (int own = 0; own < 2; own++) {
+            if (own) snprintf(name, sizeof name, "%s, the host's allocator", meta_names[i]);
+            all_sites(&(scenario){.name = name, .path = path, .tokenizer = tokenizer, .own = own, .cold = i == 1});
+        }
+    }
+    for (int form = 0; form < FORMS; form++) {
+        snprintf(path, sizeof path, "%.2000s", model_write_as(&meta[0], (model_form)form, in_work(names[form])));
+        all_sites(&(scenario){.name = names[form], .path = path, .tokenizer = tokenizer, .own = true, .cold = form % 2});
+    }
+    for (int i = 0; i < 4; i++) {
+        snprintf(path, sizeof path, "%s/%s", forms, others[i]);
+        snprintf(name, sizeof name, "with its tokenizer, %s", others[i]);
+        if (exists(path)) all_sites(&(scenario){.name = name, .path = path, .own = true});
+        else printf("SKIP: %s\n", path);
+    }
+    all_sites(&(scenario){.name = "tests/tiny, locked", .path = tiny, .own = true, .memory = LLAMA_MEMORY_LOCK, .threads = 1});
+}
+
+static void command(const char *tiny) {
+    char file[2048], model[2048];
+    buffer b = {0};
+    put_text(&b, "There was once\n");
+    put_file(&b, work, "prompt");
+    free(b.at);
+    snprintf(file, sizeof file, "%s", in_work("prompt"));
+    snprintf(model, sizeof model, "%s", in_work("Meta")); /* the library's first */
+    char tokenizer[2048];
+    snprintf(tokenizer, sizeof tokenizer, "%s/tokenizer.model", tiny);
+    const scenario all[] = {
+        {.name = "llama", .words = {"llama", tiny, "There was", "-n", "8", "--temp", "0", "-c", "32", "-t", "1"}},
+        {.name = "llama -f", .words = {"llama", "-m", model, "-f", file, "--tokenizer", tokenizer, "-n", "8", "--temp", "0", "--echo", "-t", "1"}},
+        {.name = "llama of stdin, --stop", .input = "There\\x20was\n",
+         .words = {"llama", model, "--tokenizer", tokenizer, "-n", "8", "--temp", "0", "--ignore-eos", "-e", "-r", "zzz", "-s", "3", "-t", "1"}},
+        {.name = "llama info", .words = {"llama", "info", model, "--tokenizer", tokenizer, "-t", "1"}},
+        {.name = "llama check", .words = {"llama", "check", model, "--tokenizer", tokenizer, "-t", "1"}},
+        {.name = "llama tokenize", .words = {"llama", "tokenize", model, "--tokenizer", tokenizer, "There", "was", "once"}},
+        {.name = "llama tokenize --decode", .input = "5 6\n300", .words = {"llama", "tokenize", model, "--tokenizer", tokenizer, "--decode"}},
+        {.name = "llama trace", .words = {"llama", "trace", model, "--tokenizer", tokenizer, "There was"}},
+        {.name = "llama trace of names", .words = {"llama", "trace", model, "--tokenizer", tokenizer, "There was", "output"}},
+        {.name = "llama -h", .words = {"llama", "-h"}},
+        {.name = "llama --version", .words = {"llama", "--version"}},
+    };
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) all_sites(&all[i]);
+}
+
+/* Whether the command has the option */
+static bool has_cache(void) {
+    const scenario help = {.name = "llama -h", .words = {"llama", "-h"}};
+    run(&help, 0, false);
+    return memmem(got.text, got.n, "--prompt-cache", 14) != NULL;
+}
+
+static void prompt_cache(const char *tiny) {
+    static const struct {
+        const char *name, *prompt;
+    } cases[CACHES] = {{0}, {"a cache that is absent", "There was once a poor woodcutter, who had a wife"},
+                       {"a cache that is there", "There was once a poor woodcutter, who had a wife"},
+                       {"a cache of another prompt", "There was a king"}, {"a cache of another model", "There was a king"},
+                       {"a damaged cache", "There was a king"}};
+    char file[2048], tokenizer[2048], model[2048], other[2048];
+    make_folder(in_work("cache"));
+    leftovers(in_work("cache"), NULL);
+    snprintf(file, sizeof file, "%s", in_work("cache/state"));
+    snprintf(model, sizeof model, "%s", in_work("Meta, two shards")); /* the library's */
+    snprintf(other, sizeof other, "%s", in_work("Meta, older torch"));
+    snprintf(tokenizer, sizeof tokenizer, "%s/tokenizer.model", tiny);
+    for (int cache = ABSENT; cache < CACHES; cache++) {
+        const scenario s = {.name = cases[cache].name, .cache = cache,
+                            .words = {"llama", cache < FOREIGN ? model : other, cases[cache].prompt, "-n", "4", "--temp", "0", "-c", "64", "-t", "1",
+                                      "--tokenizer", tokenizer, "--prompt-cache", file}};
+        free(cache_bytes[0]);
+        cache_bytes[0] = cache == ABSENT ? NULL : read_file(file, &cache_n[0]); /* as the one before left it */
+        if (cache == DAMAGED && cache_bytes[0]) cache_bytes[0][cache_n[0] / 2] ^= 1;
+        all_sites(&s);
+    }
+    free(cache_bytes[0]), free(cache_bytes[1]);
+}
+
+int main(int argc, char **argv) {
+    if (argc < 4) return 2;
+    outcome *both[] = {&want, &got};
+    for (int i = 0; i < 2; i++) both[i]->text = must_alloc(CAPTURED), both[i]->errors = must_alloc(CAPTURED);
+    snprintf(work, sizeof work, "%.1000s", argv[3]);
+    unsetenv("LLAMA_MODEL");
+    make_folder(work);
+    signal(SIGALRM, too_long);
+#ifdef __SANITIZE_ADDRESS__
+    __sanitizer_set_death_callback(last_words);
+#else
+    printf("SKIP: leaks of what is not counted (built without -fsanitize=address)\n");
+#endif
+    library(argv[1], argv[2]);
+    command(argv[1]);
+    if (has_cache()) prompt_cache(argv[1]);
+    else printf("SKIP: --prompt-cache (this release has none)\n");
+    if (!saves_seen) printf("SKIP: llama_save, llama_load (this release has none)\n");
+    for (int k = 0; k < KINDS; k++) printf("%s%s %ld", k ? ", " : "of these: ", kinds[k].name, sites_of[k]);
+    printf("\n");
+    for (int k = ALLOC; k <= READ; k++) check(sites_of[k] > 0, "no call of %s was seen: is it wrapped?", kinds[k].name);
+    for (int i = 0; i < 2; i++) free(both[i]->text), free(both[i]->errors);
+    printf("faults: %ld sites, %ld runs, %d failed\n", sites, runs, tests_failed);
+    return tests_failed != 0;
+}
