@@ -1002,10 +1002,10 @@ static int place(binder *b, size_t i) {
 /* With the shape known: room for what will be found. */
 static int begin_binding(binder *b, size_t parts) {
     llama *m = b->m;
-    enum { LEAST = 16 }; /* bytes a weight takes in a file: two elements, and its name or so */
+    enum { NAMED = 16, ELEMENT = 2 }; /* bytes at least, of a part with its name; each has D */
     size_t n = (OUTSIDE + m->n_layers * INSIDE) * parts;
-    if (n * LEAST > m->file_bytes)
-        return bad_params(b->path, "is too small a file for so many layers", b->err);
+    if (n * NAMED > m->file_bytes || (n / parts - 1) * m->dim * ELEMENT > m->file_bytes)
+        return bad_params(b->path, "is too small for a model of this shape", b->err);
     b->parts = parts;
     b->pieces = llamac_new(&b->scratch, n, sizeof *b->pieces);
     m->layers = llamac_new(&m->arena, m->n_layers, sizeof *m->layers);

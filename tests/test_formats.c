@@ -85,7 +85,9 @@ typedef struct {
 /* The pieces of a tokenizer.model, read here once more. */
 static int read_pieces(const char *file, test_piece *out, int most) {
     size_t n = 0;
-    const unsigned char *p = (const unsigned char *)read_file(file, &n), *end = p + n;
+    static char *kept; /* the file: texts point into it */
+    kept = read_file(file, &n);
+    const unsigned char *p = (const unsigned char *)kept, *end = p + n;
     int count = 0;
     while (p && p < end && *p == 0x0a && count < most) { /* field 1: a piece, all under 128 bytes */
         const unsigned char *stop = p + 2 + p[1];
@@ -98,7 +100,7 @@ static int read_pieces(const char *file, test_piece *out, int most) {
             else e->type = p[1], p += 2;
         }
     }
-    return count; /* the file stays in memory: texts point into it */
+    return count;
 }
 
 static const test_piece *pieces;

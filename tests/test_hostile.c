@@ -117,7 +117,7 @@ static void test_params(void) {
     params_case("{\"dim\": 16, \"n_layers\": 2, \"n_heads\": 3, \"norm_eps\": 1e-5}", LLAMA_EFORMAT, "divide");
     params_case("{\"dim\": 16, \"n_layers\": 1, \"n_heads\": 2, \"n_kv_heads\": 1, \"norm_eps\": 1e-5}", LLAMA_EFORMAT, "n_layers");
     params_case("{\"dim\": 16, \"n_layers\": 3, \"n_heads\": 2, \"n_kv_heads\": 1, \"norm_eps\": 1e-5}", LLAMA_EFORMAT, "layers.2.");
-    params_case("{\"dim\": 16, \"n_layers\": 1024, \"n_heads\": 2, \"norm_eps\": 1e-5}", LLAMA_EFORMAT, "too small a file");
+    params_case("{\"dim\": 16, \"n_layers\": 1024, \"n_heads\": 2, \"norm_eps\": 1e-5}", LLAMA_EFORMAT, "too small for a model");
     params_case("{\"dim\": 16, \"n_layers\": 100000, \"n_heads\": 2, \"norm_eps\": 1e-5}", LLAMA_EFORMAT, "'n_layers'");
     params_case("{\"dim\": 16, \"n_layers\": 2, \"n_heads\": 2, \"n_kv_heads\": 1, \"norm_eps\": 1e-9999}", LLAMA_EFORMAT, "norm_eps");
     buffer deep = {0};
@@ -139,6 +139,8 @@ static void pickle_case(const char *what, const buffer *pickle, const char *says
     unsigned char storage[64] = {0};
     zip_add(&z, "a/data.pkl", pickle->at, pickle->n);
     zip_add(&z, "a/data/0", storage, sizeof storage);
+    static const unsigned char more[1024]; /* a file this small would be refused for its size */
+    zip_add(&z, "a/more", more, sizeof more);
     buffer file = zip_end(&z);
     in_folder("consolidated.00.pth", &file);
     refuse(what, LLAMA_EFORMAT, says);

@@ -1,0 +1,31 @@
+#!/bin/sh
+# valgrind.sh - the tests of the library under valgrind: no stray access, nothing unset is decided on, nothing is left.
+# Kernels for AVX-512, which valgrind does not know, are left out: it shows programs a processor without it.
+command -v valgrind >/dev/null 2>&1 || { echo "SKIP: valgrind is not here"; exit 0; }
+work=build/valgrind
+mkdir -p $work
+failed=0
+for test in test_api test_hostile test_formats test_state test_damage test_threads test_bits soak; do
+    ${CC:-gcc} -std=c11 -g -O2 -pthread -o $work/$test tests/$test.c llama.c tokenizer.c -lm || exit 1
+done
+run() { # NAME ARGUMENTS
+    name=$1
+    shift
+    if valgrind -q --error-exitcode=99 --leak-check=full --errors-for-leak-kinds=definite,possible \
+        $work/"$name" "$@" >$work/"$name".log 2>&1; then
+        echo "ok $name: $(tail -n 1 $work/"$name".log)"
+    else
+        failed=$((failed + 1))
+        echo "FAILED $name:"
+        grep -E '^==|FAIL' $work/"$name".log | head -n 20
+    fi
+}
+run test_api tests/tiny
+run test_hostile tests/tiny $work/hostile
+run test_formats tests/tiny $work/formats
+run test_state $work/state still # valgrind does not tell a handler of SIGBUS the address
+run test_damage $work/damage
+run test_threads tests/tiny
+run test_bits tests/tiny tests/tiny/golden.json
+run soak tests/tiny 200 20
+[ $failed -eq 0 ]
