@@ -86,6 +86,7 @@ typedef struct {
 static int read_pieces(const char *file, test_piece *out, int most) {
     size_t n = 0;
     static char *kept; /* the file: texts point into it */
+    free(kept);
     kept = read_file(file, &n);
     const unsigned char *p = (const unsigned char *)kept, *end = p + n;
     int count = 0;

@@ -1,16 +1,20 @@
 #!/bin/sh
 # valgrind.sh - the tests of the library under valgrind: no stray access, nothing unset is decided on, nothing is left.
 # Kernels for AVX-512, which valgrind does not know, are left out: it shows programs a processor without it.
+#
+#   valgrind.sh [TESTS]      all, or some of them: "test_api test_state"
 command -v valgrind >/dev/null 2>&1 || { echo "SKIP: valgrind is not here"; exit 0; }
 work=build/valgrind
 mkdir -p $work
 failed=0
-for test in test_api test_hostile test_formats test_state test_damage test_threads test_bits soak; do
+tests=${1:-test_api test_hostile test_formats test_state test_damage test_threads test_bits soak}
+for test in $tests; do
     ${CC:-gcc} -std=c11 -g -O2 -pthread -o $work/$test tests/$test.c llama.c tokenizer.c -lm || exit 1
 done
 run() { # NAME ARGUMENTS
     name=$1
     shift
+    case " $tests " in *" $name "*) ;; *) return ;; esac
     if valgrind -q --error-exitcode=99 --leak-check=full --errors-for-leak-kinds=definite,possible \
         $work/"$name" "$@" >$work/"$name".log 2>&1; then
         echo "ok $name: $(tail -n 1 $work/"$name".log)"
