@@ -2187,7 +2187,7 @@ static int md5_file(const char *folder, const char *name, const char *want,
  * is refused. */
 static int md5_list(const char *folder, const char *list, llamac_arena *scratch,
                     llama_progress_fn progress, void *user, llama_error *err) {
-    enum { NAME = 34, LARGEST = 1 << 20 };
+    enum { NAME = 34, LARGEST = 1 << 14 }; /* Meta's have ten lines or fewer */
     char path[LLAMAC_PATH_BYTES], name[256];
     llamac_cursor c = {0};
     int status = llamac_join(path, folder, list, err);

@@ -81,18 +81,16 @@ static const char help[] =
 
 /* Bytes of the character that begins n > 0 bytes, and its number; -1: they are not UTF-8. */
 static size_t character(const char *text, size_t n, long *number) {
+    static const long least[] = {0, 0, 0x80, 0x800, 0x10000};
     unsigned first = (unsigned char)*text;
-    size_t size = first < 0x80                   ? 1
-                  : first < 0xc2 || first > 0xf4 ? 0
-                  : first < 0xe0                 ? 2
-                  : first < 0xf0                 ? 3
-                                                 : 4;
-    *number = size < 2 ? first : first & (0x7f >> size);
+    size_t size = first < 0x80 ? 1 : first < 0xc2 ? 0 : first < 0xe0 ? 2 : first < 0xf0 ? 3 : 4;
+    long code = size < 2 ? (long)first : (long)(first & (0x7f >> size));
     for (size_t i = 1; i < size; i++) {
         if (i == n || (text[i] & 0xc0) != 0x80) size = 0;
-        else *number = *number << 6 | (text[i] & 0x3f);
+        else code = code << 6 | (text[i] & 0x3f);
     }
-    if (size == 0) *number = -1;
+    if (code < least[size] || code > 0x10ffff || (code >= 0xd800 && code < 0xe000)) size = 0;
+    *number = size ? code : -1;
     return size ? size : 1;
 }
 

@@ -284,6 +284,9 @@ END
     holds "shown on a terminal: $(od -c $work/out | head -3)" grep -qF "a^[[31m^H<U+009B>m<U+202E>b<9B>	c é" $work/out
     sh $work/terminal.sh >$work/out
     if [ "$(cat $work/out)" = "$bad" ]; then ok; else no "through a pipe it passes"; fi
+    bad2=$(printf 'a\355\240\200\340\200\212\364\220\200\200b') # a surrogate, an overlong newline, behind the last
+    script -qec "$llama $model x -n '$bad2'" /dev/null </dev/null >$work/out 2>&1
+    holds "what is no UTF-8 is shown by its bytes" grep -qF "a<ED><A0><80><E0><80><8A><F4><90><80><80>b" $work/out
     script -qec "$llama $model x -n '$bad'" /dev/null </dev/null >$work/out 2>&1
     holds "shown in a complaint" grep -qF "a^[[31m^H<U+009B>m<U+202E>b<9B>^Ic é" $work/out
 else

@@ -44,6 +44,48 @@ static float *all_logits(const char *path, llama_info *info, int batch, int thre
 }
 
 /* Every format against Meta's folder, in bits. */
+/* The same sixteen bits taken for bfloat16, in each format that can say so: the same logits by all kernels. */
+static void test_bfloat16(void) {
+    static const char *const kernels[] = {"scalar", "avx2", "avx512", "neon"};
+    const model_spec m = {.dim = 48, .layers = 1, .heads = 3, .kv_heads = 1, .hidden = 40, .vocab = 20, .shards = 1};
+    float want[20];
+    bool first = true;
+    for (int gguf = 0; gguf < 2; gguf++) {
+        char path[2048], file[2100];
+        size_t n = 0;
+        snprintf(path, sizeof path, "%s", model_write_as(&m, gguf ? GGUF_FILE : SAFETENSORS, in_work("bfloat16")));
+        snprintf(file, sizeof file, gguf ? "%s" : "%s/model.safetensors", path);
+        char *bytes = read_file(file, &n);
+        buffer b = {0};
+        size_t type = SIZE_MAX; /* GGUF: where the next one's stands, behind name, number of dimensions, these */
+        for (size_t i = 0; bytes && i < n; i++) {
+            bool safe = !gguf && i + 5 < n && memcmp(bytes + i, "\"F16\"", 5) == 0;
+            if (gguf && i > 7 && memcmp(bytes + i - 7, ".weight", 7) == 0) type = i + 4 + 8 * (size_t)bytes[i];
+            put(&b, safe ? "\"BF16\"" : i == type && bytes[i] == 1 ? "\36" : bytes + i, safe ? 6 : 1);
+            i += safe ? 4 : 0;
+        }
+        if (!gguf) memcpy(b.at, &(uint64_t){*(uint64_t *)(void *)bytes + b.n - n}, 8);
+        check(write_file(file, &b), "%s", file);
+        llama *model = NULL;
+        llama_error err;
+        llama_info info = {.size = sizeof info};
+        if (!check(llama_open(&model, path, NULL, &err) == LLAMA_OK, "bfloat16: %s", err.text)) return;
+        check(llama_describe(model, &info) == LLAMA_OK && strcmp(info.dtype, "bfloat16") == 0, "it is %s", info.dtype);
+        for (int k = 0; k < 4; k++) {
+            llama_session_options o = {.size = sizeof o, .context = 16, .kernels = kernels[k]};
+            llama_session *s = NULL;
+            if (llama_session_new(&s, model, &o, NULL)) continue; /* not on this processor */
+            check(llama_eval(s, 0, some, 7) == LLAMA_OK, "%s", llama_session_error(s));
+            if (first) memcpy(want, llama_logits(s, 0), sizeof want);
+            check(want[3] != 0 && memcmp(want, llama_logits(s, 0), sizeof want) == 0, "bfloat16, %s, %s: other bits", gguf ? "GGUF" : "safetensors", kernels[k]);
+            first = false;
+            llama_session_free(s);
+        }
+        llama_close(model);
+        free(b.at), free(bytes);
+    }
+}
+
 static void test_same_bits(void) {
     static const model_spec specs[] = {
         {.dim = 16, .layers = 2, .heads = 2, .kv_heads = 1, .hidden = 32, .vocab = 24, .shards = 1},
@@ -838,6 +880,7 @@ int main(int argc, char **argv) {
     make_folder(work);
     test_memory(); /* first, while nothing was freed to be used again */
     test_same_bits();
+    test_bfloat16();
     test_vocabularies(argv[1]);
     test_config();
     test_index();

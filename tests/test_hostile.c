@@ -94,6 +94,8 @@ static void test_params(void) {
     PARAMS("{\"dim\": 16, %s}", LLAMA_OK, "");
     PARAMS("\t{\"dim\":16.0,\"vocab_size\":24,\"name\":\"a \\\" b\",\"flag\":true,\"x\":null, %s } \n", LLAMA_OK, "");
     PARAMS("{\"dim\": 16, \"ffn_dim_multiplier\": null, \"multiple_of\": 32, \"dim\": 16, %s}", LLAMA_EFORMAT, "hidden 64");
+    PARAMS("{\"dim\": 16, \"multiple_of\": 32, \"ffn_dim_multiplier\": 0.75, %s}", LLAMA_OK, "");
+    PARAMS("{\"dim\": 16, \"multiple_of\": 32, \"ffn_dim_multiplier\": 1.3, %s}", LLAMA_EFORMAT, "hidden 64");
     PARAMS("{\"dim\": 0, %s}", LLAMA_EFORMAT, "'dim'");
     PARAMS("{\"dim\": -16, %s}", LLAMA_EFORMAT, "'dim'");
     PARAMS("{\"dim\": 1e300, %s}", LLAMA_EFORMAT, "'dim'");
@@ -169,6 +171,7 @@ static void test_pickles(void) {
     BYTES("eval", "\x80\x02" "c__builtin__\neval\n.", "'__builtin__ eval'");
     BYTES("a global of protocol 4", "\x80\x04\x8c\x02os\x8c\x06system\x93.", "'os system'");
     BYTES("a global with control characters", "\x80\x02" "c\x1b[31m\nx\n.", "'?[31m x'");
+    BYTES("a global that turns the direction of writing", "\x80\x02" "c\xe2\x80\xae\xc2\x9b\xd8\x9c\xe2\x81\xa6\xe2\x80\x8f\x7f|\xc3\xa9\xe2\x80\x93\nx\n.", "'??????????????|\xc3\xa9\xe2\x80\x93 x'");
     BYTES("a global without its lines", "\x80\x02" "cos", "global");
     BYTES("STACK_GLOBAL of numbers", "\x80\x04K\x01K\x02\x93.", "global has no name");
     BYTES("INST", "\x80\x02(ios\nsystem\n.", "opcode 0x69");
