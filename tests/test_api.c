@@ -6,6 +6,7 @@
 #include <fenv.h>
 #include <locale.h>
 #include <signal.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
@@ -234,11 +235,12 @@ static void test_lock(const char *path) {
     none = before, none.rlim_cur = 0;
     setrlimit(RLIMIT_MEMLOCK, &none);
     if (root && seteuid(65534) != 0) return; /* root may lock what it likes */
+    bool locks = mlock(&before, 1) == 0; /* as under sanitizers, which make mlock do nothing */
     int status = llama_open(&m, path, &o, &err);
     if (root) check(seteuid(0) == 0, "root again");
     setrlimit(RLIMIT_MEMLOCK, &before);
     bool hidden = status == LLAMA_EIO; /* the folder is root's alone */
-    check(hidden || (status == LLAMA_ENOMEM && !m && strstr(err.text, "ulimit -l")), "locked: %d, %s", status, err.text);
+    check(hidden || locks || (status == LLAMA_ENOMEM && !m && strstr(err.text, "ulimit -l")), "locked: %d, %s", status, err.text);
     llama_close(m);
 }
 
