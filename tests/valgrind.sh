@@ -7,7 +7,7 @@ command -v valgrind >/dev/null 2>&1 || { echo "SKIP: valgrind is not here"; exit
 work=build/valgrind
 mkdir -p $work
 failed=0
-tests=${1:-test_api test_hostile test_formats test_state test_damage test_threads test_bits soak}
+tests=${1:-test_api test_hostile test_formats test_state test_damage test_threads test_bits}
 for test in $tests; do
     ${CC:-gcc} -std=c11 -g -O2 -pthread -o $work/$test tests/$test.c llama.c tokenizer.c -lm || exit 1
 done
@@ -31,5 +31,4 @@ run test_state $work/state still # valgrind does not tell a handler of SIGBUS th
 run test_damage $work/damage
 run test_threads tests/tiny
 run test_bits tests/tiny tests/tiny/golden.json
-run soak tests/tiny 200 20
 [ $failed -eq 0 ]
