@@ -33,12 +33,12 @@ static void counting_free(void *user, void *p, size_t bytes) {
 }
 
 static size_t bytes_here(void) {
-    static const char *const names[] = {"params.json", "consolidated.00.pth", "tokenizer.model"};
     size_t sum = 0;
-    for (int i = 0; i < 3; i++) {
-        char path[2048];
+    for (int i = -2; i < 60; i++) {
+        char path[2048], name[32];
         struct stat st;
-        snprintf(path, sizeof path, "%s/%s", folder, names[i]);
+        snprintf(name, sizeof name, i == -2 ? "params.json" : i == -1 ? "tokenizer.model" : "consolidated.%02d.pth", i);
+        snprintf(path, sizeof path, "%s/%s", folder, name);
         if (stat(path, &st) == 0 && S_ISREG(st.st_mode)) sum += (size_t)st.st_size;
     }
     return sum;
@@ -119,6 +119,7 @@ static void test_params(void) {
     params_case("{\"dim\": 16, \"n_layers\": 2, \"n_heads\": 3, \"norm_eps\": 1e-5}", LLAMA_EFORMAT, "divide");
     params_case("{\"dim\": 16, \"n_layers\": 1, \"n_heads\": 2, \"n_kv_heads\": 1, \"norm_eps\": 1e-5}", LLAMA_EFORMAT, "n_layers");
     params_case("{\"dim\": 16, \"n_layers\": 3, \"n_heads\": 2, \"n_kv_heads\": 1, \"norm_eps\": 1e-5}", LLAMA_EFORMAT, "layers.2.");
+    params_case("{\"dim\": 1048576, \"n_layers\": 1, \"n_heads\": 1, \"norm_eps\": 1e-5}", LLAMA_EFORMAT, "too small for a model");
     params_case("{\"dim\": 16, \"n_layers\": 1024, \"n_heads\": 2, \"norm_eps\": 1e-5}", LLAMA_EFORMAT, "too small for a model");
     params_case("{\"dim\": 16, \"n_layers\": 100000, \"n_heads\": 2, \"norm_eps\": 1e-5}", LLAMA_EFORMAT, "'n_layers'");
     params_case("{\"dim\": 16, \"n_layers\": 2, \"n_heads\": 2, \"n_kv_heads\": 1, \"norm_eps\": 1e-9999}", LLAMA_EFORMAT, "norm_eps");
@@ -289,6 +290,24 @@ static void test_shards(void) {
     refuse("a w1 that is too wide", LLAMA_EFORMAT, "w1 is 1048578 wide");
     snprintf(path, sizeof path, "%s/consolidated.01.pth", folder);
     unlink(path);
+    model_write(&spec, folder);
+}
+
+/* Sixty shards of next to nothing, of a model of which each would have a part of every weight. */
+static void test_many_shards(void) {
+    char path[2048], name[32];
+    buffer b = {0};
+    for (int i = 0; i < 900; i++) put_text(&b, "x");
+    for (int i = 0; i < 60; i++) {
+        snprintf(name, sizeof name, "consolidated.%02d.pth", i);
+        in_folder(name, &b);
+    }
+    free(b.at);
+    params_case("{\"dim\": 2, \"n_layers\": 1024, \"n_heads\": 1, \"norm_eps\": 1e-5}", LLAMA_EFORMAT, "too small for a model");
+    for (int i = 0; i < 60; i++) {
+        snprintf(path, sizeof path, "%s/consolidated.%02d.pth", folder, i);
+        unlink(path);
+    }
     model_write(&spec, folder);
 }
 
@@ -581,6 +600,7 @@ int main(int argc, char **argv) {
     test_overlap();
     test_legacy();
     test_shards();
+    test_many_shards();
     test_paths();
     test_many_files();
     test_large_json();

@@ -397,9 +397,17 @@ static void test_cut(size_t length, int threads) {
 
 /* Changed while it is opened: at its k-th allocation. */
 static struct {
-    int countdown, kind; /* 0: cut to nothing, 1: cut to a half, 2: a byte more, 3: replaced */
+    int countdown, kind; /* 0: cut to nothing, 1: cut to a half, 2: a byte more, 3: replaced, 4: a page cannot be read */
     const char *path;
 } change;
+static void lose_a_page(void) {
+    char line[4096];
+    unsigned long begin;
+    FILE *maps = fopen("/proc/self/maps", "r");
+    while (maps && fgets(line, sizeof line, maps))
+        if (strstr(line, "/opening/") && sscanf(line, "%lx", &begin) == 1) check(llama_fault(faulty, (void *)(begin + 5000)) == 1, "a page of the file");
+    if (maps) fclose(maps);
+}
 static void *changing_alloc(void *user, size_t bytes, size_t align) {
     (void)user;
     if (change.countdown-- == 0) {
@@ -412,6 +420,7 @@ static void *changing_alloc(void *user, size_t bytes, size_t align) {
         if (change.kind == 2) check(truncate(change.path, (off_t)n + 1) == 0, "truncate");
         b.n = n;
         if (change.kind == 3) check(unlink(change.path) == 0 && write_file(change.path, &b), "replace");
+        if (change.kind == 4) lose_a_page();
         free(old), free(b.at);
     }
     return aligned_alloc(align, (bytes + align - 1) / align * align);
@@ -424,9 +433,9 @@ static void changing_free(void *user, void *p, size_t bytes) {
 static void test_opening(void) {
     llama_allocator changing = {NULL, changing_alloc, changing_free};
     llama_options o = {.size = sizeof o, .allocator = &changing};
-    int said = 0;
+    int said = 0, lost = 0;
     for (int k = 1; k < 40; k++)
-        for (change.kind = 0; change.kind < 4; change.kind++) {
+        for (change.kind = 0; change.kind < 5; change.kind++) {
             char *path = strdup(fresh("opening"));
             llama_close(faulty);
             faulty = NULL;
@@ -435,15 +444,16 @@ static void test_opening(void) {
             llama_error err;
             int status = llama_open(&faulty, in_work("opening"), &o, &err);
             bool late = change.countdown >= 0, missed = status == LLAMA_OK && !late; /* before it was mapped */
-            check((late && status == LLAMA_OK) || status == LLAMA_EIO || status == LLAMA_EFORMAT || (missed && change.kind == 3), "changed at allocation %d, kind %d: %d, %s", k,
+            check((late && status == LLAMA_OK) || status == LLAMA_EIO || status == LLAMA_EFORMAT || (missed && change.kind >= 3), "changed at allocation %d, kind %d: %d, %s", k,
                   change.kind, status, err.text);
             check(status == LLAMA_OK || (!faulty && strstr(err.text, path)), "it names the file: %s", err.text);
+            lost += change.kind == 4 && status == LLAMA_EIO;
             said += status == LLAMA_EIO && strstr(err.text, "changed while it was opened");
             llama_close(faulty);
             faulty = NULL;
             free(path);
         }
-    check(said >= 8, "%d changes were noticed", said);
+    check(said >= 8 && lost >= 2, "%d changes were noticed, %d lost pages", said, lost);
 }
 
 /* Cut short while it is checked, which reads all of it. */
