@@ -227,6 +227,13 @@ static void test_pickles(void) {
     tensor_case("a stride that overflows", "0", 32, 0, 3, 3, INT64_MAX, "reaches past");
     tensor_case("rows one upon the other", "0", 32, 0, 1000, 32, 0, "reaches past");
     tensor_case("a size of nothing", "0", 32, 0, 24, -16, 16, "size or stride");
+    buffer long_name = {0};
+    char name[300] = "";
+    put_text(&long_name, "\x80\x02}(");
+    pickle_tensor(&long_name, memset(name, 'x', 257), "0", 32, 0, 1, 32, 32, false);
+    put_text(&long_name, "u.");
+    pickle_case("a name of 257 bytes", &long_name, "a name longer than any");
+    free(long_name.at);
     tensor_case("another shape", "0", 32, 0, 2, 16, 16, "w1.weight is missing");
 }
 
