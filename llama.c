@@ -2135,7 +2135,8 @@ enum { STATE_MAGIC, STATE_VERSION, STATE_MODEL, STATE_NUMERICS, STATE_LENGTH, ST
 static uint64_t fingerprint(const llama *m) {
     uint64_t shape[] = {m->dim, m->n_layers, m->n_heads, m->n_kv_heads, m->hidden, m->vocab_size};
     float constants[] = {m->norm_eps, m->rope_theta}, x[2 * BLOCK];
-    uint64_t sum = add_up(add_up(0, shape, sizeof shape), constants, sizeof constants);
+    uint64_t mode = fp_enter(),
+             sum = add_up(add_up(0, shape, sizeof shape), constants, sizeof constants);
     for (size_t i = 0; i < OUTSIDE + m->n_layers * INSIDE; i++) {
         const weight *w = nth_weight(m, i);
         size_t last = w->rows * w->cols / w->parts, n = across(w) < BLOCK ? across(w) : BLOCK;
@@ -2145,6 +2146,7 @@ static uint64_t fingerprint(const llama *m) {
         }
         sum = add_up(sum, x, 2 * n * sizeof *x);
     }
+    fp_leave(mode);
     return sum;
 }
 

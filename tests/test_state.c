@@ -157,6 +157,35 @@ static void test_fingerprint(const llama *m) {
     free(t.b.at);
 }
 
+/* A host that takes subnormal numbers for zero has the same fingerprint: the calls have a mode of their own. */
+static void test_mode(void) {
+#if defined(__x86_64__)
+    enum { FTZ_DAZ = 0x8040 };
+    char path[2048], file[2100];
+    uint64_t header;
+    snprintf(path, sizeof path, "%.2000s", model_write_as(&spec, SAFETENSORS, in_work("mode")));
+    snprintf(file, sizeof file, "%s/model.safetensors", path);
+    size_t n = 0;
+    char *bytes = read_file(file, &n);
+    memcpy(&header, bytes, 8);
+    buffer b = {0};
+    put(&b, bytes, n);
+    memcpy(b.at + 8 + header, "\1\0", 2); /* the least half there is, first of a matrix */
+    check(write_file(file, &b), "%s", file);
+    llama *m = model_at(path, NULL);
+    llama_session *s = session(m, (llama_session_options){.context = 8});
+    llama_eval(s, 0, some, 3);
+    unsigned mode = __builtin_ia32_stmxcsr();
+    __builtin_ia32_ldmxcsr(mode | FTZ_DAZ);
+    tape t = saved(s, 0);
+    check(__builtin_ia32_stmxcsr() == (mode | FTZ_DAZ), "the host's mode stays");
+    __builtin_ia32_ldmxcsr(mode);
+    check(load(s, 0, &t) == LLAMA_OK, "saved by a host with another mode: %s", llama_session_error(s));
+    llama_session_free(s), llama_close(m);
+    free(t.b.at), free(b.at), free(bytes);
+#endif
+}
+
 /* Each weight alone, otherwise: the first and the last row of every one count. */
 static void test_each_weight(const llama *m) {
     llama_session *s = session(m, (llama_session_options){.context = 16});
@@ -560,6 +589,7 @@ int main(int argc, char **argv) {
     llama *m = model_at(in_work("model"), NULL);
     test_round_trip(m);
     test_fingerprint(m);
+    test_mode();
     test_each_weight(m);
     test_damage(m);
     test_forged(m);
