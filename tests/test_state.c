@@ -177,8 +177,9 @@ static void test_mode(void) {
     llama_eval(s, 0, some, 3);
     unsigned mode = __builtin_ia32_stmxcsr();
     __builtin_ia32_ldmxcsr(mode | FTZ_DAZ);
+    unsigned host = __builtin_ia32_stmxcsr(); /* as it took it: valgrind leaves the bits off */
     tape t = saved(s, 0);
-    check(__builtin_ia32_stmxcsr() == (mode | FTZ_DAZ), "the host's mode stays");
+    check(__builtin_ia32_stmxcsr() == host, "the host's mode stays");
     __builtin_ia32_ldmxcsr(mode);
     check(load(s, 0, &t) == LLAMA_OK, "saved by a host with another mode: %s", llama_session_error(s));
     llama_session_free(s), llama_close(m);
