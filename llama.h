@@ -102,6 +102,7 @@ enum { /* how weights are held; AUTO is MAP today, and LOCK is MAP plus mlock */
        LLAMA_MEMORY_LOCK,
        LLAMA_MEMORY_STREAM
 };
+enum { LLAMA_GOING = 0, LLAMA_EOS, LLAMA_STOP, LLAMA_LENGTH }; /* why a text ended */
 enum { LLAMA_EXACT = 0, LLAMA_FAST = 1 }; /* numerics: one answer everywhere | AMX where there is */
 
 #define LLAMA_TEXT_MAX 1024 /* bytes one push can complete; longer pieces are refused at open */
@@ -190,6 +191,23 @@ typedef struct
     unsigned char pending[4];
     unsigned char n, started;
 } llama_utf8;
+/* A text for llama_generate to make. Zero what is not given; `seq` and below are told. */
+typedef struct {
+    const int32_t *prompt; /* [n_prompt], with BOS where it is wanted */
+    size_t n_prompt;
+    llama_sampler sampler;
+    size_t most;     /* tokens to generate; with the prompt they may be one more than the context */
+    llama_utf8 utf8; /* started = 1: the prompt has text, the first token's leading space stays */
+    int seq;         /* the sequence it has */
+    int finish;      /* LLAMA_GOING while it is under way */
+    size_t known;    /* tokens of the prompt that stood in the session before */
+    size_t generated;
+    int32_t token; /* the last one drawn */
+} llama_text;
+/* With each token drawn: the text it completes, whole characters (n may be 0); the sequence still
+ * has the logits it was drawn from. Then once more when the text ends, with `finish` set. Returns 0
+ * to go on; more than 0: this text ends here; a negative code ends llama_generate. */
+typedef int (*llama_text_fn)(void *user, llama_text *, const char *text, size_t n);
 typedef int (*llama_write_fn)(void *user, const void *p, size_t n); /* 0 on success */
 typedef int (*llama_read_fn)(void *user, void *p, size_t n);        /* 0 on success */
 /* x is [rows][cols], rows are tokens; name as Meta's modules: "layers.3.attention.wq" */
@@ -228,6 +246,14 @@ LLAMA_API const char *llama_token_text(const llama *, int32_t token, size_t *n);
  * becomes one U+FFFD; control tokens give nothing. Returns how many bytes stand in out. */
 LLAMA_API size_t llama_utf8_push(const llama *, llama_utf8 *, int32_t token,
                                  char out[LLAMA_TEXT_MAX]);
+
+/* The UTF-8 character at the start of n > 0 bytes, in *number; -1: there is none. Returns its
+ * bytes, or 1. */
+LLAMA_API size_t llama_utf8_next(const char *text, size_t n, int32_t *number);
+/* Where the first of the stop texts begins, or n; and in *keep how many of the last bytes may turn
+ * out to be the beginning of one, so that a stream had better hold them back. */
+LLAMA_API size_t llama_find_stop(const char *text, size_t n, const char *const *stops,
+                                 size_t n_stops, size_t *keep);
 
 /* ---- Looking ---- */
 
@@ -273,6 +299,18 @@ LLAMA_API int llama_save(llama_session *, int seq, llama_write_fn fn, void *user
  * sequence is read into where it lies; for another one room for both is allocated, and freed:
  * ENOMEM. */
 LLAMA_API int llama_load(llama_session *, int seq, llama_read_fn fn, void *user);
+
+/* ---- Whole texts ---- */
+
+/* Let a sequence hold these tokens and their logits; of what it holds, the beginning that is the same
+ * stays and is not evaluated again. Errors as llama_eval; that beginning is then left. */
+LLAMA_API int llama_prompt(llama_session *, int seq, const int32_t *tokens, size_t n);
+/* Make n texts, each with the bits it has alone, as many in one pass over the weights as the session
+ * has sequences, 64 at most. What stands in a sequence already (of an earlier call, of a llama_load)
+ * and begins like a prompt is used, and prompts that begin alike share that. Errors as
+ * llama_eval_batch and llama_sample; the sequences keep what they have. */
+LLAMA_API int llama_generate(const llama *, llama_session *, llama_text *, size_t n,
+                             llama_text_fn fn, void *user);
 
 /* ---- Library ---- */
 

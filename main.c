@@ -1,21 +1,25 @@
-/* main.c - the command line: complete a prompt, look at a model, at its tokens, at its numbers.
+/* main.c - the command line: complete prompts, talk, score endings, look at a model and its numbers.
  *
- *   1. Words         usage, messages, exit codes
- *   2. Options       one table, read once
- *   3. Input         the prompt from an argument, a file or a pipe
- *   4. Completion    prompt -> tokens -> text, streamed; stop strings; Ctrl-C; the prompt cache
- *   5. Other verbs   info, check, tokenize, trace, bench
+ *   1. Words         exit codes, messages, text for terminals and in JSON, text that grows
+ *   2. Options       a table of verbs and one of options: reading, help, completion in shells
+ *   3. Input         texts from arguments, files and pipes; the model; tokens
+ *   4. Sessions      what verbs do with one; figures; saved state
+ *   5. Completion    prompts -> tokens -> texts, many in one pass; stop texts
+ *   6. Conversation
+ *   7. Scoring       endings of contexts, perplexity
+ *   8. Other verbs   info, check, tokenize, trace, bench
  *
- * It uses llama.h alone. stdout carries the model's text and nothing else; the rest goes to
- * stderr.
+ * It uses llama.h alone. stdout carries the result and nothing else; the rest goes to stderr.
  */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
 #endif
 #include "llama.h"
+#include <ctype.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <math.h>
+#include <poll.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -30,111 +34,90 @@
 
 /* ---- 1. Words ---- */
 
-enum {
-    EXIT_RUN = 1,
-    EXIT_USAGE = 2,
-    EXIT_MODEL = 3,
-    EXIT_MEMORY = 4,
-    EXIT_TOO_LONG = 5,
-    EXIT_INTERRUPTED = 130
-};
+enum { EXIT_RUN = 1, EXIT_USAGE, EXIT_MODEL, EXIT_MEMORY, EXIT_TOO_LONG, EXIT_INTERRUPTED = 130 };
 
-static const char help[] =
-    "usage: llama MODEL [PROMPT] [options]     complete a prompt\n"
-    "       llama info MODEL [-c N]            shape, size and memory; reads no weights\n"
-    "       llama check MODEL                  reads every weight: finite, no holes, MD5 sums\n"
-    "       llama tokenize MODEL [TEXT...]     text to token ids; --decode: ids to text\n"
-    "       llama trace MODEL PROMPT [NAME...] what each matrix makes of the prompt: \"output\", "
-    "\"layers.3\"\n"
-    "       llama bench MODEL                  how fast: a prompt of 128 tokens, 32 generated\n"
-    "\n"
-    "MODEL is a folder as Meta ships it (params.json, consolidated.NN.pth) or as Hugging Face has "
-    "it\n"
-    "(config.json, *.safetensors), a .gguf file (F32, F16, BF16), or llama2.c's .bin, as they "
-    "are;\n"
-    "the tokenizer is inside or beside it. Without MODEL, $LLAMA_MODEL is used. Without a prompt,\n"
-    "stdin is read: a pipe is the prompt. One newline at its end is dropped.\n"
-    "\n"
-    "  -m MODEL            the model, when the only argument is to be the prompt\n"
-    "  -p TEXT, -f FILE    the prompt; -e: with \\n \\t \\\\ and \\xNN in it\n"
-    "  -n N                tokens to generate (256; -1: until the context is full)\n"
-    "  -c N                positions of the context (the model's)\n"
-    "  -s N                seed (random); the same command and seed give the same bytes\n"
-    "  --temp T            temperature (0.8; 0: always the most likely token)\n"
-    "  --top-p P           nucleus sampling (0.95; 1: off)\n"
-    "  --top-k K, --min-p P, --repeat-penalty R, --repeat-last-n N     (0, 0, 1, 64: off)\n"
-    "  -r, --stop TEXT     end before this text; may be given several times\n"
-    "  --no-bos, --ignore-eos, --echo     no <s> in front; go on after </s>; print the prompt too\n"
-    "  -t N, -b N          threads (all cores); tokens evaluated together (256)\n"
-    "  --tokenizer FILE    tokenizer.model, .json or .bin, where it is elsewhere\n"
-    "  --prompt-cache FILE what was evaluated is kept there, and used where a prompt begins alike\n"
-    "  --memory MODE       map (default) or lock: keep the weights in memory\n"
-    "  --kernels NAME      scalar, avx2, avx512 or neon (the best there is); the bits are the "
-    "same\n"
-    "  --fast              prompts on AMX, where there is; other bits, as near to the truth\n"
-    "  --stats, -q         figures on stderr; no notes on stderr\n"
-    "  --count, --decode, --bos           tokenize: only how many; ids to text; <s> in front\n"
-    "  -h, --help, --version\n"
-    "\n"
-    "example: llama LLaMA/7B \"I believe the meaning of life is\" -n 64 --temp 0.8\n"
-    "exit: 0 done, 1 failed, 2 usage, 3 model file, 4 memory, 5 prompt too long, 130 interrupted\n";
+static volatile sig_atomic_t interrupted;
+static void on_interrupt(int signal_number) { interrupted = signal_number; }
 
-/* Bytes of the character that begins n > 0 bytes, and its number; -1: they are not UTF-8. */
-static size_t character(const char *text, size_t n, long *number) {
-    static const long least[] = {0, 0, 0x80, 0x800, 0x10000};
-    unsigned first = (unsigned char)*text;
-    size_t size = first < 0x80 ? 1 : first < 0xc2 ? 0 : first < 0xe0 ? 2 : first < 0xf0 ? 3 : 4;
-    long code = size < 2 ? (long)first : (long)(first & (0x7f >> size));
-    for (size_t i = 1; i < size; i++) {
-        if (i == n || (text[i] & 0xc0) != 0x80) size = 0;
-        else code = code << 6 | (text[i] & 0x3f);
-    }
-    if (code < least[size] || code > 0x10ffff || (code >= 0xd800 && code < 0xe000)) size = 0;
-    *number = size ? code : -1;
-    return size ? size : 1;
+/* Would the character act on a terminal, or turn the direction of writing? -1 is no character. */
+static bool acts(int32_t c) {
+    return c < ' ' || (c >= 0x7f && c < 0xa0) || c == 0x61c || c == 0x200e || c == 0x200f ||
+           (c >= 0x202a && c <= 0x202e) || (c >= 0x2066 && c <= 0x2069);
 }
 
-/* Text for a terminal: characters that would act on it, or turn the direction of writing, are shown
- * instead, ESC as ^[, others as <U+202E>, bytes that are no text as <9B>. All in one line, or in
- * lines. */
+/* Text for a terminal: what would act on it is shown instead, ESC as ^[, others as <U+202E>, bytes
+ * that are no text as <9B>. All in one line, or in lines. */
 static void put_visible(FILE *f, const char *text, size_t n, bool lines) {
     for (size_t i = 0, size; i < n; i += size) {
-        long c;
-        size = character(text + i, n - i, &c);
-        bool turns = c == 0x61c || c == 0x200e || c == 0x200f || (c >= 0x202a && c <= 0x202e) ||
-                     (c >= 0x2066 && c <= 0x2069);
-        if (c < 0) fprintf(f, "<%02X>", (unsigned)(unsigned char)text[i]);
-        else if (c == 0x7f || (c < ' ' && !(lines && (c == '\n' || c == '\t'))))
-            fprintf(f, "^%c", (int)c ^ 0x40);
-        else if (turns || (c >= 0x80 && c < 0xa0)) fprintf(f, "<U+%04lX>", (unsigned long)c);
-        else fwrite(text + i, 1, size, f);
+        int32_t c;
+        size = llama_utf8_next(text + i, n - i, &c);
+        if (!acts(c) || (lines && (c == '\n' || c == '\t'))) fwrite(text + i, 1, size, f);
+        else if (c < 0) fprintf(f, "<%02X>", (unsigned)(unsigned char)text[i]);
+        else if (c < 0x80) fprintf(f, "^%c", (int)c ^ 0x40);
+        else fprintf(f, "<U+%04lX>", (unsigned long)c);
     }
 }
 
-/* One line on stderr, then the code to exit with. */
-__attribute__((format(printf, 2, 3))) static int complain(int code, const char *format, ...) {
+static void put_json(const char *text, size_t n) {
+    putchar('"');
+    for (size_t i = 0, size; i < n; i += size) {
+        int32_t c;
+        size = llama_utf8_next(text + i, n - i, &c);
+        if (c == '"' || c == '\\') printf("\\%c", (int)c);
+        else if (acts(c)) printf("\\u%04x", c < 0 ? 0xfffdU : (unsigned)c);
+        else fwrite(text + i, 1, size, stdout);
+    }
+    putchar('"');
+}
+
+static bool quiet; /* -q: no notes */
+
+static void say(const char *format, va_list args) {
     char text[1024];
-    va_list args;
-    va_start(args, format);
     vsnprintf(text, sizeof text, format, args);
-    va_end(args);
     fputs("llama: ", stderr);
     put_visible(stderr, text, strlen(text), false); /* with what arguments hold */
     fputc('\n', stderr);
-    return code;
 }
 
-static int exit_code(int status) {
-    switch (status) {
-    case LLAMA_OK: return 0;
-    case LLAMA_EIO:
-    case LLAMA_EFORMAT: return EXIT_MODEL;
-    case LLAMA_ENOMEM: return EXIT_MEMORY;
-    case LLAMA_EFULL: return EXIT_TOO_LONG;
-    case LLAMA_ECANCEL: return EXIT_INTERRUPTED;
-    case LLAMA_EINVAL: return EXIT_USAGE;
-    default: return EXIT_RUN;
-    }
+/* A line on stderr, unless -q. */
+__attribute__((format(printf, 1, 2))) static void note(const char *format, ...) {
+    va_list args;
+    va_start(args, format);
+    if (!quiet) say(format, args);
+    va_end(args);
+}
+
+static _Noreturn void leave(int code);
+
+/* A line on stderr, unless format is NULL, and the end. */
+__attribute__((format(printf, 2, 3))) static _Noreturn void die(int code, const char *format, ...) {
+    va_list args;
+    va_start(args, format);
+    if (format) say(format, args);
+    va_end(args);
+    leave(code);
+}
+
+/* The end, if a call of the library failed; Ctrl-C needs no text. */
+static void check(int status, const char *text) {
+    static const int codes[] = {0, EXIT_USAGE, EXIT_MODEL, EXIT_MODEL, EXIT_MEMORY, EXIT_TOO_LONG};
+    if (status == LLAMA_ECANCEL) die(EXIT_INTERRUPTED, NULL);
+    if (status) die(status > LLAMA_ECANCEL ? codes[-status] : EXIT_RUN, "%s", text);
+}
+
+/* Have stdout written. A closed pipe is no news, and Ctrl-C while waiting for it is Ctrl-C. */
+static void flush(void) {
+    if (fflush(stdout) == 0 && !ferror(stdout)) return;
+    if (errno == EINTR && interrupted) die(EXIT_INTERRUPTED, NULL);
+    if (errno == EPIPE) die(EXIT_RUN, NULL);
+    die(EXIT_RUN, "stdout cannot be written: %s", strerror(errno));
+}
+
+static void write_out(const char *text, size_t n) {
+    if (isatty(STDOUT_FILENO)) put_visible(stdout, text, n, true);
+    else fwrite(text, 1, n, stdout);
+    flush();
 }
 
 static double now(void) {
@@ -143,789 +126,1170 @@ static double now(void) {
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
+/* All memory is taken here, zeroed, and given back at the end. */
+typedef struct block {
+    struct block *next;
+    max_align_t data[];
+} block;
+static block *blocks;
+
+static void *take(size_t bytes) {
+    block *b = bytes < PTRDIFF_MAX ? calloc(1, sizeof *b + bytes) : NULL;
+    if (!b) die(EXIT_MEMORY, "out of memory");
+    b->next = blocks;
+    blocks = b;
+    return b->data;
+}
+
+typedef struct { /* what grows; a 0 stands behind it */
+    char *text;
+    size_t n, room;
+} bytes;
+
+static void append(bytes *b, const void *text, size_t n) {
+    if (b->room <= b->n + n) {
+        char *more = take(b->room = 2 * (b->n + n) + 64);
+        if (b->n) memcpy(more, b->text, b->n);
+        b->text = more;
+    }
+    if (n) memcpy(b->text + b->n, text, n);
+    b->text[b->n += n] = 0;
+}
+
+typedef struct { /* on a terminal's stderr: how far it is, and how long it takes */
+    bool wanted;
+    double began, shown; /* shown: when, last; 0: never */
+} bar;
+
+static void show_bar(bar *b, const char *what, double done, double total) {
+    double part = total > 0 ? done / total : 1, time = now();
+    if (!b->wanted || (time - b->shown < 0.1 && done < total)) return;
+    if (b->began == 0) b->began = time;
+    b->shown = time;
+    fprintf(stderr, "\r%-8s%3.0f%% [%-40.*s]", what, 100 * part, (int)(40 * part),
+            "########################################");
+    if (part > 0) fprintf(stderr, " %.0f s left \b", (time - b->began) * (1 - part) / part);
+}
+
+static void clear_bar(bar *b) {
+    if (b->shown > 0) fputs("\r\033[K", stderr);
+    b->shown = 0;
+}
+
 /* ---- 2. Options ---- */
 
-typedef struct {
-    const char *verb; /* NULL: complete */
-    const char *model, *prompt, *file, *tokenizer, *kernels, *memory, *cache;
-    const char **words; /* [n_words] the arguments that are no options */
-    const char **stops; /* [n_stops] */
-    size_t n_words, n_stops;
-    int n, context, threads, batch, top_k, repeat_last;
-    double temperature, top_p, min_p, repeat_penalty;
-    uint64_t seed;
-    bool fast, seeded, escapes, no_bos, ignore_eos, echo, stats, quiet, count, decode, bos, help,
-        version;
-} options;
+static void run_complete(void), run_score(void), run_ppl(void), run_tokenize(void), run_info(void),
+    run_check(void), run_trace(void), run_bench(void);
 
-typedef enum { FLAG, TEXT, WHOLE, REAL, SEED, STOP } option_kind;
+typedef struct {
+    char letter, input; /* for the table of options; p: prompts, n: one, and names, w: words that */
+    const char *name, *arguments, *summary, *more, *example; /* are one text, f: a file */
+    void (*run)(void);
+} verb;
+
+static const verb verbs[] = {
+    {'c', 'p', "complete", "MODEL [PROMPT]",
+     "go on with a text (the verb may be left out); -i: talk",
+     "The prompt is an argument, -p, -f, or stdin; one newline at its end is dropped.\n"
+     "Several (-p, -f, --lines, -0, -k) run together, each with the text it has alone;\n"
+     "they come in their order, each ended by a newline, with -0 by a NUL.\n\n"
+     "-i: each line goes behind all text so far, between --in-prefix and --in-suffix,\n"
+     "and the model replies up to a --stop text, </s> or -n tokens. Ctrl-C stops a\n"
+     "reply, Ctrl-D ends. /reset goes back to the prompt; /save FILE, /load FILE,\n"
+     "/stats, /exit; //x says /x. Nothing is dropped: a full context is told. rlwrap\n"
+     "gives a history of lines.\n",
+     "llama LLaMA/7B \"I believe the meaning of life is\" -n 64\n"
+     "         llama LLaMA/7B --lines -f questions.txt --json --temp 0 -n 32\n"
+     "         llama LLaMA/7B -i --in-prefix \"User: \" --in-suffix \"\\nBob:\" -e --stop User:",
+     run_complete},
+    {'s', 'f', "score", "MODEL [-f FILE]", "multiple choice: log-probabilities, picks, accuracy",
+     "Each line has fields between tabs: the number of the right ending (from 0; or -),\n"
+     "a context, endings; \\t \\n \\r \\\\ are escapes; what stands before \\c in an ending\n"
+     "belongs to its context. White space that ends a context goes to the ending. The\n"
+     "ending's tokens are those of <s> context ending behind as many as <s> context\n"
+     "has; the model sees the context's own, then these.\n\n"
+     "Out come, between tabs: \"ending\", item, ending, its log-probability, tokens,\n"
+     "bytes, 1 if greedy decoding would write it, its log-probability after \"Answer:\";\n"
+     "\"pick\", item, label, the best by sum, sum / tokens, sum / bytes, and sum less\n"
+     "that after \"Answer:\"; at the end \"accuracy\" by each, and of greedy decoding, its\n"
+     "standard error, how many right of how many. -q: only the accuracy.\n",
+     "llama score LLaMA/7B -f piqa.tsv -q", run_score},
+    {'l', 'f', "ppl", "MODEL FILE", "the perplexity of a text",
+     "exp of the mean of -log p(token | those before it in its window). Windows have\n"
+     "--ctx tokens and begin --stride apart; a token counts once, in the first window\n"
+     "that has it, if one stands before it there. <s> begins the text.\n",
+     "llama ppl LLaMA/7B wiki.test.raw --ctx 2048 --stride 512", run_ppl},
+    {'k', 'w', "tokenize", "MODEL [TEXT...]", "text to token ids; --decode: ids to text",
+     "Arguments are joined by spaces; without any, stdin is read.\n",
+     "llama tokenize LLaMA/7B Hello world", run_tokenize},
+    {'i', 0, "info", "MODEL", "shape, size and memory; reads no weights", "",
+     "llama info LLaMA/65B -c 512", run_info},
+    {'m', 0, "check", "MODEL", "reads every weight: finite, no holes, MD5 sums", "",
+     "llama check LLaMA/7B", run_check},
+    {'t', 'n', "trace", "MODEL PROMPT [NAME...]", "what each matrix makes of the prompt",
+     "A line for each of Meta's modules, or those named: rows (tokens) and columns,\n"
+     "mean, root mean square, CRC-32 of the float32 bytes, the first numbers.\n",
+     "llama trace LLaMA/7B \"Once upon\" layers.3 output", run_trace},
+    {'b', 0, "bench", "MODEL", "how fast: a prompt of 128 tokens, 32 generated", "",
+     "llama bench LLaMA/7B -t 1", run_bench},
+    {'h', 'w', "help", "[VERB]", "all that a verb can do; help all: everything", "",
+     "llama help score", NULL},
+};
+enum { VERBS = sizeof verbs / sizeof *verbs };
+
+typedef struct {
+    const char *text;
+    bool is_file; /* the text is in it */
+} source;
+
+typedef struct {
+    const verb *verb;
+    const char *model, *tokenizer, *kernels, *memory, *cache, *prefix, *suffix, *shell;
+    const char **words, **stops; /* the arguments that are no options; the --stop texts */
+    source *sources;             /* -p and -f */
+    size_t n_words, n_stops, n_sources;
+    uint64_t given, seed; /* given: a bit for each option that is there */
+    int n, context, threads, batch, top_k, repeat_last, samples, tops, stride;
+    double temperature, top_p, min_p, repeat_penalty;
+    bool fast, seeded, escapes, no_bos, ignore_eos, echo, stats, quiet, count, decode, bos, ids,
+        help, version, lines, nul, json, talk;
+} options;
+static options o; /* the command line */
+
+#define AT(field) offsetof(options, field)
+enum { MANY = 1 << 30, TOPS = 100, SLOTS = 32 }; /* most --logprobs; prompts that run together */
 
 static const struct {
-    const char *name, *also;
-    option_kind kind;
+    const char *verbs,
+        *names; /* the letters of those that have it; o: often used, on top of help */
+    enum { FLAG, TEXT, WHOLE, REAL, SEED, STOP, PROMPT, FROM } kind;
     size_t at;
     double least, most;
+    const char *help;
 } option_table[] = {
-    {"-m", "--model", TEXT, offsetof(options, model), 0, 0},
-    {"-p", "--prompt", TEXT, offsetof(options, prompt), 0, 0},
-    {"-f", "--file", TEXT, offsetof(options, file), 0, 0},
-    {"-n", "--n-predict", WHOLE, offsetof(options, n), -1, 1 << 30},
-    {"-c", "--ctx-size", WHOLE, offsetof(options, context), 1, 1 << 20},
-    {"-t", "--threads", WHOLE, offsetof(options, threads), 1, 1024},
-    {"-b", "--batch-size", WHOLE, offsetof(options, batch), 1, 1 << 20},
-    {"-s", "--seed", SEED, offsetof(options, seed), 0, 0},
-    {"-r", "--stop", STOP, 0, 0, 0},
-    {"-e", "--escape", FLAG, offsetof(options, escapes), 0, 0},
-    {"-q", "--quiet", FLAG, offsetof(options, quiet), 0, 0},
-    {"-h", "--help", FLAG, offsetof(options, help), 0, 0},
-    {"--version", "", FLAG, offsetof(options, version), 0, 0},
-    {"--temp", "--temperature", REAL, offsetof(options, temperature), 0, 1e6},
-    {"--top-p", "", REAL, offsetof(options, top_p), 0, 1},
-    {"--top-k", "", WHOLE, offsetof(options, top_k), 0, 1 << 30},
-    {"--min-p", "", REAL, offsetof(options, min_p), 0, 1},
-    {"--repeat-penalty", "", REAL, offsetof(options, repeat_penalty), 0, 1e6},
-    {"--repeat-last-n", "", WHOLE, offsetof(options, repeat_last), -1, 1 << 30},
-    {"--no-bos", "", FLAG, offsetof(options, no_bos), 0, 0},
-    {"--ignore-eos", "", FLAG, offsetof(options, ignore_eos), 0, 0},
-    {"--echo", "", FLAG, offsetof(options, echo), 0, 0},
-    {"--stats", "", FLAG, offsetof(options, stats), 0, 0},
-    {"--fast", "", FLAG, offsetof(options, fast), 0, 0},
-    {"--kernels", "", TEXT, offsetof(options, kernels), 0, 0},
-    {"--memory", "", TEXT, offsetof(options, memory), 0, 0},
-    {"--prompt-cache", "", TEXT, offsetof(options, cache), 0, 0},
-    {"--tokenizer", "", TEXT, offsetof(options, tokenizer), 0, 0},
-    {"--count", "", FLAG, offsetof(options, count), 0, 0},
-    {"--decode", "", FLAG, offsetof(options, decode), 0, 0},
-    {"--bos", "", FLAG, offsetof(options, bos), 0, 0},
+    {"csliktmb", "-m, --model MODEL", TEXT, AT(model), 0, 0, "where one argument is the prompt"},
+    {"ckt", "-p, --prompt TEXT", PROMPT, 0, 0, 0, "the prompt"},
+    {"cslkt", "-f, --file FILE", FROM, 0, 0, 0, "the file it is in; -: stdin"},
+    {"ckt", "-e, --escape", FLAG, AT(escapes), 0, 0,
+     "\\n \\t \\r \\\\ \\xNN in prompts and --in-..."},
+    {"c", "--lines", FLAG, AT(lines), 0, 0, "each line of a file or stdin is a prompt"},
+    {"c", "-0, --null", FLAG, AT(nul), 0, 0, "there prompts end with NUL, and so do the texts"},
+    {"c", "-k, --samples N", WHOLE, AT(samples), 1, MANY,
+     "texts of each prompt, seeds -s, -s + 1..."},
+    {"c", "--json", FLAG, AT(json), 0, 0, "an object a text: tokens, finish, seed, times..."},
+    {"c", "--logprobs K", WHOLE, AT(tops), 1, TOPS, "in it, of each token and the K best"},
+    {"c", "-i, --interactive", FLAG, AT(talk), 0, 0, "a conversation"},
+    {"c", "--in-prefix TEXT", TEXT, AT(prefix), 0, 0, "goes before each line"},
+    {"c", "--in-suffix TEXT", TEXT, AT(suffix), 0, 0, "and after it (a newline)"},
+    {"c", "-r, --stop TEXT", STOP, 0, 0, 0, "end before this text; there may be several"},
+    {"co", "-n, --n-predict N", WHOLE, AT(n), -1, MANY, "tokens (256; -1: until it is full)"},
+    {"cslito", "-c, --ctx, --ctx-size N", WHOLE, AT(context), 1, 1 << 20,
+     "positions (the model's)"},
+    {"l", "--stride N", WHOLE, AT(stride), 1, MANY, "tokens from window to window (--ctx)"},
+    {"l", "--ids", FLAG, AT(ids), 0, 0, "the file has token ids, as tokenize prints them"},
+    {"co", "-s, --seed N", SEED, AT(seed), 0, 0, "(random); the same seed, the same bytes"},
+    {"co", "--temp, --temperature T", REAL, AT(temperature), 0, 1e6, "(0.8; 0: the most likely)"},
+    {"co", "--top-p P", REAL, AT(top_p), 0, 1, "nucleus sampling (0.95; 1: off)"},
+    {"c", "--top-k K", WHOLE, AT(top_k), 0, MANY, "only the K most likely (0: off)"},
+    {"c", "--min-p P", REAL, AT(min_p), 0, 1, "at least P times the best's probability (0: off)"},
+    {"c", "--repeat-penalty R", REAL, AT(repeat_penalty), 0, 1e6, "of what was there (1: off)"},
+    {"c", "--repeat-last-n N", WHOLE, AT(repeat_last), -1, MANY, "in so many tokens (64; -1: all)"},
+    {"clt", "--no-bos", FLAG, AT(no_bos), 0, 0, "no <s> in front"},
+    {"c", "--ignore-eos", FLAG, AT(ignore_eos), 0, 0, "go on after </s>"},
+    {"c", "--echo", FLAG, AT(echo), 0, 0, "the prompt too"},
+    {"c", "--prompt-cache FILE", TEXT, AT(cache), 0, 0,
+     "keeps what was evaluated, for another time"},
+    {"k", "--count", FLAG, AT(count), 0, 0, "only how many"},
+    {"k", "--decode", FLAG, AT(decode), 0, 0, "ids to text"},
+    {"k", "--bos", FLAG, AT(bos), 0, 0, "<s> in front"},
+    {"csliktmb", "--tokenizer FILE", TEXT, AT(tokenizer), 0, 0, "tokenizer.model, .json or .bin"},
+    {"cslitbo", "-t, --threads N", WHOLE, AT(threads), 1, 1024, "(the cores that may be used)"},
+    {"cslitb", "-b, --batch-size N", WHOLE, AT(batch), 1, 1 << 20, "tokens in one pass (256)"},
+    {"csliktmb", "--memory MODE", TEXT, AT(memory), 0, 0, "map, or lock: keep weights in memory"},
+    {"cslitb", "--kernels NAME", TEXT, AT(kernels), 0, 0,
+     "scalar, avx2, avx512 or neon (the best)"},
+    {"cslitb", "--fast", FLAG, AT(fast), 0, 0, "prompts on AMX: other bits, as near to the truth"},
+    {"co", "--stats", FLAG, AT(stats), 0, 0, "figures on stderr: speed, memory, kernels, seed"},
+    {"csliktmb", "-q, --quiet", FLAG, AT(quiet), 0, 0, "no notes on stderr"},
+    {"csliktmbh", "-h, --help", FLAG, AT(help), 0, 0, "of the verb"},
+    {"h", "--version", FLAG, AT(version), 0, 0, "and the compiler, and its kernels"},
+    {"h", "--completion SHELL", TEXT, AT(shell), 0, 0, "for bash, zsh or fish to evaluate"},
 };
 enum { OPTIONS = sizeof option_table / sizeof *option_table };
 
-/* Put the value of option i where it belongs. */
-static int set_option(options *o, size_t i, const char *value) {
-    void *at = (char *)o + option_table[i].at;
-    const char *name = option_table[i].name;
-    double least = option_table[i].least, most = option_table[i].most;
-    char *end = NULL;
-    switch (option_table[i].kind) {
-    case FLAG: *(bool *)at = true; return 0;
-    case TEXT: *(const char **)at = value; return 0;
-    case STOP:
-        if (!*value) return complain(EXIT_USAGE, "%s: the stop text is empty", name);
-        if ((*value & 0xc0) == 0x80)
-            return complain(EXIT_USAGE, "%s: the stop text begins inside a character", name);
-        o->stops[o->n_stops++] = value;
-        return 0;
-    case SEED:
-        errno = 0;
-        *(uint64_t *)at = strtoull(value, &end, 10);
-        o->seeded = true;
-        if (errno || *end || end == value || *value < '0' || *value > '9')
-            return complain(EXIT_USAGE, "%s: '%s' is not a whole number from 0 to 2^64-1", name,
-                            value);
-        return 0;
-    default: break;
-    }
-    bool whole = option_table[i].kind == WHOLE;
-    double v = strtod(value, &end);
-    if (*end || end == value || !(v >= least && v <= most) || (whole && v != (double)(long)v))
-        return complain(EXIT_USAGE, "%s: '%s' is not a %snumber from %g to %g%s", name, value,
-                        whole ? "whole " : "", least, most,
-                        strcmp(name, "-t") ? "" : "; -t is threads, the temperature is --temp");
-    if (whole) *(int *)at = (int)v;
-    else *(double *)at = v;
-    return 0;
+/* The next of an option's names, at most of *n letters; NULL: there is none. */
+static const char *next_name(const char *name, size_t *n) {
+    name += *n + strspn(name + *n, ", ");
+    *n = strcspn(name, ", ");
+    return *name == '-' ? name : NULL;
 }
 
-/* Which option `text` names, as "--name" or "--name=value" (then *value is set); OPTIONS: none. */
-static size_t find_option(const char *text, const char **value) {
-    for (size_t i = 0; i < OPTIONS; i++)
-        for (int k = 0; k < 2; k++) {
-            const char *name = k ? option_table[i].also : option_table[i].name;
-            size_t n = strlen(name);
-            if (!n || strncmp(text, name, n) != 0) continue;
-            if (text[n] == 0) return i;
-            if (text[n] == '=' && text[1] == '-') {
-                *value = text + n + 1;
-                return i;
-            }
-        }
+/* Which option has the name of n letters; OPTIONS: none. */
+static size_t find_option(const char *text, size_t n) {
+    for (size_t i = 0, k = 0; i < OPTIONS; i++, k = 0)
+        for (const char *name = option_table[i].names; (name = next_name(name, &k));)
+            if (k == n && memcmp(text, name, n) == 0) return i;
     return OPTIONS;
 }
 
-/* The command line. The verb is the first word; a lone "--" ends the options. */
-static int read_options(options *o, int argc, char **argv) {
-    static const char *const verbs[] = {"info", "check", "tokenize", "trace", "bench"};
-    bool over = false;
-    for (int a = 1; a < argc; a++) {
-        const char *value = NULL, *text = argv[a];
-        if (over || text[0] != '-' || !text[1]) {
-            for (size_t v = 0;
-                 v < sizeof verbs / sizeof *verbs && o->n_words == 0 && !o->verb && !over; v++)
-                if (strcmp(text, verbs[v]) == 0) o->verb = text;
-            if (o->verb != text) o->words[o->n_words++] = text;
-            continue;
-        }
-        if (strcmp(text, "--") == 0) {
-            over = true;
-            continue;
-        }
-        bool number =
-            o->verb && text[1] >= '0' && text[1] <= '9'; /* a negative id: decode says why not */
-        size_t i = number ? OPTIONS : find_option(text, &value);
-        if (i == OPTIONS)
-            return complain(EXIT_USAGE, "%s: there is no such option; llama -h lists them", text);
-        bool flag = option_table[i].kind == FLAG;
-        if (flag && value) return complain(EXIT_USAGE, "%s: takes no value", text);
-        if (!flag && !value && a + 1 == argc)
-            return complain(EXIT_USAGE, "%s: wants a value", text);
-        if (!flag && !value) value = argv[++a];
-        int code = set_option(o, i, value);
-        if (code) return code;
+/* Put the value of option i where it belongs. */
+static void set_option(size_t i, const char *value) {
+    void *at = (char *)&o + option_table[i].at;
+    const char *name = option_table[i].names;
+    int length = (int)strcspn(name, ", "), kind = option_table[i].kind;
+    double least = option_table[i].least, most = option_table[i].most, v = 0;
+    char *end = NULL;
+    o.given |= (uint64_t)1 << i;
+    if (kind == FLAG) *(bool *)at = true;
+    else if (kind == TEXT) *(const char **)at = value;
+    else if (kind == PROMPT || kind == FROM)
+        o.sources[o.n_sources++] = (source){value, kind == FROM};
+    else if (kind == STOP) {
+        o.stops[o.n_stops++] = value;
+        if (!*value || (*value & 0xc0) == 0x80)
+            die(EXIT_USAGE, "--stop: the text is empty, or begins inside a character");
+    } else if (kind == SEED) {
+        errno = 0;
+        *(uint64_t *)at = strtoull(value, &end, 10);
+        if (errno || *end || *value < '0' || *value > '9')
+            die(EXIT_USAGE, "-s: '%s' is not a whole number from 0 to 2^64-1", value);
+        o.seeded = true;
+    } else {
+        v = strtod(value, &end);
+        if (*end || end == value || !(v >= least && v <= most) ||
+            (kind == WHOLE && v != (double)(long)v))
+            die(EXIT_USAGE, "%.*s: '%s' is not a %snumber from %g to %g%s", length, name, value,
+                kind == WHOLE ? "whole " : "", least, most,
+                at == &o.threads ? "; -t is threads, the temperature is --temp" : "");
+        if (kind == WHOLE) *(int *)at = (int)v;
+        else *(double *)at = v;
     }
-    return 0;
 }
 
-/* Take the model from the words, unless -m or $LLAMA_MODEL give it. */
-static int settle_model(options *o) {
-    const char *standing = getenv("LLAMA_MODEL");
-    struct stat st;
-    if (standing && !*standing) standing = NULL;
-    if (o->model) return 0;
-    const char *word = o->n_words ? o->words[0] : "", *end = strrchr(word, '.');
-    bool there = stat(word, &st) == 0,
-         file = end && (!strcmp(end, ".gguf") || !strcmp(end, ".bin"));
-    bool model = there && (S_ISDIR(st.st_mode) || file);
-    if (o->n_words && (model || !standing)) { /* with a standing model, other words are a prompt */
-        o->model = o->words[0];
-        o->words++;
-        o->n_words--;
-    } else o->model = standing;
-    if (!o->model)
-        return complain(
-            EXIT_USAGE,
-            "no model: give its folder or file, or set LLAMA_MODEL; llama -h says more");
-    return 0;
+/* How many letters to put in, take out or change to make one of the other (Levenshtein). */
+static size_t distance(const char *a, const char *b, size_t n) {
+    size_t row[32];
+    for (size_t j = 0; j <= n; j++) row[j] = j;
+    for (size_t i = 1; *a; i++, a++)
+        for (size_t j = 0, corner = 0, above; j <= n; j++, corner = above) {
+            above = row[j];
+            row[j] = j ? corner + (*a != b[j - 1]) : i;
+            if (j && row[j] > row[j - 1] + 1) row[j] = row[j - 1] + 1;
+            if (row[j] > above + 1) row[j] = above + 1;
+        }
+    return row[n];
+}
+
+static _Noreturn void no_such_option(const char *text) {
+    size_t least = strlen(text) / 2, n = 0, length = 0;
+    const char *nearest = "";
+    for (size_t i = 0; i < OPTIONS; i++, n = 0)
+        for (const char *name = option_table[i].names; (name = next_name(name, &n));)
+            if (distance(text, name, n) < least)
+                least = distance(text, name, n), nearest = name, length = n;
+    die(EXIT_USAGE, "%s: there is no such option; %s%.*s%sllama -h lists them", text,
+        length ? "did you mean " : "", (int)length, nearest, length ? "? " : "");
+}
+
+static const verb *find_verb(const char *name) {
+    for (const verb *v = verbs; v < verbs + VERBS; v++)
+        if (strcmp(v->name, name) == 0) return v;
+    return NULL;
+}
+
+/* The command line. The verb is the first word; a lone "--" ends the options. */
+static void read_options(int argc, char **argv) {
+    size_t room = (size_t)argc + 1;
+    bool over = false;
+    o = (options){.n = 256,
+                  .samples = 1,
+                  .temperature = 0.8,
+                  .top_p = 0.95,
+                  .repeat_penalty = 1,
+                  .suffix = "\n"};
+    o.words = take(room * sizeof *o.words), o.stops = take(room * sizeof *o.stops),
+    o.sources = take(room * sizeof *o.sources);
+    for (int a = 1; a < argc; a++) {
+        const char *text = argv[a], *value = strncmp(text, "--", 2) ? NULL : strchr(text, '=');
+        size_t i = find_option(text, value ? (size_t)(value - text) : strlen(text));
+        if (over || text[0] != '-' || !text[1]) {
+            bool first = o.n_words == 0 && !o.verb && !over;
+            if (!first || !(o.verb = find_verb(text))) o.words[o.n_words++] = text;
+        } else if (strcmp(text, "--") == 0) over = true;
+        else if (i == OPTIONS) no_such_option(text);
+        else if (option_table[i].kind == FLAG && value) die(EXIT_USAGE, "%s: takes no value", text);
+        else if (option_table[i].kind == FLAG || value) set_option(i, value ? value + 1 : NULL);
+        else if (a + 1 == argc) die(EXIT_USAGE, "%s: wants a value", text);
+        else set_option(i, argv[++a]);
+    }
+    if (!o.verb) o.verb = verbs;
+    quiet = o.quiet;
+    for (size_t i = 0; i < OPTIONS && !o.help && !o.version && !o.shell; i++)
+        if ((o.given >> i & 1) && !strchr(option_table[i].verbs, o.verb->letter))
+            die(EXIT_USAGE, "%.*s: does nothing for %s; llama help %s lists its options",
+                (int)strcspn(option_table[i].names, ", "), option_table[i].names, o.verb->name,
+                o.verb->name);
+}
+
+static void print_options(char letter) {
+    for (size_t i = 0; i < OPTIONS; i++)
+        if (strchr(option_table[i].verbs, letter))
+            printf("  %-25s %s\n", option_table[i].names, option_table[i].help);
+}
+
+/* The first screen, or all there is to say of a verb, or of all. */
+static void print_help(void) {
+    const char *word = o.n_words && !o.verb->run ? o.words[0] : o.verb->name;
+    bool all = strcmp(word, "all") == 0,
+         first = word == verbs->name || word == verbs[VERBS - 1].name;
+    if (!first && !all && !find_verb(word))
+        die(EXIT_USAGE, "%s: there is no such verb; llama -h lists them", word);
+    if (first) puts("usage: llama MODEL [PROMPT] [options]");
+    for (const verb *v = verbs; v < verbs + VERBS; v++) {
+        if (first) printf("  llama %-8s %-24s%s\n", v->name, v->arguments, v->summary);
+        if (first || (!all && strcmp(word, v->name) != 0)) continue;
+        printf("usage: llama %s %s\n\n%s\n%s%s\n", v->name, v->arguments, v->summary,
+               *v->more ? "\n" : "", v->more);
+        print_options(v->letter);
+        printf("\nexample: %s\n%s", v->example, all ? "\n" : "");
+    }
+    if (first) {
+        puts("\nMODEL: a folder as Meta or Hugging Face has it, a .gguf file, llama2.c's .bin, as\n"
+             "they are; if there is none, $LLAMA_MODEL. Without a prompt, stdin is it.\n");
+        print_options('o');
+        puts("\nexample: llama LLaMA/7B \"I believe the meaning of life is\" -n 64");
+    }
+    if (first || all)
+        puts("exit: 0 done, 1 failed, 2 usage, 3 model file, 4 memory, 5 prompt too long,\n      "
+             "130 interrupted");
+}
+
+/* What a shell evaluates to complete verbs, options and names of files. */
+static void print_completion(void) {
+    static const char *const ways[][3] = {
+        {"bash", "complete -o bashdefault -o default -W '", "' llama"},
+        {"zsh", "compctl -f -k '(", ")' llama"},
+        {"fish", "complete -c llama -a '", "'"},
+    };
+    size_t shell = 0;
+    while (shell < 3 && strcmp(o.shell, ways[shell][0]) != 0) shell++;
+    if (shell == 3) die(EXIT_USAGE, "--completion: '%s' is not bash, zsh or fish", o.shell);
+    fputs(ways[shell][1], stdout);
+    for (const verb *v = verbs; v < verbs + VERBS; v++) printf("%s ", v->name);
+    for (size_t i = 0, n = 0; i < OPTIONS; i++, n = 0)
+        for (const char *name = option_table[i].names; (name = next_name(name, &n));)
+            printf("%.*s ", (int)n, name);
+    puts(ways[shell][2]);
 }
 
 /* ---- 3. Input ---- */
 
-typedef struct {
-    char *text;
-    size_t n;
-} bytes;
+typedef struct { /* a text and its tokens */
+    bytes text;
+    int32_t *tokens; /* [n_tokens] of [room] */
+    size_t n_tokens, room;
+} input;
 
-/* All of a file; "-" is stdin. */
-static int read_all(const char *path, bytes *out) {
-    bool from_stdin = strcmp(path, "-") == 0;
-    FILE *f = from_stdin ? stdin : fopen(path, "rb");
-    size_t room = 0, got = 1;
-    struct stat st;
-    out->text = NULL;
-    out->n = 0;
-    if (!f) return complain(EXIT_USAGE, "%s: cannot be opened: %s", path, strerror(errno));
-    int why = fstat(fileno(f), &st) == 0 && S_ISDIR(st.st_mode) ? EISDIR : 0;
-    for (; got && !why; out->n += got) {
-        char *more = out->n < room ? out->text : realloc(out->text, room = 2 * room + (1 << 16));
-        if (more) out->text = more;
-        errno = 0;
-        got = more ? fread(more + out->n, 1, room - out->n, f) : 0;
-        if (!more || ferror(f)) why = !more ? ENOMEM : errno ? errno : EIO;
-    }
-    if (!from_stdin) fclose(f);
-    if (why == ENOMEM) return complain(EXIT_MEMORY, "%s: does not fit in memory", path);
-    return why ? complain(EXIT_USAGE, "%s: cannot be read: %s", from_stdin ? "stdin" : path,
-                          strerror(why))
-               : 0;
-}
+static input *inputs; /* [n_inputs] what there is to work on */
+static size_t n_inputs, input_room;
+static llama *model;
+static llama_info info;
+static size_t context; /* positions */
+static bar progress;
 
-static int hex_digit(char c) {
-    return c >= '0' && c <= '9'                 ? c - '0'
-           : (c | 32) >= 'a' && (c | 32) <= 'f' ? (c | 32) - 'a' + 10
-                                                : -1;
-}
-
-/* \n \t \r \\ \" \' \xNN, in place; others stay as they are */
-static void unescape(bytes *b) {
+/* \n \t \r \\ \" \' \xNN, in place; others stay as they are. With `mark` \c leaves nothing, but
+ * its place there. Returns the new length. */
+static size_t unescape(char *text, size_t n, size_t *mark) {
     static const char from[] = "ntr\\\"'", to[] = "\n\t\r\\\"'";
     size_t k = 0;
-    for (size_t i = 0; i < b->n; i++) {
-        bool escape = b->text[i] == '\\' && i + 1 < b->n;
-        const char *which = escape && b->text[i + 1] ? strchr(from, b->text[i + 1]) : NULL;
-        bool hex = escape && b->text[i + 1] == 'x' && i + 3 < b->n &&
-                   hex_digit(b->text[i + 2]) >= 0 && hex_digit(b->text[i + 3]) >= 0;
-        if (hex) {
-            b->text[k++] = (char)(hex_digit(b->text[i + 2]) * 16 + hex_digit(b->text[i + 3]));
-            i += 3;
-        } else if (which) {
-            b->text[k++] = to[which - from];
-            i++;
-        } else b->text[k++] = b->text[i];
+    for (size_t i = 0; i < n; i++, k++) {
+        char next = text[i] == '\\' && i + 1 < n ? text[i + 1] : 0, hex[3] = {0};
+        const char *which = next ? strchr(from, next) : NULL;
+        if (next == 'x' && i + 3 < n) memcpy(hex, text + i + 2, 2);
+        if (isxdigit((unsigned char)hex[0]) && isxdigit((unsigned char)hex[1]))
+            text[k] = (char)strtol(hex, NULL, 16), i += 3;
+        else if (which) text[k] = to[which - from], i++;
+        else if (next == 'c' && mark) *mark = k--, i++;
+        else text[k] = text[i];
     }
-    b->n = k;
+    return k;
 }
 
-/* The words joined by spaces. */
-static int join_words(const options *o, bytes *out) {
-    size_t n = 1;
-    for (size_t i = 0; i < o->n_words; i++) n += strlen(o->words[i]) + 1;
-    out->text = malloc(n);
-    out->n = 0;
-    if (!out->text) return complain(EXIT_MEMORY, "the text does not fit in memory");
-    for (size_t i = 0; i < o->n_words; i++) {
-        if (i) out->text[out->n++] = ' ';
-        memcpy(out->text + out->n, o->words[i], strlen(o->words[i]));
-        out->n += strlen(o->words[i]);
+static const char *unescaped(const char *text) {
+    bytes b = {.n = 0};
+    append(&b, text, strlen(text));
+    b.text[unescape(b.text, b.n, NULL)] = 0;
+    return b.text;
+}
+
+/* One more text, read as the options say. */
+static void add_input(const char *text, size_t n) {
+    if (n_inputs == input_room) {
+        input *more = take((input_room = 2 * n_inputs + 16) * sizeof *more);
+        if (n_inputs) memcpy(more, inputs, n_inputs * sizeof *more);
+        inputs = more;
     }
-    return 0;
+    bytes *b = &inputs[n_inputs++].text;
+    append(b, text, n);
+    if (o.escapes) b->n = unescape(b->text, n, NULL);
 }
 
-/* The text to work on, from -p, -f, the arguments or stdin, and only one of them. Of a
- * prompt's file the last newline is dropped. */
-static int read_text(options *o, bytes *text, bool is_prompt) {
-    if ((o->prompt != NULL) + (o->file != NULL) + (o->n_words > 0) > 1 ||
-        (is_prompt && o->n_words > 1))
-        return complain(EXIT_USAGE,
-                        "more than one text: put it in quotes, and give -p, -f or an argument");
-    if (o->prompt) {
-        o->words[0] = o->prompt;
-        o->n_words = 1;
+/* A file, or stdin ("-"), is one text, a prompt without its last newline; or each of its lines is
+ * one; or what stands before each NUL. */
+static void add_file(const char *path) {
+    bool std = strcmp(path, "-") == 0, many = o.lines || o.nul;
+    FILE *f = std ? stdin : fopen(path, "rb");
+    char part[1 << 14];
+    bytes all = {.n = 0};
+    if (!f) die(EXIT_USAGE, "%s: cannot be opened: %s", path, strerror(errno));
+    append(&all, "", 0);
+    for (size_t got = 1; got; append(&all, part, got)) got = fread(part, 1, sizeof part, f);
+    int why = !ferror(f) ? 0 : errno ? errno : EIO;
+    if (!std) fclose(f);
+    if (why) die(EXIT_USAGE, "%s: cannot be read: %s", std ? "stdin" : path, strerror(why));
+    if (!many && strchr("pn", o.verb->input) && all.n && all.text[all.n - 1] == '\n') all.n--;
+    for (size_t at = 0, n; many ? at < all.n : at == 0; at += n + 1) {
+        const char *end = many ? memchr(all.text + at, o.nul ? 0 : '\n', all.n - at) : NULL;
+        n = end ? (size_t)(end - all.text) - at : all.n - at;
+        add_input(all.text + at, n);
     }
-    int code = 0;
-    if (o->n_words) code = join_words(o, text);
-    else {
-        if (!o->file && isatty(STDIN_FILENO))
-            return complain(EXIT_USAGE,
-                            "no text: give it in quotes, with -f FILE or through a pipe");
-        code = read_all(o->file ? o->file : "-", text);
-        if (code == 0 && is_prompt && text->n && text->text[text->n - 1] == '\n') text->n--;
+}
+
+/* The texts to work on: from -p, -f, the arguments or stdin, and only one of these. */
+static void read_inputs(void) {
+    char kind = o.verb->input;
+    size_t words = kind == 'n' ? o.n_words && !o.n_sources : o.n_words;
+    bytes joined = {.n = 0};
+    if (!kind && words) die(EXIT_USAGE, "%s: takes a model and no text", o.verb->name);
+    if (!kind) return;
+    if ((o.n_sources && words) || (words > 1 && kind != 'w') || (o.n_sources > 1 && kind != 'p'))
+        die(EXIT_USAGE, "more than one text: put it in quotes, and give -p, -f or an argument");
+    for (const source *s = o.sources; s < o.sources + o.n_sources; s++)
+        if (s->is_file) add_file(s->text);
+        else add_input(s->text, strlen(s->text));
+    for (size_t i = 0; i < words; i++) {
+        if (i) append(&joined, " ", 1);
+        append(&joined, o.words[i], strlen(o.words[i]));
     }
-    if (code == 0 && o->escapes) unescape(text);
-    return code;
+    if (words && kind == 'f') add_file(joined.text);
+    else if (words) add_input(joined.text, joined.n);
+    if (words || o.n_sources || o.talk) return;
+    if (isatty(STDIN_FILENO))
+        die(EXIT_USAGE, "no text: give it in quotes, with -f FILE or through a pipe");
+    add_file("-");
 }
 
-static const char no_tokenizer[] =
-    "the model has no tokenizer inside or beside it: give tokenizer.model with --tokenizer FILE";
-
-/* Tokens of a text in memory the caller frees. */
-static int tokenize(const llama *m, const bytes *text, unsigned flags, int32_t **tokens,
-                    size_t *n) {
-    ptrdiff_t want = llama_text_to_tokens(m, text->text, text->n, flags, NULL, 0);
-    *tokens = want < 0 ? NULL : malloc(((size_t)want + 1) * sizeof **tokens);
-    if (want == LLAMA_EINVAL) return complain(EXIT_MODEL, "%s", no_tokenizer);
-    if (!*tokens) return complain(EXIT_MEMORY, "the text does not fit in memory");
-    ptrdiff_t made = llama_text_to_tokens(m, text->text, text->n, flags, *tokens, (size_t)want);
-    if (made != want) return complain(EXIT_MEMORY, "the text does not fit in memory");
-    *n = (size_t)made;
-    return 0;
+/* Take the model from the words, unless -m or $LLAMA_MODEL give it: then they are a prompt. */
+static void settle_model(void) {
+    const char *standing = getenv("LLAMA_MODEL"),
+               *end = o.n_words ? strrchr(o.words[0], '.') : NULL;
+    struct stat st;
+    if (o.model) return;
+    if (standing && *standing) o.model = standing;
+    bool file = end && (!strcmp(end, ".gguf") || !strcmp(end, ".bin"));
+    bool there = o.n_words && stat(o.words[0], &st) == 0 && (S_ISDIR(st.st_mode) || file);
+    if (o.n_words && (there || !o.model)) o.model = *o.words++, o.n_words--;
+    if (!o.model)
+        die(EXIT_USAGE,
+            "no model: give its folder or file, or set LLAMA_MODEL; llama -h says more");
 }
 
-/* ---- 4. Completion ---- */
-
-static volatile sig_atomic_t interrupted;
-static void on_interrupt(int signal_number) {
-    (void)signal_number;
-    interrupted = 1;
+/* A file of weights was cut short: then evaluation says so. */
+static void on_lost_page(int signal_number, siginfo_t *lost, void *state) {
+    (void)state;
+    if (!llama_fault(model, lost->si_addr)) signal(signal_number, SIG_DFL);
 }
 
-/* Text on its way to stdout: what may be the beginning of a stop text waits. */
-typedef struct {
-    const options *o;
-    char *held;
-    size_t n, room;
-    bool stopped;
-} output;
-
-/* Why stdout takes no more: a closed pipe is no news, and Ctrl-C while waiting for it is Ctrl-C. */
-static int write_failed(void) {
-    if (errno == EINTR && interrupted) return EXIT_INTERRUPTED;
-    if (errno == EPIPE) return EXIT_RUN;
-    return complain(EXIT_RUN, "stdout cannot be written: %s", strerror(errno));
+static void open_model(void) {
+    static const char *const modes[] = {"auto", "map", "lock", "stream"}; /* LLAMA_MEMORY_... */
+    struct sigaction action = {.sa_sigaction = on_lost_page, .sa_flags = SA_SIGINFO};
+    llama_options lo = {.size = sizeof lo, .tokenizer = o.tokenizer};
+    llama_error err;
+    while (o.memory && lo.memory < 4 && strcmp(o.memory, modes[lo.memory]) != 0) lo.memory++;
+    if (lo.memory == 4) die(EXIT_USAGE, "--memory: '%s' is not auto, map or lock", o.memory);
+    sigaction(SIGBUS, &action, NULL);
+    check(llama_open(&model, o.model, &lo, &err), err.text);
+    info.size = sizeof info;
+    llama_describe(model, &info);
+    context = (size_t)(o.context ? o.context : info.context);
 }
 
-static int write_out(const char *text, size_t n) {
-    if (isatty(STDOUT_FILENO)) put_visible(stdout, text, n, true);
-    else fwrite(text, 1, n, stdout);
-    return fflush(stdout) == 0 && !ferror(stdout) ? 0 : write_failed();
+static void want_tokenizer(bool there) {
+    if (!there)
+        die(EXIT_MODEL, "the model has no tokenizer inside or beside it: give tokenizer.model with "
+                        "--tokenizer FILE");
 }
 
-/* How many of the last bytes held could begin a stop text; and where one stands whole, or n. */
-static size_t find_stop(const output *w, size_t *keep) {
-    size_t at = w->n;
-    *keep = 0;
-    for (size_t s = 0; s < w->o->n_stops; s++) {
-        const char *stop = w->o->stops[s];
-        size_t length = strlen(stop);
-        for (size_t i = 0; i < w->n; i++) {
-            size_t left = w->n - i;
-            if (memcmp(w->held + i, stop, left < length ? left : length) != 0) continue;
-            if (left >= length && i < at) at = i;
-            if (left < length && left > *keep) *keep = left;
-            break;
-        }
+static void tokenize(input *in, unsigned flags) {
+    ptrdiff_t n =
+        llama_text_to_tokens(model, in->text.text, in->text.n, flags, in->tokens, in->room);
+    want_tokenizer(n != LLAMA_EINVAL);
+    if (n > (ptrdiff_t)in->room) {
+        in->tokens = take((in->room = 2 * (size_t)n) * sizeof *in->tokens);
+        n = llama_text_to_tokens(model, in->text.text, in->text.n, flags, in->tokens, in->room);
     }
-    return at;
+    if (n < 0) die(EXIT_MEMORY, "the text does not fit in memory");
+    in->n_tokens = (size_t)n;
 }
 
-/* Pass on n more bytes; at the end, all that waits. */
-static int emit(output *w, const char *text, size_t n, bool end) {
-    if (w->n + n > w->room) {
-        size_t room = 2 * (w->n + n);
-        char *more = realloc(w->held, room);
-        if (!more) return complain(EXIT_MEMORY, "out of memory");
-        w->held = more;
-        w->room = room;
+/* Tokens with <s> in front, but for --no-bos; they must fit in the context. */
+static void tokenize_prompt(input *in) {
+    tokenize(in, o.no_bos ? 0 : LLAMA_ADD_BOS);
+    if (in->n_tokens == 0)
+        die(EXIT_USAGE, "the prompt is empty and --no-bos leaves nothing to start from");
+    if (in->n_tokens > context)
+        die(EXIT_TOO_LONG,
+            "the prompt has %zu tokens, the context %zu positions; make it larger with -c",
+            in->n_tokens, context);
+}
+
+/* Ids between white space instead, each below the vocabulary's size. */
+static void read_ids(input *in) {
+    char *at = in->text.text, *end = at + in->text.n;
+    in->tokens = take((in->text.n / 2 + 1) * sizeof *in->tokens);
+    for (char *next; (at += strspn(at, " \t\r\n")) < end; at = next) {
+        long id = strtol(at, &next, 10);
+        if (next == at || !strchr(" \t\r\n", *next) || id < 0 || id >= info.vocab)
+            die(EXIT_USAGE, "'%.20s' is not a token id from 0 to %d", at, info.vocab - 1);
+        in->tokens[in->n_tokens++] = (int32_t)id;
     }
-    if (n) memcpy(w->held + w->n, text, n);
-    w->n += n;
-    size_t keep, at = find_stop(w, &keep);
-    w->stopped = at < w->n;
-    size_t ready = w->stopped ? at : end ? w->n : w->n - keep;
-    int code = ready ? write_out(w->held, ready) : 0;
-    w->n = w->stopped ? 0 : w->n - ready;
-    /* NOLINTNEXTLINE: where n is not 0, something is held */
-    if (w->n && ready) memmove(w->held, w->held + ready, w->n);
-    return code;
 }
 
-typedef struct { /* one completion under way */
-    const options *o;
-    llama *model;
-    llama_info info;
-    llama_session *session;
-    bytes text; /* the prompt, and its tokens */
-    int32_t *prompt;
-    size_t n_prompt, known, generated, context; /* known: of the prompt, from the cache */
-    double opened, began, first, ended;         /* seconds: open, session, prompt done, all done */
-    bool cached;                                /* the cache has all of the prompt */
-    bool wanted, shown;                         /* progress, on a terminal's stderr */
-    pthread_t warmer;                           /* reads the weights in, if it */
-    bool warming;                               /* was started, until */
-    atomic_bool warmed;                         /* nobody waits for them */
-} completion;
+/* ---- 4. Sessions ---- */
 
-/* A line on a terminal's stderr while a prompt takes longer than a moment. */
+static llama_session *session;
+static size_t sequences;   /* it has */
+static pthread_t warmer;   /* reads the weights in, if it */
+static bool warming;       /* was started, until */
+static atomic_bool warmed; /* nobody waits for them */
+static struct {            /* for --stats */
+    double began, opened, first,
+        ended; /* when: it, the model was open, the first token, the last */
+    size_t evaluated, known, generated; /* tokens: of prompts; of those, known before; drawn */
+} figures;
+
+/* A line on a terminal's stderr while one prompt takes longer than a moment. */
 static int on_progress(void *user, const char *what, uint64_t done, uint64_t total) {
-    completion *c = user;
-    if (c->wanted && now() - c->began > 0.5) {
-        c->shown = true;
-        fprintf(stderr, "\r%s %3.0f%%", what, 100.0 * (double)done / (double)total);
-    }
+    (void)user;
+    if (progress.began == 0) progress.began = now();
+    if (sequences == 1 && now() - progress.began > 0.5)
+        show_bar(&progress, what, (double)done, (double)total);
     return interrupted;
 }
 
 static int on_warmed(void *user, const char *what, uint64_t done, uint64_t total) {
-    (void)what, (void)done, (void)total;
-    return ((completion *)user)->warmed || interrupted;
+    (void)user, (void)what, (void)done, (void)total;
+    return warmed || interrupted;
+}
+static void *warm(void *user) { return llama_warm(model, on_warmed, NULL), user; }
+
+static double physical_memory(void) {
+    return (double)sysconf(_SC_PHYS_PAGES) * (double)sysconf(_SC_PAGESIZE);
 }
 
-static void *warm(void *user) {
-    llama_warm(((completion *)user)->model, on_warmed, user);
-    return NULL;
+/* Beside the first evaluations a thread reads the file from the front, as fast as the disk goes; not
+ * if memory cannot hold it: that would push out what is needed. */
+static void new_session(size_t n, size_t batch, bool reads) {
+    llama_error err;
+    llama_session_options so = {.size = sizeof so,
+                                .context = (int)context,
+                                .sequences = (int)(sequences = n),
+                                .batch = (int)batch,
+                                .threads = o.threads,
+                                .numerics = o.fast ? LLAMA_FAST : LLAMA_EXACT,
+                                .kernels = o.kernels,
+                                .progress = on_progress};
+    check(llama_session_new(&session, model, &so, &err), err.text);
+    reads = reads && (double)info.file_bytes < 0.9 * physical_memory();
+    warming = reads && pthread_create(&warmer, NULL, warm, NULL) == 0;
 }
 
-/* Beside the first evaluation a thread of its own reads the file from the front, as fast as the
- * disk goes. Not if memory cannot hold the file: it would push out what is needed. */
-static void start_warming(completion *c) {
-    double memory = (double)sysconf(_SC_PHYS_PAGES) * (double)sysconf(_SC_PAGESIZE);
-    c->warming =
-        (double)c->info.file_bytes < 0.9 * memory && pthread_create(&c->warmer, NULL, warm, c) == 0;
+/* What every verb leaves behind. */
+static _Noreturn void leave(int code) {
+    warmed = true; /* as far as anybody needs it */
+    if (warming) pthread_join(warmer, NULL);
+    llama *was = model;
+    llama_session_free(session);
+    model = NULL; /* nothing is left that could be lost */
+    llama_close(was);
+    for (block *next; blocks; blocks = next) next = blocks->next, free(blocks);
+    exit(code);
 }
 
-static void end_warming(completion *c) {
-    c->warmed = true; /* as far as anybody needs it */
-    if (c->warming) pthread_join(c->warmer, NULL);
-}
+/* What a call on the session returned: when it failed, the end. */
+static void expect(int status) { check(status, llama_session_error(session)); }
 
 /* Of n tokens, the weights that each meets in matrix products, added up: the last layer has keys
  * and values of all, the rest of it and the output only of the last token. */
-static double weights_met(const llama_info *i, double n) {
-    double dim = i->dim, kv = 2 * dim * i->kv_heads * i->head_dim;
-    double layer = 2 * dim * dim + kv + 3 * dim * i->hidden;
-    return (i->layers - 1) * layer * n + kv * n + (layer - kv) + dim * i->vocab;
+static double weights_met(double n) {
+    double dim = info.dim, kv = 2 * dim * info.kv_heads * info.head_dim;
+    double layer = 2 * dim * dim + kv + 3 * dim * info.hidden;
+    return (info.layers - 1) * layer * n + kv * n + (layer - kv) + dim * info.vocab;
+}
+static double bytes_met(double n) {
+    return weights_met(n) * (double)info.file_bytes / (double)info.parameters;
 }
 
-static void print_stats(const completion *c, uint64_t memory) {
-    const llama_info *info = &c->info;
-    double prompt = c->first - c->began, rest = c->ended - c->first;
-    double each = c->generated > 1 ? rest / (double)(c->generated - 1) : 0;
-    double weights = weights_met(info, 1) * (double)info->file_bytes / (double)info->parameters;
-    size_t evaluated = c->n_prompt - c->known;
-    fprintf(stderr, "\nprompt      %zu tokens in %.3f s, %.1f tokens/s\n", evaluated, prompt,
-            prompt > 0 ? (double)evaluated / prompt : 0);
-    if (c->o->cache) fprintf(stderr, "cache       %zu tokens of the prompt\n", c->known);
-    fprintf(stderr, "generation  %zu tokens in %.3f s", c->generated, rest);
-    if (each > 0)
-        fprintf(stderr, ", %.2f tokens/s, %.1f GB/s of weights", 1 / each, weights / each / 1e9);
-    fprintf(stderr, "\nopening     %.1f ms\nmemory      %.1f MB of session for %zu positions\n",
-            c->opened * 1e3, (double)memory / 1e6, c->context);
-    fprintf(stderr, "kernels     %s\nseed        %llu\n", llama_session_kernels(c->session),
-            (unsigned long long)c->o->seed);
+static void print_stats(void) {
+    double first = figures.first - figures.began, rest = figures.ended - figures.first;
+    double kv = (double)info.kv_bytes_per_token * (double)(context * sequences);
+    double more =
+        figures.generated ? (double)figures.generated - 1 : 0; /* tokens after the first */
+    fprintf(stderr, "\nprompt      %zu tokens in %.3f s, %.1f tokens/s", figures.evaluated,
+            figures.first - figures.opened,
+            (double)figures.evaluated / (figures.first - figures.opened));
+    if (figures.known || o.cache)
+        fprintf(stderr, "\ncache       %zu tokens of the prompt", figures.known);
+    fprintf(stderr, "\ngeneration  %zu tokens", figures.generated);
+    if (more > 0) fprintf(stderr, " in %.3f s, %.2f tokens/s", rest, more / rest);
+    if (more > 0 && sequences == 1)
+        fprintf(stderr, ", %.1f GB/s of weights", more / rest * bytes_met(1) / 1e9);
+    fprintf(stderr, "\nfirst token %.1f ms after the start, %.1f of them to open the model",
+            first * 1e3, (figures.opened - figures.began) * 1e3);
+    fprintf(stderr, "\nmemory      %.1f MB for %zu x %zu positions, %.1f MB of weights", kv / 1e6,
+            sequences, context, (double)info.file_bytes / 1e6);
+    fprintf(stderr, "\nkernels     %s\nseed        %llu\n", llama_session_kernels(session),
+            (unsigned long long)o.seed);
 }
 
-/* ---- The prompt cache: a session as llama_save writes it ---- */
+/* ---- Saved state: the first sequence, as llama_save writes it ---- */
 
 static int read_state(void *file, void *p, size_t n) { return fread(p, 1, n, file) != n; }
 static int write_state(void *file, const void *p, size_t n) { return fwrite(p, 1, n, file) != n; }
 
-/* The cache's file, if it is there and has something in it. */
-static int open_cache(const char *path, FILE **f) {
+/* What is no state, or damaged, is left to the user to remove; a cache of another model, or too
+ * long, is not used, with a note, and one that is empty or not there, without. */
+static bool load_state(const char *path, bool cache) {
     struct stat st;
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a FIFO must not make us wait */
-    if (fd < 0 && errno == ENOENT) return 0;
-    if (fd < 0) return complain(EXIT_USAGE, "%s: cannot be opened: %s", path, strerror(errno));
-    bool known = fstat(fd, &st) == 0, regular = known && S_ISREG(st.st_mode);
-    if (regular && st.st_size > 0 && !(*f = fdopen(fd, "rb"))) known = false;
-    int why = errno;
-    if (!*f) close(fd);
-    if (!known) return complain(EXIT_USAGE, "%s: cannot be read: %s", path, strerror(why));
-    return regular ? 0 : complain(EXIT_USAGE, "%s: is not a regular file", path);
-}
-
-/* What the cache has of the prompt need not be evaluated again. What is no state, or damaged, is
- * left to the user to remove; a state of another model, or too long, is evaluated anew. */
-static int use_cache(completion *c) {
-    const char *path = c->o->cache;
-    FILE *f = NULL;
-    int code = path ? open_cache(path, &f) : 0;
-    if (!f) return code;
-    int status = llama_load(c->session, 0, read_state, f);
-    bool longer = status == LLAMA_OK && fgetc(f) != EOF;
-    fclose(f);
-    if (longer || status == LLAMA_EFORMAT || status == LLAMA_EIO)
-        return complain(EXIT_USAGE, "%s: %s; remove it, or give another name", path,
-                        longer ? "has more in it than a state" : llama_session_error(c->session));
-    if (status && status != LLAMA_EMISMATCH && status != LLAMA_EFULL)
-        return complain(exit_code(status), "%s: %s", path, llama_session_error(c->session));
-    if (status && !c->o->quiet)
-        complain(0, "%s: %s; it is made anew", path, llama_session_error(c->session));
-    const int32_t *tokens = llama_tokens(c->session, 0);
-    size_t length = llama_length(c->session, 0);
-    while (c->known < length && c->known < c->n_prompt && tokens[c->known] == c->prompt[c->known])
-        c->known++;
-    c->cached = c->known == c->n_prompt;
-    if (c->cached && !(length == c->known && llama_logits(c->session, 0))) c->known--;
-    llama_rewind(c->session, 0, c->known); /* the last token is evaluated for its logits */
-    return 0;
+    if (fd < 0 && errno == ENOENT && cache) return false;
+    bool known = fd >= 0 && fstat(fd, &st) == 0, regular = known && S_ISREG(st.st_mode);
+    FILE *f = regular ? fdopen(fd, "rb") : NULL;
+    const char *why = !known || (regular && !f) ? strerror(errno)
+                      : !regular                ? "is not a regular file"
+                                                : NULL;
+    if (!f && fd >= 0) close(fd);
+    int status = why                        ? LLAMA_EFORMAT
+                 : cache && st.st_size == 0 ? LLAMA_EMISMATCH
+                                            : llama_load(session, 0, read_state, f);
+    if (!why && status) why = llama_session_error(session);
+    if (!status && fgetc(f) != EOF) status = LLAMA_EFORMAT, why = "has more in it than a state";
+    if (f) fclose(f);
+    bool foreign = cache && (status == LLAMA_EMISMATCH || status == LLAMA_EFULL);
+    if (foreign && *why) note("%s: %s; it is made anew", path, why);
+    else if (status && !cache) note("%s: %s", path, why);
+    else if (status && !foreign)
+        die(status == LLAMA_ENOMEM ? EXIT_MEMORY : EXIT_USAGE,
+            "%s: %s; remove it, or give another name", path, why);
+    return status == LLAMA_OK;
 }
 
 /* Write all that was evaluated: to a new file, which then takes the old one's place at once. */
-static void write_cache(completion *c) {
-    const char *path = c->o->cache;
-    size_t room = strlen(path) + sizeof ".XXXXXX";
-    char *name = malloc(room);
-    if (name) snprintf(name, room, "%s.XXXXXX", path);
-    int fd = name ? mkostemp(name, O_CLOEXEC) : -1;
+static void save_state(const char *path) {
+    bytes name = {.n = 0};
+    append(&name, path, strlen(path));
+    append(&name, ".XXXXXX", 7);
+    int fd = mkostemp(name.text, O_CLOEXEC);
     FILE *f = fd >= 0 ? fdopen(fd, "wb") : NULL;
-    bool good = f && llama_save(c->session, 0, write_state, f) == LLAMA_OK && fflush(f) == 0 &&
-                fsync(fd) == 0;
+    bool good =
+        f && llama_save(session, 0, write_state, f) == LLAMA_OK && fflush(f) == 0 && fsync(fd) == 0;
     int why = errno;
     if (f && fclose(f) != 0 && good) good = false, why = errno;
     if (!f && fd >= 0) close(fd);
-    if (good && rename(name, path) != 0) good = false, why = errno;
-    if (!good && fd >= 0) unlink(name);
-    if (!good && !c->o->quiet) complain(0, "%s: cannot be written: %s", path, strerror(why));
-    free(name);
+    if (good && rename(name.text, path) != 0) good = false, why = errno;
+    if (!good && fd >= 0) unlink(name.text);
+    if (!good) note("%s: cannot be written: %s", path, strerror(why));
 }
 
-/* ---- From the prompt to the end ---- */
+/* ---- 5. Completion ---- */
 
-/* Evaluate the prompt, then draw, print and evaluate token after token. */
-static int generate(completion *c, const llama_sampler *sampler, output *out) {
-    const options *o = c->o;
-    llama_utf8 utf8 = {.started = c->text.n > 0};
+enum { INTERRUPTED = LLAMA_LENGTH + 1 }; /* one more finish */
+
+typedef struct {         /* what of a text there is so far */
+    bytes out;           /* its text */
+    bytes picks;         /* for --json its tokens, llama_choice [generated][1 + tops] */
+    size_t ready, shown; /* bytes of out that begin no stop text; that stdout has */
+    double first;        /* when its first token was there */
+} lane;
+
+static llama_text *texts;    /* [n_texts] */
+static lane *lanes;          /* [n_texts] */
+static size_t n_texts, head; /* head: so many are shown whole */
+
+/* For --json: the token and its log-probability, then the best there were. */
+static void note_token(lane *l, const llama_text *t) {
+    llama_choice best[1 + TOPS];
+    int k = o.tops < info.vocab ? o.tops : info.vocab;
+    const float *logits = llama_logits(session, t->seq);
+    if (llama_top(session, t->seq, best + 1, k > 0 ? k : 1) < 1) return;
+    best[0] = (llama_choice){t->token, best[1].logprob + logits[t->token] - logits[best[1].token]};
+    append(&l->picks, best, (size_t)(1 + k) * sizeof *best);
+}
+
+static void put_object(const llama_text *t, const lane *l) {
+    static const char *const words[] = {"", "eos", "stop", "length", "interrupted"};
+    const llama_choice *p = (const void *)l->picks.text;
+    size_t width = 1 + (size_t)(o.tops < info.vocab ? o.tops : info.vocab), i = (size_t)(t - texts);
+    bool full = t->finish == LLAMA_LENGTH && (int64_t)t->most != o.n;
+    printf("{\"prompt\": %zu, \"sample\": %zu, \"text\": ", i / (size_t)o.samples,
+           i % (size_t)o.samples);
+    put_json(l->out.text, l->out.n);
+    printf(", \"tokens\": [");
+    for (i = 0; i < t->generated; i++) printf("%s%d", i ? ", " : "", (int)p[i * width].token);
+    printf("], \"finish\": \"%s\", \"seed\": %llu, \"prompt_tokens\": %zu",
+           full ? "context" : words[t->finish], (unsigned long long)t->sampler.seed, t->n_prompt);
+    printf(", \"first_token_seconds\": %.6f, \"seconds\": %.6f",
+           l->first > 0 ? l->first - figures.opened : 0, now() - figures.opened);
+    for (i = 0; i < t->generated && o.tops; i++, p += width) {
+        printf("%s{\"token\": %d, \"logprob\": %.6f, \"top\": [", i ? ", " : ", \"logprobs\": [",
+               (int)p->token, (double)p->logprob);
+        for (size_t k = 1; k < width; k++)
+            printf("%s{\"token\": %d, \"logprob\": %.6f}", k > 1 ? ", " : "", (int)p[k].token,
+                   (double)p[k].logprob);
+        printf("]}%s", i + 1 == t->generated ? "]" : "");
+    }
+    puts("}");
+}
+
+/* On stdout, in order: what of each text is ready, or, when it is done, its object. */
+static void show_texts(void) {
+    for (; head < n_texts; head++) {
+        llama_text *t = &texts[head];
+        lane *l = &lanes[head];
+        bool alone = n_texts == 1 && !o.lines && !o.nul && !o.talk;
+        if (l->ready > l->shown || t->finish) clear_bar(&progress);
+        if (!o.json && l->ready > l->shown) write_out(l->out.text + l->shown, l->ready - l->shown);
+        l->shown = l->ready;
+        if (!t->finish) break;
+        if (o.json) put_object(t, l);
+        else if (!alone) putchar(o.nul ? 0 : '\n');
+        if (t->finish == LLAMA_LENGTH && (int64_t)t->most != o.n)
+            note("the context of %zu positions is full; %s", context,
+                 o.talk ? "/reset begins anew" : "-c makes it larger");
+    }
+    flush();
+    if (n_texts > 1 && !isatty(STDOUT_FILENO))
+        show_bar(&progress, "texts", (double)head, (double)n_texts);
+}
+
+/* Text that a token completed goes to the others, up to a stop text. */
+static int on_text(void *user, llama_text *t, const char *text, size_t n) {
+    lane *l = &((lane *)user)[t - texts];
+    figures.ended = now();
+    if (l->first == 0)
+        l->first = figures.ended, figures.known += t->known,
+        figures.evaluated += t->n_prompt - t->known;
+    if (figures.first == 0) figures.first = l->first;
+    if (!t->finish) figures.generated++;
+    if (!t->finish && o.json) note_token(l, t);
+    append(&l->out, text, n);
+    size_t keep, left = l->out.n - l->ready;
+    size_t at = llama_find_stop(l->out.text + l->ready, left, o.stops, o.n_stops, &keep);
+    l->out.n = l->ready + at;
+    l->ready = l->out.n - (at < left || t->finish ? 0 : keep);
+    show_texts();
+    return interrupted ? LLAMA_ECANCEL : at < left;
+}
+
+/* The texts of inputs [from, from + n), each so many times; false: Ctrl-C. */
+static bool make_texts(void) {
+    static float *bias; /* of --ignore-eos */
+    size_t samples = (size_t)o.samples;
+    texts = take((n_texts = n_inputs * samples) * sizeof *texts);
+    lanes = take(n_texts * sizeof *lanes);
+    head = 0;
+    if (o.ignore_eos && info.eos >= 0)
+        bias = take((size_t)info.vocab * sizeof *bias), bias[info.eos] = -1e30f;
+    for (size_t i = 0; i < n_texts; i++) {
+        const input *in = &inputs[i / samples];
+        size_t room = context - in->n_tokens + 1;
+        texts[i] = (llama_text){
+            .prompt = in->tokens, .n_prompt = in->n_tokens, .utf8.started = in->text.n > 0};
+        texts[i].most = o.n < 0 || (size_t)o.n > room ? room : (size_t)o.n;
+        texts[i].sampler = (llama_sampler){
+            .size = sizeof(llama_sampler),
+            .temperature = (float)o.temperature,
+            .top_p = (float)(o.top_p > 0 && o.top_p < 1e-30 ? 1e-30 : o.top_p), /* not off */
+            .min_p = (float)o.min_p,
+            .top_k = o.top_k,
+            .repeat_penalty = (float)o.repeat_penalty,
+            .repeat_last = o.repeat_last,
+            .seed = o.seed + i % samples,
+            .bias = o.ignore_eos ? bias : NULL,
+        };
+        if (o.echo) append(&lanes[i].out, in->text.text, in->text.n);
+        lanes[i].ready = lanes[i].out.n;
+    }
+    int status = llama_generate(model, session, texts, n_texts, on_text, lanes);
+    clear_bar(&progress);
+    if (status && head < n_texts) { /* cut short: what there is */
+        char text[LLAMA_TEXT_MAX];
+        texts[head].finish = INTERRUPTED;
+        on_text(lanes, &texts[head], text,
+                llama_utf8_push(model, &texts[head].utf8, LLAMA_FLUSH, text));
+    }
+    if (status != LLAMA_ECANCEL) expect(status);
+    return !status;
+}
+
+/* Each prompt. Of many texts the context is as long as they need, and as many are under way as half
+ * of the free memory holds. */
+static void complete_all(void) {
+    size_t n = n_inputs * (size_t)o.samples, longest = 1, slots = n < SLOTS ? n : SLOTS;
+    for (input *in = inputs; in < inputs + n_inputs; in++) {
+        tokenize_prompt(in);
+        if (in->n_tokens > longest) longest = in->n_tokens;
+    }
+    if (n == 0) return;
+    if (n > 1 && !o.context && o.n >= 0 && longest + (size_t)o.n < context)
+        context = longest + (size_t)o.n;
+    double room = (physical_memory() - (double)info.file_bytes) / 2;
+    while (slots > 1 && (double)(slots * context * info.kv_bytes_per_token) > room) slots--;
+    new_session(slots, (size_t)o.batch, true);
+    if (o.cache) load_state(o.cache, true);
+    bool done = make_texts();
+    if (o.cache && figures.evaluated > 1) save_state(o.cache);
+    if (n == 1 && isatty(STDOUT_FILENO) && isatty(STDERR_FILENO)) fputc('\n', stderr);
+    if (!done) die(EXIT_INTERRUPTED, NULL);
+}
+
+/* ---- 6. Conversation: its text is an input that grows, and is tokenized anew for each reply ---- */
+
+/* A line of stdin without its newline. 1: there is one; 0: the end; -1: Ctrl-C, which is looked for ten
+ * times a second: one that comes just before a read would not end it. */
+static int read_line(bytes *line) {
+    int ch;
+    line->n = 0;
+    append(line, "", 0);
+    while (!interrupted && poll(&(struct pollfd){STDIN_FILENO, POLLIN, 0}, 1, 100) == 0) {}
+    if (interrupted) return -1;
+    while ((ch = getc(stdin)) != EOF && ch != '\n') append(line, &(char){(char)ch}, 1);
+    if (ch == EOF && interrupted) return clearerr(stdin), -1;
+    return ch == '\n' || line->n;
+}
+
+/* Go on from a saved conversation: its text is that of its tokens. */
+static void resume(const char *path) {
     char text[LLAMA_TEXT_MAX];
-    int status = llama_eval(c->session, 0, c->prompt + c->known, c->n_prompt - c->known), code = 0;
-    if (c->shown) fputs("\r\033[K", stderr);
-    c->wanted = false;
-    c->first = now();
-    for (int i = 0; status == LLAMA_OK && code == 0 && i != o->n && !interrupted; i++) {
-        int32_t token = llama_sample(c->session, 0, sampler);
-        if (token < 0) status = token;
-        if (token < 0 || (token == llama_eos(c->model) && !o->ignore_eos)) break;
-        c->generated++;
-        code = emit(out, text, llama_utf8_push(c->model, &utf8, token, text), false);
-        if (out->stopped || i + 1 == o->n) break;
-        status = llama_eval(c->session, 0, &token, 1);
+    llama_utf8 utf8 = {.n = 0};
+    if (!load_state(path, false)) return;
+    const int32_t *tokens = llama_tokens(session, 0);
+    size_t n = llama_length(session, 0);
+    inputs->text.n = 0;
+    for (size_t i = 0; i <= n; i++)
+        append(&inputs->text, text,
+               llama_utf8_push(model, &utf8, i < n ? tokens[i] : LLAMA_FLUSH, text));
+}
+
+static void keep_conversation(const char *path) {
+    tokenize_prompt(inputs);
+    expect(llama_prompt(session, 0, inputs->tokens, inputs->n_tokens));
+    save_state(path);
+}
+
+/* A line that begins with a slash. False: the conversation ends. */
+static bool obey(const char *line, const bytes *first) {
+    bytes *said = &inputs->text;
+    if (strcmp(line, "/stats") == 0) print_stats();
+    else if (strcmp(line, "/reset") == 0) said->n = 0, append(said, first->text, first->n);
+    else if (strncmp(line, "/load ", 6) == 0) resume(line + 6);
+    else if (strncmp(line, "/save ", 6) == 0) keep_conversation(line + 6);
+    else if (strcmp(line, "/exit") != 0)
+        note("'%s': there are /reset, /save FILE, /load FILE, /stats, /exit", line);
+    return strcmp(line, "/exit") != 0;
+}
+
+/* The line becomes part of the text, and so does what the model replies. */
+static bool reply(const char *line, size_t n) {
+    bytes *said = &inputs->text;
+    size_t before = said->n;
+    if (o.prefix) append(said, o.prefix, strlen(o.prefix));
+    append(said, line, n);
+    append(said, o.suffix, strlen(o.suffix));
+    tokenize(inputs, o.no_bos ? 0 : LLAMA_ADD_BOS);
+    if (inputs->n_tokens > context) {
+        said->n = before;
+        note("the context of %zu positions is full: this line is not taken; /reset begins anew",
+             context);
+        if (!isatty(STDIN_FILENO)) die(EXIT_TOO_LONG, NULL);
+    } else {
+        make_texts();
+        append(said, lanes->out.text, lanes->out.n);
     }
-    c->ended = now();
-    if (code == 0 && !out->stopped)
-        code = emit(out, text, llama_utf8_push(c->model, &utf8, LLAMA_FLUSH, text), true);
-    if (code) return code;
-    if (interrupted) return EXIT_INTERRUPTED;
-    if (status == LLAMA_EFULL) {
-        if (!o->quiet)
-            complain(0, "the context of %zu positions is full; -c makes it larger", c->context);
-        return 0;
+    return true;
+}
+
+static void converse(void) {
+    enum { LINE = 4095 }; /* bytes: a terminal keeps no more of a line (termios(3)) */
+    bool terminal = isatty(STDIN_FILENO), sign = terminal && isatty(STDERR_FILENO), on = true;
+    bytes line = {.n = 0}, first = {.n = 0};
+    if (n_inputs == 0) add_input("", 0);
+    tokenize_prompt(inputs);
+    append(&first, inputs->text.text, inputs->text.n);
+    new_session(1, (size_t)o.batch, true);
+    if (o.cache) load_state(o.cache, true);
+    for (int got; on; interrupted = 0) {
+        if (sign) fputs("> ", stderr);
+        if ((got = read_line(&line)) == 0) break;
+        size_t slash = line.text[0] == '/';
+        if (got < 0) fputc('\n', stderr);
+        else if (terminal && line.n >= LINE)
+            note("a line longer than %d bytes may have lost its end: it is not taken", LINE - 1);
+        else if (slash && line.text[1] != '/') on = obey(line.text, &first);
+        else reply(line.text + slash, line.n - slash);
+        if (interrupted && !terminal) die(EXIT_INTERRUPTED, NULL);
     }
-    return status ? complain(exit_code(status), "%s", llama_session_error(c->session)) : 0;
+    if (sign) fputc('\n', stderr);
+    if (o.cache) keep_conversation(o.cache);
 }
 
-static llama_sampler sampler_of(const options *o) {
-    return (llama_sampler){
-        .size = sizeof(llama_sampler),
-        .temperature = (float)o->temperature,
-        .top_p = (float)(o->top_p > 0 && o->top_p < 1e-30 ? 1e-30 : o->top_p), /* not off */
-        .min_p = (float)o->min_p,
-        .top_k = o->top_k,
-        .repeat_penalty = (float)o->repeat_penalty,
-        .repeat_last = o->repeat_last,
-        .seed = o->seed,
-    };
+static void run_complete(void) {
+    if (o.cache && o.fast)
+        die(EXIT_USAGE, "--prompt-cache: not with --fast, where it would change bits");
+    if (o.tops && !o.json) die(EXIT_USAGE, "--logprobs: only with --json");
+    if (o.talk && (o.json || o.lines || o.nul || o.samples > 1 || n_inputs > 1))
+        die(EXIT_USAGE, "-i: a conversation is one text, without --json, --lines, -0 or -k");
+    for (size_t i = 0; i < o.n_stops && o.escapes; i++) o.stops[i] = unescaped(o.stops[i]);
+    if (o.escapes && o.prefix) o.prefix = unescaped(o.prefix);
+    if (o.escapes) o.suffix = unescaped(o.suffix);
+    if (o.talk) converse();
+    else complete_all();
 }
 
-/* With an open model and the prompt's tokens: a session, and the text. */
-static int complete_tokens(completion *c) {
-    const options *o = c->o;
-    llama_error err;
-    c->info.size = sizeof c->info;
-    llama_describe(c->model, &c->info);
-    c->context = (size_t)(o->context ? o->context : c->info.context);
-    if (c->n_prompt > c->context)
-        return complain(
-            EXIT_TOO_LONG,
-            "the prompt has %zu tokens, the context %zu positions; make it larger with -c",
-            c->n_prompt, c->context);
-    c->wanted = !o->quiet && isatty(STDERR_FILENO);
-    llama_session_options so = {.size = sizeof so,
-                                .context = (int)c->context,
-                                .batch = o->batch,
-                                .threads = o->threads,
-                                .numerics = o->fast ? LLAMA_FAST : LLAMA_EXACT,
-                                .kernels = o->kernels,
-                                .progress = on_progress,
-                                .user = c};
-    c->began = now();
-    int status = llama_session_new(&c->session, c->model, &so, &err);
-    if (status) return complain(exit_code(status), "%s", err.text);
-    llama_sampler sampler = sampler_of(o);
-    float *bias = NULL;
-    if (o->ignore_eos && c->info.eos >= 0) {
-        bias = calloc((size_t)c->info.vocab, sizeof *bias);
-        if (!bias) {
-            llama_session_free(c->session);
-            return complain(EXIT_MEMORY, "out of memory");
-        }
-        bias[c->info.eos] = -1e30f;
-        sampler.bias = bias;
-    }
-    output out = {.o = o};
-    start_warming(c);
-    int code = use_cache(c);
-    if (code == 0 && o->echo) code = write_out(c->text.text, c->text.n);
-    if (code == 0) code = generate(c, &sampler, &out);
-    if (o->cache && !c->cached && (code == 0 || code == EXIT_INTERRUPTED)) write_cache(c);
-    end_warming(c);
-    if (o->stats) print_stats(c, llama_session_bytes(c->model, &so));
-    if (code != EXIT_RUN && isatty(STDOUT_FILENO) && isatty(STDERR_FILENO)) fputc('\n', stderr);
-    free(out.held);
-    free(bias);
-    llama_session_free(c->session);
-    return code;
-}
-
-static llama *opened;
-
-/* A file of weights was cut short: then evaluation says so. */
-static void on_lost_page(int signal_number, siginfo_t *info, void *context) {
-    (void)context;
-    if (!llama_fault(opened, info->si_addr)) signal(signal_number, SIG_DFL);
-}
-
-static int open_model(const options *o, llama **m) {
-    struct sigaction action = {.sa_sigaction = on_lost_page, .sa_flags = SA_SIGINFO};
-    llama_options lo = {.size = sizeof lo, .tokenizer = o->tokenizer};
-    llama_error err;
-    static const char *const modes[] = {"auto", "map", "lock", "stream"}; /* LLAMA_MEMORY_... */
-    while (o->memory && lo.memory < 4 && strcmp(o->memory, modes[lo.memory]) != 0) lo.memory++;
-    if (lo.memory == 4)
-        return complain(EXIT_USAGE, "--memory: '%s' is not auto, map or lock", o->memory);
-    sigaction(SIGBUS, &action, NULL);
-    int status = llama_open(&opened, o->model, &lo, &err);
-    *m = opened;
-    return status ? complain(exit_code(status), "%s", err.text) : 0;
-}
-
-static void close_model(llama *m) {
-    opened = NULL; /* nothing is left that could be lost */
-    llama_close(m);
-}
-
-static uint64_t random_seed(void) {
-    uint64_t seed = (uint64_t)time(NULL) * 1000003 + (uint64_t)getpid();
-    FILE *f = fopen("/dev/urandom", "rb");
-    if (f) {
-        uint64_t drawn;
-        if (fread(&drawn, sizeof drawn, 1, f) == 1) seed = drawn;
-        fclose(f);
-    }
-    return seed;
-}
-
-static int run_completion(options *o) {
-    completion c = {.o = o};
-    struct sigaction action = {.sa_handler = on_interrupt, .sa_flags = (int)SA_RESETHAND};
-    if (o->cache && o->fast)
-        return complain(EXIT_USAGE, "--prompt-cache: not with --fast, where it would change bits");
-    int code = read_text(o, &c.text, true);
-    sigaction(SIGINT, &action, NULL); /* a second Ctrl-C ends it at once */
-    if (code == 0) {
-        double began = now();
-        code = open_model(o, &c.model);
-        c.opened = now() - began;
-    }
-    if (code == 0)
-        code = tokenize(c.model, &c.text, o->no_bos ? 0 : LLAMA_ADD_BOS, &c.prompt, &c.n_prompt);
-    if (code == 0 && c.n_prompt == 0)
-        code =
-            complain(EXIT_USAGE, "the prompt is empty and --no-bos leaves nothing to start from");
-    if (!o->seeded) o->seed = random_seed();
-    if (code == 0) code = complete_tokens(&c);
-    free(c.text.text);
-    free(c.prompt);
-    close_model(c.model);
-    return code;
-}
-
-/* ---- 5. Other verbs ---- */
-
-/* A session of one sequence whose evaluations nobody waits for. */
-static int new_session(llama_session **s, const llama *m, const options *o, int context,
-                       int batch) {
-    llama_error err;
-    llama_session_options so = {.size = sizeof so,
-                                .context = context,
-                                .batch = batch,
-                                .threads = o->threads,
-                                .numerics = o->fast ? LLAMA_FAST : LLAMA_EXACT,
-                                .kernels = o->kernels};
-    int status = llama_session_new(s, m, &so, &err);
-    return status ? complain(exit_code(status), "%s", err.text) : 0;
-}
-
-static int run_info(const options *o) {
-    llama *m = NULL;
-    if (o->n_words || o->prompt || o->file)
-        return complain(EXIT_USAGE, "info: takes a model and no text");
-    int code = open_model(o, &m);
-    if (code) return code;
-    llama_info i = {.size = sizeof i};
-    llama_describe(m, &i);
-    int context = o->context ? o->context : i.context;
-    uint64_t kv = i.kv_bytes_per_token * (uint64_t)context;
-    uint64_t have = (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE);
-    llama_session_options so = {
-        .size = sizeof so, .context = context, .batch = o->batch, .threads = o->threads};
-    uint64_t need = i.file_bytes + llama_session_bytes(m, &so);
-    printf("model       %s\n", o->model);
-    printf("format      %s, %s, %d shard%s\n", i.format, i.dtype, i.shards,
-           i.shards > 1 ? "s" : "");
-    printf(
-        "shape       dim %d, layers %d, heads %d, kv_heads %d, head_dim %d, hidden %d, vocab %d\n",
-        i.dim, i.layers, i.heads, i.kv_heads, i.head_dim, i.hidden, i.vocab);
-    printf("constants   norm_eps %g, rope_theta %g\n", (double)i.norm_eps, (double)i.rope_theta);
-    printf("parameters  %llu\n", (unsigned long long)i.parameters);
-    printf("bytes       %llu\n", (unsigned long long)i.file_bytes);
-    if (i.bos >= 0 || i.eos >= 0) printf("tokenizer   bos %d, eos %d\n", (int)i.bos, (int)i.eos);
-    else printf("tokenizer   none\n");
-    printf("context     %d positions, KV cache %llu bytes (%llu a position)\n", context,
-           (unsigned long long)kv, (unsigned long long)i.kv_bytes_per_token);
-    printf("memory      %.1f GB needed, %.1f GB in this machine: %s\n", (double)need / 1e9,
-           (double)have / 1e9,
-           need <= have ? "fits" : "does not fit; weights will be read from disk again and again");
-    llama_session *s = NULL; /* small, to see what would run */
-    code = new_session(&s, m, o, 1, 1);
-    if (code == 0) printf("kernels     %s\n", llama_session_kernels(s));
-    llama_session_free(s);
-    close_model(m);
-    return code;
-}
+/* ---- 7. Scoring ---- */
 
 typedef struct {
-    bool wanted;  /* on a terminal's stderr */
-    double shown; /* when, last */
-} bar;
+    double sum, after; /* log-probability; the same after "Answer:" */
+    size_t tokens, bytes;
+    bool greedy;
+} ending;
+
+typedef struct {               /* what is under way */
+    bool dry;                  /* only to see if it can be done, and how much it is */
+    size_t item, total, done;  /* its number; tokens in all, and so far */
+    input context, whole;      /* of one ending: what stands before it; and with it */
+    const int32_t *tokens;     /* [n] its own */
+    size_t n, row;             /* row: of how many the logits went by */
+    bool greedy;               /* were all the most likely? */
+    bytes endings, logprobs;   /* of the item; of an ending's tokens */
+    size_t labelled, right[5]; /* items with a label; right by each rule */
+} scoring;
+
+enum { CONTEXT_SEQ, ANSWER_SEQ, WORK_SEQ, SCORE_SEQS };
+
+/* Row t of the logits says what follows token t of the ending. */
+static void on_logits(void *user, const char *name, const float *x, size_t rows, size_t cols) {
+    scoring *s = user;
+    for (size_t r = 0; r < rows && strcmp(name, "output") == 0 && s->row + 1 < s->n;
+         r++, x += cols) {
+        size_t next = (size_t)s->tokens[++s->row];
+        for (size_t i = 0; i < cols && s->greedy; i++)
+            s->greedy = x[i] < x[next] || (x[i] == x[next] && i >= next);
+    }
+}
+
+/* log p(ending | context), where a sequence is for that context. */
+static void score_ending(scoring *s, int seq, const char *text, ending *e) {
+    input *before = &s->context, *all = &s->whole;
+    size_t length = before->text.n;
+    all->text.n = 0;
+    append(&all->text, before->text.text, length);
+    append(&all->text, text, e->bytes);
+    while (before->text.n && strchr(" \t\n\r\v\f", before->text.text[before->text.n - 1]))
+        before->text.n--;
+    tokenize_prompt(before);
+    tokenize_prompt(all);
+    before->text.n = length;
+    /* an ending drawn into the context's last token is the last of all */
+    input own = *before, rest = *all, *context_of = own.n_tokens < all->n_tokens ? &own : &rest;
+    rest.n_tokens--;
+    s->tokens = all->tokens + context_of->n_tokens;
+    e->tokens = s->n = all->n_tokens - context_of->n_tokens;
+    if (seq == CONTEXT_SEQ) *(s->dry ? &s->total : &s->done) += all->n_tokens;
+    if (s->dry) return;
+    llama_choice best = {-1, 0};
+    s->logprobs.n = 0;
+    append(&s->logprobs, s->tokens, s->n * sizeof(float)); /* room */
+    float *logprobs = (void *)s->logprobs.text;
+    expect(llama_prompt(session, seq, context_of->tokens, context_of->n_tokens));
+    llama_fork(session, WORK_SEQ, seq);
+    llama_top(session, WORK_SEQ, &best, 1);
+    s->row = 0, s->greedy = best.token == *s->tokens;
+    llama_trace(session, on_logits, s);
+    expect(llama_score(session, WORK_SEQ, s->tokens, s->n, logprobs));
+    llama_trace(session, NULL, NULL);
+    for (size_t i = 0; i < s->n; i++) e->sum += (double)logprobs[i];
+    e->greedy = s->greedy;
+    show_bar(&progress, "score", (double)s->done, (double)s->total);
+}
+
+static double by_rule(const ending *e, int rule) {
+    double sums[] = {e->sum, e->sum / (double)e->tokens, e->sum / (double)e->bytes,
+                     e->sum - e->after};
+    return sums[rule];
+}
+
+/* What each ending has, and which is the best by each rule. */
+static void print_item(scoring *s, const ending *e, long n, long label) {
+    clear_bar(&progress);
+    for (long i = 0; i < n && !quiet; i++)
+        printf("ending\t%zu\t%ld\t%.6f\t%zu\t%zu\t%d\t%.6f\n", s->item, i, e[i].sum, e[i].tokens,
+               e[i].bytes, e[i].greedy, e[i].after);
+    if (!quiet) printf(label < 0 ? "pick\t%zu\t-" : "pick\t%zu\t%ld", s->item, label);
+    for (int rule = 0; rule < 4; rule++) {
+        long best = 0;
+        for (long i = 1; i < n; i++)
+            if (by_rule(&e[i], rule) > by_rule(&e[best], rule)) best = i;
+        if (!quiet) printf("\t%ld%s", best, rule == 3 ? "\n" : "");
+        s->right[rule] += best == label;
+    }
+    s->labelled += label >= 0;
+    s->right[4] += label >= 0 && e[label].greedy;
+    flush();
+}
+
+/* One line, in place: a label, a context, endings. */
+static void score_item(scoring *s, char *line) {
+    char *word = strsep(&line, "\t"), *text = strsep(&line, "\t"), *field = word;
+    long label = *word && strcmp(word, "-") != 0 ? strtol(word, &field, 10) : -1, count = 0;
+    if (!text || !line || (field == word) != (label == -1) || (label >= 0 && *field))
+        die(EXIT_USAGE, "item %zu: not a label, a context and endings between tabs", s->item);
+    size_t length = unescape(text, strlen(text), NULL);
+    for (s->endings.n = 0; (field = strsep(&line, "\t")); count++) {
+        size_t before = 0, n = unescape(field, strlen(field), &before);
+        ending e = {.bytes = n - before}, after = e;
+        if (n == before) die(EXIT_USAGE, "item %zu: ending %ld is empty", s->item, count);
+        s->context.text.n = 0;
+        append(&s->context.text, text, length);
+        append(&s->context.text, field, before);
+        score_ending(s, CONTEXT_SEQ, field + before, &e);
+        s->context.text.n = 0;
+        append(&s->context.text, "Answer:", 7);
+        score_ending(s, ANSWER_SEQ, field + before, &after);
+        e.after = after.sum;
+        append(&s->endings, &e, sizeof e);
+    }
+    if (label >= count)
+        die(EXIT_USAGE, "item %zu: the label is %ld, of %ld endings", s->item, label, count);
+    if (!s->dry) print_item(s, (const void *)s->endings.text, count, label);
+}
+
+/* Every line is tried dry before the first is scored: a refusal comes at once. */
+static void score_lines(scoring *s, bool dry) {
+    bytes copy = {.n = 0}; /* as fields are read where they stand */
+    append(&copy, inputs->text.text, inputs->text.n);
+    if (memchr(copy.text, 0, copy.n)) die(EXIT_USAGE, "the items have a NUL in them");
+    s->dry = dry;
+    s->item = 0;
+    for (char *at = copy.text, *line; (line = strsep(&at, "\n"));)
+        if (*line) score_item(s, line), s->item++;
+}
+
+static void run_score(void) {
+    static const char *const rules[] = {"sum", "token", "byte", "answer", "greedy"};
+    scoring s = {.dry = true};
+    score_lines(&s, true);
+    new_session(SCORE_SEQS, (size_t)o.batch, true);
+    score_lines(&s, false);
+    double n = (double)s.labelled;
+    for (int rule = 0; rule < 5 && s.labelled; rule++) {
+        double p = (double)s.right[rule] / n, error = n > 1 ? sqrt(p * (1 - p) / (n - 1)) : 0;
+        printf("accuracy\t%s\t%.4f\t%.4f\t%zu\t%zu\n", rules[rule], p, error, s.right[rule],
+               s.labelled);
+    }
+}
+
+/* Windows of so many tokens, `stride` apart: log-probabilities of those that none had before. */
+static void run_ppl(void) {
+    size_t width = context, stride = o.stride ? (size_t)o.stride : width, counted = 0, windows = 0;
+    double sum = 0, squares = 0;
+    if (stride > width)
+        die(EXIT_USAGE, "--stride: %zu is more than the window, %zu", stride, width);
+    if (o.ids) read_ids(inputs);
+    else tokenize(inputs, o.no_bos ? 0 : LLAMA_ADD_BOS);
+    const int32_t *tokens = inputs->tokens;
+    size_t n = inputs->n_tokens;
+    if (n < 2) die(EXIT_USAGE, "the text has %zu tokens: two are the least", n);
+    new_session(1, (size_t)o.batch, true);
+    float *logprobs = take(width * sizeof *logprobs);
+    for (size_t begin = 0, had = 0, end; had < n; begin += stride, had = end, windows++) {
+        end = n - begin < width ? n : begin + width;
+        llama_rewind(session, 0, 0);
+        expect(llama_eval(session, 0, tokens + begin, had - begin));
+        expect(llama_score(session, 0, tokens + had, end - had, logprobs));
+        for (size_t i = had == begin; had + i < end; i++, counted++)
+            sum -= (double)logprobs[i], squares += (double)logprobs[i] * (double)logprobs[i];
+        show_bar(&progress, "ppl", (double)end, (double)n);
+    }
+    clear_bar(&progress);
+    double mean = sum / (double)counted, spread = squares / (double)counted - mean * mean;
+    printf("perplexity  %.6g +- %.2g\n", exp(mean), exp(mean) * sqrt(spread / (double)counted));
+    printf("nll         %.9g nats a token, %.6g bits", mean, mean / log(2));
+    if (!o.ids) printf(", %.6g bits a byte", sum / log(2) / (double)inputs->text.n);
+    printf("\ntokens      %zu of %zu, in %zu windows of %zu, %zu apart\n", counted, n, windows,
+           width, stride);
+    puts("definition  exp of the mean of -log p(token | those before it in its window); a token "
+         "counts\n"
+         "            once, in the first window that has it, if one stands before it there");
+}
+
+/* ---- 8. Other verbs ---- */
+
+static void run_info(void) {
+    typedef unsigned long long number;
+    new_session(1, (size_t)o.batch, false);
+    llama_session_options so = {
+        .size = sizeof so, .context = (int)context, .batch = o.batch, .threads = o.threads};
+    double need = (double)(info.file_bytes + llama_session_bytes(model, &so)),
+           have = physical_memory();
+    printf("model       %s\nformat      %s, %s, %d shard%s\n", o.model, info.format, info.dtype,
+           info.shards, info.shards > 1 ? "s" : "");
+    printf(
+        "shape       dim %d, layers %d, heads %d, kv_heads %d, head_dim %d, hidden %d, vocab %d\n",
+        info.dim, info.layers, info.heads, info.kv_heads, info.head_dim, info.hidden, info.vocab);
+    printf("constants   norm_eps %g, rope_theta %g\n", (double)info.norm_eps,
+           (double)info.rope_theta);
+    printf("parameters  %llu\nbytes       %llu\n", (number)info.parameters,
+           (number)info.file_bytes);
+    if (info.bos >= 0 || info.eos >= 0)
+        printf("tokenizer   bos %d, eos %d\n", (int)info.bos, (int)info.eos);
+    else puts("tokenizer   none");
+    printf("context     %zu positions, KV cache %llu bytes (%llu a position)\n", context,
+           (number)(info.kv_bytes_per_token * context), (number)info.kv_bytes_per_token);
+    printf("memory      %.1f GB needed, %.1f GB in this machine: %s\n", need / 1e9, have / 1e9,
+           need <= have ? "fits" : "does not fit; weights will be read from disk again and again");
+    printf("kernels     %s\n", llama_session_kernels(session));
+}
 
 static int on_check(void *user, const char *what, uint64_t done, uint64_t total) {
-    enum { WIDTH = 40 };
-    bar *b = user;
-    int full = (int)(done * WIDTH / (total ? total : 1));
-    if (!b->wanted || (now() - b->shown < 0.1 && done < total)) return interrupted;
-    b->shown = now();
-    fprintf(stderr, "\r%-8s%3d%% [", what, full * 100 / WIDTH);
-    for (int i = 0; i < WIDTH; i++) fputc(i < full ? '#' : '.', stderr);
-    fputc(']', stderr);
+    show_bar(user, what, (double)done, (double)total);
     return interrupted;
 }
 
-static int run_check(const options *o) {
-    llama *m = NULL;
+static void run_check(void) {
     llama_error err;
-    llama_info info = {.size = sizeof info};
-    struct sigaction action = {.sa_handler = on_interrupt, .sa_flags = (int)SA_RESETHAND};
-    if (o->n_words || o->prompt || o->file)
-        return complain(EXIT_USAGE, "check: takes a model and no text");
-    int code = open_model(o, &m);
-    if (code) return code;
-    sigaction(SIGINT, &action, NULL);
-    llama_describe(m, &info);
-    bar b = {.wanted = !o->quiet && isatty(STDERR_FILENO)};
-    int status = llama_check(m, on_check, &b, &err);
-    if (b.shown > 0) fputs("\r\033[K", stderr);
-    if (status) code = complain(exit_code(status), "%s", err.text);
-    else
-        printf("%s: sound, %llu parameters in %d file%s\n", o->model,
-               (unsigned long long)info.parameters, info.shards, info.shards > 1 ? "s" : "");
-    close_model(m);
-    return code;
+    int status = llama_check(model, on_check, &progress, &err);
+    clear_bar(&progress);
+    check(status, err.text);
+    printf("%s: sound, %llu parameters in %d file%s\n", o.model,
+           (unsigned long long)info.parameters, info.shards, info.shards > 1 ? "s" : "");
 }
 
-/* Ids in text, any white space between them, to text on stdout. */
-static int decode(const llama *m, char *text, size_t n) {
+/* Text to ids, or ids to text. */
+static void run_tokenize(void) {
     llama_utf8 utf8 = {.n = 0};
-    llama_info info = {.size = sizeof info};
-    char out[LLAMA_TEXT_MAX], *at = text, *end;
-    llama_describe(m, &info);
-    if (!llama_token_text(m, 0, NULL)) return complain(EXIT_MODEL, "%s", no_tokenizer);
-    int code = 0;
-    while (code == 0 && (at += strspn(at, " \t\r\n")) < text + n) {
-        long id = strtol(at, &end, 10);
-        if (end == at || !strchr(" \t\r\n", *end) || id < 0 || id >= info.vocab)
-            return complain(EXIT_USAGE, "'%.20s' is not a token id from 0 to %d", at,
-                            info.vocab - 1);
-        at = end;
-        size_t k = llama_utf8_push(m, &utf8, (int32_t)id, out);
-        code = k ? write_out(out, k) : 0;
+    char text[LLAMA_TEXT_MAX];
+    want_tokenizer(llama_token_text(model, 0, NULL));
+    if (o.decode) read_ids(inputs);
+    else tokenize(inputs, o.bos ? LLAMA_ADD_BOS : 0);
+    for (size_t i = 0; i < inputs->n_tokens && !o.count; i++) {
+        int32_t token = inputs->tokens[i];
+        if (o.decode) write_out(text, llama_utf8_push(model, &utf8, token, text));
+        else printf("%s%d", i ? " " : "", (int)token);
     }
-    size_t k = llama_utf8_push(m, &utf8, LLAMA_FLUSH, out);
-    return code ? code : write_out(out, k);
-}
-
-static int run_tokenize(options *o) {
-    llama *m = NULL;
-    bytes text = {NULL, 0};
-    int32_t *ids = NULL;
-    size_t n = 0;
-    int code = read_text(o, &text, false);
-    if (code == 0) code = open_model(o, &m);
-    if (code == 0 && o->decode) {
-        char *ended = realloc(text.text, text.n + 1);
-        if (!ended) code = complain(EXIT_MEMORY, "the text does not fit in memory");
-        else {
-            text.text = ended;
-            text.text[text.n] = 0;
-            code = decode(m, text.text, text.n);
-        }
-    } else if (code == 0 &&
-               (code = tokenize(m, &text, o->bos ? LLAMA_ADD_BOS : 0, &ids, &n)) == 0) {
-        for (size_t i = 0; i < n && !o->count; i++) printf("%s%d", i ? " " : "", (int)ids[i]);
-        if (o->count) printf("%zu", n);
-        putchar('\n');
-        if (fflush(stdout) != 0) code = write_failed();
-    }
-    free(ids);
-    free(text.text);
-    close_model(m);
-    return code;
+    if (o.count) printf("%zu", inputs->n_tokens);
+    if (o.decode) write_out(text, llama_utf8_push(model, &utf8, LLAMA_FLUSH, text));
+    else putchar('\n');
 }
 
 typedef struct {
@@ -936,26 +1300,25 @@ typedef struct {
 
 /* As zlib has it (RFC 1952), for Python: zlib.crc32(x.astype("<f4").tobytes()) */
 static uint32_t crc32(const void *p, size_t n) {
-    uint32_t table[256], crc = UINT32_MAX;
-    for (uint32_t i = 0; i < 256; i++) {
-        table[i] = i;
-        for (int k = 0; k < 8; k++) table[i] = table[i] >> 1 ^ (table[i] & 1 ? 0xedb88320 : 0);
+    uint32_t crc = UINT32_MAX;
+    for (const unsigned char *c = p; n--; c++) {
+        crc ^= *c;
+        for (int k = 0; k < 8; k++) crc = crc >> 1 ^ (crc & 1 ? 0xedb88320 : 0);
     }
-    for (const unsigned char *c = p; n--; c++) crc = crc >> 8 ^ table[(crc ^ *c) & 255];
     return ~crc;
 }
 
 /* One intermediate, x [rows][cols], a row a token: "layers.3" shows all of that layer. */
-static void show(void *user, const char *name, const float *x, size_t rows, size_t cols) {
+static void show_rows(void *user, const char *name, const float *x, size_t rows, size_t cols) {
     shown *s = user;
     bool wanted = s->n == 0;
+    double sum = 0, squares = 0, count = (double)rows * (double)cols;
     for (size_t i = 0; i < s->n; i++) {
         size_t k = strlen(s->names[i]);
         if (strncmp(name, s->names[i], k) == 0 && (name[k] == 0 || name[k] == '.'))
             wanted = s->found[i] = true;
     }
     if (!wanted) return;
-    double sum = 0, squares = 0, count = (double)rows * (double)cols;
     for (size_t i = 0; i < rows * cols; i++)
         sum += (double)x[i], squares += (double)x[i] * (double)x[i];
     printf("%-30s [%zu, %zu]  mean %.6g  rms %.6g  crc32 %08x  first", name, rows, cols,
@@ -964,51 +1327,18 @@ static void show(void *user, const char *name, const float *x, size_t rows, size
     putchar('\n');
 }
 
-/* With an open model: evaluate the prompt, all of it at once, and show what it goes through. */
-static int trace(const options *o, const llama *m, const int32_t *prompt, size_t n, shown *s) {
-    llama_session *session = NULL;
-    llama_info info = {.size = sizeof info};
-    llama_describe(m, &info);
-    int context = o->context ? o->context : info.context;
-    if (n > (size_t)context)
-        return complain(EXIT_TOO_LONG, "the prompt has %zu tokens, the context %d positions", n,
-                        context);
-    int status, code = new_session(&session, m, o, context, (int)n);
-    if (code) return code;
-    llama_trace(session, show, s);
-    status = llama_eval(session, 0, prompt, n);
-    code = status ? complain(exit_code(status), "%s", llama_session_error(session)) : 0;
-    for (size_t i = 0; i < s->n && code == 0; i++)
-        if (!s->found[i])
-            code =
-                complain(EXIT_USAGE, "there is no '%s'; without names, all are shown", s->names[i]);
-    llama_session_free(session);
-    return code;
-}
-
-static int run_trace(options *o) {
-    llama *m = NULL;
-    bytes text = {NULL, 0};
-    int32_t *prompt = NULL;
-    size_t first = o->prompt || o->file || o->n_words == 0 ? 0 : 1; /* word that is a name */
-    shown s = {.names = o->words + first, .n = o->n_words - first};
-    size_t n = 0;
-    o->n_words = first;
-    s.found = calloc(s.n + 1, sizeof *s.found);
-    if (!s.found) return complain(EXIT_MEMORY, "out of memory");
-    options alone = *o; /* read_text puts -p where the names are */
-    const char *word[1] = {o->words[0]};
-    alone.words = word;
-    int code = read_text(&alone, &text, true);
-    if (code == 0) code = open_model(o, &m);
-    if (code == 0) code = tokenize(m, &text, o->no_bos ? 0 : LLAMA_ADD_BOS, &prompt, &n);
-    if (code == 0)
-        code = n ? trace(o, m, prompt, n, &s) : complain(EXIT_USAGE, "the prompt is empty");
-    free(s.found);
-    free(prompt);
-    free(text.text);
-    close_model(m);
-    return code;
+/* Evaluate the prompt, all of it at once, and show what it goes through. */
+static void run_trace(void) {
+    size_t first = o.n_sources == 0 && o.n_words; /* word that is a name */
+    shown s = {.names = o.words + first, .n = o.n_words - first};
+    s.found = take(s.n * sizeof *s.found);
+    tokenize_prompt(inputs);
+    new_session(1, inputs->n_tokens, false);
+    llama_trace(session, show_rows, &s);
+    expect(llama_prompt(session, 0, inputs->tokens, inputs->n_tokens));
+    for (size_t i = 0; i < s.n; i++)
+        if (!s.found[i])
+            die(EXIT_USAGE, "there is no '%s'; without names, all are shown", s.names[i]);
 }
 
 static int by_size(const void *a, const void *b) {
@@ -1017,74 +1347,54 @@ static int by_size(const void *a, const void *b) {
 }
 
 /* The short form of tests/bench.c: medians of five, prompt and generation in turn. */
-static int bench(const options *o, const llama *m) {
-    enum { PROMPT = 128, GENERATED = 32, TIMES = 5 };
-    llama_session *s = NULL;
-    llama_info info = {.size = sizeof info};
-    int32_t tokens[PROMPT + GENERATED];
+static void run_bench(void) {
+    enum { GIVEN = 128, GENERATED = 32, TIMES = 5, MEDIAN = TIMES / 2 };
+    int32_t tokens[GIVEN + GENERATED];
     double seconds[2][TIMES];
-    llama_describe(m, &info);
-    for (int i = 0; i < PROMPT + GENERATED; i++) tokens[i] = (i * 7919 + 1) % info.vocab;
-    int status = LLAMA_OK, code = new_session(&s, m, o, PROMPT + GENERATED, o->batch);
-    if (code) return code;
-    for (int r = -1; r < TIMES && status == LLAMA_OK; r++) { /* the first round is not counted */
-        double began = now();
-        llama_rewind(s, 0, 0);
-        status = llama_eval(s, 0, tokens, PROMPT);
-        double between = now();
-        for (int i = 0; i < GENERATED && status == LLAMA_OK; i++)
-            status = llama_eval(s, 0, tokens + PROMPT + i, 1);
-        if (r < 0) continue;
-        seconds[0][r] = between - began;
-        seconds[1][r] = now() - between;
+    for (int t = 0; t < GIVEN + GENERATED; t++) tokens[t] = (t * 7919 + 1) % info.vocab;
+    context = GIVEN + GENERATED;
+    new_session(1, (size_t)o.batch, false);
+    for (int r = -1; r < TIMES; r++) { /* the first is not counted */
+        double began = now(), between = 0;
+        llama_rewind(session, 0, 0);
+        for (int t = 0; t < GIVEN + GENERATED; t += t ? 1 : GIVEN) {
+            expect(llama_eval(session, 0, tokens + t, t ? 1 : GIVEN));
+            if (t == 0) between = now();
+        }
+        if (r >= 0) seconds[0][r] = between - began, seconds[1][r] = now() - between;
     }
-    if (status == LLAMA_OK) {
-        double size = (double)info.file_bytes / (double)info.parameters;
-        for (int k = 0; k < 2; k++) qsort(seconds[k], TIMES, sizeof(double), by_size);
-        double prompt = PROMPT / seconds[0][TIMES / 2], each = GENERATED / seconds[1][TIMES / 2];
-        printf("prompt      %d tokens, %.2f tokens/s, %.1f GFLOP/s of matrix products\n", PROMPT,
-               prompt, prompt * 2 * weights_met(&info, PROMPT) / PROMPT / 1e9);
-        printf("generation  %d tokens, %.2f tokens/s, %.1f GB/s of weights\n", GENERATED, each,
-               each * weights_met(&info, 1) * size / 1e9);
-        printf("kernels     %s\n", llama_session_kernels(s));
-    }
-    code = status ? complain(exit_code(status), "%s", llama_session_error(s)) : 0;
-    llama_session_free(s);
-    return code;
-}
-
-static int run_bench(const options *o) {
-    llama *m = NULL;
-    if (o->n_words || o->prompt || o->file)
-        return complain(EXIT_USAGE, "bench: takes a model and no text");
-    int code = open_model(o, &m);
-    if (code == 0) code = bench(o, m);
-    close_model(m);
-    return code;
+    for (int k = 0; k < 2; k++) qsort(seconds[k], TIMES, sizeof(double), by_size);
+    double prompt = GIVEN / seconds[0][MEDIAN], each = GENERATED / seconds[1][MEDIAN];
+    printf("prompt      %d tokens, %.2f tokens/s, %.1f GFLOP/s of matrix products\n", GIVEN, prompt,
+           prompt * 2 * weights_met(GIVEN) / GIVEN / 1e9);
+    printf("generation  %d tokens, %.2f tokens/s, %.1f GB/s of weights\n", GENERATED, each,
+           each * bytes_met(1) / 1e9);
+    printf("kernels     %s\n", llama_session_kernels(session));
 }
 
 int main(int argc, char **argv) {
-    options o = {.n = 256, .temperature = 0.8, .top_p = 0.95, .repeat_penalty = 1};
-    const char **room = calloc(2 * ((size_t)argc + 1), sizeof *room);
-    if (!room) return complain(EXIT_MEMORY, "out of memory");
-    o.words = room;
-    o.stops = room + argc + 1;
-    int code = read_options(&o, argc, argv);
-    if (code == 0 && o.help) fputs(help, stdout);
-    else if (code == 0 && o.version)
+    figures.began = now();
+    read_options(argc, argv);
+    progress.wanted = !quiet && isatty(STDERR_FILENO);
+    struct sigaction action = {.sa_handler = on_interrupt,
+                               .sa_flags = o.talk ? 0 : (int)SA_RESETHAND};
+    bool works = !o.version && !o.shell && !o.help && o.verb->run;
+    if (o.version)
         printf("llama.c %d.%d.%d (%s)\n", llama_release() / 10000, llama_release() / 100 % 100,
                llama_release() % 100, llama_build());
-    else {
-        if (code == 0) code = settle_model(&o);
-        if (code == 0 && o.verb && strcmp(o.verb, "info") == 0) code = run_info(&o);
-        else if (code == 0)
-            code = !o.verb                        ? run_completion(&o)
-                   : strcmp(o.verb, "trace") == 0 ? run_trace(&o)
-                   : strcmp(o.verb, "bench") == 0 ? run_bench(&o)
-                   : strcmp(o.verb, "check") == 0 ? run_check(&o)
-                                                  : run_tokenize(&o);
+    else if (o.shell) print_completion();
+    else if (!works) print_help();
+    if (works) {
+        settle_model();
+        read_inputs();
+        sigaction(SIGINT, &action,
+                  NULL); /* a second Ctrl-C ends it at once, but in a conversation */
+        if (!o.seeded && getentropy(&o.seed, sizeof o.seed) != 0) o.seed = (uint64_t)time(NULL);
+        open_model();
+        figures.opened = now();
+        o.verb->run();
+        if (o.stats) print_stats();
     }
-    if (code == 0 && (fflush(stdout) != 0 || ferror(stdout))) code = write_failed();
-    free(room);
-    return code;
+    flush();
+    leave(0);
 }

@@ -1,10 +1,11 @@
-/* tokenizer.c - SentencePiece BPE, exactly: the tokenizer.model of LLaMA 1 and 2, and what others
- * made of it.
+/* tokenizer.c - text: SentencePiece BPE, exactly, as the tokenizer.model of LLaMA 1 and 2 has it and
+ * what others made of it; and whole texts from prompts.
  *
  *   1. The vocabulary   pieces and a hash table over them, from tokenizer.model (a protobuf),
  *                       llama2.c's tokenizer.bin, Hugging Face's tokenizer.json or GGUF
  *   2. Encoding         text -> normalised UTF-8 -> merges by score -> ids, in O(n log n)
  *   3. Decoding         id -> bytes, streamed in whole characters
+ *   4. Whole texts      prompts -> tokens -> texts, many in one pass, by public calls alone
  *
  * BPE (Sennrich et al. 2016, arXiv:1508.07909; Kudo & Richardson 2018, arXiv:1808.06226):
  * start from characters; merge the adjacent pair whose join is the piece of the highest
@@ -83,19 +84,28 @@ static bool is_named(const vocab_piece *p, const char *name) {
     return p->n == strlen(name) && memcmp(p->text, name, p->n) == 0;
 }
 
-/* Bytes of the UTF-8 character at s, of which n > 0 are there; 0: not one (overlong forms,
- * surrogates and values over U+10FFFF are none). */
-static size_t utf8_length(const unsigned char *s, size_t n) {
-    static const uint32_t least[] = {0, 0, 0x80, 0x800, 0x10000};
-    if (s[0] < 0x80) return 1;
-    size_t want = s[0] >= 0xf0 ? 4 : s[0] >= 0xe0 ? 3 : 2;
-    if (s[0] < 0xc2 || s[0] > 0xf4 || want > n) return 0;
-    uint32_t code = s[0] & (0x7fu >> want);
+/* Overlong forms, surrogates and values over U+10FFFF are no characters. */
+LLAMA_API size_t llama_utf8_next(const char *text, size_t n, int32_t *number) {
+    static const int32_t least[] = {0, 0, 0x80, 0x800, 0x10000};
+    const unsigned char *s = (const unsigned char *)text;
+    size_t want = s[0] >= 0xf0 ? 4 : s[0] >= 0xe0 ? 3 : s[0] >= 0x80 ? 2 : 1;
+    *number = -1;
+    if (want > n || (s[0] >= 0x80 && s[0] < 0xc2) || s[0] > 0xf4) return 1;
+    int32_t code = want == 1 ? s[0] : s[0] & (0x7f >> want);
     for (size_t i = 1; i < want; i++) {
-        if ((s[i] & 0xc0) != 0x80) return 0;
+        if ((s[i] & 0xc0) != 0x80) return 1;
         code = code << 6 | (s[i] & 0x3f);
     }
-    return code < least[want] || code > 0x10ffff || (code >= 0xd800 && code < 0xe000) ? 0 : want;
+    if (code < least[want] || code > 0x10ffff || (code >= 0xd800 && code < 0xe000)) return 1;
+    *number = code;
+    return want;
+}
+
+/* Bytes of the UTF-8 character at s, of which n > 0 are there; 0: not one. */
+static size_t utf8_length(const unsigned char *s, size_t n) {
+    int32_t number;
+    size_t length = llama_utf8_next((const char *)s, n, &number);
+    return number < 0 ? 0 : length;
 }
 
 static bool is_utf8(const char *text, size_t n) {
@@ -905,4 +915,118 @@ LLAMA_SHARED size_t llamac_decode(const llamac_vocab *v, llama_utf8 *u, int32_t 
     }
     u->started = 1;
     return to;
+}
+
+/* ---- 4. Whole texts ---- */
+
+LLAMA_API size_t llama_find_stop(const char *text, size_t n, const char *const *stops,
+                                 size_t n_stops, size_t *keep) {
+    size_t at = n;
+    *keep = 0;
+    for (size_t s = 0; s < n_stops; s++)
+        for (size_t i = 0, length = strlen(stops[s]); i < n; i++) {
+            size_t left = n - i;
+            if (memcmp(text + i, stops[s], left < length ? left : length) != 0) continue;
+            if (left >= length && i < at) at = i;
+            if (left < length && left > *keep) *keep = left;
+            break;
+        }
+    return at;
+}
+
+static size_t common(const int32_t *a, size_t n, const int32_t *b, size_t m) {
+    size_t k = 0;
+    while (k < n && k < m && a[k] == b[k]) k++;
+    return k;
+}
+
+/* How many of the tokens stand in a sequence already. */
+static size_t standing(const llama_session *s, int seq, const int32_t *tokens, size_t n) {
+    return common(tokens, n, llama_tokens(s, seq), llama_length(s, seq));
+}
+
+/* Shorten a sequence to the first `keep` of n tokens, or, if those are all and their logits are not
+ * there, to one less. Returns how many stay. */
+static size_t cut_back(llama_session *s, int seq, size_t keep, size_t n) {
+    bool ready = llama_length(s, seq) == keep && llama_logits(s, seq);
+    if (keep && keep == n && !ready) keep--;
+    llama_rewind(s, seq, keep);
+    return keep;
+}
+
+LLAMA_API int llama_prompt(llama_session *s, int seq, const int32_t *tokens, size_t n) {
+    if (!llama_tokens(s, seq) || (n && !tokens)) return llama_eval(s, seq, tokens, n); /* why not */
+    size_t keep = cut_back(s, seq, standing(s, seq, tokens, n), n);
+    return llama_eval(s, seq, tokens + keep, n - keep);
+}
+
+enum { AT_ONCE = 64, WORTH = 8 }; /* tokens for which a text waits, or a sequence is copied */
+
+/* Give a text a free one of the sequences, and all of its prompt that stands in any. False: there is
+ * none, or one that begins now will have more of it in a moment. */
+static bool admit(llama_session *s, llama_text *t, llama_text **in, int sequences) {
+    size_t most = 0, coming = 0, n = t->n_prompt;
+    int from = -1, to = -1;
+    for (int k = 0; k < sequences; k++) {
+        size_t there = standing(s, k, t->prompt, n);
+        if (from < 0 || there > most) most = there, from = k;
+        if (!in[k] && to < 0) to = k;
+        size_t soon = in[k] && in[k]->generated == 0
+                          ? common(t->prompt, n, in[k]->prompt, in[k]->n_prompt)
+                          : 0;
+        if (soon > coming) coming = soon;
+    }
+    if (to < 0 || coming > most + WORTH || (coming == n && coming > most)) return false;
+    if (!in[from]) to = from;
+    else if (most >= WORTH || most == n) llama_fork(s, to, from);
+    else most = standing(s, to, t->prompt, n);
+    in[to] = t;
+    t->seq = to;
+    t->known = cut_back(s, to, most, n);
+    return true;
+}
+
+/* The next token of a text whose sequence has logits; after the last one, its finish. */
+static int draw(const llama *m, llama_session *s, llama_text *t, llama_text_fn fn, void *user) {
+    char text[LLAMA_TEXT_MAX];
+    int said = 0;
+    if (t->most == 0) t->finish = LLAMA_LENGTH;
+    else if ((t->token = llama_sample(s, t->seq, &t->sampler)) < 0) return t->token;
+    else if (t->token == llama_eos(m)) t->finish = LLAMA_EOS;
+    if (!t->finish) {
+        t->generated++;
+        said = fn(user, t, text, llama_utf8_push(m, &t->utf8, t->token, text));
+        if (said < 0) return said;
+        if (said > 0) t->finish = LLAMA_STOP;
+        else if (t->generated == t->most) t->finish = LLAMA_LENGTH;
+        if (!t->finish) return LLAMA_OK;
+    }
+    said = fn(user, t, text, said > 0 ? 0 : llama_utf8_push(m, &t->utf8, LLAMA_FLUSH, text));
+    return said < 0 ? said : LLAMA_OK;
+}
+
+LLAMA_API int llama_generate(const llama *m, llama_session *s, llama_text *texts, size_t n,
+                             llama_text_fn fn, void *user) {
+    llama_text *in[AT_ONCE] = {NULL}; /* the text of each sequence */
+    llama_span spans[AT_ONCE];
+    int sequences = 0, status = LLAMA_OK;
+    if (!m || !fn || (n && !texts)) return LLAMA_EINVAL;
+    while (sequences < AT_ONCE && llama_tokens(s, sequences)) sequences++;
+    for (size_t next = 0, going = 1; going && sequences && status == LLAMA_OK;) {
+        while (next < n && admit(s, &texts[next], in, sequences)) next++;
+        going = 0;
+        for (int k = 0; k < sequences;
+             k++) { /* prompts of texts that begin, last tokens of others */
+            llama_text *t = in[k];
+            if (t && t->generated) spans[going++] = (llama_span){k, &t->token, 1};
+            else if (t)
+                spans[going++] = (llama_span){k, t->prompt + t->known, t->n_prompt - t->known};
+        }
+        status = llama_eval_batch(s, spans, going);
+        for (int k = 0; k < sequences && status == LLAMA_OK; k++) {
+            if (in[k]) status = draw(m, s, in[k], fn, user);
+            if (in[k] && in[k]->finish) in[k] = NULL;
+        }
+    }
+    return sequences || !n ? status : LLAMA_EINVAL;
 }
