@@ -302,13 +302,13 @@ LLAMA_API int llama_load(llama_session *, int seq, llama_read_fn fn, void *user)
 
 /* ---- Whole texts ---- */
 
-/* Let a sequence hold these tokens and their logits; of what it holds, the beginning that is the same
- * stays and is not evaluated again. Errors as llama_eval; that beginning is then left. */
+/* Let a sequence hold these tokens and their logits; of what it holds, the beginning that is the
+ * same stays and is not evaluated again. Errors as llama_eval; that beginning is then left. */
 LLAMA_API int llama_prompt(llama_session *, int seq, const int32_t *tokens, size_t n);
-/* Make n texts, each with the bits it has alone, as many in one pass over the weights as the session
- * has sequences, 64 at most. What stands in a sequence already (of an earlier call, of a llama_load)
- * and begins like a prompt is used, and prompts that begin alike share that. Errors as
- * llama_eval_batch and llama_sample; the sequences keep what they have. */
+/* Make n texts, each with the bits it has alone, as many in one pass over the weights as the
+ * session has sequences, 64 at most. What stands in a sequence already (of an earlier call, of a
+ * llama_load) and begins like a prompt is used, and prompts that begin alike share that. Errors as
+ * llama_eval_batch and llama_sample, or fn's; the sequences keep what they have. */
 LLAMA_API int llama_generate(const llama *, llama_session *, llama_text *, size_t n,
                              llama_text_fn fn, void *user);
 

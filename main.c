@@ -1,15 +1,14 @@
-/* main.c - the command line: complete prompts, talk, score endings, look at a model and its numbers.
+/* main.c - the command line: complete prompts, talk, look at a model and its numbers.
+ * It uses llama.h alone. stdout carries the result and nothing else; the rest goes to stderr.
  *
- *   1. Words         exit codes, messages, text for terminals and in JSON, text that grows
+ *   1. Words         exit codes, messages, text for terminals and in JSON, memory
  *   2. Options       a table of verbs and one of options: reading, help, completion in shells
  *   3. Input         texts from arguments, files and pipes; the model; tokens
  *   4. Sessions      what verbs do with one; figures; saved state
  *   5. Completion    prompts -> tokens -> texts, many in one pass; stop texts
  *   6. Conversation
- *   7. Scoring       endings of contexts, perplexity
+ *   7. Perplexity
  *   8. Other verbs   info, check, tokenize, trace, bench
- *
- * It uses llama.h alone. stdout carries the result and nothing else; the rest goes to stderr.
  */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
@@ -18,6 +17,7 @@
 #include <ctype.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <math.h>
 #include <poll.h>
 #include <pthread.h>
@@ -70,47 +70,34 @@ static void put_json(const char *text, size_t n) {
     putchar('"');
 }
 
-static bool quiet; /* -q: no notes */
-
-static void say(const char *format, va_list args) {
+/* A line on stderr. */
+__attribute__((format(printf, 1, 2))) static void say(const char *format, ...) {
     char text[1024];
+    va_list args;
+    va_start(args, format);
     vsnprintf(text, sizeof text, format, args);
+    va_end(args);
     fputs("llama: ", stderr);
     put_visible(stderr, text, strlen(text), false); /* with what arguments hold */
     fputc('\n', stderr);
 }
 
-/* A line on stderr, unless -q. */
-__attribute__((format(printf, 1, 2))) static void note(const char *format, ...) {
-    va_list args;
-    va_start(args, format);
-    if (!quiet) say(format, args);
-    va_end(args);
-}
-
 static _Noreturn void leave(int code);
-
-/* A line on stderr, unless format is NULL, and the end. */
-__attribute__((format(printf, 2, 3))) static _Noreturn void die(int code, const char *format, ...) {
-    va_list args;
-    va_start(args, format);
-    if (format) say(format, args);
-    va_end(args);
-    leave(code);
-}
+#define note(...)      (o.quiet ? (void)0 : say(__VA_ARGS__))
+#define die(code, ...) (say(__VA_ARGS__), leave(code))
 
 /* The end, if a call of the library failed; Ctrl-C needs no text. */
 static void check(int status, const char *text) {
     static const int codes[] = {0, EXIT_USAGE, EXIT_MODEL, EXIT_MODEL, EXIT_MEMORY, EXIT_TOO_LONG};
-    if (status == LLAMA_ECANCEL) die(EXIT_INTERRUPTED, NULL);
+    if (status == LLAMA_ECANCEL) leave(EXIT_INTERRUPTED);
     if (status) die(status > LLAMA_ECANCEL ? codes[-status] : EXIT_RUN, "%s", text);
 }
 
 /* Have stdout written. A closed pipe is no news, and Ctrl-C while waiting for it is Ctrl-C. */
 static void flush(void) {
     if (fflush(stdout) == 0 && !ferror(stdout)) return;
-    if (errno == EINTR && interrupted) die(EXIT_INTERRUPTED, NULL);
-    if (errno == EPIPE) die(EXIT_RUN, NULL);
+    if (errno == EINTR && interrupted) leave(EXIT_INTERRUPTED);
+    if (errno == EPIPE) leave(EXIT_RUN);
     die(EXIT_RUN, "stdout cannot be written: %s", strerror(errno));
 }
 
@@ -156,30 +143,30 @@ static void append(bytes *b, const void *text, size_t n) {
     b->text[b->n += n] = 0;
 }
 
-typedef struct { /* on a terminal's stderr: how far it is, and how long it takes */
+static struct { /* on a terminal's stderr: how far it is, and how long it takes */
     bool wanted;
     double began, shown; /* shown: when, last; 0: never */
 } bar;
 
-static void show_bar(bar *b, const char *what, double done, double total) {
+static void show_bar(const char *what, double done, double total) {
     double part = total > 0 ? done / total : 1, time = now();
-    if (!b->wanted || (time - b->shown < 0.1 && done < total)) return;
-    if (b->began == 0) b->began = time;
-    b->shown = time;
+    if (!bar.wanted || (time - bar.shown < 0.1 && done < total)) return;
+    if (bar.began == 0) bar.began = time;
+    bar.shown = time;
     fprintf(stderr, "\r%-8s%3.0f%% [%-40.*s]", what, 100 * part, (int)(40 * part),
             "########################################");
-    if (part > 0) fprintf(stderr, " %.0f s left \b", (time - b->began) * (1 - part) / part);
+    if (part > 0) fprintf(stderr, " %.0f s left \b", (time - bar.began) * (1 - part) / part);
 }
 
-static void clear_bar(bar *b) {
-    if (b->shown > 0) fputs("\r\033[K", stderr);
-    b->shown = 0;
+static void clear_bar(void) {
+    if (bar.shown > 0) fputs("\r\033[K", stderr);
+    bar.shown = 0;
 }
 
 /* ---- 2. Options ---- */
 
-static void run_complete(void), run_score(void), run_ppl(void), run_tokenize(void), run_info(void),
-    run_check(void), run_trace(void), run_bench(void);
+static void run_complete(void), run_ppl(void), run_tokenize(void), run_info(void), run_check(void),
+    run_trace(void), run_bench(void);
 
 typedef struct {
     char letter, input; /* for the table of options; p: prompts, n: one, and names, w: words that */
@@ -202,18 +189,6 @@ static const verb verbs[] = {
      "         llama LLaMA/7B --lines -f questions.txt --json --temp 0 -n 32\n"
      "         llama LLaMA/7B -i --in-prefix \"User: \" --in-suffix \"\\nBob:\" -e --stop User:",
      run_complete},
-    {'s', 'f', "score", "MODEL [-f FILE]", "multiple choice: log-probabilities, picks, accuracy",
-     "Each line has fields between tabs: the number of the right ending (from 0; or -),\n"
-     "a context, endings; \\t \\n \\r \\\\ are escapes; what stands before \\c in an ending\n"
-     "belongs to its context. White space that ends a context goes to the ending. The\n"
-     "ending's tokens are those of <s> context ending behind as many as <s> context\n"
-     "has; the model sees the context's own, then these.\n\n"
-     "Out come, between tabs: \"ending\", item, ending, its log-probability, tokens,\n"
-     "bytes, 1 if greedy decoding would write it, its log-probability after \"Answer:\";\n"
-     "\"pick\", item, label, the best by sum, sum / tokens, sum / bytes, and sum less\n"
-     "that after \"Answer:\"; at the end \"accuracy\" by each, and of greedy decoding, its\n"
-     "standard error, how many right of how many. -q: only the accuracy.\n",
-     "llama score LLaMA/7B -f piqa.tsv -q", run_score},
     {'l', 'f', "ppl", "MODEL FILE", "the perplexity of a text",
      "exp of the mean of -log p(token | those before it in its window). Windows have\n"
      "--ctx tokens and begin --stride apart; a token counts once, in the first window\n"
@@ -260,58 +235,55 @@ static options o; /* the command line */
 enum { MANY = 1 << 30, TOPS = 100, SLOTS = 32 }; /* most --logprobs; prompts that run together */
 
 static const struct {
-    const char *verbs,
-        *names; /* the letters of those that have it; o: often used, on top of help */
+    const char *verbs, *names; /* verbs: letters of those that have it; o: used often */
     enum { FLAG, TEXT, WHOLE, REAL, SEED, STOP, PROMPT, FROM } kind;
     size_t at;
     double least, most;
     const char *help;
 } option_table[] = {
-    {"csliktmb", "-m, --model MODEL", TEXT, AT(model), 0, 0, "where one argument is the prompt"},
+    {"cliktmb", "-m, --model MODEL", TEXT, AT(model), 0, 0, "where one argument is the prompt"},
     {"ckt", "-p, --prompt TEXT", PROMPT, 0, 0, 0, "the prompt"},
-    {"cslkt", "-f, --file FILE", FROM, 0, 0, 0, "the file it is in; -: stdin"},
+    {"clkt", "-f, --file FILE", FROM, 0, 0, 0, "the file it is in; -: stdin"},
     {"ckt", "-e, --escape", FLAG, AT(escapes), 0, 0,
-     "\\n \\t \\r \\\\ \\xNN in prompts and --in-..."},
+     "\\n \\t \\\\ \\xNN in texts are read as in C"},
     {"c", "--lines", FLAG, AT(lines), 0, 0, "each line of a file or stdin is a prompt"},
-    {"c", "-0, --null", FLAG, AT(nul), 0, 0, "there prompts end with NUL, and so do the texts"},
-    {"c", "-k, --samples N", WHOLE, AT(samples), 1, MANY,
-     "texts of each prompt, seeds -s, -s + 1..."},
+    {"c", "-0, --null", FLAG, AT(nul), 0, 0, "there prompts end with NUL; texts do too"},
+    {"c", "-k, --samples N", WHOLE, AT(samples), 1, MANY, "texts a prompt (1), seeds from -s on"},
     {"c", "--json", FLAG, AT(json), 0, 0, "an object a text: tokens, finish, seed, times..."},
     {"c", "--logprobs K", WHOLE, AT(tops), 1, TOPS, "in it, of each token and the K best"},
     {"c", "-i, --interactive", FLAG, AT(talk), 0, 0, "a conversation"},
     {"c", "--in-prefix TEXT", TEXT, AT(prefix), 0, 0, "goes before each line"},
     {"c", "--in-suffix TEXT", TEXT, AT(suffix), 0, 0, "and after it (a newline)"},
     {"c", "-r, --stop TEXT", STOP, 0, 0, 0, "end before this text; there may be several"},
-    {"co", "-n, --n-predict N", WHOLE, AT(n), -1, MANY, "tokens (256; -1: until it is full)"},
-    {"cslito", "-c, --ctx, --ctx-size N", WHOLE, AT(context), 1, 1 << 20,
-     "positions (the model's)"},
+    {"co", "-n, --n-predict N", WHOLE, AT(n), -1, MANY, "tokens to generate (256; -1: no end)"},
+    {"clito", "-c, --ctx, --ctx-size N", WHOLE, AT(context), 1, 1 << 20,
+     "positions of the context (the model's)"},
     {"l", "--stride N", WHOLE, AT(stride), 1, MANY, "tokens from window to window (--ctx)"},
     {"l", "--ids", FLAG, AT(ids), 0, 0, "the file has token ids, as tokenize prints them"},
-    {"co", "-s, --seed N", SEED, AT(seed), 0, 0, "(random); the same seed, the same bytes"},
-    {"co", "--temp, --temperature T", REAL, AT(temperature), 0, 1e6, "(0.8; 0: the most likely)"},
+    {"co", "-s, --seed N", SEED, AT(seed), 0, 0, "seed (random): the same, the same bytes"},
+    {"co", "--temp, --temperature T", REAL, AT(temperature), 0, 1e6,
+     "temperature (0.8; 0: greedy)"},
     {"co", "--top-p P", REAL, AT(top_p), 0, 1, "nucleus sampling (0.95; 1: off)"},
     {"c", "--top-k K", WHOLE, AT(top_k), 0, MANY, "only the K most likely (0: off)"},
     {"c", "--min-p P", REAL, AT(min_p), 0, 1, "at least P times the best's probability (0: off)"},
-    {"c", "--repeat-penalty R", REAL, AT(repeat_penalty), 0, 1e6, "of what was there (1: off)"},
+    {"c", "--repeat-penalty R", REAL, AT(repeat_penalty), 0, 1e6, "for what was there (1: off)"},
     {"c", "--repeat-last-n N", WHOLE, AT(repeat_last), -1, MANY, "in so many tokens (64; -1: all)"},
     {"clt", "--no-bos", FLAG, AT(no_bos), 0, 0, "no <s> in front"},
     {"c", "--ignore-eos", FLAG, AT(ignore_eos), 0, 0, "go on after </s>"},
     {"c", "--echo", FLAG, AT(echo), 0, 0, "the prompt too"},
-    {"c", "--prompt-cache FILE", TEXT, AT(cache), 0, 0,
-     "keeps what was evaluated, for another time"},
+    {"c", "--prompt-cache FILE", TEXT, AT(cache), 0, 0, "keep what is evaluated for later"},
     {"k", "--count", FLAG, AT(count), 0, 0, "only how many"},
     {"k", "--decode", FLAG, AT(decode), 0, 0, "ids to text"},
     {"k", "--bos", FLAG, AT(bos), 0, 0, "<s> in front"},
-    {"csliktmb", "--tokenizer FILE", TEXT, AT(tokenizer), 0, 0, "tokenizer.model, .json or .bin"},
-    {"cslitbo", "-t, --threads N", WHOLE, AT(threads), 1, 1024, "(the cores that may be used)"},
-    {"cslitb", "-b, --batch-size N", WHOLE, AT(batch), 1, 1 << 20, "tokens in one pass (256)"},
-    {"csliktmb", "--memory MODE", TEXT, AT(memory), 0, 0, "map, or lock: keep weights in memory"},
-    {"cslitb", "--kernels NAME", TEXT, AT(kernels), 0, 0,
-     "scalar, avx2, avx512 or neon (the best)"},
-    {"cslitb", "--fast", FLAG, AT(fast), 0, 0, "prompts on AMX: other bits, as near to the truth"},
+    {"cliktmb", "--tokenizer FILE", TEXT, AT(tokenizer), 0, 0, "tokenizer.model, .json or .bin"},
+    {"clitbo", "-t, --threads N", WHOLE, AT(threads), 1, 1024, "threads (the cores there are)"},
+    {"clitb", "-b, --batch-size N", WHOLE, AT(batch), 1, 1 << 20, "tokens in one pass (256)"},
+    {"cliktmb", "--memory MODE", TEXT, AT(memory), 0, 0, "map, or lock: keep weights in memory"},
+    {"clitb", "--kernels NAME", TEXT, AT(kernels), 0, 0, "scalar, avx2, avx512 or neon (the best)"},
+    {"clitb", "--fast", FLAG, AT(fast), 0, 0, "prompts on AMX: other bits, as near to the truth"},
     {"co", "--stats", FLAG, AT(stats), 0, 0, "figures on stderr: speed, memory, kernels, seed"},
-    {"csliktmb", "-q, --quiet", FLAG, AT(quiet), 0, 0, "no notes on stderr"},
-    {"csliktmbh", "-h, --help", FLAG, AT(help), 0, 0, "of the verb"},
+    {"cliktmb", "-q, --quiet", FLAG, AT(quiet), 0, 0, "no notes on stderr"},
+    {"cliktmbh", "-h, --help", FLAG, AT(help), 0, 0, "of the verb"},
     {"h", "--version", FLAG, AT(version), 0, 0, "and the compiler, and its kernels"},
     {"h", "--completion SHELL", TEXT, AT(shell), 0, 0, "for bash, zsh or fish to evaluate"},
 };
@@ -335,8 +307,7 @@ static size_t find_option(const char *text, size_t n) {
 /* Put the value of option i where it belongs. */
 static void set_option(size_t i, const char *value) {
     void *at = (char *)&o + option_table[i].at;
-    const char *name = option_table[i].names;
-    int length = (int)strcspn(name, ", "), kind = option_table[i].kind;
+    int kind = option_table[i].kind;
     double least = option_table[i].least, most = option_table[i].most, v = 0;
     char *end = NULL;
     o.given |= (uint64_t)1 << i;
@@ -358,8 +329,8 @@ static void set_option(size_t i, const char *value) {
         v = strtod(value, &end);
         if (*end || end == value || !(v >= least && v <= most) ||
             (kind == WHOLE && v != (double)(long)v))
-            die(EXIT_USAGE, "%.*s: '%s' is not a %snumber from %g to %g%s", length, name, value,
-                kind == WHOLE ? "whole " : "", least, most,
+            die(EXIT_USAGE, "%s: '%s' is not a %snumber from %g to %g%s", option_table[i].names,
+                value, kind == WHOLE ? "whole " : "", least, most,
                 at == &o.threads ? "; -t is threads, the temperature is --temp" : "");
         if (kind == WHOLE) *(int *)at = (int)v;
         else *(double *)at = v;
@@ -368,10 +339,10 @@ static void set_option(size_t i, const char *value) {
 
 /* How many letters to put in, take out or change to make one of the other (Levenshtein). */
 static size_t distance(const char *a, const char *b, size_t n) {
-    size_t row[32];
+    size_t row[32], above;
     for (size_t j = 0; j <= n; j++) row[j] = j;
     for (size_t i = 1; *a; i++, a++)
-        for (size_t j = 0, corner = 0, above; j <= n; j++, corner = above) {
+        for (size_t j = 0, corner = 0; j <= n; j++, corner = above) {
             above = row[j];
             row[j] = j ? corner + (*a != b[j - 1]) : i;
             if (j && row[j] > row[j - 1] + 1) row[j] = row[j - 1] + 1;
@@ -380,13 +351,12 @@ static size_t distance(const char *a, const char *b, size_t n) {
     return row[n];
 }
 
-static _Noreturn void no_such_option(const char *text) {
-    size_t least = strlen(text) / 2, n = 0, length = 0;
+static void no_such_option(const char *text) {
+    size_t least = strlen(text) / 2, n = 0, length = 0, d;
     const char *nearest = "";
     for (size_t i = 0; i < OPTIONS; i++, n = 0)
         for (const char *name = option_table[i].names; (name = next_name(name, &n));)
-            if (distance(text, name, n) < least)
-                least = distance(text, name, n), nearest = name, length = n;
+            if ((d = distance(text, name, n)) < least) least = d, nearest = name, length = n;
     die(EXIT_USAGE, "%s: there is no such option; %s%.*s%sllama -h lists them", text,
         length ? "did you mean " : "", (int)length, nearest, length ? "? " : "");
 }
@@ -401,13 +371,10 @@ static const verb *find_verb(const char *name) {
 static void read_options(int argc, char **argv) {
     size_t room = (size_t)argc + 1;
     bool over = false;
-    o = (options){.n = 256,
-                  .samples = 1,
-                  .temperature = 0.8,
-                  .top_p = 0.95,
-                  .repeat_penalty = 1,
-                  .suffix = "\n"};
-    o.words = take(room * sizeof *o.words), o.stops = take(room * sizeof *o.stops),
+    o = (options){.n = 256, .samples = 1, .temperature = 0.8, .top_p = 0.95, .suffix = "\n"};
+    o.repeat_penalty = 1;
+    o.words = take(2 * room * sizeof *o.words);
+    o.stops = o.words + room;
     o.sources = take(room * sizeof *o.sources);
     for (int a = 1; a < argc; a++) {
         const char *text = argv[a], *value = strncmp(text, "--", 2) ? NULL : strchr(text, '=');
@@ -423,12 +390,9 @@ static void read_options(int argc, char **argv) {
         else set_option(i, argv[++a]);
     }
     if (!o.verb) o.verb = verbs;
-    quiet = o.quiet;
     for (size_t i = 0; i < OPTIONS && !o.help && !o.version && !o.shell; i++)
         if ((o.given >> i & 1) && !strchr(option_table[i].verbs, o.verb->letter))
-            die(EXIT_USAGE, "%.*s: does nothing for %s; llama help %s lists its options",
-                (int)strcspn(option_table[i].names, ", "), option_table[i].names, o.verb->name,
-                o.verb->name);
+            die(EXIT_USAGE, "%s: see llama help %s", option_table[i].names, o.verb->name);
 }
 
 static void print_options(char letter) {
@@ -437,49 +401,49 @@ static void print_options(char letter) {
             printf("  %-25s %s\n", option_table[i].names, option_table[i].help);
 }
 
-/* The first screen, or all there is to say of a verb, or of all. */
+static void print_verb(const verb *v) {
+    printf("usage: llama %s %s\n\n%s\n%s%s\n", v->name, v->arguments, v->summary,
+           *v->more ? "\n" : "", v->more);
+    print_options(v->letter);
+    printf("\nexample: %s\n", v->example);
+}
+
+/* Of a verb all there is to say, of every one, or the first screen. */
 static void print_help(void) {
-    const char *word = o.n_words && !o.verb->run ? o.words[0] : o.verb->name;
-    bool all = strcmp(word, "all") == 0,
-         first = word == verbs->name || word == verbs[VERBS - 1].name;
-    if (!first && !all && !find_verb(word))
-        die(EXIT_USAGE, "%s: there is no such verb; llama -h lists them", word);
-    if (first) puts("usage: llama MODEL [PROMPT] [options]");
-    for (const verb *v = verbs; v < verbs + VERBS; v++) {
-        if (first) printf("  llama %-8s %-24s%s\n", v->name, v->arguments, v->summary);
-        if (first || (!all && strcmp(word, v->name) != 0)) continue;
-        printf("usage: llama %s %s\n\n%s\n%s%s\n", v->name, v->arguments, v->summary,
-               *v->more ? "\n" : "", v->more);
-        print_options(v->letter);
-        printf("\nexample: %s\n%s", v->example, all ? "\n" : "");
+    const char *word = o.n_words && !o.verb->run ? o.words[0] : "";
+    bool all = strcmp(word, "all") == 0, one = *word || (o.verb->run && o.verb != verbs);
+    const verb *v = *word ? find_verb(word) : o.verb;
+    if (!v && !all) die(EXIT_USAGE, "%s: there is no such verb; llama -h lists them", word);
+    if (one && !all) {
+        print_verb(v);
+        return;
     }
-    if (first) {
-        puts("\nMODEL: a folder as Meta or Hugging Face has it, a .gguf file, llama2.c's .bin, as\n"
-             "they are; if there is none, $LLAMA_MODEL. Without a prompt, stdin is it.\n");
-        print_options('o');
-        puts("\nexample: llama LLaMA/7B \"I believe the meaning of life is\" -n 64");
-    }
-    if (first || all)
-        puts("exit: 0 done, 1 failed, 2 usage, 3 model file, 4 memory, 5 prompt too long,\n      "
-             "130 interrupted");
+    puts("usage: llama MODEL [PROMPT] [options]");
+    for (v = verbs; v < verbs + VERBS; v++)
+        printf("  llama %-8s %-24s%s\n", v->name, v->arguments, v->summary);
+    puts("\nMODEL: a folder as Meta or Hugging Face has it, a .gguf file, llama2.c's .bin, as\n"
+         "they are; if there is none, $LLAMA_MODEL. Without a prompt, stdin is it.\n");
+    print_options('o');
+    puts("\nexample: llama LLaMA/7B \"I believe the meaning of life is\" -n 64\n"
+         "exit: 0 done, 1 failed, 2 usage, 3 model file, 4 memory, 5 prompt too long,\n"
+         "      130 interrupted");
+    for (v = verbs; all && v < verbs + VERBS; v++) putchar('\n'), print_verb(v);
 }
 
 /* What a shell evaluates to complete verbs, options and names of files. */
 static void print_completion(void) {
-    static const char *const ways[][3] = {
-        {"bash", "complete -o bashdefault -o default -W '", "' llama"},
-        {"zsh", "compctl -f -k '(", ")' llama"},
-        {"fish", "complete -c llama -a '", "'"},
-    };
-    size_t shell = 0;
-    while (shell < 3 && strcmp(o.shell, ways[shell][0]) != 0) shell++;
-    if (shell == 3) die(EXIT_USAGE, "--completion: '%s' is not bash, zsh or fish", o.shell);
-    fputs(ways[shell][1], stdout);
+    bool bash = !strcmp(o.shell, "bash"), zsh = !strcmp(o.shell, "zsh");
+    if (!bash && !zsh && strcmp(o.shell, "fish") != 0)
+        die(EXIT_USAGE, "--completion: '%s' is not bash, zsh or fish", o.shell);
+    fputs(bash  ? "complete -o bashdefault -o default -W '"
+          : zsh ? "compctl -f -k '("
+                : "complete -c llama -a '",
+          stdout);
     for (const verb *v = verbs; v < verbs + VERBS; v++) printf("%s ", v->name);
     for (size_t i = 0, n = 0; i < OPTIONS; i++, n = 0)
         for (const char *name = option_table[i].names; (name = next_name(name, &n));)
             printf("%.*s ", (int)n, name);
-    puts(ways[shell][2]);
+    puts(bash ? "' llama" : zsh ? ")' llama" : "'");
 }
 
 /* ---- 3. Input ---- */
@@ -495,11 +459,9 @@ static size_t n_inputs, input_room;
 static llama *model;
 static llama_info info;
 static size_t context; /* positions */
-static bar progress;
 
-/* \n \t \r \\ \" \' \xNN, in place; others stay as they are. With `mark` \c leaves nothing, but
- * its place there. Returns the new length. */
-static size_t unescape(char *text, size_t n, size_t *mark) {
+/* \n \t \r \\ \" \' \xNN, in place; others stay as they are. Returns the new length. */
+static size_t unescape(char *text, size_t n) {
     static const char from[] = "ntr\\\"'", to[] = "\n\t\r\\\"'";
     size_t k = 0;
     for (size_t i = 0; i < n; i++, k++) {
@@ -509,7 +471,6 @@ static size_t unescape(char *text, size_t n, size_t *mark) {
         if (isxdigit((unsigned char)hex[0]) && isxdigit((unsigned char)hex[1]))
             text[k] = (char)strtol(hex, NULL, 16), i += 3;
         else if (which) text[k] = to[which - from], i++;
-        else if (next == 'c' && mark) *mark = k--, i++;
         else text[k] = text[i];
     }
     return k;
@@ -518,7 +479,7 @@ static size_t unescape(char *text, size_t n, size_t *mark) {
 static const char *unescaped(const char *text) {
     bytes b = {.n = 0};
     append(&b, text, strlen(text));
-    b.text[unescape(b.text, b.n, NULL)] = 0;
+    b.text[unescape(b.text, b.n)] = 0;
     return b.text;
 }
 
@@ -531,7 +492,7 @@ static void add_input(const char *text, size_t n) {
     }
     bytes *b = &inputs[n_inputs++].text;
     append(b, text, n);
-    if (o.escapes) b->n = unescape(b->text, n, NULL);
+    if (o.escapes) b->n = unescape(b->text, n);
 }
 
 /* A file, or stdin ("-"), is one text, a prompt without its last newline; or each of its lines is
@@ -581,8 +542,7 @@ static void read_inputs(void) {
 
 /* Take the model from the words, unless -m or $LLAMA_MODEL give it: then they are a prompt. */
 static void settle_model(void) {
-    const char *standing = getenv("LLAMA_MODEL"),
-               *end = o.n_words ? strrchr(o.words[0], '.') : NULL;
+    const char *standing = getenv("LLAMA_MODEL"), *end = o.n_words ? strrchr(*o.words, '.') : NULL;
     struct stat st;
     if (o.model) return;
     if (standing && *standing) o.model = standing;
@@ -590,8 +550,7 @@ static void settle_model(void) {
     bool there = o.n_words && stat(o.words[0], &st) == 0 && (S_ISDIR(st.st_mode) || file);
     if (o.n_words && (there || !o.model)) o.model = *o.words++, o.n_words--;
     if (!o.model)
-        die(EXIT_USAGE,
-            "no model: give its folder or file, or set LLAMA_MODEL; llama -h says more");
+        die(EXIT_USAGE, "no model: give its folder or file, or set LLAMA_MODEL; see llama -h");
 }
 
 /* A file of weights was cut short: then evaluation says so. */
@@ -614,19 +573,18 @@ static void open_model(void) {
     context = (size_t)(o.context ? o.context : info.context);
 }
 
-static void want_tokenizer(bool there) {
-    if (!there)
-        die(EXIT_MODEL, "the model has no tokenizer inside or beside it: give tokenizer.model with "
-                        "--tokenizer FILE");
+static void want_tokenizer(void) {
+    if (!llama_token_text(model, 0, NULL))
+        die(EXIT_MODEL, "the model has no tokenizer in or beside it: give one with --tokenizer");
 }
 
 static void tokenize(input *in, unsigned flags) {
-    ptrdiff_t n =
-        llama_text_to_tokens(model, in->text.text, in->text.n, flags, in->tokens, in->room);
-    want_tokenizer(n != LLAMA_EINVAL);
+    const bytes *b = &in->text;
+    want_tokenizer();
+    ptrdiff_t n = llama_text_to_tokens(model, b->text, b->n, flags, in->tokens, in->room);
     if (n > (ptrdiff_t)in->room) {
         in->tokens = take((in->room = 2 * (size_t)n) * sizeof *in->tokens);
-        n = llama_text_to_tokens(model, in->text.text, in->text.n, flags, in->tokens, in->room);
+        n = llama_text_to_tokens(model, b->text, b->n, flags, in->tokens, in->room);
     }
     if (n < 0) die(EXIT_MEMORY, "the text does not fit in memory");
     in->n_tokens = (size_t)n;
@@ -638,8 +596,7 @@ static void tokenize_prompt(input *in) {
     if (in->n_tokens == 0)
         die(EXIT_USAGE, "the prompt is empty and --no-bos leaves nothing to start from");
     if (in->n_tokens > context)
-        die(EXIT_TOO_LONG,
-            "the prompt has %zu tokens, the context %zu positions; make it larger with -c",
+        die(EXIT_TOO_LONG, "%zu tokens do not fit in the context of %zu positions; see -c",
             in->n_tokens, context);
 }
 
@@ -655,6 +612,13 @@ static void read_ids(input *in) {
     }
 }
 
+static void append_tokens(bytes *b, const int32_t *tokens, size_t n) {
+    char text[LLAMA_TEXT_MAX];
+    llama_utf8 utf8 = {.n = 0};
+    for (size_t i = 0; i <= n; i++)
+        append(b, text, llama_utf8_push(model, &utf8, i < n ? tokens[i] : LLAMA_FLUSH, text));
+}
+
 /* ---- 4. Sessions ---- */
 
 static llama_session *session;
@@ -662,18 +626,16 @@ static size_t sequences;   /* it has */
 static pthread_t warmer;   /* reads the weights in, if it */
 static bool warming;       /* was started, until */
 static atomic_bool warmed; /* nobody waits for them */
-static struct {            /* for --stats */
-    double began, opened, first,
-        ended; /* when: it, the model was open, the first token, the last */
+static struct { /* for --stats. When: it, the model was open, the first token was there, the last */
+    double began, opened, first, ended;
     size_t evaluated, known, generated; /* tokens: of prompts; of those, known before; drawn */
 } figures;
 
 /* A line on a terminal's stderr while one prompt takes longer than a moment. */
 static int on_progress(void *user, const char *what, uint64_t done, uint64_t total) {
     (void)user;
-    if (progress.began == 0) progress.began = now();
-    if (sequences == 1 && now() - progress.began > 0.5)
-        show_bar(&progress, what, (double)done, (double)total);
+    if (bar.began == 0) bar.began = now();
+    if (sequences == 1 && now() - bar.began > 0.5) show_bar(what, (double)done, (double)total);
     return interrupted;
 }
 
@@ -687,8 +649,8 @@ static double physical_memory(void) {
     return (double)sysconf(_SC_PHYS_PAGES) * (double)sysconf(_SC_PAGESIZE);
 }
 
-/* Beside the first evaluations a thread reads the file from the front, as fast as the disk goes; not
- * if memory cannot hold it: that would push out what is needed. */
+/* With `reads`, a thread reads the weights from the front beside the first evaluations, as fast as
+ * the disk goes; not if memory cannot hold them: that would push out what is needed. */
 static void new_session(size_t n, size_t batch, bool reads) {
     llama_error err;
     llama_session_options so = {.size = sizeof so,
@@ -726,30 +688,28 @@ static double weights_met(double n) {
     double layer = 2 * dim * dim + kv + 3 * dim * info.hidden;
     return (info.layers - 1) * layer * n + kv * n + (layer - kv) + dim * info.vocab;
 }
-static double bytes_met(double n) {
-    return weights_met(n) * (double)info.file_bytes / (double)info.parameters;
+/* The bytes of weights that one token is multiplied with. */
+static double token_bytes(void) {
+    return weights_met(1) * (double)info.file_bytes / (double)info.parameters;
 }
 
 static void print_stats(void) {
-    double first = figures.first - figures.began, rest = figures.ended - figures.first;
+    double first = figures.first - figures.opened, rest = figures.ended - figures.first;
     double kv = (double)info.kv_bytes_per_token * (double)(context * sequences);
-    double more =
-        figures.generated ? (double)figures.generated - 1 : 0; /* tokens after the first */
-    fprintf(stderr, "\nprompt      %zu tokens in %.3f s, %.1f tokens/s", figures.evaluated,
-            figures.first - figures.opened,
-            (double)figures.evaluated / (figures.first - figures.opened));
+    double rate = figures.generated > 1 ? ((double)figures.generated - 1) / rest : 0;
+    fprintf(stderr, "\nprompt      %zu tokens in %.3f s, %.1f tokens/s\n", figures.evaluated, first,
+            (double)figures.evaluated / first);
     if (figures.known || o.cache)
-        fprintf(stderr, "\ncache       %zu tokens of the prompt", figures.known);
-    fprintf(stderr, "\ngeneration  %zu tokens", figures.generated);
-    if (more > 0) fprintf(stderr, " in %.3f s, %.2f tokens/s", rest, more / rest);
-    if (more > 0 && sequences == 1)
-        fprintf(stderr, ", %.1f GB/s of weights", more / rest * bytes_met(1) / 1e9);
-    fprintf(stderr, "\nfirst token %.1f ms after the start, %.1f of them to open the model",
-            first * 1e3, (figures.opened - figures.began) * 1e3);
-    fprintf(stderr, "\nmemory      %.1f MB for %zu x %zu positions, %.1f MB of weights", kv / 1e6,
+        fprintf(stderr, "cache       %zu tokens of the prompt\n", figures.known);
+    fprintf(stderr, "generation  %zu tokens in %.3f s, %.2f tokens/s", figures.generated, rest,
+            rate);
+    if (sequences == 1) fprintf(stderr, ", %.1f GB/s of weights", rate * token_bytes() / 1e9);
+    fprintf(stderr, "\nfirst token %.1f ms after the start\nopening     %.1f ms\n",
+            (figures.first - figures.began) * 1e3, (figures.opened - figures.began) * 1e3);
+    fprintf(stderr, "memory      %.1f MB for %zu x %zu positions, %.1f MB of weights\n", kv / 1e6,
             sequences, context, (double)info.file_bytes / 1e6);
-    fprintf(stderr, "\nkernels     %s\nseed        %llu\n", llama_session_kernels(session),
-            (unsigned long long)o.seed);
+    fprintf(stderr, "kernels     %s\nseed        %" PRIu64 "\n", llama_session_kernels(session),
+            o.seed);
 }
 
 /* ---- Saved state: the first sequence, as llama_save writes it ---- */
@@ -763,20 +723,17 @@ static bool load_state(const char *path, bool cache) {
     struct stat st;
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a FIFO must not make us wait */
     if (fd < 0 && errno == ENOENT && cache) return false;
-    bool known = fd >= 0 && fstat(fd, &st) == 0, regular = known && S_ISREG(st.st_mode);
+    bool regular = fd >= 0 && fstat(fd, &st) == 0 && S_ISREG(st.st_mode);
     FILE *f = regular ? fdopen(fd, "rb") : NULL;
-    const char *why = !known || (regular && !f) ? strerror(errno)
-                      : !regular                ? "is not a regular file"
-                                                : NULL;
+    const char *why = fd < 0 || regular ? strerror(errno) : "is not a regular file";
     if (!f && fd >= 0) close(fd);
-    int status = why                        ? LLAMA_EFORMAT
-                 : cache && st.st_size == 0 ? LLAMA_EMISMATCH
-                                            : llama_load(session, 0, read_state, f);
-    if (!why && status) why = llama_session_error(session);
+    if (f && cache && st.st_size == 0) return fclose(f), false;
+    int status = f ? llama_load(session, 0, read_state, f) : LLAMA_EFORMAT;
+    if (f && status) why = llama_session_error(session);
     if (!status && fgetc(f) != EOF) status = LLAMA_EFORMAT, why = "has more in it than a state";
     if (f) fclose(f);
     bool foreign = cache && (status == LLAMA_EMISMATCH || status == LLAMA_EFULL);
-    if (foreign && *why) note("%s: %s; it is made anew", path, why);
+    if (foreign) note("%s: %s; it is made anew", path, why);
     else if (status && !cache) note("%s: %s", path, why);
     else if (status && !foreign)
         die(status == LLAMA_ENOMEM ? EXIT_MEMORY : EXIT_USAGE,
@@ -836,8 +793,8 @@ static void put_object(const llama_text *t, const lane *l) {
     put_json(l->out.text, l->out.n);
     printf(", \"tokens\": [");
     for (i = 0; i < t->generated; i++) printf("%s%d", i ? ", " : "", (int)p[i * width].token);
-    printf("], \"finish\": \"%s\", \"seed\": %llu, \"prompt_tokens\": %zu",
-           full ? "context" : words[t->finish], (unsigned long long)t->sampler.seed, t->n_prompt);
+    printf("], \"finish\": \"%s\", \"seed\": %" PRIu64 ", \"prompt_tokens\": %zu",
+           full ? "context" : words[t->finish], t->sampler.seed, t->n_prompt);
     printf(", \"first_token_seconds\": %.6f, \"seconds\": %.6f",
            l->first > 0 ? l->first - figures.opened : 0, now() - figures.opened);
     for (i = 0; i < t->generated && o.tops; i++, p += width) {
@@ -857,30 +814,30 @@ static void show_texts(void) {
         llama_text *t = &texts[head];
         lane *l = &lanes[head];
         bool alone = n_texts == 1 && !o.lines && !o.nul && !o.talk;
-        if (l->ready > l->shown || t->finish) clear_bar(&progress);
+        if (l->ready > l->shown || t->finish) clear_bar();
         if (!o.json && l->ready > l->shown) write_out(l->out.text + l->shown, l->ready - l->shown);
         l->shown = l->ready;
         if (!t->finish) break;
         if (o.json) put_object(t, l);
         else if (!alone) putchar(o.nul ? 0 : '\n');
         if (t->finish == LLAMA_LENGTH && (int64_t)t->most != o.n)
-            note("the context of %zu positions is full; %s", context,
-                 o.talk ? "/reset begins anew" : "-c makes it larger");
+            note("the context of %zu positions is full; see %s", context, o.talk ? "/reset" : "-c");
     }
     flush();
-    if (n_texts > 1 && !isatty(STDOUT_FILENO))
-        show_bar(&progress, "texts", (double)head, (double)n_texts);
+    if (n_texts > 1 && !isatty(STDOUT_FILENO)) show_bar("texts", (double)head, (double)n_texts);
 }
 
 /* Text that a token completed goes to the others, up to a stop text. */
 static int on_text(void *user, llama_text *t, const char *text, size_t n) {
     lane *l = &((lane *)user)[t - texts];
     figures.ended = now();
-    if (l->first == 0)
-        l->first = figures.ended, figures.known += t->known,
+    if (figures.first == 0) figures.first = figures.ended;
+    if (l->first == 0) {
+        l->first = figures.ended;
+        figures.known += t->known;
         figures.evaluated += t->n_prompt - t->known;
-    if (figures.first == 0) figures.first = l->first;
-    if (!t->finish) figures.generated++;
+    }
+    figures.generated += !t->finish;
     if (!t->finish && o.json) note_token(l, t);
     append(&l->out, text, n);
     size_t keep, left = l->out.n - l->ready;
@@ -891,15 +848,14 @@ static int on_text(void *user, llama_text *t, const char *text, size_t n) {
     return interrupted ? LLAMA_ECANCEL : at < left;
 }
 
-/* The texts of inputs [from, from + n), each so many times; false: Ctrl-C. */
+/* The texts of all inputs; false: Ctrl-C. */
 static bool make_texts(void) {
-    static float *bias; /* of --ignore-eos */
     size_t samples = (size_t)o.samples;
+    float *bias = o.ignore_eos ? take((size_t)info.vocab * sizeof *bias) : NULL;
+    if (bias && info.eos >= 0) bias[info.eos] = -1e30f;
     texts = take((n_texts = n_inputs * samples) * sizeof *texts);
     lanes = take(n_texts * sizeof *lanes);
     head = 0;
-    if (o.ignore_eos && info.eos >= 0)
-        bias = take((size_t)info.vocab * sizeof *bias), bias[info.eos] = -1e30f;
     for (size_t i = 0; i < n_texts; i++) {
         const input *in = &inputs[i / samples];
         size_t room = context - in->n_tokens + 1;
@@ -915,13 +871,13 @@ static bool make_texts(void) {
             .repeat_penalty = (float)o.repeat_penalty,
             .repeat_last = o.repeat_last,
             .seed = o.seed + i % samples,
-            .bias = o.ignore_eos ? bias : NULL,
+            .bias = bias,
         };
         if (o.echo) append(&lanes[i].out, in->text.text, in->text.n);
         lanes[i].ready = lanes[i].out.n;
     }
     int status = llama_generate(model, session, texts, n_texts, on_text, lanes);
-    clear_bar(&progress);
+    clear_bar();
     if (status && head < n_texts) { /* cut short: what there is */
         char text[LLAMA_TEXT_MAX];
         texts[head].finish = INTERRUPTED;
@@ -950,13 +906,15 @@ static void complete_all(void) {
     bool done = make_texts();
     if (o.cache && figures.evaluated > 1) save_state(o.cache);
     if (n == 1 && isatty(STDOUT_FILENO) && isatty(STDERR_FILENO)) fputc('\n', stderr);
-    if (!done) die(EXIT_INTERRUPTED, NULL);
+    if (!done) leave(EXIT_INTERRUPTED);
 }
 
-/* ---- 6. Conversation: its text is an input that grows, and is tokenized anew for each reply ---- */
+/* ---- 6. Conversation ---- */
 
-/* A line of stdin without its newline. 1: there is one; 0: the end; -1: Ctrl-C, which is looked for ten
- * times a second: one that comes just before a read would not end it. */
+/* Its text is inputs[0]; it grows, and is tokenized anew for each reply. */
+
+/* A line of stdin without its newline. 1: there is one; 0: the end; -1: Ctrl-C, which is looked for
+ * ten times a second: one that comes just before a read would not end it. */
 static int read_line(bytes *line) {
     int ch;
     line->n = 0;
@@ -966,19 +924,6 @@ static int read_line(bytes *line) {
     while ((ch = getc(stdin)) != EOF && ch != '\n') append(line, &(char){(char)ch}, 1);
     if (ch == EOF && interrupted) return clearerr(stdin), -1;
     return ch == '\n' || line->n;
-}
-
-/* Go on from a saved conversation: its text is that of its tokens. */
-static void resume(const char *path) {
-    char text[LLAMA_TEXT_MAX];
-    llama_utf8 utf8 = {.n = 0};
-    if (!load_state(path, false)) return;
-    const int32_t *tokens = llama_tokens(session, 0);
-    size_t n = llama_length(session, 0);
-    inputs->text.n = 0;
-    for (size_t i = 0; i <= n; i++)
-        append(&inputs->text, text,
-               llama_utf8_push(model, &utf8, i < n ? tokens[i] : LLAMA_FLUSH, text));
 }
 
 static void keep_conversation(const char *path) {
@@ -992,8 +937,11 @@ static bool obey(const char *line, const bytes *first) {
     bytes *said = &inputs->text;
     if (strcmp(line, "/stats") == 0) print_stats();
     else if (strcmp(line, "/reset") == 0) said->n = 0, append(said, first->text, first->n);
-    else if (strncmp(line, "/load ", 6) == 0) resume(line + 6);
-    else if (strncmp(line, "/save ", 6) == 0) keep_conversation(line + 6);
+    else if (strncmp(line, "/load ", 6) == 0) {
+        bool there = load_state(line + 6, false); /* its text is that of its tokens */
+        if (there)
+            said->n = 0, append_tokens(said, llama_tokens(session, 0), llama_length(session, 0));
+    } else if (strncmp(line, "/save ", 6) == 0) keep_conversation(line + 6);
     else if (strcmp(line, "/exit") != 0)
         note("'%s': there are /reset, /save FILE, /load FILE, /stats, /exit", line);
     return strcmp(line, "/exit") != 0;
@@ -1009,9 +957,8 @@ static bool reply(const char *line, size_t n) {
     tokenize(inputs, o.no_bos ? 0 : LLAMA_ADD_BOS);
     if (inputs->n_tokens > context) {
         said->n = before;
-        note("the context of %zu positions is full: this line is not taken; /reset begins anew",
-             context);
-        if (!isatty(STDIN_FILENO)) die(EXIT_TOO_LONG, NULL);
+        note("the context of %zu positions is full: the line is not taken; see /reset", context);
+        if (!isatty(STDIN_FILENO)) leave(EXIT_TOO_LONG);
     } else {
         make_texts();
         append(said, lanes->out.text, lanes->out.n);
@@ -1037,7 +984,7 @@ static void converse(void) {
             note("a line longer than %d bytes may have lost its end: it is not taken", LINE - 1);
         else if (slash && line.text[1] != '/') on = obey(line.text, &first);
         else reply(line.text + slash, line.n - slash);
-        if (interrupted && !terminal) die(EXIT_INTERRUPTED, NULL);
+        if (interrupted && !terminal) leave(EXIT_INTERRUPTED);
     }
     if (sign) fputc('\n', stderr);
     if (o.cache) keep_conversation(o.cache);
@@ -1056,152 +1003,11 @@ static void run_complete(void) {
     else complete_all();
 }
 
-/* ---- 7. Scoring ---- */
-
-typedef struct {
-    double sum, after; /* log-probability; the same after "Answer:" */
-    size_t tokens, bytes;
-    bool greedy;
-} ending;
-
-typedef struct {               /* what is under way */
-    bool dry;                  /* only to see if it can be done, and how much it is */
-    size_t item, total, done;  /* its number; tokens in all, and so far */
-    input context, whole;      /* of one ending: what stands before it; and with it */
-    const int32_t *tokens;     /* [n] its own */
-    size_t n, row;             /* row: of how many the logits went by */
-    bool greedy;               /* were all the most likely? */
-    bytes endings, logprobs;   /* of the item; of an ending's tokens */
-    size_t labelled, right[5]; /* items with a label; right by each rule */
-} scoring;
-
-enum { CONTEXT_SEQ, ANSWER_SEQ, WORK_SEQ, SCORE_SEQS };
-
-/* Row t of the logits says what follows token t of the ending. */
-static void on_logits(void *user, const char *name, const float *x, size_t rows, size_t cols) {
-    scoring *s = user;
-    for (size_t r = 0; r < rows && strcmp(name, "output") == 0 && s->row + 1 < s->n;
-         r++, x += cols) {
-        size_t next = (size_t)s->tokens[++s->row];
-        for (size_t i = 0; i < cols && s->greedy; i++)
-            s->greedy = x[i] < x[next] || (x[i] == x[next] && i >= next);
-    }
-}
-
-/* log p(ending | context), where a sequence is for that context. */
-static void score_ending(scoring *s, int seq, const char *text, ending *e) {
-    input *before = &s->context, *all = &s->whole;
-    size_t length = before->text.n;
-    all->text.n = 0;
-    append(&all->text, before->text.text, length);
-    append(&all->text, text, e->bytes);
-    while (before->text.n && strchr(" \t\n\r\v\f", before->text.text[before->text.n - 1]))
-        before->text.n--;
-    tokenize_prompt(before);
-    tokenize_prompt(all);
-    before->text.n = length;
-    /* an ending drawn into the context's last token is the last of all */
-    input own = *before, rest = *all, *context_of = own.n_tokens < all->n_tokens ? &own : &rest;
-    rest.n_tokens--;
-    s->tokens = all->tokens + context_of->n_tokens;
-    e->tokens = s->n = all->n_tokens - context_of->n_tokens;
-    if (seq == CONTEXT_SEQ) *(s->dry ? &s->total : &s->done) += all->n_tokens;
-    if (s->dry) return;
-    llama_choice best = {-1, 0};
-    s->logprobs.n = 0;
-    append(&s->logprobs, s->tokens, s->n * sizeof(float)); /* room */
-    float *logprobs = (void *)s->logprobs.text;
-    expect(llama_prompt(session, seq, context_of->tokens, context_of->n_tokens));
-    llama_fork(session, WORK_SEQ, seq);
-    llama_top(session, WORK_SEQ, &best, 1);
-    s->row = 0, s->greedy = best.token == *s->tokens;
-    llama_trace(session, on_logits, s);
-    expect(llama_score(session, WORK_SEQ, s->tokens, s->n, logprobs));
-    llama_trace(session, NULL, NULL);
-    for (size_t i = 0; i < s->n; i++) e->sum += (double)logprobs[i];
-    e->greedy = s->greedy;
-    show_bar(&progress, "score", (double)s->done, (double)s->total);
-}
-
-static double by_rule(const ending *e, int rule) {
-    double sums[] = {e->sum, e->sum / (double)e->tokens, e->sum / (double)e->bytes,
-                     e->sum - e->after};
-    return sums[rule];
-}
-
-/* What each ending has, and which is the best by each rule. */
-static void print_item(scoring *s, const ending *e, long n, long label) {
-    clear_bar(&progress);
-    for (long i = 0; i < n && !quiet; i++)
-        printf("ending\t%zu\t%ld\t%.6f\t%zu\t%zu\t%d\t%.6f\n", s->item, i, e[i].sum, e[i].tokens,
-               e[i].bytes, e[i].greedy, e[i].after);
-    if (!quiet) printf(label < 0 ? "pick\t%zu\t-" : "pick\t%zu\t%ld", s->item, label);
-    for (int rule = 0; rule < 4; rule++) {
-        long best = 0;
-        for (long i = 1; i < n; i++)
-            if (by_rule(&e[i], rule) > by_rule(&e[best], rule)) best = i;
-        if (!quiet) printf("\t%ld%s", best, rule == 3 ? "\n" : "");
-        s->right[rule] += best == label;
-    }
-    s->labelled += label >= 0;
-    s->right[4] += label >= 0 && e[label].greedy;
-    flush();
-}
-
-/* One line, in place: a label, a context, endings. */
-static void score_item(scoring *s, char *line) {
-    char *word = strsep(&line, "\t"), *text = strsep(&line, "\t"), *field = word;
-    long label = *word && strcmp(word, "-") != 0 ? strtol(word, &field, 10) : -1, count = 0;
-    if (!text || !line || (field == word) != (label == -1) || (label >= 0 && *field))
-        die(EXIT_USAGE, "item %zu: not a label, a context and endings between tabs", s->item);
-    size_t length = unescape(text, strlen(text), NULL);
-    for (s->endings.n = 0; (field = strsep(&line, "\t")); count++) {
-        size_t before = 0, n = unescape(field, strlen(field), &before);
-        ending e = {.bytes = n - before}, after = e;
-        if (n == before) die(EXIT_USAGE, "item %zu: ending %ld is empty", s->item, count);
-        s->context.text.n = 0;
-        append(&s->context.text, text, length);
-        append(&s->context.text, field, before);
-        score_ending(s, CONTEXT_SEQ, field + before, &e);
-        s->context.text.n = 0;
-        append(&s->context.text, "Answer:", 7);
-        score_ending(s, ANSWER_SEQ, field + before, &after);
-        e.after = after.sum;
-        append(&s->endings, &e, sizeof e);
-    }
-    if (label >= count)
-        die(EXIT_USAGE, "item %zu: the label is %ld, of %ld endings", s->item, label, count);
-    if (!s->dry) print_item(s, (const void *)s->endings.text, count, label);
-}
-
-/* Every line is tried dry before the first is scored: a refusal comes at once. */
-static void score_lines(scoring *s, bool dry) {
-    bytes copy = {.n = 0}; /* as fields are read where they stand */
-    append(&copy, inputs->text.text, inputs->text.n);
-    if (memchr(copy.text, 0, copy.n)) die(EXIT_USAGE, "the items have a NUL in them");
-    s->dry = dry;
-    s->item = 0;
-    for (char *at = copy.text, *line; (line = strsep(&at, "\n"));)
-        if (*line) score_item(s, line), s->item++;
-}
-
-static void run_score(void) {
-    static const char *const rules[] = {"sum", "token", "byte", "answer", "greedy"};
-    scoring s = {.dry = true};
-    score_lines(&s, true);
-    new_session(SCORE_SEQS, (size_t)o.batch, true);
-    score_lines(&s, false);
-    double n = (double)s.labelled;
-    for (int rule = 0; rule < 5 && s.labelled; rule++) {
-        double p = (double)s.right[rule] / n, error = n > 1 ? sqrt(p * (1 - p) / (n - 1)) : 0;
-        printf("accuracy\t%s\t%.4f\t%.4f\t%zu\t%zu\n", rules[rule], p, error, s.right[rule],
-               s.labelled);
-    }
-}
+/* ---- 7. Perplexity ---- */
 
 /* Windows of so many tokens, `stride` apart: log-probabilities of those that none had before. */
 static void run_ppl(void) {
-    size_t width = context, stride = o.stride ? (size_t)o.stride : width, counted = 0, windows = 0;
+    size_t width = context, stride = o.stride ? (size_t)o.stride : width, counted = 0;
     double sum = 0, squares = 0;
     if (stride > width)
         die(EXIT_USAGE, "--stride: %zu is more than the window, %zu", stride, width);
@@ -1212,22 +1018,21 @@ static void run_ppl(void) {
     if (n < 2) die(EXIT_USAGE, "the text has %zu tokens: two are the least", n);
     new_session(1, (size_t)o.batch, true);
     float *logprobs = take(width * sizeof *logprobs);
-    for (size_t begin = 0, had = 0, end; had < n; begin += stride, had = end, windows++) {
+    for (size_t begin = 0, had = 0, end; had < n; begin += stride, had = end) {
         end = n - begin < width ? n : begin + width;
         llama_rewind(session, 0, 0);
         expect(llama_eval(session, 0, tokens + begin, had - begin));
         expect(llama_score(session, 0, tokens + had, end - had, logprobs));
         for (size_t i = had == begin; had + i < end; i++, counted++)
             sum -= (double)logprobs[i], squares += (double)logprobs[i] * (double)logprobs[i];
-        show_bar(&progress, "ppl", (double)end, (double)n);
+        show_bar("ppl", (double)end, (double)n);
     }
-    clear_bar(&progress);
+    clear_bar();
     double mean = sum / (double)counted, spread = squares / (double)counted - mean * mean;
     printf("perplexity  %.6g +- %.2g\n", exp(mean), exp(mean) * sqrt(spread / (double)counted));
     printf("nll         %.9g nats a token, %.6g bits", mean, mean / log(2));
     if (!o.ids) printf(", %.6g bits a byte", sum / log(2) / (double)inputs->text.n);
-    printf("\ntokens      %zu of %zu, in %zu windows of %zu, %zu apart\n", counted, n, windows,
-           width, stride);
+    printf("\ntokens      %zu of %zu, in windows of %zu, %zu apart\n", counted, n, width, stride);
     puts("definition  exp of the mean of -log p(token | those before it in its window); a token "
          "counts\n"
          "            once, in the first window that has it, if one stands before it there");
@@ -1236,12 +1041,9 @@ static void run_ppl(void) {
 /* ---- 8. Other verbs ---- */
 
 static void run_info(void) {
-    typedef unsigned long long number;
     new_session(1, (size_t)o.batch, false);
-    llama_session_options so = {
-        .size = sizeof so, .context = (int)context, .batch = o.batch, .threads = o.threads};
-    double need = (double)(info.file_bytes + llama_session_bytes(model, &so)),
-           have = physical_memory();
+    llama_session_options so = {.size = sizeof so, .context = (int)context};
+    double need = (double)(info.file_bytes + llama_session_bytes(model, &so));
     printf("model       %s\nformat      %s, %s, %d shard%s\n", o.model, info.format, info.dtype,
            info.shards, info.shards > 1 ? "s" : "");
     printf(
@@ -1249,47 +1051,46 @@ static void run_info(void) {
         info.dim, info.layers, info.heads, info.kv_heads, info.head_dim, info.hidden, info.vocab);
     printf("constants   norm_eps %g, rope_theta %g\n", (double)info.norm_eps,
            (double)info.rope_theta);
-    printf("parameters  %llu\nbytes       %llu\n", (number)info.parameters,
-           (number)info.file_bytes);
+    printf("parameters  %" PRIu64 "\nbytes       %" PRIu64 "\n", info.parameters, info.file_bytes);
     if (info.bos >= 0 || info.eos >= 0)
         printf("tokenizer   bos %d, eos %d\n", (int)info.bos, (int)info.eos);
     else puts("tokenizer   none");
-    printf("context     %zu positions, KV cache %llu bytes (%llu a position)\n", context,
-           (number)(info.kv_bytes_per_token * context), (number)info.kv_bytes_per_token);
-    printf("memory      %.1f GB needed, %.1f GB in this machine: %s\n", need / 1e9, have / 1e9,
-           need <= have ? "fits" : "does not fit; weights will be read from disk again and again");
+    printf("context     %zu positions, KV cache %" PRIu64 " bytes (%" PRIu64 " a position)\n",
+           context, info.kv_bytes_per_token * context, info.kv_bytes_per_token);
+    printf("memory      %.1f GB needed, %.1f GB in this machine: %s\n", need / 1e9,
+           physical_memory() / 1e9,
+           need <= physical_memory()
+               ? "fits"
+               : "does not fit; weights will be read from disk again and again");
     printf("kernels     %s\n", llama_session_kernels(session));
 }
 
 static int on_check(void *user, const char *what, uint64_t done, uint64_t total) {
-    show_bar(user, what, (double)done, (double)total);
-    return interrupted;
+    (void)user;
+    return show_bar(what, (double)done, (double)total), interrupted;
 }
 
 static void run_check(void) {
     llama_error err;
-    int status = llama_check(model, on_check, &progress, &err);
-    clear_bar(&progress);
+    int status = llama_check(model, on_check, NULL, &err);
+    clear_bar();
     check(status, err.text);
-    printf("%s: sound, %llu parameters in %d file%s\n", o.model,
-           (unsigned long long)info.parameters, info.shards, info.shards > 1 ? "s" : "");
+    printf("%s: sound, %" PRIu64 " parameters in %d file%s\n", o.model, info.parameters,
+           info.shards, info.shards > 1 ? "s" : "");
 }
 
 /* Text to ids, or ids to text. */
 static void run_tokenize(void) {
-    llama_utf8 utf8 = {.n = 0};
-    char text[LLAMA_TEXT_MAX];
-    want_tokenizer(llama_token_text(model, 0, NULL));
+    want_tokenizer();
     if (o.decode) read_ids(inputs);
     else tokenize(inputs, o.bos ? LLAMA_ADD_BOS : 0);
-    for (size_t i = 0; i < inputs->n_tokens && !o.count; i++) {
-        int32_t token = inputs->tokens[i];
-        if (o.decode) write_out(text, llama_utf8_push(model, &utf8, token, text));
-        else printf("%s%d", i ? " " : "", (int)token);
-    }
-    if (o.count) printf("%zu", inputs->n_tokens);
-    if (o.decode) write_out(text, llama_utf8_push(model, &utf8, LLAMA_FLUSH, text));
-    else putchar('\n');
+    size_t n = inputs->n_tokens;
+    bytes text = {.n = 0};
+    if (o.decode) append_tokens(&text, inputs->tokens, n), write_out(text.text, text.n);
+    for (size_t i = 0; i < n && !o.count && !o.decode; i++)
+        printf("%s%d", i ? " " : "", (int)inputs->tokens[i]);
+    if (o.count) printf("%zu", n);
+    if (!o.decode) putchar('\n');
 }
 
 typedef struct {
@@ -1368,16 +1169,15 @@ static void run_bench(void) {
     printf("prompt      %d tokens, %.2f tokens/s, %.1f GFLOP/s of matrix products\n", GIVEN, prompt,
            prompt * 2 * weights_met(GIVEN) / GIVEN / 1e9);
     printf("generation  %d tokens, %.2f tokens/s, %.1f GB/s of weights\n", GENERATED, each,
-           each * bytes_met(1) / 1e9);
+           each * token_bytes() / 1e9);
     printf("kernels     %s\n", llama_session_kernels(session));
 }
 
 int main(int argc, char **argv) {
     figures.began = now();
     read_options(argc, argv);
-    progress.wanted = !quiet && isatty(STDERR_FILENO);
-    struct sigaction action = {.sa_handler = on_interrupt,
-                               .sa_flags = o.talk ? 0 : (int)SA_RESETHAND};
+    bar.wanted = !o.quiet && isatty(STDERR_FILENO);
+    struct sigaction sa = {.sa_handler = on_interrupt, .sa_flags = o.talk ? 0 : (int)SA_RESETHAND};
     bool works = !o.version && !o.shell && !o.help && o.verb->run;
     if (o.version)
         printf("llama.c %d.%d.%d (%s)\n", llama_release() / 10000, llama_release() / 100 % 100,
@@ -1387,8 +1187,7 @@ int main(int argc, char **argv) {
     if (works) {
         settle_model();
         read_inputs();
-        sigaction(SIGINT, &action,
-                  NULL); /* a second Ctrl-C ends it at once, but in a conversation */
+        sigaction(SIGINT, &sa, NULL); /* a second Ctrl-C ends it, but in a conversation */
         if (!o.seeded && getentropy(&o.seed, sizeof o.seed) != 0) o.seed = (uint64_t)time(NULL);
         open_model();
         figures.opened = now();

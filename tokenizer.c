@@ -1,5 +1,5 @@
-/* tokenizer.c - text: SentencePiece BPE, exactly, as the tokenizer.model of LLaMA 1 and 2 has it and
- * what others made of it; and whole texts from prompts.
+/* tokenizer.c - text: SentencePiece BPE, exactly, as the tokenizer.model of LLaMA 1 and 2 has it
+ * and what others made of it; and whole texts from prompts.
  *
  *   1. The vocabulary   pieces and a hash table over them, from tokenizer.model (a protobuf),
  *                       llama2.c's tokenizer.bin, Hugging Face's tokenizer.json or GGUF
@@ -962,8 +962,8 @@ LLAMA_API int llama_prompt(llama_session *s, int seq, const int32_t *tokens, siz
 
 enum { AT_ONCE = 64, WORTH = 8 }; /* tokens for which a text waits, or a sequence is copied */
 
-/* Give a text a free one of the sequences, and all of its prompt that stands in any. False: there is
- * none, or one that begins now will have more of it in a moment. */
+/* Give a text a free sequence, and all of its prompt that stands in any. False: there is none, or
+ * one that begins now will have more of it in a moment. */
 static bool admit(llama_session *s, llama_text *t, llama_text **in, int sequences) {
     size_t most = 0, coming = 0, n = t->n_prompt;
     int from = -1, to = -1;
