@@ -18,6 +18,7 @@ PREFIX ?= /usr/local
 BINDIR ?= $(PREFIX)/bin
 LIBDIR ?= $(PREFIX)/lib
 INCLUDEDIR ?= $(PREFIX)/include
+MANDIR ?= $(PREFIX)/share/man
 
 # Objects depend on how they are compiled: a change of flags makes them anew.
 FLAGS = $(CC) $(ALL_CFLAGS) $(LDFLAGS)
@@ -26,6 +27,9 @@ all: llama
 
 llama: build/main.o build/llama.o build/tokenizer.o
 	$(CC) $(ALL_CFLAGS) $(LDFLAGS) -pthread -o $@ $^ -lm
+
+build/llama.1: llama tests/manpage.sh
+	sh tests/manpage.sh ./llama >$@
 
 build/%.o: %.c $(HEADERS) build/flags
 	$(CC) $(ALL_CFLAGS) $(PIC) -c -o $@ $<
@@ -58,9 +62,10 @@ demo: llama
 # Needs a C compiler and a shell; no network, no other data. (Threads that sleep while they wait: a busy
 # machine must not make the tests slow.)
 test: export OMP_WAIT_POLICY = passive
-test: llama build/$(SONAME) build/test_math build/test_api build/test_bits build/test_hostile build/test_threads build/test_formats build/test_amx build/test_state build/test_damage build/soak
+test: llama build/$(SONAME) build/test_math build/test_api build/test_bits build/test_hostile build/test_threads build/test_formats build/test_amx build/test_state build/test_damage build/test_texts build/soak
 	build/test_math
 	build/test_api tests/tiny
+	build/test_texts tests/tiny
 	build/test_bits --self tests/tiny
 	build/test_hostile tests/tiny build/hostile
 	build/test_threads tests/tiny
@@ -70,6 +75,7 @@ test: llama build/$(SONAME) build/test_math build/test_api build/test_bits build
 	build/test_damage build/damage
 	build/soak tests/tiny 4000 400
 	sh tests/test_cli.sh ./llama tests/tiny build/formats/cli
+	sh tests/python.sh pty tests/terminal.py ./llama tests/tiny
 	sh tests/test_build.sh
 	sh tests/python.sh numpy tests/trace.py build/$(SONAME) ./llama tests/tiny
 	sh tests/style.sh
@@ -130,9 +136,10 @@ style:
 	sh tests/style.sh
 
 # The names leave those of llama.cpp alone: libllamac, llamac.pc, llamac/llama.h
-install: llama build/libllamac.a build/$(SONAME)
-	install -d '$(DESTDIR)$(BINDIR)' '$(DESTDIR)$(LIBDIR)/pkgconfig' '$(DESTDIR)$(INCLUDEDIR)/llamac'
+install: llama build/llama.1 build/libllamac.a build/$(SONAME)
+	install -d '$(DESTDIR)$(BINDIR)' '$(DESTDIR)$(MANDIR)/man1' '$(DESTDIR)$(LIBDIR)/pkgconfig' '$(DESTDIR)$(INCLUDEDIR)/llamac'
 	install -m 755 llama '$(DESTDIR)$(BINDIR)/llama'
+	install -m 644 build/llama.1 '$(DESTDIR)$(MANDIR)/man1/llama.1'
 	install -m 644 llama.h '$(DESTDIR)$(INCLUDEDIR)/llamac/llama.h'
 	install -m 644 build/libllamac.a '$(DESTDIR)$(LIBDIR)/libllamac.a'
 	install -m 755 build/$(SONAME) '$(DESTDIR)$(LIBDIR)/$(SONAME)'
@@ -142,7 +149,7 @@ install: llama build/libllamac.a build/$(SONAME)
 	    >'$(DESTDIR)$(LIBDIR)/pkgconfig/llamac.pc'
 
 uninstall:
-	rm -f '$(DESTDIR)$(BINDIR)/llama' '$(DESTDIR)$(INCLUDEDIR)/llamac/llama.h' '$(DESTDIR)$(LIBDIR)/libllamac.a' \
+	rm -f '$(DESTDIR)$(BINDIR)/llama' '$(DESTDIR)$(MANDIR)/man1/llama.1' '$(DESTDIR)$(INCLUDEDIR)/llamac/llama.h' '$(DESTDIR)$(LIBDIR)/libllamac.a' \
 	    '$(DESTDIR)$(LIBDIR)/$(SONAME)' '$(DESTDIR)$(LIBDIR)/libllamac.so' '$(DESTDIR)$(LIBDIR)/pkgconfig/llamac.pc'
 	-rmdir '$(DESTDIR)$(INCLUDEDIR)/llamac'
 

@@ -175,11 +175,10 @@ typedef struct {
 } verb;
 
 static const verb verbs[] = {
-    {'c', 'p', "complete", "MODEL [PROMPT]",
-     "go on with a text (the verb may be left out); -i: talk",
+    {'c', 'p', "complete", "MODEL [PROMPT]", "go on with a prompt; -i: a conversation",
      "The prompt is an argument, -p, -f, or stdin; one newline at its end is dropped.\n"
-     "Several (-p, -f, --lines, -0, -k) run together, each with the text it has alone;\n"
-     "they come in their order, each ended by a newline, with -0 by a NUL.\n\n"
+     "Several (-p, -f, --lines, -0, -k) run together, each with the text it has alone,\n"
+     "and come in their order, each ended by a newline, with -0 by a NUL.\n\n"
      "-i: each line goes behind all text so far, between --in-prefix and --in-suffix,\n"
      "and the model replies up to a --stop text, </s> or -n tokens. Ctrl-C stops a\n"
      "reply, Ctrl-D ends. /reset goes back to the prompt; /save FILE, /load FILE,\n"
@@ -187,7 +186,7 @@ static const verb verbs[] = {
      "gives a history of lines.\n",
      "llama LLaMA/7B \"I believe the meaning of life is\" -n 64\n"
      "         llama LLaMA/7B --lines -f questions.txt --json --temp 0 -n 32\n"
-     "         llama LLaMA/7B -i --in-prefix \"User: \" --in-suffix \"\\nBob:\" -e --stop User:",
+     "         llama LLaMA/7B -i -e --in-prefix \"Q: \" --in-suffix \"\\nA:\" --stop Q:",
      run_complete},
     {'l', 'f', "ppl", "MODEL FILE", "the perplexity of a text",
      "exp of the mean of -log p(token | those before it in its window). Windows have\n"
@@ -199,16 +198,16 @@ static const verb verbs[] = {
      "llama tokenize LLaMA/7B Hello world", run_tokenize},
     {'i', 0, "info", "MODEL", "shape, size and memory; reads no weights", "",
      "llama info LLaMA/65B -c 512", run_info},
-    {'m', 0, "check", "MODEL", "reads every weight: finite, no holes, MD5 sums", "",
+    {'m', 0, "check", "MODEL", "reads all weights: finite, no holes, MD5", "",
      "llama check LLaMA/7B", run_check},
     {'t', 'n', "trace", "MODEL PROMPT [NAME...]", "what each matrix makes of the prompt",
      "A line for each of Meta's modules, or those named: rows (tokens) and columns,\n"
      "mean, root mean square, CRC-32 of the float32 bytes, the first numbers.\n",
      "llama trace LLaMA/7B \"Once upon\" layers.3 output", run_trace},
-    {'b', 0, "bench", "MODEL", "how fast: a prompt of 128 tokens, 32 generated", "",
+    {'b', 0, "bench", "MODEL", "its speed: a prompt of 128, 32 generated", "",
      "llama bench LLaMA/7B -t 1", run_bench},
-    {'h', 'w', "help", "[VERB]", "all that a verb can do; help all: everything", "",
-     "llama help score", NULL},
+    {'h', 'w', "help", "[VERB]", "all of a verb; help all: of every verb", "", "llama help score",
+     NULL},
 };
 enum { VERBS = sizeof verbs / sizeof *verbs };
 
@@ -420,9 +419,9 @@ static void print_help(void) {
     }
     puts("usage: llama MODEL [PROMPT] [options]");
     for (v = verbs; v < verbs + VERBS; v++)
-        printf("  llama %-8s %-24s%s\n", v->name, v->arguments, v->summary);
-    puts("\nMODEL: a folder as Meta or Hugging Face has it, a .gguf file, llama2.c's .bin, as\n"
-         "they are; if there is none, $LLAMA_MODEL. Without a prompt, stdin is it.\n");
+        printf("  llama %-8s %-23s%s\n", v->name, v->arguments, v->summary);
+    puts("\nMODEL: a folder as Meta or Hugging Face has it, a .gguf file, llama2.c's .bin,\n"
+         "as they are; if there is none, $LLAMA_MODEL. Without a prompt, stdin is it.\n");
     print_options('o');
     puts("\nexample: llama LLaMA/7B \"I believe the meaning of life is\" -n 64\n"
          "exit: 0 done, 1 failed, 2 usage, 3 model file, 4 memory, 5 prompt too long,\n"

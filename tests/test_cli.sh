@@ -49,6 +49,8 @@ same "--name=value" $work/out $work/text
 printf '%s\n' "$prompt" >$work/prompt
 run 0 "-f" $llama $model -f $work/prompt $greedy
 same "-f" $work/out $work/text
+run 0 "complete --file" $llama complete $model --file $work/prompt --temperature 0 -n 24 --threads 1 --quiet
+same "complete --file" $work/out $work/text
 echo "$prompt" | $llama $model $greedy >$work/out 2>$work/err
 same "a pipe is the prompt" $work/out $work/text
 echo "other" | $llama $model "$prompt" $greedy >$work/out
@@ -255,6 +257,134 @@ same "a cache that cannot be written: the same text" $work/out $work/text
 holds "and a note" grep -q "$work/none/cache: cannot be written: No such" $work/err
 if ls $work/*.?????? 2>/dev/null | grep -q "cache\."; then no "temporary files stay"; else ok; fi
 
+# Several prompts together: in order, each with the text it has alone, whatever separates them
+one="There was once" two="The king" three="A wolf came out of the wood and said"
+for p in "$one" "$two" "$three"; do $llama $model "$p" -n 20 -s 4 >>$work/alone && echo >>$work/alone; done
+run 0 "-p -p -p" $llama $model -p "$one" -p "$two" -p "$three" -n 20 -s 4
+same "-p -p -p" $work/out $work/alone
+printf '%s\n' "$one" "$two" "$three" >$work/lines
+run 0 "--lines" $llama $model --lines -f $work/lines -n 20 -s 4
+same "--lines" $work/out $work/alone
+$llama $model --lines -n 20 -s 4 <$work/lines >$work/out
+same "--lines of a pipe" $work/out $work/alone
+printf '%s\0' "$one" "$two" "$three" >$work/nuls
+run 0 "-0" $llama $model -0 -f $work/nuls -n 20 -s 4
+tr '\n' '\0' <$work/alone >$work/want
+holds "-0: as many NULs" [ "$(tr -dc '\0' <$work/out | wc -c)" -eq 3 ]
+tr '\0' '\n' <$work/out >$work/got
+same "-0" $work/got $work/alone
+run 0 "--null" $llama $model --null -f $work/nuls -n 20 -s 4 -b 2 -t 1
+tr '\0' '\n' <$work/out >$work/got
+same "--null, in other passes" $work/got $work/alone
+printf '%s' "$one" >$work/f1
+run 0 "-f -p -f" $llama $model -f $work/f1 -p "$two" -f $work/f1 -n 20 -s 4
+$llama $model -p "$one" -p "$two" -p "$one" -n 20 -s 4 >$work/want
+same "-f -p -f: in their order" $work/out $work/want
+printf 'There\\x20was once\n' | $llama $model --lines -e -n 20 -s 4 >$work/out
+head -n 1 $work/alone | cmp -s - $work/out && ok || no "--lines -e"
+printf 'There was once\n\nThe king' | $llama $model --lines -n 3 -s 4 >$work/out
+holds "--lines: an empty line is a prompt, the last needs no newline" [ "$(wc -l <$work/out)" -eq 3 ]
+: >$work/void
+run 0 "--lines of nothing" $llama $model --lines -f $work/void
+empty "--lines of nothing" $work/out
+for i in $(seq 40); do echo "Number $i of them"; done >$work/forty # more than run together
+run 0 "forty" $llama $model --lines -f $work/forty -n 9 --temp 0
+for i in 1 17 33 40; do
+    $llama $model "Number $i of them" -n 9 --temp 0 >$work/want
+    if [ "$(sed -n ${i}p $work/out)" = "$(cat $work/want)" ]; then ok; else no "number $i of forty: $(sed -n ${i}p $work/out)"; fi
+done
+for seed in 4 5 6; do $llama $model "$one" -n 20 -s $seed >>$work/samples && echo >>$work/samples; done
+run 0 "-k 3" $llama $model "$one" -n 20 -s 4 -k 3 --stats
+same "-k 3: the seeds from -s on" $work/out $work/samples
+holds "-k 3: the prompt is evaluated once" grep -q "^prompt *$(($($llama tokenize $model --count "$one") + 1)) tokens" $work/err
+run 0 "--samples" $llama $model "$one" --n-predict 20 --seed 4 --samples 3
+same "--samples" $work/out $work/samples
+refuse 5 "one of them is too long" "context" $llama $model -p x -p "$prompt" -c 4
+
+# --json: an object a line, that python reads; text, tokens, finish, seed, and the probabilities
+cat >$work/objects.py <<'END'
+import json, math, sys
+rows = [json.loads(line) for line in open(sys.argv[1], encoding="utf-8")]
+alone = open(sys.argv[2], encoding="utf-8").read().split("\n")
+assert [r["prompt"] for r in rows] == [0, 0, 1, 1, 2, 2] and [r["sample"] for r in rows] == [0, 1] * 3, rows
+for r in rows:
+    assert r["seed"] == 4 + r["sample"] and r["finish"] == "length" and len(r["tokens"]) == 20 and r["prompt_tokens"] > 1, r
+    assert 0 <= r["first_token_seconds"] <= r["seconds"] < 100
+    assert len(r["logprobs"]) == 20
+    for token, p in zip(r["tokens"], r["logprobs"]):
+        assert p["token"] == token and len(p["top"]) == 3
+        assert all(a["logprob"] >= b["logprob"] for a, b in zip(p["top"], p["top"][1:])) and p["logprob"] <= p["top"][0]["logprob"] + 1e-5 <= 1e-5
+        assert sum(math.exp(t["logprob"]) for t in p["top"]) <= 1.00001
+        assert all(abs(t["logprob"] - p["logprob"]) < 1e-5 for t in p["top"] if t["token"] == token)
+assert [r["text"] for r in rows if r["sample"] == 0] == alone[:3], rows
+END
+run 0 "--json" $llama $model -p "$one" -p "$two" -p "$three" -n 20 -s 4 -k 2 --json --logprobs 3
+if command -v python3 >/dev/null 2>&1; then
+    holds "--json: $(head -c 300 $work/out)" python3 $work/objects.py $work/out $work/alone
+else
+    echo "SKIP: what --json writes (no python3)"
+fi
+holds "--json: six lines" [ "$(wc -l <$work/out)" -eq 6 ]
+run 0 "--json: finishes" $llama $model -p "$one" --stop "," --json --temp 0 -n 60
+holds "stop" grep -q '"finish": "stop"' $work/out
+run 0 "--json: a full context" $llama $model -p "$one" -c 12 --json -n -1 --ignore-eos -q
+holds "context" grep -q '"finish": "context"' $work/out
+run 0 "--json: no tokens" $llama $model -p "a\"b\\c" -n 0 --json --echo
+holds "--json: escapes ($(cat $work/out))" grep -qF '"text": "a\"b\\c", "tokens": [], "finish": "length"' $work/out
+bad=$(printf 'x\033\302\233\377\tz')
+run 0 "--json: what is no text" $llama $model -p "$bad" -n 0 --json --echo
+holds "--json: control characters ($(cat $work/out))" grep -qF '"text": "x\u001b\u009b\ufffd\u0009z"' $work/out
+refuse 2 "--logprobs alone" "only with --json" $llama $model x --logprobs 2
+refuse 2 "-i and --json" "one text" $llama $model -i --json
+refuse 2 "-i and -k" "one text" $llama $model -i -k 2
+
+# A conversation through pipes; tests/terminal.py has the rest. The cache serves it too
+printf 'The king\n/sing\n//x\n' | $llama $model --interactive --temp 0 -n 12 --in-prefix 'A: ' --in-suffix '\nB:' --escape >$work/out 2>$work/err
+holds "-i: a reply a line" [ "$(wc -l <$work/out)" -ge 2 ]
+one_line "-i: no such command"
+holds "-i: says which there are" grep -q "/reset, /save FILE, /load FILE, /stats, /exit" $work/err
+cp $work/out $work/talk
+for n in 1 2; do
+    printf 'The king\n/sing\n//x\n' | $llama $model -i --temp 0 -n 12 --in-prefix 'A: ' --in-suffix '\nB:' -e --prompt-cache $work/talked >$work/out 2>/dev/null
+    same "-i --prompt-cache, $n: the same replies" $work/out $work/talk
+    holds "-i --prompt-cache: a file" test -s $work/talked
+done
+printf 'one\ntwo\nthree\nfour\nfive\nsix\n' | $llama $model -i --temp 0 -n 12 -c 40 >$work/out 2>$work/err
+if [ $? -eq 5 ]; then ok; else no "-i: a full context ends a pipe's conversation"; fi
+holds "-i: says so" grep -q "context of 40 positions is full" $work/err
+printf '/load %s\n' "$work/readme" | $llama $model -i >$work/out 2>$work/err
+holds "/load of no state" grep -q "not a saved state" $work/err
+printf '/load %s\n' "$work/nowhere" | $llama $model -i >$work/out 2>$work/err
+holds "/load of nothing" grep -q "No such file" $work/err
+empty "/load of nothing says nothing else" $work/out
+printf '/save %s\n' "$work/no/where" | $llama $model -i >$work/out 2>$work/err
+holds "/save to nowhere" grep -q "cannot be written" $work/err
+(ulimit -v 2000000 && $llama $model x -c 1048576 -t 1 -n 1 >$work/out 2>$work/err)
+if [ $? -eq 4 ]; then ok; else no "no memory for the context: $(cat $work/err)"; fi
+
+# ppl: the same for a text and its ids; windows; what it says of itself
+tr '\n' ' ' <tests/tiny/README.md | head -c 1500 >$work/prose
+run 0 "ppl" $llama ppl $model $work/prose
+cp $work/out $work/ppl
+holds "ppl: figures" grep -qE '^perplexity  [0-9.]+ \+- [0-9.]+$' $work/out
+holds "ppl: its definition" grep -q "^definition  exp of the mean of -log p" $work/out
+$llama tokenize $model --bos <$work/prose >$work/prose.ids
+run 0 "ppl --ids" $llama ppl $model $work/prose.ids --ids
+holds "ppl --ids: the same" [ "$(head -n 1 $work/out)" = "$(head -n 1 $work/ppl)" ]
+run 0 "ppl of other bits of work" $llama ppl $model -f $work/prose -t 1 --batch-size 7 --kernels scalar
+same "ppl: the same bits" $work/out $work/ppl
+run 0 "ppl in windows" $llama ppl $model $work/prose --ctx 100 --stride 50
+n=$(wc -w <$work/prose.ids)
+holds "ppl: each token once ($(sed -n 3p $work/out))" grep -q "^tokens      $((n - 1)) of $n, in windows of 100, 50 apart" $work/out
+run 0 "ppl in windows side by side" $llama ppl $model $work/prose --ctx-size 100
+holds "ppl: but the first of each window" grep -q "^tokens      $((n - (n + 99) / 100)) of $n, in windows of 100, 100 apart" $work/out
+run 0 "ppl --no-bos" $llama ppl $model $work/prose --no-bos
+holds "ppl --no-bos: a token less" grep -q "^tokens      $((n - 2)) of $((n - 1))" $work/out
+refuse 2 "ppl of nothing" "two are the least" $llama ppl $model $work/void
+refuse 2 "ppl: a stride too long" "more than the window" $llama ppl $model $work/prose --ctx 10 --stride 11
+refuse 2 "ppl of ids that are none" "not a token id" $llama ppl $model $work/prose --ids
+refuse 2 "ppl of a file that is not there" "cannot be opened" $llama ppl $model $work/none
+
 # A model cut short under way, and what is no model: an error, soon
 cp -r $model $work/cut
 rm $work/out
@@ -340,6 +470,12 @@ same "tokenize with LLAMA_MODEL" $work/out $work/ids
 
 # Every format alike: the same text and ids, info, check
 for form in $forms/meta $forms/hf $forms/model.gguf $forms/bin/model.bin; do
+    run 0 "$form: ppl" $llama ppl $form $work/prose --ctx 64
+    [ $form = $forms/meta ] && cp $work/out $work/perplexed
+    same "$form: the perplexity of the others" $work/out $work/perplexed
+    run 0 "$form: a batch" $llama $form -p "There" -p "The king" -k 2 -n 6 -s 1
+    [ $form = $forms/meta ] && cp $work/out $work/batch
+    same "$form: the batch of the others" $work/out $work/batch
     run 0 "$form: completes" $llama $form "There was once" $greedy
     [ $form = $forms/meta ] && cp $work/out $work/first
     same "$form: the text of the others" $work/out $work/first
@@ -392,11 +528,63 @@ refuse 2 "an id that is none" "not a token id" $llama tokenize $model --decode -
 run 0 "--bos" $llama tokenize $model --bos "There was once"
 if [ "$(cat $work/out)" = "1 $(cat $work/ids)" ]; then ok; else no "--bos"; fi
 refuse 3 "tokenize without a model" "/no/such" $llama tokenize /no/such x
+
+# Help: a first screen, all of each verb, what shells complete, the manual page; and each option it names is tried here
 run 0 "-h" $llama -h
-holds "-h names every option" sh -c "for o in -m -p -f -n -c -t -b -s -r --stop --temp --top-p --top-k --min-p --repeat-penalty \
-    --repeat-last-n -e --prompt-cache --no-bos --ignore-eos --echo --stats -q --kernels --memory --tokenizer -h --version --decode --count; do
-    grep -q -- \"\$o\" $work/out || exit 1; done"
-holds "-h fits a screen" sh -c "[ \$(wc -l <$work/out) -le 40 ]"
+cp $work/out $work/help
+holds "-h fits a screen" sh -c "[ \$(wc -l <$work/out) -le 24 ] && [ -z \"\$(awk 'length > 80' $work/out)\" ]"
+run 0 "help" $llama help
+same "help: the first screen" $work/out $work/help
+run 0 "--help behind a model" $llama $model --help
+same "--help behind a model: the first screen" $work/out $work/help
+verbs="complete ppl tokenize info check trace bench help"
+for verb in $verbs; do
+    holds "-h has $verb" grep -q "^  llama $verb " $work/help
+    run 0 "help $verb" $llama help $verb
+    holds "help $verb: usage, an example" sh -c "grep -q '^usage: llama $verb' $work/out && grep -q '^example: llama ' $work/out"
+    cp $work/out $work/one
+    [ $verb = complete ] || [ $verb = help ] || { run 0 "$verb -h" $llama $verb -h && same "$verb -h" $work/out $work/one; }
+    holds "$verb is tried here" grep -q "\$llama $verb" "$0"
+done
+run 0 "help all" $llama help all
+cp $work/out $work/all
+holds "help all: 80 columns" [ -z "$(awk 'length > 80' $work/all)" ]
+sed -n 's/^  \(-[^ ].\{23\}\).*/\1/p' $work/all | grep -oE -- '--?[a-z0-9][a-z0-9-]*' | sort -u >$work/names
+holds "help all: there are options" [ "$(wc -l <$work/names)" -ge 50 ]
+tr "\"'=" '   ' <"$0" >$work/self
+for name in $(cat $work/names); do # each as a word of its own
+    holds "$name is tried here" grep -qE -- "(^|[ (])$name([ );]|\$)" $work/self
+done
+sed -n 's/^exit: //p' $work/help | grep -oE '\b[0-9]+ ' | while read -r code; do
+    grep -qE "(run|refuse) $code |code -eq $code " "$0" || echo $code
+done >$work/untried
+empty "each exit code is tried here" $work/untried
+refuse 2 "help of no verb" "no such verb" $llama help sing
+refuse 2 "the nearest option" "did you mean --temp?" $llama $model x --tepm 0
+refuse 2 "the nearest option" "did you mean --repeat-penalty?" $llama $model x --repeat-penality 2
+refuse 2 "nothing is near" "no such option; llama -h" $llama $model x --frobnicate
+refuse 2 "an option of another verb" "see llama help info" $llama info $model --temp 1
+for shell in bash zsh fish; do
+    run 0 "--completion $shell" $llama --completion $shell
+    holds "--completion $shell: its words" sh -c "for w in $verbs \$(cat $work/names); do grep -qE -- \"[' (]\$w[' )]\" $work/out || exit 1; done"
+    if command -v $shell >/dev/null 2>&1; then
+        holds "--completion $shell: $shell takes it" $shell -c "$(cat $work/out)"
+    fi
+done
+$llama --completion bash >$work/complete
+bash -c ". $work/complete; complete -p llama" >$work/out 2>&1 && holds "bash has it" grep -q -- "--prompt-cache" $work/out
+refuse 2 "--completion of another" "not bash, zsh or fish" $llama --completion tcsh
+holds "the manual page is made" sh -c "sh tests/manpage.sh $llama >$work/llama.1"
+tr -d '\\' <$work/llama.1 >$work/page
+for name in $(cat $work/names) $verbs; do
+    holds "the manual page has $name" grep -qE -- "(^|[ ,])$name([ ,]|\$)" $work/page
+done
+if command -v groff >/dev/null 2>&1; then
+    groff -man -Tutf8 -ww -z $work/llama.1 >$work/out 2>&1
+    empty "groff has nothing to say of the manual page" $work/out
+else
+    echo "SKIP: the manual page's form (no groff)"
+fi
 run 0 "--version" $llama --version
 holds "--version" grep -q "^llama.c 0.1.0" $work/out
 
