@@ -43,6 +43,26 @@ for shape in tinyA tinyB tinyC tinyE tinyH; do
     echo "$shape: $first from $forms forms"
 done
 
+# The perplexity of the goldens' tokens, within 1e-5 of their mean negative log-likelihood
+worst=0 compared=0
+for golden in $data/golden/*/golden.json; do
+    shape=$(basename "$(dirname "$golden")")
+    want=$(tr -d '\n' <"$golden" | sed -n 's/.*"nll_mean": *\([0-9.]*\).*/\1/p')
+    [ -n "$want" ] || continue # the long contexts have none
+    tr -d '\n' <"$golden" | sed 's/.*"tokens": *\[\([^]]*\)\].*/\1/; s/,/ /g' >build/golden.ids
+    for model in $data/ckpt/${shape%-*}/meta-${shape#*-}-mp1 $data/ckpt/${shape%-*}/hf-${shape#*-}; do
+        [ -d $model ] || continue
+        nll=$(./llama ppl $model --ids build/golden.ids | sed -n 's/^nll *\([0-9.]*\) .*/\1/p')
+        worst=$(awk -v a="${nll:-9}" -v b="$want" -v w="$worst" 'BEGIN { d = a / b - 1; d = d < 0 ? -d : d; print (d > w ? d : w) }')
+        compared=$((compared + 1))
+    done
+done
+if [ $compared -lt 15 ] || awk -v w="$worst" 'BEGIN { exit !(w > 1e-5) }'; then
+    echo "FAIL: the perplexities of $compared checkpoints are off by $worst"
+    exit 1
+fi
+echo "perplexity: $compared checkpoints within $worst of the goldens"
+
 # LLAMA_FAST, its tiles in plain C, within 2e-4 of every golden
 pairs=
 for golden in $data/golden/tiny[A-H]-*16; do

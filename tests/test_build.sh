@@ -82,7 +82,7 @@ if [ "$declared" -eq "$defined" ]; then ok; else no "$declared functions are dec
 place=$PWD/$work/place
 tree() { (cd "$place" && find . ! -type d | LC_ALL=C sort | tr '\n' ' '); }
 quietly "make install" make -s install DESTDIR="$place" PREFIX=/opt
-want="./opt/bin/llama ./opt/include/llamac/llama.h ./opt/lib/libllamac.a ./opt/lib/libllamac.so ./opt/lib/libllamac.so.0 ./opt/lib/pkgconfig/llamac.pc "
+want="./opt/bin/llama ./opt/include/llamac/llama.h ./opt/lib/libllamac.a ./opt/lib/libllamac.so ./opt/lib/libllamac.so.0 ./opt/lib/pkgconfig/llamac.pc ./opt/share/man/man1/llama.1 "
 if [ "$(tree)" = "$want" ]; then ok; else no "make install: $(tree)"; fi
 if (cd $work && "$place/opt/bin/llama" info LLaMA/7B) | grep -q 2164416; then ok; else no "the installed command"; fi
 if command -v pkg-config >/dev/null 2>&1; then
