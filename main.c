@@ -306,7 +306,7 @@ static size_t find_option(const char *text, size_t n) {
 /* Put the value of option i where it belongs. */
 static void set_option(size_t i, const char *value) {
     void *at = (char *)&o + option_table[i].at;
-    int kind = option_table[i].kind;
+    int kind = (int)option_table[i].kind;
     double least = option_table[i].least, most = option_table[i].most, v = 0;
     char *end = NULL;
     o.given |= (uint64_t)1 << i;
@@ -652,9 +652,10 @@ static double physical_memory(void) {
  * the disk goes; not if memory cannot hold them: that would push out what is needed. */
 static void new_session(size_t n, size_t batch, bool reads) {
     llama_error err;
+    sequences = n;
     llama_session_options so = {.size = sizeof so,
                                 .context = (int)context,
-                                .sequences = (int)(sequences = n),
+                                .sequences = (int)n,
                                 .batch = (int)batch,
                                 .threads = o.threads,
                                 .numerics = o.fast ? LLAMA_FAST : LLAMA_EXACT,
