@@ -370,8 +370,8 @@ static const verb *find_verb(const char *name) {
 static void read_options(int argc, char **argv) {
     size_t room = (size_t)argc + 1;
     bool over = false;
-    o = (options){.n = 256, .samples = 1, .temperature = 0.8, .top_p = 0.95, .suffix = "\n"};
-    o.repeat_penalty = 1;
+    o = (options){.n = 256, .samples = 1, .top_p = 0.95, .prefix = "", .suffix = "\n"};
+    o.temperature = 0.8, o.repeat_penalty = 1;
     o.words = take(2 * room * sizeof *o.words);
     o.stops = o.words + room;
     o.sources = take(room * sizeof *o.sources);
@@ -621,13 +621,14 @@ static void append_tokens(bytes *b, const int32_t *tokens, size_t n) {
 /* ---- 4. Sessions ---- */
 
 static llama_session *session;
-static size_t sequences;   /* it has */
-static pthread_t warmer;   /* reads the weights in, if it */
-static bool warming;       /* was started, until */
-static atomic_bool warmed; /* nobody waits for them */
-static struct { /* for --stats. When: it, the model was open, the first token was there, the last */
-    double began, opened, first, ended;
-    size_t evaluated, known, generated; /* tokens: of prompts; of those, known before; drawn */
+static size_t sequences;         /* it has */
+static pthread_t warmer;         /* reads the weights in, if it */
+static bool warming;             /* was started, until */
+static atomic_bool warmed;       /* nobody waits for them */
+static struct {                  /* for --stats */
+    double began, opened, first; /* when: it, the model was open, the first token was there */
+    double seconds[2];           /* that prompts took to their first tokens, and the rest */
+    size_t evaluated, known, generated, later; /* tokens; later: all drawn but the first ones */
 } figures;
 
 /* A line on a terminal's stderr while one prompt takes longer than a moment. */
@@ -694,14 +695,14 @@ static double token_bytes(void) {
 }
 
 static void print_stats(void) {
-    double first = figures.first - figures.opened, rest = figures.ended - figures.first;
+    const double *t = figures.seconds;
     double kv = (double)info.kv_bytes_per_token * (double)(context * sequences);
-    double rate = figures.generated > 1 ? ((double)figures.generated - 1) / rest : 0;
-    fprintf(stderr, "\nprompt      %zu tokens in %.3f s, %.1f tokens/s\n", figures.evaluated, first,
-            (double)figures.evaluated / first);
+    double rate = t[1] > 0 ? (double)figures.later / t[1] : 0;
+    fprintf(stderr, "\nprompt      %zu tokens in %.3f s, %.1f tokens/s\n", figures.evaluated, t[0],
+            t[0] > 0 ? (double)figures.evaluated / t[0] : 0);
     if (figures.known || o.cache)
         fprintf(stderr, "cache       %zu tokens of the prompt\n", figures.known);
-    fprintf(stderr, "generation  %zu tokens in %.3f s, %.2f tokens/s", figures.generated, rest,
+    fprintf(stderr, "generation  %zu tokens in %.3f s, %.2f tokens/s", figures.generated, t[1],
             rate);
     if (sequences == 1) fprintf(stderr, ", %.1f GB/s of weights", rate * token_bytes() / 1e9);
     fprintf(stderr, "\nfirst token %.1f ms after the start\nopening     %.1f ms\n",
@@ -830,14 +831,7 @@ static void show_texts(void) {
 /* Text that a token completed goes to the others, up to a stop text. */
 static int on_text(void *user, llama_text *t, const char *text, size_t n) {
     lane *l = &((lane *)user)[t - texts];
-    figures.ended = now();
-    if (figures.first == 0) figures.first = figures.ended;
-    if (l->first == 0) {
-        l->first = figures.ended;
-        figures.known += t->known;
-        figures.evaluated += t->n_prompt - t->known;
-    }
-    figures.generated += !t->finish;
+    if (l->first == 0) l->first = now();
     if (!t->finish && o.json) note_token(l, t);
     append(&l->out, text, n);
     size_t keep, left = l->out.n - l->ready;
@@ -855,7 +849,7 @@ static bool make_texts(void) {
     if (bias && info.eos >= 0) bias[info.eos] = -1e30f;
     texts = take((n_texts = n_inputs * samples) * sizeof *texts);
     lanes = take(n_texts * sizeof *lanes);
-    head = 0;
+    head = 0, bar.began = 0;
     for (size_t i = 0; i < n_texts; i++) {
         const input *in = &inputs[i / samples];
         size_t room = context - in->n_tokens + 1;
@@ -876,7 +870,15 @@ static bool make_texts(void) {
         if (o.echo) append(&lanes[i].out, in->text.text, in->text.n);
         lanes[i].ready = lanes[i].out.n;
     }
+    double began = now();
     int status = llama_generate(model, session, texts, n_texts, on_text, lanes);
+    double end = now(), first = lanes->first > 0 ? lanes->first : end;
+    figures.seconds[0] += first - began, figures.seconds[1] += end - first;
+    if (figures.generated == 0) figures.first = first;
+    for (const llama_text *t = texts; t < texts + n_texts; t++) {
+        figures.known += t->known, figures.evaluated += t->n_prompt - t->known;
+        figures.generated += t->generated, figures.later += t->generated - (t->generated > 0);
+    }
     clear_bar();
     if (status && head < n_texts) { /* cut short: what there is */
         char text[LLAMA_TEXT_MAX];
@@ -948,10 +950,10 @@ static bool obey(const char *line, const bytes *first) {
 }
 
 /* The line becomes part of the text, and so does what the model replies. */
-static bool reply(const char *line, size_t n) {
+static void reply(const char *line, size_t n) {
     bytes *said = &inputs->text;
     size_t before = said->n;
-    if (o.prefix) append(said, o.prefix, strlen(o.prefix));
+    append(said, o.prefix, strlen(o.prefix));
     append(said, line, n);
     append(said, o.suffix, strlen(o.suffix));
     tokenize(inputs, o.no_bos ? 0 : LLAMA_ADD_BOS);
@@ -963,7 +965,6 @@ static bool reply(const char *line, size_t n) {
         make_texts();
         append(said, lanes->out.text, lanes->out.n);
     }
-    return true;
 }
 
 static void converse(void) {
@@ -997,8 +998,7 @@ static void run_complete(void) {
     if (o.talk && (o.json || o.lines || o.nul || o.samples > 1 || n_inputs > 1))
         die(EXIT_USAGE, "-i: a conversation is one text, without --json, --lines, -0 or -k");
     for (size_t i = 0; i < o.n_stops && o.escapes; i++) o.stops[i] = unescaped(o.stops[i]);
-    if (o.escapes && o.prefix) o.prefix = unescaped(o.prefix);
-    if (o.escapes) o.suffix = unescaped(o.suffix);
+    if (o.escapes) o.prefix = unescaped(o.prefix), o.suffix = unescaped(o.suffix);
     if (o.talk) converse();
     else complete_all();
 }
@@ -1174,7 +1174,7 @@ static void run_bench(void) {
 }
 
 int main(int argc, char **argv) {
-    figures.began = now();
+    figures.began = figures.first = now();
     read_options(argc, argv);
     bar.wanted = !o.quiet && isatty(STDERR_FILENO);
     struct sigaction sa = {.sa_handler = on_interrupt, .sa_flags = o.talk ? 0 : (int)SA_RESETHAND};

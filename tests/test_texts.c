@@ -209,6 +209,15 @@ static void test_said(void) {
     memset(got, 0, sizeof got);
     texts[0] = text_of(0, 3, 5), texts[0].sampler.bias = bias;
     check(generate(s, texts, 1, got) == LLAMA_OK && got[0].n == 0 && texts[0].finish == LLAMA_EOS, "</s> ends it");
+    bias[2] = 0, bias[3 + 0xe2] = 1e30f; /* the first of three bytes */
+    for (int turn = 0; turn < 2; turn++) {
+        memset(got, 0, sizeof got);
+        texts[0] = text_of(0, 3, 1), texts[0].sampler.bias = bias;
+        said = turn, whom = 0, when = 1;
+        int status = generate(s, texts, 1, got);
+        check(status == LLAMA_OK && got[0].calls == 2 && got[0].bytes == (turn ? 0 : 3), "half a character at the end is shown, behind a stop it is not: %zu bytes", got[0].bytes);
+    }
+    said = 0;
     texts[0] = text_of(0, 3, 5), texts[0].sampler.temperature = -1;
     check(generate(s, texts, 1, got) == LLAMA_EINVAL && strstr(llama_session_error(s), "sampler"), "a bad sampler: %s", llama_session_error(s));
     check(llama_generate(NULL, s, texts, 1, on_text, got) == LLAMA_EINVAL && llama_generate(model, NULL, texts, 1, on_text, got) == LLAMA_EINVAL &&

@@ -8,7 +8,7 @@ command -v valgrind >/dev/null 2>&1 || { echo "SKIP: valgrind is not here"; exit
 work=build/valgrind
 mkdir -p $work
 failed=0
-tests=${1:-test_api test_hostile test_formats test_state test_damage test_bits}
+tests=${1:-test_api test_texts test_hostile test_formats test_state test_damage test_bits}
 for test in $tests; do
     ${CC:-gcc} -std=c11 -g -O2 -pthread -o $work/$test tests/$test.c llama.c tokenizer.c -lm || exit 1
 done
@@ -26,6 +26,7 @@ run() { # NAME ARGUMENTS
     fi
 }
 run test_api tests/tiny
+run test_texts tests/tiny
 run test_hostile tests/tiny $work/hostile
 run test_formats tests/tiny $work/formats
 run test_state $work/state still # valgrind does not tell a handler of SIGBUS the address
