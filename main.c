@@ -631,11 +631,11 @@ static struct {                  /* for --stats */
     size_t evaluated, known, generated, later; /* tokens; later: all drawn but the first ones */
 } figures;
 
-/* A line on a terminal's stderr while one prompt takes longer than a moment. */
+/* A line on a terminal's stderr while one prompt, or a check, takes longer than a moment. */
 static int on_progress(void *user, const char *what, uint64_t done, uint64_t total) {
     (void)user;
     if (bar.began == 0) bar.began = now();
-    if (sequences == 1 && now() - bar.began > 0.5) show_bar(what, (double)done, (double)total);
+    if (sequences <= 1 && now() - bar.began > 0.5) show_bar(what, (double)done, (double)total);
     return interrupted;
 }
 
@@ -867,7 +867,7 @@ static bool make_texts(void) {
             .seed = o.seed + i % samples,
             .bias = bias,
         };
-        if (o.echo) append(&lanes[i].out, in->text.text, in->text.n);
+        if (o.echo && !o.talk) append(&lanes[i].out, in->text.text, in->text.n);
         lanes[i].ready = lanes[i].out.n;
     }
     double began = now();
@@ -929,8 +929,11 @@ static int read_line(bytes *line) {
 }
 
 static void keep_conversation(const char *path) {
-    tokenize_prompt(inputs);
-    expect(llama_prompt(session, 0, inputs->tokens, inputs->n_tokens));
+    tokenize(inputs, o.no_bos ? 0 : LLAMA_ADD_BOS);
+    size_t n = inputs->n_tokens, most = n < context ? n : context; /* the last one may not fit */
+    expect(llama_prompt(session, 0, inputs->tokens, most));
+    if (most < n)
+        note("%s: without the last %zu of %zu tokens, as the context is full", path, n - most, n);
     save_state(path);
 }
 
@@ -1065,14 +1068,9 @@ static void run_info(void) {
     printf("kernels     %s\n", llama_session_kernels(session));
 }
 
-static int on_check(void *user, const char *what, uint64_t done, uint64_t total) {
-    (void)user;
-    return show_bar(what, (double)done, (double)total), interrupted;
-}
-
 static void run_check(void) {
     llama_error err;
-    int status = llama_check(model, on_check, NULL, &err);
+    int status = llama_check(model, on_progress, NULL, &err);
     clear_bar();
     check(status, err.text);
     printf("%s: sound, %" PRIu64 " parameters in %d file%s\n", o.model, info.parameters,
