@@ -206,7 +206,7 @@ static const verb verbs[] = {
      "llama trace LLaMA/7B \"Once upon\" layers.3 output", run_trace},
     {'b', 0, "bench", "MODEL", "its speed: a prompt of 128, 32 generated", "",
      "llama bench LLaMA/7B -t 1", run_bench},
-    {'h', 'w', "help", "[VERB]", "all of a verb; help all: of every verb", "", "llama help score",
+    {'h', 'w', "help", "[VERB]", "all of a verb; help all: of every verb", "", "llama help ppl",
      NULL},
 };
 enum { VERBS = sizeof verbs / sizeof *verbs };
@@ -314,11 +314,8 @@ static void set_option(size_t i, const char *value) {
     else if (kind == TEXT) *(const char **)at = value;
     else if (kind == PROMPT || kind == FROM)
         o.sources[o.n_sources++] = (source){value, kind == FROM};
-    else if (kind == STOP) {
-        o.stops[o.n_stops++] = value;
-        if (!*value || (*value & 0xc0) == 0x80)
-            die(EXIT_USAGE, "--stop: the text is empty, or begins inside a character");
-    } else if (kind == SEED) {
+    else if (kind == STOP) o.stops[o.n_stops++] = value;
+    else if (kind == SEED) {
         errno = 0;
         *(uint64_t *)at = strtoull(value, &end, 10);
         if (errno || *end || *value < '0' || *value > '9')
@@ -491,7 +488,7 @@ static void add_input(const char *text, size_t n) {
     }
     bytes *b = &inputs[n_inputs++].text;
     append(b, text, n);
-    if (o.escapes) b->n = unescape(b->text, n);
+    if (o.escapes) b->text[b->n = unescape(b->text, n)] = 0;
 }
 
 /* A file, or stdin ("-"), is one text, a prompt without its last newline; or each of its lines is
@@ -919,12 +916,12 @@ static void complete_all(void) {
  * ten times a second: one that comes just before a read would not end it. */
 static int read_line(bytes *line) {
     int ch;
-    line->n = 0;
-    append(line, "", 0);
+    line->n = 0, append(line, "", 0);
     while (!interrupted && poll(&(struct pollfd){STDIN_FILENO, POLLIN, 0}, 1, 100) == 0) {}
     if (interrupted) return -1;
     while ((ch = getc(stdin)) != EOF && ch != '\n') append(line, &(char){(char)ch}, 1);
     if (ch == EOF && interrupted) return clearerr(stdin), -1;
+    if (ferror(stdin)) die(EXIT_USAGE, "stdin cannot be read: %s", strerror(errno));
     return ch == '\n' || line->n;
 }
 
@@ -974,6 +971,7 @@ static void converse(void) {
     enum { LINE = 4095 }; /* bytes: a terminal keeps no more of a line (termios(3)) */
     bool terminal = isatty(STDIN_FILENO), sign = terminal && isatty(STDERR_FILENO), on = true;
     bytes line = {.n = 0}, first = {.n = 0};
+    setvbuf(stdin, NULL, _IONBF, 0); /* poll sees no line that stdio holds */
     if (n_inputs == 0) add_input("", 0);
     tokenize_prompt(inputs);
     append(&first, inputs->text.text, inputs->text.n);
@@ -1000,7 +998,11 @@ static void run_complete(void) {
     if (o.tops && !o.json) die(EXIT_USAGE, "--logprobs: only with --json");
     if (o.talk && (o.json || o.lines || o.nul || o.samples > 1 || n_inputs > 1))
         die(EXIT_USAGE, "-i: a conversation is one text, without --json, --lines, -0 or -k");
-    for (size_t i = 0; i < o.n_stops && o.escapes; i++) o.stops[i] = unescaped(o.stops[i]);
+    for (const char **stop = o.stops; stop < o.stops + o.n_stops; stop++) {
+        if (o.escapes) *stop = unescaped(*stop);
+        if (!**stop || (**stop & 0xc0) == 0x80)
+            die(EXIT_USAGE, "--stop: the text is empty, or begins inside a character");
+    }
     if (o.escapes) o.prefix = unescaped(o.prefix), o.suffix = unescaped(o.suffix);
     if (o.talk) converse();
     else complete_all();

@@ -136,6 +136,8 @@ refuse 2 "--temp nan" "number" $llama $model x --temp nan
 refuse 2 "-s" "whole number" $llama $model x -s -1
 refuse 2 "-s" "2^64" $llama $model x -s 18446744073709551616
 refuse 2 "an empty stop" "empty" $llama $model x -r ""
+refuse 2 "an escape that is nothing to stop at" "empty" $llama $model x -e -r '\x00'
+refuse 2 "an escape inside a character" "inside a character" $llama $model x -e -r '\x80'
 refuse 2 "half a character to stop at" "inside a character" $llama $model x -r "$(printf '\251')"
 refuse 2 "an argument of two lines" "1^J2" $llama $model x -n "$(printf '1\n2')"
 refuse 2 "info of a text" "no text" $llama info $model x
@@ -366,6 +368,23 @@ printf '/save %s\n' "$work/no/where" | $llama $model -i >$work/out 2>$work/err
 holds "/save to nowhere" grep -q "cannot be written" $work/err
 (ulimit -v 2000000 && $llama $model x -c 1048576 -t 1 -n 1 >$work/out 2>$work/err)
 if [ $? -eq 4 ]; then ok; else no "no memory for the context: $(cat $work/err)"; fi
+
+if command -v python3 >/dev/null 2>&1; then # lines that come together, from a pipe that stays open, are all answered
+    cat >$work/open.py <<'END'
+import os, subprocess, sys
+talk = subprocess.Popen(sys.argv[1:], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+os.write(talk.stdin.fileno(), b"one\n/reset\ntwo\n/reset\nthree\n")
+for line in range(3):
+    while os.read(talk.stdout.fileno(), 1) not in (b"\n", b""):
+        pass
+talk.stdin.close()
+sys.exit(talk.wait())
+END
+    holds "-i: lines that come together" timeout 20 python3 $work/open.py $llama $model -i --temp 0 -n 3
+    $llama $model -i -n 1 <$work >$work/out 2>$work/err
+    if [ $? -eq 2 ]; then ok; else no "-i: of a folder"; fi
+    holds "-i: stdin cannot be read" grep -q "stdin cannot be read" $work/err
+fi
 
 # ppl: the same for a text and its ids; windows; what it says of itself
 tr '\n' ' ' <tests/tiny/README.md | head -c 1500 >$work/prose
