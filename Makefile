@@ -100,11 +100,12 @@ fuzz:
 
 # Every allocation and system call of the library and the command failed, once and from then on
 WRAPPED = aligned_alloc malloc calloc realloc free open close fstat stat access mmap munmap madvise mincore mlock read \
-    write fsync rename unlink mkostemp fopen fdopen fileno pthread_create pthread_join sched_getaffinity isatty
+    write fsync rename unlink mkostemp fopen fdopen fileno pthread_create pthread_join sched_getaffinity isatty \
+    poll getentropy clock_gettime exit
 SANITIZED = -std=c11 $(WARNINGS) -O2 -g -fno-omit-frame-pointer $(OMP) -fsanitize=address,undefined -fno-sanitize-recover=undefined
 
 build/faults: tests/faults.c tests/test.h tests/checkpoint.h $(LIBRARY) main.c $(HEADERS) build/flags
-	$(CC) $(SANITIZED) -Dmain=cli_main -c -o build/faults_main.o main.c
+	$(CC) $(SANITIZED) -DCOMMAND -c -o build/faults_main.o tests/faults.c
 	$(CC) $(SANITIZED) $(WRAPPED:%=-Wl,--wrap=%) -o $@ tests/faults.c $(LIBRARY) build/faults_main.o -pthread -lm
 
 faults: export OMP_WAIT_POLICY = passive

@@ -945,7 +945,7 @@ static bool obey(const char *line, const bytes *first) {
             said->n = 0, append_tokens(said, llama_tokens(session, 0), llama_length(session, 0));
     } else if (strncmp(line, "/save ", 6) == 0) keep_conversation(line + 6);
     else if (strcmp(line, "/exit") != 0)
-        note("'%s': there are /reset, /save FILE, /load FILE, /stats, /exit", line);
+        say("'%s': there are /reset, /save FILE, /load FILE, /stats, /exit", line);
     return strcmp(line, "/exit") != 0;
 }
 
@@ -959,7 +959,7 @@ static void reply(const char *line, size_t n) {
     tokenize(inputs, o.no_bos ? 0 : LLAMA_ADD_BOS);
     if (inputs->n_tokens > context) {
         said->n = before;
-        note("the context of %zu positions is full: the line is not taken; see /reset", context);
+        say("the context of %zu positions is full: the line is not taken; see /reset", context);
         if (!isatty(STDIN_FILENO)) leave(EXIT_TOO_LONG);
     } else {
         make_texts();
@@ -983,7 +983,7 @@ static void converse(void) {
         size_t slash = line.text[0] == '/';
         if (got < 0) fputc('\n', stderr);
         else if (terminal && line.n >= LINE)
-            note("a line longer than %d bytes may have lost its end: it is not taken", LINE - 1);
+            say("a line longer than %d bytes may have lost its end: it is not taken", LINE - 1);
         else if (slash && line.text[1] != '/') on = obey(line.text, &first);
         else reply(line.text + slash, line.n - slash);
         if (interrupted && !terminal) leave(EXIT_INTERRUPTED);

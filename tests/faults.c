@@ -3,23 +3,46 @@
  *   faults TINY FORMS WORKDIR      TINY: tests/tiny; FORMS: the folder in which test_formats left one model in every
  *                                  format (those that are not there are left out)
  *
- * One program of llama.c, tokenizer.c and main.c, whose main is called cli_main, linked with --wrap of the calls below,
- * and best with -fsanitize=address,undefined, whose leak check is asked after each scenario. A scenario runs without
- * faults first: so many calls it has, its sites, and this comes out. Then for each site, once and from then on:
+ * One program of llama.c, tokenizer.c, this file, and this file with -DCOMMAND: main.c, whose main is called cli_main.
+ * Linked with --wrap of the calls below, and best with -fsanitize=address,undefined, whose leak check is asked after each
+ * scenario. The command ends with exit: here it comes back from there. A scenario runs without faults first: so many
+ * calls it has, its sites, and this comes out. Then for each site, once and from then on:
  *
  *   - it fails with a code and one line of text, or nothing is different; advice alone (madvise) changes nothing
  *   - the same call again, without a fault, works, and what comes out in the end is what came out at first
  *   - no memory, mapping, descriptor or temporary file is left
  *
  * Reads and writes that move few bytes, or are interrupted first, change nothing. glibc and GNU ld alone: standard streams
- * are replaced by streams of our own, whose reads and writes are sites too. */
+ * are replaced by streams of our own, whose reads and writes are sites too; time stands still. */
+#ifdef COMMAND
+#define main cli_main
+#include "../main.c"
+
+/* All that is static in main.c, as it is when a process begins. False: the run before kept something. */
+bool cli_reset(void);
+bool cli_reset(void) {
+    bool clean = !blocks && !model;
+    o = (options){.n = 0};
+    info = (llama_info){.size = 0};
+    memset(&bar, 0, sizeof bar);
+    memset(&figures, 0, sizeof figures);
+    blocks = NULL, model = NULL, session = NULL, inputs = NULL, texts = NULL, lanes = NULL;
+    n_inputs = input_room = context = sequences = n_texts = head = 0;
+    interrupted = 0;
+    warming = warmed = false;
+    return clean;
+}
+#else
 #include "checkpoint.h"
 #include <dirent.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <pthread.h>
 #include <sched.h>
+#include <setjmp.h>
 #include <signal.h>
 #include <sys/mman.h>
+#include <time.h>
 #include <unistd.h>
 #if defined(__has_feature)
 #if __has_feature(address_sanitizer)
@@ -32,47 +55,52 @@
 #endif
 
 int cli_main(int argc, char **argv);
+bool cli_reset(void);
 
 /* ---- Sites ---- */
 
 typedef enum {
     ALLOC, ALIGNED_ALLOC, MALLOC, CALLOC, REALLOC, OPEN, CLOSE, FSTAT, STAT, ACCESS, MMAP, MUNMAP, MADVISE, MINCORE, MLOCK,
-    READ, WRITE, MAKE, FSYNC, RENAME, UNLINK, FOPEN, FCLOSE, STREAM_READ, STREAM_WRITE, STDOUT, THREAD, AFFINITY, HOST, KINDS
+    READ, WRITE, MAKE, FSYNC, RENAME, UNLINK, FOPEN, FCLOSE, STREAM_READ, STREAM_WRITE, STDOUT, THREAD, AFFINITY, POLL, ENTROPY,
+    HOST, KINDS
 } site_kind;
 static const struct {
     const char *name;
     int why[2]; /* errno, once and from then on */
-    bool advice;
+    bool advice;  /* nothing comes of it */
+    bool unknown; /* nobody calls it now */
 } kinds[KINDS] = {
-    [ALLOC] = {"the host's allocator", {ENOMEM, ENOMEM}, false},
-    [ALIGNED_ALLOC] = {"aligned_alloc", {ENOMEM, ENOMEM}, false},
-    [MALLOC] = {"malloc", {ENOMEM, ENOMEM}, false},
-    [CALLOC] = {"calloc", {ENOMEM, ENOMEM}, false},
-    [REALLOC] = {"realloc", {ENOMEM, ENOMEM}, false},
-    [OPEN] = {"open", {EMFILE, EACCES}, false},
-    [CLOSE] = {"close", {EIO, EINTR}, false},
-    [FSTAT] = {"fstat", {EIO, EOVERFLOW}, false},
-    [STAT] = {"stat", {EACCES, EIO}, false},
-    [ACCESS] = {"access", {EACCES, EIO}, false},
-    [MMAP] = {"mmap", {ENOMEM, EACCES}, false},
-    [MUNMAP] = {"munmap", {ENOMEM, EINVAL}, true},
-    [MADVISE] = {"madvise", {EINVAL, ENOMEM}, true},
-    [MINCORE] = {"mincore", {EAGAIN, ENOMEM}, true},
-    [MLOCK] = {"mlock", {EAGAIN, ENOMEM}, false},
-    [READ] = {"read", {EIO, EIO}, false},
-    [WRITE] = {"write", {EIO, ENOSPC}, false},
-    [MAKE] = {"mkostemp", {EACCES, ENOSPC}, false},
-    [FSYNC] = {"fsync", {EIO, ENOSPC}, false},
-    [RENAME] = {"rename", {EACCES, EIO}, false},
-    [UNLINK] = {"unlink", {EACCES, EIO}, false},
-    [FOPEN] = {"fopen", {EMFILE, ENOMEM}, false},
-    [FCLOSE] = {"fclose", {EIO, ENOSPC}, false},
-    [STREAM_READ] = {"a stream's read", {EIO, EIO}, false},
-    [STREAM_WRITE] = {"a stream's write", {EIO, ENOSPC}, false},
-    [STDOUT] = {"stdout's write", {EIO, ENOSPC}, false},
-    [THREAD] = {"pthread_create", {EAGAIN, EAGAIN}, true},
-    [AFFINITY] = {"sched_getaffinity", {EINVAL, EPERM}, true},
-    [HOST] = {"the host's callback", {EIO, EIO}, false},
+    [ALLOC] = {"the host's allocator", {ENOMEM, ENOMEM}, false, false},
+    [ALIGNED_ALLOC] = {"aligned_alloc", {ENOMEM, ENOMEM}, false, false},
+    [MALLOC] = {"malloc", {ENOMEM, ENOMEM}, false, true},
+    [CALLOC] = {"calloc", {ENOMEM, ENOMEM}, false, false},
+    [REALLOC] = {"realloc", {ENOMEM, ENOMEM}, false, true},
+    [OPEN] = {"open", {EMFILE, EACCES}, false, false},
+    [CLOSE] = {"close", {EIO, EINTR}, false, false},
+    [FSTAT] = {"fstat", {EIO, EOVERFLOW}, false, false},
+    [STAT] = {"stat", {EACCES, EIO}, false, false},
+    [ACCESS] = {"access", {EACCES, EIO}, false, false},
+    [MMAP] = {"mmap", {ENOMEM, EACCES}, false, false},
+    [MUNMAP] = {"munmap", {ENOMEM, EINVAL}, true, false},
+    [MADVISE] = {"madvise", {EINVAL, ENOMEM}, true, false},
+    [MINCORE] = {"mincore", {EAGAIN, ENOMEM}, true, false},
+    [MLOCK] = {"mlock", {EAGAIN, ENOMEM}, false, false},
+    [READ] = {"read", {EIO, EIO}, false, false},
+    [WRITE] = {"write", {EIO, ENOSPC}, false, true},
+    [MAKE] = {"mkostemp", {EACCES, ENOSPC}, false, false},
+    [FSYNC] = {"fsync", {EIO, ENOSPC}, false, false},
+    [RENAME] = {"rename", {EACCES, EIO}, false, false},
+    [UNLINK] = {"unlink", {EACCES, EIO}, false, false},
+    [FOPEN] = {"fopen", {EMFILE, ENOMEM}, false, false},
+    [FCLOSE] = {"fclose", {EIO, ENOSPC}, false, false},
+    [STREAM_READ] = {"a stream's read", {EIO, EIO}, false, false},
+    [STREAM_WRITE] = {"a stream's write", {EIO, ENOSPC}, false, false},
+    [STDOUT] = {"stdout's write", {EIO, ENOSPC}, false, false},
+    [THREAD] = {"pthread_create", {EAGAIN, EAGAIN}, true, false},
+    [AFFINITY] = {"sched_getaffinity", {EINVAL, EPERM}, true, false},
+    [POLL] = {"poll", {EINTR, ENOMEM}, true, false},
+    [ENTROPY] = {"getentropy", {EIO, ENOSYS}, true, false},
+    [HOST] = {"the host's callback", {EIO, EIO}, false, false},
 };
 
 static struct {
@@ -121,6 +149,8 @@ int __real_sched_getaffinity(pid_t, size_t, cpu_set_t *), __real_isatty(int);
 void *__real_mmap(void *, size_t, int, int, int, off_t);
 ssize_t __real_read(int, void *, size_t), __real_write(int, const void *, size_t);
 FILE *__real_fopen(const char *, const char *), *__real_fdopen(int, const char *);
+int __real_poll(struct pollfd *, nfds_t, int), __real_getentropy(void *, size_t), __real_clock_gettime(clockid_t, struct timespec *);
+_Noreturn void __real_exit(int);
 
 static void *counted(void *p) {
     fault.blocks += p != NULL;
@@ -190,6 +220,25 @@ int __wrap_rename(const char *from, const char *to) { return fails(RENAME) ? -1 
 int __wrap_unlink(const char *path) { return fails(UNLINK) ? -1 : __real_unlink(path); }
 int __wrap_sched_getaffinity(pid_t pid, size_t n, cpu_set_t *set) { return fails(AFFINITY) ? -1 : __real_sched_getaffinity(pid, n, set); }
 int __wrap_isatty(int fd) { return fault.armed ? 0 : __real_isatty(fd); }
+int __wrap_poll(struct pollfd *fds, nfds_t n, int ms) { return !fault.armed ? __real_poll(fds, n, ms) : fails(POLL) ? -1 : 1; }
+int __wrap_getentropy(void *p, size_t n) { return fails(ENTROPY) ? -1 : __real_getentropy(p, n); }
+int __wrap_clock_gettime(clockid_t which, struct timespec *t) {
+    if (!fault.armed) return __real_clock_gettime(which, t);
+    *t = (struct timespec){.tv_sec = 1000};
+    return 0;
+}
+
+/* The command's end */
+static struct {
+    jmp_buf back;
+    int code;
+} end;
+_Noreturn void __wrap_exit(int code) {
+    if (!fault.armed) __real_exit(code);
+    fault.armed = false;
+    end.code = code;
+    longjmp(end.back, 1);
+}
 
 /* A thread does its work at once, so that calls come in one order. */
 int __wrap_pthread_create(pthread_t *id, const pthread_attr_t *attributes, void *(*run)(void *), void *user) {
@@ -361,7 +410,7 @@ static int leftovers(const char *folder, const char *but) {
 
 /* ---- Scenarios ---- */
 
-enum { MOST_WORDS = 24 };
+enum { MOST_WORDS = 28 };
 typedef struct {
     const char *name;
     const char *path, *tokenizer;   /* of the library's */
@@ -370,6 +419,7 @@ typedef struct {
     const char *words[MOST_WORDS];  /* of the command's */
     const char *input;              /* stdin */
     int cache;                      /* the prompt cache before: */
+    int notes;                      /* lines it may say on stderr and go on */
 } scenario;
 enum { NO_CACHE, ABSENT, THERE, OTHER, FOREIGN, DAMAGED, CACHES };
 
@@ -413,6 +463,8 @@ typedef struct {
     unsigned char *saved; /* [CAPTURED] */
     size_t n_saved, read;
     bool saves; /* this release does */
+    llama_text texts[3];
+    outcome made[3]; /* what came of them */
 } tour;
 
 static int tour_open(tour *t) {
@@ -494,10 +546,38 @@ static int tour_load(tour *t) {
     return status;
 }
 
+/* A sequence is made the prompt again; three texts in two sequences. Nothing of it is a site but the host's callback. */
+static int host_text(void *user, llama_text *text, const char *s, size_t n) {
+    tour *t = user;
+    if (fails(HOST)) return LLAMA_EIO;
+    record(&t->made[text - t->texts], s, n);
+    return 0;
+}
+static int tour_texts(tour *t) {
+    static char room[3][CAPTURED];
+    llama_info info = {.size = sizeof info};
+    long calls = fault.calls - fault.counts[HOST];
+    int status = llama_prompt(t->s, 0, t->tokens, (size_t)t->n);
+    llama_describe(t->m, &info);
+    if (check(status == LLAMA_OK, "%s: llama_prompt: %d", now(t->scenario), status))
+        record(&got, llama_logits(t->s, 0), (size_t)info.vocab * sizeof(float));
+    for (int i = 0; i < 3; i++) {
+        t->texts[i] = (llama_text){.prompt = t->tokens, .n_prompt = (size_t)(t->n - i), .most = 5};
+        t->texts[i].sampler = (llama_sampler){.size = sizeof(llama_sampler), .temperature = 1, .seed = (uint64_t)i};
+        t->made[i] = (outcome){.text = room[i]};
+    }
+    status = llama_generate(t->m, t->s, t->texts, 3, host_text, t);
+    check(fault.calls - fault.counts[HOST] == calls, "%s: llama_generate made calls", now(t->scenario));
+    for (int i = 0; i < 3 && status == LLAMA_OK; i++) record(&got, room[i], t->made[i].n);
+    snprintf(t->err.text, sizeof t->err.text, "the host said no");
+    return status;
+}
+
 static bool saves_seen;
 
 static void run_library(const scenario *s, long at, bool onwards) {
-    static int (*const steps[])(tour *) = {tour_open, tour_session, tour_text, tour_eval, tour_check, tour_warm, tour_save, tour_load};
+    static int (*const steps[])(tour *) = {tour_open, tour_session, tour_text, tour_eval, tour_check, tour_warm, tour_save, tour_load,
+                                         tour_texts};
     static unsigned char saved[CAPTURED];
     tour t = {.scenario = s, .saved = saved};
     begin(s, at, onwards);
@@ -547,12 +627,19 @@ static bool cache_is(int which) {
     return same;
 }
 
+/* Comes back from exit, which main never does without. */
+static int code_of(int n, char **words) {
+    end.code = -1;
+    if (setjmp(end.back) == 0) cli_main(n, words);
+    return end.code;
+}
+
 /* The command, with streams of our own. */
 static void run_command(const scenario *s, long at, bool onwards) {
-    static char input[4096];
+    static char input[8192];
     FILE *standard[3] = {stdin, stdout, stderr};
     char *words[MOST_WORDS + 1] = {NULL}; /* argv may be written to */
-    int n = 0;
+    int n = 0, left_open = 0; /* files; but where memory is at its end, none */
     fflush(stdout);
     begin(s, at, onwards);
     for (; s->words[n]; n++) words[n] = strdup(s->words[n]);
@@ -564,20 +651,27 @@ static void run_command(const scenario *s, long at, bool onwards) {
     stream *out = stream_of(stdout), *errors = stream_of(stderr);
     out->out = true;
     fault.armed = true;
-    got.code = cli_main(n, words);
+    got.code = code_of(n, words);
     fault.armed = false;
+    for (int i = 0; i < STREAMS; i++) /* as exit does */
+        if (streams[i].f && streams[i].fd >= 0) fclose(streams[i].f), left_open++;
     fclose(stdin), fclose(stdout), fclose(stderr);
     got.n = out->n;
     got.n_errors = errors->n;
     stdin = standard[0], stdout = standard[1], stderr = standard[2];
     while (n) __real_free(words[--n]);
+    check(cli_reset(), "%s: the command kept memory", now(s));
+    check(left_open == 0 || got.code == 4, "%s: exit %d, and %d files are open", now(s), got.code, left_open);
 }
+
+static long seen[KINDS]; /* calls of each, faults or none */
 
 static void run(const scenario *s, long at, bool onwards) {
     int open_before = descriptors();
     long blocks = fault.blocks, maps = fault.maps;
     if (s->path) run_library(s, at, onwards);
     else run_command(s, at, onwards);
+    for (int k = 0; k < KINDS; k++) seen[k] += fault.counts[k];
     check(descriptors() == open_before, "%s: %d descriptors are open, not %d", now(s), descriptors(), open_before);
     check(fault.blocks == blocks && fault.bytes == 0, "%s: %ld blocks, %zu bytes are kept", now(s), fault.blocks - blocks, fault.bytes);
     check(fault.maps == maps, "%s: %ld mappings are kept", now(s), fault.maps - maps);
@@ -588,26 +682,44 @@ static void run(const scenario *s, long at, bool onwards) {
 /* So much of its stderr is shown. */
 static int said(void) { return (int)(got.n_errors < 300 ? got.n_errors : 300); }
 
-/* Did the command say at most so many lines on stderr, and one at least? */
-static bool in_lines(int most) {
-    const char *at = got.errors, *end = at + got.n_errors, *next;
-    for (; most > 0 && at < end; most--, at = next + 1)
-        if ((next = memchr(at, '\n', (size_t)(end - at))) == NULL || !is_line(at, (size_t)(next - at))) return false;
-    return got.n_errors > 0 && at == end;
+/* Did the command say at most so many lines on stderr, and one at least, but for those it says without a fault? With
+ * `all`, these are all there. */
+static bool in_lines(int most, bool all) {
+    const char *at = got.errors, *to = at + got.n_errors, *next;
+    size_t least = got.n_errors < want.n_errors ? got.n_errors : want.n_errors, front = 0, back = 0;
+    while (front < least && at[front] == want.errors[front]) front++;
+    while (front && at[front - 1] != '\n') front--;
+    while (back < least - front && to[-1 - (ptrdiff_t)back] == want.errors[want.n_errors - 1 - back]) back++;
+    while (back && front + back < got.n_errors && to[-1 - (ptrdiff_t)back] != '\n') back--;
+    if (all && front + back != want.n_errors) return false;
+    at += front, to -= back;
+    if (at == to) return false;
+    for (; most > 0 && at < to; most--, at = next + 1)
+        if ((next = memchr(at, '\n', (size_t)(to - at))) == NULL || !is_line(at, (size_t)(next - at))) return false;
+    return at == to;
+}
+
+/* Is the text the beginning of what it is without a fault? Or all but what stdout refused? */
+static bool is_part(void) {
+    size_t front = 0, back = 0;
+    while (front < got.n && front < want.n && got.text[front] == want.text[front]) front++;
+    while (back < got.n && back < want.n && got.text[got.n - 1 - back] == want.text[want.n - 1 - back]) back++;
+    return got.n <= want.n && front + (fault.failed[STDOUT] == 1 && !fault.onwards ? back : 0) >= got.n;
 }
 
 /* After a run of the command with a fault: a code and a line, or all as without. */
 static void judge_command(const scenario *s) {
     bool cache = s->cache != NO_CACHE;
+    int most = cache + s->notes + 1;
     if (got.code == want.code) {
         bool quiet = got.n_errors == want.n_errors && memcmp(got.errors, want.errors, got.n_errors) == 0;
         check(equal(&got, &want), "%s: other text, and exit %d", now(s), got.code);
-        check(quiet || (cache && in_lines(2)), "%s: exit %d, stderr '%.*s'", now(s), got.code, said(), got.errors);
+        check(quiet || (cache && in_lines(most, got.code == 0)), "%s: exit %d, stderr '%.*s'", now(s), got.code, said(), got.errors);
     } else {
         check(failures(false) > 0, "%s: exit %d for advice: %.*s", now(s), got.code, said(), got.errors);
         check(got.code > 0 && got.code < 6, "%s: exit %d", now(s), got.code);
-        check(in_lines(cache ? 2 : 1), "%s: exit %d, stderr '%.*s'", now(s), got.code, said(), got.errors);
-        check(got.n <= want.n && memcmp(got.text, want.text, got.n) == 0, "%s: exit %d, other text", now(s), got.code);
+        check(in_lines(most, false), "%s: exit %d, stderr '%.*s'", now(s), got.code, said(), got.errors);
+        check(is_part(), "%s: exit %d, other text", now(s), got.code);
     }
     if (!cache) return;
     check(cache_is(0) || cache_is(1), "%s: the cache is neither the old nor the new", now(s));
@@ -737,11 +849,24 @@ static void library(const char *tiny, const char *forms) {
 
 static void command(const char *tiny) {
     char file[2048], model[2048];
-    buffer b = {0};
-    put_text(&b, "There was once\n");
-    put_file(&b, work, "prompt");
-    free(b.at);
+    static const char nul[] = "There\nwas\0A king\0";
+    const struct {
+        const char *name, *text;
+        size_t n; /* 0: its length */
+    } files[] = {{"prompt", "There was once\n", 0}, {"lines", "There was\nA king\n\n", 0}, {"nul", nul, sizeof nul - 1},
+                 {"text", "There was once a poor woodcutter, who had a wife and seven sons.\n", 0}, {"ids", "1 5\n6 300 7\t9 8\n", 0}};
+    for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
+        buffer b = {0};
+        put(&b, files[i].text, files[i].n ? files[i].n : strlen(files[i].text));
+        put_file(&b, work, files[i].name);
+        free(b.at);
+    }
+    char lines[2048], nuls[2048], text[2048], ids[2048];
     snprintf(file, sizeof file, "%s", in_work("prompt"));
+    snprintf(lines, sizeof lines, "%s", in_work("lines"));
+    snprintf(nuls, sizeof nuls, "%s", in_work("nul"));
+    snprintf(text, sizeof text, "%s", in_work("text"));
+    snprintf(ids, sizeof ids, "%s", in_work("ids"));
     snprintf(model, sizeof model, "%s", in_work("Meta")); /* the library's first */
     char tokenizer[2048];
     snprintf(tokenizer, sizeof tokenizer, "%s/tokenizer.model", tiny);
@@ -751,12 +876,28 @@ static void command(const char *tiny) {
         {.name = "llama of stdin, --stop", .input = "There\\x20was\n",
          .words = {"llama", model, "--tokenizer", tokenizer, "-n", "8", "--temp", "0", "--ignore-eos", "-e", "-r", "zzz", "-s", "3", "-t", "1"}},
         {.name = "llama info", .words = {"llama", "info", model, "--tokenizer", tokenizer, "-t", "1"}},
-        {.name = "llama check", .words = {"llama", "check", model, "--tokenizer", tokenizer, "-t", "1"}},
+        {.name = "llama check", .words = {"llama", "check", model, "--tokenizer", tokenizer}},
         {.name = "llama tokenize", .words = {"llama", "tokenize", model, "--tokenizer", tokenizer, "There", "was", "once"}},
         {.name = "llama tokenize --decode", .input = "5 6\n300", .words = {"llama", "tokenize", model, "--tokenizer", tokenizer, "--decode"}},
         {.name = "llama trace", .words = {"llama", "trace", model, "--tokenizer", tokenizer, "There was"}},
         {.name = "llama trace of names", .words = {"llama", "trace", model, "--tokenizer", tokenizer, "There was", "output"}},
+        {.name = "llama -p -p -k", .words = {"llama", "-m", model, "--tokenizer", tokenizer, "-p", "There was", "-p", "A king", "-k", "2", "-n", "3",
+                                             "-s", "3", "-t", "1"}},
+        {.name = "llama --lines -f, --stop", .words = {"llama", model, "--tokenizer", tokenizer, "--lines", "-f", lines, "-n", "3", "-s", "3", "-b", "2",
+                                                       "--stop", "a", "--ignore-eos", "-t", "1"}},
+        {.name = "llama -0 of a file", .words = {"llama", model, "--tokenizer", tokenizer, "-0", "-f", nuls, "-n", "3", "--temp", "0", "--echo", "-t", "1"}},
+        {.name = "llama --lines of stdin", .input = "There\n\nwas",
+         .words = {"llama", model, "--tokenizer", tokenizer, "--lines", "-n", "2", "--temp", "0", "-t", "1"}},
+        {.name = "llama --json --logprobs, --stats",
+         .words = {"llama", model, "--tokenizer", tokenizer, "-p", "There was", "-p", "A king", "--json", "--logprobs", "2", "-n", "3", "-s", "3",
+                   "--stats", "-t", "1"}},
+        {.name = "llama ppl", .words = {"llama", "ppl", model, text, "--tokenizer", tokenizer, "-c", "16", "--stride", "5", "-t", "1"}},
+        {.name = "llama ppl --ids", .words = {"llama", "ppl", model, "--ids", "-f", ids, "-t", "1"}},
+        {.name = "llama ppl of stdin", .input = "There was once", .words = {"llama", "ppl", model, "-", "--tokenizer", tokenizer, "-t", "1"}},
         {.name = "llama -h", .words = {"llama", "-h"}},
+        {.name = "llama help all", .words = {"llama", "help", "all"}},
+        {.name = "llama help ppl", .words = {"llama", "help", "ppl"}},
+        {.name = "llama --completion bash", .words = {"llama", "--completion", "bash"}},
         {.name = "llama --version", .words = {"llama", "--version"}},
     };
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) all_sites(&all[i]);
@@ -764,7 +905,7 @@ static void command(const char *tiny) {
 
 /* Whether the command has the option */
 static bool has_cache(void) {
-    const scenario help = {.name = "llama -h", .words = {"llama", "-h"}};
+    const scenario help = {.name = "llama help", .words = {"llama", "help", "complete"}};
     run(&help, 0, false);
     return memmem(got.text, got.n, "--prompt-cache", 14) != NULL;
 }
@@ -792,7 +933,31 @@ static void prompt_cache(const char *tiny) {
         if (cache == DAMAGED && cache_bytes[0]) cache_bytes[0][cache_n[0] / 2] ^= 1;
         all_sites(&s);
     }
-    free(cache_bytes[0]), free(cache_bytes[1]);
+}
+
+/* Lines and what they do. A line that cannot be done is told, and the next is read: the file that /load reads is one
+ * that /save wrote, of the same text, so that nothing is different whatever fails. */
+static void conversation(const char *tiny) {
+    char tokenizer[2048], model[2048], file[1200], input[4096];
+    snprintf(model, sizeof model, "%s", in_work("Meta, two shards")); /* the library's */
+    snprintf(file, sizeof file, "%.1100s", in_work("cache/state"));
+    snprintf(tokenizer, sizeof tokenizer, "%s/tokenizer.model", tiny);
+    snprintf(input, sizeof input, "There\n//x\n/what\n/save %s\n/load %s\nonce\n/stats\n/reset\n\nA\n/exit\nno", file, file);
+    const scenario s = {.name = "llama -i", .cache = THERE, .notes = 1, .input = input,
+                        .words = {"llama", model, "-i", "--tokenizer", tokenizer, "-n", "3", "-c", "48", "-s", "3", "-t", "1"}};
+    const scenario kept = {.name = "llama -i, a prompt, --prompt-cache", .cache = ABSENT, .input = "was\n\nking",
+                           .words = {"llama", "-i", "-m", model, "--tokenizer", tokenizer, "There", "-e", "--in-prefix", "U: ", "--in-suffix", "\\nBob:",
+                                     "--stop", "U:", "-n", "3", "--temp", "0", "-c", "64", "-t", "1", "--prompt-cache", file}};
+    scenario again = kept;
+    again.name = "llama -i, --prompt-cache again";
+    again.cache = THERE;
+    for (int i = 0; i < 3; i++) {
+        if (i < 2) unlink(file);
+        if (i == 0) run(&s, 0, false);
+        free(cache_bytes[0]);
+        cache_bytes[0] = exists(file) ? read_file(file, &cache_n[0]) : NULL;
+        all_sites(i == 0 ? &s : i == 1 ? &kept : &again);
+    }
 }
 
 int main(int argc, char **argv) {
@@ -810,13 +975,14 @@ int main(int argc, char **argv) {
 #endif
     library(argv[1], argv[2]);
     command(argv[1]);
-    if (has_cache()) prompt_cache(argv[1]);
+    if (has_cache()) prompt_cache(argv[1]), conversation(argv[1]);
     else printf("SKIP: --prompt-cache (this release has none)\n");
     if (!saves_seen) printf("SKIP: llama_save, llama_load (this release has none)\n");
     for (int k = 0; k < KINDS; k++) printf("%s%s %ld", k ? ", " : "of these: ", kinds[k].name, sites_of[k]);
     printf("\n");
-    for (int k = ALLOC; k <= READ; k++) check(sites_of[k] > 0, "no call of %s was seen: is it wrapped?", kinds[k].name);
-    for (int i = 0; i < 2; i++) free(both[i]->text), free(both[i]->errors);
+    for (int k = 0; k < KINDS; k++) check(seen[k] > 0 || kinds[k].unknown, "no call of %s was seen: is it wrapped?", kinds[k].name);
+    for (int i = 0; i < 2; i++) free(both[i]->text), free(both[i]->errors), free(cache_bytes[i]);
     printf("faults: %ld sites, %ld runs, %d failed\n", sites, runs, tests_failed);
     return tests_failed != 0;
 }
+#endif

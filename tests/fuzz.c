@@ -11,7 +11,7 @@
  *   -DFUZZ=checklist   the input is a checklist.chk in a sound folder of Meta's
  *   -DFUZZ=state       the input is what llama_save wrote, for llama_load
  *   -DFUZZ=text        the input is text for tests/tiny: run it where that folder is
- *   -DFUZZ=cli         the input is for the command line's functions, which its first byte says: so is this
+ *   -DFUZZ=cli         the input is for the command line, for what its first byte says: so is this
  *   -DMAKE_SEEDS       no fuzzer: writes a first sound input of each kind into a folder
  *
  * Whatever the input, a call gives what llama.h promises or refuses; anything else aborts. Opening
@@ -35,18 +35,95 @@ enum { params, pth, config, safetensors, indexed, gguf, bin, tokenizer, checklis
 #define MUTATES_state 1
 
 #if IS_CLI
-static FILE *said[2]; /* what the command line writes to stdout and to stderr */
+/* The command line, all of it, but its streams are in memory, every file is its stdin, nothing is opened or written,
+ * exit comes back, and calls of the library that would take long are checked instead (fuzz_...). */
+#include <ctype.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <poll.h>
+#include <pthread.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <time.h>
+static struct {
+    FILE *in, *out, *err;
+    bool terminal;     /* stdin is one */
+    const char *model; /* $LLAMA_MODEL */
+    size_t taken;      /* bytes of memory */
+    bool began;        /* a session */
+    jmp_buf end;       /* where exit goes, with its */
+    int code;
+} world;
+static _Noreturn void fuzz_exit(int code);
+static void *fuzz_calloc(size_t n, size_t size);
+static int fuzz_open(llama **m, const char *path, const llama_options *lo, llama_error *err);
+static int fuzz_session_new(llama_session **s, const llama *m, const llama_session_options *so, llama_error *err);
+static int fuzz_prompt(llama_session *s, int seq, const int32_t *tokens, size_t n);
+static int fuzz_generate(const llama *m, llama_session *s, llama_text *t, size_t n, llama_text_fn fn, void *user);
+static int fuzz_check(const llama *m, llama_progress_fn fn, void *user, llama_error *err);
+static int fuzz_sigaction(int number, const struct sigaction *now, struct sigaction *was);
+static int fuzz_thread(void *(*start)(void *));
+static int fuzz_poll(struct pollfd *p, nfds_t n, int milliseconds);
+static int fuzz_refuse(int why);
+#undef stdin
 #undef stdout
 #undef stderr
-#define stdout said[0]
-#define stderr said[1]
-#define main       cli_main
-#define isatty(fd) 0
+#undef putchar
+#define stdin                      world.in
+#define stdout                     world.out
+#define stderr                     world.err
+#define printf(...)                fprintf(world.out, __VA_ARGS__)
+#define putchar(c)                 fputc(c, world.out)
+#define puts(s)                    (fputs(s, world.out), fputc('\n', world.out))
+#define exit                       fuzz_exit
+#define calloc                     fuzz_calloc
+#define getenv(name)               world.model
+#define isatty(fd)                 ((fd) == STDIN_FILENO && world.terminal)
+#define poll                       fuzz_poll
+#define fopen(path, mode)          (*(path) ? rewind(world.in), world.in : NULL)
+#define fclose(f)                  ((void)(f), 0)
+#define open(path, flags)          fuzz_refuse(ENOENT)
+#define mkostemp(path, flags)      fuzz_refuse(EACCES)
+#define sigaction(number, now, was) fuzz_sigaction(number, now, was)
+#define pthread_create(t, a, f, p) fuzz_thread(f)
+#define llama_open                 fuzz_open
+#define llama_close(m)             (void)(m)
+#define llama_session_new          fuzz_session_new
+#define llama_session_free(s)      (void)(s)
+#define llama_prompt               fuzz_prompt
+#define llama_generate             fuzz_generate
+#define llama_check                fuzz_check
+#define check                      cli_check /* test.h has one */
+#define main                       cli_main
 #include "../main.c"
-#undef main
-#undef isatty
+#undef stdin
 #undef stdout
 #undef stderr
+#undef printf
+#undef putchar
+#undef puts
+#undef exit
+#undef calloc
+#undef getenv
+#undef isatty
+#undef poll
+#undef fopen
+#undef fclose
+#undef open
+#undef mkostemp
+#undef sigaction
+#undef pthread_create
+#undef llama_open
+#undef llama_close
+#undef llama_session_new
+#undef llama_session_free
+#undef llama_prompt
+#undef llama_generate
+#undef llama_check
+#undef check
+#undef main
+#define stdin  stdin
 #define stdout stdout
 #define stderr stderr
 #endif
@@ -322,76 +399,249 @@ static void try_state(const uint8_t *data, size_t n) {
 /* ---- The command line ---- */
 
 #if IS_CLI
-/* The n bytes, each of the parts that a 0 divides them into a string of its own, at[0] NULL; *count is n and more. */
+enum { ROOM = 4 << 20, POSITIONS = 64, VOCAB = 1024 }; /* bytes it may take; of a conversation; of tests/tiny */
+
+static _Noreturn void fuzz_exit(int code) {
+    world.code = code;
+    longjmp(world.end, 1);
+}
+
+static void *fuzz_calloc(size_t n, size_t size) {
+    if (size && n > ROOM / size) n = ROOM, size = 1;
+    world.taken += n * size;
+    return world.taken < ROOM ? calloc(n, size) : NULL;
+}
+
+static int fuzz_sigaction(int number, const struct sigaction *now, struct sigaction *was) {
+    (void)number, (void)now, (void)was;
+    return 0;
+}
+
+static int fuzz_thread(void *(*start)(void *)) { return start ? EAGAIN : 0; }
+
+static int fuzz_poll(struct pollfd *p, nfds_t n, int milliseconds) {
+    (void)p, (void)milliseconds;
+    return (int)n;
+}
+
+static int fuzz_refuse(int why) {
+    errno = why;
+    return -1;
+}
+
+/* What was read are texts, each with a 0 behind it; none has what divides them. */
+static void must_be_inputs(void) {
+    char divides = o.nul ? 0 : '\n';
+    size_t n = o.verb->input == 'n' ? o.n_words && !o.n_sources : o.n_words, sum = n ? n - 1 : 0, all = 0;
+    bool files = n && o.verb->input == 'f', given = n > 0;
+    must(n_inputs <= input_room, "no more texts than there is room");
+    for (size_t i = 0; i < n; i++) sum += strlen(o.words[i]);
+    for (size_t i = 0; i < o.n_sources; i++) {
+        if (o.sources[i].is_file) files = true;
+        else sum += strlen(o.sources[i].text), given = true;
+    }
+    for (size_t i = 0; i < n_inputs; i++) {
+        const bytes *b = &inputs[i].text;
+        must(b->n < b->room && b->text[b->n] == 0, "a 0 stands behind a text");
+        if ((o.lines || o.nul) && !given && !o.escapes) must(!memchr(b->text, divides, b->n), "a line is one");
+        all += b->n;
+    }
+    if (n + o.n_sources && o.verb->input && !files)
+        must(o.escapes ? all <= sum && 4 * all >= sum : all == sum, "texts are what the arguments are");
+}
+
+/* All is read. Numbers that were given are within their limits. */
+static int fuzz_open(llama **m, const char *path, const llama_options *lo, llama_error *err) {
+    for (size_t i = 0; i < OPTIONS; i++) {
+        int kind = (int)option_table[i].kind;
+        const void *at = (const char *)&o + option_table[i].at;
+        if (!(o.given >> i & 1)) continue;
+        must(strchr(option_table[i].verbs, o.verb->letter) != NULL, "an option is one of the verb's");
+        if (kind != WHOLE && kind != REAL) continue;
+        double v = kind == WHOLE ? *(const int *)at : *(const double *)at;
+        must(v >= option_table[i].least && v <= option_table[i].most, "a number within its limits");
+    }
+    must(path && path == o.model && lo->tokenizer == o.tokenizer, "a model is named");
+    must(lo->memory >= LLAMA_MEMORY_AUTO && lo->memory <= LLAMA_MEMORY_STREAM, "a mode of memory");
+    must_be_inputs();
+    if (o.talk && (!o.context || o.context > POSITIONS)) o.context = POSITIONS; /* it is tokenized line by line */
+    *err->text = 0;
+    *m = tiny;
+    return LLAMA_OK;
+}
+
+static void must_be_tokens(const int32_t *tokens, size_t n) {
+    must(n > 0 && n <= context, "a prompt that fits in the context");
+    for (size_t i = 0; i < n; i++) must(tokens[i] >= 0 && tokens[i] < info.vocab, "tokens of the vocabulary");
+}
+
+static int fuzz_session_new(llama_session **s, const llama *m, const llama_session_options *so, llama_error *err) {
+    must(m == tiny && *s == session && err, "a session of the model");
+    must(so->context >= 1 && so->context <= 1 << 20 && so->sequences >= 1 && so->sequences <= SLOTS, "a session's size");
+    must(so->threads >= 0 && so->threads <= 1024 && so->batch >= 0, "a session's threads and batch");
+    if (o.verb->letter != 'c') leave(0); /* what it goes on with is not its own */
+    world.began = true;
+    return LLAMA_OK;
+}
+
+static int fuzz_prompt(llama_session *s, int seq, const int32_t *tokens, size_t n) {
+    must(s == session && seq == 0, "the first sequence");
+    must_be_tokens(tokens, n);
+    return LLAMA_OK;
+}
+
+/* Each text gets a token; the library takes its sampler. */
+static int fuzz_generate(const llama *m, llama_session *s, llama_text *t, size_t n, llama_text_fn fn, void *user) {
+    float probs[VOCAB];
+    must(m == tiny && s == session, "the session");
+    for (size_t i = 0; i < o.n_stops; i++) must(*o.stops[i] && (*o.stops[i] & 0xc0) != 0x80, "a stop text is characters");
+    for (size_t i = 0; i < n; i++, t++) {
+        must_be_tokens(t->prompt, t->n_prompt);
+        must(t->n_prompt + t->most <= context + 1, "no more than the context, and one");
+        if (i == 0) must(llama_distribution(session, 0, &t->sampler, probs) == LLAMA_OK, "options make a sampler");
+        for (int k = 0; k < VOCAB && i == 0; k++) must(probs[k] >= 0 && probs[k] <= 1.0001f, "probabilities");
+        t->token = (int32_t)i % VOCAB;
+        t->generated = t->most > 0;
+        int said = t->most ? fn(user, t, "there is ", 9) : 0;
+        must(said == 0 || said == 1, "a text goes on, or ends");
+        t->finish = said ? LLAMA_STOP : t->most < 2 ? LLAMA_LENGTH : LLAMA_EOS;
+        must(fn(user, t, "a\xc3\xa9\"\33", said ? 0 : 5) >= 0, "a text ends");
+    }
+    return LLAMA_OK;
+}
+
+static int fuzz_check(const llama *m, llama_progress_fn fn, void *user, llama_error *err) {
+    must(m == tiny && fn && !user && err, "the model is looked at");
+    leave(0);
+}
+
+/* ---- What comes out ---- */
+
+/* Just behind the JSON string at s, as the command line writes it, its text in *all; NULL: it is none. */
+static const char *json_string(const char *s, buffer *all) {
+    if (*s++ != '"') return NULL;
+    for (; *s != '"'; s++) {
+        unsigned code, digits = 0;
+        char utf8[4];
+        if ((unsigned char)*s < ' ') return NULL; /* the 0 at the end, too */
+        if (*s != '\\' || *++s == '"' || *s == '\\') put(all, s, 1);
+        else {
+            if (*s != 'u') return NULL;
+            while (digits < 4 && isxdigit((unsigned char)s[1 + digits])) digits++;
+            if (digits < 4 || sscanf(s + 1, "%4x", &code) != 1 || (code >= 0xd800 && code < 0xe000)) return NULL;
+            put(all, utf8, utf8_put(code, utf8));
+            s += 4;
+        }
+    }
+    return s + 1;
+}
+
+/* Just behind the JSON value at s; NULL: it is none. */
+static const char *json_value(const char *s) {
+    buffer text = {0};
+    char *end, open = *s;
+    if (open == '"') s = json_string(s, &text);
+    else if (open != '{' && open != '[') {
+        bool number = open == '-' ? s[1] >= '0' && s[1] <= '9' : open >= '0' && open <= '9';
+        s = number && isfinite(strtod(s, &end)) ? end : NULL;
+    } else if (*++s == open + 2) s++;
+    else {
+        for (;; s += 2) {
+            if (open == '{' && ((s = json_string(s, &text)) == NULL || strncmp(s, ": ", 2) != 0)) s = NULL;
+            else s = json_value(open == '{' ? s + 2 : s);
+            if (!s || strncmp(s, ", ", 2) != 0) break;
+        }
+        s = s && *s == open + 2 ? s + 1 : NULL;
+    }
+    free(text.at);
+    return s;
+}
+
+static size_t lines_in(const char *s, size_t n) {
+    size_t lines = 0;
+    for (size_t i = 0; i < n; i++) lines += s[i] == '\n';
+    return lines;
+}
+
+/* Printable, as wide as a terminal may be. */
+static void must_be_help(const char *s, size_t n) {
+    must(n && s[n - 1] == '\n', "help is lines");
+    for (size_t i = 0, width = 0; i < n; i++) {
+        width = s[i] == '\n' ? 0 : width + 1;
+        must((s[i] >= ' ' && s[i] <= '~') || s[i] == '\n', "help is printable");
+        must(width <= 100, "help in 100 columns");
+    }
+}
+
+/* What main left with, and what it wrote. */
+static void must_be_outcome(const char *out, size_t n, size_t n_err) {
+    int code = world.code;
+    char verb = o.verb ? o.verb->letter : 0;
+    must(code == 0 || code == EXIT_USAGE || code == EXIT_TOO_LONG || code == EXIT_MEMORY, "done, or refused");
+    must((code == EXIT_MEMORY) == (world.taken >= ROOM), "no memory when there is none");
+    must(code != EXIT_USAGE || n == 0, "nothing is done of what is refused");
+    must(code == 0 || n_err > 0, "a refusal says why");
+    must(code != EXIT_TOO_LONG || !world.began || !world.terminal, "a conversation that is full goes on");
+    if (code) return;
+    if (o.version) must(lines_in(out, n) == 1, "one line of version");
+    else if (o.shell) must(lines_in(out, n) == 1 && harmless(out, n), "one line of completion");
+    else if (o.help || verb == 'h') must_be_help(out, n);
+    else if (verb == 'k' && o.decode) must(valid_utf8((const unsigned char *)out, n), "decoded are whole characters");
+    else if (verb == 'k') must(lines_in(out, n) == 1 && strspn(out, "0123456789 \n") == n, "ids in a line");
+    else if (verb != 'c') must(n == 0, "nothing yet");
+    for (const char *line = out; verb == 'c' && o.json && !o.help && line < out + n;) {
+        must(*line == '{' && (line = json_value(line)) != NULL && *line++ == '\n', "an object, and a newline");
+        must(harmless(out, n), "objects act on no terminal");
+    }
+}
+
+/* ---- What is tried, each until it leaves ---- */
+
+/* What a text is that ends where its memory does, up to a 0. */
+static char *copied(const char *s, size_t n) {
+    char *copy = take(n);
+    if (n) memcpy(copy, s, n);
+    return copy;
+}
+
+/* Each of the parts that a 0 divides the n bytes into, [*count], behind a first one. */
 static char **divide(const char *s, size_t n, int *count) {
-    char **at = calloc(n + 3, sizeof *at);
-    must(at != NULL, "memory for words");
+    char **at = take((n + 3) * sizeof *at);
     for (*count = 1; n; ++*count) {
         size_t length = strnlen(s, n), whole = length < n ? length + 1 : n;
-        at[*count] = strndup(s, length);
+        bytes b = {.n = 0};
+        append(&b, s, length);
+        at[*count] = copied(b.text, length + 1);
         s += whole;
         n -= whole;
     }
+    at[0] = copied("llama", 6);
     return at;
 }
 
-static void free_words(char **at, int count) {
-    for (int i = 0; i < count; i++) free(at[i]);
-    free(at);
-}
-
+/* All bytes written as \xNN are read as they were. */
 static void try_unescape(const char *s, size_t n) {
-    bytes b = {must_alloc(n), n};
-    memcpy(b.text, s, n);
-    unescape(&b);
-    must(b.n <= n && 4 * b.n >= n, "unescaped text is no longer, nor shorter than a quarter");
-    must((n && memchr(s, '\\', n)) || (b.n == n && memcmp(b.text, s, n) == 0), "without a backslash nothing changes");
-    free(b.text);
+    char *copy = copied(s, n), *written = take(4 * n + 1);
+    size_t k = unescape(copy, n);
+    must(k <= n && 4 * k >= n, "unescaped text is no longer, nor shorter than a quarter");
+    must((n && memchr(s, '\\', n)) || (k == n && memcmp(copy, s, n) == 0), "without a backslash nothing changes");
+    for (size_t i = 0; i < n; i++) snprintf(written + 4 * i, 5, i % 2 ? "\\x%02x" : "\\x%02X", (unsigned char)s[i]);
+    written = copied(written, 4 * n);
+    must(unescape(written, 4 * n) == n && (n == 0 || memcmp(written, s, n) == 0), "what is escaped comes back");
 }
 
-/* Numbers that were taken are within their limits, and a sampler of them is one the library takes. */
-static void must_hold(const options *o) {
-    float probs[4096];
-    llama_sampler sampler = sampler_of(o);
-    must(sizeof probs / sizeof *probs >= 512, "room for tests/tiny");
-    for (size_t i = 0; i < OPTIONS; i++) {
-        option_kind kind = option_table[i].kind;
-        const void *at = (const char *)o + option_table[i].at;
-        if (kind != WHOLE && kind != REAL) continue;
-        double v = kind == WHOLE ? *(const int *)at : *(const double *)at;
-        must(v <= option_table[i].most && (v == 0 || v >= option_table[i].least), "a number within its limits");
-    }
-    must(llama_distribution(session, 0, &sampler, probs) == LLAMA_OK, "options make a sampler");
-    for (int i = 0; i < 512; i++) must(probs[i] >= 0 && probs[i] <= 1.0001f, "probabilities");
-}
-
-/* As main does it, short of opening a model or reading a file. */
-static void try_options(const char *s, size_t n) {
+static void try_main(const char *s, size_t n) {
     int argc;
     char **argv = divide(s, n, &argc);
-    options o = {.n = 256, .temperature = 0.8, .top_p = 0.95, .repeat_penalty = 1};
-    const char **words = o.words = calloc((size_t)argc + 1, sizeof *words);
-    o.stops = calloc((size_t)argc + 1, sizeof *o.stops);
-    bytes all = {NULL, 0};
-    int32_t *tokens = NULL;
-    size_t count;
-    int code = read_options(&o, argc, argv);
-    must(code == 0 || code == EXIT_USAGE, "options are read, or refused");
-    if (code == 0) must_hold(&o);
-    if (code == 0) code = settle_model(&o);
-    must(code || o.model, "a model is named");
-    if (code == 0 && !o.file && (o.prompt || o.n_words) && read_text(&o, &all, n & 1) == 0)
-        must(tokenize(tiny, &all, LLAMA_ADD_BOS, &tokens, &count) == 0 && count > 0, "the text is made tokens");
-    free(all.text), free(tokens), free(words), free(o.stops);
-    free_words(argv, argc);
+    cli_main(argc, argv);
 }
 
 /* Where text that comes in pieces of that size must end: a stop text ends it in the piece that completes it. */
-static size_t end_of(const options *o, const char *s, size_t n, size_t piece) {
+static size_t end_of(const char *s, size_t n, size_t piece) {
     size_t first = SIZE_MAX, at = n;
-    for (size_t i = 0; i < o->n_stops; i++) {
-        size_t length = strlen(o->stops[i]);
-        const char *p = memmem(s, n, o->stops[i], length);
+    for (size_t i = 0; i < o.n_stops; i++) {
+        size_t length = strlen(o.stops[i]);
+        const char *p = memmem(s, n, o.stops[i], length);
         if (!p) continue;
         size_t last = ((size_t)(p - s) + length - 1) / piece;
         if (last < first || (last == first && (size_t)(p - s) < at)) at = (size_t)(p - s);
@@ -400,60 +650,154 @@ static size_t end_of(const options *o, const char *s, size_t n, size_t piece) {
     return at;
 }
 
+static struct {
+    const char *text; /* all of it */
+    size_t end;       /* where it must */
+} stopped;
+
 /* How long the pieces are, stop texts up to an empty one, the text. */
-static void try_stops(const char *s, size_t n, char *const *written, const size_t *length) {
-    options o = {0};
-    output w = {.o = &o};
-    size_t stop = find_option("--stop", NULL), piece = n ? 1 + (unsigned char)*s % 16 : 1, count = 0;
-    char **kept = calloc(n + 1, sizeof *kept);
-    must(kept && (o.stops = calloc(n + 1, sizeof *o.stops)) != NULL, "memory for stop texts");
-    for (s += n > 0, n -= n > 0; n && *s; count++) {
+static void try_stops(const char *s, size_t n) {
+    size_t piece = n ? 1 + (unsigned char)*s % 16 : 1, stop = find_option("--stop", 6);
+    o.stops = take((n + 1) * sizeof *o.stops);
+    texts = take(sizeof *texts);
+    lanes = take(sizeof *lanes);
+    n_texts = 1;
+    must(stop < OPTIONS, "there is --stop");
+    for (s += n > 0, n -= n > 0; n && *s;) {
         size_t size = strnlen(s, n), whole = size + (size < n);
-        kept[count] = strndup(s, size);
-        int code = set_option(&o, stop, kept[count]);
-        must(code == 0 || code == EXIT_USAGE, "a stop text, or a refusal");
+        bytes b = {.n = 0};
+        append(&b, s, size);
+        if ((*s & 0xc0) != 0x80) set_option(stop, copied(b.text, size + 1));
         s += whole, n -= whole;
     }
     s += n > 0, n -= n > 0;
-    size_t end = end_of(&o, s, n, piece);
-    for (size_t k = 0; k < n && !w.stopped; k += piece)
-        must(emit(&w, s + k, n - k < piece ? n - k : piece, false) == 0, "text goes out");
-    if (!w.stopped) must(emit(&w, "", 0, true) == 0, "the rest goes out");
-    fflush(said[0]);
-    must(*length == end && (end == 0 || memcmp(*written, s, end) == 0), "all up to the stop text");
-    free(w.held), free(o.stops);
-    free_words(kept, (int)count);
+    stopped.text = s;
+    stopped.end = end_of(s, n, piece);
+    for (size_t k = 0; k < n && !texts->finish; k += piece) {
+        int said = on_text(lanes, texts, s + k, n - k < piece ? n - k : piece);
+        must(said == 0 || said == 1, "a text goes on, or ends");
+        if (said) texts->finish = LLAMA_STOP;
+    }
+    if (!texts->finish) texts->finish = LLAMA_EOS;
+    must(on_text(lanes, texts, "", 0) == 0, "a text ends");
 }
 
-static void try_decode(const char *s, size_t n) {
-    char *copy = must_alloc(n + 1);
-    if (n) memcpy(copy, s, n);
-    copy[n] = 0;
-    int code = decode(tiny, copy, n);
-    must(code == 0 || code == EXIT_USAGE, "ids are decoded, or refused");
-    free(copy);
+/* As many tokens as there are numbers, and the same of their ids written. */
+static void try_ids(const char *s, size_t n) {
+    size_t words = 0;
+    bytes text = {.n = 0}, written = {.n = 0};
+    o.escapes = world.terminal;
+    add_input(s, n);
+    read_ids(inputs);
+    const input *in = inputs;
+    for (size_t i = 0; i < in->text.n; i++)
+        words += isdigit((unsigned char)in->text.text[i]) && (i == 0 || !isdigit((unsigned char)in->text.text[i - 1]));
+    must(in->n_tokens == words, "each number is an id");
+    append(&written, "", 0);
+    for (size_t i = 0; i < in->n_tokens; i++) {
+        char id[16];
+        must(in->tokens[i] >= 0 && in->tokens[i] < info.vocab, "tokens of the vocabulary");
+        append(&written, id, (size_t)snprintf(id, sizeof id, "\n%d", (int)in->tokens[i]));
+    }
+    o.escapes = false;
+    add_input(written.text, written.n);
+    read_ids(&inputs[1]);
+    must(inputs[1].n_tokens == words && memcmp(inputs[0].tokens, inputs[1].tokens, words * sizeof(int32_t)) == 0, "the same ids");
+    append_tokens(&text, inputs->tokens, words);
+    must(valid_utf8((unsigned char *)text.text, text.n), "decoded are whole characters");
 }
 
+static void try_visible(const char *s, size_t n) { put_visible(world.out, s, n, !world.terminal); }
+static void try_json(const char *s, size_t n) { put_json(s, n); }
+
+/* Two words: letters from one to the other are as many as back. */
+static void try_distance(const char *s, size_t n) {
+    enum { LONGEST = 31 };
+    int count;
+    char **word = divide(s, n, &count), *a = count > 1 ? word[1] : "", *b = count > 2 ? word[2] : "";
+    size_t x = strlen(a), y = strlen(b);
+    if (y > LONGEST) b[y = LONGEST] = 0;
+    size_t d = distance(a, b, y);
+    must(d <= (x > y ? x : y) && d >= (x > y ? x - y : y - x), "a distance within the lengths");
+    must((d == 0) == (strcmp(a, b) == 0), "no distance is the same word");
+    must(x > LONGEST || distance(b, a, x) == d, "as far back");
+    no_such_option(a);
+}
+
+/* Characters as they stand in text; of one that is cut off there is none. */
+static void try_characters(const char *s, size_t n) {
+    for (size_t i = 0, size; i < n; i += size) {
+        int32_t c, again;
+        char utf8[4];
+        size = llama_utf8_next(s + i, n - i, &c);
+        must(size >= 1 && size <= 4 && size <= n - i, "a character within the text");
+        if (c >= 0) must(valid_utf8((const unsigned char *)s + i, size) && utf8_put((unsigned)c, utf8) == size &&
+                         memcmp(utf8, s + i, size) == 0, "a character is its bytes");
+        else must(size == 1, "what is no character is a byte");
+        for (size_t k = 1; k <= 4 && k <= n - i && c < 0; k++)
+            must(!valid_utf8((const unsigned char *)s + i, k), "a character is not passed over");
+        for (size_t k = 1; k < size; k++)
+            must(llama_utf8_next(s + i, k, &again) == 1 && again == -1, "half a character is none");
+    }
+}
+
+static void must_be_shown(int which, const char *s, size_t n, const char *out, size_t shown) {
+    bool text = valid_utf8((const unsigned char *)s, n);
+    buffer all = {0};
+    if (which == 2) must(shown == stopped.end && (shown == 0 || memcmp(out, stopped.text, shown) == 0), "all up to the stop text");
+    if (which == 4) {
+        bool plain = harmless(s, n) && (!world.terminal || !n || (!memchr(s, '\n', n) && !memchr(s, '\t', n)));
+        must(harmless(out, shown) && valid_utf8((const unsigned char *)out, shown), "what is shown acts on no terminal");
+        must(!world.terminal || (!strchr(out, '\n') && !strchr(out, '\t')), "what is shown is one line");
+        if (plain && text) must(shown == n && memcmp(out, s, n) == 0, "what is harmless is shown as it is");
+    }
+    if (which == 5) {
+        const char *end = json_string(out, &all);
+        must(end == out + shown && valid_utf8((const unsigned char *)out, shown), "a JSON string");
+        must(harmless(out, shown), "a JSON string acts on no terminal");
+        if (text) must(all.n == n && (n == 0 || memcmp(all.at, s, n) == 0), "a JSON string reads as the text");
+    }
+    free(all.at);
+}
+
+/* The first byte is what is tried, and, times their number, 1: stdin is a terminal, 2: LLAMA_MODEL is set. */
 static void try_cli(const char *s, size_t n) {
+    static void (*const tries[])(const char *, size_t) = {try_unescape, try_main, try_stops, try_ids,
+                                                          try_visible, try_json, try_distance};
+    enum { TRIES = sizeof tries / sizeof *tries };
     char *written[2] = {NULL, NULL};
     size_t length[2];
-    for (int i = 0; i < 2; i++) said[i] = open_memstream(&written[i], &length[i]);
-    must(said[0] && said[1], "memory for what is said");
-    int which = n ? (unsigned char)(*s - '0') % 5 : -1;
-    s += n > 0, n -= n > 0;
-    if (which == 0) try_unescape(s, n);
-    if (which == 1) try_options(s, n);
-    if (which == 2) try_stops(s, n, &written[0], &length[0]);
-    if (which == 3) try_decode(s, n);
-    if (which == 4) put_visible(said[0], s, n, true);
-    for (int i = 0; i < 2; i++) fclose(said[i]);
-    must(which != 3 || valid_utf8((unsigned char *)written[0], length[0]), "decoded are whole characters");
-    must(which != 4 || harmless(written[0], length[0]), "what is shown acts on no terminal");
-    if (which == 4 && harmless(s, n) && valid_utf8((const unsigned char *)s, n))
-        must(length[0] == n && memcmp(written[0], s, n) == 0, "what is harmless is shown as it is");
+    if (n == 0) return;
+    int first = (unsigned char)(*s++ - '0'), which = first % TRIES;
+    n--;
+    world.terminal = first / TRIES & 1;
+    world.model = first / TRIES & 2 ? "tests/tiny" : NULL;
+    world.taken = world.began = 0;
+    world.in = fmemopen((void *)s, n, "r");
+    world.out = open_memstream(&written[0], &length[0]);
+    world.err = open_memstream(&written[1], &length[1]);
+    must(world.in && world.out && world.err, "memory for what is said");
+    o = (options){.verb = verbs, .samples = 1};
+    model = tiny;
+    inputs = NULL;
+    n_inputs = input_room = head = 0;
+    context = POSITIONS;
+    if (setjmp(world.end) == 0) {
+        tries[which](s, n);
+        leave(0);
+    }
+    fclose(world.in), fclose(world.out), fclose(world.err);
+    must(!blocks && !model, "nothing is left behind");
+    if (which == 1) must_be_outcome(written[0], length[0], length[1]);
+    else if (which == 3 || which == 6) must(world.code == EXIT_USAGE || (which == 3 && world.code == 0), "done, or refused");
+    else must(world.code == 0, "done");
+    must(which == 2 || which == 4 || which == 5 || which == 1 || length[0] == 0, "nothing is shown");
+    must_be_shown(which, s, n, written[0], length[0]);
     must(harmless(written[1], length[1]), "an error acts on no terminal");
-    must(length[1] == 0 || which == 2 || memchr(written[1], '\n', length[1]) == written[1] + length[1] - 1, "one line of error");
+    if (which != 1 || (!o.talk && !o.stats))
+        must(lines_in(written[1], length[1]) == (length[1] > 0) && (!length[1] || written[1][length[1] - 1] == '\n'), "one line of error");
     free(written[0]), free(written[1]);
+    try_characters(s, n);
 }
 #else
 static void try_cli(const char *s, size_t n) { (void)s, (void)n; }
@@ -470,7 +814,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n);
 
 static void initialize_tiny(void) {
     llama_session_options o = {.size = sizeof o, .context = 8, .threads = 1};
-    unsetenv("LLAMA_MODEL");
     must(llama_open(&tiny, "tests/tiny", NULL, NULL) == LLAMA_OK, "tests/tiny is here");
     must(llama_session_new(&session, tiny, &o, NULL) == LLAMA_OK, "a session");
     must(llama_eval(session, 0, (int32_t[]){1, 2, 3}, 3) == LLAMA_OK, "three tokens");
@@ -727,17 +1070,53 @@ static void save_states(void) {
     llama_close(tiny);
 }
 
-/* As they are, 0 bytes and all. */
+/* As they are, 0 bytes and all. The first byte: which, and 7 more for a terminal, 14 more with a standing model. */
 static void write_cli_seeds(void) {
-#define SEED(name, s) put_file(&(buffer){(unsigned char *)s, sizeof s - 1, 0}, folder, name)
-    SEED("cli0", "0a\\nb\\x41\\xe2\\x96\\x81\\\"\\q\\");
-    SEED("cli1", "1tests/tiny\0once\0-n\0" "64\0--temp\0.8\0--top-p=0.9\0-s\0" "1\0-r\0end\0-e");
-    SEED("cli2", "1-m\0tests/tiny\0-p\0\\x61 b\0-e\0--top-k\0" "40\0--min-p\0.05\0--repeat-penalty\0" "1.3\0--repeat-last-n=-1");
-    SEED("cli3", "1tokenize\0tests/tiny\0--decode\0-1\0--\0-p");
-    SEED("cli4", "2\1the end\0nd of\0\0it is the en, the end of it");
-    SEED("cli5", "2\6aab\0aaab\0\xc3\xa9\0\0aaaaaaab\xc3\xa9");
-    SEED("cli6", "31 2 300\n 511\t3");
-    SEED("cli7", "4a\33[31m\x9b\xe2\x80\xae\xc2\x9b\xd8\x9c\xf0\x9f\x99\x82\t\n");
+    int n = 0;
+    char name[16];
+#define SEED(s) (snprintf(name, sizeof name, "cli%d", n++), put_file(&(buffer){(unsigned char *)s, sizeof s - 1, 0}, folder, name))
+    SEED("0a\\nb\\x41\\xe2\\x96\\x81\\\"\\q\\");
+    SEED("1tests/tiny\0once\0-n\0" "64\0--temp\0.8\0--top-p=0.9\0-s\0" "1\0-r\0end\0-e");
+    SEED("1-m\0tests/tiny\0-p\0\\x61 b\0-e\0--top-k\0" "40\0--min-p\0.05\0--repeat-penalty\0" "1.3\0--repeat-last-n=-1");
+    SEED("1complete\0tests/tiny\0-f\0x\0--lines\0-k\0" "3\0--json\0--logprobs\0" "2\0--echo\0\n--ignore-eos\na prompt\n");
+    SEED("1tests/tiny\0-f\0-\0-0\0-p\0a\0-p\0b\0--no-bos\0-c\0" "32\0--ctx-size=24\0-q");
+    SEED("1tests/tiny\0-i\0--in-prefix\0Q: \0--in-suffix\0\\nA:\0-e\0-c\0" "40\0--prompt-cache\0x\0\nThe king\n/save x\n/load x\n//x\n/reset\n/sing\n/exit\n");
+    SEED("8tests/tiny\0-i\0--stats\0-r\0\\x41\0-e\0\nThere was\nonce\n/stats\n/save a\n");
+    SEED("1tokenize\0tests/tiny\0--decode\0-1\0--\0-p");
+    SEED("1tokenize\0tests/tiny\0" "12\\t3\0-e\0--decode\0");
+    SEED("?tokenize\0once\0upon\0--bos\0--count\0--memory=lock");
+    SEED("1ppl\0tests/tiny\0x\0--ids\0--stride\0" "16\0-t\0" "2\0-b\0" "8\0--fast\0--kernels\0scalar");
+    SEED("1ppl\0tests/tiny\0-f\0x\0-c\0" "16\0--stride=16");
+    SEED("1trace\0tests/tiny\0once\0layers.0\0output\0--tokenizer\0x");
+    SEED("1info\0tests/tiny\0-c\0" "512");
+    SEED("1check\0-m\0tests/tiny\0--memory\0map");
+    SEED("Fbench\0-t\0" "1\0-b=1");
+    SEED("1help\0all");
+    SEED("1help\0tokenize");
+    SEED("1help\0nothing");
+    SEED("1-h");
+    SEED("1ppl\0--help\0--threads\0" "4");
+    SEED("1--version");
+    SEED("1--completion\0bash");
+    SEED("1--completion=fish\0--temperature\0" "0\0--predict");
+    SEED("2\1the end\0nd of\0\0it is the en, the end of it");
+    SEED("2\6aab\0aaab\0\xc3\xa9\0\0aaaaaaab\xc3\xa9");
+    SEED("31 2 300\n 511\t3");
+    SEED(":1\\n22\\x20 300\\t");
+    SEED("4a\33[31m\x9b\xe2\x80\xae\xc2\x9b\xd8\x9c\xf0\x9f\x99\x82\t\n");
+    SEED(";\xc3\xa9\xed\xa0\x80\xe2\x81\xa6\x7f a\tb");
+    SEED("5a\"b\\c\n\33\xc2\x9b\xe2\x80\xae\xf0\x9f\x99\x82\xff\x7f\xc3");
+    /* All that acts on a terminal, and what is beside it */
+#define ACTS "\x1f\x20\x7e\x7f\xc2\x80\xc2\x9f\xc2\xa0\xd8\x9b\xd8\x9c\xd8\x9d\xe2\x80\x8d\xe2\x80\x8e\xe2\x80\x8f\xe2\x80\x90" \
+             "\xe2\x80\xa9\xe2\x80\xaa\xe2\x80\xae\xe2\x80\xaf\xe2\x81\xa5\xe2\x81\xa6\xe2\x81\xa9\xe2\x81\xaa"
+    SEED("4" ACTS);
+    SEED("5" ACTS);
+#undef ACTS
+    /* The first and last characters of each length, and what is beside them */
+    SEED("4\x7f\xc1\xbf\xc2\x80\xdf\xbf\xe0\x9f\xbf\xe0\xa0\x80\xed\x9f\xbf\xed\xa0\x80\xed\xbf\xbf\xee\x80\x80\xef\xbf\xbf\xf0\x8f\xbf\xbf\xf0\x90\x80\x80"
+         "\xf4\x8f\xbf\xbf\xf4\x90\x80\x80\xf5\x80\x80\x80");
+    SEED("6--temprature\0--temperature");
+    SEED("6--repeat-penalty");
 #undef SEED
 }
 

@@ -62,7 +62,7 @@ cp $work/sound/tokenizer.bin $work/tokenizer.seeds/bin
 (cd $work/sound && md5sum consolidated.00.pth params.json) >$work/checklist.seeds/small
 (cd $work/sound && md5sum -b params.json) >$work/checklist.seeds/binary
 cp $work/sound/state? $work/state.seeds || exit 1
-cp $work/sound/cli? $work/cli.seeds
+cp $work/sound/cli* $work/cli.seeds || exit 1
 sed 's/^{"text": "\(.*\)", "ids": .*/\1/' tests/tiny/tokens.jsonl |
     awk -v to=$work/text.seeds/ '{ printf "%s", $0 >(to NR); close(to NR) }'
 
