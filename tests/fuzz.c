@@ -399,7 +399,7 @@ static void try_state(const uint8_t *data, size_t n) {
 /* ---- The command line ---- */
 
 #if IS_CLI
-enum { ROOM = 4 << 20, POSITIONS = 64, VOCAB = 1024 }; /* bytes it may take; of a conversation; of tests/tiny */
+enum { ROOM = 1 << 20, POSITIONS = 64, VOCAB = 1024 }; /* bytes it may take; of a conversation; of tests/tiny */
 
 static _Noreturn void fuzz_exit(int code) {
     world.code = code;
@@ -479,7 +479,7 @@ static int fuzz_session_new(llama_session **s, const llama *m, const llama_sessi
     must(m == tiny && *s == session && err, "a session of the model");
     must(so->context >= 1 && so->context <= 1 << 20 && so->sequences >= 1 && so->sequences <= SLOTS, "a session's size");
     must(so->threads >= 0 && so->threads <= 1024 && so->batch >= 0, "a session's threads and batch");
-    if (o.verb->letter != 'c') leave(0); /* what it goes on with is not its own */
+    if (!strchr("ci", o.verb->letter)) leave(0); /* what others go on with is numbers */
     world.began = true;
     return LLAMA_OK;
 }
@@ -588,18 +588,19 @@ static void must_be_outcome(const char *out, size_t n, size_t n_err) {
     else if (o.help || verb == 'h') must_be_help(out, n);
     else if (verb == 'k' && o.decode) must(valid_utf8((const unsigned char *)out, n), "decoded are whole characters");
     else if (verb == 'k') must(lines_in(out, n) == 1 && strspn(out, "0123456789 \n") == n, "ids in a line");
+    else if (verb == 'i') must(lines_in(out, n) >= 10, "what a model is");
     else if (verb != 'c') must(n == 0, "nothing yet");
-    for (const char *line = out; verb == 'c' && o.json && !o.help && line < out + n;) {
+    if (verb != 'c' || !o.json || o.help || o.version || o.shell) return;
+    for (const char *line = out; line < out + n;)
         must(*line == '{' && (line = json_value(line)) != NULL && *line++ == '\n', "an object, and a newline");
-        must(harmless(out, n), "objects act on no terminal");
-    }
+    must(harmless(out, n), "objects act on no terminal");
 }
 
 /* ---- What is tried, each until it leaves ---- */
 
-/* What a text is that ends where its memory does, up to a 0. */
-static char *copied(const char *s, size_t n) {
-    char *copy = take(n);
+/* A text whose memory ends where it does, or so many zeros behind it. */
+static char *copied(const char *s, size_t n, size_t zeros) {
+    char *copy = take(n + zeros);
     if (n) memcpy(copy, s, n);
     return copy;
 }
@@ -609,24 +610,22 @@ static char **divide(const char *s, size_t n, int *count) {
     char **at = take((n + 3) * sizeof *at);
     for (*count = 1; n; ++*count) {
         size_t length = strnlen(s, n), whole = length < n ? length + 1 : n;
-        bytes b = {.n = 0};
-        append(&b, s, length);
-        at[*count] = copied(b.text, length + 1);
+        at[*count] = copied(s, length, 1);
         s += whole;
         n -= whole;
     }
-    at[0] = copied("llama", 6);
+    at[0] = copied("llama", 5, 1);
     return at;
 }
 
 /* All bytes written as \xNN are read as they were. */
 static void try_unescape(const char *s, size_t n) {
-    char *copy = copied(s, n), *written = take(4 * n + 1);
+    char *copy = copied(s, n, 0), *written = take(4 * n + 1);
     size_t k = unescape(copy, n);
     must(k <= n && 4 * k >= n, "unescaped text is no longer, nor shorter than a quarter");
     must((n && memchr(s, '\\', n)) || (k == n && memcmp(copy, s, n) == 0), "without a backslash nothing changes");
     for (size_t i = 0; i < n; i++) snprintf(written + 4 * i, 5, i % 2 ? "\\x%02x" : "\\x%02X", (unsigned char)s[i]);
-    written = copied(written, 4 * n);
+    written = copied(written, 4 * n, 0);
     must(unescape(written, 4 * n) == n && (n == 0 || memcmp(written, s, n) == 0), "what is escaped comes back");
 }
 
@@ -665,9 +664,7 @@ static void try_stops(const char *s, size_t n) {
     must(stop < OPTIONS, "there is --stop");
     for (s += n > 0, n -= n > 0; n && *s;) {
         size_t size = strnlen(s, n), whole = size + (size < n);
-        bytes b = {.n = 0};
-        append(&b, s, size);
-        if ((*s & 0xc0) != 0x80) set_option(stop, copied(b.text, size + 1));
+        if ((*s & 0xc0) != 0x80) set_option(stop, copied(s, size, 1));
         s += whole, n -= whole;
     }
     s += n > 0, n -= n > 0;
@@ -795,7 +792,8 @@ static void try_cli(const char *s, size_t n) {
     must_be_shown(which, s, n, written[0], length[0]);
     must(harmless(written[1], length[1]), "an error acts on no terminal");
     if (which != 1 || (!o.talk && !o.stats))
-        must(lines_in(written[1], length[1]) == (length[1] > 0) && (!length[1] || written[1][length[1] - 1] == '\n'), "one line of error");
+        must(lines_in(written[1], length[1]) <= (which == 1 ? 3 : 1) && (!length[1] || written[1][length[1] - 1] == '\n'),
+             "one line of error; a completion may have notes: its cache is made anew, the context is full, the cache cannot be written");
     free(written[0]), free(written[1]);
     try_characters(s, n);
 }
@@ -1078,7 +1076,10 @@ static void write_cli_seeds(void) {
     SEED("0a\\nb\\x41\\xe2\\x96\\x81\\\"\\q\\");
     SEED("1tests/tiny\0once\0-n\0" "64\0--temp\0.8\0--top-p=0.9\0-s\0" "1\0-r\0end\0-e");
     SEED("1-m\0tests/tiny\0-p\0\\x61 b\0-e\0--top-k\0" "40\0--min-p\0.05\0--repeat-penalty\0" "1.3\0--repeat-last-n=-1");
-    SEED("1complete\0tests/tiny\0-f\0x\0--lines\0-k\0" "3\0--json\0--logprobs\0" "2\0--echo\0\n--ignore-eos\na prompt\n");
+    SEED("1complete\0tests/tiny\0-f\0x\0--lines\0-k\0" "3\0--json\0--logprobs\0" "2\0--echo\0--ignore-eos\0-p\0\na prompt\n");
+    SEED("1tests/tiny\0-p\0\"a\33\\\0--json\0--echo\0-n\0" "0");
+    SEED("1tests/tiny\0\0--no-bos");
+    SEED("1tests/tiny\0a\0--fast\0--prompt-cache\0x");
     SEED("1tests/tiny\0-f\0-\0-0\0-p\0a\0-p\0b\0--no-bos\0-c\0" "32\0--ctx-size=24\0-q");
     SEED("1tests/tiny\0-i\0--in-prefix\0Q: \0--in-suffix\0\\nA:\0-e\0-c\0" "40\0--prompt-cache\0x\0\nThe king\n/save x\n/load x\n//x\n/reset\n/sing\n/exit\n");
     SEED("8tests/tiny\0-i\0--stats\0-r\0\\x41\0-e\0\nThere was\nonce\n/stats\n/save a\n");
