@@ -1078,11 +1078,13 @@ static void write_cli_seeds(void) {
     SEED("1-m\0tests/tiny\0-p\0\\x61 b\0-e\0--top-k\0" "40\0--min-p\0.05\0--repeat-penalty\0" "1.3\0--repeat-last-n=-1");
     SEED("1complete\0tests/tiny\0-f\0x\0--lines\0-k\0" "3\0--json\0--logprobs\0" "2\0--echo\0--ignore-eos\0-p\0\na prompt\n");
     SEED("1tests/tiny\0-p\0\"a\33\\\0--json\0--echo\0-n\0" "0");
+    SEED("1tests/tiny\0a\0-t\0" "1024\0-b\0" "1048576\0-c\0" "1048576\0--logprobs\0" "100\0--json\0--temp\0" "1e6\0--top-p\0" "1\0-n\0" "1073741824");
+    SEED("1tests/tiny\0a\0-t\0" "1025");
     SEED("1tests/tiny\0\0--no-bos");
     SEED("1tests/tiny\0a\0--fast\0--prompt-cache\0x");
     SEED("1tests/tiny\0-f\0-\0-0\0-p\0a\0-p\0b\0--no-bos\0-c\0" "32\0--ctx-size=24\0-q");
-    SEED("1tests/tiny\0-i\0--in-prefix\0Q: \0--in-suffix\0\\nA:\0-e\0-c\0" "40\0--prompt-cache\0x\0\nThe king\n/save x\n/load x\n//x\n/reset\n/sing\n/exit\n");
-    SEED("8tests/tiny\0-i\0--stats\0-r\0\\x41\0-e\0\nThere was\nonce\n/stats\n/save a\n");
+    SEED("1tests/tiny\0-i\0--in-prefix\0Q: \0--in-suffix\0\\nA:\0-e\0-c\0" "40\0--prompt-cache\0x\0--kernels\0\nThe king\n/save x\n/load x\n//x\n/reset\n/sing\n/exit\n");
+    SEED("8tests/tiny\0-i\0--stats\0-r\0\\x41\0-e\0--kernels\0\nThere was\nonce\n/stats\n/save a\n");
     SEED("1tokenize\0tests/tiny\0--decode\0-1\0--\0-p");
     SEED("1tokenize\0tests/tiny\0" "12\\t3\0-e\0--decode\0");
     SEED("?tokenize\0once\0upon\0--bos\0--count\0--memory=lock");
@@ -1103,6 +1105,8 @@ static void write_cli_seeds(void) {
     SEED("2\1the end\0nd of\0\0it is the en, the end of it");
     SEED("2\6aab\0aaab\0\xc3\xa9\0\0aaaaaaab\xc3\xa9");
     SEED("31 2 300\n 511\t3");
+    SEED("31023 0");
+    SEED("31024");
     SEED(":1\\n22\\x20 300\\t");
     SEED("4a\33[31m\x9b\xe2\x80\xae\xc2\x9b\xd8\x9c\xf0\x9f\x99\x82\t\n");
     SEED(";\xc3\xa9\xed\xa0\x80\xe2\x81\xa6\x7f a\tb");
