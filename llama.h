@@ -911,9 +911,10 @@ LLAMA_INLINE long llamac_cgroup_cores(const char *proc, const char *sys) {
     return least;
 }
 
-/* tokenizer.c. It knows no model; llama_text_to_tokens, llama_token_text and llama_utf8_push are
- * these with a model in front. A vocabulary of at most so many pieces comes from the bytes of a
- * tokenizer.model, .json or .bin, or from inside GGUF, and keeps a copy of what it needs. */
+/* tokenizer.c. But for whole texts, which are made of public calls, it knows no model:
+ * llama_text_to_tokens, llama_token_text and llama_utf8_push are these with a model in front. A
+ * vocabulary of at most so many pieces comes from the bytes of a tokenizer.model, .json or .bin,
+ * or from inside GGUF, and keeps a copy of what it needs. */
 typedef struct llamac_vocab llamac_vocab;
 LLAMA_SHARED int llamac_vocab_parse(llamac_vocab **, llamac_cursor bytes, size_t most,
                                     const char *file, llamac_arena *, llama_error *);

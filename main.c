@@ -774,17 +774,16 @@ static size_t n_texts, head; /* head: so many are shown whole */
 /* For --json: the token and its log-probability, then the best there were. */
 static void note_token(lane *l, const llama_text *t) {
     llama_choice best[1 + TOPS];
-    int k = o.tops < info.vocab ? o.tops : info.vocab;
     const float *logits = llama_logits(session, t->seq);
-    if (llama_top(session, t->seq, best + 1, k > 0 ? k : 1) < 1) return;
+    if (llama_top(session, t->seq, best + 1, o.tops ? o.tops : 1) < 1) return;
     best[0] = (llama_choice){t->token, best[1].logprob + logits[t->token] - logits[best[1].token]};
-    append(&l->picks, best, (size_t)(1 + k) * sizeof *best);
+    append(&l->picks, best, (size_t)(1 + o.tops) * sizeof *best);
 }
 
 static void put_object(const llama_text *t, const lane *l) {
     static const char *const words[] = {"", "eos", "stop", "length", "interrupted"};
     const llama_choice *p = (const void *)l->picks.text;
-    size_t width = 1 + (size_t)(o.tops < info.vocab ? o.tops : info.vocab), i = (size_t)(t - texts);
+    size_t width = 1 + (size_t)o.tops, i = (size_t)(t - texts);
     bool full = t->finish == LLAMA_LENGTH && (int64_t)t->most != o.n;
     printf("{\"prompt\": %zu, \"sample\": %zu, \"text\": ", i / (size_t)o.samples,
            i % (size_t)o.samples);
@@ -995,6 +994,7 @@ static void converse(void) {
 static void run_complete(void) {
     if (o.cache && o.fast)
         die(EXIT_USAGE, "--prompt-cache: not with --fast, where it would change bits");
+    if (o.tops > info.vocab) o.tops = info.vocab;
     if (o.tops && !o.json) die(EXIT_USAGE, "--logprobs: only with --json");
     if (o.talk && (o.json || o.lines || o.nul || o.samples > 1 || n_inputs > 1))
         die(EXIT_USAGE, "-i: a conversation is one text, without --json, --lines, -0 or -k");

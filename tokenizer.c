@@ -1011,12 +1011,14 @@ LLAMA_API int llama_generate(const llama *m, llama_session *s, llama_text *texts
     llama_span spans[AT_ONCE];
     int sequences = 0, status = LLAMA_OK;
     if (!m || !fn || (n && !texts)) return LLAMA_EINVAL;
+    for (size_t i = 0; i < n; i++)
+        if (texts[i].n_prompt && !texts[i].prompt) return LLAMA_EINVAL;
     while (sequences < AT_ONCE && llama_tokens(s, sequences)) sequences++;
     for (size_t next = 0, going = 1; going && sequences && status == LLAMA_OK;) {
         while (next < n && admit(s, &texts[next], in, sequences)) next++;
+        /* The prompts of texts that begin, the last tokens of the others */
         going = 0;
-        for (int k = 0; k < sequences;
-             k++) { /* prompts of texts that begin, last tokens of others */
+        for (int k = 0; k < sequences; k++) {
             llama_text *t = in[k];
             if (t && t->generated) spans[going++] = (llama_span){k, &t->token, 1};
             else if (t)

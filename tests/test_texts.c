@@ -223,6 +223,8 @@ static void test_said(void) {
     check(llama_generate(NULL, s, texts, 1, on_text, got) == LLAMA_EINVAL && llama_generate(model, NULL, texts, 1, on_text, got) == LLAMA_EINVAL &&
               llama_generate(model, s, NULL, 1, on_text, got) == LLAMA_EINVAL && llama_generate(model, s, texts, 1, NULL, got) == LLAMA_EINVAL,
           "refused");
+    texts[0] = text_of(0, 3, 5), texts[0].prompt = NULL; /* where a sequence has tokens to compare it with */
+    check(llama_length(s, 0) > 0 && generate(s, texts, 1, got) == LLAMA_EINVAL, "a prompt that is not given");
     check(llama_generate(model, s, NULL, 0, on_text, got) == LLAMA_OK, "no texts");
     llama_session_free(s);
     s = session(1, 20);
