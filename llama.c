@@ -1328,12 +1328,6 @@ static int open_llama2c(binder *b) {
 
 /* ---- Any of them ---- */
 
-/* Is there such a file in the folder? */
-static bool holds(const char *folder, const char *name) {
-    char path[LLAMAC_PATH_BYTES];
-    return llamac_join(path, folder, name, NULL) == LLAMA_OK && access(path, F_OK) == 0;
-}
-
 /* Which format it is, then everything of it. Meta's comes first where a folder has both. */
 static int open_weights(binder *b, bool vocabulary) {
     struct stat st;
@@ -1344,8 +1338,9 @@ static int open_weights(binder *b, bool vocabulary) {
     if (stat(b->path, &st) != 0)
         return llamac_fail(b->err, LLAMA_EIO, "%s: cannot be opened: %s", b->path, strerror(errno));
     if (S_ISDIR(st.st_mode)) {
-        bool hugging_face = holds(b->path, "config.json") && !holds(b->path, "consolidated.00.pth");
-        if (!hugging_face && !holds(b->path, "params.json"))
+        bool hugging_face =
+            llamac_holds(b->path, "config.json") && !llamac_holds(b->path, "consolidated.00.pth");
+        if (!hugging_face && !llamac_holds(b->path, "params.json"))
             return llamac_fail(
                 b->err, LLAMA_EFORMAT,
                 "%s: holds neither params.json nor config.json; give the folder that does",
@@ -1434,15 +1429,6 @@ static void penalise(const llama_session *s, const sequence *q, const llama_samp
         if (!s->seen[id]) p[id] = p[id] > 0 ? p[id] / penalty : p[id] * penalty;
         s->seen[id] = 1;
     }
-}
-
-/* p = softmax(p / temperature); false: all are -inf, or one is no number */
-static bool soften(double *p, size_t n, double temperature) {
-    double top = -HUGE_VAL, sum = 0;
-    for (size_t i = 0; i < n; i++) top = p[i] > top ? p[i] : top;
-    for (size_t i = 0; i < n; i++) sum += p[i] = exp_double((p[i] - top) / temperature);
-    for (size_t i = 0; i < n; i++) p[i] /= sum;
-    return sum > 0;
 }
 
 /* Keep the top_k foremost tokens, and of these as many as top_p wants: Meta's rule keeps a
@@ -1654,6 +1640,10 @@ LLAMA_API int llama_check(const llama *m, llama_progress_fn progress, void *user
 
 /* ---- Text: tokenizer.c does it, from the vocabulary alone ---- */
 
+LLAMA_SHARED const llama_allocator *llamac_allocator_of(const llama *m) {
+    return &m->arena.allocator;
+}
+
 LLAMA_API ptrdiff_t llama_text_to_tokens(const llama *m, const char *text, size_t n, unsigned flags,
                                          int32_t *out, size_t cap) {
     if (!m || !m->vocab) return LLAMA_EINVAL;
@@ -1852,31 +1842,42 @@ static float log_probability(const float *logits, size_t vocab, int32_t token) {
     return (float)((double)logits[token] - log_sum_exp(logits, vocab));
 }
 
-/* logprob[i] of the n tokens of a batch, from the logits before each: `before` for i = 0
- * (NULL: nothing stands before it), then row i-1's. The last row's logits go to s->logits. */
-static int score_rows(llama_session *s, const float *before, size_t n, float *logprob) {
-    size_t vocab = s->model->vocab_size, ld = padded(vocab);
-    logprob[0] = before ? log_probability(before, vocab, s->row_token[0]) : 0;
-    for (size_t i = 0; i < n; i += SCORED) { /* some rows at a time */
-        size_t rows = n - i < SCORED ? n - i : SCORED;
-        int status = output(s, s->h + i * padded(s->model->dim), rows);
+static int32_t rank_of(const float *logits, size_t vocab, int32_t token) {
+    int32_t above = 0;
+    for (size_t i = 0; i < vocab; i++)
+        above += logits[i] > logits[token] || (logits[i] == logits[token] && i < (size_t)token);
+    return above;
+}
+
+/* Of each of the n tokens of a batch, from the logits before it (a span's first: its sequence's; 0
+ * without any), the log of its probability and how many rank above it. The logits of the last row
+ * stay in s->logits, for the next batch or the sequence. */
+static int score_rows(llama_session *s, size_t n, float *logprob, int32_t *rank) {
+    size_t vocab = s->model->vocab_size, ld = padded(vocab), width = padded(s->model->dim);
+    const float *before = s->logits;
+    for (size_t t = 0; t < n; t++) {
+        const sequence *q = s->row_seq[t];
+        int32_t token = s->row_token[t];
+        if (s->row_pos[t] == q->length) before = q->length ? q->logits : NULL;
+        logprob[t] = before ? log_probability(before, vocab, token) : 0;
+        if (rank) rank[t] = before ? rank_of(before, vocab, token) : 0;
+        int status =
+            t % SCORED ? LLAMA_OK : output(s, s->h + t * width, n - t < SCORED ? n - t : SCORED);
         if (status) return status;
-        for (size_t t = 0; t < rows && i + t + 1 < n; t++)
-            logprob[i + t + 1] =
-                log_probability(s->logits + t * ld, vocab, s->row_token[i + t + 1]);
-        if (i + rows == n) memmove(s->logits, s->logits + (rows - 1) * ld, vocab * sizeof(float));
+        before = s->logits + t % SCORED * ld;
     }
+    memmove(s->logits, before, vocab * sizeof *before);
     return LLAMA_OK;
 }
 
 /* Run the tokens of all spans through the model, in batches of nearly equal size; rows of
  * several sequences share a batch. Leaves in s->logits a row for each span that has tokens.
  * The cache is filled beyond the sequences' lengths only, where nobody reads yet. With
- * logprob (of the one span there is) every row is scored. */
-static int evaluate_spans(llama_session *s, const llama_span *spans, size_t total, float *logprob) {
+ * logprob every row is scored. */
+static int evaluate_spans(llama_session *s, const llama_span *spans, size_t total, float *logprob,
+                          int32_t *rank) {
     size_t rows, i = 0, kept = 0, ld = padded(s->model->dim); /* i: tokens of *spans done */
-    const sequence *first = &s->sequences[spans->seq];
-    const float *before = first->length ? first->logits : NULL;
+    int status;
     s->total = s->model->n_layers * total;
     s->all_rows = logprob || s->trace;
     for (size_t done = 0; done < total; done += rows) {
@@ -1893,17 +1894,20 @@ static int evaluate_spans(llama_session *s, const llama_span *spans, size_t tota
         for (size_t t = 0; t < wanted; t++)
             if (s->row_pos[t] + 1 == s->row_seq[t]->end)
                 memcpy(s->last + kept++ * ld, s->h + t * ld, ld * sizeof(float));
-        int status = logprob ? score_rows(s, before, rows, logprob + done) : LLAMA_OK;
-        if (status) return status;
-        before = s->logits;
+        if (logprob && (status = score_rows(s, rows, logprob + done, rank ? rank + done : NULL)))
+            return status;
     }
-    return logprob ? LLAMA_OK : output(s, s->last, kept);
+    return logprob && kept == 1 ? LLAMA_OK : output(s, s->last, kept);
 }
 
-/* What llama_eval and its kin have in common: refuse what cannot be, evaluate, and only then
- * let the sequences have their tokens and logits: after a failure nothing has happened. */
-static int append(llama_session *s, const llama_span *spans, size_t n, float *logprob) {
-    size_t total = 0, vocab = s->model->vocab_size, k = 0;
+/* llama_eval and all its kin: refuse what cannot be, evaluate, and only then let the sequences have
+ * their tokens and logits: after a failure nothing has happened. */
+LLAMA_API int llama_score_batch(llama_session *s, const llama_span *spans, size_t n, float *logprob,
+                                int32_t *rank) {
+    size_t total = 0, vocab, k = 0;
+    if (!s) return LLAMA_EINVAL;
+    if (n && !spans) return fail(s, LLAMA_EINVAL, "spans must be given");
+    vocab = s->model->vocab_size;
     s->calls++;
     for (size_t i = 0; i < n; i++) {
         sequence *q = sequence_of(s, spans[i].seq);
@@ -1925,7 +1929,7 @@ static int append(llama_session *s, const llama_span *spans, size_t n, float *lo
     s->team = getpid() == s->pid ? s->threads : 1; /* OpenMP's threads do not survive a fork */
     s->cancelled = false;
     uint64_t mode = fp_enter();
-    int status = evaluate_spans(s, spans, total, logprob);
+    int status = evaluate_spans(s, spans, total, logprob, rank);
     fp_leave(mode);
     if (check_files(s->model, &s->error)) status = LLAMA_EIO;
     for (size_t i = 0; i < n && status == LLAMA_OK; i++) {
@@ -1939,15 +1943,18 @@ static int append(llama_session *s, const llama_span *spans, size_t n, float *lo
     return status;
 }
 
+LLAMA_API int llama_eval_batch(llama_session *s, const llama_span *spans, size_t n) {
+    return llama_score_batch(s, spans, n, NULL, NULL);
+}
+
 LLAMA_API int llama_eval(llama_session *s, int seq, const int32_t *tokens, size_t n) {
     return llama_eval_batch(s, &(llama_span){seq, tokens, n}, 1);
 }
 
 LLAMA_API int llama_score(llama_session *s, int seq, const int32_t *tokens, size_t n,
                           float *logprob) {
-    if (!s) return LLAMA_EINVAL;
-    if (n && !logprob) return fail(s, LLAMA_EINVAL, "logprob must be given");
-    return append(s, &(llama_span){seq, tokens, n}, 1, logprob);
+    if (s && n && !logprob) return fail(s, LLAMA_EINVAL, "logprob must be given");
+    return llama_score_batch(s, &(llama_span){seq, tokens, n}, 1, logprob, NULL);
 }
 
 /* ---- Sampling ---- */
@@ -2072,12 +2079,6 @@ LLAMA_API const char *llama_session_kernels(const llama_session *s) { return s ?
 
 static int no_sequence(llama_session *s) {
     return s ? fail(s, LLAMA_EINVAL, "there is no such sequence") : LLAMA_EINVAL;
-}
-
-LLAMA_API int llama_eval_batch(llama_session *s, const llama_span *spans, size_t n) {
-    if (!s) return LLAMA_EINVAL;
-    if (n && !spans) return fail(s, LLAMA_EINVAL, "spans must be given");
-    return append(s, spans, n, NULL);
 }
 
 LLAMA_API size_t llama_length(const llama_session *s, int seq) {

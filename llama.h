@@ -204,6 +204,14 @@ typedef struct {
     size_t generated;
     int32_t token; /* the last one drawn */
 } llama_text;
+/* An ending for llama_loglikelihood. */
+typedef struct {
+    const char *context, *ending; /* texts */
+    size_t n_context, n_ending;   /* of so many bytes */
+    size_t given, tokens;         /* told: tokens of the context and of the ending, */
+    double logprob;               /* the sum over the latter, */
+    int greedy;                   /* and if each of them was the most likely */
+} llama_ending;
 /* With each token drawn: the text it completes, whole characters (n may be 0); the sequence still
  * has the logits it was drawn from. Then once more when the text ends, with `finish` set. Returns 0
  * to go on; more than 0: this text ends here; a negative code ends llama_generate. */
@@ -265,7 +273,8 @@ LLAMA_API int llama_distribution(llama_session *, int seq, const llama_sampler *
 /* The k best of the unfiltered softmax with natural-log probabilities; returns how many, or
  * EINVAL. */
 LLAMA_API int llama_top(const llama_session *, int seq, llama_choice *out, int k);
-/* Append like llama_eval; logprob[i] is that of tokens[i] given all before it (0 at position 0). */
+/* Append like llama_eval; logprob[i] is that of tokens[i] given all before it (0 at position 0).
+ * EINVAL too where the sequence has tokens and no logits. */
 LLAMA_API int llama_score(llama_session *, int seq, const int32_t *tokens, size_t n,
                           float *logprob);
 /* Call fn with every named intermediate of later evals, in the order of computation; a
@@ -282,6 +291,11 @@ LLAMA_API uint64_t llama_session_bytes(const llama *, const llama_session_option
 /* llama_eval of several sequences in one pass over the weights; the bits are those of each
  * alone. On failure none of them has changed. A sequence twice: EINVAL. */
 LLAMA_API int llama_eval_batch(llama_session *, const llama_span *, size_t n);
+/* llama_score of several sequences in one pass, for the tokens of all spans one after the other.
+ * rank[i], unless NULL: how many tokens were more likely than that one, of equal ones those with
+ * lower ids; 0: llama_sample would have drawn it at temperature 0. */
+LLAMA_API int llama_score_batch(llama_session *, const llama_span *, size_t n, float *logprob,
+                                int32_t *rank);
 LLAMA_API size_t llama_length(const llama_session *, int seq); /* tokens so far; 0 if no such seq */
 /* Forget the tokens from `length` on; the logits stay only if length is the present one. EINVAL. */
 LLAMA_API int llama_rewind(llama_session *, int seq, size_t length);
@@ -299,6 +313,11 @@ LLAMA_API int llama_save(llama_session *, int seq, llama_write_fn fn, void *user
  * sequence is read into where it lies; for another one room for both is allocated, and freed:
  * ENOMEM. */
 LLAMA_API int llama_load(llama_session *, int seq, llama_read_fn fn, void *user);
+/* The same with a file. Saved, it takes the place of an older one whole, once it is on the disk: a
+ * crash leaves one or the other. Loaded from one that goes on behind the state: EFORMAT, and the
+ * sequence is empty. */
+LLAMA_API int llama_save_file(llama_session *, int seq, const char *path, llama_error *);
+LLAMA_API int llama_load_file(llama_session *, int seq, const char *path, llama_error *);
 
 /* ---- Whole texts ---- */
 
@@ -311,6 +330,14 @@ LLAMA_API int llama_prompt(llama_session *, int seq, const int32_t *tokens, size
  * llama_eval_batch and llama_sample, or fn's; the sequences keep what they have. */
 LLAMA_API int llama_generate(const llama *, llama_session *, llama_text *, size_t n,
                              llama_text_fn fn, void *user);
+/* log p(ending | context) of n endings, as Language Model Evaluation Harness has it: the two are
+ * tokenized as one text with <s> in front, but for white space at the end of the context, which
+ * goes to the ending; the ending's tokens are those behind as many as the context has alone (of
+ * none, the last), and the model sees the context's own tokens and then these. Endings run together
+ * in one pass over the weights, each with the bits it has alone; a context is evaluated once for
+ * those in a row that have it, and one other besides. The session needs three sequences or more;
+ * NULL: only the tokens are counted. Errors as llama_text_to_tokens and llama_eval_batch. */
+LLAMA_API int llama_loglikelihood(const llama *, llama_session *, llama_ending *, size_t n);
 
 /* ---- Library ---- */
 
@@ -732,6 +759,12 @@ LLAMA_INLINE int llamac_join(char out[LLAMAC_PATH_BYTES], const char *folder, co
     return llamac_fail(err, LLAMA_EINVAL, "%.300s: the path is too long", folder);
 }
 
+/* Is there such a file in the folder? */
+LLAMA_INLINE bool llamac_holds(const char *folder, const char *name) {
+    char path[LLAMAC_PATH_BYTES];
+    return llamac_join(path, folder, name, NULL) == LLAMA_OK && access(path, F_OK) == 0;
+}
+
 /* After llamac_map_file: there is no such file, as opposed to one that is no good. */
 LLAMA_INLINE bool llamac_is_absent(int status) { return status == LLAMA_EIO && errno == ENOENT; }
 
@@ -927,6 +960,7 @@ typedef struct {
 LLAMA_SHARED void llamac_vocab_note(llamac_gguf_vocab *, const llamac_pair *);
 LLAMA_SHARED int llamac_vocab_gather(llamac_vocab **out, llamac_gguf_vocab *, size_t most,
                                      const char *file, llamac_arena *, llama_error *);
+LLAMA_SHARED const llama_allocator *llamac_allocator_of(const llama *);
 LLAMA_SHARED int32_t llamac_vocab_bos(const llamac_vocab *);
 LLAMA_SHARED int32_t llamac_vocab_eos(const llamac_vocab *);
 LLAMA_SHARED ptrdiff_t llamac_encode(const llamac_vocab *, const llama_allocator *,
@@ -1070,6 +1104,15 @@ static double log_sum_exp(const float *logits, size_t n) {
     for (size_t i = 0; i < n; i++) top = (double)logits[i] > top ? (double)logits[i] : top;
     for (size_t i = 0; i < n; i++) sum += exp_double((double)logits[i] - top);
     return top + log_double(sum);
+}
+
+/* p = softmax(p / temperature); false: all are -inf, or one is no number */
+static bool soften(double *p, size_t n, double temperature) {
+    double top = -HUGE_VAL, sum = 0;
+    for (size_t i = 0; i < n; i++) top = p[i] > top ? p[i] : top;
+    for (size_t i = 0; i < n; i++) sum += p[i] = exp_double((p[i] - top) / temperature);
+    for (size_t i = 0; i < n; i++) p[i] /= sum;
+    return sum > 0;
 }
 
 /* ---- A heap of ids, the foremost on top ---- */

@@ -1,4 +1,4 @@
-/* main.c - the command line: complete prompts, talk, look at a model and its numbers.
+/* main.c - the command line: complete prompts, talk, score endings, look at a model.
  * It uses llama.h alone. stdout carries the result and nothing else; the rest goes to stderr.
  *
  *   1. Words         exit codes, messages, text for terminals and in JSON, memory
@@ -7,7 +7,7 @@
  *   4. Sessions      what verbs do with one; figures; saved state
  *   5. Completion    prompts -> tokens -> texts, many in one pass; stop texts
  *   6. Conversation
- *   7. Perplexity
+ *   7. Scoring       endings of contexts; perplexity
  *   8. Other verbs   info, check, tokenize, trace, bench
  */
 #ifndef _GNU_SOURCE
@@ -23,7 +23,6 @@
 #include <pthread.h>
 #include <signal.h>
 #include <stdarg.h>
-#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -82,22 +81,21 @@ __attribute__((format(printf, 1, 2))) static void say(const char *format, ...) {
     fputc('\n', stderr);
 }
 
-static _Noreturn void leave(int code);
 #define note(...)      (o.quiet ? (void)0 : say(__VA_ARGS__))
-#define die(code, ...) (say(__VA_ARGS__), leave(code))
+#define die(code, ...) (say(__VA_ARGS__), exit(code))
 
 /* The end, if a call of the library failed; Ctrl-C needs no text. */
 static void check(int status, const char *text) {
     static const int codes[] = {0, EXIT_USAGE, EXIT_MODEL, EXIT_MODEL, EXIT_MEMORY, EXIT_TOO_LONG};
-    if (status == LLAMA_ECANCEL) leave(EXIT_INTERRUPTED);
+    if (status == LLAMA_ECANCEL) exit(EXIT_INTERRUPTED);
     if (status) die(status > LLAMA_ECANCEL ? codes[-status] : EXIT_RUN, "%s", text);
 }
 
 /* Have stdout written. A closed pipe is no news, and Ctrl-C while waiting for it is Ctrl-C. */
 static void flush(void) {
     if (fflush(stdout) == 0 && !ferror(stdout)) return;
-    if (errno == EINTR && interrupted) leave(EXIT_INTERRUPTED);
-    if (errno == EPIPE) leave(EXIT_RUN);
+    if (errno == EINTR && interrupted) exit(EXIT_INTERRUPTED);
+    if (errno == EPIPE) exit(EXIT_RUN);
     die(EXIT_RUN, "stdout cannot be written: %s", strerror(errno));
 }
 
@@ -113,7 +111,7 @@ static double now(void) {
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-/* All memory is taken here, zeroed, and given back at the end. */
+/* All memory is taken here, zeroed, and given back by the end of the process. */
 typedef struct block {
     struct block *next;
     max_align_t data[];
@@ -143,15 +141,15 @@ static void append(bytes *b, const void *text, size_t n) {
     b->text[b->n += n] = 0;
 }
 
-static struct { /* on a terminal's stderr: how far it is, and how long it takes */
+static struct { /* on a terminal's stderr, after a moment: how far it is, how long it takes */
     bool wanted;
     double began, shown; /* shown: when, last; 0: never */
 } bar;
 
 static void show_bar(const char *what, double done, double total) {
     double part = total > 0 ? done / total : 1, time = now();
-    if (!bar.wanted || (time - bar.shown < 0.1 && done < total)) return;
     if (bar.began == 0) bar.began = time;
+    if (!bar.wanted || time - bar.began < 0.5 || (time - bar.shown < 0.1 && done < total)) return;
     bar.shown = time;
     fprintf(stderr, "\r%-8s%3.0f%% [%-40.*s]", what, 100 * part, (int)(40 * part),
             "########################################");
@@ -165,8 +163,8 @@ static void clear_bar(void) {
 
 /* ---- 2. Options ---- */
 
-static void run_complete(void), run_ppl(void), run_tokenize(void), run_info(void), run_check(void),
-    run_trace(void), run_bench(void);
+static void run_complete(void), run_score(void), run_ppl(void), run_tokenize(void), run_info(void),
+    run_check(void), run_trace(void), run_bench(void);
 
 typedef struct {
     char letter, input; /* for the table of options; p: prompts, n: one, and names, w: words that */
@@ -182,12 +180,21 @@ static const verb verbs[] = {
      "-i: each line goes behind all text so far, between --in-prefix and --in-suffix,\n"
      "and the model replies up to a --stop text, </s> or -n tokens. Ctrl-C stops a\n"
      "reply, Ctrl-D ends. /reset goes back to the prompt; /save FILE, /load FILE,\n"
-     "/stats, /exit; //x says /x. Nothing is dropped: a full context is told. rlwrap\n"
-     "gives a history of lines.\n",
+     "/stats, /exit; //x says /x. A full context is told. rlwrap keeps the lines.\n",
      "llama LLaMA/7B \"I believe the meaning of life is\" -n 64\n"
      "         llama LLaMA/7B --lines -f questions.txt --json --temp 0 -n 32\n"
      "         llama LLaMA/7B -i -e --in-prefix \"Q: \" --in-suffix \"\\nA:\" --stop Q:",
      run_complete},
+    {'s', 'f', "score", "MODEL [-f FILE]", "multiple choice: picks, accuracy",
+     "Lines of fields between tabs: the number of the right ending (from 0; or -), a\n"
+     "context, endings; \\t \\n \\r \\\\ are read, and what is before \\c in an ending goes\n"
+     "to its context. White space that ends a context goes to the ending. Its tokens\n"
+     "are those of <s> context ending behind as many as <s> context has.\n\n"
+     "Out come \"ending\", item, ending, its log-probability, tokens, bytes, 1 if it is\n"
+     "greedy decoding's, its log-probability after \"Answer:\"; \"pick\", item, label, the\n"
+     "best by sum, sum / tokens, sum / bytes, sum less that after \"Answer:\"; then by\n"
+     "each, and of greedy decoding, \"accuracy\", standard error, right, of how many.\n",
+     "llama score LLaMA/7B -f piqa.tsv -q", run_score},
     {'l', 'f', "ppl", "MODEL FILE", "the perplexity of a text",
      "exp of the mean of -log p(token | those before it in its window). Windows have\n"
      "--ctx tokens and begin --stride apart; a token counts once, in the first window\n"
@@ -196,41 +203,40 @@ static const verb verbs[] = {
     {'k', 'w', "tokenize", "MODEL [TEXT...]", "text to token ids; --decode: ids to text",
      "Arguments are joined by spaces; without any, stdin is read.\n",
      "llama tokenize LLaMA/7B Hello world", run_tokenize},
-    {'i', 0, "info", "MODEL", "shape, size and memory; reads no weights", "",
-     "llama info LLaMA/65B -c 512", run_info},
-    {'m', 0, "check", "MODEL", "reads all weights: finite, no holes, MD5", "",
-     "llama check LLaMA/7B", run_check},
+    {'i', 0, "info", "MODEL", "shape, size, memory", "", "llama info LLaMA/65B -c 512", run_info},
+    {'m', 0, "check", "MODEL", "its weights: finite, no holes, MD5", "", "llama check LLaMA/7B",
+     run_check},
     {'t', 'n', "trace", "MODEL PROMPT [NAME...]", "what each matrix makes of the prompt",
      "A line for each of Meta's modules, or those named: rows (tokens) and columns,\n"
      "mean, root mean square, CRC-32 of the float32 bytes, the first numbers.\n",
      "llama trace LLaMA/7B \"Once upon\" layers.3 output", run_trace},
-    {'b', 0, "bench", "MODEL", "its speed: a prompt of 128, 32 generated", "",
-     "llama bench LLaMA/7B -t 1", run_bench},
-    {'h', 'w', "help", "[VERB]", "all of a verb; help all: of every verb", "", "llama help ppl",
-     NULL},
+    {'b', 0, "bench", "MODEL", "its speed: 128 read, 32 generated", "", "llama bench LLaMA/7B -t 1",
+     run_bench},
+    {'h', 'w', "help", "[VERB]", "all of a verb; all: of every one", "", "llama help ppl", NULL},
 };
 enum { VERBS = sizeof verbs / sizeof *verbs };
 
 typedef struct {
-    const char *text;
-    bool is_file; /* the text is in it */
-} source;
-
-typedef struct {
     const verb *verb;
-    const char *model, *tokenizer, *kernels, *memory, *cache, *prefix, *suffix, *shell;
+    llama_options open;
+    llama_session_options run;
+    llama_sampler draw;
+    const char *model, *memory, *cache, *prefix, *suffix, *shell;
     const char **words, **stops; /* the arguments that are no options; the --stop texts */
-    source *sources;             /* -p and -f */
+    struct {
+        const char *text;
+        bool is_file; /* the text is in it */
+    } * sources;      /* -p and -f */
     size_t n_words, n_stops, n_sources;
-    uint64_t given, seed; /* given: a bit for each option that is there */
-    int n, context, threads, batch, top_k, repeat_last, samples, tops, stride;
-    double temperature, top_p, min_p, repeat_penalty;
+    uint64_t given; /* a bit for each option that is there */
+    int n, samples, tops, stride;
     bool fast, seeded, escapes, no_bos, ignore_eos, echo, stats, quiet, count, decode, bos, ids,
         help, version, lines, nul, json, talk;
 } options;
 static options o; /* the command line */
 
-#define AT(field) offsetof(options, field)
+#define IN(field, least, most) offsetof(options, field), least, most
+#define AT(field)              IN(field, 0, 0)
 enum { MANY = 1 << 30, TOPS = 100, SLOTS = 32 }; /* most --logprobs; prompts that run together */
 
 static const struct {
@@ -240,51 +246,49 @@ static const struct {
     double least, most;
     const char *help;
 } option_table[] = {
-    {"cliktmb", "-m, --model MODEL", TEXT, AT(model), 0, 0, "where one argument is the prompt"},
-    {"ckt", "-p, --prompt TEXT", PROMPT, 0, 0, 0, "the prompt"},
-    {"clkt", "-f, --file FILE", FROM, 0, 0, 0, "the file it is in; -: stdin"},
-    {"ckt", "-e, --escape", FLAG, AT(escapes), 0, 0,
-     "\\n \\t \\\\ \\xNN in texts are read as in C"},
-    {"c", "--lines", FLAG, AT(lines), 0, 0, "each line of a file or stdin is a prompt"},
-    {"c", "-0, --null", FLAG, AT(nul), 0, 0, "there prompts end with NUL; texts do too"},
-    {"c", "-k, --samples N", WHOLE, AT(samples), 1, MANY, "texts a prompt (1), seeds from -s on"},
-    {"c", "--json", FLAG, AT(json), 0, 0, "an object a text: tokens, finish, seed, times..."},
-    {"c", "--logprobs K", WHOLE, AT(tops), 1, TOPS, "in it, of each token and the K best"},
-    {"c", "-i, --interactive", FLAG, AT(talk), 0, 0, "a conversation"},
-    {"c", "--in-prefix TEXT", TEXT, AT(prefix), 0, 0, "goes before each line"},
-    {"c", "--in-suffix TEXT", TEXT, AT(suffix), 0, 0, "and after it (a newline)"},
-    {"c", "-r, --stop TEXT", STOP, 0, 0, 0, "end before this text; there may be several"},
-    {"co", "-n, --n-predict N", WHOLE, AT(n), -1, MANY, "tokens to generate (256; -1: no end)"},
-    {"clito", "-c, --ctx, --ctx-size N", WHOLE, AT(context), 1, 1 << 20,
-     "positions of the context (the model's)"},
-    {"l", "--stride N", WHOLE, AT(stride), 1, MANY, "tokens from window to window (--ctx)"},
-    {"l", "--ids", FLAG, AT(ids), 0, 0, "the file has token ids, as tokenize prints them"},
-    {"co", "-s, --seed N", SEED, AT(seed), 0, 0, "seed (random): the same, the same bytes"},
-    {"co", "--temp, --temperature T", REAL, AT(temperature), 0, 1e6,
-     "temperature (0.8; 0: greedy)"},
-    {"co", "--top-p P", REAL, AT(top_p), 0, 1, "nucleus sampling (0.95; 1: off)"},
-    {"c", "--top-k K", WHOLE, AT(top_k), 0, MANY, "only the K most likely (0: off)"},
-    {"c", "--min-p P", REAL, AT(min_p), 0, 1, "at least P times the best's probability (0: off)"},
-    {"c", "--repeat-penalty R", REAL, AT(repeat_penalty), 0, 1e6, "for what was there (1: off)"},
-    {"c", "--repeat-last-n N", WHOLE, AT(repeat_last), -1, MANY, "in so many tokens (64; -1: all)"},
-    {"clt", "--no-bos", FLAG, AT(no_bos), 0, 0, "no <s> in front"},
-    {"c", "--ignore-eos", FLAG, AT(ignore_eos), 0, 0, "go on after </s>"},
-    {"c", "--echo", FLAG, AT(echo), 0, 0, "the prompt too"},
-    {"c", "--prompt-cache FILE", TEXT, AT(cache), 0, 0, "keep what is evaluated for later"},
-    {"k", "--count", FLAG, AT(count), 0, 0, "only how many"},
-    {"k", "--decode", FLAG, AT(decode), 0, 0, "ids to text"},
-    {"k", "--bos", FLAG, AT(bos), 0, 0, "<s> in front"},
-    {"cliktmb", "--tokenizer FILE", TEXT, AT(tokenizer), 0, 0, "tokenizer.model, .json or .bin"},
-    {"clitbo", "-t, --threads N", WHOLE, AT(threads), 1, 1024, "threads (the cores there are)"},
-    {"clitb", "-b, --batch-size N", WHOLE, AT(batch), 1, 1 << 20, "tokens in one pass (256)"},
-    {"cliktmb", "--memory MODE", TEXT, AT(memory), 0, 0, "map, or lock: keep weights in memory"},
-    {"clitb", "--kernels NAME", TEXT, AT(kernels), 0, 0, "scalar, avx2, avx512 or neon (the best)"},
-    {"clitb", "--fast", FLAG, AT(fast), 0, 0, "prompts on AMX: other bits, as near to the truth"},
-    {"co", "--stats", FLAG, AT(stats), 0, 0, "figures on stderr: speed, memory, kernels, seed"},
-    {"cliktmb", "-q, --quiet", FLAG, AT(quiet), 0, 0, "no notes on stderr"},
-    {"cliktmbh", "-h, --help", FLAG, AT(help), 0, 0, "of the verb"},
-    {"h", "--version", FLAG, AT(version), 0, 0, "and the compiler, and its kernels"},
-    {"h", "--completion SHELL", TEXT, AT(shell), 0, 0, "for bash, zsh or fish to evaluate"},
+    {"csliktmb", "-m, --model MODEL", TEXT, AT(model), "where one argument is the prompt"},
+    {"ckt", "-p, --prompt TEXT", PROMPT, AT(sources), "the prompt"},
+    {"cslkt", "-f, --file FILE", FROM, AT(sources), "the file it is in; -: stdin"},
+    {"ckt", "-e, --escape", FLAG, AT(escapes), "\\n \\t \\\\ \\xNN in texts are read as in C"},
+    {"c", "--lines", FLAG, AT(lines), "each line of a file or stdin is a prompt"},
+    {"c", "-0, --null", FLAG, AT(nul), "there prompts end with NUL; texts do too"},
+    {"c", "-k, --samples N", WHOLE, IN(samples, 1, MANY), "texts a prompt (1), seeds from -s on"},
+    {"c", "--json", FLAG, AT(json), "an object a text: tokens, finish, seed, times..."},
+    {"c", "--logprobs K", WHOLE, IN(tops, 1, TOPS), "in it, of each token and the K best"},
+    {"c", "-i, --interactive", FLAG, AT(talk), "a conversation"},
+    {"c", "--in-prefix TEXT", TEXT, AT(prefix), "goes before each line"},
+    {"c", "--in-suffix TEXT", TEXT, AT(suffix), "and after it (a newline)"},
+    {"c", "-r, --stop TEXT", STOP, AT(stops), "end before this text; there may be several"},
+    {"co", "-n, --n-predict N", WHOLE, IN(n, -1, MANY), "tokens to generate (256; -1: no end)"},
+    {"cslito", "-c, --ctx, --ctx-size N", WHOLE, IN(run.context, 1, 1 << 20),
+     "positions (the model's)"},
+    {"l", "--stride N", WHOLE, IN(stride, 1, MANY), "tokens from window to window (--ctx)"},
+    {"l", "--ids", FLAG, AT(ids), "the file has token ids, as tokenize prints them"},
+    {"co", "-s, --seed N", SEED, AT(draw.seed), "seed (random): the same, the same bytes"},
+    {"co", "--temp, --temperature T", REAL, IN(draw.temperature, 0, 1e6), "(0.8; 0: greedy)"},
+    {"co", "--top-p P", REAL, IN(draw.top_p, 0, 1), "nucleus sampling (0.95; 1: off)"},
+    {"c", "--top-k K", WHOLE, IN(draw.top_k, 0, MANY), "only the K most likely (0: off)"},
+    {"c", "--min-p P", REAL, IN(draw.min_p, 0, 1), "at least P times the best's (0: off)"},
+    {"c", "--repeat-penalty R", REAL, IN(draw.repeat_penalty, 0, 1e6), "of what is there (1: off)"},
+    {"c", "--repeat-last-n N", WHOLE, IN(draw.repeat_last, -1, MANY), "of so many (64; -1: all)"},
+    {"clt", "--no-bos", FLAG, AT(no_bos), "no <s> in front"},
+    {"c", "--ignore-eos", FLAG, AT(ignore_eos), "go on after </s>"},
+    {"c", "--echo", FLAG, AT(echo), "the prompt too"},
+    {"c", "--prompt-cache FILE", TEXT, AT(cache), "keep what is evaluated for later"},
+    {"k", "--count", FLAG, AT(count), "only how many"},
+    {"k", "--decode", FLAG, AT(decode), "ids to text"},
+    {"k", "--bos", FLAG, AT(bos), "<s> in front"},
+    {"csliktmb", "--tokenizer FILE", TEXT, AT(open.tokenizer), "tokenizer.model, .json or .bin"},
+    {"cslitbo", "-t, --threads N", WHOLE, IN(run.threads, 1, 1024), "(the cores there are)"},
+    {"cslitb", "-b, --batch-size N", WHOLE, IN(run.batch, 1, 1 << 20), "tokens in one pass (256)"},
+    {"csliktmb", "--memory MODE", TEXT, AT(memory), "map, or lock: keep weights in memory"},
+    {"cslitb", "--kernels NAME", TEXT, AT(run.kernels), "scalar, avx2, avx512 or neon (the best)"},
+    {"cslitb", "--fast", FLAG, AT(fast), "prompts on AMX: other bits, as near to the truth"},
+    {"co", "--stats", FLAG, AT(stats), "figures on stderr: speed, memory, kernels, seed"},
+    {"csliktmb", "-q, --quiet", FLAG, AT(quiet), "no notes on stderr"},
+    {"csliktmbh", "-h, --help", FLAG, AT(help), "of the verb"},
+    {"h", "--version", FLAG, AT(version), "and the compiler, and its kernels"},
+    {"h", "--completion SHELL", TEXT, AT(shell), "for bash, zsh or fish to evaluate"},
 };
 enum { OPTIONS = sizeof option_table / sizeof *option_table };
 
@@ -295,12 +299,31 @@ static const char *next_name(const char *name, size_t *n) {
     return *name == '-' ? name : NULL;
 }
 
-/* Which option has the name of n letters; OPTIONS: none. */
+/* How many letters to put in, take out or change to make one of the other (Levenshtein). */
+static size_t distance(const char *a, size_t m, const char *b, size_t n) {
+    size_t row[32], above;
+    for (size_t j = 0; j <= n; j++) row[j] = j;
+    for (size_t i = 1; i <= m; i++, a++)
+        for (size_t j = 0, corner = 0; j <= n; j++, corner = above) {
+            above = row[j];
+            row[j] = j ? corner + (*a != b[j - 1]) : i;
+            if (j && row[j] > row[j - 1] + 1) row[j] = row[j - 1] + 1;
+            if (row[j] > above + 1) row[j] = above + 1;
+        }
+    return row[n];
+}
+
+/* Which option has the name of n letters. */
 static size_t find_option(const char *text, size_t n) {
+    const char *nearest = "";
+    size_t least = n / 2, length = 0, off;
     for (size_t i = 0, k = 0; i < OPTIONS; i++, k = 0)
-        for (const char *name = option_table[i].names; (name = next_name(name, &k));)
-            if (k == n && memcmp(text, name, n) == 0) return i;
-    return OPTIONS;
+        for (const char *name = option_table[i].names; (name = next_name(name, &k));) {
+            if ((off = distance(text, n, name, k)) < least) least = off, nearest = name, length = k;
+            if (off == 0) return i;
+        }
+    die(EXIT_USAGE, "%s: there is no such option; %s%.*s%sllama -h lists them", text,
+        length ? "did you mean " : "", (int)length, nearest, length ? "? " : "");
 }
 
 /* Put the value of option i where it belongs. */
@@ -313,7 +336,7 @@ static void set_option(size_t i, const char *value) {
     if (kind == FLAG) *(bool *)at = true;
     else if (kind == TEXT) *(const char **)at = value;
     else if (kind == PROMPT || kind == FROM)
-        o.sources[o.n_sources++] = (source){value, kind == FROM};
+        o.sources[o.n_sources].text = value, o.sources[o.n_sources++].is_file = kind == FROM;
     else if (kind == STOP) o.stops[o.n_stops++] = value;
     else if (kind == SEED) {
         errno = 0;
@@ -327,34 +350,10 @@ static void set_option(size_t i, const char *value) {
             (kind == WHOLE && v != (double)(long)v))
             die(EXIT_USAGE, "%s: '%s' is not a %snumber from %g to %g%s", option_table[i].names,
                 value, kind == WHOLE ? "whole " : "", least, most,
-                at == &o.threads ? "; -t is threads, the temperature is --temp" : "");
+                at == &o.run.threads ? "; -t is threads, the temperature is --temp" : "");
         if (kind == WHOLE) *(int *)at = (int)v;
-        else *(double *)at = v;
+        else *(float *)at = (float)(v > 0 && v < 1e-30 ? 1e-30 : v); /* 0 may be off */
     }
-}
-
-/* How many letters to put in, take out or change to make one of the other (Levenshtein). */
-static size_t distance(const char *a, const char *b, size_t n) {
-    size_t row[32], above;
-    for (size_t j = 0; j <= n; j++) row[j] = j;
-    for (size_t i = 1; *a; i++, a++)
-        for (size_t j = 0, corner = 0; j <= n; j++, corner = above) {
-            above = row[j];
-            row[j] = j ? corner + (*a != b[j - 1]) : i;
-            if (j && row[j] > row[j - 1] + 1) row[j] = row[j - 1] + 1;
-            if (row[j] > above + 1) row[j] = above + 1;
-        }
-    return row[n];
-}
-
-static void no_such_option(const char *text) {
-    size_t least = strlen(text) / 2, n = 0, length = 0, d;
-    const char *nearest = "";
-    for (size_t i = 0; i < OPTIONS; i++, n = 0)
-        for (const char *name = option_table[i].names; (name = next_name(name, &n));)
-            if ((d = distance(text, name, n)) < least) least = d, nearest = name, length = n;
-    die(EXIT_USAGE, "%s: there is no such option; %s%.*s%sllama -h lists them", text,
-        length ? "did you mean " : "", (int)length, nearest, length ? "? " : "");
 }
 
 static const verb *find_verb(const char *name) {
@@ -367,23 +366,25 @@ static const verb *find_verb(const char *name) {
 static void read_options(int argc, char **argv) {
     size_t room = (size_t)argc + 1;
     bool over = false;
-    o = (options){.n = 256, .samples = 1, .top_p = 0.95, .prefix = "", .suffix = "\n"};
-    o.temperature = 0.8, o.repeat_penalty = 1;
+    o = (options){.n = 256, .samples = 1, .prefix = "", .suffix = "\n"};
+    o.open.size = sizeof o.open, o.run.size = sizeof o.run;
+    o.draw = (llama_sampler){.size = sizeof o.draw, .temperature = 0.8f, .top_p = 0.95f};
     o.words = take(2 * room * sizeof *o.words);
     o.stops = o.words + room;
     o.sources = take(room * sizeof *o.sources);
     for (int a = 1; a < argc; a++) {
         const char *text = argv[a], *value = strncmp(text, "--", 2) ? NULL : strchr(text, '=');
-        size_t i = find_option(text, value ? (size_t)(value - text) : strlen(text));
         if (over || text[0] != '-' || !text[1]) {
             bool first = o.n_words == 0 && !o.verb && !over;
             if (!first || !(o.verb = find_verb(text))) o.words[o.n_words++] = text;
         } else if (strcmp(text, "--") == 0) over = true;
-        else if (i == OPTIONS) no_such_option(text);
-        else if (option_table[i].kind == FLAG && value) die(EXIT_USAGE, "%s: takes no value", text);
-        else if (option_table[i].kind == FLAG || value) set_option(i, value ? value + 1 : NULL);
-        else if (a + 1 == argc) die(EXIT_USAGE, "%s: wants a value", text);
-        else set_option(i, argv[++a]);
+        else {
+            size_t i = find_option(text, value ? (size_t)(value - text) : strlen(text));
+            bool flag = option_table[i].kind == FLAG;
+            if (flag && value) die(EXIT_USAGE, "%s: takes no value", text);
+            if (!flag && !value && a + 1 == argc) die(EXIT_USAGE, "%s: wants a value", text);
+            set_option(i, flag ? NULL : value ? value + 1 : argv[++a]);
+        }
     }
     if (!o.verb) o.verb = verbs;
     for (size_t i = 0; i < OPTIONS && !o.help && !o.version && !o.shell; i++)
@@ -407,39 +408,38 @@ static void print_verb(const verb *v) {
 /* Of a verb all there is to say, of every one, or the first screen. */
 static void print_help(void) {
     const char *word = o.n_words && !o.verb->run ? o.words[0] : "";
-    bool all = strcmp(word, "all") == 0, one = *word || (o.verb->run && o.verb != verbs);
-    const verb *v = *word ? find_verb(word) : o.verb;
-    if (!v && !all) die(EXIT_USAGE, "%s: there is no such verb; llama -h lists them", word);
-    if (one && !all) {
-        print_verb(v);
-        return;
+    const verb *one = *word ? find_verb(word) : o.verb->run && o.verb != verbs ? o.verb : NULL;
+    bool all = strcmp(word, "all") == 0;
+    if (*word && !one && !all) die(EXIT_USAGE, "%s: no such verb; llama -h lists them", word);
+    if (!one) {
+        puts("usage: llama MODEL [PROMPT] [options]");
+        for (const verb *v = verbs; v < verbs + VERBS; v++)
+            printf("  llama %-8s %-23s%s\n", v->name, v->arguments, v->summary);
+        puts("\nMODEL: a folder as Meta or Hugging Face has it, a .gguf file, llama2.c's .bin,\n"
+             "as they are; if there is none, $LLAMA_MODEL. Without a prompt, stdin is it.\n");
+        print_options('o');
+        puts("\nexample: llama LLaMA/7B \"I believe the meaning of life is\" -n 64\n"
+             "exit: 0 done, 1 failed, 2 usage, 3 model, 4 memory, 5 too long, 130 interrupted");
     }
-    puts("usage: llama MODEL [PROMPT] [options]");
-    for (v = verbs; v < verbs + VERBS; v++)
-        printf("  llama %-8s %-23s%s\n", v->name, v->arguments, v->summary);
-    puts("\nMODEL: a folder as Meta or Hugging Face has it, a .gguf file, llama2.c's .bin,\n"
-         "as they are; if there is none, $LLAMA_MODEL. Without a prompt, stdin is it.\n");
-    print_options('o');
-    puts("\nexample: llama LLaMA/7B \"I believe the meaning of life is\" -n 64\n"
-         "exit: 0 done, 1 failed, 2 usage, 3 model file, 4 memory, 5 prompt too long,\n"
-         "      130 interrupted");
-    for (v = verbs; all && v < verbs + VERBS; v++) putchar('\n'), print_verb(v);
+    for (const verb *v = verbs; v < verbs + VERBS; v++)
+        if (all || v == one) fputs(all ? "\n" : "", stdout), print_verb(v);
 }
 
 /* What a shell evaluates to complete verbs, options and names of files. */
 static void print_completion(void) {
-    bool bash = !strcmp(o.shell, "bash"), zsh = !strcmp(o.shell, "zsh");
-    if (!bash && !zsh && strcmp(o.shell, "fish") != 0)
-        die(EXIT_USAGE, "--completion: '%s' is not bash, zsh or fish", o.shell);
-    fputs(bash  ? "complete -o bashdefault -o default -W '"
-          : zsh ? "compctl -f -k '("
-                : "complete -c llama -a '",
-          stdout);
+    static const char *const shells[] = {"bash", "zsh", "fish"}, *const ends[] = {"' llama",
+                                                                                  ")' llama", "'"};
+    static const char *const begins[] = {"complete -o bashdefault -o default -W '",
+                                         "compctl -f -k '(", "complete -c llama -a '"};
+    int k = 0;
+    while (k < 3 && strcmp(o.shell, shells[k]) != 0) k++;
+    if (k == 3) die(EXIT_USAGE, "--completion: '%s' is not bash, zsh or fish", o.shell);
+    fputs(begins[k], stdout);
     for (const verb *v = verbs; v < verbs + VERBS; v++) printf("%s ", v->name);
     for (size_t i = 0, n = 0; i < OPTIONS; i++, n = 0)
         for (const char *name = option_table[i].names; (name = next_name(name, &n));)
             printf("%.*s ", (int)n, name);
-    puts(bash ? "' llama" : zsh ? ")' llama" : "'");
+    puts(ends[k]);
 }
 
 /* ---- 3. Input ---- */
@@ -450,14 +450,16 @@ typedef struct { /* a text and its tokens */
     size_t n_tokens, room;
 } input;
 
-static input *inputs; /* [n_inputs] what there is to work on */
-static size_t n_inputs, input_room;
+static bytes input_memory;
+static input *inputs; /* [n_inputs] in it: what there is to work on */
+static size_t n_inputs;
 static llama *model;
 static llama_info info;
 static size_t context; /* positions */
 
-/* \n \t \r \\ \" \' \xNN, in place; others stay as they are. Returns the new length. */
-static size_t unescape(char *text, size_t n) {
+/* \n \t \r \\ \" \' \xNN, in place; others stay as they are, but \c, if there is a `mark`, goes and
+ * leaves its place there. Returns the new length. */
+static size_t unescape(char *text, size_t n, size_t *mark) {
     static const char from[] = "ntr\\\"'", to[] = "\n\t\r\\\"'";
     size_t k = 0;
     for (size_t i = 0; i < n; i++, k++) {
@@ -467,6 +469,7 @@ static size_t unescape(char *text, size_t n) {
         if (isxdigit((unsigned char)hex[0]) && isxdigit((unsigned char)hex[1]))
             text[k] = (char)strtol(hex, NULL, 16), i += 3;
         else if (which) text[k] = to[which - from], i++;
+        else if (next == 'c' && mark) *mark = k--, i++;
         else text[k] = text[i];
     }
     return k;
@@ -475,20 +478,17 @@ static size_t unescape(char *text, size_t n) {
 static const char *unescaped(const char *text) {
     bytes b = {.n = 0};
     append(&b, text, strlen(text));
-    b.text[unescape(b.text, b.n)] = 0;
+    b.text[unescape(b.text, b.n, NULL)] = 0;
     return b.text;
 }
 
 /* One more text, read as the options say. */
 static void add_input(const char *text, size_t n) {
-    if (n_inputs == input_room) {
-        input *more = take((input_room = 2 * n_inputs + 16) * sizeof *more);
-        if (n_inputs) memcpy(more, inputs, n_inputs * sizeof *more);
-        inputs = more;
-    }
+    append(&input_memory, &(input){.n_tokens = 0}, sizeof *inputs);
+    inputs = (void *)input_memory.text;
     bytes *b = &inputs[n_inputs++].text;
     append(b, text, n);
-    if (o.escapes) b->text[b->n = unescape(b->text, n)] = 0;
+    if (o.escapes) b->text[b->n = unescape(b->text, n, NULL)] = 0;
 }
 
 /* A file, or stdin ("-"), is one text, a prompt without its last newline; or each of its lines is
@@ -521,13 +521,14 @@ static void read_inputs(void) {
     if (!kind) return;
     if ((o.n_sources && words) || (words > 1 && kind != 'w') || (o.n_sources > 1 && kind != 'p'))
         die(EXIT_USAGE, "more than one text: put it in quotes, and give -p, -f or an argument");
-    for (const source *s = o.sources; s < o.sources + o.n_sources; s++)
-        if (s->is_file) add_file(s->text);
-        else add_input(s->text, strlen(s->text));
+    for (size_t i = 0; i < o.n_sources; i++)
+        if (o.sources[i].is_file) add_file(o.sources[i].text);
+        else add_input(o.sources[i].text, strlen(o.sources[i].text));
     for (size_t i = 0; i < words; i++) {
         if (i) append(&joined, " ", 1);
         append(&joined, o.words[i], strlen(o.words[i]));
     }
+    if (kind == 'n') o.words += words, o.n_words -= words; /* the rest are names */
     if (words && kind == 'f') add_file(joined.text);
     else if (words) add_input(joined.text, joined.n);
     if (words || o.n_sources || o.talk) return;
@@ -558,15 +559,15 @@ static void on_lost_page(int signal_number, siginfo_t *lost, void *state) {
 static void open_model(void) {
     static const char *const modes[] = {"auto", "map", "lock", "stream"}; /* LLAMA_MEMORY_... */
     struct sigaction action = {.sa_sigaction = on_lost_page, .sa_flags = SA_SIGINFO};
-    llama_options lo = {.size = sizeof lo, .tokenizer = o.tokenizer};
+    int *memory = &o.open.memory;
     llama_error err;
-    while (o.memory && lo.memory < 4 && strcmp(o.memory, modes[lo.memory]) != 0) lo.memory++;
-    if (lo.memory == 4) die(EXIT_USAGE, "--memory: '%s' is not auto, map or lock", o.memory);
+    while (o.memory && *memory < 4 && strcmp(o.memory, modes[*memory]) != 0) ++*memory;
+    if (*memory == 4) die(EXIT_USAGE, "--memory: '%s' is not auto, map or lock", o.memory);
     sigaction(SIGBUS, &action, NULL);
-    check(llama_open(&model, o.model, &lo, &err), err.text);
+    check(llama_open(&model, o.model, &o.open, &err), err.text);
     info.size = sizeof info;
     llama_describe(model, &info);
-    context = (size_t)(o.context ? o.context : info.context);
+    context = (size_t)(o.run.context ? o.run.context : info.context);
 }
 
 static void want_tokenizer(void) {
@@ -618,82 +619,57 @@ static void append_tokens(bytes *b, const int32_t *tokens, size_t n) {
 /* ---- 4. Sessions ---- */
 
 static llama_session *session;
-static size_t sequences;         /* it has */
-static pthread_t warmer;         /* reads the weights in, if it */
-static bool warming;             /* was started, until */
-static atomic_bool warmed;       /* nobody waits for them */
 static struct {                  /* for --stats */
     double began, opened, first; /* when: it, the model was open, the first token was there */
     double seconds[2];           /* that prompts took to their first tokens, and the rest */
     size_t evaluated, known, generated, later; /* tokens; later: all drawn but the first ones */
 } figures;
 
-/* A line on a terminal's stderr while one prompt, or a check, takes longer than a moment. */
 static int on_progress(void *user, const char *what, uint64_t done, uint64_t total) {
     (void)user;
-    if (bar.began == 0) bar.began = now();
-    if (sequences <= 1 && now() - bar.began > 0.5) show_bar(what, (double)done, (double)total);
+    if (o.run.sequences <= 1) show_bar(what, (double)done, (double)total);
     return interrupted;
 }
 
-static int on_warmed(void *user, const char *what, uint64_t done, uint64_t total) {
-    (void)user, (void)what, (void)done, (void)total;
-    return warmed || interrupted;
-}
-static void *warm(void *user) { return llama_warm(model, on_warmed, NULL), user; }
+static void *warm(void *user) { return llama_warm(model, NULL, NULL), user; }
 
 static double physical_memory(void) {
     return (double)sysconf(_SC_PHYS_PAGES) * (double)sysconf(_SC_PAGESIZE);
 }
 
-/* With `reads`, a thread reads the weights from the front beside the first evaluations, as fast as
- * the disk goes; not if memory cannot hold them: that would push out what is needed. */
-static void new_session(size_t n, size_t batch, bool reads) {
-    llama_error err;
-    sequences = n;
-    llama_session_options so = {.size = sizeof so,
-                                .context = (int)context,
-                                .sequences = (int)n,
-                                .batch = (int)batch,
-                                .threads = o.threads,
-                                .numerics = o.fast ? LLAMA_FAST : LLAMA_EXACT,
-                                .kernels = o.kernels,
-                                .progress = on_progress};
-    check(llama_session_new(&session, model, &so, &err), err.text);
-    reads = reads && (double)info.file_bytes < 0.9 * physical_memory();
-    warming = reads && pthread_create(&warmer, NULL, warm, NULL) == 0;
+/* Of n sequences, as many as half of the free memory holds, but not less than so many. */
+static size_t fitting(size_t n, size_t least) {
+    double room = (physical_memory() - (double)info.file_bytes) / 2;
+    while (n > least && (double)(n * context * info.kv_bytes_per_token) > room) n--;
+    return n;
 }
 
-/* What every verb leaves behind. */
-static _Noreturn void leave(int code) {
-    warmed = true; /* as far as anybody needs it */
-    if (warming) pthread_join(warmer, NULL);
-    llama *was = model;
-    llama_session_free(session);
-    model = NULL; /* nothing is left that could be lost */
-    llama_close(was);
-    for (block *next; blocks; blocks = next) next = blocks->next, free(blocks);
-    exit(code);
+/* With `reads`, a thread reads the weights from the front beside the first evaluations, as fast as
+ * the disk goes; not if memory cannot hold them: that would push out what is needed. */
+static void new_session(size_t n, bool reads) {
+    llama_error err;
+    pthread_t warmer;
+    llama_session_options *so = &o.run;
+    so->context = (int)context, so->sequences = (int)n;
+    so->numerics = o.fast ? LLAMA_FAST : LLAMA_EXACT, so->progress = on_progress;
+    check(llama_session_new(&session, model, so, &err), err.text);
+    reads = reads && (double)info.file_bytes < 0.9 * physical_memory();
+    if (reads && pthread_create(&warmer, NULL, warm, NULL) == 0) pthread_detach(warmer);
 }
 
 /* What a call on the session returned: when it failed, the end. */
 static void expect(int status) { check(status, llama_session_error(session)); }
 
-/* Of n tokens, the weights that each meets in matrix products, added up: the last layer has keys
- * and values of all, the rest of it and the output only of the last token. */
-static double weights_met(double n) {
-    double dim = info.dim, kv = 2 * dim * info.kv_heads * info.head_dim;
-    double layer = 2 * dim * dim + kv + 3 * dim * info.hidden;
-    return (info.layers - 1) * layer * n + kv * n + (layer - kv) + dim * info.vocab;
-}
-/* The bytes of weights that one token is multiplied with. */
+/* The bytes of weights that one token is multiplied with in matrix products. */
 static double token_bytes(void) {
-    return weights_met(1) * (double)info.file_bytes / (double)info.parameters;
+    double dim = info.dim, kv = 2 * dim * info.kv_heads * info.head_dim;
+    double met = info.layers * (2 * dim * dim + kv + 3 * dim * info.hidden) + dim * info.vocab;
+    return met * (double)info.file_bytes / (double)info.parameters;
 }
 
 static void print_stats(void) {
     const double *t = figures.seconds;
-    double kv = (double)info.kv_bytes_per_token * (double)(context * sequences);
+    double kv = (double)info.kv_bytes_per_token * (double)context * o.run.sequences;
     double rate = t[1] > 0 ? (double)figures.later / t[1] : 0;
     fprintf(stderr, "\nprompt      %zu tokens in %.3f s, %.1f tokens/s\n", figures.evaluated, t[0],
             t[0] > 0 ? (double)figures.evaluated / t[0] : 0);
@@ -701,59 +677,33 @@ static void print_stats(void) {
         fprintf(stderr, "cache       %zu tokens of the prompt\n", figures.known);
     fprintf(stderr, "generation  %zu tokens in %.3f s, %.2f tokens/s", figures.generated, t[1],
             rate);
-    if (sequences == 1) fprintf(stderr, ", %.1f GB/s of weights", rate * token_bytes() / 1e9);
+    if (o.run.sequences == 1) fprintf(stderr, ", %.1f GB/s of weights", rate * token_bytes() / 1e9);
     fprintf(stderr, "\nfirst token %.1f ms after the start\nopening     %.1f ms\n",
             (figures.first - figures.began) * 1e3, (figures.opened - figures.began) * 1e3);
-    fprintf(stderr, "memory      %.1f MB for %zu x %zu positions, %.1f MB of weights\n", kv / 1e6,
-            sequences, context, (double)info.file_bytes / 1e6);
+    fprintf(stderr, "memory      %.1f MB for %d x %zu positions, %.1f MB of weights\n", kv / 1e6,
+            o.run.sequences, context, (double)info.file_bytes / 1e6);
     fprintf(stderr, "kernels     %s\nseed        %" PRIu64 "\n", llama_session_kernels(session),
-            o.seed);
+            o.draw.seed);
 }
-
-/* ---- Saved state: the first sequence, as llama_save writes it ---- */
-
-static int read_state(void *file, void *p, size_t n) { return fread(p, 1, n, file) != n; }
-static int write_state(void *file, const void *p, size_t n) { return fwrite(p, 1, n, file) != n; }
 
 /* What is no state, or damaged, is left to the user to remove; a cache of another model, or too
  * long, is not used, with a note, and one that is empty or not there, without. */
 static bool load_state(const char *path, bool cache) {
     struct stat st;
-    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a FIFO must not make us wait */
-    if (fd < 0 && errno == ENOENT && cache) return false;
-    bool regular = fd >= 0 && fstat(fd, &st) == 0 && S_ISREG(st.st_mode);
-    FILE *f = regular ? fdopen(fd, "rb") : NULL;
-    const char *why = fd < 0 || regular ? strerror(errno) : "is not a regular file";
-    if (!f && fd >= 0) close(fd);
-    if (f && cache && st.st_size == 0) return fclose(f), false;
-    int status = f ? llama_load(session, 0, read_state, f) : LLAMA_EFORMAT;
-    if (f && status) why = llama_session_error(session);
-    if (!status && fgetc(f) != EOF) status = LLAMA_EFORMAT, why = "has more in it than a state";
-    if (f) fclose(f);
-    bool foreign = cache && (status == LLAMA_EMISMATCH || status == LLAMA_EFULL);
-    if (foreign) note("%s: %s; it is made anew", path, why);
-    else if (status && !cache) note("%s: %s", path, why);
-    else if (status && !foreign)
+    llama_error err;
+    if (cache && (stat(path, &st) != 0 ? errno == ENOENT : S_ISREG(st.st_mode) && !st.st_size))
+        return false;
+    int status = llama_load_file(session, 0, path, &err);
+    if (status && cache && status != LLAMA_EMISMATCH && status != LLAMA_EFULL)
         die(status == LLAMA_ENOMEM ? EXIT_MEMORY : EXIT_USAGE,
-            "%s: %s; remove it, or give another name", path, why);
+            "%s; remove it, or give another name", err.text);
+    if (status) note("%s%s", err.text, cache ? "; it is made anew" : "");
     return status == LLAMA_OK;
 }
 
-/* Write all that was evaluated: to a new file, which then takes the old one's place at once. */
 static void save_state(const char *path) {
-    bytes name = {.n = 0};
-    append(&name, path, strlen(path));
-    append(&name, ".XXXXXX", 7);
-    int fd = mkostemp(name.text, O_CLOEXEC);
-    FILE *f = fd >= 0 ? fdopen(fd, "wb") : NULL;
-    bool good =
-        f && llama_save(session, 0, write_state, f) == LLAMA_OK && fflush(f) == 0 && fsync(fd) == 0;
-    int why = errno;
-    if (f && fclose(f) != 0 && good) good = false, why = errno;
-    if (!f && fd >= 0) close(fd);
-    if (good && rename(name.text, path) != 0) good = false, why = errno;
-    if (!good && fd >= 0) unlink(name.text);
-    if (!good) note("%s: cannot be written: %s", path, strerror(why));
+    llama_error err;
+    if (llama_save_file(session, 0, path, &err)) note("%s", err.text);
 }
 
 /* ---- 5. Completion ---- */
@@ -843,6 +793,7 @@ static bool make_texts(void) {
     size_t samples = (size_t)o.samples;
     float *bias = o.ignore_eos ? take((size_t)info.vocab * sizeof *bias) : NULL;
     if (bias && info.eos >= 0) bias[info.eos] = -1e30f;
+    o.draw.bias = bias;
     texts = take((n_texts = n_inputs * samples) * sizeof *texts);
     lanes = take(n_texts * sizeof *lanes);
     head = 0, bar.began = 0;
@@ -852,17 +803,8 @@ static bool make_texts(void) {
         texts[i] = (llama_text){
             .prompt = in->tokens, .n_prompt = in->n_tokens, .utf8.started = in->text.n > 0};
         texts[i].most = o.n < 0 || (size_t)o.n > room ? room : (size_t)o.n;
-        texts[i].sampler = (llama_sampler){
-            .size = sizeof(llama_sampler),
-            .temperature = (float)o.temperature,
-            .top_p = (float)(o.top_p > 0 && o.top_p < 1e-30 ? 1e-30 : o.top_p), /* not off */
-            .min_p = (float)o.min_p,
-            .top_k = o.top_k,
-            .repeat_penalty = (float)o.repeat_penalty,
-            .repeat_last = o.repeat_last,
-            .seed = o.seed + i % samples,
-            .bias = bias,
-        };
+        texts[i].sampler = o.draw;
+        texts[i].sampler.seed += i % samples;
         if (o.echo && !o.talk) append(&lanes[i].out, in->text.text, in->text.n);
         lanes[i].ready = lanes[i].out.n;
     }
@@ -886,30 +828,7 @@ static bool make_texts(void) {
     return !status;
 }
 
-/* Each prompt. Of many texts the context is as long as they need, and as many are under way as half
- * of the free memory holds. */
-static void complete_all(void) {
-    size_t n = n_inputs * (size_t)o.samples, longest = 1, slots = n < SLOTS ? n : SLOTS;
-    for (input *in = inputs; in < inputs + n_inputs; in++) {
-        tokenize_prompt(in);
-        if (in->n_tokens > longest) longest = in->n_tokens;
-    }
-    if (n == 0) return;
-    if (n > 1 && !o.context && o.n >= 0 && longest + (size_t)o.n < context)
-        context = longest + (size_t)o.n;
-    double room = (physical_memory() - (double)info.file_bytes) / 2;
-    while (slots > 1 && (double)(slots * context * info.kv_bytes_per_token) > room) slots--;
-    new_session(slots, (size_t)o.batch, true);
-    if (o.cache) load_state(o.cache, true);
-    bool done = make_texts();
-    if (o.cache && figures.evaluated > 1) save_state(o.cache);
-    if (n == 1 && isatty(STDOUT_FILENO) && isatty(STDERR_FILENO)) fputc('\n', stderr);
-    if (!done) leave(EXIT_INTERRUPTED);
-}
-
-/* ---- 6. Conversation ---- */
-
-/* Its text is inputs[0]; it grows, and is tokenized anew for each reply. */
+/* ---- 6. Conversation: its text is inputs[0], which grows, tokenized anew for each reply ---- */
 
 /* A line of stdin without its newline. 1: there is one; 0: the end; -1: Ctrl-C, which is looked for
  * ten times a second: one that comes just before a read would not end it. */
@@ -939,8 +858,7 @@ static bool obey(const char *line, const bytes *first) {
     if (strcmp(line, "/stats") == 0) print_stats();
     else if (strcmp(line, "/reset") == 0) said->n = 0, append(said, first->text, first->n);
     else if (strncmp(line, "/load ", 6) == 0) {
-        bool there = load_state(line + 6, false); /* its text is that of its tokens */
-        if (there)
+        if (load_state(line + 6, false)) /* its text is that of its tokens */
             said->n = 0, append_tokens(said, llama_tokens(session, 0), llama_length(session, 0));
     } else if (strncmp(line, "/save ", 6) == 0) keep_conversation(line + 6);
     else if (strcmp(line, "/exit") != 0)
@@ -959,23 +877,19 @@ static void reply(const char *line, size_t n) {
     if (inputs->n_tokens > context) {
         said->n = before;
         say("the context of %zu positions is full: the line is not taken; see /reset", context);
-        if (!isatty(STDIN_FILENO)) leave(EXIT_TOO_LONG);
+        if (!isatty(STDIN_FILENO)) exit(EXIT_TOO_LONG);
     } else {
         make_texts();
         append(said, lanes->out.text, lanes->out.n);
     }
 }
 
-static void converse(void) {
+static bool converse(void) {
     enum { LINE = 4095 }; /* bytes: a terminal keeps no more of a line (termios(3)) */
     bool terminal = isatty(STDIN_FILENO), sign = terminal && isatty(STDERR_FILENO), on = true;
     bytes line = {.n = 0}, first = {.n = 0};
     setvbuf(stdin, NULL, _IONBF, 0); /* poll sees no line that stdio holds */
-    if (n_inputs == 0) add_input("", 0);
-    tokenize_prompt(inputs);
     append(&first, inputs->text.text, inputs->text.n);
-    new_session(1, (size_t)o.batch, true);
-    if (o.cache) load_state(o.cache, true);
     for (int got; on; interrupted = 0) {
         if (sign) fputs("> ", stderr);
         if ((got = read_line(&line)) == 0) break;
@@ -985,13 +899,15 @@ static void converse(void) {
             say("a line longer than %d bytes may have lost its end: it is not taken", LINE - 1);
         else if (slash && line.text[1] != '/') on = obey(line.text, &first);
         else reply(line.text + slash, line.n - slash);
-        if (interrupted && !terminal) leave(EXIT_INTERRUPTED);
+        if (interrupted && !terminal) exit(EXIT_INTERRUPTED);
     }
-    if (sign) fputc('\n', stderr);
-    if (o.cache) keep_conversation(o.cache);
+    return true;
 }
 
+/* Of many texts the context is as long as they need, and as many are under way as half of the free
+ * memory holds. */
 static void run_complete(void) {
+    size_t longest = 1;
     if (o.cache && o.fast)
         die(EXIT_USAGE, "--prompt-cache: not with --fast, where it would change bits");
     if (o.tops > info.vocab) o.tops = info.vocab;
@@ -1004,11 +920,118 @@ static void run_complete(void) {
             die(EXIT_USAGE, "--stop: the text is empty, or begins inside a character");
     }
     if (o.escapes) o.prefix = unescaped(o.prefix), o.suffix = unescaped(o.suffix);
-    if (o.talk) converse();
-    else complete_all();
+    if (o.talk && n_inputs == 0) add_input("", 0);
+    for (input *in = inputs; in < inputs + n_inputs; in++) {
+        tokenize_prompt(in);
+        if (in->n_tokens > longest) longest = in->n_tokens;
+    }
+    size_t n = n_inputs * (size_t)o.samples;
+    if (n == 0) return;
+    if (n > 1 && !o.run.context && o.n >= 0 && longest + (size_t)o.n < context)
+        context = longest + (size_t)o.n;
+    new_session(fitting(n < SLOTS ? n : SLOTS, 1), true);
+    if (o.cache) load_state(o.cache, true);
+    bool done = o.talk ? converse() : make_texts();
+    if (o.cache && o.talk) keep_conversation(o.cache);
+    else if (o.cache && figures.evaluated > 1) save_state(o.cache);
+    if (n == 1 && isatty(o.talk ? STDIN_FILENO : STDOUT_FILENO) && isatty(STDERR_FILENO))
+        fputc('\n', stderr);
+    if (!done) exit(EXIT_INTERRUPTED);
 }
 
-/* ---- 7. Perplexity ---- */
+/* ---- 7. Scoring ---- */
+
+typedef struct {
+    long label;      /* the right ending; -1: not known */
+    size_t n;        /* endings: */
+    llama_ending *e; /* [2n] behind their contexts, then behind "Answer:" */
+} item;
+enum { GREEDY = 4, RULES }; /* before it: by sum, tokens, bytes, "Answer:" */
+
+/* A line, where it stands: a label, a context, endings. */
+static void read_item(item *it, char *line, size_t number) {
+    char *label = strsep(&line, "\t"), *context_text = strsep(&line, "\t"), *end = label, *text;
+    bool known = *label && strcmp(label, "-") != 0;
+    for (const char *c = line; c; c = strchr(c + 1, '\t')) it->n++;
+    it->label = known ? strtol(label, &end, 10) : -1;
+    if (!it->n || (known && (*end || it->label < 0 || (size_t)it->label >= it->n)))
+        die(EXIT_USAGE, "item %zu: not the number of an ending, a context and endings", number);
+    it->e = take(2 * it->n * sizeof *it->e);
+    size_t length = unescape(context_text, strlen(context_text), NULL);
+    for (llama_ending *e = it->e; (text = strsep(&line, "\t")); e++) {
+        size_t mark = 0, n = unescape(text, strlen(text), &mark);
+        bytes own = {.n = 0}; /* context */
+        if (mark) append(&own, context_text, length), append(&own, text, mark);
+        if (mark == n) die(EXIT_USAGE, "item %zu: an ending is empty", number);
+        *e = (llama_ending){
+            mark ? own.text : context_text, text + mark, length + mark, n - mark, 0, 0, 0, 0};
+        e[it->n] = *e;
+        e[it->n].context = "Answer:", e[it->n].n_context = strlen("Answer:");
+    }
+    check(llama_loglikelihood(model, NULL, it->e, 2 * it->n), "the items do not fit in memory");
+}
+
+/* What each ending has, and which is the best by each rule. */
+static void print_item(const item *it, size_t number, size_t right[RULES]) {
+    size_t best[GREEDY] = {0};
+    double top[GREEDY] = {0};
+    for (size_t k = 0; k < it->n; k++) {
+        const llama_ending *e = &it->e[k], *after = e + it->n;
+        double sum = e->logprob, length = (double)e->n_ending;
+        double by[] = {sum, sum / (double)e->tokens, sum / length, sum - after->logprob};
+        for (int rule = 0; rule < GREEDY; rule++)
+            if (k == 0 || by[rule] > top[rule]) top[rule] = by[rule], best[rule] = k;
+        if (!o.quiet)
+            printf("ending\t%zu\t%zu\t%.6f\t%zu\t%zu\t%d\t%.6f\n", number, k, sum, e->tokens,
+                   e->n_ending, e->greedy, after->logprob);
+    }
+    if (!o.quiet) printf(it->label < 0 ? "pick\t%zu\t-" : "pick\t%zu\t%ld", number, it->label);
+    for (int rule = 0; rule < GREEDY; rule++) {
+        if (!o.quiet) printf("\t%zu%s", best[rule], rule + 1 == GREEDY ? "\n" : "");
+        right[rule] += (long)best[rule] == it->label;
+    }
+    right[GREEDY] += it->label >= 0 && it->e[it->label].greedy;
+    flush();
+}
+
+static void run_score(void) {
+    static const char *const rules[] = {"sum", "token", "byte", "answer", "greedy"};
+    char *at = inputs->text.text, *line;
+    bytes memory = {.n = 0};
+    size_t n = 0, most = 1, longest = 1, labelled = 0, right[RULES] = {0};
+    if (memchr(at, 0, inputs->text.n)) die(EXIT_USAGE, "the items have a NUL in them");
+    want_tokenizer();
+    while ((line = strsep(&at, "\n"))) {
+        if (!*line) continue;
+        append(&memory, &(item){.n = 0}, sizeof(item));
+        item *it = (item *)(void *)memory.text + n;
+        read_item(it, line, n++);
+        labelled += it->label >= 0;
+        if (it->n > most) most = it->n;
+        for (size_t k = 0, length; k < 2 * it->n; k++)
+            if ((length = it->e[k].given + it->e[k].tokens) > longest) longest = length;
+        if (longest > context)
+            die(EXIT_TOO_LONG,
+                "item %zu: %zu tokens do not fit in the context of %zu positions; see -c", n - 1,
+                longest, context);
+    }
+    const item *items = (const void *)memory.text;
+    if (!o.run.context) context = longest;
+    new_session(fitting(2 * most < SLOTS ? 2 + 2 * most : 2 + SLOTS, 3), true);
+    for (size_t i = 0; i < n; i++) {
+        expect(llama_loglikelihood(model, session, items[i].e, 2 * items[i].n));
+        clear_bar();
+        print_item(&items[i], i, right);
+        show_bar("score", (double)(i + 1), (double)n);
+    }
+    clear_bar();
+    for (int rule = 0; rule < RULES && labelled; rule++) {
+        double p = (double)right[rule] / (double)labelled;
+        printf("accuracy\t%s\t%.4f\t%.4f\t%zu\t%zu\n", rules[rule], p,
+               labelled > 1 ? sqrt(p * (1 - p) / (double)(labelled - 1)) : 0, right[rule],
+               labelled);
+    }
+}
 
 /* Windows of so many tokens, `stride` apart: log-probabilities of those that none had before. */
 static void run_ppl(void) {
@@ -1021,7 +1044,7 @@ static void run_ppl(void) {
     const int32_t *tokens = inputs->tokens;
     size_t n = inputs->n_tokens;
     if (n < 2) die(EXIT_USAGE, "the text has %zu tokens: two are the least", n);
-    new_session(1, (size_t)o.batch, true);
+    new_session(1, true);
     float *logprobs = take(width * sizeof *logprobs);
     for (size_t begin = 0, had = 0, end; had < n; begin += stride, had = end) {
         end = n - begin < width ? n : begin + width;
@@ -1038,15 +1061,13 @@ static void run_ppl(void) {
     printf("nll         %.9g nats a token, %.6g bits", mean, mean / log(2));
     if (!o.ids) printf(", %.6g bits a byte", sum / log(2) / (double)inputs->text.n);
     printf("\ntokens      %zu of %zu, in windows of %zu, %zu apart\n", counted, n, width, stride);
-    puts("definition  exp of the mean of -log p(token | those before it in its window); a token "
-         "counts\n"
-         "            once, in the first window that has it, if one stands before it there");
+    printf("\n%s", o.verb->more);
 }
 
 /* ---- 8. Other verbs ---- */
 
 static void run_info(void) {
-    new_session(1, (size_t)o.batch, false);
+    new_session(1, false);
     llama_session_options so = {.size = sizeof so, .context = (int)context};
     double need = (double)(info.file_bytes + llama_session_bytes(model, &so));
     printf("model       %s\nformat      %s, %s, %d shard%s\n", o.model, info.format, info.dtype,
@@ -1057,16 +1078,12 @@ static void run_info(void) {
     printf("constants   norm_eps %g, rope_theta %g\n", (double)info.norm_eps,
            (double)info.rope_theta);
     printf("parameters  %" PRIu64 "\nbytes       %" PRIu64 "\n", info.parameters, info.file_bytes);
-    if (info.bos >= 0 || info.eos >= 0)
-        printf("tokenizer   bos %d, eos %d\n", (int)info.bos, (int)info.eos);
-    else puts("tokenizer   none");
+    printf("tokenizer   %s", llama_token_text(model, 0, NULL) ? "" : "none, ");
+    printf("bos %d, eos %d\n", (int)info.bos, (int)info.eos);
     printf("context     %zu positions, KV cache %" PRIu64 " bytes (%" PRIu64 " a position)\n",
            context, info.kv_bytes_per_token * context, info.kv_bytes_per_token);
-    printf("memory      %.1f GB needed, %.1f GB in this machine: %s\n", need / 1e9,
-           physical_memory() / 1e9,
-           need <= physical_memory()
-               ? "fits"
-               : "does not fit; weights will be read from disk again and again");
+    printf("memory      %.1f GB needed, of %.1f GB%s\n", need / 1e9, physical_memory() / 1e9,
+           need > physical_memory() ? ": weights will be read from disk again and again" : "");
     printf("kernels     %s\n", llama_session_kernels(session));
 }
 
@@ -1093,12 +1110,6 @@ static void run_tokenize(void) {
     if (!o.decode) putchar('\n');
 }
 
-typedef struct {
-    const char **names; /* [n] those to show; none: all */
-    bool *found;        /* [n] */
-    size_t n;
-} shown;
-
 /* As zlib has it (RFC 1952), for Python: zlib.crc32(x.astype("<f4").tobytes()) */
 static uint32_t crc32(const void *p, size_t n) {
     uint32_t crc = UINT32_MAX;
@@ -1109,16 +1120,14 @@ static uint32_t crc32(const void *p, size_t n) {
     return ~crc;
 }
 
-/* One intermediate, x [rows][cols], a row a token: "layers.3" shows all of that layer. */
-static void show_rows(void *user, const char *name, const float *x, size_t rows, size_t cols) {
-    shown *s = user;
-    bool wanted = s->n == 0;
+/* One intermediate, x [rows][cols], a row a token: the word "layers.3" shows all of that layer, and
+ * is then noted in found[words]; without words, all is shown. */
+static void show_rows(void *found, const char *name, const float *x, size_t rows, size_t cols) {
+    bool wanted = o.n_words == 0;
     double sum = 0, squares = 0, count = (double)rows * (double)cols;
-    for (size_t i = 0; i < s->n; i++) {
-        size_t k = strlen(s->names[i]);
-        if (strncmp(name, s->names[i], k) == 0 && (name[k] == 0 || name[k] == '.'))
-            wanted = s->found[i] = true;
-    }
+    for (size_t i = 0, k; i < o.n_words; i++)
+        if (strncmp(name, o.words[i], k = strlen(o.words[i])) == 0 && strchr(".", name[k]))
+            wanted = ((bool *)found)[i] = true;
     if (!wanted) return;
     for (size_t i = 0; i < rows * cols; i++)
         sum += (double)x[i], squares += (double)x[i] * (double)x[i];
@@ -1130,46 +1139,37 @@ static void show_rows(void *user, const char *name, const float *x, size_t rows,
 
 /* Evaluate the prompt, all of it at once, and show what it goes through. */
 static void run_trace(void) {
-    size_t first = o.n_sources == 0 && o.n_words; /* word that is a name */
-    shown s = {.names = o.words + first, .n = o.n_words - first};
-    s.found = take(s.n * sizeof *s.found);
+    bool *found = take(o.n_words * sizeof *found);
     tokenize_prompt(inputs);
-    new_session(1, inputs->n_tokens, false);
-    llama_trace(session, show_rows, &s);
+    o.run.batch = (int)inputs->n_tokens;
+    new_session(1, false);
+    llama_trace(session, show_rows, found);
     expect(llama_prompt(session, 0, inputs->tokens, inputs->n_tokens));
-    for (size_t i = 0; i < s.n; i++)
-        if (!s.found[i])
-            die(EXIT_USAGE, "there is no '%s'; without names, all are shown", s.names[i]);
+    for (size_t i = 0; i < o.n_words; i++)
+        if (!found[i])
+            die(EXIT_USAGE, "there is no '%s'; without names, all are shown", o.words[i]);
 }
 
-static int by_size(const void *a, const void *b) {
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
-/* The short form of tests/bench.c: medians of five, prompt and generation in turn. */
+/* The short form of tests/bench.c: the best of five, prompt and generation in turn. */
 static void run_bench(void) {
-    enum { GIVEN = 128, GENERATED = 32, TIMES = 5, MEDIAN = TIMES / 2 };
+    enum { GIVEN = 128, GENERATED = 32, TIMES = 5 };
     int32_t tokens[GIVEN + GENERATED];
-    double seconds[2][TIMES];
+    double best[2] = {HUGE_VAL, HUGE_VAL};
     for (int t = 0; t < GIVEN + GENERATED; t++) tokens[t] = (t * 7919 + 1) % info.vocab;
     context = GIVEN + GENERATED;
-    new_session(1, (size_t)o.batch, false);
-    for (int r = -1; r < TIMES; r++) { /* the first is not counted */
-        double began = now(), between = 0;
+    new_session(1, false);
+    for (int r = 0; r < TIMES; r++) {
+        double began = now();
         llama_rewind(session, 0, 0);
-        for (int t = 0; t < GIVEN + GENERATED; t += t ? 1 : GIVEN) {
-            expect(llama_eval(session, 0, tokens + t, t ? 1 : GIVEN));
-            if (t == 0) between = now();
-        }
-        if (r >= 0) seconds[0][r] = between - began, seconds[1][r] = now() - between;
+        expect(llama_eval(session, 0, tokens, GIVEN));
+        double between = now();
+        for (int t = GIVEN; t < GIVEN + GENERATED; t++)
+            expect(llama_eval(session, 0, tokens + t, 1));
+        best[0] = fmin(best[0], between - began), best[1] = fmin(best[1], now() - between);
     }
-    for (int k = 0; k < 2; k++) qsort(seconds[k], TIMES, sizeof(double), by_size);
-    double prompt = GIVEN / seconds[0][MEDIAN], each = GENERATED / seconds[1][MEDIAN];
-    printf("prompt      %d tokens, %.2f tokens/s, %.1f GFLOP/s of matrix products\n", GIVEN, prompt,
-           prompt * 2 * weights_met(GIVEN) / GIVEN / 1e9);
-    printf("generation  %d tokens, %.2f tokens/s, %.1f GB/s of weights\n", GENERATED, each,
-           each * token_bytes() / 1e9);
+    printf("prompt      %d tokens, %.2f tokens/s\n", GIVEN, GIVEN / best[0]);
+    printf("generation  %d tokens, %.2f tokens/s, %.1f GB/s of weights\n", GENERATED,
+           GENERATED / best[1], GENERATED / best[1] * token_bytes() / 1e9);
     printf("kernels     %s\n", llama_session_kernels(session));
 }
 
@@ -1178,22 +1178,22 @@ int main(int argc, char **argv) {
     read_options(argc, argv);
     bar.wanted = !o.quiet && isatty(STDERR_FILENO);
     struct sigaction sa = {.sa_handler = on_interrupt, .sa_flags = o.talk ? 0 : (int)SA_RESETHAND};
-    bool works = !o.version && !o.shell && !o.help && o.verb->run;
     if (o.version)
         printf("llama.c %d.%d.%d (%s)\n", llama_release() / 10000, llama_release() / 100 % 100,
                llama_release() % 100, llama_build());
     else if (o.shell) print_completion();
-    else if (!works) print_help();
-    if (works) {
+    else if (o.help || !o.verb->run) print_help();
+    else {
         settle_model();
         read_inputs();
         sigaction(SIGINT, &sa, NULL); /* a second Ctrl-C ends it, but in a conversation */
-        if (!o.seeded && getentropy(&o.seed, sizeof o.seed) != 0) o.seed = (uint64_t)time(NULL);
+        if (!o.seeded && getentropy(&o.draw.seed, sizeof o.draw.seed) != 0)
+            o.draw.seed = (uint64_t)time(NULL);
         open_model();
         figures.opened = now();
         o.verb->run();
         if (o.stats) print_stats();
     }
     flush();
-    leave(0);
+    exit(0);
 }

@@ -5,7 +5,8 @@
  *                       llama2.c's tokenizer.bin, Hugging Face's tokenizer.json or GGUF
  *   2. Encoding         text -> normalised UTF-8 -> merges by score -> ids, in O(n log n)
  *   3. Decoding         id -> bytes, streamed in whole characters
- *   4. Whole texts      prompts -> tokens -> texts, many in one pass, by public calls alone
+ *   4. Whole texts      prompts -> tokens -> texts, many in one pass; endings of contexts; files of
+ *                       state: what public calls alone can do
  *
  * BPE (Sennrich et al. 2016, arXiv:1508.07909; Kudo & Richardson 2018, arXiv:1808.06226):
  * start from characters; merge the adjacent pair whose join is the piece of the highest
@@ -1031,4 +1032,138 @@ LLAMA_API int llama_generate(const llama *m, llama_session *s, llama_text *texts
         }
     }
     return sequences || !n ? status : LLAMA_EINVAL;
+}
+
+/* ---- What an ending is worth behind its context ---- */
+
+enum { CONTEXTS = 2 }; /* sequences that hold contexts; each other one holds an ending behind one */
+
+/* White space that ends a context belongs to the ending. */
+static size_t bare_length(const char *text, size_t n) {
+    while (n && memchr(" \t\n\v\f\r", text[n - 1], 6)) n--;
+    return n;
+}
+
+/* The tokens of context and ending as one text, [given + tokens]: but those of the context are the
+ * ones it has alone, and the last one is the ending's even where the joint fell into it. */
+static int tokenize_ending(const llama *m, llama_ending *e, int32_t **tokens, llamac_arena *arena) {
+    size_t n = e->n_context + e->n_ending, bare,
+           room = 3 * (n + 1) + 1; /* a space may be 3 bytes */
+    if (n > PTRDIFF_MAX / 16) return LLAMA_ENOMEM;
+    char *text = llamac_new(arena, n, 1);
+    int32_t *own = llamac_new(arena, room, sizeof *own);
+    *tokens = llamac_new(arena, room, sizeof **tokens);
+    if (!text || !own || !*tokens) return LLAMA_ENOMEM;
+    if (e->n_context) memcpy(text, e->context, e->n_context);
+    if (e->n_ending) memcpy(text + e->n_context, e->ending, e->n_ending);
+    bare = bare_length(text, e->n_context);
+    ptrdiff_t given = llama_text_to_tokens(m, text, bare, LLAMA_ADD_BOS, own, room);
+    ptrdiff_t all = llama_text_to_tokens(m, text, n, LLAMA_ADD_BOS, *tokens, room);
+    if (given < 0 || all <= 0) return given < 0 ? (int)given : all < 0 ? (int)all : LLAMA_EINVAL;
+    if (given >= all) given = all - 1;
+    else memcpy(*tokens, own, (size_t)given * sizeof *own);
+    e->given = (size_t)given;
+    e->tokens = (size_t)(all - given);
+    return LLAMA_OK;
+}
+
+/* The sequence that has the context, or had better get it. */
+static int context_sequence(const llama_session *s, const int32_t *tokens, size_t n) {
+    size_t first = standing(s, 0, tokens, n), second = standing(s, 1, tokens, n);
+    return second > first || (first < WORTH && llama_length(s, 1) == 0 && llama_length(s, 0));
+}
+
+/* Endings that fit into the sequences there are, in one pass behind those of their contexts. */
+static int score_endings(const llama *m, llama_session *s, llama_ending *e, size_t n,
+                         llamac_arena *arena) {
+    llama_span spans[AT_ONCE];
+    size_t total = 0;
+    int status = LLAMA_OK;
+    for (size_t k = 0; k < n && status == LLAMA_OK; k++) {
+        int32_t *tokens;
+        if ((status = tokenize_ending(m, &e[k], &tokens, arena)) || !s) continue;
+        int from = context_sequence(s, tokens, e[k].given), to = CONTEXTS + (int)k;
+        status = llama_prompt(s, from, tokens, e[k].given);
+        if (status == LLAMA_OK) status = llama_fork(s, to, from);
+        spans[k] = (llama_span){to, tokens + e[k].given, e[k].tokens};
+        total += e[k].tokens;
+    }
+    if (status || !s) return status;
+    float *logprob = llamac_new(arena, total, sizeof *logprob);
+    int32_t *rank = llamac_new(arena, total, sizeof *rank);
+    if (!logprob || !rank) return LLAMA_ENOMEM;
+    status = llama_score_batch(s, spans, n, logprob, rank);
+    for (size_t k = 0; k < n && status == LLAMA_OK; k++) {
+        e[k].logprob = 0;
+        e[k].greedy = 1;
+        for (size_t t = 0; t < e[k].tokens; t++, logprob++)
+            e[k].logprob += (double)*logprob, e[k].greedy &= *rank++ == 0;
+    }
+    return status;
+}
+
+LLAMA_API int llama_loglikelihood(const llama *m, llama_session *s, llama_ending *e, size_t n) {
+    int sequences = 0, status = LLAMA_OK;
+    if (!m || (n && !e)) return LLAMA_EINVAL;
+    while (sequences < AT_ONCE + CONTEXTS && llama_tokens(s, sequences)) sequences++;
+    if (s && sequences <= CONTEXTS) return LLAMA_EINVAL;
+    for (size_t i = 0, group; i < n && status == LLAMA_OK; i += group) {
+        llamac_arena arena = {*llamac_allocator_of(m), NULL};
+        group =
+            s && n - i > (size_t)(sequences - CONTEXTS) ? (size_t)(sequences - CONTEXTS) : n - i;
+        status = score_endings(m, s, e + i, group, &arena);
+        llamac_free_all(&arena);
+    }
+    return status;
+}
+
+/* ---- Files of saved state ---- */
+
+static int write_all(void *fd, const void *p, size_t n) {
+    for (ssize_t wrote; n; p = (const char *)p + wrote, n -= (size_t)wrote) {
+        wrote = write(*(int *)fd, p, n);
+        if (wrote < 0 && errno != EINTR) return -1;
+        if (wrote < 0) wrote = 0;
+    }
+    return 0;
+}
+static int read_all(void *fd, void *p, size_t n) {
+    return llamac_read(*(int *)fd, p, n) != (ptrdiff_t)n;
+}
+
+LLAMA_API int llama_save_file(llama_session *s, int seq, const char *path, llama_error *err) {
+    char name[LLAMAC_PATH_BYTES];
+    int status, fd, why;
+    if (err) memset(err, 0, sizeof *err);
+    if (!path || snprintf(name, sizeof name, "%s.XXXXXX", path) >= (int)sizeof name)
+        return llamac_fail(err, LLAMA_EINVAL,
+                           "the name of a file must be given, and no longer one");
+    fd = mkostemp(name, O_CLOEXEC);
+    errno = fd < 0 ? errno : 0;
+    status = fd < 0 ? LLAMA_EIO : llama_save(s, seq, write_all, &fd);
+    if (status == LLAMA_OK && fsync(fd) != 0) status = LLAMA_EIO;
+    why = errno;
+    if (fd >= 0 && close(fd) != 0 && status == LLAMA_OK) status = LLAMA_EIO, why = errno;
+    if (status == LLAMA_OK && rename(name, path) != 0) status = LLAMA_EIO, why = errno;
+    if (status == LLAMA_OK) return status;
+    if (fd >= 0) unlink(name);
+    return llamac_fail(err, status, "%s: cannot be written: %s", path,
+                       why ? strerror(why) : llama_session_error(s));
+}
+
+LLAMA_API int llama_load_file(llama_session *s, int seq, const char *path, llama_error *err) {
+    struct stat st;
+    char more;
+    if (err) memset(err, 0, sizeof *err);
+    if (!path) return llamac_fail(err, LLAMA_EINVAL, "the name of a file must be given");
+    int fd = llamac_open_file(path, &st, err);
+    if (fd < 0) return fd;
+    int status = llama_load(s, seq, read_all, &fd);
+    if (status) llamac_fail(err, status, "%s: %s", path, llama_session_error(s));
+    else if (llamac_read(fd, &more, 1) != 0) {
+        status = llamac_fail(err, LLAMA_EFORMAT, "%s: has more in it than a state", path);
+        llama_rewind(s, seq, 0);
+    }
+    close(fd);
+    return status;
 }
