@@ -100,7 +100,7 @@ fuzz:
 
 # Every allocation and system call of the library and the command failed, once and from then on
 WRAPPED = aligned_alloc malloc calloc realloc free open close fstat stat access mmap munmap madvise mincore mlock read \
-    write fsync rename unlink mkostemp fopen fdopen fileno pthread_create pthread_join sched_getaffinity isatty \
+    write fsync rename unlink mkostemp fopen fileno pthread_create pthread_detach sched_getaffinity isatty \
     poll getentropy clock_gettime exit
 SANITIZED = -std=c11 $(WARNINGS) -O2 -g -fno-omit-frame-pointer $(OMP) -fsanitize=address,undefined -fno-sanitize-recover=undefined
 

@@ -315,7 +315,7 @@ LLAMA_API int llama_save(llama_session *, int seq, llama_write_fn fn, void *user
 LLAMA_API int llama_load(llama_session *, int seq, llama_read_fn fn, void *user);
 /* The same with a file. Saved, it takes the place of an older one whole, once it is on the disk: a
  * crash leaves one or the other. Loaded from one that goes on behind the state: EFORMAT, and the
- * sequence is empty. */
+ * sequence is empty; from one that is not there: EIO, and errno is ENOENT. */
 LLAMA_API int llama_save_file(llama_session *, int seq, const char *path, llama_error *);
 LLAMA_API int llama_load_file(llama_session *, int seq, const char *path, llama_error *);
 

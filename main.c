@@ -691,9 +691,9 @@ static void print_stats(void) {
 static bool load_state(const char *path, bool cache) {
     struct stat st;
     llama_error err;
-    if (cache && (stat(path, &st) != 0 ? errno == ENOENT : S_ISREG(st.st_mode) && !st.st_size))
-        return false;
     int status = llama_load_file(session, 0, path, &err);
+    bool empty = status == LLAMA_EFORMAT && stat(path, &st) == 0 && st.st_size == 0;
+    if (cache && (empty || (status == LLAMA_EIO && errno == ENOENT))) return false;
     if (status && cache && status != LLAMA_EMISMATCH && status != LLAMA_EFULL)
         die(status == LLAMA_ENOMEM ? EXIT_MEMORY : EXIT_USAGE,
             "%s; remove it, or give another name", err.text);

@@ -1160,7 +1160,7 @@ LLAMA_API int llama_load_file(llama_session *s, int seq, const char *path, llama
     if (fd < 0) return fd;
     int status = llama_load(s, seq, read_all, &fd);
     if (status) llamac_fail(err, status, "%s: %s", path, llama_session_error(s));
-    else if (llamac_read(fd, &more, 1) != 0) {
+    else if (llamac_read(fd, &more, 1) > 0) {
         status = llamac_fail(err, LLAMA_EFORMAT, "%s: has more in it than a state", path);
         llama_rewind(s, seq, 0);
     }

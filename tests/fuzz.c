@@ -44,7 +44,6 @@ enum { params, pth, config, safetensors, indexed, gguf, bin, tokenizer, checklis
 #include <pthread.h>
 #include <setjmp.h>
 #include <signal.h>
-#include <stdatomic.h>
 #include <time.h>
 static struct {
     FILE *in, *out, *err;
@@ -63,9 +62,11 @@ static int fuzz_prompt(llama_session *s, int seq, const int32_t *tokens, size_t 
 static int fuzz_generate(const llama *m, llama_session *s, llama_text *t, size_t n, llama_text_fn fn, void *user);
 static int fuzz_check(const llama *m, llama_progress_fn fn, void *user, llama_error *err);
 static int fuzz_sigaction(int number, const struct sigaction *now, struct sigaction *was);
-static int fuzz_thread(void *(*start)(void *));
+static int fuzz_thread(pthread_t *t, void *(*start)(void *));
 static int fuzz_poll(struct pollfd *p, nfds_t n, int milliseconds);
-static int fuzz_refuse(int why);
+static int fuzz_load_file(llama_session *s, int seq, const char *path, llama_error *err);
+static int fuzz_save_file(llama_session *s, int seq, const char *path, llama_error *err);
+static int fuzz_loglikelihood(const llama *m, llama_session *s, llama_ending *e, size_t n);
 #undef stdin
 #undef stdout
 #undef stderr
@@ -83,14 +84,13 @@ static int fuzz_refuse(int why);
 #define poll                       fuzz_poll
 #define fopen(path, mode)          (*(path) ? rewind(world.in), world.in : NULL)
 #define fclose(f)                  ((void)(f), 0)
-#define open(path, flags)          fuzz_refuse(ENOENT)
-#define mkostemp(path, flags)      fuzz_refuse(EACCES)
 #define sigaction(number, now, was) fuzz_sigaction(number, now, was)
-#define pthread_create(t, a, f, p) fuzz_thread(f)
+#define pthread_create(t, a, f, p) fuzz_thread(t, f)
 #define llama_open                 fuzz_open
-#define llama_close(m)             (void)(m)
 #define llama_session_new          fuzz_session_new
-#define llama_session_free(s)      (void)(s)
+#define llama_load_file            fuzz_load_file
+#define llama_save_file            fuzz_save_file
+#define llama_loglikelihood        fuzz_loglikelihood
 #define llama_prompt               fuzz_prompt
 #define llama_generate             fuzz_generate
 #define llama_check                fuzz_check
@@ -110,14 +110,13 @@ static int fuzz_refuse(int why);
 #undef poll
 #undef fopen
 #undef fclose
-#undef open
-#undef mkostemp
 #undef sigaction
 #undef pthread_create
 #undef llama_open
-#undef llama_close
 #undef llama_session_new
-#undef llama_session_free
+#undef llama_load_file
+#undef llama_save_file
+#undef llama_loglikelihood
 #undef llama_prompt
 #undef llama_generate
 #undef llama_check
@@ -417,24 +416,43 @@ static int fuzz_sigaction(int number, const struct sigaction *now, struct sigact
     return 0;
 }
 
-static int fuzz_thread(void *(*start)(void *)) { return start ? EAGAIN : 0; }
+static int fuzz_thread(pthread_t *t, void *(*start)(void *)) { return t && start ? EAGAIN : 0; }
 
 static int fuzz_poll(struct pollfd *p, nfds_t n, int milliseconds) {
     (void)p, (void)milliseconds;
     return (int)n;
 }
 
-static int fuzz_refuse(int why) {
-    errno = why;
-    return -1;
+static int fuzz_load_file(llama_session *s, int seq, const char *path, llama_error *err) {
+    must(s == session && seq == 0 && path, "the first sequence, and a file");
+    snprintf(err->text, sizeof err->text, "%s: is no state", path);
+    return err->status = strlen(path) % 2 ? LLAMA_EMISMATCH : LLAMA_EFORMAT;
+}
+
+static int fuzz_save_file(llama_session *s, int seq, const char *path, llama_error *err) {
+    must(s == session && seq == 0 && path, "the first sequence, and a file");
+    snprintf(err->text, sizeof err->text, "%s: cannot be written", path);
+    return err->status = LLAMA_EIO;
+}
+
+/* Endings are tokenized, and worth what their tokens are many. */
+static int fuzz_loglikelihood(const llama *m, llama_session *s, llama_ending *e, size_t n) {
+    must(m == tiny && n && n % 2 == 0, "endings twice");
+    if (!s) return llama_loglikelihood(m, NULL, e, n);
+    for (size_t i = 0; i < n; i++) {
+        must(e[i].n_ending && e[i].tokens && e[i].given + e[i].tokens <= context, "an ending that fits in the context");
+        e[i].logprob = -(double)e[i].tokens;
+        e[i].greedy = e[i].tokens % 2;
+    }
+    return LLAMA_OK;
 }
 
 /* What was read are texts, each with a 0 behind it; none has what divides them. */
 static void must_be_inputs(void) {
     char divides = o.nul ? 0 : '\n';
-    size_t n = o.verb->input == 'n' ? o.n_words && !o.n_sources : o.n_words, sum = n ? n - 1 : 0, all = 0;
+    size_t n = o.verb->input == 'n' ? 0 : o.n_words, sum = n ? n - 1 : 0, all = 0;
     bool files = n && o.verb->input == 'f', given = n > 0;
-    must(n_inputs <= input_room, "no more texts than there is room");
+    must(n_inputs * sizeof *inputs == input_memory.n, "as many texts as there is memory for");
     for (size_t i = 0; i < n; i++) sum += strlen(o.words[i]);
     for (size_t i = 0; i < o.n_sources; i++) {
         if (o.sources[i].is_file) files = true;
@@ -458,13 +476,13 @@ static int fuzz_open(llama **m, const char *path, const llama_options *lo, llama
         if (!(o.given >> i & 1)) continue;
         must(strchr(option_table[i].verbs, o.verb->letter) != NULL, "an option is one of the verb's");
         if (kind != WHOLE && kind != REAL) continue;
-        double v = kind == WHOLE ? *(const int *)at : *(const double *)at;
+        double v = kind == WHOLE ? *(const int *)at : (double)*(const float *)at;
         must(v >= option_table[i].least && v <= option_table[i].most, "a number within its limits");
     }
-    must(path && path == o.model && lo->tokenizer == o.tokenizer, "a model is named");
+    must(path && path == o.model && lo == &o.open, "a model is named");
     must(lo->memory >= LLAMA_MEMORY_AUTO && lo->memory <= LLAMA_MEMORY_STREAM, "a mode of memory");
     must_be_inputs();
-    if (o.talk && (!o.context || o.context > POSITIONS)) o.context = POSITIONS; /* it is tokenized line by line */
+    if (o.talk && (!o.run.context || o.run.context > POSITIONS)) o.run.context = POSITIONS; /* it is tokenized line by line */
     *err->text = 0;
     *m = tiny;
     return LLAMA_OK;
@@ -477,9 +495,9 @@ static void must_be_tokens(const int32_t *tokens, size_t n) {
 
 static int fuzz_session_new(llama_session **s, const llama *m, const llama_session_options *so, llama_error *err) {
     must(m == tiny && *s == session && err, "a session of the model");
-    must(so->context >= 1 && so->context <= 1 << 20 && so->sequences >= 1 && so->sequences <= SLOTS, "a session's size");
+    must(so->context >= 1 && so->context <= 1 << 20 && so->sequences >= 1 && so->sequences <= SLOTS + 2, "a session's size");
     must(so->threads >= 0 && so->threads <= 1024 && so->batch >= 0, "a session's threads and batch");
-    if (!strchr("ci", o.verb->letter)) leave(0); /* what others go on with is numbers */
+    if (!strchr("cis", o.verb->letter)) fuzz_exit(0); /* what others go on with is numbers */
     world.began = true;
     return LLAMA_OK;
 }
@@ -512,7 +530,7 @@ static int fuzz_generate(const llama *m, llama_session *s, llama_text *t, size_t
 
 static int fuzz_check(const llama *m, llama_progress_fn fn, void *user, llama_error *err) {
     must(m == tiny && fn && !user && err, "the model is looked at");
-    leave(0);
+    fuzz_exit(0);
 }
 
 /* ---- What comes out ---- */
@@ -573,6 +591,17 @@ static void must_be_help(const char *s, size_t n) {
     }
 }
 
+/* Lines of endings, picks and accuracies, or of these alone. */
+static void must_be_scores(const char *out, size_t n) {
+    static const char *const kinds[] = {"accuracy\t", "ending\t", "pick\t"};
+    for (const char *line = out; line < out + n; line = strchr(line, '\n') + 1) {
+        int kind = 0;
+        while (kind < 3 && strncmp(line, kinds[kind], strlen(kinds[kind])) != 0) kind++;
+        must(kind < (o.quiet ? 1 : 3), "a line of a score");
+    }
+    must((n == 0 || out[n - 1] == '\n') && harmless(out, n) && !strstr(out, "nan"), "lines of numbers");
+}
+
 /* What main left with, and what it wrote. */
 static void must_be_outcome(const char *out, size_t n, size_t n_err) {
     int code = world.code;
@@ -589,6 +618,7 @@ static void must_be_outcome(const char *out, size_t n, size_t n_err) {
     else if (verb == 'k' && o.decode) must(valid_utf8((const unsigned char *)out, n), "decoded are whole characters");
     else if (verb == 'k') must(lines_in(out, n) == 1 && strspn(out, "0123456789 \n") == n, "ids in a line");
     else if (verb == 'i') must(lines_in(out, n) >= 10, "what a model is");
+    else if (verb == 's') must_be_scores(out, n);
     else if (verb != 'c') must(n == 0, "nothing yet");
     if (verb != 'c' || !o.json || o.help || o.version || o.shell) return;
     for (const char *line = out; line < out + n;)
@@ -621,12 +651,15 @@ static char **divide(const char *s, size_t n, int *count) {
 /* All bytes written as \xNN are read as they were. */
 static void try_unescape(const char *s, size_t n) {
     char *copy = copied(s, n, 0), *written = take(4 * n + 1);
-    size_t k = unescape(copy, n);
+    size_t k = unescape(copy, n, NULL), mark = 0;
     must(k <= n && 4 * k >= n, "unescaped text is no longer, nor shorter than a quarter");
     must((n && memchr(s, '\\', n)) || (k == n && memcmp(copy, s, n) == 0), "without a backslash nothing changes");
     for (size_t i = 0; i < n; i++) snprintf(written + 4 * i, 5, i % 2 ? "\\x%02x" : "\\x%02X", (unsigned char)s[i]);
     written = copied(written, 4 * n, 0);
-    must(unescape(written, 4 * n) == n && (n == 0 || memcmp(written, s, n) == 0), "what is escaped comes back");
+    must(unescape(written, 4 * n, NULL) == n && (n == 0 || memcmp(written, s, n) == 0), "what is escaped comes back");
+    copy = copied(s, n, 0);
+    k = unescape(copy, n, &mark);
+    must(k <= n && mark <= k, "a mark stands within the text");
 }
 
 static void try_main(const char *s, size_t n) {
@@ -714,11 +747,11 @@ static void try_distance(const char *s, size_t n) {
     char **word = divide(s, n, &count), *a = count > 1 ? word[1] : "", *b = count > 2 ? word[2] : "";
     size_t x = strlen(a), y = strlen(b);
     if (y > LONGEST) b[y = LONGEST] = 0;
-    size_t d = distance(a, b, y);
+    size_t d = distance(a, x, b, y);
     must(d <= (x > y ? x : y) && d >= (x > y ? x - y : y - x), "a distance within the lengths");
     must((d == 0) == (strcmp(a, b) == 0), "no distance is the same word");
-    must(x > LONGEST || distance(b, a, x) == d, "as far back");
-    no_such_option(a);
+    must(x > LONGEST || distance(b, y, a, x) == d, "as far back");
+    must(find_option(a, x) < OPTIONS, "an option, or there is none");
 }
 
 /* Characters as they stand in text; of one that is cut off there is none. */
@@ -777,16 +810,20 @@ static void try_cli(const char *s, size_t n) {
     o = (options){.verb = verbs, .samples = 1};
     model = tiny;
     inputs = NULL;
-    n_inputs = input_room = head = 0;
+    n_inputs = head = 0;
+    memset(&input_memory, 0, sizeof input_memory);
     context = POSITIONS;
     if (setjmp(world.end) == 0) {
         tries[which](s, n);
-        leave(0);
+        fuzz_exit(0);
     }
     fclose(world.in), fclose(world.out), fclose(world.err);
-    must(!blocks && !model, "nothing is left behind");
+    for (block *next; blocks; blocks = next) { /* as the end of a process does */
+        next = blocks->next;
+        free(blocks);
+    }
     if (which == 1) must_be_outcome(written[0], length[0], length[1]);
-    else if (which == 3 || which == 6) must(world.code == EXIT_USAGE || (which == 3 && world.code == 0), "done, or refused");
+    else if (which == 3 || which == 6) must(world.code == EXIT_USAGE || world.code == 0, "done, or refused");
     else must(world.code == 0, "done");
     must(which == 2 || which == 4 || which == 5 || which == 1 || length[0] == 0, "nothing is shown");
     must_be_shown(which, s, n, written[0], length[0]);

@@ -42,8 +42,9 @@ def read_model(folder):
     return json.load(open(f"{folder}/params.json")), weights
 
 
-def forward(params, w, tokens):
-    """Meta's model, each intermediate under its module's name: a list of (name, [rows][cols])."""
+def forward(params, w, tokens, last=1):
+    """Meta's model, each intermediate under its module's name: a list of (name, [rows][cols]), the output at its end.
+    That has the logits of so many last tokens."""
     seen = []
     dim, heads = params["dim"], params["n_heads"]
     kv_heads = params.get("n_kv_heads") or heads
@@ -80,7 +81,7 @@ def forward(params, w, tokens):
         h = norm(at + "ffn_norm", x)
         gate, up = product(at + "feed_forward.w1", h), product(at + "feed_forward.w3", h)
         x = x + product(at + "feed_forward.w2", gate / (1 + np.exp(-gate)) * up)
-    product("output", norm("norm", x)[-1:])
+    product("output", norm("norm", x)[-last:])
     return seen
 
 
@@ -141,4 +142,5 @@ def main():
     sys.exit(failures > 0)
 
 
-main()
+if __name__ == "__main__":
+    main()
