@@ -78,6 +78,8 @@ test: llama build/$(SONAME) build/test_math build/test_api build/test_bits build
 	sh tests/python.sh pty tests/terminal.py ./llama tests/tiny
 	sh tests/test_build.sh
 	sh tests/python.sh numpy tests/trace.py build/$(SONAME) ./llama tests/tiny
+	sh tests/python.sh "numpy, sentencepiece" tests/score.py ./llama tests/tiny tests/tiny/items.tsv
+	sh tests/python.sh json tests/paper/test_paper.py ./llama tests/tiny
 	sh tests/style.sh
 
 # Against the goldens, where the conformance data are: ../shared/conformance.tar.xz

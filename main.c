@@ -187,13 +187,13 @@ static const verb verbs[] = {
      run_complete},
     {'s', 'f', "score", "MODEL [-f FILE]", "multiple choice: picks, accuracy",
      "Lines of fields between tabs: the number of the right ending (from 0; or -), a\n"
-     "context, endings; \\t \\n \\r \\\\ are read, and what is before \\c in an ending goes\n"
-     "to its context. White space that ends a context goes to the ending. Its tokens\n"
-     "are those of <s> context ending behind as many as <s> context has.\n\n"
+     "context, endings; \\t \\n \\\\ \\xNN are read as in C, and what is before \\c in an\n"
+     "ending goes to its context. White space that ends a context goes to the ending.\n"
+     "Its tokens are those of <s> context ending behind as many as <s> context has.\n\n"
      "Out come \"ending\", item, ending, its log-probability, tokens, bytes, 1 if it is\n"
      "greedy decoding's, its log-probability after \"Answer:\"; \"pick\", item, label, the\n"
-     "best by sum, sum / tokens, sum / bytes, sum less that after \"Answer:\"; then by\n"
-     "each, and of greedy decoding, \"accuracy\", standard error, right, of how many.\n",
+     "best by sum, sum / tokens, sum / bytes, sum less that after \"Answer:\"; last,\n"
+     "(-q: alone) \"accuracy\" by each, of greedy decoding, its error, right, of all.\n",
      "llama score LLaMA/7B -f piqa.tsv -q", run_score},
     {'l', 'f', "ppl", "MODEL FILE", "the perplexity of a text",
      "exp of the mean of -log p(token | those before it in its window). Windows have\n"
@@ -952,7 +952,7 @@ enum { GREEDY = 4, RULES }; /* before it: by sum, tokens, bytes, "Answer:" */
 static void read_item(item *it, char *line, size_t number) {
     char *label = strsep(&line, "\t"), *context_text = strsep(&line, "\t"), *end = label, *text;
     bool known = *label && strcmp(label, "-") != 0;
-    for (const char *c = line; c; c = strchr(c + 1, '\t')) it->n++;
+    for (const char *c = line; c && ++it->n && (c = strchr(c, '\t')); c++) {}
     it->label = known ? strtol(label, &end, 10) : -1;
     if (!it->n || (known && (*end || it->label < 0 || (size_t)it->label >= it->n)))
         die(EXIT_USAGE, "item %zu: not the number of an ending, a context and endings", number);
@@ -1001,7 +1001,7 @@ static void run_score(void) {
     size_t n = 0, most = 1, longest = 1, labelled = 0, right[RULES] = {0};
     if (memchr(at, 0, inputs->text.n)) die(EXIT_USAGE, "the items have a NUL in them");
     want_tokenizer();
-    while ((line = strsep(&at, "\n"))) {
+    while ((line = strsep(&at, "\r\n"))) {
         if (!*line) continue;
         append(&memory, &(item){.n = 0}, sizeof(item));
         item *it = (item *)(void *)memory.text + n;
@@ -1011,11 +1011,11 @@ static void run_score(void) {
         for (size_t k = 0, length; k < 2 * it->n; k++)
             if ((length = it->e[k].given + it->e[k].tokens) > longest) longest = length;
         if (longest > context)
-            die(EXIT_TOO_LONG,
-                "item %zu: %zu tokens do not fit in the context of %zu positions; see -c", n - 1,
+            die(EXIT_TOO_LONG, "item %zu: %zu tokens do not fit in %zu positions; see -c", n - 1,
                 longest, context);
     }
     const item *items = (const void *)memory.text;
+    if (n == 0) die(EXIT_USAGE, "there are no items");
     if (!o.run.context) context = longest;
     new_session(fitting(2 * most < SLOTS ? 2 + 2 * most : 2 + SLOTS, 3), true);
     for (size_t i = 0; i < n; i++) {

@@ -1038,10 +1038,22 @@ LLAMA_API int llama_generate(const llama *m, llama_session *s, llama_text *texts
 
 enum { CONTEXTS = 2 }; /* sequences that hold contexts; each other one holds an ending behind one */
 
-/* White space that ends a context belongs to the ending. */
+/* Unicode's white space, and the separators that Python's str.isspace has besides */
+static bool is_space(int32_t c) {
+    return (c >= 9 && c <= 13) || (c >= 0x1c && c <= ' ') || c == 0x85 || c == 0xa0 ||
+           c == 0x1680 || (c >= 0x2000 && c <= 0x200a) || c == 0x2028 || c == 0x2029 ||
+           c == 0x202f || c == 0x205f || c == 0x3000;
+}
+
+/* Without the white space at the end of a context, which belongs to the ending */
 static size_t bare_length(const char *text, size_t n) {
-    while (n && memchr(" \t\n\v\f\r", text[n - 1], 6)) n--;
-    return n;
+    size_t bare = 0;
+    for (size_t i = 0, size; i < n; i += size) {
+        int32_t c;
+        size = llama_utf8_next(text + i, n - i, &c);
+        if (!is_space(c)) bare = i + size;
+    }
+    return bare;
 }
 
 /* The tokens of context and ending as one text, [given + tokens]: but those of the context are the
@@ -1158,6 +1170,7 @@ LLAMA_API int llama_load_file(llama_session *s, int seq, const char *path, llama
     if (!path) return llamac_fail(err, LLAMA_EINVAL, "the name of a file must be given");
     int fd = llamac_open_file(path, &st, err);
     if (fd < 0) return fd;
+    errno = 0; /* not ENOENT: there is a file */
     int status = llama_load(s, seq, read_all, &fd);
     if (status) llamac_fail(err, status, "%s: %s", path, llama_session_error(s));
     else if (llamac_read(fd, &more, 1) > 0) {

@@ -93,5 +93,11 @@ for shape in tinyA tinyB tinyC tinyE; do
     sh tests/python.sh numpy tests/trace.py build/libllamac.so.0 ./llama $data/ckpt/$shape/meta-f16-mp1
 done
 
+# Log-probabilities of endings against numpy's, on what samples of published sets there are beside the goldens
+for items in ../shared/eval/*.jsonl; do
+    [ ! -f $items ] || sh tests/python.sh "numpy, sentencepiece" tests/score.py ./llama $data/ckpt/stories260K/meta-f16-mp1 $items 25 \
+        --tokenizer $data/tok/tok512.model
+done
+
 # Our tokenizer and the SentencePiece library on the same text, in turn, best of 5 each
 sh tests/python.sh sentencepiece tests/tokenizer_speed.py build/tokenizer_speed $data build/blank-32000

@@ -299,6 +299,50 @@ static void test_score(void) {
     llama_session_free(one);
 }
 
+/* Spans of several sequences, one of them empty before, in passes of any size: each as llama_score has it alone. */
+static void test_score_batch(void) {
+    static const int32_t more[] = {300, 5, 261, 700, 9, 42, 261, 261, 13, 88, 523, 4};
+    static const struct {
+        int seq;
+        size_t before, n; /* tokens of `some` that it has; of `more` that come */
+    } parts[] = {{2, 4, 7}, {0, 0, 12}, {3, 12, 1}, {1, 1, 0}, {4, 9, 10}};
+    enum { PARTS = sizeof parts / sizeof *parts, TOTAL = 7 + 12 + 1 + 10 };
+    static const int batches[] = {1, 3, 8, 9, 64};
+    for (int b = 0; b < 5; b++) {
+        llama_session *s = session(model, (llama_session_options){.context = 64, .sequences = 5, .batch = batches[b]});
+        llama_session *one = session(model, (llama_session_options){.context = 64});
+        llama_span spans[PARTS];
+        float got[TOTAL + 1] = {0}, want[TOTAL], *at = want;
+        int32_t rank[TOTAL + 1], above[TOTAL] = {0}, *r = above;
+        got[TOTAL] = 99, rank[TOTAL] = 99;
+        for (int k = 0; k < PARTS; k++) {
+            llama_eval(s, parts[k].seq, some, parts[k].before);
+            spans[k] = (llama_span){parts[k].seq, more, parts[k].n};
+        }
+        check(llama_score_batch(s, spans, PARTS, got, rank) == LLAMA_OK, "a batch: %s", llama_session_error(s));
+        for (int k = 0; k < PARTS; k++) {
+            llama_rewind(one, 0, 0);
+            llama_eval(one, 0, some, parts[k].before);
+            for (size_t t = 0; t < parts[k].n; t++, r++) {
+                const float *logits = llama_logits(one, 0);
+                for (int i = 0; i < 1024 && logits; i++) *r += logits[i] > logits[more[t]] || (logits[i] == logits[more[t]] && i < more[t]);
+                check(llama_score(one, 0, &more[t], 1, at++) == LLAMA_OK, "alone");
+            }
+            if (parts[k].n)
+                check(memcmp(llama_logits(s, parts[k].seq), llama_logits(one, 0), 4096) == 0, "sequence %d: its last logits", parts[k].seq);
+            check(llama_length(s, parts[k].seq) == parts[k].before + parts[k].n, "sequence %d: its length", parts[k].seq);
+        }
+        check(memcmp(got, want, sizeof want) == 0 && got[TOTAL] == 99, "%d at once: the same bits as alone", batches[b]);
+        check(memcmp(rank, above, sizeof above) == 0 && rank[TOTAL] == 99, "%d at once: ranks", batches[b]);
+        llama_rewind(s, 4, 9);
+        check(llama_score_batch(s, spans, PARTS, got, NULL) == LLAMA_EINVAL && llama_length(s, 2) == 11, "one has no logits: none is changed");
+        check(llama_score_batch(s, (llama_span[]){{2, more, 1}, {2, more, 1}}, 2, got, NULL) == LLAMA_EINVAL, "a sequence twice");
+        check(llama_score_batch(s, NULL, 1, got, NULL) == LLAMA_EINVAL && llama_score_batch(NULL, spans, 1, got, NULL) == LLAMA_EINVAL, "NULL");
+        check(llama_score_batch(s, spans, 1, NULL, NULL) == LLAMA_OK && llama_length(s, 2) == 18, "without logprob: llama_eval_batch");
+        llama_session_free(s), llama_session_free(one);
+    }
+}
+
 typedef struct {
     int calls, stop_at;
     uint64_t last, total;
@@ -535,6 +579,7 @@ int main(int argc, char **argv) {
     test_lock(folder);
     test_options();
     test_score();
+    test_score_batch();
     test_progress();
     test_trace();
     test_float_mode();

@@ -4,6 +4,7 @@
  *   test_state WORKDIR [still]     still: no file is cut short while it is mapped
  */
 #include "checkpoint.h"
+#include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
 #include <sys/mman.h>
@@ -125,6 +126,54 @@ static void test_round_trip(const llama *m) {
     check(load(b, 0, &nothing) == LLAMA_OK && llama_length(b, 0) == 0 && !llama_logits(b, 0), "an empty sequence can be saved too");
     free(t.b.at), free(u.b.at), free(nothing.b.at);
     llama_session_free(a), llama_session_free(b);
+}
+
+/* ---- Files of state ---- */
+
+static void test_files(const llama *m) {
+    llama_session *s = session(m, (llama_session_options){.context = 20, .sequences = 2});
+    llama_error err;
+    char path[2048], folder[2048], longest[8192];
+    snprintf(path, sizeof path, "%s", in_work("file"));
+    snprintf(folder, sizeof folder, "%s", in_work("states"));
+    memset(longest, 'a', sizeof longest - 1), longest[sizeof longest - 1] = 0;
+    unlink(path);
+    llama_eval(s, 0, some, 7);
+    picture then = look(s, 0), now;
+    tape t = saved(s, 0);
+    errno = 0;
+    check(llama_load_file(s, 1, path, &err) == LLAMA_EIO && errno == ENOENT && strstr(err.text, path), "none is there: %s", err.text);
+    check(llama_save_file(s, 0, path, &err) == LLAMA_OK && !*err.text, "saved: %s", err.text);
+    size_t n;
+    char *bytes = read_file(path, &n);
+    check(n == t.b.n && memcmp(bytes, t.b.at, n) == 0, "the bytes that llama_save writes");
+    check(llama_load_file(s, 1, path, &err) == LLAMA_OK && (now = look(s, 1), same(&then, &now)), "and back: %s", err.text);
+    llama_eval(s, 0, some, 2);
+    check(llama_save_file(s, 0, path, NULL) == LLAMA_OK && llama_load_file(s, 1, path, NULL) == LLAMA_OK && llama_length(s, 1) == 9, "over an older one");
+    then = look(s, 1);
+    for (int what = 0; what < 3; what++) { /* cut short; a bit of the last token's; nothing at all */
+        buffer b = {0};
+        put(&b, bytes, what == 2 ? 0 : n - (what == 0));
+        if (what == 1) b.at[n / 2] ^= 1;
+        put_file(&b, work, "file");
+        errno = ENOENT;
+        int status = llama_load_file(s, 1, path, &err);
+        check(errno != ENOENT && status == (what ? LLAMA_EFORMAT : LLAMA_EIO) && strstr(err.text, path), "%d: %d, %s", what, status, err.text);
+        check((now = look(s, 1), same(&then, &now)), "%d: the sequence is as it was", what);
+        free(b.at);
+    }
+    buffer b = {0};
+    put(&b, bytes, n), put(&b, "x", 1);
+    put_file(&b, work, "file");
+    check(llama_load_file(s, 1, path, &err) == LLAMA_EFORMAT && strstr(err.text, "more in it") && llama_length(s, 1) == 0, "goes on behind the state: %s", err.text);
+    make_folder(folder);
+    check(llama_load_file(s, 1, folder, &err) == LLAMA_EIO && strstr(err.text, "regular"), "a folder: %s", err.text);
+    check(llama_save_file(s, 0, folder, &err) == LLAMA_EIO && strstr(err.text, folder), "over a folder: %s", err.text);
+    check(llama_save_file(s, 0, "/no/such/folder/file", &err) == LLAMA_EIO && strstr(err.text, "No such file"), "nowhere: %s", err.text);
+    check(llama_save_file(s, 0, longest, &err) == LLAMA_EINVAL && llama_save_file(s, 0, NULL, &err) == LLAMA_EINVAL && llama_load_file(s, 0, NULL, &err) == LLAMA_EINVAL, "no name");
+    check(llama_save_file(s, 2, path, &err) == LLAMA_EINVAL && strstr(err.text, "no such sequence") && llama_load_file(s, 2, path, &err) == LLAMA_EINVAL, "no sequence: %s", err.text);
+    free(b.at), free(bytes), free(t.b.at);
+    llama_session_free(s);
 }
 
 /* The same weights from other files are the same model; others are not. */
@@ -589,6 +638,7 @@ int main(int argc, char **argv) {
     model_write(&spec, in_work("model"));
     llama *m = model_at(in_work("model"), NULL);
     test_round_trip(m);
+    test_files(m);
     test_fingerprint(m);
     test_mode();
     test_each_weight(m);

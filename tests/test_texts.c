@@ -267,6 +267,95 @@ static void test_prompt(void) {
     llama_session_free(s), llama_session_free(plain);
 }
 
+/* ---- Endings ---- */
+
+/* By the rule, in the slowest way: the context's own tokens, then what the whole has behind as many. */
+static llama_ending plainly(const char *context, const char *ending) {
+    static int32_t own[256], all[256];
+    llama_ending e = {context, ending, strlen(context), strlen(ending), 0, 0, 0, 1};
+    char whole[512];
+    size_t bare = e.n_context;
+    float logprob;
+    llama_choice best;
+    snprintf(whole, sizeof whole, "%s%s", context, ending);
+    if (bare && strchr(" \t\x1c", context[bare - 1])) bare = strcspn(context, "\t\xc2"); /* of those below: these begin it, or */
+    while (bare && context[bare - 1] == ' ') bare--;
+    ptrdiff_t given = llama_text_to_tokens(model, context, bare, LLAMA_ADD_BOS, own, 256);
+    ptrdiff_t n = llama_text_to_tokens(model, whole, strlen(whole), LLAMA_ADD_BOS, all, 256);
+    if (given >= n) given = n - 1, memcpy(own, all, sizeof own);
+    llama_session *s = session(1, 256);
+    llama_eval(s, 0, own, (size_t)given);
+    for (ptrdiff_t i = given; i < n; i++) {
+        e.greedy = e.greedy && (i == 0 || (llama_top(s, 0, &best, 1) == 1 && best.token == all[i]));
+        llama_score(s, 0, &all[i], 1, &logprob);
+        e.logprob += (double)logprob;
+    }
+    e.given = (size_t)given, e.tokens = (size_t)(n - given);
+    llama_session_free(s);
+    return e;
+}
+
+static void test_endings(void) {
+    static const char *const texts[][2] = {
+        {"There was once a king", " who had a daughter"}, {"There was once a king", " of"}, {"There was once a king", "s and queens"},
+        {"There was once a king ", "who had a daughter"}, {"There was once a king\t\n \t", " who"}, {"", "There was"}, {"", ""}, {"A", ""},
+        {"A wolf ", ""}, {"Once upon a ti", "me"}, {"Once upon a ti", "me there was"}, {"Answer:", " caf\xc3\xa9"}, {"There was once a king", " xylophone \xff\xfe"},
+        {"There was once a king", " who had a daughter"}, {"The", "re"}, {"Once upon a", " time"}, {"Once upon a time\xc2\xa0\xe3\x80\x80\x1c", "was"}, {"A\xe2\x80\x8b\xa0", "b"},
+    };
+    enum { TEXTS = sizeof texts / sizeof *texts };
+    llama_ending want[TEXTS], e[TEXTS];
+    int greedy = 0, joined = 0;
+    for (int i = 0; i < TEXTS; i++) {
+        want[i] = plainly(texts[i][0], texts[i][1]);
+        greedy += want[i].greedy && want[i].given, joined += want[i].tokens == 1 && texts[i][0][0];
+    }
+    check(greedy > 0 && joined > 1, "there are endings as greedy decoding writes them, and such that fall into the context");
+    for (int sequences = 3; sequences < 80; sequences = sequences * 2 + 1) {
+        llama_session *s = session(sequences, 64);
+        for (int again = 0; again < 2; again++) {
+            for (int i = 0; i < TEXTS; i++)
+                e[i] = (llama_ending){texts[i][0], texts[i][1], strlen(texts[i][0]), strlen(texts[i][1]), 99, 99, 99, 99};
+            check(llama_loglikelihood(model, again == 0 || sequences > 3 ? s : NULL, e, TEXTS) == LLAMA_OK, "endings: %s", llama_session_error(s));
+            for (int i = 0; i < TEXTS; i++) {
+                check(e[i].given == want[i].given && e[i].tokens == want[i].tokens, "'%s|%s': %zu and %zu tokens, not %zu and %zu", texts[i][0],
+                      texts[i][1], e[i].given, e[i].tokens, want[i].given, want[i].tokens);
+                if (again && sequences == 3) check(e[i].logprob == 99 && e[i].greedy == 99, "without a session they are only counted");
+                else
+                    check(e[i].logprob == want[i].logprob && e[i].greedy == want[i].greedy, "'%s|%s' of %d: %.9g, %d, not %.9g, %d", texts[i][0],
+                          texts[i][1], sequences, e[i].logprob, e[i].greedy, want[i].logprob, want[i].greedy);
+            }
+        }
+        llama_session_free(s);
+    }
+    llama_session *two = session(2, 64), *small = session(3, 5);
+    check(llama_loglikelihood(model, two, e, 1) == LLAMA_EINVAL && llama_loglikelihood(NULL, NULL, e, 1) == LLAMA_EINVAL &&
+              llama_loglikelihood(model, NULL, NULL, 1) == LLAMA_EINVAL, "refused");
+    check(llama_loglikelihood(model, small, e, 1) == LLAMA_EFULL, "more than the context");
+    check(llama_loglikelihood(model, small, NULL, 0) == LLAMA_OK, "none");
+    llama_session_free(two), llama_session_free(small);
+}
+
+/* A context is evaluated once for the endings that have it, and another beside it is kept. */
+static void test_contexts(void) {
+    llama_session *s = NULL;
+    llama_session_options o = {.size = sizeof o, .context = 64, .sequences = 6, .threads = 1, .progress = count_tokens};
+    check(llama_session_new(&s, model, &o, NULL) == LLAMA_OK, "session");
+    for (int k = 0; k < 3; k++) {
+        char context[64];
+        snprintf(context, sizeof context, "%s was once a king", k == 0 ? "There" : k == 1 ? "Here" : "Where");
+        llama_ending e[6];
+        for (int i = 0; i < 6; i++) {
+            e[i] = (llama_ending){.context = i % 2 ? "Answer:" : context, .ending = " in Spain", .n_ending = 9};
+            e[i].n_context = strlen(e[i].context);
+        }
+        evaluated = 0;
+        check(llama_loglikelihood(model, s, e, 6) == LLAMA_OK, "endings: %s", llama_session_error(s));
+        size_t want = e[0].given - (k > 0) + (k == 0 ? e[1].given : 0) + 3 * (e[0].tokens + e[1].tokens); /* <s> stays */
+        check(evaluated == want, "%d: %d tokens evaluated, not %zu", k, (int)evaluated, want);
+    }
+    llama_session_free(s);
+}
+
 static void test_stop(void) {
     static const struct {
         const char *text, *stops[3];
@@ -322,6 +411,8 @@ int main(int argc, char **argv) {
     test_shared();
     test_said();
     test_prompt();
+    test_endings();
+    test_contexts();
     test_stop();
     test_utf8();
     llama_close(model);
