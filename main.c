@@ -634,13 +634,11 @@ static int on_progress(void *user, const char *what, uint64_t done, uint64_t tot
 
 static void *warm(void *user) { return llama_warm(model, NULL, NULL), user; }
 
-static double ram_size(void) {
-    return (double)sysconf(_SC_PHYS_PAGES) * (double)sysconf(_SC_PAGESIZE);
-}
+static double ram(void) { return (double)sysconf(_SC_PHYS_PAGES) * (double)sysconf(_SC_PAGESIZE); }
 
 /* Of n sequences, as many as half of the free memory holds, but not less than so many. */
 static size_t fitting(size_t n, size_t least) {
-    double room = (ram_size() - (double)info.file_bytes) / 2;
+    double room = (ram() - (double)info.file_bytes) / 2;
     while (n > least && (double)(n * context * info.kv_bytes_per_token) > room) n--;
     return n;
 }
@@ -654,7 +652,7 @@ static void new_session(size_t n, bool reads) {
     so->context = (int)context, so->sequences = (int)n;
     so->numerics = o.fast ? LLAMA_FAST : LLAMA_EXACT, so->progress = on_progress;
     check(llama_session_new(&session, model, so, &err), err.text);
-    reads = reads && (double)info.file_bytes < 0.9 * ram_size();
+    reads = reads && (double)info.file_bytes < 0.9 * ram();
     if (reads && pthread_create(&warmer, NULL, warm, NULL) == 0) pthread_detach(warmer);
 }
 
@@ -1083,8 +1081,8 @@ static void run_info(void) {
     printf("bos %d, eos %d\n", (int)info.bos, (int)info.eos);
     printf("context     %zu positions, KV cache %" PRIu64 " bytes (%" PRIu64 " a position)\n",
            context, info.kv_bytes_per_token * context, info.kv_bytes_per_token);
-    printf("memory      %.1f GB needed, of %.1f GB%s\n", need / 1e9, ram_size() / 1e9,
-           need > ram_size() ? ": weights will be read from disk again and again" : "");
+    printf("memory      %.1f GB needed, of %.1f GB%s\n", need / 1e9, ram() / 1e9,
+           need > ram() ? ": weights will be read from disk again and again" : "");
     printf("kernels     %s\n", llama_session_kernels(session));
 }
 
