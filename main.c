@@ -218,9 +218,9 @@ enum { VERBS = sizeof verbs / sizeof *verbs };
 
 typedef struct {
     const verb *verb;
-    llama_options open;
-    llama_session_options run;
-    llama_sampler draw;
+    llama_options open;        /* for llama_open, */
+    llama_session_options run; /* llama_session_new, */
+    llama_sampler draw;        /* and llama_generate */
     const char *model, *memory, *cache, *prefix, *suffix, *shell;
     const char **words, **stops; /* the arguments that are no options; the --stop texts */
     struct {
@@ -313,7 +313,7 @@ static size_t distance(const char *a, size_t m, const char *b, size_t n) {
     return row[n];
 }
 
-/* Which option has the name of n letters. */
+/* Which option has the name of n letters; if none has, the end, with the nearest one. */
 static size_t find_option(const char *text, size_t n) {
     const char *nearest = "";
     size_t least = n / 2, length = 0, off;
