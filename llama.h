@@ -331,8 +331,8 @@ LLAMA_API int llama_prompt(llama_session *, int seq, const int32_t *tokens, size
 LLAMA_API int llama_generate(const llama *, llama_session *, llama_text *, size_t n,
                              llama_text_fn fn, void *user);
 /* log p(ending | context) of n endings, as Language Model Evaluation Harness has it: the two are
- * tokenized as one text with <s> in front, but for white space (Unicode's) at the end of the context, which
- * goes to the ending; the ending's tokens are those behind as many as the context has alone (of
+ * tokenized as one text with <s> in front, but for the last white space (Unicode's) of the context,
+ * which goes to the ending; its tokens are those behind as many as the context has alone (of
  * none, the last), and the model sees the context's own tokens and then these. Endings run together
  * in one pass over the weights, each with the bits it has alone; a context is evaluated once for
  * those in a row that have it, and one other besides. The session needs three sequences or more;
