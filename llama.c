@@ -1845,7 +1845,7 @@ static float log_probability(const float *logits, size_t vocab, int32_t token) {
 static int32_t rank_of(const float *logits, size_t vocab, int32_t token) {
     int32_t above = 0;
     for (size_t i = 0; i < vocab; i++)
-        above += logits[i] > logits[token] || (logits[i] == logits[token] && i < (size_t)token);
+        above += logits[i] > logits[token] || (i < (size_t)token && logits[i] == logits[token]);
     return above;
 }
 
