@@ -1059,9 +1059,9 @@ static size_t bare_length(const char *text, size_t n) {
 /* The tokens of context and ending as one text, [given + tokens]: but those of the context are the
  * ones it has alone, and the last one is the ending's even where the joint fell into it. */
 static int tokenize_ending(const llama *m, llama_ending *e, int32_t **tokens, llamac_arena *arena) {
-    size_t n = e->n_context + e->n_ending, bare,
-           room = 3 * (n + 1) + 1; /* a space may be 3 bytes */
-    if (n > PTRDIFF_MAX / 16) return LLAMA_ENOMEM;
+    size_t n = e->n_context + e->n_ending;
+    size_t room = 3 * (n + 1) + 1, bare; /* a space may be 3 tokens */
+    if ((e->n_context | e->n_ending) > PTRDIFF_MAX / 64) return LLAMA_ENOMEM;
     char *text = llamac_new(arena, n, 1);
     int32_t *own = llamac_new(arena, room, sizeof *own);
     *tokens = llamac_new(arena, room, sizeof **tokens);
@@ -1119,10 +1119,10 @@ LLAMA_API int llama_loglikelihood(const llama *m, llama_session *s, llama_ending
     if (!m || (n && !e)) return LLAMA_EINVAL;
     while (sequences < AT_ONCE + CONTEXTS && llama_tokens(s, sequences)) sequences++;
     if (s && sequences <= CONTEXTS) return LLAMA_EINVAL;
+    size_t room = s ? (size_t)(sequences - CONTEXTS) : 1;
     for (size_t i = 0, group; i < n && status == LLAMA_OK; i += group) {
         llamac_arena arena = {*llamac_allocator_of(m), NULL};
-        group =
-            s && n - i > (size_t)(sequences - CONTEXTS) ? (size_t)(sequences - CONTEXTS) : n - i;
+        group = n - i < room ? n - i : room;
         status = score_endings(m, s, e + i, group, &arena);
         llamac_free_all(&arena);
     }
