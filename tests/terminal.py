@@ -190,7 +190,25 @@ def stops():  # 9. --in-prefix and --in-suffix around the line; a stop text is i
     with Talk(*around, "--stop", "never", "--stop", os.fsdecode(stop)) as t:
         check(t.say(PRINCESS) == want + b"\n", f"before {stop!r} a reply ends: {want!r}", t.out)
 
-for case in (turns, interrupts, commands, end_of_input, unicode, long_lines, full, stops):
+def bars():  # what takes long shows how far it is, and how long it takes; not with -q
+    items = b"0\t%s\t who lived alone\t king\n" % WOODCUTTER * 90
+    for quiet in (False, True):
+        master, slave = os.openpty()
+        options = ["-t", "1", "--kernels", "scalar", *(["-q"] if quiet else [])]
+        child = subprocess.Popen([LLAMA, "score", MODEL, *options], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=slave)
+        os.close(slave)
+        child.stdin.write(items)
+        child.stdin.close()
+        seen = b""
+        with contextlib.suppress(OSError):  # a terminal without another side
+            while got := os.read(master, 65536):
+                seen += got
+        os.close(master)
+        check(child.wait(60) == 0, "a long score", seen)
+        check(bool(re.search(rb"\rscore +[0-9]+% \[#* *\] [0-9]+ s left", seen)) != quiet, f"a bar, if not with -q ({quiet})", seen)
+        check(seen == b"" if quiet else seen.endswith(b"\r\033[K"), "which is wiped away", seen)
+
+for case in (bars, turns, interrupts, commands, end_of_input, unicode, long_lines, full, stops):
     try:  # 10. every process ends by itself within 10 s, with 0: see Talk.end and piped
         case()
     except (OSError, subprocess.TimeoutExpired) as e:

@@ -590,7 +590,12 @@ static void test_not_numbers(void) {
         llama *m = model_at(path, NULL);
         llama_session *s = session(m, (llama_session_options){.context = 8});
         llama_sampler o = {.size = sizeof o};
+        float logprobs[5];
+        int scored = llama_score(s, 0, some, 5, logprobs);
+        check(scored == LLAMA_OK || (scored == LLAMA_ENUMERIC && llama_length(s, 0) == 0), "scored at byte %zu: %d", at, scored);
+        llama_rewind(s, 0, 0);
         int status = llama_eval(s, 0, some, 5);
+        check(status == LLAMA_OK || scored == status, "at byte %zu: %d, but scored %d", at, status, scored);
         bool finite = status == LLAMA_OK; /* an embedding that no token here has, or softmax left it out */
         for (int k = 0; finite && k < 24; k++) finite = isfinite(llama_logits(s, 0)[k]);
         check(finite || (status == LLAMA_ENUMERIC && llama_length(s, 0) == 0 && llama_sample(s, 0, &o) < 0 && strstr(llama_session_error(s), "logits")),
