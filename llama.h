@@ -293,7 +293,7 @@ LLAMA_API uint64_t llama_session_bytes(const llama *, const llama_session_option
 LLAMA_API int llama_eval_batch(llama_session *, const llama_span *, size_t n);
 /* llama_score of several sequences in one pass, for the tokens of all spans one after the other.
  * rank[i], unless NULL: how many tokens were more likely than that one, of equal ones those with
- * lower ids; 0: llama_sample would have drawn it at temperature 0. */
+ * lower ids; 0: llama_sample draws it at temperature 0. logprob NULL: llama_eval_batch. */
 LLAMA_API int llama_score_batch(llama_session *, const llama_span *, size_t n, float *logprob,
                                 int32_t *rank);
 LLAMA_API size_t llama_length(const llama_session *, int seq); /* tokens so far; 0 if no such seq */
@@ -336,7 +336,8 @@ LLAMA_API int llama_generate(const llama *, llama_session *, llama_text *, size_
  * none, the last), and the model sees the context's own tokens and then these. Endings run together
  * in one pass over the weights, each with the bits it has alone; a context is evaluated once for
  * those in a row that have it, and one other besides. The session needs three sequences or more;
- * NULL: only the tokens are counted. Errors as llama_text_to_tokens and llama_eval_batch. */
+ * NULL: only the tokens are counted. What the sequences held is lost, also where it fails. Errors
+ * as llama_text_to_tokens and llama_eval_batch. */
 LLAMA_API int llama_loglikelihood(const llama *, llama_session *, llama_ending *, size_t n);
 
 /* ---- Library ---- */
@@ -944,7 +945,7 @@ LLAMA_INLINE long llamac_cgroup_cores(const char *proc, const char *sys) {
     return least;
 }
 
-/* tokenizer.c. But for whole texts, which are made of public calls, it knows no model:
+/* tokenizer.c. But for whole texts, which look into no session, it knows no model:
  * llama_text_to_tokens, llama_token_text and llama_utf8_push are these with a model in front. A
  * vocabulary of at most so many pieces comes from the bytes of a tokenizer.model, .json or .bin,
  * or from inside GGUF, and keeps a copy of what it needs. */

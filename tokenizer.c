@@ -6,7 +6,7 @@
  *   2. Encoding         text -> normalised UTF-8 -> merges by score -> ids, in O(n log n)
  *   3. Decoding         id -> bytes, streamed in whole characters
  *   4. Whole texts      prompts -> tokens -> texts, many in one pass; endings of contexts; files of
- *                       state: what public calls alone can do
+ *                       state: what needs no look inside a session
  *
  * BPE (Sennrich et al. 2016, arXiv:1508.07909; Kudo & Richardson 2018, arXiv:1808.06226):
  * start from characters; merge the adjacent pair whose join is the piece of the highest
