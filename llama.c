@@ -183,7 +183,7 @@ struct llama_session {
 enum {
     BLOCK = 16,            /* columns: rows of matrices are visited in blocks of 16, zero-padded */
     LANES = 4,             /* of a sum: part V */
-    TILE_TOKENS = 6,       /* rows of x in a register tile */
+    TILE_TOKENS = 6,       /* rows of x in a register tile, at most */
     PANEL_COLUMNS = 256,   /* of the weights that are widened at once... */
     PANEL_ROWS = 16,       /* ...and their rows, at most */
     GROUP = 4,             /* panels that take turns */
@@ -391,17 +391,25 @@ static void rmsnorm(llama_session *s, float *y, const float *x, const weight *w,
     trace(s, w, y, n, w->cols);
 }
 
+/* Rows of the next tile when n are left: as many as in the others, or one more. */
+static size_t tile_tokens(size_t n) {
+    size_t tiles = (n + TILE_TOKENS - 1) / TILE_TOKENS;
+    return (n + tiles - 1) / tiles;
+}
+
 /* Pack `cols` columns of n rows of x as the kernels read them, in one run through memory: by
- * panels of PANEL_COLUMNS columns, in these by tiles of TILE_TOKENS rows, in these four columns
- * of all its rows, then the next four. One row is packed as it is. */
+ * panels of PANEL_COLUMNS columns, in these by tiles of rows, in these four columns of all its
+ * rows, then the next four. One row is packed as it is. */
 static void pack(float *to, const float *x, size_t ldx, size_t n, size_t cols) {
     for (size_t k = 0; k < cols; k += PANEL_COLUMNS) {
         size_t end =
             k + PANEL_COLUMNS < cols ? k + PANEL_COLUMNS : (cols + BLOCK - 1) / BLOCK * BLOCK;
-        for (size_t t = 0; t < n; t += TILE_TOKENS)
+        for (size_t t = 0, tokens; t < n; t += tokens) {
+            tokens = tile_tokens(n - t);
             for (size_t i = k; i < end; i += LANES)
-                for (size_t r = t; r < n && r < t + TILE_TOKENS; r++, to += LANES)
+                for (size_t r = t; r < t + tokens; r++, to += LANES)
                     memcpy(to, x + r * ldx + i, LANES * sizeof *to);
+        }
     }
 }
 
@@ -1431,28 +1439,6 @@ static void penalise(const llama_session *s, const sequence *q, const llama_samp
     }
 }
 
-/* Keep the top_k foremost tokens, and of these as many as top_p wants: Meta's rule keeps a
- * token while the sum of those before it is <= top_p of the whole (Holtzman et al. 2019,
- * arXiv:1904.09751). The others become 0. A heap, as few tokens are popped of many; those
- * popped stand at the end of ids, the first of them last. */
-static void keep_foremost(double *p, int32_t *ids, size_t n, const llama_sampler *o) {
-    bool by_p = o->top_p > 0 && o->top_p < 1;
-    size_t most = o->top_k > 0 && (size_t)o->top_k < n ? (size_t)o->top_k : n, kept = 0;
-    if (most == n && !by_p) return;
-    heapify(ids, n, p);
-    double total = 1, before_it = 0;
-    if (most < n)
-        for (total = 0; kept < most; kept++) total += p[heap_pop(ids, n - kept, p)];
-    if (by_p) {
-        size_t popped = kept; /* by top_k */
-        for (kept = 0; kept < most && before_it <= (double)o->top_p * total; kept++) {
-            if (kept >= popped) heap_pop(ids, n - kept, p);
-            before_it += p[ids[n - 1 - kept]];
-        }
-    }
-    for (size_t i = 0; i < n - kept; i++) p[ids[i]] = 0;
-}
-
 /* The distribution a sampler draws from, into s->probs: bias and penalty, temperature and
  * softmax, top_k, top_p, then min_p (a share of the best's probability), and what is kept
  * adds up to 1. NULL: the bias leaves no token. */
@@ -1462,11 +1448,12 @@ static const double *distribute(const llama_session *s, const sequence *q, const
     penalise(s, q, o, p);
     if (o->temperature == 0) { /* greedy: the first of the highest */
         size_t top = n;
-        for (size_t i = 0; i < n && p[i] == p[i]; i++) {
-            if (p[i] > (top < n ? p[top] : -HUGE_VAL)) top = i;
-            sum++; /* so many are numbers */
+        best = -HUGE_VAL;
+        for (size_t i = 0; i < n; i++) {
+            if (p[i] != p[i]) return NULL;
+            if (p[i] > best) best = p[i], top = i;
         }
-        if (top == n || sum < (double)n) return NULL;
+        if (top == n) return NULL;
         memset(p, 0, n * sizeof *p);
         p[top] = 1;
         return p;
@@ -2015,7 +2002,7 @@ LLAMA_API int llama_top(const llama_session *s, int seq, llama_choice *out, int 
     uint64_t mode = fp_enter();
     size_t vocab = s->model->vocab_size, n = (size_t)k < vocab ? (size_t)k : vocab;
     double all = log_sum_exp(q->logits, vocab);
-    for (size_t i = 0; i < vocab; i++) s->probs[i] = (double)q->logits[i];
+    for (size_t i = 0; i < vocab; i++) s->probs[i] = (double)q->logits[i], s->ids[i] = (int32_t)i;
     heapify(s->ids, vocab, s->probs);
     for (size_t i = 0; i < n; i++) {
         int32_t id = heap_pop(s->ids, vocab - i, s->probs);
@@ -2761,14 +2748,15 @@ TARGET static void FN(tiles)(const product *p, float *acc, const float *x, size_
     enum { LINE = 64 };
     size_t lines = FN(TILE_ROWS) * ((run + LINE - 1) / LINE), byte = 0;
     size_t share = lines * TILE_TOKENS / p->n + 1; /* before a tile */
-    for (size_t t = 0; t < p->n; t += TILE_TOKENS) {
+    for (size_t t = 0, tokens; t < p->n; t += tokens) {
         for (size_t i = 0; i < share && lines; i++, lines--) {
             __builtin_prefetch((const void *)(next + byte), 0, 2);
             if ((byte += LINE) >= run) byte = 0, next += p->w.stride;
         }
         const float *panel = p->own->panel, *xt = x + t * steps * LANES;
         float *sums = acc + t * FN(TILE_VECS) * FN(VL);
-        switch (p->n - t) { /* each with its own unrolled body */
+        tokens = tile_tokens(p->n - t);
+        switch (tokens) { /* each with its own unrolled body */
         case 1: FN(tile)(sums, panel, xt, steps, first, 1); break;
         case 2: FN(tile)(sums, panel, xt, steps, first, 2); break;
         case 3: FN(tile)(sums, panel, xt, steps, first, 3); break;

@@ -1137,9 +1137,8 @@ static void sift_down(int32_t *ids, size_t n, size_t i, const double *p) {
     }
 }
 
-/* All n ids as a heap. */
+/* n ids as a heap. */
 static void heapify(int32_t *ids, size_t n, const double *p) {
-    for (size_t i = 0; i < n; i++) ids[i] = (int32_t)i;
     for (size_t i = n / 2; i-- > 0;) sift_down(ids, n, i, p);
 }
 
@@ -1150,6 +1149,34 @@ static int32_t heap_pop(int32_t *ids, size_t n, const double *p) {
     ids[n - 1] = top;
     sift_down(ids, n - 1, 0, p);
     return top;
+}
+
+/* Keep the top_k foremost tokens, and of these as many as top_p wants: Meta's rule keeps a
+ * token while the sum of those before it is <= top_p of the whole (Holtzman et al. 2019,
+ * arXiv:1904.09751). The others become 0. Those popped stand at the end of ids, the first of them
+ * last. Tokens below (1 - top_p) / 2n are left out of the heap: all of them together are half of
+ * what top_p leaves out, at most. */
+static void keep_foremost(double *p, int32_t *ids, size_t n, const llama_sampler *o) {
+    bool by_k = o->top_k > 0 && (size_t)o->top_k < n;
+    bool by_p = o->top_p > 0 && o->top_p < 1;
+    double tiny = by_k ? -1 : (1 - (double)o->top_p) / 2 / (double)n, total = 1, before_it = 0;
+    size_t likely = 0, kept = 0;
+    if (!by_k && !by_p) return;
+    for (size_t i = 0; i < n; i++)
+        if (p[i] > tiny) ids[likely++] = (int32_t)i;
+        else p[i] = 0;
+    heapify(ids, likely, p);
+    size_t most = by_k ? (size_t)o->top_k : likely;
+    if (by_k)
+        for (total = 0; kept < most; kept++) total += p[heap_pop(ids, likely - kept, p)];
+    if (by_p) {
+        size_t popped = kept; /* by top_k */
+        for (kept = 0; kept < most && before_it <= (double)o->top_p * total; kept++) {
+            if (kept >= popped) heap_pop(ids, likely - kept, p);
+            before_it += p[ids[likely - 1 - kept]];
+        }
+    }
+    for (size_t i = 0; i < likely - kept; i++) p[ids[i]] = 0;
 }
 
 /* ---- Elements as they are stored ---- */

@@ -724,8 +724,9 @@ static size_t n_texts, head; /* head: so many are shown whole */
 static void note_token(lane *l, const llama_text *t) {
     llama_choice best[1 + TOPS];
     const float *logits = llama_logits(session, t->seq);
-    if (llama_top(session, t->seq, best + 1, o.tops ? o.tops : 1) < 1) return;
-    best[0] = (llama_choice){t->token, best[1].logprob + logits[t->token] - logits[best[1].token]};
+    best[0] = (llama_choice){.token = t->token};
+    if (o.tops && llama_top(session, t->seq, best + 1, o.tops) > 0)
+        best[0].logprob = best[1].logprob + logits[t->token] - logits[best[1].token];
     append(&l->picks, best, (size_t)(1 + o.tops) * sizeof *best);
 }
 
