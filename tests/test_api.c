@@ -451,6 +451,23 @@ static void draws(llama_session *s, llama_sampler o, int vocab, const char *name
     printf("%s: chi-square %.1f of %d, p %.3f\n", name, x, kinds, chi_square_p(x, kinds));
 }
 
+/* What top_k and top_p keep, from even to steep, against their definitions written plainly. */
+static void kept(llama_session *s, float steep, int top_k, float top_p) {
+    float bias[40], p[40];
+    double e[40], sum = 0, all = 0, before = 0;
+    int order[40];
+    for (int i = 0; i < 40; i++) bias[i] = -steep * (float)((i * 29) % 40) / 40;
+    for (int i = 0; i < 40; i++) sum += e[i] = exp((double)bias[i]);
+    for (int i = 0; i < 40; i++) order[steep > 0 ? (i * 29) % 40 : i] = i; /* the foremost first */
+    int n = top_k ? top_k : 40, keep = 0;
+    for (int i = 0; i < n; i++) all += e[order[i]] / sum;
+    while (keep < n && before / all <= (double)top_p) before += e[order[keep++]] / sum;
+    llama_sampler o = {.size = sizeof o, .temperature = 1, .top_k = top_k, .top_p = top_p, .bias = bias};
+    bool same = !llama_distribution(s, 0, &o, p);
+    for (int i = 0; i < 40; i++) same = same && fabs((double)p[order[i]] - (i < keep ? e[order[i]] / sum / before : 0)) < 1e-6;
+    check(same, "steep %g, top_k %d, top_p %g", (double)steep, top_k, (double)top_p);
+}
+
 static void test_sampler(void) {
     model_spec spec = {.dim = 16, .layers = 1, .heads = 1, .kv_heads = 1, .hidden = 16, .vocab = 40, .shards = 1, .zero_output = true};
     model_write(&spec, "build/sampler");
@@ -463,6 +480,10 @@ static void test_sampler(void) {
     llama_eval(s, 0, history, 3);
     llama_sampler o = {.size = sizeof o, .bias = bias};
     check(llama_sample(s, 0, &o) == 11, "greedy: the highest");
+    for (int i = 0; i < 4 * 4 * 7; i++) {
+        static const float steep[] = {0, 0.3f, 4, 30}, top_p[] = {0.01f, 0.31f, 0.52f, 0.77f, 0.93f, 0.981f, 0.9997f};
+        kept(s, steep[i % 4], i / 4 % 4 * 11, top_p[i / 16]);
+    }
     float flat[40] = {0};
     o.bias = flat;
     check(llama_sample(s, 0, &o) == 0, "greedy: the lower id of equals");
