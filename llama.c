@@ -1459,7 +1459,12 @@ static const double *distribute(const llama_session *s, const sequence *q, const
         return p;
     }
     if (!soften(p, n, (double)o->temperature)) return NULL;
-    keep_foremost(p, s->ids, n, o);
+    if (o->top_k > 0) keep_foremost(p, s->ids, n, (size_t)o->top_k, HUGE_VAL);
+    if (o->top_p > 0 && o->top_p < 1) { /* Meta's rule (Holtzman et al. 2019, arXiv:1904.09751) */
+        for (size_t i = 0; i < n; i++) sum += p[i];
+        keep_foremost(p, s->ids, n, n, (double)o->top_p * sum);
+    }
+    sum = 0;
     for (size_t i = 0; i < n; i++) best = p[i] > best ? p[i] : best;
     for (size_t i = 0; i < n; i++) sum += p[i] = p[i] >= (double)o->min_p * best ? p[i] : 0;
     for (size_t i = 0; i < n; i++) p[i] /= sum;

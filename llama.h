@@ -1118,8 +1118,8 @@ static bool soften(double *p, size_t n, double temperature) {
 
 /* ---- A heap of ids, the foremost on top ---- */
 
-/* For the sampler: of 32,000 tokens a few dozen carry nearly all of the probability, and a heap
- * gives these in order without sorting the rest. Node i has its children at 2 i + 1 and 2 i + 2. */
+/* It gives the foremost in order without sorting the rest. Node i has its children at 2 i + 1 and
+ * 2 i + 2. */
 
 /* Before which token another comes: the higher value, then the lower id. */
 static bool before(const double *p, int32_t a, int32_t b) {
@@ -1151,32 +1151,30 @@ static int32_t heap_pop(int32_t *ids, size_t n, const double *p) {
     return top;
 }
 
-/* Keep the top_k foremost tokens, and of these as many as top_p wants: Meta's rule keeps a
- * token while the sum of those before it is <= top_p of the whole (Holtzman et al. 2019,
- * arXiv:1904.09751). The others become 0. Those popped stand at the end of ids, the first of them
- * last. Tokens below (1 - top_p) / 2n are left out of the heap: all of them together are half of
- * what top_p leaves out, at most. */
-static void keep_foremost(double *p, int32_t *ids, size_t n, const llama_sampler *o) {
-    bool by_k = o->top_k > 0 && (size_t)o->top_k < n;
-    bool by_p = o->top_p > 0 && o->top_p < 1;
-    double tiny = by_k ? -1 : (1 - (double)o->top_p) / 2 / (double)n, total = 1, before_it = 0;
-    size_t likely = 0, kept = 0;
-    if (!by_k && !by_p) return;
+/* Probabilities by size, sixteen sizes an octave: 0 is above 0.97, the last all below 2^-31. */
+enum { SIZES = 512 };
+static size_t size_of(double p) {
+    uint64_t bits, one = 0x3ff0; /* sign, exponent and four bits of the fraction of 1.0 */
+    memcpy(&bits, &p, sizeof bits);
+    return one - (bits >> 48) < SIZES ? one - (bits >> 48) : SIZES - 1;
+}
+
+/* Of probabilities keep the foremost: `most` of them at most, and each while the sum of those
+ * before it is <= limit. The others become 0. All are added up by size; only those of the size
+ * at which it ends are put in order. */
+static void keep_foremost(double *p, int32_t *ids, size_t n, size_t most, double limit) {
+    size_t count[SIZES] = {0}, kept = 0, end = 0, same = 0;
+    double sum[SIZES] = {0}, before_it = 0;
+    for (size_t i = 0; i < n; i++) count[size_of(p[i])]++, sum[size_of(p[i])] += p[i];
+    for (; end + 1 < SIZES && kept + count[end] <= most && before_it + sum[end] <= limit; end++)
+        kept += count[end], before_it += sum[end];
     for (size_t i = 0; i < n; i++)
-        if (p[i] > tiny) ids[likely++] = (int32_t)i;
-        else p[i] = 0;
-    heapify(ids, likely, p);
-    size_t most = by_k ? (size_t)o->top_k : likely;
-    if (by_k)
-        for (total = 0; kept < most; kept++) total += p[heap_pop(ids, likely - kept, p)];
-    if (by_p) {
-        size_t popped = kept; /* by top_k */
-        for (kept = 0; kept < most && before_it <= (double)o->top_p * total; kept++) {
-            if (kept >= popped) heap_pop(ids, likely - kept, p);
-            before_it += p[ids[likely - 1 - kept]];
-        }
-    }
-    for (size_t i = 0; i < likely - kept; i++) p[ids[i]] = 0;
+        if (size_of(p[i]) == end) ids[same++] = (int32_t)i;
+        else if (size_of(p[i]) > end) p[i] = 0;
+    heapify(ids, same, p);
+    for (; same && kept < most && before_it <= limit; kept++)
+        before_it += p[heap_pop(ids, same--, p)];
+    for (size_t i = 0; i < same; i++) p[ids[i]] = 0;
 }
 
 /* ---- Elements as they are stored ---- */
