@@ -102,7 +102,7 @@ fuzz:
 
 # Every allocation and system call of the library and the command failed, once and from then on
 WRAPPED = aligned_alloc malloc calloc realloc free open close fstat stat access mmap munmap madvise mincore mlock read \
-    write fsync rename unlink mkostemp fopen fileno pthread_create pthread_detach sched_getaffinity isatty \
+    write fsync rename unlink realpath fchmod fopen fileno pthread_create pthread_detach sched_getaffinity isatty \
     poll getentropy clock_gettime exit
 SANITIZED = -std=c11 $(WARNINGS) -O2 -g -fno-omit-frame-pointer $(OMP) -fsanitize=address,undefined -fno-sanitize-recover=undefined
 
@@ -148,7 +148,7 @@ install: llama build/llama.1 build/libllamac.a build/$(SONAME)
 	install -m 755 build/$(SONAME) '$(DESTDIR)$(LIBDIR)/$(SONAME)'
 	ln -sf $(SONAME) '$(DESTDIR)$(LIBDIR)/libllamac.so'
 	printf '%s\n' 'Name: llamac' 'Description: LLaMA on a CPU, from the files Meta shipped' 'Version: $(VERSION)' \
-	    'Cflags: -I$(INCLUDEDIR)/llamac -I$(INCLUDEDIR)' 'Libs: -L$(LIBDIR) -lllamac' 'Libs.private: -lm $(OMP)' \
+	    'Cflags: -I$(INCLUDEDIR) -I$(INCLUDEDIR)/llamac' 'Libs: -L$(LIBDIR) -lllamac' 'Libs.private: -lm $(OMP)' \
 	    >'$(DESTDIR)$(LIBDIR)/pkgconfig/llamac.pc'
 
 uninstall:

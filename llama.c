@@ -7,7 +7,8 @@
  *   I.   The model        types with their shapes, the forward pass
  *   II.  The verbs        embed, rmsnorm, matmul, rope, attention, swiglu: each with its equation
  *   III. Weights          formats, parameters, the binding table: files are hostile input
- *   IV.  Using it         sampler, then the public functions in the order of llama.h
+ *   IV.  Using it         sampler, opening, sessions, evaluating, looking, saved state: the public
+ *                         functions (those of whole texts are in tokenizer.c)
  *   V.   The machine      which kernels this CPU runs, and the kernels themselves, written once and
  *                         read once per instruction set: this file includes itself (LLAMA_PASS)
  *
@@ -40,7 +41,7 @@
 #endif
 
 /* The bits are a promise, so the source forbids what would change them under a user's flags. */
-#if defined(__FAST_MATH__)
+#if defined(__FAST_MATH__) || defined(__ASSOCIATIVE_MATH__) || defined(__RECIPROCAL_MATH__)
 #error "llama.c defines the order of its arithmetic: compile it without -ffast-math"
 #elif FLT_EVAL_METHOD != 0
 #error "llama.c needs float arithmetic in float: on x86 compile with -msse2 -mfpmath=sse"
@@ -49,6 +50,7 @@
 #elif SIZE_MAX < UINT64_MAX
 #error "llama.c maps files larger than 4 GiB: it needs a 64-bit machine"
 #endif
+_Static_assert(sizeof 0.1 == sizeof(double), "compile llama.c without -fsingle-precision-constant");
 #if defined(__clang__)
 #pragma clang fp contract(off)
 #else
@@ -69,8 +71,8 @@
  *   each layer:
  *     h  = rmsnorm(x) * attention_norm
  *     q, k, v = wq h, wk h, wv h            q, k rotated by their position (RoPE)
- *     a  = for each head: softmax(q . K / sqrt(head_dim)) V     over positions 0..t
- *     x += wo a
+ *     h  = for each head: softmax(q . keys / sqrt(head_dim)) values     over positions 0..t
+ *     x += wo h
  *     h  = rmsnorm(x) * ffn_norm
  *     x += w2 (silu(w1 h) * w3 h)
  *   logits = output (rmsnorm(x) * norm)
@@ -116,9 +118,11 @@ struct llama {
     llamac_mapping *files;           /* [n_shards] those of weights */
     const char **paths;              /* [n_shards] */
     size_t n_shards;                 /* files */
-    int lost;                        /* the number of a file of which pages are gone, and 1 */
+    int lost;                        /* 1 + the number of the file whose pages are gone; 0: none */
+    int team_pid;                    /* the process that first had a team of threads; 0: none */
     size_t page;                     /* bytes of one */
-    uint64_t parameters, file_bytes; /* elements of all weights; bytes of their files */
+    uint64_t parameters, file_bytes; /* elements of all weights; bytes of their files, */
+    uint64_t token_bytes;            /* and of the matrices that a token is multiplied with */
     const char *type_name;           /* "float16", or "mixed" */
     int format;                      /* part III */
     llamac_arena arena;              /* owns what the pointers above point to, and this struct */
@@ -154,8 +158,7 @@ struct llama_session {
     void *trace_user;
     size_t n_sequences, context, batch; /* positions of each sequence; tokens evaluated together */
     int threads, team;                  /* asked for; used by this call */
-    pid_t pid;           /* of the process that made it: OpenMP's threads do not survive a fork */
-    sequence *sequences; /* [n_sequences] */
+    sequence *sequences;                /* [n_sequences] */
     /* scratch of one batch */
     sequence **row_seq;   /* [batch] whose token each row is */
     size_t *row_pos;      /* [batch] and its position there */
@@ -163,7 +166,7 @@ struct llama_session {
     float *x, *h, *o;     /* [batch][D] the residual stream, the normed input, a block's output */
     float *q, *k, *v;     /* [batch][D], [batch][K], [batch][K] */
     float *a, *b;         /* [batch][H] */
-    float *packed;        /* [batch][D or H] the input of a product */
+    float *packed;        /* [batch][D or H] the input of a product; with room for AMX's parts */
     float *cos, *sin;     /* [batch][head_dim/2] */
     workspace *own;       /* [threads] */
     float *last;          /* [n_sequences][D] h of the tokens whose logits are wanted */
@@ -202,13 +205,14 @@ enum {
  * read a whole block from the start of any head, and keeps rows off the same cache sets. */
 static size_t padded(size_t width) { return (width + BLOCK - 1) / BLOCK * BLOCK + BLOCK; }
 
-/* The verbs, for n rows. E are the embeddings, w a weight, K[l] and V[l] the cache of layer l.
+/* The verbs, for n rows. E are the embeddings, w a weight, K and V the cached keys and values of
+ * layer l, d the width of a head.
  *
- *   embed        x = E[token]                       attention    y = softmax(q K[l]) V[l]
+ *   embed        x = E[token]                       attention    y = softmax(q K / sqrt d) V
  *   rmsnorm      y = x / rms(x) * w                 swiglu       a = silu(a) * b
  *   matmul       y = w x                            add          x = x + y
  *   rope         q = q turned by its position       cancelled    has the host had enough?
- *   remember     K[l], V[l] at the position = k, v        keep_wanted  drop rows nobody asks for
+ *   remember     K, V at the position = k, v        keep_wanted  drop rows nobody asks for
  */
 static void embed(llama_session *, float *x, size_t n);
 static void rmsnorm(llama_session *, float *y, const float *x, const weight *w, size_t n);
@@ -327,13 +331,13 @@ static void parallel(const task *t, job *run, size_t items, size_t unit, size_t 
         size_t chunks = (items + chunk - 1) / chunk; /* handed out one by one */
 #pragma omp parallel num_threads(team)
         {
-            uint64_t mode = fp_enter(); /* a worker has a mode of its own */
+            uint64_t mode = llamac_fp_enter(); /* a worker has a mode of its own */
 #pragma omp for schedule(dynamic, 1)
             for (size_t c = 0; c < chunks; c++) {
                 size_t begin = c * chunk, end = begin + chunk < items ? begin + chunk : items;
                 run(t, omp_get_thread_num(), begin, end);
             }
-            fp_leave(mode);
+            llamac_fp_leave(mode);
         }
         return;
     }
@@ -415,7 +419,7 @@ static void pack(float *to, const float *x, size_t ldx, size_t n, size_t cols) {
 
 /* Columns of w that lie side by side, and panels of these. */
 static size_t across(const weight *w) { return w->split == BY_ROWS ? w->cols : w->cols / w->parts; }
-static size_t panels(const weight *w) { return (across(w) + PANEL_COLUMNS - 1) / PANEL_COLUMNS; }
+static size_t n_panels(const weight *w) { return (across(w) + PANEL_COLUMNS - 1) / PANEL_COLUMNS; }
 
 /* Can AMX's tiles make this product? Rows of x are then packed up to a multiple of TILED. */
 static bool is_tiled(int type, size_t n, size_t cols) {
@@ -430,7 +434,7 @@ static void pack_job(const task *j, int thread, size_t begin, size_t end) {
     size_t rows = tiled ? (j->n + TILED - 1) / TILED * TILED : j->n;
     (void)thread;
     for (size_t i = begin; i < end; i++) {
-        size_t first = i % panels(j->w) * PANEL_COLUMNS, at = i / panels(j->w) * cols + first;
+        size_t first = i % n_panels(j->w) * PANEL_COLUMNS, at = i / n_panels(j->w) * cols + first;
         size_t count = cols - first < PANEL_COLUMNS ? cols - first : PANEL_COLUMNS;
         if (tiled) k->pack(j->y + at * rows / 2 * 3, j->x + at, padded(j->w->cols), j->n, count);
         else pack(j->y + at * rows, j->x + at, padded(j->w->cols), j->n, count);
@@ -479,7 +483,7 @@ static void pair_up(llama_session *s, float *y, size_t width, size_t n) {
 /* One row of x is read as it lies; of many each thread reads all, so they are packed first. */
 static void matmul(llama_session *s, float *y, const weight *w, const float *x, size_t n) {
     if (n > 1) {
-        parallel(&(task){s, w, s->packed, x, n, 0}, pack_job, w->cols / across(w) * panels(w), 1,
+        parallel(&(task){s, w, s->packed, x, n, 0}, pack_job, w->cols / across(w) * n_panels(w), 1,
                  n * w->cols);
         x = s->packed;
     }
@@ -677,6 +681,16 @@ static int bad_params(const char *file, const char *why, llama_error *err) {
     return llamac_fail(err, LLAMA_EFORMAT, "%s: %s; use the one the model came with", file, why);
 }
 
+/* A key, and what it says, that is another model's. */
+static int not_llama(const char *file, const setting *s, llama_error *err) {
+    bool text = s->kind == '"';
+    return llamac_fail(
+        err, LLAMA_EFORMAT,
+        "%s: '%.*s'%s%.*s is not of LLaMA 1 or 2: not supported; give a model that is", file,
+        (int)(s->length < 64 ? s->length : 64), s->key, text ? " " : "",
+        text ? (int)(s->n < 64 ? s->n : 64) : 0, text ? s->text : "");
+}
+
 /* Put a number into params, as row i of the table allows. */
 static int put_param(params p, size_t i, const char *key, const setting *s, const char *file,
                      llama_error *err) {
@@ -705,12 +719,7 @@ static int follow(params p, int format, const setting *s, const char *file, llam
                   (s->kind != '"' || is(param_wants[i].text, s->text, s->n)) &&
                   (s->kind != '0' || s->number == param_wants[i].number);
     }
-    if (known && !wanted)
-        return llamac_fail(
-            err, LLAMA_EFORMAT,
-            "%s: '%.*s'%s%.*s is not of LLaMA 1 or 2: not supported; give a model that is", file,
-            (int)(s->length < 64 ? s->length : 64), s->key, s->kind == '"' ? " " : "",
-            s->kind == '"' ? (int)(s->n < 64 ? s->n : 64) : 0, s->text ? s->text : "");
+    if (known && !wanted) return not_llama(file, s, err);
     for (size_t i = 0; i < PARAMS; i++) {
         const char *key = param_keys[i].key[format];
         if (*key && is(key, s->key, s->length)) return put_param(p, i, key, s, file, err);
@@ -759,39 +768,40 @@ static const char *const layer_prefix[NAMED_FORMATS] = {"layers.", "model.layers
 static const struct {
     const char *name[NAMED_FORMATS]; /* without the prefix "layers.N." and ".weight" */
     unsigned char rows, cols, split;
+    size_t at; /* in llama, or in layer */
 } binding[BINDINGS] = {
     /* clang-format off */
     [EMBEDDINGS] = {{"tok_embeddings", "model.embed_tokens", "token_embd"},
-                    DIM_V, DIM_D, BY_COLUMNS},
-    [NORM] = {{"norm", "model.norm", "output_norm"}, NONE, DIM_D, WHOLE},
-    [OUTPUT] = {{"output", "lm_head", "output"}, DIM_V, DIM_D, BY_ROWS},
-    [ATTENTION_NORM] = {{"attention_norm", "input_layernorm", "attn_norm"}, NONE, DIM_D, WHOLE},
-    [WQ] = {{"attention.wq", "self_attn.q_proj", "attn_q"}, DIM_D, DIM_D, BY_ROWS},
-    [WK] = {{"attention.wk", "self_attn.k_proj", "attn_k"}, DIM_K, DIM_D, BY_ROWS},
-    [WV] = {{"attention.wv", "self_attn.v_proj", "attn_v"}, DIM_K, DIM_D, BY_ROWS},
-    [WO] = {{"attention.wo", "self_attn.o_proj", "attn_output"}, DIM_D, DIM_D, BY_COLUMNS},
-    [FFN_NORM] = {{"ffn_norm", "post_attention_layernorm", "ffn_norm"}, NONE, DIM_D, WHOLE},
-    [W1] = {{"feed_forward.w1", "mlp.gate_proj", "ffn_gate"}, DIM_H, DIM_D, BY_ROWS},
-    [W2] = {{"feed_forward.w2", "mlp.down_proj", "ffn_down"}, DIM_D, DIM_H, BY_COLUMNS},
-    [W3] = {{"feed_forward.w3", "mlp.up_proj", "ffn_up"}, DIM_H, DIM_D, BY_ROWS},
-    /* clang-format on */
-};
-static const size_t binding_at[BINDINGS] = {
-    /* in llama, then in layer */
-    /* clang-format off */
-    offsetof(llama, tok_embeddings), offsetof(llama, norm), offsetof(llama, output),
-    offsetof(layer, attention_norm), offsetof(layer, wq), offsetof(layer, wk),
-    offsetof(layer, wv), offsetof(layer, wo), offsetof(layer, ffn_norm),
-    offsetof(layer, w1), offsetof(layer, w2), offsetof(layer, w3),
+                    DIM_V, DIM_D, BY_COLUMNS, offsetof(llama, tok_embeddings)},
+    [NORM] = {{"norm", "model.norm", "output_norm"}, NONE, DIM_D, WHOLE, offsetof(llama, norm)},
+    [OUTPUT] = {{"output", "lm_head", "output"}, DIM_V, DIM_D, BY_ROWS, offsetof(llama, output)},
+    [ATTENTION_NORM] = {{"attention_norm", "input_layernorm", "attn_norm"},
+                    NONE, DIM_D, WHOLE, offsetof(layer, attention_norm)},
+    [WQ] = {{"attention.wq", "self_attn.q_proj", "attn_q"},
+                    DIM_D, DIM_D, BY_ROWS, offsetof(layer, wq)},
+    [WK] = {{"attention.wk", "self_attn.k_proj", "attn_k"},
+                    DIM_K, DIM_D, BY_ROWS, offsetof(layer, wk)},
+    [WV] = {{"attention.wv", "self_attn.v_proj", "attn_v"},
+                    DIM_K, DIM_D, BY_ROWS, offsetof(layer, wv)},
+    [WO] = {{"attention.wo", "self_attn.o_proj", "attn_output"},
+                    DIM_D, DIM_D, BY_COLUMNS, offsetof(layer, wo)},
+    [FFN_NORM] = {{"ffn_norm", "post_attention_layernorm", "ffn_norm"},
+                    NONE, DIM_D, WHOLE, offsetof(layer, ffn_norm)},
+    [W1] = {{"feed_forward.w1", "mlp.gate_proj", "ffn_gate"},
+                    DIM_H, DIM_D, BY_ROWS, offsetof(layer, w1)},
+    [W2] = {{"feed_forward.w2", "mlp.down_proj", "ffn_down"},
+                    DIM_D, DIM_H, BY_COLUMNS, offsetof(layer, w2)},
+    [W3] = {{"feed_forward.w3", "mlp.up_proj", "ffn_up"},
+                    DIM_H, DIM_D, BY_ROWS, offsetof(layer, w3)},
     /* clang-format on */
 };
 static size_t row_of(size_t i) { return i < OUTSIDE ? i : OUTSIDE + (i - OUTSIDE) % INSIDE; }
 static size_t layer_of(size_t i) { return (i - OUTSIDE) / INSIDE; }
 
-/* Weight i of a model that is open. */
+/* Weight i of a model; only place() writes to it. */
 static const weight *nth_weight(const llama *m, size_t i) {
     const char *base = i < OUTSIDE ? (const char *)m : (const char *)&m->layers[layer_of(i)];
-    return (const weight *)(const void *)(base + binding_at[row_of(i)]);
+    return (const weight *)(const void *)(base + binding[row_of(i)].at);
 }
 
 typedef struct { /* what one shard has of one weight; where shards are none, all of it */
@@ -804,7 +814,6 @@ typedef struct { /* what one shard has of one weight; where shards are none, all
 typedef struct {          /* a model whose weights are being found */
     llama *m;             /* to be filled in */
     params p;             /* as the files say */
-    int format;           /* META... */
     const char *path;     /* the folder or file as it was given */
     const char *about;    /* the file that has the parameters */
     size_t parts;         /* shards: pieces of a weight */
@@ -820,11 +829,10 @@ typedef struct {          /* a model whose weights are being found */
  * unknown name is another model. */
 static size_t weight_named(const binder *b, const tensor *t, bool *ignored) {
     static const char *const tables[] = {"rope.freqs", "rotary_emb.inv_freq"};
-    const char *name = t->name, *prefix = layer_prefix[b->format];
+    const char *name = t->name, *prefix = layer_prefix[b->m->format];
     size_t n = t->length, l = 0, i = 0, front = strlen(prefix), suffix = strlen(".weight");
     bool in_layer = n > front && memcmp(name, prefix, front) == 0;
-    *ignored =
-        !in_layer && b->format != GGUF && !is("rope_freqs.weight", name, n); /* scales RoPE */
+    *ignored = !in_layer && b->m->format != GGUF; /* where rope_freqs scales RoPE */
     for (int k = 0; k < 2; k++)
         *ignored |= n >= strlen(tables[k]) &&
                     is(tables[k], name + n - strlen(tables[k]), strlen(tables[k]));
@@ -835,7 +843,7 @@ static size_t weight_named(const binder *b, const tensor *t, bool *ignored) {
     }
     if (n - i <= suffix || !is(".weight", name + n - suffix, suffix)) return SIZE_MAX;
     for (size_t r = in_layer ? OUTSIDE : 0; r < (in_layer ? BINDINGS : OUTSIDE); r++)
-        if (is(binding[r].name[b->format], name + i, n - i - suffix)) return r + l * INSIDE;
+        if (is(binding[r].name[b->m->format], name + i, n - i - suffix)) return r + l * INSIDE;
     return SIZE_MAX;
 }
 
@@ -877,7 +885,7 @@ static int bind_file(binder *b, size_t f, size_t k, int (*read)(archive *)) {
 
 /* What the files call weight i, for messages. */
 static const char *weight_name(const binder *b, size_t i, char out[96]) {
-    int format = b->format < NAMED_FORMATS ? b->format : META;
+    int format = b->m->format < NAMED_FORMATS ? b->m->format : META;
     if (i < OUTSIDE) snprintf(out, 96, "%s.weight", binding[i].name[format]);
     else
         snprintf(out, 96, "%s%zu.%s.weight", layer_prefix[format], layer_of(i),
@@ -964,13 +972,12 @@ static const unsigned char *gather(llama *m, const weight *w, const piece *from)
 static int place(binder *b, size_t i) {
     llama *m = b->m;
     size_t row = row_of(i), parts = b->parts;
-    char *base = i < OUTSIDE ? (char *)m : (char *)&m->layers[layer_of(i)];
-    weight *w = (weight *)(void *)(base + binding_at[row]);
+    weight *w = (weight *)(uintptr_t)nth_weight(m, i);
     const piece *from = &b->pieces[i * parts];
     *w = (weight){.rows = b->sizes[binding[row].rows],
                   .cols = b->sizes[binding[row].cols],
                   .split = binding[row].split,
-                  .sorted = (row == WQ || row == WK) && b->format == HUGGING_FACE,
+                  .sorted = (row == WQ || row == WK) && b->m->format == HUGGING_FACE,
                   .layer = i < OUTSIDE ? -1 : (short)layer_of(i),
                   .name = binding[row].name[META]};
     size_t rows = w->split == BY_ROWS ? w->rows / parts : w->rows;
@@ -991,8 +998,9 @@ static int place(binder *b, size_t i) {
     const unsigned char **part = llamac_new(&m->arena, w->parts, sizeof *part);
     if (!part) return llamac_out_of_memory(b->err, b->path);
     for (size_t k = 0; k < w->parts; k++) part[k] = from[k].data; /* in the mapping, as they lie */
+    uint64_t elements = (uint64_t)w->rows * w->cols, bytes = elements * dtype_bytes[w->type];
     if (!in_place) { /* honest files have each element once, so the copies are no larger */
-        b->gathered += (uint64_t)w->rows * w->cols * dtype_bytes[w->type];
+        b->gathered += bytes;
         if (b->gathered > m->file_bytes)
             return llamac_fail(b->err, LLAMA_EFORMAT,
                                "%s: its tensors overlap; it is not a checkpoint", b->path);
@@ -1002,7 +1010,8 @@ static int place(binder *b, size_t i) {
     }
     w->part = part;
     if (i != OUTPUT || part[0] != m->tok_embeddings.part[0]) /* not if they are tied */
-        m->parameters += (uint64_t)w->rows * w->cols;
+        m->parameters += elements;
+    if (w->rows > 1 && i != EMBEDDINGS) m->token_bytes += bytes;
     m->type_name = i == 0 || m->type_name == dtype_names[w->type] ? dtype_names[w->type] : "mixed";
     return LLAMA_OK;
 }
@@ -1012,7 +1021,8 @@ static int begin_binding(binder *b, size_t parts) {
     llama *m = b->m;
     enum { NAMED = 16, ELEMENT = 2 }; /* bytes at least, of a part with its name; each has D */
     size_t n = (OUTSIDE + m->n_layers * INSIDE) * parts;
-    if (n * NAMED > m->file_bytes || (n / parts - 1) * m->dim * ELEMENT > m->file_bytes)
+    if ((b->m->format != LLAMA2C && n * NAMED > m->file_bytes) ||
+        (n / parts - 1) * m->dim * ELEMENT > m->file_bytes)
         return bad_params(b->path, "is too small for a model of this shape", b->err);
     b->parts = parts;
     b->pieces = llamac_new(&b->scratch, n, sizeof *b->pieces);
@@ -1076,17 +1086,14 @@ static int read_params(binder *b, const char *name) {
     bool object = llamac_json_next(&j) == '{';
     while (status == LLAMA_OK && object && llamac_json_next(&j)) {
         bool followed = j.level == 1 && j.kind != '}' && j.kind != ']';
-        for (int i = 0; i < 3 && b->format == HUGGING_FACE; i++)
+        for (int i = 0; i < 3 && b->m->format == HUGGING_FACE; i++)
             followed |=
                 j.level == 2 && llamac_json_under(&j, 1, inside[i]) && !strchr("[]{}", j.kind);
         int key = j.key[j.level].n ? j.level : 1; /* an array's own */
         setting s = {j.key[key].text, j.key[key].n, j.kind, j.number, j.text, j.n, 0};
-        if (b->format == META && (j.kind == '{' || j.kind == '['))
-            status = llamac_fail(
-                b->err, LLAMA_EFORMAT,
-                "%s: '%.*s' is not of LLaMA 1 or 2: not supported; give a model that is", path,
-                (int)(s.length < 64 ? s.length : 64), s.key);
-        else if (followed) status = follow(b->p, b->format, &s, path, b->err);
+        if (b->m->format == META && (j.kind == '{' || j.kind == '['))
+            status = not_llama(path, &s, b->err);
+        else if (followed) status = follow(b->p, b->m->format, &s, path, b->err);
     }
     if (status == LLAMA_OK && (!object || j.c.bad))
         status = llamac_fail(
@@ -1225,7 +1232,7 @@ static int add_splits(binder *b) {
     size_t n = strlen(b->path);
     char suffix[32] = "", name[LLAMAC_PATH_BYTES];
     int status = LLAMA_OK, count = 0;
-    if (n > SUFFIX && n < sizeof name) count = atoi(b->path + n - 10);
+    if (n > SUFFIX && n < sizeof name) count = (int)strtol(b->path + n - 10, NULL, 10);
     snprintf(suffix, sizeof suffix, "-00001-of-%05d.gguf", count);
     if (count < 1 || count > MOST || strcmp(b->path + n - SUFFIX, suffix) != 0) return LLAMA_OK;
     for (int k = 2; k <= count && status == LLAMA_OK; k++) {
@@ -1353,14 +1360,14 @@ static int open_weights(binder *b, bool vocabulary) {
                 b->err, LLAMA_EFORMAT,
                 "%s: holds neither params.json nor config.json; give the folder that does",
                 b->path);
-        b->format = m->format = hugging_face ? HUGGING_FACE : META;
+        m->format = hugging_face ? HUGGING_FACE : META;
         int status = hugging_face ? open_hugging_face(b) : open_meta(b);
         return status ? status : end_binding(b);
     }
     int status = add_file(b, "", b->path);
     if (status) return status;
     bool gguf = m->files[0].size >= 4 && memcmp(m->files[0].data, "GGUF", 4) == 0;
-    b->format = m->format = gguf ? GGUF : LLAMA2C;
+    m->format = gguf ? GGUF : LLAMA2C;
     return gguf ? open_gguf(b, vocabulary) : open_llama2c(b);
 }
 
@@ -1503,8 +1510,8 @@ static int open_model(llama *m, const char *path, const llama_options *o, llama_
     return o->memory == LLAMA_MEMORY_LOCK ? lock_files(m, err) : LLAMA_OK;
 }
 
-LLAMA_API int llama_open(llama **model, const char *path, const llama_options *options,
-                         llama_error *err) {
+LLAMAC_API int llama_open(llama **model, const char *path, const llama_options *options,
+                          llama_error *err) {
     llama_options o;
     if (err) memset(err, 0, sizeof *err);
     if (model) *model = NULL;
@@ -1517,9 +1524,9 @@ LLAMA_API int llama_open(llama **model, const char *path, const llama_options *o
     m->arena = arena;
     m->page = (size_t)sysconf(_SC_PAGESIZE);
     *model = m; /* already, for llama_fault */
-    uint64_t mode = fp_enter();
+    uint64_t mode = llamac_fp_enter();
     int status = open_model(m, path, &o, err);
-    fp_leave(mode);
+    llamac_fp_leave(mode);
     if (status) *model = NULL;
     if (status) llama_close(m);
     else if (err) memset(err, 0, sizeof *err); /* a file that was looked for and not needed */
@@ -1527,7 +1534,7 @@ LLAMA_API int llama_open(llama **model, const char *path, const llama_options *o
 }
 
 /* Also the way out of a failed llama_open: any part of m may be missing. */
-LLAMA_API void llama_close(llama *m) {
+LLAMAC_API void llama_close(llama *m) {
     if (!m) return;
     for (size_t i = 0; i < m->n_shards; i++) llamac_unmap_file(&m->files[i]);
     llamac_arena arena = m->arena; /* m itself is in it */
@@ -1537,7 +1544,7 @@ LLAMA_API void llama_close(llama *m) {
 /* ---- A file that is cut short while it is mapped ---- */
 
 /* A page of it that is read then raises SIGBUS. The model is immutable but for this mark. */
-LLAMA_API int llama_fault(const llama *m, const void *address) {
+LLAMAC_API int llama_fault(const llama *m, const void *address) {
     for (size_t f = 0; m && m->files && f < m->n_shards; f++) {
         const llamac_mapping *file = &m->files[f];
         uintptr_t at = (uintptr_t)address, begin = (uintptr_t)file->data, end = begin + file->size;
@@ -1604,8 +1611,8 @@ static int check_elements(checking *c, const weight *w, const unsigned char *dat
 }
 
 /* Weight by weight, each once, then the list of sums. */
-LLAMA_API int llama_check(const llama *m, llama_progress_fn progress, void *user,
-                          llama_error *err) {
+LLAMAC_API int llama_check(const llama *m, llama_progress_fn progress, void *user,
+                           llama_error *err) {
     checking c = {m, progress, user, err, 0};
     if (err) memset(err, 0, sizeof *err);
     if (!m) return llamac_fail(err, LLAMA_EINVAL, "llama_check: a model must be given");
@@ -1630,26 +1637,10 @@ LLAMA_API int llama_check(const llama *m, llama_progress_fn progress, void *user
     return status;
 }
 
-/* ---- Text: tokenizer.c does it, from the vocabulary alone ---- */
-
-LLAMA_SHARED const llama_allocator *llamac_allocator_of(const llama *m) {
+/* Text is made in tokenizer.c. */
+LLAMAC_SHARED const llamac_vocab *llamac_vocab_of(const llama *m) { return m ? m->vocab : NULL; }
+LLAMAC_SHARED const llama_allocator *llamac_allocator_of(const llama *m) {
     return &m->arena.allocator;
-}
-
-LLAMA_API ptrdiff_t llama_text_to_tokens(const llama *m, const char *text, size_t n, unsigned flags,
-                                         int32_t *out, size_t cap) {
-    if (!m || !m->vocab) return LLAMA_EINVAL;
-    return llamac_encode(m->vocab, &m->arena.allocator, text, n, flags, out, cap);
-}
-
-LLAMA_API const char *llama_token_text(const llama *m, int32_t token, size_t *n) {
-    if (n) *n = 0;
-    return m && m->vocab ? llamac_piece(m->vocab, token, n) : NULL;
-}
-
-LLAMA_API size_t llama_utf8_push(const llama *m, llama_utf8 *u, int32_t token,
-                                 char out[LLAMA_TEXT_MAX]) {
-    return m && m->vocab ? llamac_decode(m->vocab, u, token, out) : 0;
 }
 
 /* ---- Sessions ---- */
@@ -1732,8 +1723,10 @@ static int settle(llama_session *s, const llama_session_options *given, llama_er
     if (s->batch > s->context * s->n_sequences) s->batch = s->context * s->n_sequences;
     s->n_logits = s->n_sequences > SCORED ? s->n_sequences : SCORED;
     s->threads = o.threads ? o.threads : default_threads(MAX_THREADS);
+#ifndef _OPENMP
+    s->threads = 1; /* there are no others */
+#endif
     s->team = s->threads;
-    s->pid = getpid();
     s->progress = o.progress;
     s->progress_user = o.user;
     s->kernels = find_kernels(o.kernels, o.numerics == LLAMA_FAST);
@@ -1746,7 +1739,7 @@ static int settle(llama_session *s, const llama_session_options *given, llama_er
 }
 
 /* The same counting that llama_session_new does, without the memory. */
-LLAMA_API uint64_t llama_session_bytes(const llama *m, const llama_session_options *options) {
+LLAMAC_API uint64_t llama_session_bytes(const llama *m, const llama_session_options *options) {
     llama_session s = {.model = m};
     return !m || settle(&s, options, NULL) ? 0 : lay_out(&s, NULL);
 }
@@ -1758,8 +1751,8 @@ static void clear_padding(float *x, size_t rows, size_t width) {
     for (size_t t = 0; t < rows; t++) memset(x + t * ld + width, 0, (ld - width) * sizeof *x);
 }
 
-LLAMA_API int llama_session_new(llama_session **session, const llama *m,
-                                const llama_session_options *options, llama_error *err) {
+LLAMAC_API int llama_session_new(llama_session **session, const llama *m,
+                                 const llama_session_options *options, llama_error *err) {
     llama_session s = {.model = m};
     if (err) memset(err, 0, sizeof *err);
     if (session) *session = NULL;
@@ -1785,7 +1778,7 @@ LLAMA_API int llama_session_new(llama_session **session, const llama *m,
     return LLAMA_OK;
 }
 
-LLAMA_API void llama_session_free(llama_session *s) {
+LLAMAC_API void llama_session_free(llama_session *s) {
     if (s) s->allocator.free(s->allocator.user, s, (size_t)s->bytes);
 }
 
@@ -1793,9 +1786,9 @@ LLAMA_API void llama_session_free(llama_session *s) {
 
 /* Guarantee: no allocation, and a call that fails leaves the session as it was. */
 
-/* Note why a call on this session failed, for llama_session_error. */
-static int fail(llama_session *s, int status, const char *text) {
-    return llamac_fail(&s->error, status, "%s", text);
+/* Note why a call on this session, if there is one, failed: for llama_session_error. */
+LLAMAC_SHARED int llamac_failed(llama_session *s, int status, const char *text) {
+    return llamac_fail(s ? &s->error : NULL, status, "%s", text);
 }
 
 /* The sequence of that number, or NULL. */
@@ -1825,20 +1818,9 @@ static int output(llama_session *s, const float *h, size_t n) {
     matmul(s, s->logits, &m->output, h, n);
     for (size_t t = 0; t < n; t++)
         if (!all_finite(s->logits + t * ld, m->vocab_size))
-            return fail(s, LLAMA_ENUMERIC, "the logits are not finite; the weights may be damaged");
+            return llamac_failed(s, LLAMA_ENUMERIC,
+                                 "the logits are not finite; the weights may be damaged");
     return LLAMA_OK;
-}
-
-/* The natural log of the probability the plain softmax of these logits gives a token. */
-static float log_probability(const float *logits, size_t vocab, int32_t token) {
-    return (float)((double)logits[token] - log_sum_exp(logits, vocab));
-}
-
-static int32_t rank_of(const float *logits, size_t vocab, int32_t token) {
-    int32_t above = 0;
-    for (size_t i = 0; i < vocab; i++)
-        above += logits[i] > logits[token] || (i < (size_t)token && logits[i] == logits[token]);
-    return above;
 }
 
 /* Of each of the n tokens of a batch, from the logits before it (a span's first: its sequence's; 0
@@ -1882,7 +1864,7 @@ static int evaluate_spans(llama_session *s, const llama_span *spans, size_t tota
         }
         s->done = s->model->n_layers * done;
         size_t wanted = forward(s, rows);
-        if (s->cancelled) return fail(s, LLAMA_ECANCEL, "cancelled by the host");
+        if (s->cancelled) return llamac_failed(s, LLAMA_ECANCEL, "cancelled by the host");
         for (size_t t = 0; t < wanted; t++)
             if (s->row_pos[t] + 1 == s->row_seq[t]->end)
                 memcpy(s->last + kept++ * ld, s->h + t * ld, ld * sizeof(float));
@@ -1892,37 +1874,47 @@ static int evaluate_spans(llama_session *s, const llama_span *spans, size_t tota
     return logprob && kept == 1 ? LLAMA_OK : output(s, s->last, kept);
 }
 
+/* OpenMP's threads do not survive a fork: a child of the process that had them has none. */
+static bool may_team(const llama *m) {
+    int pid = (int)getpid(), first = 0;
+    return __atomic_compare_exchange_n((int *)(uintptr_t)&m->team_pid, &first, pid, false,
+                                       __ATOMIC_RELAXED, __ATOMIC_RELAXED) ||
+           first == pid;
+}
+
 /* llama_eval and all its kin: refuse what cannot be, evaluate, and only then let the sequences have
  * their tokens and logits: after a failure nothing has happened. */
-LLAMA_API int llama_score_batch(llama_session *s, const llama_span *spans, size_t n, float *logprob,
-                                int32_t *rank) {
+LLAMAC_API int llama_score_batch(llama_session *s, const llama_span *spans, size_t n,
+                                 float *logprob, int32_t *rank) {
     size_t total = 0, vocab, k = 0;
     if (!s) return LLAMA_EINVAL;
-    if (n && !spans) return fail(s, LLAMA_EINVAL, "spans must be given");
+    if (n && !spans) return llamac_failed(s, LLAMA_EINVAL, "spans must be given");
     vocab = s->model->vocab_size;
     s->calls++;
     for (size_t i = 0; i < n; i++) {
         sequence *q = sequence_of(s, spans[i].seq);
-        if (!q) return fail(s, LLAMA_EINVAL, "there is no such sequence");
-        if (q->call == s->calls) return fail(s, LLAMA_EINVAL, "a sequence is named twice");
-        if (spans[i].n && !spans[i].tokens) return fail(s, LLAMA_EINVAL, "tokens must be given");
+        if (!q) return llamac_failed(s, LLAMA_EINVAL, "there is no such sequence");
+        if (q->call == s->calls) return llamac_failed(s, LLAMA_EINVAL, "a sequence is named twice");
+        if (spans[i].n && !spans[i].tokens)
+            return llamac_failed(s, LLAMA_EINVAL, "tokens must be given");
+        if (spans[i].n > s->context - q->length)
+            return llamac_failed(s, LLAMA_EFULL, "the context is full");
         for (size_t t = 0; t < spans[i].n; t++)
             if (spans[i].tokens[t] < 0 || (size_t)spans[i].tokens[t] >= vocab)
-                return fail(s, LLAMA_EINVAL, "a token is not in the vocabulary");
-        if (spans[i].n > s->context - q->length) return fail(s, LLAMA_EFULL, "the context is full");
+                return llamac_failed(s, LLAMA_EINVAL, "a token is not in the vocabulary");
         if (logprob && q->length && !q->have_logits)
-            return fail(s, LLAMA_EINVAL,
-                        "the sequence was rewound: evaluate a token before scoring");
+            return llamac_failed(s, LLAMA_EINVAL,
+                                 "the sequence was rewound: evaluate a token before scoring");
         q->call = s->calls;
         q->end = q->length + spans[i].n;
         total += spans[i].n;
     }
     if (total == 0) return LLAMA_OK;
-    s->team = getpid() == s->pid ? s->threads : 1; /* OpenMP's threads do not survive a fork */
+    s->team = s->threads > 1 && may_team(s->model) ? s->threads : 1;
     s->cancelled = false;
-    uint64_t mode = fp_enter();
+    uint64_t mode = llamac_fp_enter();
     int status = evaluate_spans(s, spans, total, logprob, rank);
-    fp_leave(mode);
+    llamac_fp_leave(mode);
     if (check_files(s->model, &s->error)) status = LLAMA_EIO;
     for (size_t i = 0; i < n && status == LLAMA_OK; i++) {
         sequence *q = &s->sequences[spans[i].seq];
@@ -1935,17 +1927,17 @@ LLAMA_API int llama_score_batch(llama_session *s, const llama_span *spans, size_
     return status;
 }
 
-LLAMA_API int llama_eval_batch(llama_session *s, const llama_span *spans, size_t n) {
+LLAMAC_API int llama_eval_batch(llama_session *s, const llama_span *spans, size_t n) {
     return llama_score_batch(s, spans, n, NULL, NULL);
 }
 
-LLAMA_API int llama_eval(llama_session *s, int seq, const int32_t *tokens, size_t n) {
+LLAMAC_API int llama_eval(llama_session *s, int seq, const int32_t *tokens, size_t n) {
     return llama_eval_batch(s, &(llama_span){seq, tokens, n}, 1);
 }
 
-LLAMA_API int llama_score(llama_session *s, int seq, const int32_t *tokens, size_t n,
-                          float *logprob) {
-    if (s && n && !logprob) return fail(s, LLAMA_EINVAL, "logprob must be given");
+LLAMAC_API int llama_score(llama_session *s, int seq, const int32_t *tokens, size_t n,
+                           float *logprob) {
+    if (s && n && !logprob) return llamac_failed(s, LLAMA_EINVAL, "logprob must be given");
     return llama_score_batch(s, &(llama_span){seq, tokens, n}, 1, logprob, NULL);
 }
 
@@ -1957,23 +1949,27 @@ static int sampling(llama_session *s, int seq, const llama_sampler *given, llama
     if (!s) return LLAMA_EINVAL;
     *q = sequence_of(s, seq);
     if (!*q || !(*q)->have_logits)
-        return fail(s, LLAMA_EINVAL, "the sequence has no logits: evaluate a token first");
+        return llamac_failed(s, LLAMA_EINVAL, "the sequence has no logits: evaluate a token first");
     if (!given || !llamac_take_struct(o, sizeof *o, given))
-        return fail(s, LLAMA_EINVAL, "the sampler's size is not set");
-    if (!(o->temperature >= 0 && o->top_p >= 0 && o->min_p >= 0 && o->min_p <= 1 &&
-          o->repeat_penalty >= 0 && o->top_k >= 0 && o->repeat_last >= -1 &&
-          o->temperature < HUGE_VALF && o->repeat_penalty < HUGE_VALF))
-        return fail(s, LLAMA_EINVAL, "a sampler setting is negative, infinite or not a number");
+        return llamac_failed(s, LLAMA_EINVAL, "the sampler's size is not set");
+    uint64_t mode = llamac_fp_enter(); /* a comparison with no number may trap in the host's */
+    bool sane = o->temperature >= 0 && o->top_p >= 0 && o->min_p >= 0 && o->min_p <= 1 &&
+                o->repeat_penalty >= 0 && o->top_k >= 0 && o->repeat_last >= -1 &&
+                o->temperature < HUGE_VALF && o->repeat_penalty < HUGE_VALF;
+    llamac_fp_leave(mode);
+    if (!sane)
+        return llamac_failed(s, LLAMA_EINVAL,
+                             "a sampler setting is negative, infinite or not a number");
     return LLAMA_OK;
 }
 
 /* The first token at which the running sum of probabilities, in order of ids, exceeds u. */
-LLAMA_API int32_t llama_sample(llama_session *s, int seq, const llama_sampler *sampler) {
+LLAMAC_API int32_t llama_sample(llama_session *s, int seq, const llama_sampler *sampler) {
     llama_sampler o = {0};
     sequence *q;
     int status = sampling(s, seq, sampler, &o, &q);
     if (status) return status;
-    uint64_t mode = fp_enter();
+    uint64_t mode = llamac_fp_enter();
     const double *p = distribute(s, q, &o);
     double u = uniform(o.seed, q->length), sum = 0;
     int32_t token = -1;
@@ -1982,29 +1978,29 @@ LLAMA_API int32_t llama_sample(llama_session *s, int seq, const llama_sampler *s
         token = (int32_t)i;      /* should rounding leave the whole sum below u, the last one */
         if ((sum += p[i]) > u) break;
     }
-    fp_leave(mode);
-    return token >= 0 ? token : fail(s, LLAMA_EINVAL, "the bias leaves no token");
+    llamac_fp_leave(mode);
+    return token >= 0 ? token : llamac_failed(s, LLAMA_EINVAL, "the bias leaves no token");
 }
 
-LLAMA_API int llama_distribution(llama_session *s, int seq, const llama_sampler *sampler,
-                                 float *probs) {
+LLAMAC_API int llama_distribution(llama_session *s, int seq, const llama_sampler *sampler,
+                                  float *probs) {
     llama_sampler o = {0};
     sequence *q;
     int status = sampling(s, seq, sampler, &o, &q);
     if (status) return status;
-    if (!probs) return fail(s, LLAMA_EINVAL, "probs must be given");
-    uint64_t mode = fp_enter();
+    if (!probs) return llamac_failed(s, LLAMA_EINVAL, "probs must be given");
+    uint64_t mode = llamac_fp_enter();
     const double *p = distribute(s, q, &o);
     for (size_t i = 0; p && i < s->model->vocab_size; i++) probs[i] = (float)p[i];
-    fp_leave(mode);
-    return p ? LLAMA_OK : fail(s, LLAMA_EINVAL, "the bias leaves no token");
+    llamac_fp_leave(mode);
+    return p ? LLAMA_OK : llamac_failed(s, LLAMA_EINVAL, "the bias leaves no token");
 }
 
 /* Only the k best leave the heap. */
-LLAMA_API int llama_top(const llama_session *s, int seq, llama_choice *out, int k) {
+LLAMAC_API int llama_top(const llama_session *s, int seq, llama_choice *out, int k) {
     const sequence *q = sequence_of(s, seq);
     if (!q || !q->have_logits || !out || k < 0) return LLAMA_EINVAL;
-    uint64_t mode = fp_enter();
+    uint64_t mode = llamac_fp_enter();
     size_t vocab = s->model->vocab_size, n = (size_t)k < vocab ? (size_t)k : vocab;
     double all = log_sum_exp(q->logits, vocab);
     for (size_t i = 0; i < vocab; i++) s->probs[i] = (double)q->logits[i], s->ids[i] = (int32_t)i;
@@ -2013,18 +2009,18 @@ LLAMA_API int llama_top(const llama_session *s, int seq, llama_choice *out, int 
         int32_t id = heap_pop(s->ids, vocab - i, s->probs);
         out[i] = (llama_choice){id, (float)(s->probs[id] - all)};
     }
-    fp_leave(mode);
+    llamac_fp_leave(mode);
     return (int)n;
 }
 
 /* ---- Looking ---- */
 
-LLAMA_API int32_t llama_eos(const llama *m) {
+LLAMAC_API int32_t llama_eos(const llama *m) {
     return m && m->vocab ? llamac_vocab_eos(m->vocab) : -1;
 }
 
 /* As many bytes of it as the caller's struct has. */
-LLAMA_API int llama_describe(const llama *m, llama_info *info) {
+LLAMAC_API int llama_describe(const llama *m, llama_info *info) {
     if (!m || !info || info->size < sizeof info->size) return LLAMA_EINVAL;
     llama_info all = {
         .size = info->size,
@@ -2045,44 +2041,47 @@ LLAMA_API int llama_describe(const llama *m, llama_info *info) {
         .rope_theta = m->rope_theta,
         .parameters = m->parameters,
         .file_bytes = m->file_bytes,
+        .token_bytes = m->token_bytes,
         .kv_bytes_per_token = (uint64_t)m->n_layers * m->kv_dim * 2 * sizeof(float),
     };
     memcpy(info, &all, info->size < sizeof all ? info->size : sizeof all);
     return LLAMA_OK;
 }
 
-LLAMA_API const float *llama_logits(const llama_session *s, int seq) {
+LLAMAC_API const float *llama_logits(const llama_session *s, int seq) {
     const sequence *q = sequence_of(s, seq);
     return q && q->have_logits ? q->logits : NULL;
 }
 
 /* See trace() in part II. */
-LLAMA_API int llama_trace(llama_session *s, llama_trace_fn fn, void *user) {
+LLAMAC_API int llama_trace(llama_session *s, llama_trace_fn fn, void *user) {
     if (!s) return LLAMA_EINVAL;
     s->trace = fn;
     s->trace_user = user;
     return LLAMA_OK;
 }
 
-LLAMA_API const char *llama_session_error(const llama_session *s) { return s ? s->error.text : ""; }
-LLAMA_API const char *llama_session_kernels(const llama_session *s) { return s ? s->about : ""; }
+LLAMAC_API const char *llama_session_error(const llama_session *s) {
+    return s ? s->error.text : "";
+}
+LLAMAC_API const char *llama_session_kernels(const llama_session *s) { return s ? s->about : ""; }
 
 /* ---- Sequences ---- */
 
 static int no_sequence(llama_session *s) {
-    return s ? fail(s, LLAMA_EINVAL, "there is no such sequence") : LLAMA_EINVAL;
+    return s ? llamac_failed(s, LLAMA_EINVAL, "there is no such sequence") : LLAMA_EINVAL;
 }
 
-LLAMA_API size_t llama_length(const llama_session *s, int seq) {
+LLAMAC_API size_t llama_length(const llama_session *s, int seq) {
     const sequence *q = sequence_of(s, seq);
     return q ? q->length : 0;
 }
 
-LLAMA_API int llama_rewind(llama_session *s, int seq, size_t length) {
+LLAMAC_API int llama_rewind(llama_session *s, int seq, size_t length) {
     sequence *q = sequence_of(s, seq);
     if (!q) return no_sequence(s);
     if (length > q->length)
-        return fail(s, LLAMA_EINVAL, "a sequence cannot be rewound to beyond its end");
+        return llamac_failed(s, LLAMA_EINVAL, "a sequence cannot be rewound to beyond its end");
     q->have_logits = q->have_logits && length == q->length;
     q->length = length;
     return LLAMA_OK;
@@ -2103,7 +2102,7 @@ static void copy_sequence(llama_session *s, sequence *to, const sequence *from,
     to->have_logits = from->have_logits;
 }
 
-LLAMA_API int llama_fork(llama_session *s, int dst, int src) {
+LLAMAC_API int llama_fork(llama_session *s, int dst, int src) {
     sequence *to = sequence_of(s, dst);
     const sequence *from = sequence_of(s, src);
     if (!to || !from) return no_sequence(s);
@@ -2111,7 +2110,7 @@ LLAMA_API int llama_fork(llama_session *s, int dst, int src) {
     return LLAMA_OK;
 }
 
-LLAMA_API const int32_t *llama_tokens(const llama_session *s, int seq) {
+LLAMAC_API const int32_t *llama_tokens(const llama_session *s, int seq) {
     const sequence *q = sequence_of(s, seq);
     return q ? q->tokens : NULL;
 }
@@ -2128,8 +2127,8 @@ enum { STATE_MAGIC, STATE_VERSION, STATE_MODEL, STATE_NUMERICS, STATE_LENGTH, ST
 static uint64_t fingerprint(const llama *m) {
     uint64_t shape[] = {m->dim, m->n_layers, m->n_heads, m->n_kv_heads, m->hidden, m->vocab_size};
     float constants[] = {m->norm_eps, m->rope_theta}, x[2 * BLOCK];
-    uint64_t mode = fp_enter(),
-             sum = add_up(add_up(0, shape, sizeof shape), constants, sizeof constants);
+    uint64_t mode = llamac_fp_enter(),
+             sum = checksum(checksum(0, shape, sizeof shape), constants, sizeof constants);
     for (size_t i = 0; i < OUTSIDE + m->n_layers * INSIDE; i++) {
         const weight *w = nth_weight(m, i);
         size_t last = w->rows * w->cols / w->parts, n = across(w) < BLOCK ? across(w) : BLOCK;
@@ -2137,16 +2136,16 @@ static uint64_t fingerprint(const llama *m) {
             x[k] = element(w->type, w->part[0], k);
             x[n + k] = element(w->type, w->part[w->parts - 1], last - n + k);
         }
-        sum = add_up(sum, x, 2 * n * sizeof *x);
+        sum = checksum(sum, x, 2 * n * sizeof *x);
     }
-    fp_leave(mode);
+    llamac_fp_leave(mode);
     return sum;
 }
 
 /* What this session writes into a header, and wants to read there. The version is that of this form
  * and of the arithmetic that made the numbers. */
 static void make_header(uint64_t h[STATE], const llama_session *s, const sequence *q) {
-    h[STATE_MAGIC] = 0x65746174732e6d6c; /* "lm.state" */
+    memcpy(&h[STATE_MAGIC], LLAMAC_STATE, sizeof *h);
     h[STATE_VERSION] = 1;
     h[STATE_MODEL] = fingerprint(s->model);
     h[STATE_NUMERICS] = s->kernels->pack ? LLAMA_FAST : LLAMA_EXACT;
@@ -2166,10 +2165,10 @@ static bool pass_sequence(const llama_session *s, stream *st, const sequence *q,
     return pass_sum(st);
 }
 
-LLAMA_API int llama_save(llama_session *s, int seq, llama_write_fn fn, void *user) {
+LLAMAC_API int llama_save(llama_session *s, int seq, llama_write_fn fn, void *user) {
     const sequence *q = sequence_of(s, seq);
     if (!q) return no_sequence(s);
-    if (!fn) return fail(s, LLAMA_EINVAL, "a function that writes must be given");
+    if (!fn) return llamac_failed(s, LLAMA_EINVAL, "a function that writes must be given");
     stream st = {.write = fn, .user = user};
     uint64_t header[STATE];
     make_header(header, s, q);
@@ -2177,7 +2176,7 @@ LLAMA_API int llama_save(llama_session *s, int seq, llama_write_fn fn, void *use
     pass(&st, header, sizeof header);
     pass_sum(&st);
     pass_sequence(s, &st, q, s->context);
-    return st.failed ? fail(s, LLAMA_EIO, "the state could not be written") : LLAMA_OK;
+    return st.failed ? llamac_failed(s, LLAMA_EIO, "the state could not be written") : LLAMA_OK;
 }
 
 /* Read a header; say what is wrong with it for this session, else give q its length. */
@@ -2190,13 +2189,14 @@ static int load_header(llama_session *s, stream *st, sequence *q) {
     if (check_files(s->model, &s->error)) return LLAMA_EIO;
     pass(st, h, sizeof h);
     bool whole = pass_sum(st);
-    if (st->failed) return fail(s, LLAMA_EIO, "the state could not be read, or is cut short");
+    if (st->failed)
+        return llamac_failed(s, LLAMA_EIO, "the state could not be read, or is cut short");
     if (h[STATE_MAGIC] == want[STATE_MAGIC] && (!whole || h[STATE_LOGITS] > 1))
-        return fail(s, LLAMA_EFORMAT, "the state is damaged");
+        return llamac_failed(s, LLAMA_EFORMAT, "the state is damaged");
     for (int i = 0; i < STATE_LENGTH; i++)
-        if (h[i] != want[i]) return fail(s, i ? LLAMA_EMISMATCH : LLAMA_EFORMAT, other[i]);
+        if (h[i] != want[i]) return llamac_failed(s, i ? LLAMA_EMISMATCH : LLAMA_EFORMAT, other[i]);
     if (h[STATE_LENGTH] > s->context)
-        return fail(s, LLAMA_EFULL, "the state is longer than the context");
+        return llamac_failed(s, LLAMA_EFULL, "the state is longer than the context");
     q->length = (size_t)h[STATE_LENGTH];
     q->have_logits = h[STATE_LOGITS];
     return LLAMA_OK;
@@ -2206,18 +2206,19 @@ static int load_header(llama_session *s, stream *st, sequence *q) {
 static int load_rest(llama_session *s, stream *st, const sequence *q, size_t context) {
     size_t vocab = s->model->vocab_size;
     bool sound = pass_sequence(s, st, q, context);
-    if (st->failed) return fail(s, LLAMA_EIO, "the state could not be read, or is cut short");
+    if (st->failed)
+        return llamac_failed(s, LLAMA_EIO, "the state could not be read, or is cut short");
     for (size_t i = 0; i < q->length; i++)
         sound = sound && q->tokens[i] >= 0 && (size_t)q->tokens[i] < vocab;
     if (q->have_logits) sound = sound && q->length && all_finite(q->logits, vocab);
-    return sound ? LLAMA_OK : fail(s, LLAMA_EFORMAT, "the state is damaged");
+    return sound ? LLAMA_OK : llamac_failed(s, LLAMA_EFORMAT, "the state is damaged");
 }
 
 /* A sequence that is empty is read into where it is; another is kept until all has been read. */
-LLAMA_API int llama_load(llama_session *s, int seq, llama_read_fn fn, void *user) {
+LLAMAC_API int llama_load(llama_session *s, int seq, llama_read_fn fn, void *user) {
     sequence *q = sequence_of(s, seq), loaded;
     if (!q) return no_sequence(s);
-    if (!fn) return fail(s, LLAMA_EINVAL, "a function that reads must be given");
+    if (!fn) return llamac_failed(s, LLAMA_EINVAL, "a function that reads must be given");
     stream st = {.read = fn, .user = user};
     llamac_arena room = {s->allocator, NULL};
     size_t width = s->model->kv_dim, vocab = s->model->vocab_size, context = s->context;
@@ -2230,7 +2231,8 @@ LLAMA_API int llama_load(llama_session *s, int seq, llama_read_fn fn, void *user
         loaded.k = llamac_new(&room, cells, sizeof *loaded.k);
         loaded.v = llamac_new(&room, cells, sizeof *loaded.v);
         if (!loaded.tokens || !loaded.logits || !loaded.k || !loaded.v)
-            status = fail(s, LLAMA_ENOMEM, "there is no memory for the state beside the sequence");
+            status = llamac_failed(s, LLAMA_ENOMEM,
+                                   "there is no memory for the state beside the sequence");
     }
     if (status == LLAMA_OK) status = load_rest(s, &st, &loaded, context);
     if (status == LLAMA_OK && q->length) copy_sequence(s, q, &loaded, context);
@@ -2244,7 +2246,7 @@ LLAMA_API int llama_load(llama_session *s, int seq, llama_read_fn fn, void *user
 
 /* From the first byte to the last, by one thread: the kernel reads ahead as fast as the disk goes,
  * in large pages; two threads, or asking for pages ahead, took up to twice as long. */
-LLAMA_API int llama_warm(const llama *m, llama_progress_fn progress, void *user) {
+LLAMAC_API int llama_warm(const llama *m, llama_progress_fn progress, void *user) {
     enum { PIECE = 4 << 20 };
     uint64_t done = 0;
     for (size_t f = 0; m && f < m->n_shards; f++)
@@ -2257,9 +2259,9 @@ LLAMA_API int llama_warm(const llama *m, llama_progress_fn progress, void *user)
     return m ? LLAMA_OK : LLAMA_EINVAL;
 }
 
-LLAMA_API const char *llama_strerror(int status) { return status_text(status); }
-LLAMA_API int llama_release(void) { return LLAMA_RELEASE; }
-LLAMA_API const char *llama_build(void) { return build_text; }
+LLAMAC_API const char *llama_strerror(int status) { return status_text(status); }
+LLAMAC_API int llama_release(void) { return LLAMA_RELEASE; }
+LLAMAC_API const char *llama_build(void) { return build_text; }
 
 /* ============================================================================================== */
 /* V. The machine                                                                                 */
@@ -2409,7 +2411,7 @@ static void unpack_amx(const product *p, const float *acc, size_t r, size_t end)
     }
 }
 
-/* As panels() does it: groups of rows take turns, and what comes next is fetched meanwhile. */
+/* As FN(panels) does it: groups of rows take turns, and what comes next is fetched meanwhile. */
 AMX INLINE void multiply_amx(int type, const product *p, size_t begin, size_t end) {
     const strip *w = &p->w;
     size_t tokens = (p->n + TILED - 1) / TILED * TILED, groups = tokens / TILED;
@@ -2488,6 +2490,11 @@ static const kernels *find_kernels(const char *name, bool fast) {
 #if !defined(__clang__)
 #pragma GCC pop_options
 #endif
+#undef INLINE /* for a program that includes this file */
+#undef FN
+#undef TEXT
+#undef UNROLL
+#undef AMX
 
 #else /* LLAMA_PASS: from here on, read once per instruction set */
 

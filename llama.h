@@ -29,7 +29,8 @@
  *
  * Build it with: cc -O2 app.c llama.c tokenizer.c -lm (add -fopenmp for threads); or make
  * one file of it that says #define LLAMA_STATIC, #include "llama.c" and #include
- * "tokenizer.c".
+ * "tokenizer.c". These are files with many names of their own, so have them in one that does
+ * little else; under -std=c11 before any other #include.
  *
  * Contract. No global mutable state. Nothing here prints, exits, aborts, asserts, raises a
  * signal, installs a handler or changes the locale; every call that computes saves the
@@ -37,12 +38,14 @@
  * shared by any number of threads and sessions. A `llama_session` belongs to one thread at
  * a time. A session allocates nothing after llama_session_new returns (llama_load may, see
  * there); text functions allocate and free through the model's allocator, which must be
- * thread-safe. Option, info and sampler structs start with their size and may grow at the end;
- * a zero field means its default. Functions returning int give LLAMA_OK or a negative code; on
- * any failure the session is as if the call had not been made.
+ * thread-safe. Option, info and sampler structs start with their size and may grow at the end
+ * (the sampler within llama_text, then, with a new major release); a zero field means its default.
+ * Functions returning int give LLAMA_OK or a negative code; on any failure the session is as if the
+ * call had not been made, but where it says otherwise below.
  *
- * Threads are used only when asked for: threads > 1 uses OpenMP, whose runtime aborts the
- * process if it cannot make a thread; threads = 1 never enters a parallel region.
+ * Threads are OpenMP's, whose runtime aborts the process if it cannot make one; threads = 1 never
+ * enters a parallel region. They do not survive a fork: where this model was evaluated with threads
+ * before, a child's sessions run with one.
  *
  * One answer. The same weights, tokens and seed give the same bits whatever the number of
  * threads, the batch, the division of a prompt into calls, the shards and the instruction
@@ -62,8 +65,8 @@
  * Not there yet in this release, refused with LLAMA_EINVAL and a text that says so:
  * LLAMA_MEMORY_STREAM.
  */
-#ifndef LLAMA_H
-#define LLAMA_H
+#ifndef LLAMAC_H
+#define LLAMAC_H
 #include <stddef.h>
 #include <stdint.h>
 #ifdef __cplusplus
@@ -74,9 +77,9 @@ extern "C" {
 
 /* The whole library private to one file that includes llama.c and tokenizer.c */
 #ifdef LLAMA_STATIC
-#define LLAMA_API static __attribute__((unused))
+#define LLAMAC_API static __attribute__((unused))
 #else
-#define LLAMA_API
+#define LLAMAC_API
 #endif
 
 typedef struct llama llama;                 /* the weights and the tokenizer of one model */
@@ -132,7 +135,7 @@ typedef struct {
                             * opens, text functions fail. Malformed: EFORMAT */
     int memory;            /* LLAMA_MEMORY_... */
     uint64_t memory_limit; /* bytes of weights to keep in memory when streaming; 0: what is free */
-    llama_progress_fn progress;
+    llama_progress_fn progress; /* not called yet: opening reads no weights */
     void *user;
     const llama_allocator *allocator; /* copied; NULL: aligned_alloc and free */
 } llama_options;
@@ -158,12 +161,13 @@ typedef struct {
     int32_t bos, eos; /* -1: none */
     float norm_eps, rope_theta;
     uint64_t parameters, file_bytes, kv_bytes_per_token;
+    uint64_t token_bytes; /* of weights: what generating one token reads */
 } llama_info;
 
 /* In this order: bias, repetition penalty (each distinct id of the window once, prompt
  * included), temperature, softmax, top_k, top_p, min_p; renormalised after each. Equal
- * logits: the lower id first. Negative or NaN fields: LLAMA_EINVAL. A zeroed sampler is
- * greedy. */
+ * logits: the lower id first. Negative, infinite or NaN fields: LLAMA_EINVAL. With nothing but its
+ * size set, a sampler is greedy. */
 typedef struct {
     size_t size;
     float temperature;    /* 0: the most likely token */
@@ -191,7 +195,7 @@ typedef struct
     unsigned char pending[4];
     unsigned char n, started;
 } llama_utf8;
-/* A text for llama_generate to make. Zero what is not given; `seq` and below are told. */
+/* A text for llama_generate to make. Zero what is not given; `seq` and below are results. */
 typedef struct {
     const int32_t *prompt; /* [n_prompt], with BOS where it is wanted */
     size_t n_prompt;
@@ -208,9 +212,9 @@ typedef struct {
 typedef struct {
     const char *context, *ending; /* texts */
     size_t n_context, n_ending;   /* of so many bytes */
-    size_t given, tokens;         /* told: tokens of the context and of the ending, */
-    double logprob;               /* the sum over the latter, */
-    int greedy;                   /* and if each of them was the most likely */
+    size_t given, tokens;         /* results: tokens of the context and of the ending; */
+    double logprob;               /* the sum over the latter; */
+    int greedy;                   /* 1 if each of these was the most likely */
 } llama_ending;
 /* With each token drawn: the text it completes, whole characters (n may be 0); the sequence still
  * has the logits it was drawn from. Then once more when the text ends, with `finish` set. Returns 0
@@ -228,108 +232,114 @@ typedef void (*llama_trace_fn)(void *user, const char *name, const float *x, siz
  * (config.json, *.safetensors or pytorch_model*.bin), a GGUF file (of split ones the first), or
  * llama2.c's .bin; of F32, F16 or BF16. Weights are mapped, not read. EINVAL, EIO, EFORMAT,
  * ENOMEM; *model is NULL on failure. */
-LLAMA_API int llama_open(llama **model, const char *path, const llama_options *, llama_error *);
-LLAMA_API void
-llama_close(llama *); /* NULL is fine, here and below; after its sessions are freed */
+LLAMAC_API int llama_open(llama **model, const char *path, const llama_options *, llama_error *);
+LLAMAC_API void
+llama_close(llama *); /* NULL is fine for every model and session; after its sessions are freed */
 /* EINVAL, ENOMEM; *session is NULL on failure. The model must outlive the session. */
-LLAMA_API int llama_session_new(llama_session **session, const llama *,
-                                const llama_session_options *, llama_error *);
-LLAMA_API void llama_session_free(llama_session *);
+LLAMAC_API int llama_session_new(llama_session **session, const llama *,
+                                 const llama_session_options *, llama_error *);
+LLAMAC_API void llama_session_free(llama_session *);
 /* Append n tokens to a sequence and compute its logits; n = 0 does nothing. EINVAL, EFULL,
  * ECANCEL, ENUMERIC, EIO. */
-LLAMA_API int llama_eval(llama_session *, int seq, const int32_t *tokens, size_t n);
+LLAMAC_API int llama_eval(llama_session *, int seq, const int32_t *tokens, size_t n);
 /* Draw the next token from the sequence's logits; a negative value is an error (EINVAL). */
-LLAMA_API int32_t llama_sample(llama_session *, int seq, const llama_sampler *);
-LLAMA_API int32_t llama_eos(const llama *); /* -1: none */
+LLAMAC_API int32_t llama_sample(llama_session *, int seq, const llama_sampler *);
+LLAMAC_API int32_t llama_eos(const llama *); /* -1: none */
 
 /* ---- Text ---- */
 
 /* Returns how many tokens the n bytes make and writes at most cap of them; EINVAL without a
  * tokenizer, ENOMEM. Text is data: "<s>" in it is four ordinary tokens, never BOS. */
-LLAMA_API ptrdiff_t llama_text_to_tokens(const llama *, const char *text, size_t n, unsigned flags,
-                                         int32_t *out, size_t cap);
+LLAMAC_API ptrdiff_t llama_text_to_tokens(const llama *, const char *text, size_t n, unsigned flags,
+                                          int32_t *out, size_t cap);
 /* The piece as it stands in the vocabulary, *n bytes, not terminated; NULL: no such token. */
-LLAMA_API const char *llama_token_text(const llama *, int32_t token, size_t *n);
+LLAMAC_API const char *llama_token_text(const llama *, int32_t token, size_t *n);
 /* The bytes of text that `token` completes: whole characters only; each invalid byte
  * becomes one U+FFFD; control tokens give nothing. Returns how many bytes stand in out. */
-LLAMA_API size_t llama_utf8_push(const llama *, llama_utf8 *, int32_t token,
-                                 char out[LLAMA_TEXT_MAX]);
+LLAMAC_API size_t llama_utf8_push(const llama *, llama_utf8 *, int32_t token,
+                                  char out[LLAMA_TEXT_MAX]);
 
 /* The UTF-8 character at the start of n > 0 bytes, in *number; -1: there is none. Returns its
  * bytes, or 1. */
-LLAMA_API size_t llama_utf8_next(const char *text, size_t n, int32_t *number);
+LLAMAC_API size_t llama_utf8_next(const char *text, size_t n, int32_t *number);
+/* 1: on a terminal that character (-1: a byte that is none) would act and not be shown: control
+ * characters, and those that turn the direction of writing and make a text look like another. */
+LLAMAC_API int llama_acts(int32_t number);
 /* Where the first of the stop texts begins, or n; and in *keep how many of the last bytes may turn
  * out to be the beginning of one, so that a stream had better hold them back. */
-LLAMA_API size_t llama_find_stop(const char *text, size_t n, const char *const *stops,
-                                 size_t n_stops, size_t *keep);
+LLAMAC_API size_t llama_find_stop(const char *text, size_t n, const char *const *stops,
+                                  size_t n_stops, size_t *keep);
 
 /* ---- Looking ---- */
 
-LLAMA_API int llama_describe(const llama *, llama_info *); /* EINVAL: size is not set */
+LLAMAC_API int llama_describe(const llama *, llama_info *); /* EINVAL: size is not set */
 /* [vocab] after the last token, valid until the sequence changes; NULL if not there. */
-LLAMA_API const float *llama_logits(const llama_session *, int seq);
+LLAMAC_API const float *llama_logits(const llama_session *, int seq);
 /* probs[vocab]: what llama_sample draws from. EINVAL. */
-LLAMA_API int llama_distribution(llama_session *, int seq, const llama_sampler *, float *probs);
+LLAMAC_API int llama_distribution(llama_session *, int seq, const llama_sampler *, float *probs);
 /* The k best of the unfiltered softmax with natural-log probabilities; returns how many, or
  * EINVAL. */
-LLAMA_API int llama_top(const llama_session *, int seq, llama_choice *out, int k);
+LLAMAC_API int llama_top(const llama_session *, int seq, llama_choice *out, int k);
 /* Append like llama_eval; logprob[i] is that of tokens[i] given all before it (0 at position 0).
- * EINVAL too where the sequence has tokens and no logits. */
-LLAMA_API int llama_score(llama_session *, int seq, const int32_t *tokens, size_t n,
-                          float *logprob);
-/* Call fn with every named intermediate of later evals, in the order of computation; a
- * name once a batch (see `batch`); "output" has the rows that are wanted only. NULL stops. */
-LLAMA_API int llama_trace(llama_session *, llama_trace_fn fn, void *user);
-LLAMA_API const char *
-llama_session_error(const llama_session *); /* text of the last failure, or "" */
-LLAMA_API const char *llama_session_kernels(const llama_session *); /* "avx512, 2 threads" */
+ * EINVAL too where the sequence has tokens and, after a rewind, no logits. */
+LLAMAC_API int llama_score(llama_session *, int seq, const int32_t *tokens, size_t n,
+                           float *logprob);
+/* Call fn with every named intermediate of later evals, in the order of computation: each once a
+ * batch (see `batch`), but "output" where logits are computed, once a call or, when tokens are
+ * scored, every few of them. NULL stops. */
+LLAMAC_API int llama_trace(llama_session *, llama_trace_fn fn, void *user);
+LLAMAC_API const char *
+llama_session_error(const llama_session *); /* why the last call on it failed, or "" */
+LLAMAC_API const char *llama_session_kernels(const llama_session *); /* "avx512, 2 threads" */
 /* What llama_session_new would allocate, in bytes; 0 if the options are invalid. */
-LLAMA_API uint64_t llama_session_bytes(const llama *, const llama_session_options *);
+LLAMAC_API uint64_t llama_session_bytes(const llama *, const llama_session_options *);
 
 /* ---- Sequences ---- */
 
 /* llama_eval of several sequences in one pass over the weights; the bits are those of each
  * alone. On failure none of them has changed. A sequence twice: EINVAL. */
-LLAMA_API int llama_eval_batch(llama_session *, const llama_span *, size_t n);
+LLAMAC_API int llama_eval_batch(llama_session *, const llama_span *, size_t n);
 /* llama_score of several sequences in one pass, for the tokens of all spans one after the other.
  * rank[i], unless NULL: how many tokens were more likely than that one, of equal ones those with
  * lower ids; 0: llama_sample draws it at temperature 0. logprob NULL: llama_eval_batch. */
-LLAMA_API int llama_score_batch(llama_session *, const llama_span *, size_t n, float *logprob,
-                                int32_t *rank);
-LLAMA_API size_t llama_length(const llama_session *, int seq); /* tokens so far; 0 if no such seq */
+LLAMAC_API int llama_score_batch(llama_session *, const llama_span *, size_t n, float *logprob,
+                                 int32_t *rank);
+LLAMAC_API size_t llama_length(const llama_session *,
+                               int seq); /* tokens so far; 0 if no such seq */
 /* Forget the tokens from `length` on; the logits stay only if length is the present one. EINVAL. */
-LLAMA_API int llama_rewind(llama_session *, int seq, size_t length);
+LLAMAC_API int llama_rewind(llama_session *, int seq, size_t length);
 /* dst becomes a copy of src: tokens, KV, logits. EINVAL. */
-LLAMA_API int llama_fork(llama_session *, int dst, int src);
+LLAMAC_API int llama_fork(llama_session *, int dst, int src);
 /* The tokens so far, [llama_length]; valid until the sequence changes. NULL: no such sequence. */
-LLAMA_API const int32_t *llama_tokens(const llama_session *, int seq);
+LLAMAC_API const int32_t *llama_tokens(const llama_session *, int seq);
 /* Write a sequence through fn: kv_bytes_per_token bytes a token, a little more, and the logits if
  * it has them. Loaded into any session of a model with the same weights, from whatever files, it
  * goes on with the same bits. EINVAL, EIO (fn said so). */
-LLAMA_API int llama_save(llama_session *, int seq, llama_write_fn fn, void *user);
+LLAMAC_API int llama_save(llama_session *, int seq, llama_write_fn fn, void *user);
 /* The sequence becomes what was saved, or, on any failure, stays as it was: nothing is believed
- * before its checksum. EFORMAT: it is damaged, or no state; EMISMATCH: of other weights, numerics
- * or another version; EFULL: longer than the context; EIO: fn could not read so much. An empty
- * sequence is read into where it lies; for another one room for both is allocated, and freed:
- * ENOMEM. */
-LLAMA_API int llama_load(llama_session *, int seq, llama_read_fn fn, void *user);
+ * before its checksum. EFORMAT: it is damaged, or no state; EMISMATCH: of another model, as its
+ * shape, its constants and samples of each weight tell, of other numerics or another version;
+ * EFULL: longer than the context; EIO: fn could not read so much. An empty sequence is read into
+ * where it lies; for another one room for both is allocated, and freed: ENOMEM. */
+LLAMAC_API int llama_load(llama_session *, int seq, llama_read_fn fn, void *user);
 /* The same with a file. Saved, it takes the place of an older one whole, once it is on the disk: a
- * crash leaves one or the other. Loaded from one that goes on behind the state: EFORMAT, and the
+ * crash leaves one or the other. What is there and no saved state is left alone: EINVAL, or EIO if
+ * it is no regular file. Loaded from one that goes on behind the state: EFORMAT, and the
  * sequence is empty; from one that is not there: EIO, and errno is ENOENT. */
-LLAMA_API int llama_save_file(llama_session *, int seq, const char *path, llama_error *);
-LLAMA_API int llama_load_file(llama_session *, int seq, const char *path, llama_error *);
+LLAMAC_API int llama_save_file(llama_session *, int seq, const char *path, llama_error *);
+LLAMAC_API int llama_load_file(llama_session *, int seq, const char *path, llama_error *);
 
 /* ---- Whole texts ---- */
 
 /* Let a sequence hold these tokens and their logits; of what it holds, the beginning that is the
  * same stays and is not evaluated again. Errors as llama_eval; that beginning is then left. */
-LLAMA_API int llama_prompt(llama_session *, int seq, const int32_t *tokens, size_t n);
+LLAMAC_API int llama_prompt(llama_session *, int seq, const int32_t *tokens, size_t n);
 /* Make n texts, each with the bits it has alone, as many in one pass over the weights as the
  * session has sequences, 64 at most. What stands in a sequence already (of an earlier call, of a
  * llama_load) and begins like a prompt is used, and prompts that begin alike share that. Errors as
  * llama_eval_batch and llama_sample, or fn's; the sequences keep what they have. */
-LLAMA_API int llama_generate(const llama *, llama_session *, llama_text *, size_t n,
-                             llama_text_fn fn, void *user);
+LLAMAC_API int llama_generate(const llama *, llama_session *, llama_text *, size_t n,
+                              llama_text_fn fn, void *user);
 /* log p(ending | context) of n endings, as Language Model Evaluation Harness has it: the two are
  * tokenized as one text with <s> in front, but for the last white space (Unicode's) of the context,
  * which goes to the ending; its tokens are those behind as many as the context has alone (of
@@ -338,16 +348,16 @@ LLAMA_API int llama_generate(const llama *, llama_session *, llama_text *, size_
  * those in a row that have it, and one other besides. The session needs three sequences or more;
  * NULL: only the tokens are counted. What the sequences held is lost, also where it fails. Errors
  * as llama_text_to_tokens and llama_eval_batch. */
-LLAMA_API int llama_loglikelihood(const llama *, llama_session *, llama_ending *, size_t n);
+LLAMAC_API int llama_loglikelihood(const llama *, llama_session *, llama_ending *, size_t n);
 
 /* ---- Library ---- */
 
 /* Read every weight: all must be finite numbers, and no long run of them zero, as where a download
  * was interrupted; then, in a folder of Meta's that has checklist.chk, compare the files with
  * their MD5 sums. Progress in bytes, of "weights", then "md5". EFORMAT, EIO, ECANCEL. */
-LLAMA_API int llama_check(const llama *, llama_progress_fn, void *user, llama_error *);
+LLAMAC_API int llama_check(const llama *, llama_progress_fn, void *user, llama_error *);
 /* Page the weights in, from the first byte of the files to the last; safe beside eval. ECANCEL. */
-LLAMA_API int llama_warm(const llama *, llama_progress_fn, void *user);
+LLAMAC_API int llama_warm(const llama *, llama_progress_fn, void *user);
 /* For a host's handler of SIGBUS, which passes on si_addr: safe in a signal handler, as it calls
  * nothing but mmap. Is the address in one of the model's files, then that was cut short, or its
  * disk cannot read it: from here on the rest of the file is zeros, the evaluation under way and
@@ -355,20 +365,20 @@ LLAMA_API int llama_warm(const llama *, llama_progress_fn, void *user);
  * else's. llama_open sets *model before it looks into files, so that this works there too, and
  * back to NULL if it fails.
  *
- *     static llama *volatile model;
+ *     static llama *model; // given to llama_open as it is
  *     static void on_bus(int signal_number, siginfo_t *info, void *context) {
  *         if (!llama_fault(model, info->si_addr)) signal(SIGBUS, SIG_DFL);
  *     } */
-LLAMA_API int llama_fault(const llama *, const void *address);
-LLAMA_API const char *llama_strerror(int status);
-LLAMA_API int llama_release(void);       /* the LLAMA_RELEASE it was compiled as */
-LLAMA_API const char *llama_build(void); /* compiler, kernels compiled in, OpenMP or not */
+LLAMAC_API int llama_fault(const llama *, const void *address);
+LLAMAC_API const char *llama_strerror(int status);
+LLAMAC_API int llama_release(void);       /* the LLAMA_RELEASE it was compiled as */
+LLAMAC_API const char *llama_build(void); /* compiler, kernels compiled in, OpenMP or not */
 
 #ifdef __cplusplus
 }
 #endif
 
-#endif /* LLAMA_H */
+#endif /* LLAMAC_H */
 
 /* ==== The ground under llama.c and tokenizer.c; not for programs ============================= */
 
@@ -381,8 +391,8 @@ LLAMA_API const char *llama_build(void); /* compiler, kernels compiled in, OpenM
  *   numbers  exp, log, sine, cosine; elements as they are stored         from here on for llama.c
  *   tensors  readers of PyTorch's files (zip, pickle), safetensors, GGUF; MD5
  */
-#if defined(LLAMA_PRIVATE) && !defined(LLAMA_PRIVATE_H)
-#define LLAMA_PRIVATE_H
+#if defined(LLAMA_PRIVATE) && !defined(LLAMAC_PRIVATE_H)
+#define LLAMAC_PRIVATE_H
 #include <errno.h>
 #include <fcntl.h>
 #include <stdarg.h>
@@ -393,13 +403,16 @@ LLAMA_API const char *llama_build(void); /* compiler, kernels compiled in, OpenM
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
+#if defined(__GLIBC__) && !defined(__USE_MISC)
+#error "under -std=c11, include llama.c before any other header, or compile with -D_GNU_SOURCE"
+#endif
 
 #ifdef LLAMA_STATIC
-#define LLAMA_SHARED static __attribute__((unused))
+#define LLAMAC_SHARED static __attribute__((unused))
 #else
-#define LLAMA_SHARED __attribute__((visibility("hidden")))
+#define LLAMAC_SHARED __attribute__((visibility("hidden")))
 #endif
-#define LLAMA_INLINE static inline __attribute__((unused))
+#define LLAMAC_INLINE static inline __attribute__((unused))
 
 /* A cursor is the only way a parser reads: past the end it yields zeros and stays `bad`. So a
  * parser reads what it needs and asks once, behind it, whether all of that was there:
@@ -416,15 +429,15 @@ typedef struct {
 } llamac_cursor;
 
 /* On n bytes; p may be NULL if n is 0. */
-LLAMA_INLINE llamac_cursor llamac_cursor_on(const void *p, size_t n) {
+LLAMAC_INLINE llamac_cursor llamac_cursor_on(const void *p, size_t n) {
     const unsigned char *at = (const unsigned char *)p;
     llamac_cursor c = {at, n ? at + n : at, false};
     return c;
 }
-LLAMA_INLINE size_t llamac_left(const llamac_cursor *c) { return (size_t)(c->end - c->at); }
+LLAMAC_INLINE size_t llamac_left(const llamac_cursor *c) { return (size_t)(c->end - c->at); }
 
 /* The next n bytes, or NULL. */
-LLAMA_INLINE const unsigned char *llamac_take(llamac_cursor *c, uint64_t n) {
+LLAMAC_INLINE const unsigned char *llamac_take(llamac_cursor *c, uint64_t n) {
     if (c->bad || n > llamac_left(c)) {
         c->bad = true;
         c->at = c->end;
@@ -436,7 +449,7 @@ LLAMA_INLINE const unsigned char *llamac_take(llamac_cursor *c, uint64_t n) {
 }
 
 /* A little-endian unsigned integer of n <= 8 bytes. */
-LLAMA_INLINE uint64_t llamac_uint(llamac_cursor *c, int n) {
+LLAMAC_INLINE uint64_t llamac_uint(llamac_cursor *c, int n) {
     const unsigned char *p = llamac_take(c, (uint64_t)n);
     uint64_t v = 0;
     for (int i = n - 1; p && i >= 0; i--) v = v << 8 | p[i];
@@ -448,7 +461,7 @@ LLAMA_INLINE uint64_t llamac_uint(llamac_cursor *c, int n) {
  * JSON by the letter (a comma too many, a comment) is refused. */
 
 /* Skip space, then take this character if it is next. */
-LLAMA_INLINE bool llamac_json_is(llamac_cursor *c, char want) {
+LLAMAC_INLINE bool llamac_json_is(llamac_cursor *c, char want) {
     while (c->at < c->end && memchr(" \t\r\n", *c->at, 4)) c->at++;
     if (c->at == c->end || *c->at != (unsigned char)want) return false;
     c->at++;
@@ -456,13 +469,15 @@ LLAMA_INLINE bool llamac_json_is(llamac_cursor *c, char want) {
 }
 
 /* A string, its escapes left as they stand: the keys we look for have none. */
-LLAMA_INLINE bool llamac_json_string(llamac_cursor *c, const char **text, size_t *n) {
+LLAMAC_INLINE bool llamac_json_string(llamac_cursor *c, const char **text, size_t *n) {
     if (!llamac_json_is(c, '"')) return false;
     *text = (const char *)c->at;
     for (; c->at < c->end && *c->at != '"'; c->at++) {
         bool escape = *c->at == '\\';
         if (*c->at < ' ' || (escape && (++c->at == c->end || !memchr("\"\\/bfnrtu", *c->at, 9))))
             return false;
+        for (int i = escape && *c->at == 'u' ? 4 : 0; i; i--) /* hexadecimal digits */
+            if (++c->at == c->end || !memchr("0123456789abcdefABCDEF", *c->at, 22)) return false;
     }
     *n = (size_t)((const char *)c->at - *text);
     return llamac_take(c, 1) != NULL;
@@ -470,14 +485,14 @@ LLAMA_INLINE bool llamac_json_string(llamac_cursor *c, const char **text, size_t
 
 /* Decimal digits onto v, counted into *n; more than 400 are no number. (The library's strtod would
  * follow the host's locale, which may want a comma.) */
-LLAMA_INLINE double llamac_json_digits(llamac_cursor *c, double v, int *n) {
+LLAMAC_INLINE double llamac_json_digits(llamac_cursor *c, double v, int *n) {
     for (; c->at < c->end && *c->at >= '0' && *c->at <= '9' && *n < 400; ++*n)
         v = v * 10 + (*c->at++ - '0');
     return v;
 }
 
 /* A number, exact to a double for up to 15 digits and exponents within 22, as params.json has. */
-LLAMA_INLINE bool llamac_json_number(llamac_cursor *c, double *out) {
+LLAMAC_INLINE bool llamac_json_number(llamac_cursor *c, double *out) {
     bool minus = llamac_json_is(c, '-'), down = false; /* the sign, and the exponent's */
     bool zero = c->at < c->end && *c->at == '0';       /* which only a 0 begins with */
     int whole = 0, all = 0, digits = 0; /* digits before the point, in all, of the exponent */
@@ -527,14 +542,14 @@ typedef struct {
 } llamac_json;
 
 /* Before the first value. */
-LLAMA_INLINE llamac_json llamac_json_on(const void *p, size_t n) {
+LLAMAC_INLINE llamac_json llamac_json_on(const void *p, size_t n) {
     llamac_json j = {0};
     j.c = llamac_cursor_on(p, n);
     return j;
 }
 
 /* The kind of a value that is no container; 0: it is none. */
-LLAMA_INLINE char llamac_json_plain(llamac_json *j) {
+LLAMAC_INLINE char llamac_json_plain(llamac_json *j) {
     static const char *const words[] = {"true", "false", "null"};
     llamac_cursor *c = &j->c;
     for (int i = 0; i < 3; i++) {
@@ -549,7 +564,7 @@ LLAMA_INLINE char llamac_json_plain(llamac_json *j) {
 
 /* The next value's kind: '0' a number, '"' a string, 't', 'f' or 'n' the words, '{' or '[' the
  * beginning of a container, whose values follow, '}' or ']' its end. 0: that was all, or c.bad. */
-LLAMA_INLINE char llamac_json_next(llamac_json *j) {
+LLAMAC_INLINE char llamac_json_next(llamac_json *j) {
     llamac_cursor *c = &j->c;
     char close = j->depth ? j->close[j->depth - 1] : 0;
     j->kind = 0;
@@ -580,7 +595,7 @@ LLAMA_INLINE char llamac_json_next(llamac_json *j) {
 }
 
 /* Is the value at this level, or in the container that is, under that key? */
-LLAMA_INLINE bool llamac_json_under(const llamac_json *j, int level, const char *key) {
+LLAMAC_INLINE bool llamac_json_under(const llamac_json *j, int level, const char *key) {
     return j->level >= level && j->key[level].n == strlen(key) &&
            memcmp(j->key[level].text, key, j->key[level].n) == 0;
 }
@@ -610,7 +625,7 @@ typedef struct {     /* a pair */
 enum { GGUF_FLOAT = 6, GGUF_BOOL = 7, GGUF_STRING = 8, GGUF_ARRAY = 9, GGUF_DOUBLE = 12 };
 
 /* A value of one of GGUF's plain types: its kind as in JSON; 0: no such type, or cut short. */
-LLAMA_INLINE char llamac_gguf_value(llamac_cursor *c, uint64_t type, llamac_pair *v) {
+LLAMAC_INLINE char llamac_gguf_value(llamac_cursor *c, uint64_t type, llamac_pair *v) {
     static const unsigned char bytes[] = {1, 1, 2, 2, 4, 4, 4, 1, 8, 0, 8, 8, 8};
     if (type >= sizeof bytes || !bytes[type]) return 0;
     int n = bytes[type];
@@ -634,24 +649,24 @@ LLAMA_INLINE char llamac_gguf_value(llamac_cursor *c, uint64_t type, llamac_pair
 }
 
 /* The allocator of a host that gives none. C11 wants a multiple of the alignment. */
-LLAMA_INLINE void *llamac_default_alloc(void *user, size_t bytes, size_t align) {
+LLAMAC_INLINE void *llamac_default_alloc(void *user, size_t bytes, size_t align) {
     (void)user;
     return aligned_alloc(align, (bytes + align - 1) / align * align);
 }
 
-LLAMA_INLINE void llamac_default_free(void *user, void *p, size_t bytes) {
+LLAMAC_INLINE void llamac_default_free(void *user, void *p, size_t bytes) {
     (void)user, (void)bytes;
     free(p);
 }
 
 /* A copy, so that the host may throw its own away. */
-LLAMA_INLINE llama_allocator llamac_allocator_or_default(const llama_allocator *a) {
+LLAMAC_INLINE llama_allocator llamac_allocator_or_default(const llama_allocator *a) {
     static const llama_allocator standard = {NULL, llamac_default_alloc, llamac_default_free};
-    return a ? *a : standard;
+    return a && a->alloc && a->free ? *a : standard;
 }
 
 /* Copy a caller's struct, which may be older (shorter) or newer than ours; absent fields are 0. */
-LLAMA_INLINE bool llamac_take_struct(void *to, size_t known, const void *from) {
+LLAMAC_INLINE bool llamac_take_struct(void *to, size_t known, const void *from) {
     size_t size = known;
     memset(to, 0, known);
     if (!from) return true;
@@ -676,7 +691,7 @@ typedef struct {
 } llamac_arena;
 
 /* count * size bytes, zeroed, or NULL (also when the product overflows). */
-LLAMA_INLINE void *llamac_new(llamac_arena *a, uint64_t count, uint64_t size) {
+LLAMAC_INLINE void *llamac_new(llamac_arena *a, uint64_t count, uint64_t size) {
     uint64_t bytes;
     if (__builtin_mul_overflow(count, size, &bytes) || bytes > SIZE_MAX / 4) return NULL;
     size_t need = ((size_t)bytes + 15) / 16 * 16;
@@ -694,7 +709,7 @@ LLAMA_INLINE void *llamac_new(llamac_arena *a, uint64_t count, uint64_t size) {
 }
 
 /* All of it, large and small. */
-LLAMA_INLINE void llamac_free_all(llamac_arena *a) {
+LLAMAC_INLINE void llamac_free_all(llamac_arena *a) {
     while (a->last) {
         llamac_block *b = a->last;
         a->last = b->next;
@@ -702,31 +717,21 @@ LLAMA_INLINE void llamac_free_all(llamac_arena *a) {
     }
 }
 
-/* Bytes of the character at c if it would act on a terminal and not be shown: control characters,
- * and those that turn the direction of writing and so make a text look like another. 0: it is
- * harmless. */
-LLAMA_INLINE size_t llamac_acts(const char *c) {
-    unsigned a = (unsigned char)c[0], b = a ? (unsigned char)c[1] : 0,
-             last = b ? (unsigned char)c[2] : 0;
-    if (a < 0x20 || a == 0x7f) return 1;
-    if ((a == 0xc2 && b >= 0x80 && b < 0xa0) || (a == 0xd8 && b == 0x9c)) return 2;
-    bool turns = (b == 0x80 && ((last | 1) == 0x8f || (last >= 0xaa && last <= 0xae))) ||
-                 (b == 0x81 && last >= 0xa6 && last <= 0xa9);
-    return a == 0xe2 && turns ? 3 : 0;
-}
-
 /* Fill err, which may be NULL, with the formatted text and return status: the one place where
  * an error gets its text. One line, cut at the size of the struct. */
-__attribute__((format(printf, 3, 4))) LLAMA_INLINE int llamac_fail(llama_error *err, int status,
-                                                                   const char *format, ...) {
+__attribute__((format(printf, 3, 4))) LLAMAC_INLINE int llamac_fail(llama_error *err, int status,
+                                                                    const char *format, ...) {
     if (!err) return status;
     va_list args;
     va_start(args, format);
     err->status = status;
     vsnprintf(err->text, sizeof err->text, format, args);
     va_end(args);
-    for (char *c = err->text; *c; c++) /* a file's own names must not act on a terminal */
-        for (size_t n = llamac_acts(c); n; n--) c[n - 1] = '?';
+    for (size_t i = 0, n = strlen(err->text), size; i < n; i += size) {
+        int32_t c;
+        size = llama_utf8_next(err->text + i, n - i, &c);
+        if (llama_acts(c)) memset(err->text + i, '?', size); /* a name may not act */
+    }
     return status;
 }
 
@@ -746,32 +751,33 @@ typedef struct {
 } llamac_mapping;
 
 /* `what` was to be made or read: a file, mostly. */
-LLAMA_INLINE int llamac_out_of_memory(llama_error *err, const char *what) {
+LLAMAC_INLINE int llamac_out_of_memory(llama_error *err, const char *what) {
     return llamac_fail(err, LLAMA_ENOMEM, "%s: out of memory", what);
 }
 
 enum { LLAMAC_PATH_BYTES = 4096 };
+#define LLAMAC_STATE "lm.state" /* what a saved state begins with */
 
 /* out = folder/name */
-LLAMA_INLINE int llamac_join(char out[LLAMAC_PATH_BYTES], const char *folder, const char *name,
-                             llama_error *err) {
+LLAMAC_INLINE int llamac_join(char out[LLAMAC_PATH_BYTES], const char *folder, const char *name,
+                              llama_error *err) {
     int n = snprintf(out, LLAMAC_PATH_BYTES, "%s/%s", folder, name);
     if (n > 0 && n < LLAMAC_PATH_BYTES) return LLAMA_OK; /* n: what it would take */
     return llamac_fail(err, LLAMA_EINVAL, "%.300s: the path is too long", folder);
 }
 
 /* Is there such a file in the folder? */
-LLAMA_INLINE bool llamac_holds(const char *folder, const char *name) {
+LLAMAC_INLINE bool llamac_holds(const char *folder, const char *name) {
     char path[LLAMAC_PATH_BYTES];
     return llamac_join(path, folder, name, NULL) == LLAMA_OK && access(path, F_OK) == 0;
 }
 
 /* After llamac_map_file: there is no such file, as opposed to one that is no good. */
-LLAMA_INLINE bool llamac_is_absent(int status) { return status == LLAMA_EIO && errno == ENOENT; }
+LLAMAC_INLINE bool llamac_is_absent(int status) { return status == LLAMA_EIO && errno == ENOENT; }
 
 /* Open a regular file that is not empty: its descriptor, or a negative status. O_NONBLOCK: a FIFO
  * must not make us wait. */
-LLAMA_INLINE int llamac_open_file(const char *path, struct stat *st, llama_error *err) {
+LLAMAC_INLINE int llamac_open_file(const char *path, struct stat *st, llama_error *err) {
     int status, fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     if (fd < 0) {
         int why = errno;
@@ -785,7 +791,7 @@ LLAMA_INLINE int llamac_open_file(const char *path, struct stat *st, llama_error
         status =
             llamac_fail(err, LLAMA_EIO, "%s: is not a regular file; give the file itself", path);
     else if (st->st_size <= 0)
-        status = llamac_fail(err, LLAMA_EFORMAT, "%s: is empty; download it again", path);
+        status = llamac_fail(err, LLAMA_EFORMAT, "%s: is empty; get it again", path);
     else return fd;
     close(fd);
     errno = 0; /* not ENOENT: there is a file */
@@ -793,7 +799,7 @@ LLAMA_INLINE int llamac_open_file(const char *path, struct stat *st, llama_error
 }
 
 /* Map a file, read-only. */
-LLAMA_INLINE int llamac_map_file(llamac_mapping *f, const char *path, llama_error *err) {
+LLAMAC_INLINE int llamac_map_file(llamac_mapping *f, const char *path, llama_error *err) {
     struct stat st;
     int status = LLAMA_OK, fd = llamac_open_file(path, &st, err);
     f->data = NULL;
@@ -811,7 +817,7 @@ LLAMA_INLINE int llamac_map_file(llamac_mapping *f, const char *path, llama_erro
 
 /* Read n bytes, or as many as there are: how many; negative: it failed. read may give fewer than it
  * is asked for, and a signal may interrupt it. */
-LLAMA_INLINE ptrdiff_t llamac_read(int fd, void *to, size_t n) {
+LLAMAC_INLINE ptrdiff_t llamac_read(int fd, void *to, size_t n) {
     size_t done = 0;
     while (done < n) {
         ssize_t got = read(fd, (char *)to + done, n - done);
@@ -824,8 +830,8 @@ LLAMA_INLINE ptrdiff_t llamac_read(int fd, void *to, size_t n) {
 }
 
 /* Read all of a file of at most `most` bytes into an arena; *c is then on it. */
-LLAMA_INLINE int llamac_read_file(llamac_cursor *c, llamac_arena *arena, const char *path,
-                                  uint64_t most, llama_error *err) {
+LLAMAC_INLINE int llamac_read_file(llamac_cursor *c, llamac_arena *arena, const char *path,
+                                   uint64_t most, llama_error *err) {
     struct stat st;
     int status = LLAMA_OK, fd = llamac_open_file(path, &st, err);
     if (fd < 0) return fd;
@@ -844,14 +850,14 @@ LLAMA_INLINE int llamac_read_file(llamac_cursor *c, llamac_arena *arena, const c
 
 /* A mapping that was never made, or was undone, is fine. After this its bytes are gone, and what
  * pointed to them points to nothing. */
-LLAMA_INLINE void llamac_unmap_file(llamac_mapping *f) {
+LLAMAC_INLINE void llamac_unmap_file(llamac_mapping *f) {
     if (f->data) munmap((void *)(uintptr_t)f->data, f->size);
     f->data = NULL;
 }
 
 /* Before reading a file here and there: a page at a time, nothing ahead. True: none of it was in
  * memory, as far as some of its pages tell. */
-LLAMA_INLINE bool llamac_browse(const llamac_mapping *f) {
+LLAMAC_INLINE bool llamac_browse(const llamac_mapping *f) {
     enum { APART = 1 << 24 };
     unsigned char *data = (unsigned char *)(uintptr_t)f->data, there = 0;
     for (size_t i = 0; i < f->size && !(there & 1); i += APART)
@@ -862,7 +868,7 @@ LLAMA_INLINE bool llamac_browse(const llamac_mapping *f) {
 
 /* After that: large pages, where the file system has them. The small ones that a cold file was
  * browsed by go, or the kernel would not read large ones around them. */
-LLAMA_INLINE void llamac_browsed(const llamac_mapping *f, bool cold) {
+LLAMAC_INLINE void llamac_browsed(const llamac_mapping *f, bool cold) {
     void *data = (void *)(uintptr_t)f->data;
     (void)cold;
     madvise(data, f->size, MADV_NORMAL);
@@ -877,7 +883,7 @@ LLAMA_INLINE void llamac_browsed(const llamac_mapping *f, bool cold) {
 /* Have n bytes of a mapping read in and mapped, in the kernel by one call: touching the pages one
  * by one costs a fault for each, even where it is in memory. That is done where the kernel (Linux
  * before 5.14) cannot be asked. */
-LLAMA_INLINE void llamac_page_in(const unsigned char *data, size_t n) {
+LLAMAC_INLINE void llamac_page_in(const unsigned char *data, size_t n) {
     enum { PAGE = 4096 };
 #ifdef MADV_POPULATE_READ
     if (madvise((void *)(uintptr_t)data, n, MADV_POPULATE_READ) == 0 || errno != EINVAL) return;
@@ -899,7 +905,7 @@ LLAMA_INLINE void llamac_page_in(const unsigned char *data, size_t n) {
  * 150000 of 100000 are one and a half cores; two threads serve that best. */
 
 /* A file the kernel makes, or as much as fits, terminated; "" if it cannot be read. */
-LLAMA_INLINE void llamac_read_small(const char *path, char *text, size_t room) {
+LLAMAC_INLINE void llamac_read_small(const char *path, char *text, size_t room) {
     int fd = open(path, O_RDONLY | O_CLOEXEC);
     ssize_t n = fd < 0 ? 0 : read(fd, text, room - 1);
     if (fd >= 0) close(fd);
@@ -908,7 +914,7 @@ LLAMA_INLINE void llamac_read_small(const char *path, char *text, size_t room) {
 
 /* The cores' worth of time a cgroup may use, rounded up; 0: no limit. Version 2 has "quota
  * period" in one file, version 1 a file for each. */
-LLAMA_INLINE long llamac_cgroup_quota(const char *folder, bool v2) {
+LLAMAC_INLINE long llamac_cgroup_quota(const char *folder, bool v2) {
     char path[LLAMAC_PATH_BYTES + 32], text[64], *end = text;
     snprintf(path, sizeof path, "%s/%s", folder, v2 ? "cpu.max" : "cpu.cfs_quota_us");
     llamac_read_small(path, text, sizeof text);
@@ -923,7 +929,7 @@ LLAMA_INLINE long llamac_cgroup_quota(const char *folder, bool v2) {
 
 /* The least quota of the cgroups this process is in, up to their roots; 0: no limit. Each
  * line of `proc` is "number:controllers:/path"; version 2 has no controllers. */
-LLAMA_INLINE long llamac_cgroup_cores(const char *proc, const char *sys) {
+LLAMAC_INLINE long llamac_cgroup_cores(const char *proc, const char *sys) {
     char lines[LLAMAC_PATH_BYTES], folder[LLAMAC_PATH_BYTES], *rest = lines, *line;
     long least = 0, cores;
     llamac_read_small(proc, lines, sizeof lines);
@@ -945,39 +951,67 @@ LLAMA_INLINE long llamac_cgroup_cores(const char *proc, const char *sys) {
     return least;
 }
 
-/* tokenizer.c. But for whole texts, which look into no session, it knows no model:
- * llama_text_to_tokens, llama_token_text and llama_utf8_push are these with a model in front. A
- * vocabulary of at most so many pieces comes from the bytes of a tokenizer.model, .json or .bin,
- * or from inside GGUF, and keeps a copy of what it needs. */
+/* The floating-point mode: a host may flush denormals or round otherwise, and the bits must
+ * not follow. llamac_fp_enter sets the default mode and returns the one there was;
+ * llamac_fp_leave puts it back. */
+LLAMAC_INLINE uint64_t llamac_fp_enter(void) {
+    uint64_t old = 0;
+#if defined(__x86_64__)
+    old = __builtin_ia32_stmxcsr();
+    __builtin_ia32_ldmxcsr(0x1f80); /* round to nearest, denormals kept, exceptions masked */
+#elif defined(__aarch64__)
+    __asm__ volatile("mrs %0, fpcr" : "=r"(old));
+    __asm__ volatile("msr fpcr, %0" : : "r"((uint64_t)0));
+#endif
+    return old;
+}
+
+/* On other machines there is nothing to save, and the host is trusted. */
+LLAMAC_INLINE void llamac_fp_leave(uint64_t old) {
+    (void)old;
+#if defined(__x86_64__)
+    __builtin_ia32_ldmxcsr((unsigned)old);
+#elif defined(__aarch64__)
+    __asm__ volatile("msr fpcr, %0" : : "r"(old));
+#endif
+}
+
+/* ---- What llama.c and tokenizer.c have of each other ---- */
+
+/* tokenizer.c knows a model by its vocabulary, which comes from the bytes of a tokenizer.model,
+ * .json or .bin, or from inside GGUF, has at most so many pieces, and keeps a copy of what it
+ * needs. */
 typedef struct llamac_vocab llamac_vocab;
-LLAMA_SHARED int llamac_vocab_parse(llamac_vocab **, llamac_cursor bytes, size_t most,
-                                    const char *file, llamac_arena *, llama_error *);
+LLAMAC_SHARED int llamac_vocab_parse(llamac_vocab **, llamac_cursor bytes, size_t most,
+                                     const char *file, llamac_arena *, llama_error *);
 /* What the pairs of a GGUF file say of the vocabulary: noted as they come, then gathered; *out
  * stays NULL where there is none. */
 typedef struct {
     llamac_pair model, tokens, scores, types;
     double bos, eos, space_in_front; /* the last: add_space_prefix */
 } llamac_gguf_vocab;
-LLAMA_SHARED void llamac_vocab_note(llamac_gguf_vocab *, const llamac_pair *);
-LLAMA_SHARED int llamac_vocab_gather(llamac_vocab **out, llamac_gguf_vocab *, size_t most,
-                                     const char *file, llamac_arena *, llama_error *);
-LLAMA_SHARED const llama_allocator *llamac_allocator_of(const llama *);
-LLAMA_SHARED int32_t llamac_vocab_bos(const llamac_vocab *);
-LLAMA_SHARED int32_t llamac_vocab_eos(const llamac_vocab *);
-LLAMA_SHARED ptrdiff_t llamac_encode(const llamac_vocab *, const llama_allocator *,
-                                     const char *text, size_t n, unsigned flags, int32_t *out,
-                                     size_t cap);
-LLAMA_SHARED const char *llamac_piece(const llamac_vocab *, int32_t token, size_t *n);
-LLAMA_SHARED size_t llamac_decode(const llamac_vocab *, llama_utf8 *, int32_t token,
-                                  char out[LLAMA_TEXT_MAX]);
+LLAMAC_SHARED void llamac_vocab_note(llamac_gguf_vocab *, const llamac_pair *);
+LLAMAC_SHARED int llamac_vocab_gather(llamac_vocab **out, llamac_gguf_vocab *, size_t most,
+                                      const char *file, llamac_arena *, llama_error *);
+LLAMAC_SHARED const llamac_vocab *llamac_vocab_of(const llama *); /* NULL: it has none */
+LLAMAC_SHARED const llama_allocator *llamac_allocator_of(const llama *);
+LLAMAC_SHARED int llamac_failed(llama_session *, int status, const char *text);
+LLAMAC_SHARED int32_t llamac_vocab_bos(const llamac_vocab *);
+LLAMAC_SHARED int32_t llamac_vocab_eos(const llamac_vocab *);
+LLAMAC_SHARED ptrdiff_t llamac_encode(const llamac_vocab *, const llama_allocator *,
+                                      const char *text, size_t n, unsigned flags, int32_t *out,
+                                      size_t cap);
+LLAMAC_SHARED const char *llamac_piece(const llamac_vocab *, int32_t token, size_t *n);
+LLAMAC_SHARED size_t llamac_decode(const llamac_vocab *, llama_utf8 *, int32_t token,
+                                   char out[LLAMA_TEXT_MAX]);
 
 #endif /* LLAMA_PRIVATE */
 
 /* ==== The part of the ground that llama.c alone stands on ==================================== */
 
 /* Numbers, then the readers of files that hold tensors. None of it knows a model. */
-#if defined(LLAMA_CORE) && !defined(LLAMA_CORE_H)
-#define LLAMA_CORE_H
+#if defined(LLAMA_CORE) && !defined(LLAMAC_CORE_H)
+#define LLAMAC_CORE_H
 
 /* A status in words, for who has no llama_error at hand: what kind of failure it was. Which file
  * and why, only the llama_error of the call can tell. */
@@ -1003,8 +1037,8 @@ static bool is(const char *want, const char *text, size_t n) {
 
 /* ---- exp, log, sine, cosine: our own, so that they are the same everywhere ---- */
 
-/* To about 1 ulp of double, from + - * / alone. Used for tables and the sampler; the
- * forward pass has a float exp of its own in part V. */
+/* To about 1 ulp of double, from + - * / alone: for tables and the sampler. The forward pass has
+ * exp_float, below. */
 
 /* x = n ln 2 + r with |r| <= ln 2 / 2; exp x = 2^n exp r, exp r by Taylor's series to r^13, whose
  * next term is below 2^-57. ln 2 is taken in two parts: the first has so few bits that n times it
@@ -1107,6 +1141,19 @@ static double log_sum_exp(const float *logits, size_t n) {
     return top + log_double(sum);
 }
 
+/* The natural log of the probability the plain softmax of these logits gives a token. */
+static float log_probability(const float *logits, size_t vocab, int32_t token) {
+    return (float)((double)logits[token] - log_sum_exp(logits, vocab));
+}
+
+/* How many tokens are before it: of a higher logit, or of an equal one and with a lower id. */
+static int32_t rank_of(const float *logits, size_t vocab, int32_t token) {
+    int32_t above = 0;
+    for (size_t i = 0; i < vocab; i++)
+        above += logits[i] > logits[token] || (i < (size_t)token && logits[i] == logits[token]);
+    return above;
+}
+
 /* p = softmax(p / temperature); false: all are -inf, or one is no number */
 static bool soften(double *p, size_t n, double temperature) {
     double top = -HUGE_VAL, sum = 0;
@@ -1151,7 +1198,7 @@ static int32_t heap_pop(int32_t *ids, size_t n, const double *p) {
     return top;
 }
 
-/* Probabilities by size, sixteen sizes an octave: 0 is above 0.97, the last all below 2^-31. */
+/* Probabilities by size, sixteen sizes an octave: 0 is 1 alone, the last all below 2^-31. */
 enum { SIZES = 512 };
 static size_t size_of(double p) {
     uint64_t bits, one = 0x3ff0; /* sign, exponent and four bits of the fraction of 1.0 */
@@ -1242,11 +1289,14 @@ static const char *find_damage(int type, const unsigned char *data, size_t n, si
     return "a number that is not finite";
 }
 
-/* 0 * x is 0 unless x is infinite or no number, and then the sum is no number. */
+/* No exponent is all ones. By integers: no trap of the host's sees a number that is none. */
 static bool all_finite(const float *x, size_t n) {
-    float sum = 0;
-    for (size_t i = 0; i < n; i++) sum += 0 * x[i];
-    return sum == 0;
+    uint32_t bits, bad = 0;
+    for (size_t i = 0; i < n; i++) {
+        memcpy(&bits, x + i, sizeof bits);
+        bad |= (bits & 0x7f800000) == 0x7f800000;
+    }
+    return !bad;
 }
 
 /* ---- Tensors of any format ---- */
@@ -1309,7 +1359,7 @@ static int add_dense(archive *a, tensor t, llamac_cursor data, uint64_t offset, 
         t.stride[d] = n;
         over |= __builtin_mul_overflow(n, t.shape[d], &n);
     }
-    if (t.type < 0) return add_tensor(a, t); /* for whom wants it to refuse */
+    if (t.type < 0) return add_tensor(a, t); /* kept, to be refused by name */
     over |= __builtin_mul_overflow(n, dtype_bytes[t.type], bytes);
     llamac_take(&data, offset);
     t.data = over ? NULL : llamac_take(&data, *bytes);
@@ -2333,7 +2383,7 @@ typedef struct {
 /* A sum of n bytes on top of another. Each step can be undone (an odd factor has an inverse, a
  * shift to the right is undone from the left), so of two streams that differ in one word the sums
  * always differ; of others they are equal once in 2^64. Against damage, not against forgery. */
-static uint64_t add_up(uint64_t sum, const void *data, size_t n) {
+static uint64_t checksum(uint64_t sum, const void *data, size_t n) {
     const unsigned char *p = data;
     for (size_t i = 0; i < n; i += 8) {
         uint64_t word = 0;
@@ -2350,7 +2400,7 @@ static uint64_t add_up(uint64_t sum, const void *data, size_t n) {
 static void pass(stream *s, void *p, size_t n) {
     if (s->failed || n == 0) return;
     s->failed = (s->write ? s->write(s->user, p, n) : s->read(s->user, p, n)) != 0;
-    if (!s->failed) s->sum = add_up(s->sum, p, n);
+    if (!s->failed) s->sum = checksum(s->sum, p, n);
 }
 
 /* The sum itself, at the end; on reading it tells whether all was as it had been written. */
@@ -2408,31 +2458,6 @@ static const char build_text[] =
     ", no OpenMP";
 #endif
 
-/* The floating-point mode: a host may flush denormals or round otherwise, and the bits must
- * not follow. fp_enter sets the default mode and returns the one there was; fp_leave puts
- * it back. */
-static uint64_t fp_enter(void) {
-    uint64_t old = 0;
-#if defined(__x86_64__)
-    old = _mm_getcsr();
-    _mm_setcsr(0x1f80); /* round to nearest, denormals kept, exceptions masked */
-#elif defined(__aarch64__)
-    __asm__ volatile("mrs %0, fpcr" : "=r"(old));
-    __asm__ volatile("msr fpcr, %0" : : "r"((uint64_t)0));
-#endif
-    return old;
-}
-
-/* On other machines there is nothing to save, and the host is trusted. */
-static void fp_leave(uint64_t old) {
-    (void)old;
-#if defined(__x86_64__)
-    _mm_setcsr((unsigned)old);
-#elif defined(__aarch64__)
-    __asm__ volatile("msr fpcr, %0" : : "r"(old));
-#endif
-}
-
 /* The cores this process may use: those of its affinity mask, or fewer by its quota. */
 static int default_threads(int most) {
 #ifdef _OPENMP
@@ -2454,10 +2479,10 @@ static int default_threads(int most) {
 /* 0: plain x86-64; 1: AVX2, FMA and F16C; 2: AVX-512F too. The processor must have the
  * instructions and the system must save the registers. */
 static int x86_level(void) {
-    enum { FMA = 1 << 12, XSAVE = 1 << 27, F16C = 1 << 29, AVX2 = 1 << 5, AVX512F = 1 << 16 };
+    enum { FMA = 1 << 12, OSXSAVE = 1 << 27, F16C = 1 << 29, AVX2 = 1 << 5, AVX512F = 1 << 16 };
     enum { YMM_STATE = 6, ZMM_STATE = 0xe6 };
     unsigned a, b, c, d, low, high;
-    if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & FMA) || !(c & XSAVE) || !(c & F16C)) return 0;
+    if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & FMA) || !(c & OSXSAVE) || !(c & F16C)) return 0;
     __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
     if ((low & YMM_STATE) != YMM_STATE || !__get_cpuid_count(7, 0, &a, &b, &c, &d) || !(b & AVX2))
         return 0;

@@ -16,7 +16,6 @@
 #include "llama.h"
 #include <ctype.h>
 #include <errno.h>
-#include <fcntl.h>
 #include <inttypes.h>
 #include <math.h>
 #include <poll.h>
@@ -38,19 +37,13 @@ enum { EXIT_RUN = 1, EXIT_USAGE, EXIT_MODEL, EXIT_MEMORY, EXIT_TOO_LONG, EXIT_IN
 static volatile sig_atomic_t interrupted;
 static void on_interrupt(int signal_number) { interrupted = signal_number; }
 
-/* Would the character act on a terminal, or turn the direction of writing? -1 is no character. */
-static bool acts(int32_t c) {
-    return c < ' ' || (c >= 0x7f && c < 0xa0) || c == 0x61c || c == 0x200e || c == 0x200f ||
-           (c >= 0x202a && c <= 0x202e) || (c >= 0x2066 && c <= 0x2069);
-}
-
 /* Text for a terminal: what would act on it is shown instead, ESC as ^[, others as <U+202E>, bytes
  * that are no text as <9B>. All in one line, or in lines. */
 static void put_visible(FILE *f, const char *text, size_t n, bool lines) {
     for (size_t i = 0, size; i < n; i += size) {
         int32_t c;
         size = llama_utf8_next(text + i, n - i, &c);
-        if (!acts(c) || (lines && (c == '\n' || c == '\t'))) fwrite(text + i, 1, size, f);
+        if (!llama_acts(c) || (lines && (c == '\n' || c == '\t'))) fwrite(text + i, 1, size, f);
         else if (c < 0) fprintf(f, "<%02X>", (unsigned)(unsigned char)text[i]);
         else if (c < 0x80) fprintf(f, "^%c", (int)c ^ 0x40);
         else fprintf(f, "<U+%04lX>", (unsigned long)c);
@@ -63,10 +56,20 @@ static void put_json(const char *text, size_t n) {
         int32_t c;
         size = llama_utf8_next(text + i, n - i, &c);
         if (c == '"' || c == '\\') printf("\\%c", (int)c);
-        else if (acts(c)) printf("\\u%04x", c < 0 ? 0xfffdU : (unsigned)c);
+        else if (llama_acts(c)) printf("\\u%04x", c < 0 ? 0xfffdU : (unsigned)c);
         else fwrite(text + i, 1, size, stdout);
     }
     putchar('"');
+}
+
+static struct { /* on a terminal's stderr, after a moment: how far it is, how long it takes */
+    bool wanted;
+    double began, shown; /* shown: when, last; 0: never */
+} bar;
+
+static void clear_bar(void) {
+    if (bar.shown > 0) fputs("\r\033[K", stderr);
+    bar.shown = 0;
 }
 
 /* A line on stderr. */
@@ -76,6 +79,7 @@ __attribute__((format(printf, 1, 2))) static void say(const char *format, ...) {
     va_start(args, format);
     vsnprintf(text, sizeof text, format, args);
     va_end(args);
+    clear_bar();
     fputs("llama: ", stderr);
     put_visible(stderr, text, strlen(text), false); /* with what arguments hold */
     fputc('\n', stderr);
@@ -83,11 +87,12 @@ __attribute__((format(printf, 1, 2))) static void say(const char *format, ...) {
 
 #define note(...)      (o.quiet ? (void)0 : say(__VA_ARGS__))
 #define die(code, ...) (say(__VA_ARGS__), exit(code))
+#define refuse(...)    die(EXIT_USAGE, __VA_ARGS__)
 
 /* The end, if a call of the library failed; Ctrl-C needs no text. */
 static void check(int status, const char *text) {
     static const int codes[] = {0, EXIT_USAGE, EXIT_MODEL, EXIT_MODEL, EXIT_MEMORY, EXIT_TOO_LONG};
-    if (status == LLAMA_ECANCEL) exit(EXIT_INTERRUPTED);
+    if (status == LLAMA_ECANCEL) clear_bar(), exit(EXIT_INTERRUPTED);
     if (status) die(status > LLAMA_ECANCEL ? codes[-status] : EXIT_RUN, "%s", text);
 }
 
@@ -141,11 +146,6 @@ static void append(bytes *b, const void *text, size_t n) {
     b->text[b->n += n] = 0;
 }
 
-static struct { /* on a terminal's stderr, after a moment: how far it is, how long it takes */
-    bool wanted;
-    double began, shown; /* shown: when, last; 0: never */
-} bar;
-
 static void show_bar(const char *what, double done, double total) {
     double part = total > 0 ? done / total : 1, time = now();
     if (bar.began == 0) bar.began = time;
@@ -154,11 +154,6 @@ static void show_bar(const char *what, double done, double total) {
     fprintf(stderr, "\r%-8s%3.0f%% [%-40.*s]", what, 100 * part, (int)(40 * part),
             "########################################");
     if (part > 0) fprintf(stderr, " %.0f s left \b", (time - bar.began) * (1 - part) / part);
-}
-
-static void clear_bar(void) {
-    if (bar.shown > 0) fputs("\r\033[K", stderr);
-    bar.shown = 0;
 }
 
 /* ---- 2. Options ---- */
@@ -174,7 +169,7 @@ typedef struct {
 
 static const verb verbs[] = {
     {'c', 'p', "complete", "MODEL [PROMPT]", "go on with a prompt; -i: a conversation",
-     "The prompt is an argument, -p, -f, or stdin; one newline at its end is dropped.\n"
+     "\nThe prompt is an argument, -p, -f, or stdin; one newline at its end is dropped.\n"
      "Several (-p, -f, --lines, -0, -k) run together, each with the text it has alone,\n"
      "and come in their order, each ended by a newline, with -0 by a NUL.\n\n"
      "-i: each line goes behind all text so far, between --in-prefix and --in-suffix,\n"
@@ -186,7 +181,7 @@ static const verb verbs[] = {
      "         llama LLaMA/7B -i -e --in-prefix \"Q: \" --in-suffix \"\\nA:\" --stop Q:",
      run_complete},
     {'s', 'f', "score", "MODEL [-f FILE]", "multiple choice: picks, accuracy",
-     "Lines of fields between tabs: the number of the right ending (from 0; or -), a\n"
+     "\nLines of fields between tabs: the number of the right ending (from 0; or -), a\n"
      "context, endings; \\t \\n \\\\ \\xNN are read as in C, and what is before \\c in an\n"
      "ending goes to its context. White space that ends a context goes to the ending.\n"
      "Its tokens are those of <s> context ending behind as many as <s> context has.\n\n"
@@ -196,18 +191,18 @@ static const verb verbs[] = {
      "(-q: alone) \"accuracy\" by each, of greedy decoding, its error, right, of all.\n",
      "llama score LLaMA/7B -f piqa.tsv -q", run_score},
     {'l', 'f', "ppl", "MODEL FILE", "the perplexity of a text",
-     "exp of the mean of -log p(token | those before it in its window). Windows have\n"
+     "\nexp of the mean of -log p(token | those before it in its window). Windows have\n"
      "--ctx tokens and begin --stride apart; a token counts once, in the first window\n"
      "that has it, if one stands before it there. <s> begins the text.\n",
      "llama ppl LLaMA/7B wiki.test.raw --ctx 2048 --stride 512", run_ppl},
     {'k', 'w', "tokenize", "MODEL [TEXT...]", "text to token ids; --decode: ids to text",
-     "Arguments are joined by spaces; without any, stdin is read.\n",
+     "\nArguments are joined by spaces; without any, stdin is read.\n",
      "llama tokenize LLaMA/7B Hello world", run_tokenize},
     {'i', 0, "info", "MODEL", "shape, size, memory", "", "llama info LLaMA/65B -c 512", run_info},
     {'m', 0, "check", "MODEL", "its weights: finite, no holes, MD5", "", "llama check LLaMA/7B",
      run_check},
     {'t', 'n', "trace", "MODEL PROMPT [NAME...]", "what each matrix makes of the prompt",
-     "A line for each of Meta's modules, or those named: rows (tokens) and columns,\n"
+     "\nA line for each of Meta's modules, or those named: rows (tokens) and columns,\n"
      "mean, root mean square, CRC-32 of the float32 bytes, the first numbers.\n",
      "llama trace LLaMA/7B \"Once upon\" layers.3 output", run_trace},
     {'b', 0, "bench", "MODEL", "its speed: 128 read, 32 generated", "", "llama bench LLaMA/7B -t 1",
@@ -231,7 +226,7 @@ typedef struct {
     uint64_t given; /* a bit for each option that is there */
     int n, samples, tops, stride;
     bool fast, seeded, escapes, no_bos, ignore_eos, echo, stats, quiet, count, decode, bos, ids,
-        help, version, lines, nul, json, talk;
+        help, version, lines, nul, json, talk, implied; /* implied: no verb is given */
 } options;
 static options o; /* the command line */
 
@@ -323,8 +318,8 @@ static size_t find_option(const char *text, size_t n) {
             if (off == 0) return i;
             least = off, nearest = name, length = k;
         }
-    die(EXIT_USAGE, "%s: there is no such option; %s%.*s%sllama -h lists them", text,
-        length ? "did you mean " : "", (int)length, nearest, length ? "? " : "");
+    refuse("%s: there is no such option; %s%.*s%sllama -h lists them", text,
+           length ? "did you mean " : "", (int)length, nearest, length ? "? " : "");
 }
 
 /* Put the value of option i where it belongs. */
@@ -343,15 +338,15 @@ static void set_option(size_t i, const char *value) {
         errno = 0;
         *(uint64_t *)at = strtoull(value, &end, 10);
         if (errno || *end || *value < '0' || *value > '9')
-            die(EXIT_USAGE, "-s: '%s' is not a whole number from 0 to 2^64-1", value);
+            refuse("-s: '%s' is not a whole number from 0 to 2^64-1", value);
         o.seeded = true;
     } else {
         v = strtod(value, &end);
         if (*end || end == value || !(v >= least && v <= most) ||
             (kind == WHOLE && v != (double)(long)v))
-            die(EXIT_USAGE, "%s: '%s' is not a %snumber from %g to %g%s", option_table[i].names,
-                value, kind == WHOLE ? "whole " : "", least, most,
-                at == &o.run.threads ? "; -t is threads, the temperature is --temp" : "");
+            refuse("%s: '%s' is not a %snumber from %.10g to %.10g%s", option_table[i].names, value,
+                   kind == WHOLE ? "whole " : "", least, most,
+                   at == &o.run.threads ? "; -t is threads, the temperature is --temp" : "");
         if (kind == WHOLE) *(int *)at = (int)v;
         else *(float *)at = (float)(v > 0 && v < 1e-30 ? 1e-30 : v); /* 0 may be off */
     }
@@ -369,7 +364,7 @@ static void read_options(int argc, char **argv) {
     bool over = false;
     o = (options){.n = 256, .samples = 1, .prefix = "", .suffix = "\n"};
     o.open.size = sizeof o.open, o.run.size = sizeof o.run;
-    o.draw = (llama_sampler){.size = sizeof o.draw, .temperature = 0.8f, .top_p = 0.95f};
+    o.draw = (llama_sampler){sizeof o.draw, 0.8f, 0.95f, .repeat_last = 64};
     o.words = take(2 * room * sizeof *o.words);
     o.stops = o.words + room;
     o.sources = take(room * sizeof *o.sources);
@@ -382,15 +377,18 @@ static void read_options(int argc, char **argv) {
         else {
             size_t i = find_option(text, value ? (size_t)(value - text) : strlen(text));
             bool flag = option_table[i].kind == FLAG;
-            if (flag && value) die(EXIT_USAGE, "%s: takes no value", text);
-            if (!flag && !value && a + 1 == argc) die(EXIT_USAGE, "%s: wants a value", text);
+            if (flag && value) refuse("%s: takes no value", text);
+            if (!flag && !value && a + 1 == argc) refuse("%s: wants a value", text);
             set_option(i, flag ? NULL : value ? value + 1 : argv[++a]);
         }
     }
-    if (!o.verb) o.verb = verbs;
+    if (o.draw.top_p == 0) o.draw.top_p = 1e-30f; /* the best alone; to the library, 0 is off */
+    if (o.draw.repeat_last == 0) o.draw.repeat_penalty = 1;
+    if (!o.verb) o.verb = verbs, o.implied = true;
     for (size_t i = 0; i < OPTIONS && !o.help && !o.version && !o.shell; i++)
         if ((o.given >> i & 1) && !strchr(option_table[i].verbs, o.verb->letter))
-            die(EXIT_USAGE, "%s: see llama help %s", option_table[i].names, o.verb->name);
+            refuse("%s: %s does not have it; see llama help %s", option_table[i].names,
+                   o.verb->name, o.verb->name);
 }
 
 static void print_options(char letter) {
@@ -400,8 +398,7 @@ static void print_options(char letter) {
 }
 
 static void print_verb(const verb *v) {
-    printf("usage: llama %s %s\n\n%s\n%s%s\n", v->name, v->arguments, v->summary,
-           *v->more ? "\n" : "", v->more);
+    printf("usage: llama %s %s\n\n%s\n%s\n", v->name, v->arguments, v->summary, v->more);
     print_options(v->letter);
     printf("\nexample: %s\n", v->example);
 }
@@ -409,9 +406,9 @@ static void print_verb(const verb *v) {
 /* Of a verb all there is to say, of every one, or the first screen. */
 static void print_help(void) {
     const char *word = o.n_words && !o.verb->run ? o.words[0] : "";
-    const verb *one = *word ? find_verb(word) : o.verb->run && o.verb != verbs ? o.verb : NULL;
+    const verb *one = *word ? find_verb(word) : o.verb->run && !o.implied ? o.verb : NULL;
     bool all = strcmp(word, "all") == 0;
-    if (*word && !one && !all) die(EXIT_USAGE, "%s: no such verb; llama -h lists them", word);
+    if (*word && !one && !all) refuse("%s: no such verb; llama -h lists them", word);
     if (!one) {
         puts("usage: llama MODEL [PROMPT] [options]");
         for (const verb *v = verbs; v < verbs + VERBS; v++)
@@ -428,19 +425,19 @@ static void print_help(void) {
 
 /* What a shell evaluates to complete verbs, options and names of files. */
 static void print_completion(void) {
-    static const char *const shells[] = {"bash", "zsh", "fish"}, *const ends[] = {"' llama",
-                                                                                  ")' llama", "'"};
-    static const char *const begins[] = {"complete -o bashdefault -o default -W '",
-                                         "compctl -f -k '(", "complete -c llama -a '"};
+    static const char *const shells[][3] = {
+        {"bash", "complete -o bashdefault -o default -W '", "' llama"},
+        {"zsh", "compctl -f -k '(", ")' llama"},
+        {"fish", "complete -c llama -a '", "'"}};
     int k = 0;
-    while (k < 3 && strcmp(o.shell, shells[k]) != 0) k++;
-    if (k == 3) die(EXIT_USAGE, "--completion: '%s' is not bash, zsh or fish", o.shell);
-    fputs(begins[k], stdout);
+    while (k < 3 && strcmp(o.shell, shells[k][0]) != 0) k++;
+    if (k == 3) refuse("--completion: '%s' is not bash, zsh or fish", o.shell);
+    fputs(shells[k][1], stdout);
     for (const verb *v = verbs; v < verbs + VERBS; v++) printf("%s ", v->name);
     for (size_t i = 0, n = 0; i < OPTIONS; i++, n = 0)
         for (const char *name = option_table[i].names; (name = next_name(name, &n));)
             printf("%.*s ", (int)n, name);
-    puts(ends[k]);
+    puts(shells[k][2]);
 }
 
 /* ---- 3. Input ---- */
@@ -479,7 +476,8 @@ static size_t unescape(char *text, size_t n, size_t *mark) {
 static const char *unescaped(const char *text) {
     bytes b = {.n = 0};
     append(&b, text, strlen(text));
-    b.text[unescape(b.text, b.n, NULL)] = 0;
+    b.text[b.n = unescape(b.text, b.n, NULL)] = 0;
+    if (strlen(b.text) < b.n) refuse("'%s': a NUL can only be in a prompt", text);
     return b.text;
 }
 
@@ -499,17 +497,19 @@ static void add_file(const char *path) {
     FILE *f = std ? stdin : fopen(path, "rb");
     char part[1 << 14];
     bytes all = {.n = 0};
-    if (!f) die(EXIT_USAGE, "%s: cannot be opened: %s", path, strerror(errno));
+    if (!f) refuse("%s: cannot be opened: %s", path, strerror(errno));
     append(&all, "", 0);
     for (size_t got = 1; got; append(&all, part, got)) got = fread(part, 1, sizeof part, f);
     int why = !ferror(f) ? 0 : errno ? errno : EIO;
     if (!std) fclose(f);
-    if (why) die(EXIT_USAGE, "%s: cannot be read: %s", std ? "stdin" : path, strerror(why));
-    if (!many && strchr("pn", o.verb->input) && all.n && all.text[all.n - 1] == '\n') all.n--;
-    for (size_t at = 0, n; many ? at < all.n : at == 0; at += n + 1) {
+    if (why) refuse("%s: cannot be read: %s", std ? "stdin" : path, strerror(why));
+    bool newline = !many && strchr("pn", o.verb->input) && all.n && all.text[all.n - 1] == '\n';
+    if (newline) all.n--;
+    for (size_t at = 0, n, cr; many ? at < all.n : at == 0; at += n + 1) {
         const char *end = many ? memchr(all.text + at, o.nul ? 0 : '\n', all.n - at) : NULL;
         n = end ? (size_t)(end - all.text) - at : all.n - at;
-        add_input(all.text + at, n);
+        cr = (newline || (end && !o.nul)) && n && all.text[at + n - 1] == '\r';
+        add_input(all.text + at, n - cr);
     }
 }
 
@@ -518,10 +518,11 @@ static void read_inputs(void) {
     char kind = o.verb->input;
     size_t words = kind == 'n' ? o.n_words && !o.n_sources : o.n_words;
     bytes joined = {.n = 0};
-    if (!kind && words) die(EXIT_USAGE, "%s: takes a model and no text", o.verb->name);
+    const char *is = words && o.model == getenv("LLAMA_MODEL") ? " ($LLAMA_MODEL is set)" : "";
+    if (!kind && words) refuse("%s: takes a model and no text%s", o.verb->name, is);
     if (!kind) return;
     if ((o.n_sources && words) || (words > 1 && kind != 'w') || (o.n_sources > 1 && kind != 'p'))
-        die(EXIT_USAGE, "more than one text: put it in quotes, and give -p, -f or an argument");
+        refuse("more than one text%s: quote it, and give -p, -f or an argument", is);
     for (size_t i = 0; i < o.n_sources; i++)
         if (o.sources[i].is_file) add_file(o.sources[i].text);
         else add_input(o.sources[i].text, strlen(o.sources[i].text));
@@ -533,8 +534,7 @@ static void read_inputs(void) {
     if (words && kind == 'f') add_file(joined.text);
     else if (words) add_input(joined.text, joined.n);
     if (words || o.n_sources || o.talk) return;
-    if (isatty(STDIN_FILENO))
-        die(EXIT_USAGE, "no text: give it in quotes, with -f FILE or through a pipe");
+    if (isatty(STDIN_FILENO)) refuse("no text: quote it, or give -f FILE or a pipe");
     add_file("-");
 }
 
@@ -547,8 +547,7 @@ static void settle_model(void) {
     bool file = end && (!strcmp(end, ".gguf") || !strcmp(end, ".bin"));
     bool there = o.n_words && stat(o.words[0], &st) == 0 && (S_ISDIR(st.st_mode) || file);
     if (o.n_words && (there || !o.model)) o.model = *o.words++, o.n_words--;
-    if (!o.model)
-        die(EXIT_USAGE, "no model: give its folder or file, or set LLAMA_MODEL; see llama -h");
+    if (!o.model) refuse("no model: give its folder or file, or set $LLAMA_MODEL");
 }
 
 /* A file of weights was cut short: then evaluation says so. */
@@ -563,7 +562,7 @@ static void open_model(void) {
     int *memory = &o.open.memory;
     llama_error err;
     while (o.memory && *memory < 4 && strcmp(o.memory, modes[*memory]) != 0) ++*memory;
-    if (*memory == 4) die(EXIT_USAGE, "--memory: '%s' is not auto, map or lock", o.memory);
+    if (*memory == 4) refuse("--memory: '%s' is not auto, map or lock", o.memory);
     sigaction(SIGBUS, &action, NULL);
     check(llama_open(&model, o.model, &o.open, &err), err.text);
     info.size = sizeof info;
@@ -591,11 +590,11 @@ static void tokenize(input *in, unsigned flags) {
 /* Tokens with <s> in front, but for --no-bos; they must fit in the context. */
 static void tokenize_prompt(input *in) {
     tokenize(in, o.no_bos ? 0 : LLAMA_ADD_BOS);
-    if (in->n_tokens == 0)
-        die(EXIT_USAGE, "the prompt is empty and --no-bos leaves nothing to start from");
+    if (in->n_tokens == 0 && !o.talk)
+        refuse("the prompt is empty and --no-bos leaves nothing to start from");
     if (in->n_tokens > context)
-        die(EXIT_TOO_LONG, "%zu tokens do not fit in the context of %zu positions; see -c",
-            in->n_tokens, context);
+        die(EXIT_TOO_LONG, "prompt %td: %zu tokens do not fit in a context of %zu; see -c",
+            in - inputs, in->n_tokens, context);
 }
 
 /* Ids between white space instead, each below the vocabulary's size. */
@@ -605,7 +604,7 @@ static void read_ids(input *in) {
     for (char *next; (at += strspn(at, " \t\r\n")) < end; at = next) {
         long id = strtol(at, &next, 10);
         if (next == at || !strchr(" \t\r\n", *next) || id < 0 || id >= info.vocab)
-            die(EXIT_USAGE, "'%.20s' is not a token id from 0 to %d", at, info.vocab - 1);
+            refuse("'%.20s' is not a token id from 0 to %d", at, info.vocab - 1);
         in->tokens[in->n_tokens++] = (int32_t)id;
     }
 }
@@ -626,14 +625,15 @@ static struct {                  /* for --stats */
     size_t evaluated, known, generated, later; /* tokens; later: all drawn but the first ones */
 } figures;
 
+/* A bar for a prompt that is alone (what follows comes token by token), and for what is read. */
 static int on_progress(void *user, const char *what, uint64_t done, uint64_t total) {
+    bool prompt = o.verb == verbs && o.run.sequences == 1 && total > (uint64_t)info.layers;
     (void)user;
-    if (o.run.sequences <= 1) show_bar(what, (double)done, (double)total);
+    if (prompt || *what != 'p') show_bar(what, (double)done, (double)total);
     return interrupted;
 }
 
 static void *warm(void *user) { return llama_warm(model, NULL, NULL), user; }
-
 static double ram(void) { return (double)sysconf(_SC_PHYS_PAGES) * (double)sysconf(_SC_PAGESIZE); }
 
 /* Of n sequences, as many as half of the free memory holds, but not less than so many. */
@@ -648,10 +648,9 @@ static size_t fitting(size_t n, size_t least) {
 static void new_session(size_t n, bool reads) {
     llama_error err;
     pthread_t warmer;
-    llama_session_options *so = &o.run;
-    so->context = (int)context, so->sequences = (int)n;
-    so->numerics = o.fast ? LLAMA_FAST : LLAMA_EXACT, so->progress = on_progress;
-    check(llama_session_new(&session, model, so, &err), err.text);
+    o.run.context = (int)context, o.run.sequences = (int)n, o.run.progress = on_progress;
+    o.run.numerics = o.fast ? LLAMA_FAST : LLAMA_EXACT;
+    check(llama_session_new(&session, model, &o.run, &err), err.text);
     reads = reads && (double)info.file_bytes < 0.9 * ram();
     if (reads && pthread_create(&warmer, NULL, warm, NULL) == 0) pthread_detach(warmer);
 }
@@ -659,24 +658,17 @@ static void new_session(size_t n, bool reads) {
 /* What a call on the session returned: when it failed, the end. */
 static void expect(int status) { check(status, llama_session_error(session)); }
 
-/* The bytes of weights that one token is multiplied with in matrix products. */
-static double token_bytes(void) {
-    double dim = info.dim, kv = 2 * dim * info.kv_heads * info.head_dim;
-    double met = info.layers * (2 * dim * dim + kv + 3 * dim * info.hidden) + dim * info.vocab;
-    return met * (double)info.file_bytes / (double)info.parameters;
-}
-
 static void print_stats(void) {
     const double *t = figures.seconds;
     double kv = (double)info.kv_bytes_per_token * (double)context * o.run.sequences;
     double rate = t[1] > 0 ? (double)figures.later / t[1] : 0;
     fprintf(stderr, "\nprompt      %zu tokens in %.3f s, %.1f tokens/s\n", figures.evaluated, t[0],
             t[0] > 0 ? (double)figures.evaluated / t[0] : 0);
-    if (figures.known || o.cache)
-        fprintf(stderr, "cache       %zu tokens of the prompt\n", figures.known);
+    if (figures.known) fprintf(stderr, "cache       %zu of the prompt's tokens\n", figures.known);
     fprintf(stderr, "generation  %zu tokens in %.3f s, %.2f tokens/s", figures.generated, t[1],
             rate);
-    if (o.run.sequences == 1) fprintf(stderr, ", %.1f GB/s of weights", rate * token_bytes() / 1e9);
+    if (o.run.sequences == 1)
+        fprintf(stderr, ", %.1f GB/s of weights", rate * (double)info.token_bytes / 1e9);
     fprintf(stderr, "\nfirst token %.1f ms after the start\nopening     %.1f ms\n",
             (figures.first - figures.began) * 1e3, (figures.opened - figures.began) * 1e3);
     fprintf(stderr, "memory      %.1f MB for %d x %zu positions, %.1f MB of weights\n", kv / 1e6,
@@ -685,9 +677,9 @@ static void print_stats(void) {
             o.draw.seed);
 }
 
-/* What is no state, or damaged, is left to the user to remove; a cache of another model, or too
- * long, is not used, with a note, and one that is empty or not there, without. */
-static bool load_state(const char *path, bool cache) {
+/* A cache that is no state, or damaged, is left to the user to remove; one of another model is not
+ * used, with a note, one that is too long is left alone, one that is empty or not there is made. */
+static bool load(const char *path, bool cache) {
     struct stat st;
     llama_error err;
     int status = llama_load_file(session, 0, path, &err);
@@ -696,13 +688,16 @@ static bool load_state(const char *path, bool cache) {
     if (status && cache && status != LLAMA_EMISMATCH && status != LLAMA_EFULL)
         die(status == LLAMA_ENOMEM ? EXIT_MEMORY : EXIT_USAGE,
             "%s; remove it, or give another name", err.text);
-    if (status) note("%s%s", err.text, cache ? "; it is made anew" : "");
+    if (status == LLAMA_EFULL && cache) o.cache = NULL;
+    if (status && cache) note("%s; it is %s", err.text, o.cache ? "made anew" : "not used");
+    if (status && !cache) say("%s", err.text);
     return status == LLAMA_OK;
 }
 
-static void save_state(const char *path) {
+static bool save(const char *path) {
     llama_error err;
-    if (llama_save_file(session, 0, path, &err)) note("%s", err.text);
+    if (llama_save_file(session, 0, path, &err) == LLAMA_OK) return true;
+    return say("%s", err.text), false;
 }
 
 /* ---- 5. Completion ---- */
@@ -713,7 +708,7 @@ typedef struct {         /* what of a text there is so far */
     bytes out;           /* its text */
     bytes picks;         /* for --json its tokens, llama_choice [generated][1 + tops] */
     size_t ready, shown; /* bytes of out that begin no stop text; that stdout has */
-    double first;        /* when its first token was there */
+    double first, ended; /* when its first token was there; when it was done */
 } lane;
 
 static llama_text *texts;    /* [n_texts] */
@@ -726,33 +721,33 @@ static void note_token(lane *l, const llama_text *t) {
     const float *logits = llama_logits(session, t->seq);
     best[0] = (llama_choice){.token = t->token};
     if (o.tops && llama_top(session, t->seq, best + 1, o.tops) > 0)
-        best[0].logprob = best[1].logprob + logits[t->token] - logits[best[1].token];
+        best[0].logprob = best[1].logprob + (logits[t->token] - logits[best[1].token]);
     append(&l->picks, best, (size_t)(1 + o.tops) * sizeof *best);
 }
 
 static void put_object(const llama_text *t, const lane *l) {
     static const char *const words[] = {"", "eos", "stop", "length", "interrupted"};
     const llama_choice *p = (const void *)l->picks.text;
-    size_t width = 1 + (size_t)o.tops, i = (size_t)(t - texts);
+    size_t width = 1 + (size_t)o.tops, i = (size_t)(t - texts), k = (size_t)o.samples;
     bool full = t->finish == LLAMA_LENGTH && (int64_t)t->most != o.n;
-    printf("{\"prompt\": %zu, \"sample\": %zu, \"text\": ", i / (size_t)o.samples,
-           i % (size_t)o.samples);
+    printf("{\"prompt\": %zu, \"sample\": %zu, \"text\": ", i / k, i % k);
     put_json(l->out.text, l->out.n);
     printf(", \"tokens\": [");
     for (i = 0; i < t->generated; i++) printf("%s%d", i ? ", " : "", (int)p[i * width].token);
     printf("], \"finish\": \"%s\", \"seed\": %" PRIu64 ", \"prompt_tokens\": %zu",
            full ? "context" : words[t->finish], t->sampler.seed, t->n_prompt);
     printf(", \"first_token_seconds\": %.6f, \"seconds\": %.6f",
-           l->first > 0 ? l->first - figures.opened : 0, now() - figures.opened);
+           l->first > 0 ? l->first - figures.opened : 0, l->ended - figures.opened);
+    if (o.tops) printf(", \"logprobs\": [");
     for (i = 0; i < t->generated && o.tops; i++, p += width) {
-        printf("%s{\"token\": %d, \"logprob\": %.6f, \"top\": [", i ? ", " : ", \"logprobs\": [",
-               (int)p->token, (double)p->logprob);
-        for (size_t k = 1; k < width; k++)
+        printf("%s{\"token\": %d, \"logprob\": %.6f, \"top\": [", i ? ", " : "", (int)p->token,
+               (double)p->logprob);
+        for (k = 1; k < width; k++)
             printf("%s{\"token\": %d, \"logprob\": %.6f}", k > 1 ? ", " : "", (int)p[k].token,
                    (double)p[k].logprob);
-        printf("]}%s", i + 1 == t->generated ? "]" : "");
+        printf("]}");
     }
-    puts("}");
+    puts(o.tops ? "]}" : "}");
 }
 
 /* On stdout, in order: what of each text is ready, or, when it is done, its object. */
@@ -767,6 +762,7 @@ static void show_texts(void) {
         if (!t->finish) break;
         if (o.json) put_object(t, l);
         else if (!alone) putchar(o.nul ? 0 : '\n');
+        else if (isatty(STDOUT_FILENO) && isatty(STDERR_FILENO)) fputc('\n', stderr);
         if (t->finish == LLAMA_LENGTH && (int64_t)t->most != o.n)
             note("the context of %zu positions is full; see %s", context, o.talk ? "/reset" : "-c");
     }
@@ -778,6 +774,7 @@ static void show_texts(void) {
 static int on_text(void *user, llama_text *t, const char *text, size_t n) {
     lane *l = &((lane *)user)[t - texts];
     if (l->first == 0) l->first = now();
+    if (t->finish) l->ended = now();
     if (!t->finish && o.json) note_token(l, t);
     append(&l->out, text, n);
     size_t keep, left = l->out.n - l->ready;
@@ -839,37 +836,45 @@ static int read_line(bytes *line) {
     if (interrupted) return -1;
     while ((ch = getc(stdin)) != EOF && ch != '\n') append(line, &(char){(char)ch}, 1);
     if (ch == EOF && interrupted) return clearerr(stdin), -1;
-    if (ferror(stdin)) die(EXIT_USAGE, "stdin cannot be read: %s", strerror(errno));
+    if (ferror(stdin)) refuse("stdin cannot be read: %s", strerror(errno));
+    if (ch == '\n' && line->n && line->text[line->n - 1] == '\r') line->text[--line->n] = 0;
     return ch == '\n' || line->n;
 }
 
-static void keep_conversation(const char *path) {
+static bool keep_talk(const char *path) {
     tokenize(inputs, o.no_bos ? 0 : LLAMA_ADD_BOS);
     size_t n = inputs->n_tokens, most = n < context ? n : context; /* the last one may not fit */
-    expect(llama_prompt(session, 0, inputs->tokens, most));
+    int status = llama_prompt(session, 0, inputs->tokens, most);
+    if (status == LLAMA_ECANCEL) return say("%s: is not written", path), false;
+    expect(status);
+    clear_bar();
     if (most < n)
         note("%s: without the last %zu of %zu tokens, as the context is full", path, n - most, n);
-    save_state(path);
+    return save(path);
 }
 
 /* A line that begins with a slash. False: the conversation ends. */
 static bool obey(const char *line, const bytes *first) {
     bytes *said = &inputs->text;
+    bool good = true;
     if (strcmp(line, "/stats") == 0) print_stats();
     else if (strcmp(line, "/reset") == 0) said->n = 0, append(said, first->text, first->n);
     else if (strncmp(line, "/load ", 6) == 0) {
-        if (load_state(line + 6, false)) /* its text is that of its tokens */
+        if ((good = load(line + 6, false))) /* its text is that of its tokens */
             said->n = 0, append_tokens(said, llama_tokens(session, 0), llama_length(session, 0));
-    } else if (strncmp(line, "/save ", 6) == 0) keep_conversation(line + 6);
+    } else if (strncmp(line, "/save ", 6) == 0) good = keep_talk(line + 6);
     else if (strcmp(line, "/exit") != 0)
         say("'%s': there are /reset, /save FILE, /load FILE, /stats, /exit", line);
+    if (!good && !isatty(STDIN_FILENO)) exit(interrupted ? EXIT_INTERRUPTED : EXIT_RUN);
     return strcmp(line, "/exit") != 0;
 }
 
-/* The line becomes part of the text, and so does what the model replies. */
+/* The line becomes part of the text, on a line of its own if no prefix says where, and so does what
+ * the model replies. */
 static void reply(const char *line, size_t n) {
     bytes *said = &inputs->text;
     size_t before = said->n;
+    if (!*o.prefix && before && said->text[before - 1] != '\n') append(said, "\n", 1);
     append(said, o.prefix, strlen(o.prefix));
     append(said, line, n);
     append(said, o.suffix, strlen(o.suffix));
@@ -901,6 +906,7 @@ static bool converse(void) {
         else reply(line.text + slash, line.n - slash);
         if (interrupted && !terminal) exit(EXIT_INTERRUPTED);
     }
+    if (sign) fputc('\n', stderr);
     return true;
 }
 
@@ -908,16 +914,15 @@ static bool converse(void) {
  * memory holds. */
 static void run_complete(void) {
     size_t longest = 1;
-    if (o.cache && o.fast)
-        die(EXIT_USAGE, "--prompt-cache: not with --fast, where it would change bits");
+    if (o.cache && o.fast) refuse("--prompt-cache: not with --fast: bits would change");
     if (o.tops > info.vocab) o.tops = info.vocab;
-    if (o.tops && !o.json) die(EXIT_USAGE, "--logprobs: only with --json");
+    if (o.tops && !o.json) refuse("--logprobs: only with --json");
     if (o.talk && (o.json || o.lines || o.nul || o.samples > 1 || n_inputs > 1))
-        die(EXIT_USAGE, "-i: a conversation is one text, without --json, --lines, -0 or -k");
+        refuse("-i: a conversation is one text, without --json, --lines, -0 or -k");
     for (const char **stop = o.stops; stop < o.stops + o.n_stops; stop++) {
         if (o.escapes) *stop = unescaped(*stop);
         if (!**stop || (**stop & 0xc0) == 0x80)
-            die(EXIT_USAGE, "--stop: the text is empty, or begins inside a character");
+            refuse("--stop: the text is empty, or begins inside a character");
     }
     if (o.escapes) o.prefix = unescaped(o.prefix), o.suffix = unescaped(o.suffix);
     if (o.talk && n_inputs == 0) add_input("", 0);
@@ -930,12 +935,10 @@ static void run_complete(void) {
     if (n > 1 && !o.run.context && o.n >= 0 && longest + (size_t)o.n < context)
         context = longest + (size_t)o.n;
     new_session(fitting(n < SLOTS ? n : SLOTS, 1), true);
-    if (o.cache) load_state(o.cache, true);
+    if (o.cache) load(o.cache, true);
     bool done = o.talk ? converse() : make_texts();
-    if (o.cache && o.talk) keep_conversation(o.cache);
-    else if (o.cache && figures.evaluated > 1) save_state(o.cache);
-    if (n == 1 && isatty(o.talk ? STDIN_FILENO : STDOUT_FILENO) && isatty(STDERR_FILENO))
-        fputc('\n', stderr);
+    if (o.cache && figures.evaluated > 1 && !(o.talk ? keep_talk : save)(o.cache)) exit(EXIT_RUN);
+    if (!done && o.stats) print_stats();
     if (!done) exit(EXIT_INTERRUPTED);
 }
 
@@ -955,14 +958,14 @@ static void read_item(item *it, char *line, size_t number) {
     for (const char *c = line; c && ++it->n && (c = strchr(c, '\t')); c++) {}
     it->label = known ? strtol(label, &end, 10) : -1;
     if (!it->n || (known && (*end || it->label < 0 || (size_t)it->label >= it->n)))
-        die(EXIT_USAGE, "item %zu: not the number of an ending, a context and endings", number);
+        refuse("item %zu: not the number of an ending, a context and endings", number);
     it->e = take(2 * it->n * sizeof *it->e);
     size_t length = unescape(context_text, strlen(context_text), NULL);
     for (llama_ending *e = it->e; (text = strsep(&line, "\t")); e++) {
         size_t mark = 0, n = unescape(text, strlen(text), &mark);
         bytes own = {.n = 0}; /* context */
         if (mark) append(&own, context_text, length), append(&own, text, mark);
-        if (mark == n) die(EXIT_USAGE, "item %zu: an ending is empty", number);
+        if (mark == n) refuse("item %zu: an ending is empty", number);
         *e = (llama_ending){
             mark ? own.text : context_text, text + mark, length + mark, n - mark, 0, 0, 0, 0};
         e[it->n] = *e;
@@ -998,24 +1001,24 @@ static void run_score(void) {
     static const char *const rules[] = {"sum", "token", "byte", "answer", "greedy"};
     char *at = inputs->text.text, *line;
     bytes memory = {.n = 0};
-    size_t n = 0, most = 1, longest = 1, labelled = 0, right[RULES] = {0};
-    if (memchr(at, 0, inputs->text.n)) die(EXIT_USAGE, "the items have a NUL in them");
+    size_t n = 0, most = 1, longest = 1, known = 0, right[RULES] = {0};
+    if (memchr(at, 0, inputs->text.n)) refuse("the items have a NUL in them");
     want_tokenizer();
     while ((line = strsep(&at, "\r\n"))) {
         if (!*line) continue;
         append(&memory, &(item){.n = 0}, sizeof(item));
         item *it = (item *)(void *)memory.text + n;
         read_item(it, line, n++);
-        labelled += it->label >= 0;
+        known += it->label >= 0;
         if (it->n > most) most = it->n;
         for (size_t k = 0, length; k < 2 * it->n; k++)
             if ((length = it->e[k].given + it->e[k].tokens) > longest) longest = length;
         if (longest > context)
-            die(EXIT_TOO_LONG, "item %zu: %zu tokens do not fit in %zu positions; see -c", n - 1,
+            die(EXIT_TOO_LONG, "item %zu: %zu tokens do not fit in a context of %zu; see -c", n - 1,
                 longest, context);
     }
     const item *items = (const void *)memory.text;
-    if (n == 0) die(EXIT_USAGE, "there are no items");
+    if (n == 0) refuse("there are no items");
     if (!o.run.context) context = longest;
     new_session(fitting(2 * most < SLOTS ? 2 + 2 * most : 2 + SLOTS, 3), true);
     for (size_t i = 0; i < n; i++) {
@@ -1025,11 +1028,10 @@ static void run_score(void) {
         show_bar("score", (double)(i + 1), (double)n);
     }
     clear_bar();
-    for (int rule = 0; rule < RULES && labelled; rule++) {
-        double p = (double)right[rule] / (double)labelled;
+    for (int rule = 0; rule < RULES && known; rule++) {
+        double p = (double)right[rule] / (double)known;
         printf("accuracy\t%s\t%.4f\t%.4f\t%zu\t%zu\n", rules[rule], p,
-               labelled > 1 ? sqrt(p * (1 - p) / (double)(labelled - 1)) : 0, right[rule],
-               labelled);
+               known > 1 ? sqrt(p * (1 - p) / (double)(known - 1)) : 0, right[rule], known);
     }
 }
 
@@ -1037,20 +1039,19 @@ static void run_score(void) {
 static void run_ppl(void) {
     size_t width = context, stride = o.stride ? (size_t)o.stride : width, counted = 0;
     double sum = 0, squares = 0;
-    if (stride > width)
-        die(EXIT_USAGE, "--stride: %zu is more than the window, %zu", stride, width);
+    if (width < 2) refuse("--ctx: a window of %zu token predicts nothing", width);
+    if (stride > width) refuse("--stride: %zu is more than the window's %zu", stride, width);
     if (o.ids) read_ids(inputs);
     else tokenize(inputs, o.no_bos ? 0 : LLAMA_ADD_BOS);
-    const int32_t *tokens = inputs->tokens;
     size_t n = inputs->n_tokens;
-    if (n < 2) die(EXIT_USAGE, "the text has %zu tokens: two are the least", n);
+    if (n < 2) refuse("the text has %zu tokens: two are the least", n);
     new_session(1, true);
     float *logprobs = take(width * sizeof *logprobs);
     for (size_t begin = 0, had = 0, end; had < n; begin += stride, had = end) {
         end = n - begin < width ? n : begin + width;
         llama_rewind(session, 0, 0);
-        expect(llama_eval(session, 0, tokens + begin, had - begin));
-        expect(llama_score(session, 0, tokens + had, end - had, logprobs));
+        expect(llama_eval(session, 0, inputs->tokens + begin, had - begin));
+        expect(llama_score(session, 0, inputs->tokens + had, end - had, logprobs));
         for (size_t i = had == begin; had + i < end; i++, counted++)
             sum -= (double)logprobs[i], squares += (double)logprobs[i] * (double)logprobs[i];
         show_bar("ppl", (double)end, (double)n);
@@ -1059,24 +1060,24 @@ static void run_ppl(void) {
     double mean = sum / (double)counted, spread = squares / (double)counted - mean * mean;
     printf("perplexity  %.6g +- %.2g\n", exp(mean), exp(mean) * sqrt(spread / (double)counted));
     printf("nll         %.9g nats a token, %.6g bits", mean, mean / log(2));
-    if (!o.ids) printf(", %.6g bits a byte", sum / log(2) / (double)inputs->text.n);
+    if (!o.ids && !o.no_bos && counted + 1 == n) /* of the whole text */
+        printf(", %.6g bits a byte", sum / log(2) / (double)inputs->text.n);
     printf("\ntokens      %zu of %zu, in windows of %zu, %zu apart\n", counted, n, width, stride);
-    printf("\n%s", o.verb->more);
+    printf("%s", o.verb->more);
 }
 
 /* ---- 8. Other verbs ---- */
 
 static void run_info(void) {
     new_session(1, false);
-    llama_session_options so = {.size = sizeof so, .context = (int)context};
-    double need = (double)(info.file_bytes + llama_session_bytes(model, &so));
+    double need = (double)(info.file_bytes + llama_session_bytes(model, &o.run));
     printf("model       %s\nformat      %s, %s, %d shard%s\n", o.model, info.format, info.dtype,
            info.shards, info.shards > 1 ? "s" : "");
     printf(
         "shape       dim %d, layers %d, heads %d, kv_heads %d, head_dim %d, hidden %d, vocab %d\n",
         info.dim, info.layers, info.heads, info.kv_heads, info.head_dim, info.hidden, info.vocab);
-    printf("constants   norm_eps %g, rope_theta %g\n", (double)info.norm_eps,
-           (double)info.rope_theta);
+    double eps = (double)info.norm_eps, theta = (double)info.rope_theta;
+    printf("constants   norm_eps %g, rope_theta %g\n", eps, theta);
     printf("parameters  %" PRIu64 "\nbytes       %" PRIu64 "\n", info.parameters, info.file_bytes);
     printf("tokenizer   %s", llama_token_text(model, 0, NULL) ? "" : "none, ");
     printf("bos %d, eos %d\n", (int)info.bos, (int)info.eos);
@@ -1099,6 +1100,7 @@ static void run_check(void) {
 /* Text to ids, or ids to text. */
 static void run_tokenize(void) {
     want_tokenizer();
+    if (o.decode && (o.count || o.bos)) refuse("--decode: not with --count or --bos");
     if (o.decode) read_ids(inputs);
     else tokenize(inputs, o.bos ? LLAMA_ADD_BOS : 0);
     size_t n = inputs->n_tokens;
@@ -1125,15 +1127,15 @@ static uint32_t crc32(const void *p, size_t n) {
 static void show_rows(void *found, const char *name, const float *x, size_t rows, size_t cols) {
     bool wanted = o.n_words == 0;
     double sum = 0, squares = 0, count = (double)rows * (double)cols;
-    for (size_t i = 0, k; i < o.n_words; i++)
-        if (strncmp(name, o.words[i], k = strlen(o.words[i])) == 0 && strchr(".", name[k]))
-            wanted = ((bool *)found)[i] = true;
+    size_t i = 0;
+    for (size_t w = 0, k; w < o.n_words; w++)
+        if (strncmp(name, o.words[w], k = strlen(o.words[w])) == 0 && strchr(".", name[k]))
+            wanted = ((bool *)found)[w] = true;
     if (!wanted) return;
-    for (size_t i = 0; i < rows * cols; i++)
-        sum += (double)x[i], squares += (double)x[i] * (double)x[i];
+    for (double v; i < rows * cols; i++) v = (double)x[i], sum += v, squares += v * v;
     printf("%-30s [%zu, %zu]  mean %.6g  rms %.6g  crc32 %08x  first", name, rows, cols,
            sum / count, sqrt(squares / count), (unsigned)crc32(x, rows * cols * sizeof *x));
-    for (size_t i = 0; i < cols && i < 4; i++) printf(" %.7g", (double)x[i]);
+    for (i = 0; i < cols && i < 4; i++) printf(" %.7g", (double)x[i]);
     putchar('\n');
 }
 
@@ -1146,8 +1148,7 @@ static void run_trace(void) {
     llama_trace(session, show_rows, found);
     expect(llama_prompt(session, 0, inputs->tokens, inputs->n_tokens));
     for (size_t i = 0; i < o.n_words; i++)
-        if (!found[i])
-            die(EXIT_USAGE, "there is no '%s'; without names, all are shown", o.words[i]);
+        if (!found[i]) refuse("there is no '%s'; without names, all are shown", o.words[i]);
 }
 
 /* The short form of tests/bench.c: the best of five, prompt and generation in turn. */
@@ -1163,31 +1164,30 @@ static void run_bench(void) {
         llama_rewind(session, 0, 0);
         expect(llama_eval(session, 0, tokens, GIVEN));
         double between = now();
-        for (int t = GIVEN; t < GIVEN + GENERATED; t++)
-            expect(llama_eval(session, 0, tokens + t, 1));
+        for (int t = 0; t < GENERATED; t++) expect(llama_eval(session, 0, tokens + GIVEN + t, 1));
         best[0] = fmin(best[0], between - began), best[1] = fmin(best[1], now() - between);
     }
     printf("prompt      %d tokens, %.2f tokens/s\n", GIVEN, GIVEN / best[0]);
     printf("generation  %d tokens, %.2f tokens/s, %.1f GB/s of weights\n", GENERATED,
-           GENERATED / best[1], GENERATED / best[1] * token_bytes() / 1e9);
+           GENERATED / best[1], GENERATED / best[1] * (double)info.token_bytes / 1e9);
     printf("kernels     %s\n", llama_session_kernels(session));
 }
 
 int main(int argc, char **argv) {
+    int v = llama_release();
     figures.began = figures.first = now();
     read_options(argc, argv);
     bar.wanted = !o.quiet && isatty(STDERR_FILENO);
     struct sigaction sa = {.sa_handler = on_interrupt, .sa_flags = o.talk ? 0 : (int)SA_RESETHAND};
     if (o.version)
-        printf("llama.c %d.%d.%d (%s)\n", llama_release() / 10000, llama_release() / 100 % 100,
-               llama_release() % 100, llama_build());
+        printf("llama.c %d.%d.%d (%s)\n", v / 10000, v / 100 % 100, v % 100, llama_build());
     else if (o.shell) print_completion();
     else if (o.help || !o.verb->run) print_help();
     else {
         settle_model();
         read_inputs();
         sigaction(SIGINT, &sa, NULL); /* a second Ctrl-C ends it, but in a conversation */
-        if (!o.seeded && getentropy(&o.draw.seed, sizeof o.draw.seed) != 0)
+        if (!o.seeded && getentropy(&o.draw.seed, 6) != 0) /* 48 bits: JSON may mean a double */
             o.draw.seed = (uint64_t)time(NULL);
         open_model();
         figures.opened = now();

@@ -86,7 +86,7 @@ static bool is_named(const vocab_piece *p, const char *name) {
 }
 
 /* Overlong forms, surrogates and values over U+10FFFF are no characters. */
-LLAMA_API size_t llama_utf8_next(const char *text, size_t n, int32_t *number) {
+LLAMAC_API size_t llama_utf8_next(const char *text, size_t n, int32_t *number) {
     static const int32_t least[] = {0, 0, 0x80, 0x800, 0x10000};
     const unsigned char *s = (const unsigned char *)text;
     size_t want = s[0] >= 0xf0 ? 4 : s[0] >= 0xe0 ? 3 : s[0] >= 0x80 ? 2 : 1;
@@ -100,6 +100,11 @@ LLAMA_API size_t llama_utf8_next(const char *text, size_t n, int32_t *number) {
     if (code < least[want] || code > 0x10ffff || (code >= 0xd800 && code < 0xe000)) return 1;
     *number = code;
     return want;
+}
+
+LLAMAC_API int llama_acts(int32_t c) {
+    return c < ' ' || (c >= 0x7f && c < 0xa0) || c == 0x61c || c == 0x200e || c == 0x200f ||
+           (c >= 0x202a && c <= 0x202e) || (c >= 0x2066 && c <= 0x2069);
 }
 
 /* Bytes of the UTF-8 character at s, of which n > 0 are there; 0: not one. */
@@ -596,7 +601,7 @@ static const char *parse_json(llamac_vocab **out, llamac_cursor c, size_t most,
 
 /* ---- GGUF has texts, scores and types in three arrays ---- */
 
-LLAMA_SHARED void llamac_vocab_note(llamac_gguf_vocab *v, const llamac_pair *p) {
+LLAMAC_SHARED void llamac_vocab_note(llamac_gguf_vocab *v, const llamac_pair *p) {
     static const char prefix[] = "tokenizer.ggml.";
     enum { PREFIX = sizeof prefix - 1 };
     const struct {
@@ -628,8 +633,8 @@ static bool is_pair(const llamac_pair *p, const char *text) {
 }
 
 /* Added tokens, which are user-defined there, are shown and never made from text. */
-LLAMA_SHARED int llamac_vocab_gather(llamac_vocab **out, llamac_gguf_vocab *g, size_t most,
-                                     const char *file, llamac_arena *arena, llama_error *err) {
+LLAMAC_SHARED int llamac_vocab_gather(llamac_vocab **out, llamac_gguf_vocab *g, size_t most,
+                                      const char *file, llamac_arena *arena, llama_error *err) {
     const char *why = NULL;
     bool none = is_pair(&g->model, "none") || is_pair(&g->model, "no_vocab");
     if (none || (!g->model.kind && !g->tokens.kind && !g->scores.kind && !g->types.kind))
@@ -677,8 +682,8 @@ static bool is_tiktoken(llamac_cursor c) {
     return n > 1 && llamac_uint(&c, 2) == (' ' | '0' << 8) && llamac_uint(&c, 1) == '\n';
 }
 
-LLAMA_SHARED int llamac_vocab_parse(llamac_vocab **out, llamac_cursor bytes, size_t most,
-                                    const char *file, llamac_arena *arena, llama_error *err) {
+LLAMAC_SHARED int llamac_vocab_parse(llamac_vocab **out, llamac_cursor bytes, size_t most,
+                                     const char *file, llamac_arena *arena, llama_error *err) {
     static const char advice[] = "use the tokenizer.model Meta ships";
     llamac_cursor c = bytes;
     size_t pieces = proto_count(bytes), plain = pieces ? 0 : bin_count(bytes);
@@ -702,8 +707,8 @@ LLAMA_SHARED int llamac_vocab_parse(llamac_vocab **out, llamac_cursor bytes, siz
     *out = v;
     return LLAMA_OK;
 }
-LLAMA_SHARED int32_t llamac_vocab_bos(const llamac_vocab *v) { return v->bos; }
-LLAMA_SHARED int32_t llamac_vocab_eos(const llamac_vocab *v) { return v->eos; }
+LLAMAC_SHARED int32_t llamac_vocab_bos(const llamac_vocab *v) { return v->bos; }
+LLAMAC_SHARED int32_t llamac_vocab_eos(const llamac_vocab *v) { return v->eos; }
 
 /* ---- 2. Encoding ---- */
 
@@ -834,9 +839,9 @@ static void encoder_free(encoder *e) {
     if (e->heap) a->free(a->user, e->heap, e->room_heap * sizeof *e->heap);
 }
 
-LLAMA_SHARED ptrdiff_t llamac_encode(const llamac_vocab *v, const llama_allocator *allocator,
-                                     const char *text, size_t n, unsigned flags, int32_t *out,
-                                     size_t cap) {
+LLAMAC_SHARED ptrdiff_t llamac_encode(const llamac_vocab *v, const llama_allocator *allocator,
+                                      const char *text, size_t n, unsigned flags, int32_t *out,
+                                      size_t cap) {
     if ((n && !text) || (cap && !out) || n > PTRDIFF_MAX / 64 || (flags & ~(unsigned)LLAMA_ADD_BOS))
         return LLAMA_EINVAL;
     size_t count = 0;
@@ -866,7 +871,7 @@ LLAMA_SHARED ptrdiff_t llamac_encode(const llamac_vocab *v, const llama_allocato
 
 /* ---- 3. Decoding ---- */
 
-LLAMA_SHARED const char *llamac_piece(const llamac_vocab *v, int32_t token, size_t *n) {
+LLAMAC_SHARED const char *llamac_piece(const llamac_vocab *v, int32_t token, size_t *n) {
     if (token < 0 || token >= v->size) return NULL;
     if (n) *n = v->pieces[token].n;
     return v->pieces[token].n ? v->pieces[token].text : "";
@@ -893,8 +898,8 @@ static size_t settle_pending(llama_utf8 *u, bool all, char *out) {
     return to;
 }
 
-LLAMA_SHARED size_t llamac_decode(const llamac_vocab *v, llama_utf8 *u, int32_t token,
-                                  char out[LLAMA_TEXT_MAX]) {
+LLAMAC_SHARED size_t llamac_decode(const llamac_vocab *v, llama_utf8 *u, int32_t token,
+                                   char out[LLAMA_TEXT_MAX]) {
     if (!u || !out || u->n >= sizeof u->pending) return 0;
     if (token == LLAMA_FLUSH) return settle_pending(u, true, out);
     if (token < 0 || token >= v->size) return 0;
@@ -911,27 +916,45 @@ LLAMA_SHARED size_t llamac_decode(const llamac_vocab *v, llama_utf8 *u, int32_t 
     for (size_t i = 0; i < n;) {
         bool space = n - i >= 3 && memcmp(text + i, SPACE, 3) == 0;
         if (!space) out[to++] = text[i];
-        if (space && (u->started || i > 0)) out[to++] = ' ';
+        if (space && (u->started || i > 0 || !v->space_in_front)) out[to++] = ' ';
         i += space ? 3 : 1;
     }
     u->started = 1;
     return to;
 }
 
+LLAMAC_API ptrdiff_t llama_text_to_tokens(const llama *m, const char *text, size_t n,
+                                          unsigned flags, int32_t *out, size_t cap) {
+    const llamac_vocab *v = llamac_vocab_of(m);
+    return v ? llamac_encode(v, llamac_allocator_of(m), text, n, flags, out, cap) : LLAMA_EINVAL;
+}
+
+LLAMAC_API const char *llama_token_text(const llama *m, int32_t token, size_t *n) {
+    const llamac_vocab *v = llamac_vocab_of(m);
+    if (n) *n = 0;
+    return v ? llamac_piece(v, token, n) : NULL;
+}
+
+LLAMAC_API size_t llama_utf8_push(const llama *m, llama_utf8 *u, int32_t token,
+                                  char out[LLAMA_TEXT_MAX]) {
+    const llamac_vocab *v = llamac_vocab_of(m);
+    return v ? llamac_decode(v, u, token, out) : 0;
+}
+
 /* ---- 4. Whole texts ---- */
 
-LLAMA_API size_t llama_find_stop(const char *text, size_t n, const char *const *stops,
-                                 size_t n_stops, size_t *keep) {
-    size_t at = n;
-    *keep = 0;
+LLAMAC_API size_t llama_find_stop(const char *text, size_t n, const char *const *stops,
+                                  size_t n_stops, size_t *keep) {
+    size_t at = n, held = 0;
     for (size_t s = 0; s < n_stops; s++)
         for (size_t i = 0, length = strlen(stops[s]); i < n; i++) {
             size_t left = n - i;
             if (memcmp(text + i, stops[s], left < length ? left : length) != 0) continue;
             if (left >= length && i < at) at = i;
-            if (left < length && left > *keep) *keep = left;
+            if (left < length && left > held) held = left;
             break;
         }
+    if (keep) *keep = held;
     return at;
 }
 
@@ -955,13 +978,14 @@ static size_t cut_back(llama_session *s, int seq, size_t keep, size_t n) {
     return keep;
 }
 
-LLAMA_API int llama_prompt(llama_session *s, int seq, const int32_t *tokens, size_t n) {
+LLAMAC_API int llama_prompt(llama_session *s, int seq, const int32_t *tokens, size_t n) {
     if (!llama_tokens(s, seq) || (n && !tokens)) return llama_eval(s, seq, tokens, n); /* why not */
     size_t keep = cut_back(s, seq, standing(s, seq, tokens, n), n);
     return llama_eval(s, seq, tokens + keep, n - keep);
 }
 
-enum { AT_ONCE = 64, WORTH = 8 }; /* tokens for which a text waits, or a sequence is copied */
+enum { AT_ONCE = 64 }; /* sequences in one pass, at most */
+enum { WORTH = 8 };    /* so many tokens in common, and a text waits for them, or they are copied */
 
 /* Give a text a free sequence, and all of its prompt that stands in any. False: there is none, or
  * one that begins now will have more of it in a moment. */
@@ -983,6 +1007,8 @@ static bool admit(llama_session *s, llama_text *t, llama_text **in, int sequence
     else most = standing(s, to, t->prompt, n);
     in[to] = t;
     t->seq = to;
+    t->finish = LLAMA_GOING;
+    t->generated = 0;
     t->known = cut_back(s, to, most, n);
     return true;
 }
@@ -1006,16 +1032,16 @@ static int draw(const llama *m, llama_session *s, llama_text *t, llama_text_fn f
     return said < 0 ? said : LLAMA_OK;
 }
 
-LLAMA_API int llama_generate(const llama *m, llama_session *s, llama_text *texts, size_t n,
-                             llama_text_fn fn, void *user) {
+LLAMAC_API int llama_generate(const llama *m, llama_session *s, llama_text *texts, size_t n,
+                              llama_text_fn fn, void *user) {
     llama_text *in[AT_ONCE] = {NULL}; /* the text of each sequence */
     llama_span spans[AT_ONCE];
     int sequences = 0, status = LLAMA_OK;
-    if (!m || !fn || (n && !texts)) return LLAMA_EINVAL;
-    for (size_t i = 0; i < n; i++)
-        if (texts[i].n_prompt && !texts[i].prompt) return LLAMA_EINVAL;
+    bool given = m && s && fn && (!n || texts);
+    for (size_t i = 0; i < n && given; i++) given = !texts[i].n_prompt || texts[i].prompt;
+    if (!given) return llamac_failed(s, LLAMA_EINVAL, "texts and their prompts must be given");
     while (sequences < AT_ONCE && llama_tokens(s, sequences)) sequences++;
-    for (size_t next = 0, going = 1; going && sequences && status == LLAMA_OK;) {
+    for (size_t next = 0, going = 1; going && status == LLAMA_OK;) {
         while (next < n && admit(s, &texts[next], in, sequences)) next++;
         /* The prompts of texts that begin, the last tokens of the others */
         going = 0;
@@ -1031,7 +1057,7 @@ LLAMA_API int llama_generate(const llama *m, llama_session *s, llama_text *texts
             if (in[k] && in[k]->finish) in[k] = NULL;
         }
     }
-    return sequences || !n ? status : LLAMA_EINVAL;
+    return status;
 }
 
 /* ---- What an ending is worth behind its context ---- */
@@ -1061,6 +1087,7 @@ static size_t bare_length(const char *text, size_t n) {
 static int tokenize_ending(const llama *m, llama_ending *e, int32_t **tokens, llamac_arena *arena) {
     size_t n = e->n_context + e->n_ending;
     size_t room = 3 * (n + 1) + 1, bare; /* a space may be 3 tokens */
+    if ((!e->context && e->n_context) || (!e->ending && e->n_ending)) return LLAMA_EINVAL;
     if ((e->n_context | e->n_ending) > PTRDIFF_MAX / 64) return LLAMA_ENOMEM;
     char *text = llamac_new(arena, n, 1);
     int32_t *own = llamac_new(arena, room, sizeof *own);
@@ -1105,20 +1132,23 @@ static int score_endings(const llama *m, llama_session *s, llama_ending *e, size
     int32_t *rank = llamac_new(arena, total, sizeof *rank);
     if (!logprob || !rank) return LLAMA_ENOMEM;
     status = llama_score_batch(s, spans, n, logprob, rank);
+    uint64_t mode = llamac_fp_enter();
     for (size_t k = 0; k < n && status == LLAMA_OK; k++) {
         e[k].logprob = 0;
         e[k].greedy = 1;
         for (size_t t = 0; t < e[k].tokens; t++, logprob++)
             e[k].logprob += (double)*logprob, e[k].greedy &= *rank++ == 0;
     }
+    llamac_fp_leave(mode);
     return status;
 }
 
-LLAMA_API int llama_loglikelihood(const llama *m, llama_session *s, llama_ending *e, size_t n) {
+LLAMAC_API int llama_loglikelihood(const llama *m, llama_session *s, llama_ending *e, size_t n) {
     int sequences = 0, status = LLAMA_OK;
-    if (!m || (n && !e)) return LLAMA_EINVAL;
+    if (!m || (n && !e)) return llamac_failed(s, LLAMA_EINVAL, "endings must be given");
     while (sequences < AT_ONCE + CONTEXTS && llama_tokens(s, sequences)) sequences++;
-    if (s && sequences <= CONTEXTS) return LLAMA_EINVAL;
+    if (s && sequences <= CONTEXTS)
+        return llamac_failed(s, LLAMA_EINVAL, "endings need a session of 3 sequences or more");
     size_t room = s ? (size_t)(sequences - CONTEXTS) : 1;
     for (size_t i = 0, group; i < n && status == LLAMA_OK; i += group) {
         llamac_arena arena = {*llamac_allocator_of(m), NULL};
@@ -1126,6 +1156,7 @@ LLAMA_API int llama_loglikelihood(const llama *m, llama_session *s, llama_ending
         status = score_endings(m, s, e + i, group, &arena);
         llamac_free_all(&arena);
     }
+    if (status == LLAMA_ENOMEM) llamac_failed(s, status, "there is no memory for the endings");
     return status;
 }
 
@@ -1143,27 +1174,65 @@ static int read_all(void *fd, void *p, size_t n) {
     return llamac_read(*(int *)fd, p, n) != (ptrdiff_t)n;
 }
 
-LLAMA_API int llama_save_file(llama_session *s, int seq, const char *path, llama_error *err) {
-    char name[LLAMAC_PATH_BYTES];
-    int status, fd, why;
+/* Where a state goes that is saved as `path`: where links lead to, and with the mode of what is
+ * there. That must be a state, or empty: nothing else is lost by a slip. */
+static int place_of_state(char real[LLAMAC_PATH_BYTES], const char *path, mode_t *mode,
+                          llama_error *err) {
+    struct stat st = {.st_mode = 0600};
+    char magic[sizeof LLAMAC_STATE - 1] = "";
+    int fd = llamac_open_file(path, &st, err);
+    bool is_new = llamac_is_absent(fd), empty = fd == LLAMA_EFORMAT; /* of length 0 */
+    if (fd >= 0) {
+        bool is_state = llamac_read(fd, magic, sizeof magic) == sizeof magic &&
+                        memcmp(magic, LLAMAC_STATE, sizeof magic) == 0;
+        close(fd);
+        if (!is_state)
+            return llamac_fail(err, LLAMA_EINVAL,
+                               "%s: is there, and no saved state; give another name", path);
+    } else if (!is_new && !empty) return fd;
+    *mode = st.st_mode & 0777;
+    if (is_new) snprintf(real, LLAMAC_PATH_BYTES, "%s", path);
+    else if (!realpath(path, real))
+        return llamac_fail(err, LLAMA_EIO, "%s: cannot be written: %s", path, strerror(errno));
+    return LLAMA_OK;
+}
+
+/* A new file beside another: its name, and its descriptor or -1. */
+static int open_beside(const char *path, char name[LLAMAC_PATH_BYTES + 8]) {
+    int fd = -1;
+    errno = EEXIST;
+    for (unsigned i = 0; i < 100 && fd < 0 && errno == EEXIST; i++) {
+        snprintf(name, LLAMAC_PATH_BYTES + 8, "%s.%06x", path,
+                 ((unsigned)getpid() * 100 + i) & 0xffffff);
+        fd = open(name, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+    }
+    return fd;
+}
+
+LLAMAC_API int llama_save_file(llama_session *s, int seq, const char *path, llama_error *err) {
+    char real[LLAMAC_PATH_BYTES], name[LLAMAC_PATH_BYTES + 8];
+    mode_t mode = 0;
     if (err) memset(err, 0, sizeof *err);
-    if (!path || snprintf(name, sizeof name, "%s.XXXXXX", path) >= (int)sizeof name)
+    if (!path || strlen(path) >= sizeof real)
         return llamac_fail(err, LLAMA_EINVAL,
                            "the name of a file must be given, and no longer one");
-    fd = mkostemp(name, O_CLOEXEC);
+    int status = place_of_state(real, path, &mode, err), fd, why;
+    if (status) return status;
+    fd = open_beside(real, name);
     errno = fd < 0 ? errno : 0;
     status = fd < 0 ? LLAMA_EIO : llama_save(s, seq, write_all, &fd);
-    if (status == LLAMA_OK && fsync(fd) != 0) status = LLAMA_EIO;
+    if (status == LLAMA_OK && (fchmod(fd, mode) != 0 || fsync(fd) != 0)) status = LLAMA_EIO;
     why = errno;
     if (fd >= 0 && close(fd) != 0 && status == LLAMA_OK) status = LLAMA_EIO, why = errno;
-    if (status == LLAMA_OK && rename(name, path) != 0) status = LLAMA_EIO, why = errno;
+    if (status == LLAMA_OK && rename(name, real) != 0) status = LLAMA_EIO, why = errno;
+    if (fd >= 0 && status) unlink(name);
+    if (err) memset(err, 0, sizeof *err); /* no file that was there is no error */
     if (status == LLAMA_OK) return status;
-    if (fd >= 0) unlink(name);
     return llamac_fail(err, status, "%s: cannot be written: %s", path,
                        why ? strerror(why) : llama_session_error(s));
 }
 
-LLAMA_API int llama_load_file(llama_session *s, int seq, const char *path, llama_error *err) {
+LLAMAC_API int llama_load_file(llama_session *s, int seq, const char *path, llama_error *err) {
     struct stat st;
     char more;
     if (err) memset(err, 0, sizeof *err);
@@ -1174,8 +1243,9 @@ LLAMA_API int llama_load_file(llama_session *s, int seq, const char *path, llama
     int status = llama_load(s, seq, read_all, &fd);
     if (status) llamac_fail(err, status, "%s: %s", path, llama_session_error(s));
     else if (llamac_read(fd, &more, 1) > 0) {
-        status = llamac_fail(err, LLAMA_EFORMAT, "%s: has more in it than a state", path);
         llama_rewind(s, seq, 0);
+        status = llamac_failed(s, LLAMA_EFORMAT, "the file has more in it than a state");
+        llamac_fail(err, status, "%s: has more in it than a state", path);
     }
     close(fd);
     return status;

@@ -66,7 +66,7 @@ void cli_reset(void);
 
 typedef enum {
     ALLOC, ALIGNED_ALLOC, MALLOC, CALLOC, REALLOC, OPEN, CLOSE, FSTAT, STAT, ACCESS, MMAP, MUNMAP, MADVISE, MINCORE, MLOCK,
-    READ, WRITE, MAKE, FSYNC, RENAME, UNLINK, FOPEN, FCLOSE, STREAM_READ, STDOUT, THREAD, AFFINITY, POLL, ENTROPY,
+    READ, WRITE, REALPATH, FCHMOD, FSYNC, RENAME, UNLINK, FOPEN, FCLOSE, STREAM_READ, STDOUT, THREAD, AFFINITY, POLL, ENTROPY,
     HOST, KINDS
 } site_kind;
 static const struct {
@@ -92,7 +92,8 @@ static const struct {
     [MLOCK] = {"mlock", {EAGAIN, ENOMEM}, false, false},
     [READ] = {"read", {EIO, EIO}, false, false},
     [WRITE] = {"write", {EIO, ENOSPC}, false, true},
-    [MAKE] = {"mkostemp", {EACCES, ENOSPC}, false, false},
+    [REALPATH] = {"realpath", {EACCES, ELOOP}, false, false},
+    [FCHMOD] = {"fchmod", {EPERM, EIO}, false, false},
     [FSYNC] = {"fsync", {EIO, ENOSPC}, false, false},
     [RENAME] = {"rename", {EACCES, EIO}, false, false},
     [UNLINK] = {"unlink", {EACCES, EIO}, false, false},
@@ -147,7 +148,8 @@ void *__real_aligned_alloc(size_t, size_t), *__real_malloc(size_t), *__real_call
 void __real_free(void *);
 int __real_open(const char *, int, ...), __real_close(int), __real_fstat(int, struct stat *), __real_stat(const char *, struct stat *);
 int __real_access(const char *, int), __real_munmap(void *, size_t), __real_madvise(void *, size_t, int), __real_fsync(int);
-int __real_rename(const char *, const char *), __real_unlink(const char *), __real_fileno(FILE *), __real_mkostemp(char *, int);
+int __real_rename(const char *, const char *), __real_unlink(const char *), __real_fileno(FILE *), __real_fchmod(int, mode_t);
+char *__real_realpath(const char *, char *);
 int __real_pthread_create(pthread_t *, const pthread_attr_t *, void *(*)(void *), void *), __real_pthread_detach(pthread_t);
 int __real_sched_getaffinity(pid_t, size_t, cpu_set_t *), __real_isatty(int);
 void *__real_mmap(void *, size_t, int, int, int, off_t);
@@ -218,7 +220,8 @@ ssize_t __wrap_write(int fd, const void *p, size_t n) {
     if (fails(WRITE) || (n && !moved(n))) return -1;
     return __real_write(fd, p, fault.armed && fault.most && n > fault.most ? fault.most : n);
 }
-int __wrap_mkostemp(char *name, int flags) { return fails(MAKE) ? -1 : __real_mkostemp(name, flags); }
+int __wrap_fchmod(int fd, mode_t mode) { return fails(FCHMOD) ? -1 : __real_fchmod(fd, mode); }
+char *__wrap_realpath(const char *path, char *real) { return fails(REALPATH) ? NULL : __real_realpath(path, real); }
 int __wrap_fsync(int fd) { return fails(FSYNC) ? -1 : __real_fsync(fd); }
 int __wrap_rename(const char *from, const char *to) { return fails(RENAME) ? -1 : __real_rename(from, to); }
 int __wrap_unlink(const char *path) { return fails(UNLINK) ? -1 : __real_unlink(path); }
