@@ -832,7 +832,8 @@ static size_t weight_named(const binder *b, const tensor *t, bool *ignored) {
     const char *name = t->name, *prefix = layer_prefix[b->m->format];
     size_t n = t->length, l = 0, i = 0, front = strlen(prefix), suffix = strlen(".weight");
     bool in_layer = n > front && memcmp(name, prefix, front) == 0;
-    *ignored = !in_layer && b->m->format != GGUF; /* where rope_freqs scales RoPE */
+    *ignored =
+        !in_layer && b->m->format != GGUF && !is("rope_freqs.weight", name, n); /* it scales RoPE */
     for (int k = 0; k < 2; k++)
         *ignored |= n >= strlen(tables[k]) &&
                     is(tables[k], name + n - strlen(tables[k]), strlen(tables[k]));
@@ -1876,10 +1877,9 @@ static int evaluate_spans(llama_session *s, const llama_span *spans, size_t tota
 
 /* OpenMP's threads do not survive a fork: a child of the process that had them has none. */
 static bool may_team(const llama *m) {
-    int pid = (int)getpid(), first = 0;
-    return __atomic_compare_exchange_n((int *)(uintptr_t)&m->team_pid, &first, pid, false,
-                                       __ATOMIC_RELAXED, __ATOMIC_RELAXED) ||
-           first == pid;
+    int pid = (int)getpid(), first = 0, *at = (int *)(uintptr_t)&m->team_pid;
+    __atomic_compare_exchange_n(at, &first, pid, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED);
+    return first == 0 || first == pid; /* first: what was there before */
 }
 
 /* llama_eval and all its kin: refuse what cannot be, evaluate, and only then let the sequences have

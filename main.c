@@ -169,12 +169,12 @@ typedef struct {
 
 static const verb verbs[] = {
     {'c', 'p', "complete", "MODEL [PROMPT]", "go on with a prompt; -i: a conversation",
-     "\nThe prompt is an argument, -p, -f, or stdin; one newline at its end is dropped.\n"
+     "\nThe prompt is an argument, -p, -f, or stdin; a newline at its end is dropped.\n"
      "Several (-p, -f, --lines, -0, -k) run together, each with the text it has alone,\n"
      "and come in their order, each ended by a newline, with -0 by a NUL.\n\n"
-     "-i: each line goes behind all text so far, between --in-prefix and --in-suffix,\n"
-     "and the model replies up to a --stop text, </s> or -n tokens. Ctrl-C stops a\n"
-     "reply, Ctrl-D ends. /reset goes back to the prompt; /save FILE, /load FILE,\n"
+     "-i: each line goes behind all text so far, between --in-prefix (none: on a line\n"
+     "of its own) and --in-suffix; a reply ends at a --stop text, </s>, -n tokens or\n"
+     "Ctrl-C, Ctrl-D ends all. /reset goes back to the prompt; /save FILE, /load FILE,\n"
      "/stats, /exit; //x says /x. A full context is told. rlwrap keeps the lines.\n",
      "llama LLaMA/7B \"I believe the meaning of life is\" -n 64\n"
      "         llama LLaMA/7B --lines -f questions.txt --json --temp 0 -n 32\n"
@@ -196,7 +196,7 @@ static const verb verbs[] = {
      "that has it, if one stands before it there. <s> begins the text.\n",
      "llama ppl LLaMA/7B wiki.test.raw --ctx 2048 --stride 512", run_ppl},
     {'k', 'w', "tokenize", "MODEL [TEXT...]", "text to token ids; --decode: ids to text",
-     "\nArguments are joined by spaces; without any, stdin is read.\n",
+     "\nArguments are joined by spaces; without any, stdin is read, to its last byte.\n",
      "llama tokenize LLaMA/7B Hello world", run_tokenize},
     {'i', 0, "info", "MODEL", "shape, size, memory", "", "llama info LLaMA/65B -c 512", run_info},
     {'m', 0, "check", "MODEL", "its weights: finite, no holes, MD5", "", "llama check LLaMA/7B",
@@ -264,8 +264,10 @@ static const struct {
     {"co", "--top-p P", REAL, IN(draw.top_p, 0, 1), "nucleus sampling (0.95; 1: off)"},
     {"c", "--top-k K", WHOLE, IN(draw.top_k, 0, MANY), "only the K most likely (0: off)"},
     {"c", "--min-p P", REAL, IN(draw.min_p, 0, 1), "at least P times the best's (0: off)"},
-    {"c", "--repeat-penalty R", REAL, IN(draw.repeat_penalty, 0, 1e6), "of what is there (1: off)"},
-    {"c", "--repeat-last-n N", WHOLE, IN(draw.repeat_last, -1, MANY), "of so many (64; -1: all)"},
+    {"c", "--repeat-penalty R", REAL, IN(draw.repeat_penalty, 0, 1e6),
+     "of what is there (0, 1: off)"},
+    {"c", "--repeat-last-n N", WHOLE, IN(draw.repeat_last, -1, MANY),
+     "of so many (64; -1: all; 0: off)"},
     {"clt", "--no-bos", FLAG, AT(no_bos), "no <s> in front"},
     {"c", "--ignore-eos", FLAG, AT(ignore_eos), "go on after </s>"},
     {"c", "--echo", FLAG, AT(echo), "the prompt too"},
@@ -664,7 +666,7 @@ static void print_stats(void) {
     double rate = t[1] > 0 ? (double)figures.later / t[1] : 0;
     fprintf(stderr, "\nprompt      %zu tokens in %.3f s, %.1f tokens/s\n", figures.evaluated, t[0],
             t[0] > 0 ? (double)figures.evaluated / t[0] : 0);
-    if (figures.known) fprintf(stderr, "cache       %zu of the prompt's tokens\n", figures.known);
+    if (figures.known || o.cache) fprintf(stderr, "cache       %zu tokens\n", figures.known);
     fprintf(stderr, "generation  %zu tokens in %.3f s, %.2f tokens/s", figures.generated, t[1],
             rate);
     if (o.run.sequences == 1)

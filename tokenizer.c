@@ -1213,9 +1213,9 @@ LLAMAC_API int llama_save_file(llama_session *s, int seq, const char *path, llam
     char real[LLAMAC_PATH_BYTES], name[LLAMAC_PATH_BYTES + 8];
     mode_t mode = 0;
     if (err) memset(err, 0, sizeof *err);
-    if (!path || strlen(path) >= sizeof real)
+    if (!s || !path || strlen(path) >= sizeof real)
         return llamac_fail(err, LLAMA_EINVAL,
-                           "the name of a file must be given, and no longer one");
+                           "a session must be given, and a file's name, not too long");
     int status = place_of_state(real, path, &mode, err), fd, why;
     if (status) return status;
     fd = open_beside(real, name);
@@ -1236,7 +1236,8 @@ LLAMAC_API int llama_load_file(llama_session *s, int seq, const char *path, llam
     struct stat st;
     char more;
     if (err) memset(err, 0, sizeof *err);
-    if (!path) return llamac_fail(err, LLAMA_EINVAL, "the name of a file must be given");
+    if (!s || !path)
+        return llamac_fail(err, LLAMA_EINVAL, "a session and a file's name must be given");
     int fd = llamac_open_file(path, &st, err);
     if (fd < 0) return fd;
     errno = 0; /* not ENOENT: there is a file */

@@ -208,7 +208,30 @@ def bars():  # what takes long shows how far it is, and how long it takes; not w
         check(bool(re.search(rb"\rscore +[0-9]+% \[#* *\] [0-9]+ s left", seen)) != quiet, f"a bar, if not with -q ({quiet})", seen)
         check(seen == b"" if quiet else seen.endswith(b"\r\033[K"), "which is wiped away", seen)
 
-for case in (bars, turns, interrupts, commands, end_of_input, unicode, long_lines, full, stops):
+def long_reply():  # 10. on the screen a text stays as it came, however slow the model is
+    slow = ("-n", "150", "--ignore-eos", "--kernels", "scalar", "-t", "1")
+    with Talk(*slow, screen=True) as t:
+        t.say(WOODCUTTER, 60)
+        shown = t.last.partition(b"\r\n")[2]
+        text = shown[shown.rfind(b"\x1b[K") + 3:] if b"\x1b[K" in shown else shown
+        want = piped([WOODCUTTER], *slow)
+        check(text.replace(b"\r\n", b"\n") == want + b"> ", f"no bar behind the first token: {want!r}", t.last)
+
+def interrupted_save():  # 11. ^C while /save evaluates: no file, and the conversation goes on
+    with tempfile.TemporaryDirectory() as folder:
+        file, prompt = os.path.join(folder, "unsaved"), os.path.join(folder, "long")
+        with open(prompt, "wb") as f:
+            f.write(b"The king and the queen went to the house of the old man. " * 400)
+        with Talk("-f", prompt, "-c", "8000", "-t", "1", "--kernels", "scalar", "-n", "4") as t:
+            t.send(b"/save " + os.fsencode(file) + b"\r")
+            t.expect(b"prompt", 30)  # the bar
+            t.send(b"\x03")
+            t.expect(b"is not written")
+            t.expect(b"> ")
+            check(not os.path.exists(file), "nothing is saved", t.seen)
+            t.say(b"/reset")
+
+for case in (bars, turns, long_reply, interrupted_save, interrupts, commands, end_of_input, unicode, long_lines, full, stops):
     try:  # 10. every process ends by itself within 10 s, with 0: see Talk.end and piped
         case()
     except (OSError, subprocess.TimeoutExpired) as e:

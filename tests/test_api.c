@@ -119,6 +119,8 @@ static void test_eval_refusals(void) {
     check(llama_eval(s, 2, some, 1) == LLAMA_EINVAL && llama_eval(s, -1, some, 1) == LLAMA_EINVAL, "no such sequence");
     check(llama_eval(s, 0, NULL, 1) == LLAMA_EINVAL && llama_eval(NULL, 0, some, 1) == LLAMA_EINVAL, "NULL");
     check(llama_eval(s, 0, some, 5) == LLAMA_EFULL && strstr(llama_session_error(s), "full"), "full");
+    check(llama_eval(s, 0, some, (size_t)LLAMA_EINVAL) == LLAMA_EFULL && llama_eval(s, 1, some, SIZE_MAX / 4) == LLAMA_EFULL,
+          "an error taken for a number of tokens: none of them is looked at");
     check(llama_length(s, 0) == SOME && memcmp(before, llama_logits(s, 0), sizeof before) == 0, "a refusal changes nothing");
     check(llama_eval(s, 1, some, SOME) == LLAMA_OK && memcmp(before, llama_logits(s, 1), sizeof before) == 0, "sequences are alike and apart");
     check(llama_rewind(s, 0, 17) == LLAMA_EINVAL && llama_rewind(s, 0, SOME) == LLAMA_OK && llama_logits(s, 0), "rewind to here");
@@ -405,7 +407,7 @@ static void test_trace(void) {
     llama_session_free(s);
 }
 
-/* A host that flushes denormals or rounds upward gets the same bits, and its mode back. */
+/* A host that rounds upward gets the same bits, and its mode back. */
 static void test_float_mode(void) {
     llama_session *a = session(model, (llama_session_options){.context = 64}), *b = session(model, (llama_session_options){.context = 64});
     llama_eval(a, 0, some, SOME);
@@ -414,6 +416,13 @@ static void test_float_mode(void) {
     fesetround(FE_TONEAREST);
     check(status == LLAMA_OK && mode == FE_UPWARD, "the rounding mode is put back");
     check(memcmp(llama_logits(a, 0), llama_logits(b, 0), 4096) == 0, "the host's rounding changes no bit");
+    /* one that has its exceptions raise signals gets none of them */
+    llama_sampler none = {.size = sizeof none, .top_p = NAN};
+    feenableexcept(FE_INVALID | FE_DIVBYZERO | FE_OVERFLOW);
+    status = llama_sample(b, 0, &none);
+    int traps = fegetexcept();
+    fedisableexcept(FE_ALL_EXCEPT);
+    check(status == LLAMA_EINVAL && traps == (FE_INVALID | FE_DIVBYZERO | FE_OVERFLOW), "a sampler that is no number: %d, %x", status, (unsigned)traps);
     llama_session_free(a);
     llama_session_free(b);
 }

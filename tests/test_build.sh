@@ -72,7 +72,7 @@ for object in llama tokenizer; do
     names=$(nm -g --defined-only build/$object.o | awk '{ print $3 }' | grep -vE '^llamac?_')
     if [ -z "$names" ]; then ok; else no "$object.o defines" $names; fi
 done
-declared=$(grep -c '^LLAMA_API' llama.h)
+declared=$(grep -c '^LLAMAC_API' llama.h)
 defined=$(nm -g --defined-only build/llama.o build/tokenizer.o | grep -c ' T llama_')
 if [ "$declared" -eq "$defined" ]; then ok; else no "$declared functions are declared, $defined defined"; fi
 

@@ -136,7 +136,7 @@ refuse 2 "--temp nan" "number" $llama $model x --temp nan
 refuse 2 "-s" "whole number" $llama $model x -s -1
 refuse 2 "-s" "2^64" $llama $model x -s 18446744073709551616
 refuse 2 "an empty stop" "empty" $llama $model x -r ""
-refuse 2 "an escape that is nothing to stop at" "empty" $llama $model x -e -r '\x00'
+refuse 2 "an escape that is nothing to stop at" "NUL" $llama $model x -e -r '\x00'
 refuse 2 "an escape inside a character" "inside a character" $llama $model x -e -r '\x80'
 refuse 2 "half a character to stop at" "inside a character" $llama $model x -r "$(printf '\251')"
 refuse 2 "an argument of two lines" "1^J2" $llama $model x -n "$(printf '1\n2')"
@@ -237,7 +237,8 @@ run 0 "an empty file is an empty cache" $llama $model "$prompt" $greedy --prompt
 same "an empty file: the same text" $work/out $work/text
 same "and is filled, byte for byte" $work/blank $work/kept
 run 0 "a smaller context" $llama $model "$prompt" --temp 0 -n 2 -c 20 --prompt-cache $work/blank
-holds "a state longer than the context: a note" grep -q "longer than the context; it is made anew" $work/err
+holds "a state longer than the context: a note" grep -q "longer than the context; it is not used" $work/err
+same "and it is left as it is" $work/blank $work/kept
 run 0 "another model's state" $llama $forms/meta "There" -n 2 --prompt-cache $work/blank
 holds "another model's state: a note" grep -q "another model's; it is made anew" $work/err
 run 0 "-q: no note" $llama $model "$prompt" --temp 0 -n 2 -q --prompt-cache $work/blank
@@ -255,7 +256,7 @@ refuse 2 "a folder for a cache" "regular file" $llama $model "$prompt" --prompt-
 mkfifo $work/fifo
 refuse 2 "a FIFO for a cache" "regular file" timeout 5 $llama $model "$prompt" --prompt-cache $work/fifo
 refuse 2 "with --fast" "not with --fast" $llama $model "$prompt" --fast --prompt-cache $cache
-run 0 "a folder that is not there" $llama $model "$prompt" $greedy --prompt-cache $work/none/cache
+run 1 "a folder that is not there" $llama $model "$prompt" $greedy --prompt-cache $work/none/cache -q
 same "a cache that cannot be written: the same text" $work/out $work/text
 holds "and a note" grep -q "$work/none/cache: cannot be written: No such" $work/err
 if ls $work/*.?????? 2>/dev/null | grep -q "cache\."; then no "temporary files stay"; else ok; fi
@@ -425,7 +426,7 @@ printf '0\ta\tb\0c\n' >$work/item
 refuse 2 "score of a NUL" "have a NUL in them" $llama score $model -f $work/item
 printf '\n\n' >$work/item
 refuse 2 "score of nothing" "no items" $llama score $model -f $work/item
-refuse 5 "score of too much" "item 0: [0-9]* tokens do not fit in 5 positions" $llama score $model -f $items -c 5
+refuse 5 "score of too much" "item 0: [0-9]* tokens do not fit in a context of 5" $llama score $model -f $items -c 5
 
 # ppl: the same for a text and its ids; windows; what it says of itself
 tr '\n' ' ' <tests/tiny/README.md | head -c 1500 >$work/prose
@@ -505,7 +506,7 @@ same "trace of a pipe" $work/out $work/trace
 run 2 "trace of no such name" $llama trace $model "$prompt" layers.2 layer
 one_line "trace of no such name"
 refuse 2 "trace without a prompt" "prompt is empty" $llama trace $model --no-bos -p ""
-refuse 5 "trace of too much" "positions" $llama trace $model "$prompt" -c 3
+refuse 5 "trace of too much" "a context of 3" $llama trace $model "$prompt" -c 3
 
 # bench: three lines, and no text
 run 0 "bench" $llama bench $model -t 1
@@ -653,6 +654,97 @@ if command -v groff >/dev/null 2>&1; then
 else
     echo "SKIP: the manual page's form (no groff)"
 fi
+# What surprised people
+crlf() { printf "$1" | sed 's/$/\r/'; } # lines as Windows ends them
+printf 'The king\nA wolf\n' >$work/lf
+crlf 'The king\nA wolf\n' >$work/crlf
+$llama $model --lines -f $work/lf -n 6 --temp 0 >$work/want
+run 0 "--lines as Windows ends them" $llama $model --lines -f $work/crlf -n 6 --temp 0
+same "--lines as Windows ends them" $work/out $work/want
+crlf "$prompt\n" >$work/crlf
+run 0 "a file as Windows ends it" $llama $model -f $work/crlf $greedy
+same "a file as Windows ends it" $work/out $work/text
+printf 'The king\n/stats\n' | $llama $model -i -n 6 --temp 0 >$work/want 2>/dev/null
+crlf 'The king\n/stats\n' | $llama $model -i -n 6 --temp 0 >$work/out 2>$work/err
+same "-i: lines as Windows ends them" $work/out $work/want
+holds "-i: and commands" grep -q "^seed " $work/err
+printf 'The king\r\0' | $llama $model -0 -n 6 --temp 0 >$work/out
+$llama $model -p "$(printf 'The king\r')" -n 6 --temp 0 | tr '\n' '\0' >$work/want
+printf '\0' >>$work/want
+same "-0 takes a text as it is" $work/out $work/want
+refuse 2 "ppl of a window of one" "predicts nothing" $llama ppl $model $work/prose --ctx 1
+$llama ppl $model $work/prose >$work/all
+holds "ppl: bits a byte of all of the text" grep -q "bits a byte" $work/all
+run 0 "ppl of a part" $llama ppl $model $work/prose --ctx 16
+holds "ppl: and not of a part" sh -c "! grep -q 'a byte' $work/out"
+for zero in "--top-p 0" "--top-p 0.0"; do
+    run 0 "$zero" $llama $model "$prompt" -n 24 -s 5 $zero
+    same "$zero keeps the best alone" $work/out $work/text
+done
+run 0 "--repeat-last-n 0" $llama $model "$prompt" $greedy --repeat-penalty 2 --repeat-last-n 0
+same "--repeat-last-n 0 penalises nothing" $work/out $work/text
+LLAMA_MODEL=$model refuse 2 "a wrong name and LLAMA_MODEL" 'LLAMA_MODEL is set' $llama no/such "$prompt"
+LLAMA_MODEL=$model refuse 2 "a wrong name and LLAMA_MODEL" 'LLAMA_MODEL is set' $llama info no/such
+refuse 2 "--decode --count" "not with" $llama tokenize $model --decode --count 5
+refuse 2 "a NUL in an option" "NUL" $llama $model x -e --in-prefix 'A\x00'
+refuse 5 "which prompt is too long" "prompt 1: " $llama $model -p x -p "$prompt" -c 4
+refuse 2 "a range is told in figures" "from 1 to 1048576" $llama $model x -c 0
+refuse 2 "whose option it is not" "score does not have it" $llama score $model --json
+run 0 "complete -h" $llama complete -h
+$llama help complete >$work/want
+same "complete -h is of complete" $work/out $work/want
+printf 'hi\n' | $llama $model -i --no-bos -n 2 >$work/out 2>$work/err
+holds "-i --no-bos: $(cat $work/err)" test -s $work/out
+# A turn begins on a line of its own, as it is shown
+printf 'The king said\nThe queen said\n' | $llama $model -i -n 8 --temp 0 >$work/out
+first=$($llama $model -e 'The king said\n' -n 8 --temp 0)
+second=$($llama $model -e "The king said\n$first\nThe queen said\n" -n 8 --temp 0)
+printf '%s\n' "$first" "$second" >$work/want
+same "-i: the second turn" $work/out $work/want
+# Nothing is lost by a slip, nor silently
+echo "dear diary" >$work/diary
+printf 'hi\n/save %s\nhi\n' $work/diary | $llama $model -i -n 3 -q >$work/out 2>$work/err
+code=$?
+if [ $code -eq 1 ] && grep -q "no saved state" $work/err && [ "$(cat $work/diary)" = "dear diary" ]; then ok; else no "/save over a file: $code, $(cat $work/err)"; fi
+for what in "/save $work/no/where" "/load $work/no/where"; do
+    printf 'hi\n%s\nhi\n' "$what" | $llama $model -i -n 3 -q >$work/out 2>$work/err
+    code=$?
+    if [ $code -eq 1 ] && [ "$(wc -l <$work/err)" -eq 1 ]; then ok; else no "$what through a pipe: $code, $(cat $work/err)"; fi
+done
+rm -f $work/real $work/link
+run 0 "a cache" $llama $model "$prompt" $greedy --prompt-cache $work/real
+chmod 644 $work/real
+ln -s real $work/link
+run 0 "a cache behind a link" $llama $model "$prompt and his wife" $greedy --prompt-cache $work/link
+holds "the link stays" test -L $work/link
+holds "and so does the mode" sh -c "ls -l $work/real | grep -q ^-rw-r--r--"
+cp $work/real $work/want
+$llama $model -i --prompt-cache $work/real </dev/null 2>/dev/null
+same "a conversation in which nothing is said leaves the cache" $work/real $work/want
+# JSON: when a text was done, what a double holds, a list that is empty
+if command -v python3 >/dev/null 2>&1; then
+    run 0 "--json" $llama $model -p x -p "$one" -n 200 --ignore-eos --stop king --json --logprobs 2 --temp 0
+    holds "--json: times and probabilities ($(head -c 200 $work/out))" python3 -c "
+import json
+for row in map(json.loads, open('$work/out')):
+    assert all(t['logprob'] == p['logprob'] for p in row['logprobs'] for t in p['top'] if t['token'] == p['token'])
+"
+    run 0 "--json, a text that is short" $llama $model -p "$three" -p "$one" -n 300 --ignore-eos --stop king --json --temp 0 --kernels scalar -t 1
+    holds "--json: a text is done when it is done" python3 -c "
+import json
+a, b = map(json.loads, open('$work/out'))
+assert len(a['tokens']) > 9 * len(b['tokens']) and a['seconds'] > 2 * b['seconds'], (a['seconds'], b['seconds'])
+"
+    run 0 "--json, no tokens" $llama $model -p x -n 0 --json --logprobs 2
+    holds "--json: the list is there" python3 -c "import json; assert json.load(open('$work/out'))['logprobs'] == []"
+    for i in 1 2 3 4 5 6 7 8; do $llama $model x -n 0 --json; done >$work/out
+    holds "--json: a drawn seed is a double's" python3 -c "
+import json
+seeds = [json.loads(line)['seed'] for line in open('$work/out')]
+assert len(set(seeds)) == 8 and all(s == int(float(s)) < 2 ** 53 for s in seeds) and max(seeds) > 2 ** 40, seeds
+"
+fi
+
 run 0 "--version" $llama --version
 holds "--version" grep -q "^llama.c 0.1.0" $work/out
 

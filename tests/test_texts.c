@@ -3,6 +3,7 @@
  *   test_texts MODEL      a folder with a tokenizer: tests/tiny
  */
 #include "test.h"
+#include <fenv.h>
 
 enum { MOST = 24, PROMPTS = 7, VOCAB = 1024 };
 
@@ -220,6 +221,16 @@ static void test_said(void) {
     said = 0;
     texts[0] = text_of(0, 3, 5), texts[0].sampler.temperature = -1;
     check(generate(s, texts, 1, got) == LLAMA_EINVAL && strstr(llama_session_error(s), "sampler"), "a bad sampler: %s", llama_session_error(s));
+    texts[0] = text_of(0, 3, 5); /* what was told of an earlier text is not taken for this one's */
+    for (int turn = 0; turn < 3; turn++) {
+        memset(got, 0, sizeof got);
+        if (turn == 2) texts[0].generated = 9;
+        texts[0].utf8 = (llama_utf8){.started = 1};
+        check(generate(s, texts, 1, got) == LLAMA_OK && got[0].n == 5 && got[0].ends == 1 && memcmp(got[0].tokens, want.tokens, 5 * sizeof(int32_t)) == 0,
+              "again, %d: %zu tokens, %zu ends", turn, got[0].n, got[0].ends);
+    }
+    llama_fork(s, 0, 7); /* an older error */
+    check(llama_generate(model, s, NULL, 1, on_text, got) == LLAMA_EINVAL && strstr(llama_session_error(s), "texts"), "says why: %s", llama_session_error(s));
     check(llama_generate(NULL, s, texts, 1, on_text, got) == LLAMA_EINVAL && llama_generate(model, NULL, texts, 1, on_text, got) == LLAMA_EINVAL &&
               llama_generate(model, s, NULL, 1, on_text, got) == LLAMA_EINVAL && llama_generate(model, s, texts, 1, NULL, got) == LLAMA_EINVAL,
           "refused");
@@ -330,6 +341,17 @@ static void test_endings(void) {
     llama_session *two = session(2, 64), *small = session(3, 5);
     check(llama_loglikelihood(model, two, e, 1) == LLAMA_EINVAL && llama_loglikelihood(NULL, NULL, e, 1) == LLAMA_EINVAL &&
               llama_loglikelihood(model, NULL, NULL, 1) == LLAMA_EINVAL, "refused");
+    check(strstr(llama_session_error(two), "3 sequences") != NULL, "says why: %s", llama_session_error(two));
+    llama_ending bad = {.context = NULL, .n_context = 3, .ending = "x", .n_ending = 1}, bad_too = {.context = "x", .n_context = 1, .n_ending = 1};
+    check(llama_loglikelihood(model, NULL, &bad, 1) == LLAMA_EINVAL && llama_loglikelihood(model, NULL, &bad_too, 1) == LLAMA_EINVAL, "texts that are not there");
+    llama_session *more = session(8, 64);
+    llama_ending down[TEXTS]; /* the host's rounding is not the sums' */
+    for (int i = 0; i < TEXTS; i++) down[i] = want[i];
+    fesetround(FE_UPWARD);
+    check(llama_loglikelihood(model, more, down, TEXTS) == LLAMA_OK && fegetround() == FE_UPWARD, "a host that rounds upward");
+    fesetround(FE_TONEAREST);
+    for (int i = 0; i < TEXTS; i++) check(down[i].logprob == want[i].logprob, "rounding upward, %d: %.17g, not %.17g", i, down[i].logprob, want[i].logprob);
+    llama_session_free(more);
     check(llama_loglikelihood(model, small, e, 1) == LLAMA_EFULL, "more than the context");
     check(llama_loglikelihood(model, small, NULL, 0) == LLAMA_OK, "none");
     llama_session_free(two), llama_session_free(small);
@@ -368,6 +390,7 @@ static void test_stop(void) {
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         size_t n = 0, keep = 99, at;
         while (n < 3 && cases[i].stops[n]) n++;
+        check(llama_find_stop(cases[i].text, strlen(cases[i].text), cases[i].stops, n, NULL) == cases[i].at, "stop %zu, nothing to keep", i);
         at = llama_find_stop(cases[i].text, strlen(cases[i].text), cases[i].stops, n, &keep);
         check(at == cases[i].at && keep == cases[i].keep, "stop in '%s': at %zu, keep %zu", cases[i].text, at, keep);
     }
@@ -401,6 +424,10 @@ static void test_utf8(void) {
         size_t length = llama_utf8_next(cases[i].text, cases[i].n, &number);
         check(length == cases[i].length && number == cases[i].number, "character %zu: %zu bytes, %d", i, length, (int)number);
     }
+    static const int32_t act[] = {-1, 0, '\n', 27, 31, 127, 0x80, 0x9b, 0x9f, 0x61c, 0x200e, 0x200f, 0x202a, 0x202e, 0x2066, 0x2069};
+    static const int32_t show[] = {' ', '~', 0xa0, 0xe9, 0x61b, 0x200d, 0x2010, 0x2029, 0x202f, 0x2065, 0x206a, 0x1f642};
+    for (size_t i = 0; i < sizeof act / sizeof *act; i++) check(llama_acts(act[i]) == 1, "%x acts", (unsigned)act[i]);
+    for (size_t i = 0; i < sizeof show / sizeof *show; i++) check(llama_acts(show[i]) == 0, "%x is shown", (unsigned)show[i]);
 }
 
 int main(int argc, char **argv) {

@@ -72,7 +72,10 @@ static void in_child(void) {
         memcpy(parent, llama_logits(s, 0), bytes);
         llama_rewind(s, 0, 47);
         llama_eval(s, 0, tokens + 47, 1);
-        _exit(memcmp(parent, llama_logits(s, 0), bytes) != 0);
+        int other = memcmp(parent, llama_logits(s, 0), bytes) != 0;
+        llama_session *own = NULL; /* the child's, of the model that had workers */
+        other |= llama_session_new(&own, model, &o, NULL) || llama_eval(own, 0, tokens, 48) || memcmp(parent, llama_logits(own, 0), bytes) != 0;
+        _exit(other);
     }
     alarm(60); /* a child that waits for threads it does not have */
     check(waitpid(child, &status, 0) == child && WIFEXITED(status) && WEXITSTATUS(status) == 0, "a child of fork()");

@@ -18,11 +18,12 @@ prints, between tabs: accuracy, exact, the share that is right, its standard err
 Natural Questions and TriviaQA are asked as in the LLaMA paper (arXiv 2302.13971, appendix A: figure 3), and graded by
 its words: the answer ends at "the first line break, final dot or comma", and is right if it is one of the answers after
 "we lowercase generated answers and remove articles, punctuation and duplicate whitespaces". Our reading: it ends at the
-first of these, as in lm-evaluation-harness; punctuation becomes a space, as in TriviaQA's own script; the "filtered dev
-set" of TriviaQA is its reading comprehension set's. Which shots the paper took it does not say.
+first of these, as in lm-evaluation-harness; of TriviaQA punctuation becomes a space, as in its own script. Its
+"filtered dev set" is the reading comprehension set's, whose half from the web is meant here (wikipedia-dev.json has the
+same form). Which shots the paper took it does not say.
 
-Of GSM8K the paper prints no prompt. Our reading, lm-evaluation-harness's: eight shots with their worked answers as
-published, and right if the number behind "####" is equal.
+Of GSM8K the paper prints neither prompt nor shots. Our reading is lm-evaluation-harness's prompt, with the worked
+answers as published, of eight shots (where it takes five); right if the number behind "####" is equal.
 """
 import itertools
 import json
@@ -34,7 +35,7 @@ from decimal import Decimal
 sys.dont_write_bytecode = True
 from multiple_choice import Broken, at, guarded, parser, read_json, take, write  # noqa: E402
 
-PUNCTUATION = str.maketrans(dict.fromkeys(string.punctuation + "‘’´`", " "))
+PUNCTUATION = string.punctuation + "‘’´`"
 
 
 def number(text):
@@ -42,12 +43,14 @@ def number(text):
     return found and Decimal(found[1].replace(",", ""))
 
 
-def normal(text):
-    return " ".join(re.sub(r"\b(a|an|the)\b", " ", text.lower().translate(PUNCTUATION)).split())
+def normal(text, gap=""):
+    """gap: what takes the place of punctuation."""
+    text = text.lower().translate(str.maketrans(dict.fromkeys(PUNCTUATION, gap)))
+    return " ".join(re.sub(r"\b(a|an|the)\b", " ", text).split())
 
 
-def first_answer(text):
-    return normal(re.split("[\n.,]", text.strip())[0])
+def first_answer(text, gap=""):
+    return normal(re.split("[\n.,]", text.strip())[0], gap)
 
 
 def read_document(file):
@@ -78,12 +81,13 @@ def nq(item):
 def triviaqa(item):
     answer = take(item, "Answer", dict)
     answers = [take(answer, "Value")] + take(answer, "Aliases", list) + take(answer, "NormalizedAliases", list)
-    return take(item, "Question"), answers[0], set(map(normal, answers))
+    answers += take(answer, "HumanAnswers", list) if "HumanAnswers" in answer else []
+    return take(item, "Question"), answers[0], {normal(text, " ") for text in answers}
 
 
 SETS = {  # how a file is read, what an item is, what a text answers; head, question, what ends a shot
     "nq": (read_json, nq, first_answer, "Answer these questions:\n", "Q: {}\nA:", "\n"),
-    "triviaqa": (read_document, triviaqa, first_answer, "Answer these questions:\n", "Q: {}\nA:", "\n"),
+    "triviaqa": (read_document, triviaqa, lambda text: first_answer(text, " "), "Answer these questions:\n", "Q: {}\nA:", "\n"),
     "gsm8k": (read_json, gsm8k, number, "", "Question: {}\nAnswer:", "\n\n"),
 }
 

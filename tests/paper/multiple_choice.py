@@ -19,7 +19,7 @@
 
 The LLaMA paper (arXiv 2302.13971, section 3) prints no prompt for these sets: it says that it follows Gao et al. 2021
 and, in BoolQ and OpenBookQA, Brown et al. 2020 (GPT-3), all without an example, but for MMLU's five. So the prompts
-below are our reading: the wording of Gao et al.'s program, lm-evaluation-harness; of MMLU, that of its authors.
+below are our reading: the wording of Gao et al.'s program, lm-evaluation-harness; of MMLU, its form of the authors'.
 LAMBADA is not in the paper. Which accuracy the paper's tables show: row.py.
 
 --fit: a question of MMLU that is too long with five shots gets as many as fit, the first ones, as its authors do;
@@ -137,18 +137,23 @@ def take(record, name, kind=str, of=str):
     return value
 
 
+def spaced(text):
+    """The space in front is no part of what is scored: an ending's length is that of its own text."""
+    return (" ", text) if text.strip() else " " + text
+
+
 def boolq(item):
     passage = take(item, "title") + " -- " + take(item, "passage")
     return int(take(item, "answer", bool)), f"{passage}\nQuestion: {take(item, 'question')}?\nAnswer:", [" no", " yes"]
 
 
 def piqa(item, label):
-    return label, f"Question: {take(item, 'goal')}\nAnswer:", [" " + take(item, name) for name in ("sol1", "sol2")]
+    return label, f"Question: {take(item, 'goal')}\nAnswer:", [spaced(take(item, name)) for name in ("sol1", "sol2")]
 
 
 def siqa(item, label):
     context = f"Q: {take(item, 'context')} {take(item, 'question')}\nA:"
-    return label - 1, context, [" " + take(item, "answer" + letter) for letter in "ABC"]
+    return label - 1, context, [spaced(take(item, "answer" + letter)) for letter in "ABC"]
 
 
 def hellaswag(item):
@@ -156,7 +161,7 @@ def hellaswag(item):
         return re.sub(r"\[.*?\]", "", text.strip().replace(" [title]", ". ")).replace("  ", " ")
 
     context = f"{take(item, 'activity_label')}: {take(item, 'ctx_a')} {take(item, 'ctx_b').capitalize()}"
-    return take(item, "label", int), clean(context), [" " + clean(ending) for ending in take(item, "endings", list)]
+    return take(item, "label", int), clean(context), [spaced(clean(ending)) for ending in take(item, "endings", list)]
 
 
 def winogrande(item):
@@ -178,7 +183,7 @@ def openbookqa(item):
 
 def arc(item):
     label, stem, endings = openbookqa(item)
-    return label, f"Question: {stem}\nAnswer:", endings
+    return label, f"Question: {stem}\nAnswer:", [spaced(ending[1:]) for ending in endings]
 
 
 def mmlu(prompt, row):

@@ -13,7 +13,7 @@ DATA is a folder with the published files, or some of them; multiple_choice.py a
 
 Each set prints, between tabs: SET, accuracy, share, standard error, right, of how many; or SET, absent, FILE. The
 accuracy is the one the paper (arXiv 2302.13971, section 3) shows: the log-probability per character of an ending (here
-per byte, its space in front counted); for BoolQ and OpenBookQA less that behind "Answer:"; of MMLU, 5-shot, the sum,
+per byte, without the space in front); for BoolQ and OpenBookQA less that behind "Answer:"; of MMLU, 5-shot, the sum,
 over all questions (our reading); exact match for Natural Questions and TriviaQA, 0-shot, and GSM8K, 8-shot; of LAMBADA,
 which the paper has not, greedy. Then comes the row, in percent, above those of the paper's tables 3, 4, 5, 7 and 9.
 

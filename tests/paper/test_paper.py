@@ -50,7 +50,7 @@ SCIENCE = science(("B", "Which of these floats?", "ABCD", ["a nail", "a cork", "
 SCIENCE_LINES = ("1\t{}Which of these floats?{}\t a nail\t a cork\t a key\t a coin\n"
                  "2\t{}What melts snow?{}\t night\t shade\t warmth\t frost\n"
                  "4\t{}Which has\\tfive?{}\t one\t two\t three\t four\t a hand\n")
-ARC_LINES = SCIENCE_LINES.format(*["Question: ", r"\nAnswer:"] * 3)
+ARC_LINES = SCIENCE_LINES.format(*["Question: ", r"\nAnswer:"] * 3).replace("\t ", "\t \\c")
 
 FILES = {  # where row.py looks for them
     "boolq/dev.jsonl": [
@@ -97,7 +97,8 @@ FILES = {  # where row.py looks for them
     "triviaqa/web-dev.json": json.dumps({"Data": [
         {"Question": "Which bird fishes?", "Answer": {"Value": "Heron", "Aliases": ["The Heron", "An_egret"],
                                                        "NormalizedAliases": ["heron", "grey heron"]}},
-        {"Question": "Who dug?", "Answer": {"Value": "Dell", "Aliases": [], "NormalizedAliases": ["dell"]}}]}),
+        {"Question": "Who dug?", "Answer": {"Value": "Dell", "Aliases": [], "NormalizedAliases": ["dell"],
+                                            "HumanAnswers": ["O'Dell"]}}]}),
     "gsm8k/test.jsonl": [
         {"question": "Two carts of 3,500 bricks. How many bricks?", "answer": "2*3500 = 7,000.\n#### 7,000"},
         {"question": "Ten less 3?", "answer": "10-3 = <<10-3=7>>7\n#### 7"}, {"question": "0-5?", "answer": "#### -5"}],
@@ -117,17 +118,17 @@ LINES = [  # arguments of multiple_choice.py, what it writes
      "0\tMilk -- Milk is white. It says caf\u00e9." r"\nQuestion: is milk black?\nAnswer:	 no	 yes" "\n"
      r"0	Cat -- No cat was seen to read.\nQuestion: do cats read?\nAnswer:	 no	 yes" "\n"),
     ("piqa piqa/valid.jsonl piqa/valid-labels.lst",
-     r"0	Question: Dry a wet shoe.\nAnswer:	 Put it in the sun.	 Put it in the pond." "\n"
-     r"1	Question: Open a jar\nAnswer:	 look at it	 turn  the lid" "\n"
-     r"1	Question: Cut bread\nAnswer:	 with a spoon	 with a knife" "\n"),
+     r"0	Question: Dry a wet shoe.\nAnswer:	 \cPut it in the sun.	 \cPut it in the pond." "\n"
+     r"1	Question: Open a jar\nAnswer:	 \clook at it	 \cturn  the lid" "\n"
+     r"1	Question: Cut bread\nAnswer:	 \cwith a spoon	 \cwith a knife" "\n"),
     ("siqa siqa/dev.jsonl siqa/dev-labels.lst",
-     r"1	Q: Ona lost her hat. What will Ona do?\nA:	 swim	 look for it	 sleep" "\n"
-     r"0	Q: Tim fed the dog. How is the dog?\nA:	 full	 sad	 wet" "\n"
-     r"2	Q: Lea fell. Why?\nA:	 joy	 rain	 a stone" "\n"),
+     r"1	Q: Ona lost her hat. What will Ona do?\nA:	 \cswim	 \clook for it	 \csleep" "\n"
+     r"0	Q: Tim fed the dog. How is the dog?\nA:	 \cfull	 \csad	 \cwet" "\n"
+     r"2	Q: Lea fell. Why?\nA:	 \cjoy	 \crain	 \ca stone" "\n"),
     ("hellaswag hellaswag/hellaswag_val.jsonl",
-     "2\tRowing: A boat lies there. The man\t eats it.\t  sings to it.\t rows away.\t paints a wall.\n"
-     "0\tBaking: How to bake. Take flour.\t Add water. Stir.\t Run.\t Sit.\t Sing.\n"
-     "3\tWalking: They walk. A dog\t flies.\t reads.\t talks.\t follows.\n"),
+     "2\tRowing: A boat lies there. The man\t \\ceats it.\t \\c sings to it.\t \\crows away.\t \\cpaints a wall.\n"
+     "0\tBaking: How to bake. Take flour.\t \\cAdd water. Stir.\t \\cRun.\t \\cSit.\t \\cSing.\n"
+     "3\tWalking: They walk. A dog\t \\cflies.\t \\creads.\t \\ctalks.\t \\cfollows.\n"),
     ("winogrande winogrande/dev.jsonl",
      "0\tIda paid Ola because \tIda\\c was in debt.\tOla\\c was in debt.\n"
      "1\tThe cup fits the box as the \tcup\\c is big.\tbox\\c is big.\n"
@@ -192,12 +193,13 @@ PROMPTS = [  # arguments of exact_match.py, the prompts
       for q in ("Two carts of 3,500 bricks. How many bricks?", "Ten less 3?", "0-5?")]),
 ]
 GRADES = [  # set and file, texts of the prompts in order, standard error, how many are right
-    ("nq nq/NQ-open.dev.jsonl", [" HERON\nQ: Who?", " mr o dell!", " river"], "0.3333", 2),
+    ("nq nq/NQ-open.dev.jsonl", [" HERON\nQ: Who?", " mr odell!", " river"], "0.3333", 2),
     ("nq nq/NQ-open.dev.jsonl", [" Stork, or heron", "", "\non  a river. An"], "0.3333", 2),
-    ("nq nq/NQ-open.dev.jsonl", [" stork or heron", "O'Dell", "the\ton  a an-river"], "0.3333", 1),
+    ("nq nq/NQ-open.dev.jsonl", [" stork or heron", "mr o dell", "the\ton  a an river!"], "0.3333", 1),
     ("nq nq/NQ-open.dev.jsonl", [" A Stork"], "0.0000", 1),
     ("triviaqa triviaqa/web-dev.json", [" `Grey-Heron'", "Dells"], "0.5000", 1),
     ("triviaqa triviaqa/web-dev.json", [" Egret\n", " DELL"], "0.0000", 2),
+    ("triviaqa triviaqa/web-dev.json", [" heron", " o dell"], "0.0000", 2),
     ("gsm8k gsm8k/test.jsonl", ["2*3500\n#### 7000\n", "####7.00 apples", "#### 5"], "0.3333", 2),
     ("gsm8k gsm8k/test.jsonl", ["7000", "#### $7.", "so\n#### -5.\n\nQuestion: 1\n#### 6"], "0.3333", 2),
 ]
