@@ -385,11 +385,13 @@ LLAMAC_API const char *llama_build(void); /* compiler, kernels compiled in, Open
 /* How hostile bytes are read, memory and errors are had, files are mapped: small functions
  * that know nothing of models. In this order:
  *
- *   bytes    a cursor; JSON
+ *   bytes    a cursor; JSON; GGUF's pairs of keys and values
  *   memory   the allocator, the arena; errors and their texts
- *   files    mapping, reading; cores and quotas
- *   numbers  exp, log, sine, cosine; elements as they are stored         from here on for llama.c
+ *   files    mapping, reading; cores and quotas; the floating-point mode
+ *   names    what llama.c and tokenizer.c have of each other
+ *   numbers  exp, log, sine, cosine; probabilities; elements as stored   from here on for llama.c
  *   tensors  readers of PyTorch's files (zip, pickle), safetensors, GGUF; MD5
+ *   state    a stream with a checksum; the layout of memory; what the processor has
  */
 #if defined(LLAMA_PRIVATE) && !defined(LLAMAC_PRIVATE_H)
 #define LLAMAC_PRIVATE_H
@@ -647,6 +649,8 @@ LLAMAC_INLINE char llamac_gguf_value(llamac_cursor *c, uint64_t type, llamac_pai
     if (type == GGUF_STRING) v->text = (const char *)llamac_take(c, v->n = bits);
     return c->bad ? 0 : type == GGUF_STRING ? '"' : type == GGUF_BOOL ? (bits ? 't' : 'f') : '0';
 }
+
+/* ---- Memory, and errors ---- */
 
 /* The allocator of a host that gives none. C11 wants a multiple of the alignment. */
 LLAMAC_INLINE void *llamac_default_alloc(void *user, size_t bytes, size_t align) {

@@ -34,6 +34,11 @@ for cc in cc clang; do
     printf '#define LLAMA_STATIC\n#include "llama.c"\n#include "tokenizer.c"\n' | cat - $work/example.c >$work/single.c
     quietly "$cc: one file" $cc -std=c11 $strict -O1 -I. -o $work/single_$cc $work/single.c -lm
     if story single_$cc && cmp -s $work/story $work/story_$cc; then ok; else no "$cc: one file tells another story"; fi
+    printf '#include <stdio.h>\n' | cat - $work/single.c >$work/late.c
+    quietly "$cc: one file, other headers first" $cc -Wall -Wextra -Werror -O1 -I. -o $work/late_$cc $work/late.c -lm
+    if story late_$cc && cmp -s $work/story $work/story_$cc; then ok; else no "$cc: another story with other headers first"; fi
+    if $cc -std=c11 -I. -c -o $work/late.o $work/late.c >$work/log 2>&1; then no "$cc: features that are missing"; fi
+    if grep -q "error.*before any other header" $work/log; then ok; else no "$cc: why not: $(head -3 $work/log)"; fi
 done
 sed -n '/^```c$/,/^```$/p' README.md | grep -v '^```' >$work/readme.c
 quietly "the README's program" ${CC:-cc} -std=c11 $strict -I. -o $work/readme $work/readme.c llama.c tokenizer.c -lm
@@ -44,10 +49,16 @@ for cxx in g++ clang++; do
     printf '#include "llama.h"\nint main() { llama_close(nullptr); return llama_release() != LLAMA_RELEASE; }\n' >$work/cxx.cpp
     quietly "$cxx: the header" $cxx -std=c++11 $strict -I. -c -o $work/cxx.o $work/cxx.cpp
 done
+# Beside llama.cpp's header, which is guarded by LLAMA_H, and after which no macro of ours is left
+printf '#define LLAMA_H\n#define LLAMA_SHARED\n#define LLAMA_API x\n#include "llama.h"\nint (*close)(llama *) = 0; int n = LLAMA_EFULL;\n' >$work/guard.c
+quietly "the header after llama.cpp's" ${CC:-cc} -std=c11 $strict -I. -c -o $work/guard.o $work/guard.c
+printf '#include "llama.c"\n#include "tokenizer.c"\n#if defined(INLINE) || defined(FN) || defined(TEXT) || defined(UNROLL) || defined(AMX) || defined(TARGET) || defined(ISA) || defined(VEC)\n#error "a macro is left"\n#endif\n' >$work/left.c
+quietly "macros behind llama.c" ${CC:-cc} -fsyntax-only -I. $work/left.c
 quietly "OPENMP=0" ${CC:-cc} -std=c11 $strict -O2 -o $work/serial llama.c tokenizer.c main.c -lm
 ./llama tests/tiny "The king" -n 40 -s 1 >$work/a
 $work/serial tests/tiny "The king" -n 40 -s 1 >$work/b
 if cmp -s $work/a $work/b; then ok; else no "OPENMP=0 tells another story"; fi
+if $work/serial tests/tiny x -n 1 -t 4 --stats 2>&1 | grep -q "^kernels .*, 1 thread$"; then ok; else no "OPENMP=0: threads that are not there"; fi
 if ${CC:-cc} -ffast-math -c -o $work/fast.o llama.c >$work/log 2>&1; then no "-ffast-math is let pass"; else ok; fi
 
 # Machines it cannot run on: 32 bits, big-endian; each is told why
@@ -60,6 +71,9 @@ refused() { # WORDS flags...
     if grep -q "error.*$words" $work/log; then ok; else no "$*: $(head -3 $work/log)"; fi
 }
 refused "little-endian" -U__BYTE_ORDER__ -D__BYTE_ORDER__=__ORDER_BIG_ENDIAN__
+refused "fast-math" -fassociative-math -fno-signed-zeros -fno-trapping-math
+refused "fast-math" -freciprocal-math
+refused "single-precision-constant" -fsingle-precision-constant
 if [ "$(uname -m)" = x86_64 ]; then refused "64-bit machine" -D__ILP32__; fi
 
 # What the objects may refer to and hold: nothing that prints or exits, no writable data, no other names
@@ -84,6 +98,8 @@ tree() { (cd "$place" && find . ! -type d | LC_ALL=C sort | tr '\n' ' '); }
 quietly "make install" make -s install DESTDIR="$place" PREFIX=/opt
 want="./opt/bin/llama ./opt/include/llamac/llama.h ./opt/lib/libllamac.a ./opt/lib/libllamac.so ./opt/lib/libllamac.so.0 ./opt/lib/pkgconfig/llamac.pc ./opt/share/man/man1/llama.1 "
 if [ "$(tree)" = "$want" ]; then ok; else no "make install: $(tree)"; fi
+holds_private=$(grep -c LLAMA_PRIVATE "$place/opt/include/llamac/llama.h")
+if [ "$holds_private" -eq 0 ]; then ok; else no "the installed header has what is private"; fi
 if (cd $work && "$place/opt/bin/llama" info LLaMA/7B) | grep -q 2164416; then ok; else no "the installed command"; fi
 if command -v pkg-config >/dev/null 2>&1; then
     sed 's/"llama.h"/<llamac\/llama.h>/' $work/example.c >$work/installed.c

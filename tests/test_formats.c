@@ -874,6 +874,52 @@ static void test_memory(void) {
     }
 }
 
+/* The smallest LLaMA there can be is a model, of files without names too. */
+static void test_least(void) {
+    static const model_spec least = {.dim = 2, .layers = 1, .heads = 1, .kv_heads = 1, .hidden = 1, .vocab = 1, .shards = 1, .tied = true};
+    for (int form = BIN_0; form <= BIN_1; form++) {
+        llama *m = NULL;
+        llama_error err;
+        check(llama_open(&m, model_write_as(&least, (model_form)form, in_work("least")), NULL, &err) == LLAMA_OK, "the least of %s: %s", form_names[form], err.text);
+        llama_close(m);
+    }
+}
+
+/* A vocabulary that puts no space in front of a text takes none away. */
+static void test_no_space_in_front(const char *folder) {
+    static const char setting[] = "identity\x12\x00\x18"; /* then add_dummy_prefix */
+    char path[2048];
+    size_t n = 0, at = 0;
+    snprintf(path, sizeof path, "%.2000s/tokenizer.model", folder);
+    char *bytes = read_file(path, &n);
+    while (at + sizeof setting < n && memcmp(bytes + at, setting, sizeof setting - 1) != 0) at++;
+    check(bytes[at + sizeof setting - 1] == 1, "%s puts a space in front", path);
+    bytes[at + sizeof setting - 1] = 0;
+    buffer b = {0};
+    put(&b, bytes, n);
+    put_file(&b, work, "plain.model");
+    llama *m = NULL;
+    llama_error err;
+    llama_options o = {.size = sizeof o, .tokenizer = in_work("plain.model")};
+    check(llama_open(&m, folder, &o, &err) == LLAMA_OK, "%s", err.text);
+    static const char *const texts[] = {"the king", " the king", "  two", " ", "x"};
+    for (int i = 0; i < 5; i++) {
+        int32_t t[16];
+        char out[LLAMA_TEXT_MAX], all[256] = "";
+        size_t have = 0;
+        llama_utf8 u = {.n = 0};
+        ptrdiff_t count = llama_text_to_tokens(m, texts[i], strlen(texts[i]), LLAMA_ADD_BOS, t, 16);
+        for (ptrdiff_t k = 0; k <= count; k++) {
+            size_t got = llama_utf8_push(m, &u, k < count ? t[k] : LLAMA_FLUSH, out);
+            memcpy(all + have, out, got);
+            have += got;
+        }
+        check(count > 1 && strcmp(all, texts[i]) == 0, "'%s' comes back as '%s'", texts[i], all);
+    }
+    llama_close(m);
+    free(b.at), free(bytes);
+}
+
 int main(int argc, char **argv) {
     if (argc < 3) return 2;
     snprintf(work, sizeof work, "%.1000s", argv[2]);
@@ -886,6 +932,8 @@ int main(int argc, char **argv) {
     test_index();
     test_gguf();
     test_bin();
+    test_least();
+    test_no_space_in_front(argv[1]);
     test_no_words();
     test_damage();
     test_check();
