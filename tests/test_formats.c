@@ -874,15 +874,20 @@ static void test_memory(void) {
     }
 }
 
-/* The smallest LLaMA there can be is a model, of files without names too. */
+/* The smallest LLaMA there can be is a model. */
 static void test_least(void) {
     static const model_spec least = {.dim = 2, .layers = 1, .heads = 1, .kv_heads = 1, .hidden = 1, .vocab = 1, .shards = 1, .tied = true};
-    for (int form = BIN_0; form <= BIN_1; form++) {
-        llama *m = NULL;
-        llama_error err;
-        check(llama_open(&m, model_write_as(&least, (model_form)form, in_work("least")), NULL, &err) == LLAMA_OK, "the least of %s: %s", form_names[form], err.text);
-        llama_close(m);
-    }
+    llama *m = NULL;
+    llama_error err;
+    size_t n = 0;
+    char *bytes = read_file(model_write_as(&least, BIN_0, in_work("least")), &n);
+    buffer b = {0};
+    put(&b, bytes, n - 511 * 2 * sizeof(float)); /* tables of RoPE for one position, not for 512 */
+    memcpy(b.at + 24, "\1\0", 2);
+    put_file(&b, work, "least.bin");
+    check(llama_open(&m, in_work("least.bin"), NULL, &err) == LLAMA_OK, "%zu bytes: %s", b.n, err.text);
+    llama_close(m);
+    free(b.at), free(bytes);
 }
 
 /* A vocabulary that puts no space in front of a text takes none away. */
