@@ -606,7 +606,8 @@ static void must_be_scores(const char *out, size_t n) {
 static void must_be_outcome(const char *out, size_t n, size_t n_err) {
     int code = world.code;
     char verb = o.verb ? o.verb->letter : 0;
-    must(code == 0 || code == EXIT_USAGE || code == EXIT_TOO_LONG || code == EXIT_MEMORY, "done, or refused");
+    bool unsaved = code == EXIT_RUN && (o.cache || o.talk); /* the state, where there is no disk */
+    must(code == 0 || code == EXIT_USAGE || code == EXIT_TOO_LONG || code == EXIT_MEMORY || unsaved, "done, or refused");
     must((code == EXIT_MEMORY) == (world.taken >= ROOM), "no memory when there is none");
     must(code != EXIT_USAGE || n == 0, "nothing is done of what is refused");
     must(code == 0 || n_err > 0, "a refusal says why");
