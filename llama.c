@@ -2768,8 +2768,7 @@ TARGET static void FN(tiles)(const product *p, float *acc, const float *x, size_
         const float *panel = p->own->panel, *xt = x + t * steps * LANES;
         float *sums = acc + t * FN(TILE_VECS) * FN(VL);
         tokens = tile_tokens(p->n - t);
-        switch (tokens) { /* each with its own unrolled body */
-        case 1: FN(tile)(sums, panel, xt, steps, first, 1); break;
+        switch (tokens) { /* each with its own unrolled body; tiles of equal size have 2 at least */
         case 2: FN(tile)(sums, panel, xt, steps, first, 2); break;
         case 3: FN(tile)(sums, panel, xt, steps, first, 3); break;
         case 4: FN(tile)(sums, panel, xt, steps, first, 4); break;

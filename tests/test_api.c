@@ -419,10 +419,11 @@ static void test_float_mode(void) {
     /* one that has its exceptions raise signals gets none of them */
     llama_sampler none = {.size = sizeof none, .top_p = NAN};
     feenableexcept(FE_INVALID | FE_DIVBYZERO | FE_OVERFLOW);
+    int before = fegetexcept(); /* as it took it: valgrind has none */
     status = llama_sample(b, 0, &none);
     int traps = fegetexcept();
     fedisableexcept(FE_ALL_EXCEPT);
-    check(status == LLAMA_EINVAL && traps == (FE_INVALID | FE_DIVBYZERO | FE_OVERFLOW), "a sampler that is no number: %d, %x", status, (unsigned)traps);
+    check(status == LLAMA_EINVAL && traps == before, "a sampler that is no number: %d, %x", status, (unsigned)traps);
     llama_session_free(a);
     llama_session_free(b);
 }

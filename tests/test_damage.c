@@ -1092,6 +1092,7 @@ static void directed_tokenizer_json(void) {
     BEND(JSON, "no kind of model", "\"type\": \"BPE\", ", "", "not a BPE");
     BEND(JSON, "a model of words", "\"BPE\"", "\"WordPiece\"", "not BPE");
     BEND(JSON, "half an escape in a setting", "\"BPE\"", "\"\\u00\"", "not JSON");
+    BEND(JSON, "half a pair in a setting", "\"BPE\"", "\"\\ud83d\"", "text that is none");
     BEND(JSON, "bytes that are a text", "\"byte_fallback\": true", "\"byte_fallback\": \"true\"", "byte_fallback");
     BEND(JSON, "no vocabulary", "\"vocab\"", "\"vocal\"", "merges");
     BEND(JSON, "another sign for a space", "\"prepend\": \"\xe2\x96\x81\"", "\"prepend\": \"_\"", "treats text");
