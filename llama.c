@@ -958,12 +958,12 @@ static int check_piece(const binder *b, size_t i, size_t k, size_t rows, size_t 
 static const unsigned char *gather(llama *m, const weight *w, const piece *from) {
     size_t size = dtype_bytes[w->type];
     size_t down = w->split == BY_ROWS ? w->rows / w->parts : w->rows;
-    size_t across = w->split == BY_COLUMNS ? w->cols / w->parts : w->cols;
+    size_t wide = w->split == BY_COLUMNS ? w->cols / w->parts : w->cols;
     unsigned char *to = llamac_new(&m->arena, (uint64_t)w->rows * w->cols, size);
     for (size_t r = 0; to && r < w->rows; r++)
         for (size_t c = 0; c < w->cols; c++) {
-            const piece *p = &from[r / down + c / across];
-            uint64_t i = (r % down) * p->stride[0] + (c % across) * p->stride[1];
+            const piece *p = &from[r / down + c / wide];
+            uint64_t i = (r % down) * p->stride[0] + (c % wide) * p->stride[1];
             memcpy(to + (r * w->cols + c) * size, p->data + i * size, size);
         }
     return to;
@@ -2841,8 +2841,9 @@ TARGET INLINE void FN(multiply)(int type, const product *p, size_t begin, size_t
     else FN(panels)(type, p, begin, end);
 }
 
-/* The type of the weights is taken out of the loops: three bodies from one text. What comes from
- * memory for one token in one run comes faster to narrower registers (95% of what a core reads). */
+/* The type of the weights is taken out of the loops: three bodies from one text. What one token
+ * needs from memory, more than the caches hold, comes faster to narrower registers: 95% of what a
+ * core can read. */
 TARGET static void FN(matmul)(const product *p, size_t begin, size_t end) {
 #if LLAMA_PASS == 3
     size_t row = p->w.cols * dtype_bytes[p->w.type], cached = 1 << 18;

@@ -162,8 +162,8 @@ static void run_complete(void), run_score(void), run_ppl(void), run_tokenize(voi
     run_check(void), run_trace(void), run_bench(void);
 
 typedef struct {
-    char letter, input; /* for the table of options; p: prompts, n: one, and names, w: words that */
-    const char *name, *arguments, *summary, *more, *example; /* are one text, f: a file */
+    char letter, input; /* in option_table; p: prompts, n: one and names, w: words, f: a file */
+    const char *name, *arguments, *summary, *more, *example;
     void (*run)(void);
 } verb;
 
@@ -213,9 +213,9 @@ enum { VERBS = sizeof verbs / sizeof *verbs };
 
 typedef struct {
     const verb *verb;
-    llama_options open;        /* for llama_open, */
-    llama_session_options run; /* llama_session_new, */
-    llama_sampler draw;        /* and llama_generate */
+    llama_options open;        /* for llama_open */
+    llama_session_options run; /* for llama_session_new */
+    llama_sampler draw;        /* for llama_generate */
     const char *model, *memory, *cache, *prefix, *suffix, *shell;
     const char **words, **stops; /* the arguments that are no options; the --stop texts */
     struct {
