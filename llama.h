@@ -264,7 +264,7 @@ LLAMAC_API size_t llama_utf8_push(const llama *, llama_utf8 *, int32_t token,
 LLAMAC_API size_t llama_utf8_next(const char *text, size_t n, int32_t *number);
 /* 1: on a terminal that character (-1: a byte that is none) would act and not be shown: control
  * characters, and those that turn the direction of writing and make a text look like another. */
-LLAMAC_API int llama_acts(int32_t number);
+LLAMAC_API int llama_acts(int32_t c);
 /* Where the first of the stop texts begins, or n; and in *keep how many of the last bytes may turn
  * out to be the beginning of one, so that a stream had better hold them back. */
 LLAMAC_API size_t llama_find_stop(const char *text, size_t n, const char *const *stops,
