@@ -955,7 +955,9 @@ LLAMAC_INLINE long llamac_cgroup_cores(const char *proc, const char *sys) {
     return least;
 }
 
-/* The floating-point mode: a host may flush denormals or round otherwise, and the bits must
+/* ---- The floating-point mode ---- */
+
+/* A host may flush denormals or round otherwise, and the bits must
  * not follow. llamac_fp_enter sets the default mode and returns the one there was;
  * llamac_fp_leave puts it back. */
 LLAMAC_INLINE uint64_t llamac_fp_enter(void) {
