@@ -2695,7 +2695,7 @@ TARGET INLINE void FN(dot)(VEC *sum, int type, const unsigned char *row[FN(DOT_V
 }
 
 /* One token: y[r] = sum_k w[r][k] x[k]. Weights go from memory to registers once; the rows after
- * these are prefetched in the order they lie in, as memory likes one long stream best. */
+ * these are prefetched, to L2 as L1 is too small, in their order: memory likes one long stream. */
 TARGET INLINE void FN(dots)(int type, const strip *w, size_t begin, size_t end, const float *x,
                             float *y) {
     enum { VECS = FN(DOT_VECS), ROWS = VECS * FN(VR) };
@@ -2714,7 +2714,7 @@ TARGET INLINE void FN(dots)(int type, const strip *w, size_t begin, size_t end, 
             for (; k + BLOCK <= w->cols; k += BLOCK, ahead += bytes) {
                 if (adjacent) UNROLL
                 for (size_t i = 0; i < bytes; i += 64)
-                    __builtin_prefetch((const void *)(ahead + i));
+                    __builtin_prefetch((const void *)(ahead + i), 0, 2);
                 FN(dot)(sum, type, row, k, w->cols, xs + k, true);
             }
             if (k < w->cols) FN(dot)(sum, type, row, k, w->cols, xs + k, false);
