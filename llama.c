@@ -288,7 +288,7 @@ typedef struct {
 typedef struct {
     float *y;
     const float *q, *keys, *values;
-    size_t rows, n, head_dim, ld, stride; /* floats from row to row of y and q; of the cache */
+    size_t rows, n, head_dim, ld; /* ld floats from row to row of y and q */
     const workspace *own;
 } view;
 
@@ -501,19 +501,20 @@ static void rope(llama_session *s, float *q, size_t heads, size_t n) {
             s->kernels->rope(q + t * ld + h * width, s->cos + t * half, s->sin + t * half, width);
 }
 
-/* Where the keys or the values of layer l begin: [context][K] */
-static float *cache(const llama_session *s, float *kv, size_t l) {
-    return kv + l * s->context * s->model->kv_dim;
+/* Where the keys or the values of the i-th kv_head of all layers begin: [context][head_dim] */
+static float *cache(const llama_session *s, float *kv, size_t i) {
+    return kv + i * s->context * s->model->head_dim;
 }
 
-/* The KV cache, in float32: K[l][position] = k, V[l][position] = v. */
+/* The KV cache, in float32: K[l][head][position] = k, V[l][head][position] = v. */
 static void remember(llama_session *s, size_t l, const float *k, const float *v, size_t n) {
-    size_t width = s->model->kv_dim, ld = padded(width);
-    for (size_t t = 0; t < n; t++) {
-        size_t at = s->row_pos[t] * width;
-        memcpy(cache(s, s->row_seq[t]->k, l) + at, k + t * ld, width * sizeof *k);
-        memcpy(cache(s, s->row_seq[t]->v, l) + at, v + t * ld, width * sizeof *v);
-    }
+    size_t heads = s->model->n_kv_heads, width = s->model->head_dim, ld = padded(heads * width);
+    for (size_t t = 0; t < n; t++)
+        for (size_t i = 0; i < heads; i++) {
+            size_t from = t * ld + i * width, to = s->row_pos[t] * width;
+            memcpy(cache(s, s->row_seq[t]->k, l * heads + i) + to, k + from, width * sizeof *k);
+            memcpy(cache(s, s->row_seq[t]->v, l * heads + i) + to, v + from, width * sizeof *v);
+        }
 }
 
 /* y = softmax(q K^T / sqrt(head_dim)) V for each row and head, over the positions up to its
@@ -525,14 +526,14 @@ static void attention_job(const task *j, int thread, size_t begin, size_t end) {
     for (size_t i = begin; i < end; i++) { /* a head of up to ATTENDED rows, sequence by sequence */
         size_t head = i % m->n_heads, t = i / m->n_heads * ATTENDED, rows;
         size_t stop = j->n < t + ATTENDED ? j->n : t + ATTENDED;
-        size_t kv = head / (m->n_heads / m->n_kv_heads) * m->head_dim;
+        size_t kv = j->l * m->n_kv_heads + head / (m->n_heads / m->n_kv_heads);
         for (; t < stop; t += rows) {
             const sequence *q = s->row_seq[t];
             size_t at = t * padded(m->dim) + head * m->head_dim;
             for (rows = 1; t + rows < stop && s->row_seq[t + rows] == q;) rows++;
-            s->kernels->attend(&(view){j->y + at, j->x + at, cache(s, q->k, j->l) + kv,
-                                       cache(s, q->v, j->l) + kv, rows, s->row_pos[t] + 1,
-                                       m->head_dim, padded(m->dim), m->kv_dim, &s->own[thread]});
+            s->kernels->attend(&(view){j->y + at, j->x + at, cache(s, q->k, kv), cache(s, q->v, kv),
+                                       rows, s->row_pos[t] + 1, m->head_dim, padded(m->dim),
+                                       &s->own[thread]});
         }
     }
 }
@@ -1698,7 +1699,7 @@ static uint64_t lay_out(llama_session *s, unsigned char *base) {
         *q = (sequence){0};                                                  /* empty */
         q->logits = carve(&c, m->vocab_size, f);                             /* [V] */
         q->tokens = carve(&c, s->context, sizeof *q->tokens);                /* [context] */
-        q->k = carve(&c, (uint64_t)m->n_layers * s->context, m->kv_dim * f); /* the KV cache */
+        q->k = carve(&c, (uint64_t)m->n_layers * s->context, m->kv_dim * f); /* [n_layers] */
         q->v = carve(&c, (uint64_t)m->n_layers * s->context, m->kv_dim * f);
         carve(&c, BLOCK, f); /* a vec may reach past the last head */
     }
@@ -2087,14 +2088,14 @@ LLAMAC_API int llama_rewind(llama_session *s, int seq, size_t length) {
     return LLAMA_OK;
 }
 
-/* Only what is there is copied: the memory is touched as far as `from` is long. The layers of its
+/* Only what is there is copied: the memory is touched as far as `from` is long. The heads of its
  * cache are from_context positions apart. */
 static void copy_sequence(llama_session *s, sequence *to, const sequence *from,
                           size_t from_context) {
-    size_t width = s->model->kv_dim, bytes = from->length * width * sizeof(float);
-    for (size_t l = 0; l < s->model->n_layers; l++) {
-        memcpy(cache(s, to->k, l), from->k + l * from_context * width, bytes);
-        memcpy(cache(s, to->v, l), from->v + l * from_context * width, bytes);
+    size_t width = s->model->head_dim, bytes = from->length * width * sizeof(float);
+    for (size_t i = 0; i < s->model->n_layers * s->model->n_kv_heads; i++) {
+        memcpy(cache(s, to->k, i), from->k + i * from_context * width, bytes);
+        memcpy(cache(s, to->v, i), from->v + i * from_context * width, bytes);
     }
     memcpy(to->tokens, from->tokens, from->length * sizeof *to->tokens);
     if (from->have_logits) memcpy(to->logits, from->logits, s->model->vocab_size * sizeof(float));
@@ -2118,8 +2119,8 @@ LLAMAC_API const int32_t *llama_tokens(const llama_session *s, int seq) {
 /* ---- Saved state ---- */
 
 /* Everything in 64 bits or arrays of 32, in this order: a header and the sum of it; the tokens
- * [length]; of each layer K, then V [length][K]; the logits [V], if the sequence has them; the sum
- * of all before. */
+ * [length]; of each layer and kv_head K, then V [length][head_dim]; the logits [V], if the sequence
+ * has them; the sum of all before. */
 enum { STATE_MAGIC, STATE_VERSION, STATE_MODEL, STATE_NUMERICS, STATE_LENGTH, STATE_LOGITS, STATE };
 
 /* A number that tells models apart: of the shape, the constants, and of every weight the first
@@ -2146,7 +2147,7 @@ static uint64_t fingerprint(const llama *m) {
  * and of the arithmetic that made the numbers. */
 static void make_header(uint64_t h[STATE], const llama_session *s, const sequence *q) {
     memcpy(&h[STATE_MAGIC], LLAMAC_STATE, sizeof *h);
-    h[STATE_VERSION] = 1;
+    h[STATE_VERSION] = 2;
     h[STATE_MODEL] = fingerprint(s->model);
     h[STATE_NUMERICS] = s->kernels->pack ? LLAMA_FAST : LLAMA_EXACT;
     h[STATE_LENGTH] = q->length;
@@ -2155,11 +2156,11 @@ static void make_header(uint64_t h[STATE], const llama_session *s, const sequenc
 
 /* All behind the header, either way; true: the sum was right. */
 static bool pass_sequence(const llama_session *s, stream *st, const sequence *q, size_t context) {
-    size_t width = s->model->kv_dim, bytes = q->length * width * sizeof(float);
+    size_t width = s->model->head_dim, bytes = q->length * width * sizeof(float);
     pass(st, q->tokens, q->length * sizeof *q->tokens);
-    for (size_t l = 0; l < s->model->n_layers; l++) {
-        pass(st, q->k + l * context * width, bytes);
-        pass(st, q->v + l * context * width, bytes);
+    for (size_t i = 0; i < s->model->n_layers * s->model->n_kv_heads; i++) {
+        pass(st, q->k + i * context * width, bytes);
+        pass(st, q->v + i * context * width, bytes);
     }
     if (q->have_logits) pass(st, q->logits, s->model->vocab_size * sizeof(float));
     return pass_sum(st);
@@ -2700,7 +2701,6 @@ TARGET INLINE void FN(dots)(int type, const strip *w, size_t begin, size_t end, 
                             float *y) {
     enum { VECS = FN(DOT_VECS), ROWS = VECS * FN(VR) };
     const size_t bytes = ROWS * BLOCK * dtype_bytes[type]; /* of one block of all the rows */
-    bool adjacent = w->stride == w->cols * dtype_bytes[type];
     for (size_t r = begin; r < end; r += ROWS) {
         VEC sum[VECS];
         UNROLL
@@ -2712,7 +2712,7 @@ TARGET INLINE void FN(dots)(int type, const strip *w, size_t begin, size_t end, 
             for (int v = 0; v < VECS; v++) FN(rows)(row[v], w, s, r + (size_t)v * FN(VR), end);
             size_t k = 0;
             for (; k + BLOCK <= w->cols; k += BLOCK, ahead += bytes) {
-                if (adjacent) UNROLL
+                UNROLL
                 for (size_t i = 0; i < bytes; i += 64)
                     __builtin_prefetch((const void *)(ahead + i), 0, 2);
                 FN(dot)(sum, type, row, k, w->cols, xs + k, true);
@@ -2846,8 +2846,8 @@ TARGET INLINE void FN(multiply)(int type, const product *p, size_t begin, size_t
  * core can read. */
 TARGET static void FN(matmul)(const product *p, size_t begin, size_t end) {
 #if LLAMA_PASS == 3
-    size_t row = p->w.cols * dtype_bytes[p->w.type], cached = 1 << 18;
-    if (p->n == 1 && p->w.stride == row && (end - begin) * row > cached) {
+    enum { CACHED = 1 << 18 };
+    if (p->n == 1 && (end - begin) * p->w.stride > CACHED) {
         matmul_avx2(p, begin, end);
         return;
     }
@@ -2859,18 +2859,12 @@ TARGET static void FN(matmul)(const product *p, size_t begin, size_t end) {
     }
 }
 
-/* One token against rows of float32 that are no weights: x itself. */
-TARGET static void FN(dots_float)(const float *w, size_t rows, size_t cols, size_t stride,
-                                  const float *x, float *y) {
-    const unsigned char *part = (const unsigned char *)w;
-    FN(dots)(F32, &(strip){&part, 1, cols, stride * sizeof(float), F32}, 0, rows, x, y);
-}
-
 /* r = 1 / sqrt(x.x / n + eps); y = (x r) w */
 TARGET static void FN(rmsnorm)(float *y, const float *x, const weight *w, float eps) {
+    const unsigned char *row = (const unsigned char *)x; /* a matrix of one row */
     size_t n = w->cols, i = 0;
     float ss;
-    FN(dots_float)(x, 1, n, n, x, &ss);
+    FN(matmul)(&(product){{&row, 1, n, n * sizeof *x, F32}, x, &ss, 1, 1, NULL}, 0, 1);
     float r = 1.0f / sqrtf(ss / (float)n + eps);
     for (; i + FN(VL) <= n; i += FN(VL)) { /* the norm's weights, widened a vec at a time */
         float f[FN(VL)];
@@ -2903,9 +2897,9 @@ TARGET INLINE void FN(softmax)(float *x, size_t n) {
 }
 
 /* y[t][d] += sum_j p[t][j] v[j][d], begin <= j < end ascending, for `rows` tokens and `vecs` VL
- * elements d; from +0 if begin is 0. ldy and ldp floats from token to token, stride from j to j. */
+ * elements d; from +0 if begin is 0. ldy and ldp are floats from token to token. */
 TARGET INLINE void FN(mix)(float *y, size_t ldy, const float *p, size_t ldp, const float *v,
-                           size_t stride, size_t begin, size_t end, const int rows,
+                           size_t head_dim, size_t begin, size_t end, const int rows,
                            const int vecs) {
     VEC sum[TILE_TOKENS][FN(TILE_VECS)];
     UNROLL
@@ -2915,7 +2909,7 @@ TARGET INLINE void FN(mix)(float *y, size_t ldy, const float *p, size_t ldp, con
     for (size_t j = begin; j < end; j++) {
         VEC w[FN(TILE_VECS)];
         UNROLL
-        for (int i = 0; i < vecs; i++) w[i] = FN(load)(v + j * stride + (size_t)i * FN(VL));
+        for (int i = 0; i < vecs; i++) w[i] = FN(load)(v + j * head_dim + (size_t)i * FN(VL));
         UNROLL
         for (int t = 0; t < rows; t++) {
             VEC pj = FN(splat)(p[(size_t)t * ldp + j]);
@@ -2936,14 +2930,14 @@ TARGET INLINE void FN(mix_head)(const view *a, size_t t, const float *p, size_t 
     size_t d = begin < end ? 0 : a->head_dim; /* nothing to add? */
     p += t * ldp;
     for (; d + WIDE <= a->head_dim; d += WIDE)
-        FN(mix)(y + d, a->ld, p, ldp, a->values + d, a->stride, begin, end, rows, FN(TILE_VECS));
+        FN(mix)(y + d, a->ld, p, ldp, a->values + d, a->head_dim, begin, end, rows, FN(TILE_VECS));
     for (; d + FN(VL) <= a->head_dim; d += FN(VL))
-        FN(mix)(y + d, a->ld, p, ldp, a->values + d, a->stride, begin, end, rows, 1);
+        FN(mix)(y + d, a->ld, p, ldp, a->values + d, a->head_dim, begin, end, rows, 1);
     if (d == a->head_dim) return;
     float rest[TILE_TOKENS][FN(VL)] = {{0}}; /* less than a vec is left; what is behind goes */
     size_t bytes = (a->head_dim - d) * sizeof(float);
     for (int r = 0; r < rows; r++) memcpy(rest[r], y + (size_t)r * a->ld + d, bytes);
-    FN(mix)(rest[0], FN(VL), p, ldp, a->values + d, a->stride, begin, end, rows, 1);
+    FN(mix)(rest[0], FN(VL), p, ldp, a->values + d, a->head_dim, begin, end, rows, 1);
     for (int r = 0; r < rows; r++) memcpy(y + (size_t)r * a->ld + d, rest[r], bytes);
 }
 
@@ -2956,7 +2950,7 @@ TARGET static void FN(attend)(const view *a) {
     size_t most = a->n + a->rows - 1, ld = padded(most), end;
     float *p = a->own->scores, root = sqrtf((float)a->head_dim);
     pack(a->own->queries, a->q, a->ld, a->rows, a->head_dim);
-    strip k = {&keys, 1, a->head_dim, a->stride * sizeof(float), F32};
+    strip k = {&keys, 1, a->head_dim, a->head_dim * sizeof(float), F32};
     product scores = {k, a->own->queries, p, ld, a->rows, a->own};
     FN(matmul)(&scores, 0, most);
     for (size_t t = 0; t < a->rows; t++) {

@@ -125,30 +125,30 @@ static int wrong_products(const kernels *set, int type, size_t rows, size_t cols
 
 /* A head of an odd width, over n positions and more for each of its rows; NaN behind everything. */
 static int wrong_attention(const kernels *set, size_t head_dim, size_t rows, size_t n) {
-    enum { POSITIONS = 90, STRIDE = 50, LD = 64 };
-    static float keys[POSITIONS * STRIDE + BLOCK], values[POSITIONS * STRIDE + BLOCK], q[MOST_X * LD], y[MOST_X * LD],
+    enum { POSITIONS = 90, LD = 64 };
+    static float keys[POSITIONS * LD], values[POSITIONS * LD], q[MOST_X * LD], y[MOST_X * LD],
         scores[ATTENDED * 128], queries[ATTENDED * 64], panel[PANEL_ROWS * PANEL_COLUMNS], acc[GROUP * ATTENDED * PANEL_ROWS * LANES];
     memset(keys, 0xff, sizeof keys);
     memset(values, 0xff, sizeof values);
     memset(y, 0xff, sizeof y);
     memset(q, 0, sizeof q);
     for (size_t j = 0; j < n + rows - 1; j++)
-        for (size_t d = 0; d < head_dim; d++) keys[j * STRIDE + d] = noise(), values[j * STRIDE + d] = noise();
+        for (size_t d = 0; d < head_dim; d++) keys[j * head_dim + d] = noise(), values[j * head_dim + d] = noise();
     for (size_t t = 0; t < rows; t++)
         for (size_t d = 0; d < head_dim; d++) q[t * LD + d] = noise();
     workspace own = {.panel = panel, .acc = acc, .scores = scores, .queries = queries};
-    set->attend(&(view){y, q, keys, values, rows, n, head_dim, LD, STRIDE, &own});
+    set->attend(&(view){y, q, keys, values, rows, n, head_dim, LD, &own});
     int wrong = 0;
     for (size_t t = 0; t < rows; t++) {
         float p[POSITIONS], top = -HUGE_VALF, lane[LANES] = {0};
         for (size_t j = 0; j < n + t; j++) {
-            p[j] = plain_dot(F32, (const unsigned char *)(keys + j * STRIDE), q + t * LD, head_dim) / sqrtf((float)head_dim);
+            p[j] = plain_dot(F32, (const unsigned char *)(keys + j * head_dim), q + t * LD, head_dim) / sqrtf((float)head_dim);
             top = fmaxf(top, p[j]);
         }
         for (size_t j = 0; j < n + t; j++) lane[j % LANES] += p[j] = exp_float(p[j] - top);
         for (size_t d = 0; d < head_dim; d++) {
             float sum = 0;
-            for (size_t j = 0; j < n + t; j++) sum = fmaf(p[j] / ((lane[0] + lane[2]) + (lane[1] + lane[3])), values[j * STRIDE + d], sum);
+            for (size_t j = 0; j < n + t; j++) sum = fmaf(p[j] / ((lane[0] + lane[2]) + (lane[1] + lane[3])), values[j * head_dim + d], sum);
             wrong += memcmp(&sum, &y[t * LD + d], 4) != 0;
         }
         for (size_t d = head_dim; d < LD; d++) wrong += y[t * LD + d] == y[t * LD + d]; /* still NaN */
