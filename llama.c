@@ -2901,13 +2901,13 @@ TARGET INLINE void FN(softmax)(float *x, size_t n) {
 TARGET INLINE void FN(mix)(float *y, size_t ldy, const float *p, size_t ldp, const float *v,
                            size_t head_dim, size_t begin, size_t end, const int rows,
                            const int vecs) {
-    VEC sum[TILE_TOKENS][FN(TILE_VECS)];
+    VEC sum[TILE_TOKENS][2 * FN(TILE_VECS)];
     UNROLL
     for (int t = 0; t < rows; t++) UNROLL
     for (int i = 0; i < vecs; i++)
         sum[t][i] = begin ? FN(load)(y + (size_t)t * ldy + (size_t)i * FN(VL)) : FN(splat)(0);
     for (size_t j = begin; j < end; j++) {
-        VEC w[FN(TILE_VECS)];
+        VEC w[2 * FN(TILE_VECS)];
         UNROLL
         for (int i = 0; i < vecs; i++) w[i] = FN(load)(v + j * head_dim + (size_t)i * FN(VL));
         UNROLL
@@ -2922,13 +2922,16 @@ TARGET INLINE void FN(mix)(float *y, size_t ldy, const float *p, size_t ldp, con
     for (int i = 0; i < vecs; i++) FN(store)(y + (size_t)t * ldy + (size_t)i * FN(VL), sum[t][i]);
 }
 
-/* The same for all elements d of a head; rows is 1 or TILE_TOKENS. */
+/* The same for all elements d of a head; rows is 1 or TILE_TOKENS. One row has registers for more
+ * elements at a time, so that memory is read more nearly in its order. */
 TARGET INLINE void FN(mix_head)(const view *a, size_t t, const float *p, size_t ldp, size_t begin,
                                 size_t end, const int rows) {
     enum { WIDE = FN(TILE_VECS) * FN(VL) };
     float *y = a->y + t * a->ld;
     size_t d = begin < end ? 0 : a->head_dim; /* nothing to add? */
     p += t * ldp;
+    for (; rows == 1 && d + 2 * WIDE <= a->head_dim; d += 2 * WIDE)
+        FN(mix)(y + d, a->ld, p, ldp, a->values + d, a->head_dim, begin, end, 1, 2 * FN(TILE_VECS));
     for (; d + WIDE <= a->head_dim; d += WIDE)
         FN(mix)(y + d, a->ld, p, ldp, a->values + d, a->head_dim, begin, end, rows, FN(TILE_VECS));
     for (; d + FN(VL) <= a->head_dim; d += FN(VL))
