@@ -129,7 +129,7 @@ struct llama {
 };
 
 typedef struct {      /* one sequence */
-    float *k, *v;     /* [n_layers][context][K] */
+    float *k, *v;     /* [n_layers][n_kv_heads][context][head_dim] */
     int32_t *tokens;  /* [context] */
     float *logits;    /* [V] of the last token */
     size_t length;    /* positions filled */
@@ -1699,7 +1699,7 @@ static uint64_t lay_out(llama_session *s, unsigned char *base) {
         *q = (sequence){0};                                                  /* empty */
         q->logits = carve(&c, m->vocab_size, f);                             /* [V] */
         q->tokens = carve(&c, s->context, sizeof *q->tokens);                /* [context] */
-        q->k = carve(&c, (uint64_t)m->n_layers * s->context, m->kv_dim * f); /* [n_layers] */
+        q->k = carve(&c, (uint64_t)m->n_layers * s->context, m->kv_dim * f); /* the KV cache */
         q->v = carve(&c, (uint64_t)m->n_layers * s->context, m->kv_dim * f);
         carve(&c, BLOCK, f); /* a vec may reach past the last head */
     }
