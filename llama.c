@@ -1774,6 +1774,7 @@ LLAMAC_API int llama_session_new(llama_session **session, const llama *m,
     llama_session *made = *session = (llama_session *)(void *)base;
     *made = s;
     lay_out(made, base);
+    if (s.allocator.alloc == llamac_default_alloc) llamac_used_sparsely(base, s.bytes, m->page);
     float *const by_dim[] = {made->x, made->h, made->o, made->q};
     for (int i = 0; i < 4; i++) clear_padding(by_dim[i], made->batch, m->dim);
     clear_padding(made->a, made->batch, m->hidden);

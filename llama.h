@@ -884,6 +884,17 @@ LLAMAC_INLINE void llamac_browsed(const llamac_mapping *f, bool cold) {
 #endif
 }
 
+/* n bytes of memory that are used here and there, in small pages where the system would give large
+ * ones unasked: one byte would take 2 MB. Less than malloc maps alone is left as it is. */
+LLAMAC_INLINE void llamac_used_sparsely(void *p, size_t n, size_t page) {
+    enum { ALONE = 32 << 20 };
+    (void)p, (void)page;
+#ifdef MADV_NOHUGEPAGE
+    size_t before = (page - (uintptr_t)p % page) % page;
+    if (n > ALONE) madvise((unsigned char *)p + before, n - before, MADV_NOHUGEPAGE);
+#endif
+}
+
 /* Have n bytes of a mapping read in and mapped, in the kernel by one call: touching the pages one
  * by one costs a fault for each, even where it is in memory. That is done where the kernel (Linux
  * before 5.14) cannot be asked. */

@@ -593,6 +593,34 @@ static void test_memory(void) {
     check(c.live == 0 && sc.live == 0 && c.bytes == 0 && sc.bytes == 0, "all memory is given back");
 }
 
+/* Whether the mapping that p is in has this flag in /proc/self/smaps; -1: nothing is said of it. */
+static int mapping_has(const void *p, const char *flag) {
+    FILE *f = fopen("/proc/self/smaps", "r");
+    int has = -1;
+    bool inside = false;
+    for (char line[4096]; f && fgets(line, sizeof line, f);) {
+        unsigned long begin, end;
+        if (sscanf(line, "%lx-%lx ", &begin, &end) == 2) inside = (uintptr_t)p >= begin && (uintptr_t)p < end;
+        if (inside && strncmp(line, "VmFlags:", 8) == 0) has = strstr(line, flag) != NULL;
+    }
+    if (f) fclose(f);
+    return has;
+}
+
+/* A large page for each head would be all of the cache: its memory is touched as used. */
+static void test_small_pages(void) {
+    llama_session_options o = {.size = sizeof o, .context = 1 << 16, .threads = 1};
+    llama_session *s = NULL;
+    check(llama_session_bytes(model, &o) > 64 << 20, "a session of more than 64 MB");
+    if (!check(llama_session_new(&s, model, &o, NULL) == LLAMA_OK, "a large session")) return;
+    void *page = mmap(NULL, 1 << 16, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0); /* to see whether advice is taken and told */
+    if (page == MAP_FAILED || madvise(page, 1 << 16, MADV_NOHUGEPAGE) || mapping_has(page, " nh") != 1)
+        puts("SKIP: the kernel does not say which memory is to have no large pages");
+    else check(mapping_has(llama_tokens(s, 0), " nh") == 1, "the KV cache has no large pages");
+    if (page != MAP_FAILED) munmap(page, 1 << 16);
+    llama_session_free(s);
+}
+
 int main(int argc, char **argv) {
     llama_error err;
     folder = argc > 1 ? argv[1] : "tests/tiny";
@@ -616,6 +644,7 @@ int main(int argc, char **argv) {
     test_float_mode();
     test_sampler();
     test_memory();
+    test_small_pages();
     llama_close(model);
     return tests_done("api");
 }
