@@ -35,6 +35,7 @@ build/%.o: %.c $(HEADERS) build/flags
 	$(CC) $(ALL_CFLAGS) $(PIC) -c -o $@ $<
 
 build/llama.o build/tokenizer.o: PIC = -fPIC
+build/tokenizer.o: llama.c # its part IV
 
 build/libllamac.a: build/llama.o build/tokenizer.o
 	rm -f $@
@@ -143,8 +144,7 @@ install: llama build/llama.1 build/libllamac.a build/$(SONAME)
 	install -d '$(DESTDIR)$(BINDIR)' '$(DESTDIR)$(MANDIR)/man1' '$(DESTDIR)$(LIBDIR)/pkgconfig' '$(DESTDIR)$(INCLUDEDIR)/llamac'
 	install -m 755 llama '$(DESTDIR)$(BINDIR)/llama'
 	install -m 644 build/llama.1 '$(DESTDIR)$(MANDIR)/man1/llama.1'
-	sed '/^#endif .* LLAMAC_H/q' llama.h >build/llama.h # what programs see of it
-	install -m 644 build/llama.h '$(DESTDIR)$(INCLUDEDIR)/llamac/llama.h'
+	install -m 644 llama.h '$(DESTDIR)$(INCLUDEDIR)/llamac/llama.h'
 	install -m 644 build/libllamac.a '$(DESTDIR)$(LIBDIR)/libllamac.a'
 	install -m 755 build/$(SONAME) '$(DESTDIR)$(LIBDIR)/$(SONAME)'
 	ln -sf $(SONAME) '$(DESTDIR)$(LIBDIR)/libllamac.so'
