@@ -24,11 +24,24 @@
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE /* mmap, madvise and mlock under -std=c11 */
 #endif
+#include <errno.h>
+#include <fcntl.h>
 #include <float.h>
 #include <limits.h>
 #include <math.h>
 #include <sched.h>
+#include <stdarg.h>
+#include <stdbool.h>
 #include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#if defined(__linux__)
+#include <sys/syscall.h> /* SYS_arch_prctl, for AMX */
+#endif
 #ifndef LLAMA_COMMON_ONLY
 #ifdef _OPENMP
 #include <omp.h>
@@ -36,10 +49,12 @@
 #if defined(__x86_64__)
 #include <cpuid.h>
 #include <immintrin.h>
-#include <sys/syscall.h> /* SYS_arch_prctl, for AMX */
 #elif defined(__aarch64__)
 #include <arm_neon.h>
 #endif
+#endif
+#if defined(__GLIBC__) && !defined(__USE_MISC)
+#error "under -std=c11, include llama.c before any other header, or compile with -D_GNU_SOURCE"
 #endif
 
 /* The bits are a promise, so the source forbids what would change them under a user's flags. */
@@ -62,19 +77,6 @@ _Static_assert(sizeof 0.1 == sizeof(double), "compile llama.c without -fsingle-p
 #endif
 #endif
 #include "llama.h"
-#include <errno.h>
-#include <fcntl.h>
-#include <stdarg.h>
-#include <stdbool.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
-#include <unistd.h>
-#if defined(__GLIBC__) && !defined(__USE_MISC)
-#error "under -std=c11, include llama.c before any other header, or compile with -D_GNU_SOURCE"
-#endif
 
 #ifndef LLAMAC_COMMON
 /* Of part IV, the common ground: types that part I holds, functions that part II calls. */
@@ -99,17 +101,10 @@ typedef struct {
     llamac_block *last;
 } llamac_arena;
 
-/* Weights are mapped read-only and shared: their pages are the kernel's page cache itself. Nothing
- * is copied, opening costs no more than looking at the headers, and several processes with one
- * model have its weights in memory once. Reading a page that is not there yet waits for the disk.
- * What is small (parameters, the tokenizer, an index) is read into memory, where nobody can cut it
- * short any more. */
-
-typedef struct {
-    const unsigned char *data; /* the first byte; NULL: not mapped */
+typedef struct {               /* a file mapped read-only */
+    const unsigned char *data; /* [size]; NULL: not mapped */
     size_t size;               /* in bytes */
-    dev_t device;              /* with inode: which file it is */
-    ino_t inode;
+    uint64_t id[2];            /* device and inode: two names of one file have the same */
 } llamac_mapping;
 
 typedef struct llamac_vocab llamac_vocab;
@@ -119,6 +114,7 @@ typedef struct llamac_vocab llamac_vocab;
  * llamac_fp_leave puts it back. */
 LLAMAC_INLINE uint64_t llamac_fp_enter(void);
 LLAMAC_INLINE void llamac_fp_leave(uint64_t old);
+LLAMAC_INLINE bool llamac_allow_amx(void);
 #endif /* LLAMAC_COMMON */
 
 #ifndef LLAMA_COMMON_ONLY
@@ -1510,17 +1506,11 @@ static int x86_level(void) {
  * is enough; asking again changes nothing. */
 static bool has_amx(void) {
     enum { AMX_BF16 = 1 << 22, AMX_TILE = 1 << 24, TILE_STATE = 0x60000 };
-    enum { ARCH_REQ_XCOMP_PERM = 0x1023, XFEATURE_XTILEDATA = 18 };
     unsigned a, b, c, d, low, high;
     if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || !(d & AMX_BF16) || !(d & AMX_TILE))
         return false;
     __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
-    if ((low & TILE_STATE) != TILE_STATE) return false;
-#if defined(__linux__)
-    return syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) == 0;
-#else
-    return false;
-#endif
+    return (low & TILE_STATE) == TILE_STATE && llamac_allow_amx();
 }
 #endif
 
@@ -1644,7 +1634,7 @@ LLAMAC_INLINE llama_allocator llamac_allocator_or_default(const llama_allocator 
 }
 
 /* Copy a caller's struct, which may be older (shorter) or newer than ours; absent fields are 0. */
-LLAMAC_INLINE bool llamac_take_struct(void *to, size_t known, const void *from) {
+LLAMAC_INLINE bool llamac_copy_options(void *to, size_t known, const void *from) {
     size_t size = known;
     memset(to, 0, known);
     if (!from) return true;
@@ -1903,73 +1893,124 @@ LLAMAC_INLINE char llamac_gguf_value(llamac_cursor *c, uint64_t type, llamac_pai
     return c->bad ? 0 : type == GGUF_STRING ? '"' : type == GGUF_BOOL ? (bits ? 't' : 'f') : '0';
 }
 
-/* ---- Files, and what every refusal of one says ---- */
+/* ---- Platform: what this library asks of the operating system and of the processor's mode ---- */
 
-enum { LLAMAC_PATH_BYTES = 4096 };
+/* No other place makes a system call. First the functions, then their bodies for POSIX and Linux.
+ * A function that can fail returns a status of llama.h and gives the reason in err, or it returns
+ * -1 and leaves the reason in errno, as noted.
+ *
+ * Weights are mapped read-only and shared: their pages are the kernel's page cache. So nothing is
+ * copied, opening reads only headers, and processes that open one model hold its weights in memory
+ * once. Reading a page that is not in memory waits for the disk. Small files (parameters, the
+ * tokenizer, an index) are read into memory, where no other process can truncate them. */
 
-/* out = folder/name */
-LLAMAC_INLINE int llamac_join(char out[LLAMAC_PATH_BYTES], const char *folder, const char *name,
-                              llama_error *err) {
-    int n = snprintf(out, LLAMAC_PATH_BYTES, "%s/%s", folder, name);
-    if (n > 0 && n < LLAMAC_PATH_BYTES) return LLAMA_OK; /* n: what it would take */
-    return llamac_fail(err, LLAMA_EINVAL, "%.300s: the path is too long", folder);
+enum { LLAMAC_PATH_BYTES = 4096 }; /* the longest path, its final 0 included */
+
+typedef struct {
+    int fd;         /* -1: not open */
+    uint64_t size;  /* in bytes */
+    uint64_t id[2]; /* device and inode: two names of one file have the same */
+    unsigned mode;  /* the permission bits */
+} llamac_file;
+
+typedef struct { /* a new file that replaces another one completely, or leaves it as it is */
+    int fd;
+    unsigned mode;                      /* permission bits of the result */
+    char path[LLAMAC_PATH_BYTES];       /* the file to replace, with all links resolved */
+    char beside[LLAMAC_PATH_BYTES + 8]; /* the file that is written, in the same folder */
+} llamac_replacement;
+
+/* Files. Opening takes regular files only: LLAMA_EFORMAT means that the file is empty. After
+ * LLAMA_EIO, llamac_is_not_found says whether the path does not exist. */
+LLAMAC_INLINE int llamac_open_file(llamac_file *, const char *path, llama_error *);
+LLAMAC_INLINE bool llamac_is_not_found(int status);
+/* Returns the number of bytes read: fewer than n only at the end of the file; -1 on failure. */
+LLAMAC_INLINE ptrdiff_t llamac_read(const llamac_file *, void *to, size_t n);
+LLAMAC_INLINE void llamac_close_file(llamac_file *);
+LLAMAC_INLINE bool llamac_file_exists(const char *folder, const char *name);
+/* Returns 1 for a folder, 0 for anything else, LLAMA_EIO if the path cannot be examined. */
+LLAMAC_INLINE int llamac_is_folder(const char *path, llama_error *);
+
+/* Replacing a file. Begin and end return 0, or -1 with errno set. The path must exist unless is_new.
+ * Write is a llama_write_fn. End with keep renames the new file into place once it is on the disk;
+ * on failure, or without keep, it removes the new file. */
+LLAMAC_INLINE int llamac_replace_begin(llamac_replacement *, const char *path, bool is_new,
+                                       unsigned mode);
+LLAMAC_INLINE int llamac_replace_write(void *replacement, const void *p, size_t n);
+LLAMAC_INLINE int llamac_replace_end(llamac_replacement *, bool keep);
+
+/* Mapped files. */
+LLAMAC_INLINE int llamac_map_file(llamac_mapping *, const char *path, llama_error *);
+LLAMAC_INLINE void llamac_unmap_file(llamac_mapping *); /* also if it was never mapped */
+/* Says whether the path still is the mapped file, with the same size. */
+LLAMAC_INLINE bool llamac_is_mapped(const llamac_mapping *, const char *path);
+/* Before scattered reads: no read-ahead. Returns true if none of the file was in memory, judged by
+ * one page in 16 MB. Pass that to llamac_advise_normal, which goes back to large pages. */
+LLAMAC_INLINE bool llamac_advise_random(const llamac_mapping *);
+LLAMAC_INLINE void llamac_advise_normal(const llamac_mapping *, bool cold);
+/* Reads n mapped bytes into memory. */
+LLAMAC_INLINE void llamac_page_in(const unsigned char *data, size_t n);
+/* Keeps a mapped file in memory. Returns 0, or -1 with errno set. */
+LLAMAC_INLINE int llamac_lock(const llamac_mapping *);
+/* Replaces a mapped file, from the page of this address to the end, by zeros. Returns false if it
+ * failed. Safe in a signal handler. */
+LLAMAC_INLINE bool llamac_map_zeros(const llamac_mapping *, uintptr_t address, size_t page);
+
+/* Memory, cores, the processor. */
+LLAMAC_INLINE size_t llamac_page_size(void); /* in bytes */
+/* Asks for small pages for n bytes that are used sparsely. Where the system gives large pages
+ * unasked, one byte would take 2 MB. Blocks below 32 MB stay as they are: malloc shares them. */
+LLAMAC_INLINE void llamac_advise_small_pages(void *p, size_t n, size_t page);
+LLAMAC_INLINE int llamac_process(void);    /* the id of this process */
+LLAMAC_INLINE int llamac_cores(void);      /* that this process may use: its affinity and quota */
+LLAMAC_INLINE bool llamac_allow_amx(void); /* Linux lets this process use AMX's tiles */
+/* llamac_fp_enter and llamac_fp_leave, the floating-point mode, are declared before part I. */
+
+/* ---- Platform: files ---- */
+
+LLAMAC_INLINE bool llamac_is_not_found(int status) {
+    return status == LLAMA_EIO && errno == ENOENT;
 }
 
-/* Is there such a file in the folder? */
-LLAMAC_INLINE bool llamac_holds(const char *folder, const char *name) {
-    char path[LLAMAC_PATH_BYTES];
-    return llamac_join(path, folder, name, NULL) == LLAMA_OK && access(path, F_OK) == 0;
-}
-
-/* After llamac_map_file: there is no such file, as opposed to one that is no good. */
-LLAMAC_INLINE bool llamac_is_absent(int status) { return status == LLAMA_EIO && errno == ENOENT; }
-
-/* Open a regular file that is not empty: its descriptor, or a negative status. O_NONBLOCK: a FIFO
- * must not make us wait. */
-LLAMAC_INLINE int llamac_open_file(const char *path, struct stat *st, llama_error *err) {
-    int status, fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+/* O_NONBLOCK: opening a FIFO must not wait for its writer. */
+LLAMAC_INLINE int llamac_open_file(llamac_file *f, const char *path, llama_error *err) {
+    struct stat st;
+    int status = LLAMA_OK, fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    *f = (llamac_file){.fd = -1};
     if (fd < 0) {
         int why = errno;
         llamac_fail(err, LLAMA_EIO, "%s: cannot be opened: %s", path, strerror(why));
-        errno = why; /* for llamac_is_absent */
+        errno = why; /* for llamac_is_not_found */
         return LLAMA_EIO;
     }
-    if (fstat(fd, st) != 0)
+    if (fstat(fd, &st) != 0)
         status = llamac_fail(err, LLAMA_EIO, "%s: cannot be examined: %s", path, strerror(errno));
-    else if (!S_ISREG(st->st_mode))
-        status =
-            llamac_fail(err, LLAMA_EIO, "%s: is not a regular file; give the file itself", path);
-    else if (st->st_size <= 0)
-        status = llamac_fail(err, LLAMA_EFORMAT, "%s: is empty; get it again", path);
-    else return fd;
+    else {
+        uint64_t size = st.st_size > 0 ? (uint64_t)st.st_size : 0;
+        *f = (llamac_file){fd, size, {(uint64_t)st.st_dev, (uint64_t)st.st_ino}, st.st_mode & 0777};
+        if (!S_ISREG(st.st_mode))
+            status = llamac_fail(err, LLAMA_EIO, "%s: is not a regular file; give the file itself",
+                                 path);
+        else if (size == 0)
+            status = llamac_fail(err, LLAMA_EFORMAT, "%s: is empty; get it again", path);
+    }
+    if (status == LLAMA_OK) return LLAMA_OK;
     close(fd);
-    errno = 0; /* not ENOENT: there is a file */
+    f->fd = -1;
+    errno = 0; /* not ENOENT: the file exists */
     return status;
 }
 
-/* Map a file, read-only. */
-LLAMAC_INLINE int llamac_map_file(llamac_mapping *f, const char *path, llama_error *err) {
-    struct stat st;
-    int status = LLAMA_OK, fd = llamac_open_file(path, &st, err);
-    f->data = NULL;
-    if (fd < 0) return fd;
-    void *p = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_SHARED, fd, 0);
-    if (p == MAP_FAILED)
-        status = llamac_fail(err, errno == ENOMEM ? LLAMA_ENOMEM : LLAMA_EIO,
-                             "%s: cannot be mapped: %s", path, strerror(errno));
-    else *f = (llamac_mapping){p, (size_t)st.st_size, st.st_dev, st.st_ino};
-    close(fd); /* the mapping outlives it */
-    if (status) errno = 0;
-    /* cppcheck-suppress memleak; it stands in *f */
-    return status;
+LLAMAC_INLINE void llamac_close_file(llamac_file *f) {
+    if (f->fd >= 0) close(f->fd);
+    f->fd = -1;
 }
 
-/* Read n bytes, or as many as there are: how many; negative: it failed. read may give fewer than it
- * is asked for, and a signal may interrupt it. */
-LLAMAC_INLINE ptrdiff_t llamac_read(int fd, void *to, size_t n) {
+/* read may return fewer bytes than it was asked for, and a signal may interrupt it. */
+LLAMAC_INLINE ptrdiff_t llamac_read(const llamac_file *f, void *to, size_t n) {
     size_t done = 0;
     while (done < n) {
-        ssize_t got = read(fd, (char *)to + done, n - done);
+        ssize_t got = read(f->fd, (char *)to + done, n - done);
         if (got < 0 && errno == EINTR) continue;
         if (got < 0) return -1;
         if (got == 0) break;
@@ -1978,71 +2019,109 @@ LLAMAC_INLINE ptrdiff_t llamac_read(int fd, void *to, size_t n) {
     return (ptrdiff_t)done;
 }
 
-/* Read all of a file of at most `most` bytes into an arena; *c is then on it. */
-LLAMAC_INLINE int llamac_read_file(llamac_cursor *c, llamac_arena *arena, const char *path,
-                                   uint64_t most, llama_error *err) {
+LLAMAC_INLINE bool llamac_file_exists(const char *folder, const char *name) {
+    char path[LLAMAC_PATH_BYTES];
+    int n = snprintf(path, sizeof path, "%s/%s", folder, name);
+    return n > 0 && n < LLAMAC_PATH_BYTES && access(path, F_OK) == 0;
+}
+
+LLAMAC_INLINE int llamac_is_folder(const char *path, llama_error *err) {
     struct stat st;
-    int status = LLAMA_OK, fd = llamac_open_file(path, &st, err);
-    if (fd < 0) return fd;
-    size_t n = (uint64_t)st.st_size <= most ? (size_t)st.st_size : 0;
-    void *to = n ? llamac_new(arena, n, 1) : NULL;
-    if (!n)
-        status = llamac_fail(err, LLAMA_EFORMAT, "%s: is too large for what it should be", path);
-    else if (!to) status = llamac_out_of_memory(err, path);
-    else if (llamac_read(fd, to, n) != (ptrdiff_t)n)
-        status = llamac_fail(err, LLAMA_EIO, "%s: cannot be read to its end", path);
-    else *c = llamac_cursor_on(to, n);
-    close(fd);
+    if (stat(path, &st) == 0) return S_ISDIR(st.st_mode);
+    return llamac_fail(err, LLAMA_EIO, "%s: cannot be opened: %s", path, strerror(errno));
+}
+
+/* ---- Platform: replacing a file ---- */
+
+/* The name beside has six digits made from the process id, and the next number if it is taken. */
+LLAMAC_INLINE int llamac_replace_begin(llamac_replacement *r, const char *path, bool is_new,
+                                       unsigned mode) {
+    r->fd = -1;
+    r->mode = mode;
+    if (is_new) snprintf(r->path, sizeof r->path, "%s", path);
+    else if (!realpath(path, r->path)) return -1;
+    errno = EEXIST;
+    for (unsigned i = 0; i < 100 && r->fd < 0 && errno == EEXIST; i++) {
+        snprintf(r->beside, sizeof r->beside, "%s.%06x", r->path,
+                 ((unsigned)getpid() * 100 + i) & 0xffffff);
+        r->fd = open(r->beside, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+    }
+    return r->fd < 0 ? -1 : 0;
+}
+
+LLAMAC_INLINE int llamac_replace_write(void *replacement, const void *p, size_t n) {
+    const llamac_replacement *r = (const llamac_replacement *)replacement;
+    for (ssize_t wrote; n; p = (const char *)p + wrote, n -= (size_t)wrote) {
+        wrote = write(r->fd, p, n);
+        if (wrote < 0 && errno != EINTR) return -1;
+        if (wrote < 0) wrote = 0;
+    }
+    return 0;
+}
+
+LLAMAC_INLINE int llamac_replace_end(llamac_replacement *r, bool keep) {
+    bool good = keep && fchmod(r->fd, r->mode) == 0 && fsync(r->fd) == 0;
+    int why = errno;
+    if (close(r->fd) != 0 && good) good = false, why = errno;
+    if (good && rename(r->beside, r->path) != 0) good = false, why = errno;
+    if (!good) unlink(r->beside);
+    errno = why;
+    return good ? 0 : -1;
+}
+
+/* ---- Platform: mapped files ---- */
+
+LLAMAC_INLINE int llamac_map_file(llamac_mapping *m, const char *path, llama_error *err) {
+    llamac_file f;
+    int status = llamac_open_file(&f, path, err);
+    m->data = NULL;
+    if (status) return status;
+    void *p = mmap(NULL, (size_t)f.size, PROT_READ, MAP_SHARED, f.fd, 0);
+    if (p == MAP_FAILED)
+        status = llamac_fail(err, errno == ENOMEM ? LLAMA_ENOMEM : LLAMA_EIO,
+                             "%s: cannot be mapped: %s", path, strerror(errno));
+    else *m = (llamac_mapping){(const unsigned char *)p, (size_t)f.size, {f.id[0], f.id[1]}};
+    llamac_close_file(&f); /* the mapping stays */
     if (status) errno = 0;
     return status;
 }
 
-/* A mapping that was never made, or was undone, is fine. After this its bytes are gone, and what
- * pointed to them points to nothing. */
-LLAMAC_INLINE void llamac_unmap_file(llamac_mapping *f) {
-    if (f->data) munmap((void *)(uintptr_t)f->data, f->size);
-    f->data = NULL;
+LLAMAC_INLINE void llamac_unmap_file(llamac_mapping *m) {
+    if (m->data) munmap((void *)(uintptr_t)m->data, m->size);
+    m->data = NULL;
 }
 
-/* Before reading a file here and there: a page at a time, nothing ahead. True: none of it was in
- * memory, as far as some of its pages tell. */
-LLAMAC_INLINE bool llamac_browse(const llamac_mapping *f) {
+LLAMAC_INLINE bool llamac_is_mapped(const llamac_mapping *m, const char *path) {
+    struct stat st;
+    return stat(path, &st) == 0 && (uint64_t)st.st_dev == m->id[0] &&
+           (uint64_t)st.st_ino == m->id[1] && (uint64_t)st.st_size == m->size;
+}
+
+LLAMAC_INLINE bool llamac_advise_random(const llamac_mapping *m) {
     enum { APART = 1 << 24 };
-    unsigned char *data = (unsigned char *)(uintptr_t)f->data, there = 0;
-    for (size_t i = 0; i < f->size && !(there & 1); i += APART)
-        if (mincore(data + i, 1, &there) != 0) there = 1;
-    madvise(data, f->size, MADV_RANDOM);
-    return !(there & 1);
+    unsigned char *data = (unsigned char *)(uintptr_t)m->data, resident = 0;
+    for (size_t i = 0; i < m->size && !(resident & 1); i += APART)
+        if (mincore(data + i, 1, &resident) != 0) resident = 1;
+    madvise(data, m->size, MADV_RANDOM);
+    return !(resident & 1);
 }
 
-/* After that: large pages, where the file system has them. The small ones that a cold file was
- * browsed by go, or the kernel would not read large ones around them. */
-LLAMAC_INLINE void llamac_browsed(const llamac_mapping *f, bool cold) {
-    void *data = (void *)(uintptr_t)f->data;
+/* The small pages that the scattered reads of a cold file left are paged out, or the kernel would
+ * not read large pages around them. */
+LLAMAC_INLINE void llamac_advise_normal(const llamac_mapping *m, bool cold) {
+    void *data = (void *)(uintptr_t)m->data;
     (void)cold;
-    madvise(data, f->size, MADV_NORMAL);
+    madvise(data, m->size, MADV_NORMAL);
 #ifdef MADV_HUGEPAGE
-    madvise(data, f->size, MADV_HUGEPAGE);
+    madvise(data, m->size, MADV_HUGEPAGE);
 #endif
 #ifdef MADV_PAGEOUT
-    if (cold) madvise(data, f->size, MADV_PAGEOUT);
+    if (cold) madvise(data, m->size, MADV_PAGEOUT);
 #endif
 }
 
-/* n bytes of memory that are used here and there, in small pages where the system would give large
- * ones unasked: one byte would take 2 MB. Less than malloc maps alone is left as it is. */
-LLAMAC_INLINE void llamac_used_sparsely(void *p, size_t n, size_t page) {
-    enum { ALONE = 32 << 20 };
-    (void)p, (void)page;
-#ifdef MADV_NOHUGEPAGE
-    size_t before = (page - (uintptr_t)p % page) % page;
-    if (n > ALONE) madvise((unsigned char *)p + before, n - before, MADV_NOHUGEPAGE);
-#endif
-}
-
-/* Have n bytes of a mapping read in and mapped, in the kernel by one call: touching the pages one
- * by one costs a fault for each, even where it is in memory. That is done where the kernel (Linux
- * before 5.14) cannot be asked. */
+/* One call lets the kernel map all pages. Touching them costs a fault each, even for pages in
+ * memory; that is left for Linux before 5.14, which has no such call. */
 LLAMAC_INLINE void llamac_page_in(const unsigned char *data, size_t n) {
     enum { PAGE = 4096 };
 #ifdef MADV_POPULATE_READ
@@ -2051,34 +2130,58 @@ LLAMAC_INLINE void llamac_page_in(const unsigned char *data, size_t n) {
     for (size_t i = 0; i < n; i += PAGE) (void)((const volatile unsigned char *)data)[i];
 }
 
-/* ---- Cores ---- */
+LLAMAC_INLINE int llamac_lock(const llamac_mapping *m) { return mlock(m->data, m->size); }
 
-/* A container is given a share of the machine by cgroups, folders under /sys/fs/cgroup whose files
- * say how much time their processes may use: so many microseconds of all cores in each period of
- * so many. /proc/self/cgroup tells which folders a process is in, and every folder above one
- * limits it too:
+LLAMAC_INLINE bool llamac_map_zeros(const llamac_mapping *m, uintptr_t address, size_t page) {
+    uintptr_t begin = (uintptr_t)m->data, end = begin + m->size;
+    address -= (address - begin) % page;
+    void *zeros = mmap((void *)address, end - address, PROT_READ,
+                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+    return zeros != MAP_FAILED;
+}
+
+/* ---- Platform: memory and processes ---- */
+
+LLAMAC_INLINE size_t llamac_page_size(void) { return (size_t)sysconf(_SC_PAGESIZE); }
+
+LLAMAC_INLINE void llamac_advise_small_pages(void *p, size_t n, size_t page) {
+    enum { ALONE = 32 << 20 };
+    (void)p, (void)page;
+#ifdef MADV_NOHUGEPAGE
+    size_t before = (page - (uintptr_t)p % page) % page;
+    if (n > ALONE) madvise((unsigned char *)p + before, n - before, MADV_NOHUGEPAGE);
+#endif
+}
+
+LLAMAC_INLINE int llamac_process(void) { return (int)getpid(); }
+
+/* ---- Platform: cores ---- */
+
+/* Containers get a share of the machine by cgroups: folders under /sys/fs/cgroup whose files limit
+ * the time of their processes, in microseconds of all cores per period. /proc/self/cgroup names the
+ * folders a process is in. Every folder above such a folder limits the process too.
  *
  *     version 2   0::/user.slice/a          cpu.max             "150000 100000" or "max 100000"
  *     version 1   4:cpu,cpuacct:/docker/b   cpu.cfs_quota_us    "150000", or "-1" for no limit
  *                                           cpu.cfs_period_us   "100000"
  *
- * 150000 of 100000 are one and a half cores; two threads serve that best. */
+ * 150000 of 100000 are one and a half cores: two threads use them best. */
 
-/* A file the kernel makes, or as much as fits, terminated; "" if it cannot be read. */
-LLAMAC_INLINE void llamac_read_small(const char *path, char *text, size_t room) {
+/* Reads a file that the kernel makes, up to capacity - 1 bytes, and adds a final 0; "" on failure. */
+LLAMAC_INLINE void llamac_read_small(const char *path, char *text, size_t capacity) {
     int fd = open(path, O_RDONLY | O_CLOEXEC);
-    ssize_t n = fd < 0 ? 0 : read(fd, text, room - 1);
+    ssize_t n = fd < 0 ? 0 : read(fd, text, capacity - 1);
     if (fd >= 0) close(fd);
     text[n > 0 ? n : 0] = 0;
 }
 
-/* The cores' worth of time a cgroup may use, rounded up; 0: no limit. Version 2 has "quota
- * period" in one file, version 1 a file for each. */
+/* Returns how many cores a cgroup may use, rounded up; 0 for no limit. Version 2 has "quota period"
+ * in one file, version 1 has a file for each. */
 LLAMAC_INLINE long llamac_cgroup_quota(const char *folder, bool v2) {
     char path[LLAMAC_PATH_BYTES + 32], text[64], *end = text;
     snprintf(path, sizeof path, "%s/%s", folder, v2 ? "cpu.max" : "cpu.cfs_quota_us");
     llamac_read_small(path, text, sizeof text);
-    long quota = strtol(text, &end, 10), period; /* "max" is 0, version 1's -1 no limit */
+    long quota = strtol(text, &end, 10), period; /* "max" gives 0; -1 is version 1's no limit */
     if (!v2) {
         snprintf(path, sizeof path, "%s/cpu.cfs_period_us", folder);
         llamac_read_small(path, end = text, sizeof text);
@@ -2087,8 +2190,8 @@ LLAMAC_INLINE long llamac_cgroup_quota(const char *folder, bool v2) {
     return quota > 0 && period > 0 ? quota / period + (quota % period > 0) : 0;
 }
 
-/* The least quota of the cgroups this process is in, up to their roots; 0: no limit. Each
- * line of `proc` is "number:controllers:/path"; version 2 has no controllers. */
+/* Returns the smallest quota of the cgroups of this process and of the folders above them; 0 for no
+ * limit. Each line of `proc` is "number:controllers:/path"; version 2 lists no controllers. */
 LLAMAC_INLINE long llamac_cgroup_cores(const char *proc, const char *sys) {
     char lines[LLAMAC_PATH_BYTES], folder[LLAMAC_PATH_BYTES], *rest = lines, *line;
     long least = 0, cores;
@@ -2102,8 +2205,7 @@ LLAMAC_INLINE long llamac_cgroup_cores(const char *proc, const char *sys) {
         int n = snprintf(folder, sizeof folder, "%s%s%s", sys, v2 ? "" : "/cpu", path);
         if (n < 0 || n >= (int)sizeof folder) continue;
         for (char *slash = folder; slash; slash = strrchr(folder + root, '/')) {
-            if (slash != folder)
-                *slash = 0; /* the parent; in a container a path may be the host's */
+            if (slash != folder) *slash = 0; /* go up; in a container the path may be the host's */
             if ((cores = llamac_cgroup_quota(folder, v2)) > 0 && (least == 0 || cores < least))
                 least = cores;
         }
@@ -2111,7 +2213,28 @@ LLAMAC_INLINE long llamac_cgroup_cores(const char *proc, const char *sys) {
     return least;
 }
 
-/* ---- The floating-point mode ---- */
+LLAMAC_INLINE int llamac_cores(void) {
+    long cores = sysconf(_SC_NPROCESSORS_ONLN);
+    long quota = llamac_cgroup_cores("/proc/self/cgroup", "/sys/fs/cgroup");
+#ifdef CPU_COUNT
+    cpu_set_t mask;
+    if (sched_getaffinity(0, sizeof mask, &mask) == 0) cores = CPU_COUNT(&mask);
+#endif
+    if (quota > 0 && quota < cores) cores = quota;
+    return cores > 0 && cores < INT_MAX ? (int)cores : 1;
+}
+
+/* ---- Platform: the processor ---- */
+
+/* Linux wants to be asked once, as threads that use tiles must save 8 KB more of registers. */
+LLAMAC_INLINE bool llamac_allow_amx(void) {
+#if defined(__x86_64__) && defined(__linux__)
+    enum { ARCH_REQ_XCOMP_PERM = 0x1023, XFEATURE_XTILEDATA = 18 };
+    return syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) == 0;
+#else
+    return false;
+#endif
+}
 
 LLAMAC_INLINE uint64_t llamac_fp_enter(void) {
     uint64_t old = 0;
@@ -2133,6 +2256,35 @@ LLAMAC_INLINE void llamac_fp_leave(uint64_t old) {
 #elif defined(__aarch64__)
     __asm__ volatile("msr fpcr, %0" : : "r"(old));
 #endif
+}
+
+/* ---- Files, by the platform's functions ---- */
+
+/* out = folder/name */
+LLAMAC_INLINE int llamac_join(char out[LLAMAC_PATH_BYTES], const char *folder, const char *name,
+                              llama_error *err) {
+    int n = snprintf(out, LLAMAC_PATH_BYTES, "%s/%s", folder, name);
+    if (n > 0 && n < LLAMAC_PATH_BYTES) return LLAMA_OK; /* n: what it would take */
+    return llamac_fail(err, LLAMA_EINVAL, "%.300s: the path is too long", folder);
+}
+
+/* Read all of a file of at most `most` bytes into an arena; *c is then on it. */
+LLAMAC_INLINE int llamac_read_file(llamac_cursor *c, llamac_arena *arena, const char *path,
+                                   uint64_t most, llama_error *err) {
+    llamac_file f;
+    int status = llamac_open_file(&f, path, err);
+    if (status) return status;
+    size_t n = f.size <= most ? (size_t)f.size : 0;
+    void *to = n ? llamac_new(arena, n, 1) : NULL;
+    if (!n)
+        status = llamac_fail(err, LLAMA_EFORMAT, "%s: is too large for what it should be", path);
+    else if (!to) status = llamac_out_of_memory(err, path);
+    else if (llamac_read(&f, to, n) != (ptrdiff_t)n)
+        status = llamac_fail(err, LLAMA_EIO, "%s: cannot be read to its end", path);
+    else *c = llamac_cursor_on(to, n);
+    llamac_close_file(&f);
+    if (status) errno = 0;
+    return status;
 }
 
 /* ---- What llama.c and tokenizer.c have of each other ---- */
@@ -3189,12 +3341,13 @@ static void md5_end(uint32_t state[4], const unsigned char *tail, uint64_t size,
 
 /* The sum of an open file of `size` bytes, read through a buffer of whole blocks; progress in bytes
  * of the file. */
-static int md5_sum(int fd, uint64_t size, char out[33], llama_progress_fn progress, void *user) {
+static int md5_sum(const llamac_file *f, char out[33], llama_progress_fn progress, void *user) {
     unsigned char piece[1 << 15];
     uint32_t state[4] = {0x67452301, 0xefcdab89, 0x98badcfe, 0x10325476};
+    uint64_t size = f->size;
     for (uint64_t done = 0, n = sizeof piece; n == sizeof piece; done += n) {
         if (size - done < n) n = size - done; /* the last, perhaps none */
-        if (llamac_read(fd, piece, (size_t)n) != (ptrdiff_t)n) return LLAMA_EIO;
+        if (llamac_read(f, piece, (size_t)n) != (ptrdiff_t)n) return LLAMA_EIO;
         md5_blocks(state, piece, (size_t)n / 64);
         if (progress && progress(user, "md5", done + n, size)) return LLAMA_ECANCEL;
         if (n < sizeof piece) md5_end(state, piece + n / 64 * 64, size, out);
@@ -3206,13 +3359,12 @@ static int md5_sum(int fd, uint64_t size, char out[33], llama_progress_fn progre
 static int md5_file(const char *folder, const char *name, const char *want,
                     llama_progress_fn progress, void *user, llama_error *err) {
     char path[LLAMAC_PATH_BYTES], sum[33] = "";
-    struct stat st;
+    llamac_file f;
     int status = llamac_join(path, folder, name, err);
+    if (status == LLAMA_OK) status = llamac_open_file(&f, path, err);
     if (status) return status;
-    int fd = llamac_open_file(path, &st, err);
-    if (fd < 0) return fd;
-    status = md5_sum(fd, (uint64_t)st.st_size, sum, progress, user);
-    close(fd);
+    status = md5_sum(&f, sum, progress, user);
+    llamac_close_file(&f);
     if (status == LLAMA_EIO) return llamac_fail(err, status, "%s: cannot be read to its end", path);
     if (status == LLAMA_OK && memcmp(sum, want, 32) != 0)
         return llamac_fail(err, LLAMA_EFORMAT,
@@ -3231,7 +3383,7 @@ static int md5_list(const char *folder, const char *list, llamac_arena *scratch,
     llamac_cursor c = {0};
     int status = llamac_join(path, folder, list, err);
     if (status == LLAMA_OK) status = llamac_read_file(&c, scratch, path, LARGEST, err);
-    if (status) return llamac_is_absent(status) ? LLAMA_OK : status;
+    if (status) return llamac_is_not_found(status) ? LLAMA_OK : status;
     while (llamac_left(&c) && status == LLAMA_OK) {
         const char *line = (const char *)c.at, *end = memchr(line, '\n', llamac_left(&c));
         size_t n = end ? (size_t)(end - line) : llamac_left(&c);
@@ -3540,11 +3692,11 @@ static int bind_file(binder *b, size_t f, size_t k, int (*read)(archive *)) {
     llamac_mapping *file = &b->m->files[f];
     archive a = {.file = b->m->paths[f], .scratch = &b->scratch, .err = b->err};
     a.bytes = llamac_cursor_on(file->data, file->size);
-    bool cold = llamac_browse(file);
+    bool cold = llamac_advise_random(file);
     int status = read(&a);
     for (const tensor *t = a.tensors; t && status == LLAMA_OK; t = t->next)
         status = bind_tensor(b, &a, t, f, k);
-    llamac_browsed(file, cold);
+    llamac_advise_normal(file, cold);
     return status;
 }
 
@@ -3782,7 +3934,7 @@ static int open_meta(binder *b) {
         snprintf(name, sizeof name, "consolidated.%02d.pth", k);
         status = add_file(b, b->path, name);
     }
-    if (llamac_is_absent(status) && b->m->n_shards) status = LLAMA_OK;
+    if (llamac_is_not_found(status) && b->m->n_shards) status = LLAMA_OK;
     if (status == LLAMA_OK) status = begin_binding(b, b->m->n_shards);
     for (size_t k = 0; k < b->m->n_shards && status == LLAMA_OK; k++)
         status = bind_file(b, k, k, read_torch);
@@ -3801,7 +3953,7 @@ static int add_indexed(binder *b, const char *index, const char *name, size_t n)
     for (size_t f = 0; f < b->m->n_shards; f++)
         if (strcmp(strrchr(b->m->paths[f], '/') + 1, plain) == 0) return LLAMA_OK;
     int status = add_file(b, b->path, plain);
-    if (llamac_is_absent(status))
+    if (llamac_is_not_found(status))
         status = llamac_fail(b->err, LLAMA_EFORMAT, "%s: names %s, which is not there; download it",
                              index, plain);
     errno = 0; /* of what is absent, it is not the index */
@@ -3835,8 +3987,8 @@ static int open_hugging_face(binder *b) {
     if (status) return status;
     for (k = 0; k < 2; k++) {
         status = add_file(b, b->path, kinds[k].one);
-        if (llamac_is_absent(status)) status = read_index(b, kinds[k].index);
-        if (!llamac_is_absent(status)) break;
+        if (llamac_is_not_found(status)) status = read_index(b, kinds[k].index);
+        if (!llamac_is_not_found(status)) break;
     }
     if (k == 2)
         return llamac_fail(
@@ -4000,26 +4152,25 @@ static int open_llama2c(binder *b) {
 
 /* Which format it is, then everything of it. Meta's comes first where a folder has both. */
 static int open_weights(binder *b, bool vocabulary) {
-    struct stat st;
     llama *m = b->m;
     m->files = llamac_new(&m->arena, MAX_FILES, sizeof *m->files);
     m->paths = llamac_new(&m->arena, MAX_FILES, sizeof *m->paths);
     if (!m->files || !m->paths) return llamac_out_of_memory(b->err, b->path);
-    if (stat(b->path, &st) != 0)
-        return llamac_fail(b->err, LLAMA_EIO, "%s: cannot be opened: %s", b->path, strerror(errno));
-    if (S_ISDIR(st.st_mode)) {
-        bool hugging_face =
-            llamac_holds(b->path, "config.json") && !llamac_holds(b->path, "consolidated.00.pth");
-        if (!hugging_face && !llamac_holds(b->path, "params.json"))
+    int status = llamac_is_folder(b->path, b->err);
+    if (status < 0) return status;
+    if (status) {
+        bool hugging_face = llamac_file_exists(b->path, "config.json") &&
+                            !llamac_file_exists(b->path, "consolidated.00.pth");
+        if (!hugging_face && !llamac_file_exists(b->path, "params.json"))
             return llamac_fail(
                 b->err, LLAMA_EFORMAT,
                 "%s: holds neither params.json nor config.json; give the folder that does",
                 b->path);
         m->format = hugging_face ? HUGGING_FACE : META;
-        int status = hugging_face ? open_hugging_face(b) : open_meta(b);
+        status = hugging_face ? open_hugging_face(b) : open_meta(b);
         return status ? status : end_binding(b);
     }
-    int status = add_file(b, "", b->path);
+    status = add_file(b, "", b->path);
     if (status) return status;
     bool gguf = m->files[0].size >= 4 && memcmp(m->files[0].data, "GGUF", 4) == 0;
     m->format = gguf ? GGUF : LLAMA2C;
@@ -4043,7 +4194,7 @@ static int open_tokenizer(binder *b, const char *asked) {
         const char *path = asked ? asked : found;
         int status = asked ? LLAMA_OK : llamac_join(found, folder, names[m->format][i], b->err);
         if (status == LLAMA_OK) status = llamac_read_file(&c, &b->scratch, path, LARGEST, b->err);
-        if (status && (asked || !llamac_is_absent(status))) return status;
+        if (status && (asked || !llamac_is_not_found(status))) return status;
     }
     if (!c.at) return LLAMA_OK;
     return llamac_vocab_parse(&m->vocab, c, m->vocab_size, asked ? asked : found, &m->arena,
@@ -4054,11 +4205,8 @@ static int open_tokenizer(binder *b, const char *asked) {
  * way, or a file replaced between two of a model. */
 static int check_unchanged(const binder *b) {
     const llama *m = b->m;
-    struct stat st;
     size_t f = 0;
-    while (f < m->n_shards && stat(m->paths[f], &st) == 0 && st.st_dev == m->files[f].device &&
-           st.st_ino == m->files[f].inode && (uint64_t)st.st_size == m->files[f].size)
-        f++;
+    while (f < m->n_shards && llamac_is_mapped(&m->files[f], m->paths[f])) f++;
     if (f == m->n_shards && !m->lost) return LLAMA_OK;
     return llamac_fail(b->err, LLAMA_EIO, "%s: changed while it was opened; try again later",
                        m->paths[m->lost ? m->lost - 1 : (int)f]);
@@ -4081,7 +4229,7 @@ static void rope_freqs(llama *m) {
 /* Keep the files in memory, where the system lets us. */
 static int lock_files(const llama *m, llama_error *err) {
     for (size_t i = 0; i < m->n_shards; i++)
-        if (mlock(m->files[i].data, m->files[i].size) != 0)
+        if (llamac_lock(&m->files[i]) != 0)
             return llamac_fail(err, LLAMA_ENOMEM,
                                "%llu bytes cannot be locked in memory: %s; raise ulimit -l",
                                (unsigned long long)m->file_bytes, strerror(errno));
@@ -4113,14 +4261,14 @@ LLAMAC_API int llama_open(llama **model, const char *path, const llama_options *
     llama_options o;
     if (err) memset(err, 0, sizeof *err);
     if (model) *model = NULL;
-    if (!model || !path || !llamac_take_struct(&o, sizeof o, options))
+    if (!model || !path || !llamac_copy_options(&o, sizeof o, options))
         return llamac_fail(err, LLAMA_EINVAL,
                            "llama_open: model and path must be given, and options' size set");
     llamac_arena arena = {llamac_allocator_or_default(o.allocator), NULL};
     llama *m = llamac_new(&arena, 1, sizeof *m);
     if (!m) return llamac_out_of_memory(err, path);
     m->arena = arena;
-    m->page = (size_t)sysconf(_SC_PAGESIZE);
+    m->page = llamac_page_size();
     *model = m; /* already, for llama_fault */
     uint64_t mode = llamac_fp_enter();
     int status = open_model(m, path, &o, err);
@@ -4147,11 +4295,8 @@ LLAMAC_API int llama_fault(const llama *m, const void *address) {
         const llamac_mapping *file = &m->files[f];
         uintptr_t at = (uintptr_t)address, begin = (uintptr_t)file->data, end = begin + file->size;
         if (at < begin || at >= end) continue;
-        at -= (at - begin) % m->page; /* and all behind it, which is as likely gone */
         __atomic_store_n((int *)(uintptr_t)&m->lost, (int)f + 1, __ATOMIC_RELAXED);
-        void *zeros =
-            mmap((void *)at, end - at, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
-        return zeros != MAP_FAILED;
+        return llamac_map_zeros(file, at, m->page); /* and all behind it, which is as likely gone */
     }
     return 0;
 }
@@ -4339,23 +4484,6 @@ static void *carve(carver *c, uint64_t count, uint64_t size) {
     return c->base ? c->base + begin : NULL;
 }
 
-/* The cores this process may use: those of its affinity mask, or fewer by its quota. */
-static int default_threads(int most) {
-#ifdef _OPENMP
-    long cores = omp_get_num_procs(),
-         quota = llamac_cgroup_cores("/proc/self/cgroup", "/sys/fs/cgroup");
-#ifdef CPU_COUNT
-    cpu_set_t mask; /* the runtime may have counted when it started */
-    if (sched_getaffinity(0, sizeof mask, &mask) == 0) cores = CPU_COUNT(&mask);
-#endif
-    if (quota > 0 && quota < cores) cores = quota;
-    return cores < most ? (int)cores : most;
-#else
-    (void)most;
-    return 1;
-#endif
-}
-
 /* ---- Sessions ---- */
 
 enum { DEFAULT_BATCH = 256, MAX_THREADS = 1024 };
@@ -4418,7 +4546,7 @@ static uint64_t lay_out(llama_session *s, unsigned char *base) {
 /* Settle the options of a session that has a model and no buffers yet. */
 static int settle(llama_session *s, const llama_session_options *given, llama_error *err) {
     llama_session_options o; /* ours: complete, whatever the caller's size */
-    if (!llamac_take_struct(&o, sizeof o, given))
+    if (!llamac_copy_options(&o, sizeof o, given))
         return llamac_fail(err, LLAMA_EINVAL, "the session's options have no size set");
     s->allocator = llamac_allocator_or_default(o.allocator);
     if (o.context < 0 || o.context > MAX_CONTEXT || o.sequences < 0 || o.sequences > MAX_CONTEXT ||
@@ -4433,8 +4561,10 @@ static int settle(llama_session *s, const llama_session_options *given, llama_er
     s->batch = o.batch ? (size_t)o.batch : DEFAULT_BATCH;
     if (s->batch > s->context * s->n_sequences) s->batch = s->context * s->n_sequences;
     s->n_logits = s->n_sequences > SCORED ? s->n_sequences : SCORED;
-    s->threads = o.threads ? o.threads : default_threads(MAX_THREADS);
-#ifndef _OPENMP
+#ifdef _OPENMP
+    s->threads = o.threads ? o.threads : llamac_cores();
+    if (s->threads > MAX_THREADS) s->threads = MAX_THREADS;
+#else
     s->threads = 1; /* there are no others */
 #endif
     s->team = s->threads;
@@ -4483,7 +4613,8 @@ LLAMAC_API int llama_session_new(llama_session **session, const llama *m,
     llama_session *made = *session = (llama_session *)(void *)base;
     *made = s;
     lay_out(made, base);
-    if (s.allocator.alloc == llamac_default_alloc) llamac_used_sparsely(base, s.bytes, m->page);
+    if (s.allocator.alloc == llamac_default_alloc)
+        llamac_advise_small_pages(base, s.bytes, m->page);
     float *const by_dim[] = {made->x, made->h, made->o, made->q};
     for (int i = 0; i < 4; i++) clear_padding(by_dim[i], made->batch, m->dim);
     clear_padding(made->a, made->batch, m->hidden);
@@ -4591,7 +4722,7 @@ static int evaluate_spans(llama_session *s, const llama_span *spans, size_t tota
 
 /* OpenMP's threads do not survive a fork: a child of the process that had them has none. */
 static bool may_team(const llama *m) {
-    int pid = (int)getpid(), first = 0, *at = (int *)(uintptr_t)&m->team_pid;
+    int pid = llamac_process(), first = 0, *at = (int *)(uintptr_t)&m->team_pid;
     __atomic_compare_exchange_n(at, &first, pid, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED);
     return first == 0 || first == pid; /* first: what was there before */
 }
@@ -4899,70 +5030,46 @@ LLAMAC_API int llama_load(llama_session *s, int seq, llama_read_fn fn, void *use
 
 /* ---- Files of saved state ---- */
 
-static int write_all(void *fd, const void *p, size_t n) {
-    for (ssize_t wrote; n; p = (const char *)p + wrote, n -= (size_t)wrote) {
-        wrote = write(*(int *)fd, p, n);
-        if (wrote < 0 && errno != EINTR) return -1;
-        if (wrote < 0) wrote = 0;
-    }
-    return 0;
-}
-static int read_all(void *fd, void *p, size_t n) {
-    return llamac_read(*(int *)fd, p, n) != (ptrdiff_t)n;
+static int read_all(void *file, void *p, size_t n) {
+    return llamac_read(file, p, n) != (ptrdiff_t)n;
 }
 
-/* Where a state goes that is saved as `path`: where links lead to, and with the mode of what is
- * there. That must be a state, or empty: nothing else is lost by a slip. */
-static int place_of_state(char real[LLAMAC_PATH_BYTES], const char *path, mode_t *mode,
-                          llama_error *err) {
-    struct stat st = {.st_mode = 0600};
+/* Checks that a state may be saved as `path`: what is there must be a state or empty, so that a
+ * slip loses nothing else. Gives its permission bits, 0600 for a new file. */
+static int check_replaceable(const char *path, bool *is_new, unsigned *mode, llama_error *err) {
     char magic[sizeof LLAMAC_STATE - 1] = "";
-    int fd = llamac_open_file(path, &st, err);
-    bool is_new = llamac_is_absent(fd), empty = fd == LLAMA_EFORMAT; /* of length 0 */
-    if (fd >= 0) {
-        bool is_state = llamac_read(fd, magic, sizeof magic) == sizeof magic &&
-                        memcmp(magic, LLAMAC_STATE, sizeof magic) == 0;
-        close(fd);
-        if (!is_state)
-            return llamac_fail(err, LLAMA_EINVAL,
-                               "%s: is there, and no saved state; give another name", path);
-    } else if (!is_new && !empty) return fd;
-    *mode = st.st_mode & 0777;
-    if (is_new) snprintf(real, LLAMAC_PATH_BYTES, "%s", path);
-    else if (!realpath(path, real)) /* gone since it was opened; tests/faults.c sees it */
-        return llamac_fail(err, LLAMA_EIO, "%s: cannot be written: %s", path, strerror(errno));
-    return LLAMA_OK;
-}
-
-/* A new file beside another: its name, and its descriptor or -1. */
-static int open_beside(const char *path, char name[LLAMAC_PATH_BYTES + 8]) {
-    int fd = -1;
-    errno = EEXIST;
-    for (unsigned i = 0; i < 100 && fd < 0 && errno == EEXIST; i++) {
-        snprintf(name, LLAMAC_PATH_BYTES + 8, "%s.%06x", path,
-                 ((unsigned)getpid() * 100 + i) & 0xffffff);
-        fd = open(name, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
-    }
-    return fd;
+    llamac_file f;
+    int status = llamac_open_file(&f, path, err);
+    bool empty = status == LLAMA_EFORMAT;
+    *is_new = llamac_is_not_found(status);
+    *mode = *is_new ? 0600 : f.mode;
+    if (status) return *is_new || empty ? LLAMA_OK : status;
+    bool is_state = llamac_read(&f, magic, sizeof magic) == sizeof magic &&
+                    memcmp(magic, LLAMAC_STATE, sizeof magic) == 0;
+    llamac_close_file(&f);
+    if (is_state) return LLAMA_OK;
+    return llamac_fail(err, LLAMA_EINVAL, "%s: is there, and no saved state; give another name",
+                       path);
 }
 
 LLAMAC_API int llama_save_file(llama_session *s, int seq, const char *path, llama_error *err) {
-    char real[LLAMAC_PATH_BYTES], name[LLAMAC_PATH_BYTES + 8];
-    mode_t mode = 0;
+    llamac_replacement r;
+    unsigned mode;
+    bool is_new;
     if (err) memset(err, 0, sizeof *err);
-    if (!s || !path || strlen(path) >= sizeof real)
+    if (!s || !path || strlen(path) >= LLAMAC_PATH_BYTES)
         return llamac_fail(err, LLAMA_EINVAL,
                            "a session must be given, and a file's name, not too long");
-    int status = place_of_state(real, path, &mode, err), fd, why;
+    int status = check_replaceable(path, &is_new, &mode, err), why = 0;
     if (status) return status;
-    fd = open_beside(real, name);
-    errno = fd < 0 ? errno : 0;
-    status = fd < 0 ? LLAMA_EIO : llama_save(s, seq, write_all, &fd);
-    if (status == LLAMA_OK && (fchmod(fd, mode) != 0 || fsync(fd) != 0)) status = LLAMA_EIO;
-    why = errno;
-    if (fd >= 0 && close(fd) != 0 && status == LLAMA_OK) status = LLAMA_EIO, why = errno;
-    if (status == LLAMA_OK && rename(name, real) != 0) status = LLAMA_EIO, why = errno;
-    if (fd >= 0 && status) unlink(name);
+    if (llamac_replace_begin(&r, path, is_new, mode) != 0) status = LLAMA_EIO, why = errno;
+    else {
+        errno = 0;
+        status = llama_save(s, seq, llamac_replace_write, &r);
+        why = errno;
+        if (llamac_replace_end(&r, status == LLAMA_OK) != 0 && status == LLAMA_OK)
+            status = LLAMA_EIO, why = errno;
+    }
     if (err) memset(err, 0, sizeof *err); /* no file that was there is no error */
     if (status == LLAMA_OK) return status;
     return llamac_fail(err, status, "%s: cannot be written: %s", path,
@@ -4970,22 +5077,22 @@ LLAMAC_API int llama_save_file(llama_session *s, int seq, const char *path, llam
 }
 
 LLAMAC_API int llama_load_file(llama_session *s, int seq, const char *path, llama_error *err) {
-    struct stat st;
+    llamac_file f;
     char more;
     if (err) memset(err, 0, sizeof *err);
     if (!s || !path)
         return llamac_fail(err, LLAMA_EINVAL, "a session and a file's name must be given");
-    int fd = llamac_open_file(path, &st, err);
-    if (fd < 0) return fd;
+    int status = llamac_open_file(&f, path, err);
+    if (status) return status;
     errno = 0; /* not ENOENT: there is a file */
-    int status = llama_load(s, seq, read_all, &fd);
+    status = llama_load(s, seq, read_all, &f);
     if (status) llamac_fail(err, status, "%s: %s", path, llama_session_error(s));
-    else if (llamac_read(fd, &more, 1) > 0) {
+    else if (llamac_read(&f, &more, 1) > 0) {
         llama_rewind(s, seq, 0);
         status = llamac_failed(s, LLAMA_EFORMAT, "the file has more in it than a state");
         llamac_fail(err, status, "%s: has more in it than a state", path);
     }
-    close(fd);
+    llamac_close_file(&f);
     return status;
 }
 
@@ -5158,7 +5265,7 @@ static int sampling(llama_session *s, int seq, const llama_sampler *given, llama
     *q = sequence_of(s, seq);
     if (!*q || !(*q)->have_logits)
         return llamac_failed(s, LLAMA_EINVAL, "the sequence has no logits: evaluate a token first");
-    if (!given || !llamac_take_struct(o, sizeof *o, given))
+    if (!given || !llamac_copy_options(o, sizeof *o, given))
         return llamac_failed(s, LLAMA_EINVAL, "the sampler's size is not set");
     uint64_t mode = llamac_fp_enter(); /* a comparison with no number may trap in the host's */
     bool sane = o->temperature >= 0 && o->top_p >= 0 && o->min_p >= 0 && o->min_p <= 1 &&
