@@ -1590,6 +1590,11 @@ LLAMAC_INLINE uint64_t llamac_uint(llamac_cursor *c, int n) {
     return v;
 }
 
+/* Says whether these n bytes are this string. */
+LLAMAC_INLINE bool llamac_is(const char *text, size_t n, const char *want) {
+    return strlen(want) == n && memcmp(text, want, n) == 0;
+}
+
 /* ---- UTF-8 ---- */
 
 /* Overlong forms, surrogates and values over U+10FFFF are no characters. */
@@ -1692,11 +1697,6 @@ __attribute__((format(printf, 3, 4))) LLAMAC_INLINE int llamac_fail(llama_error 
 /* `what` was to be made or read: a file, mostly. */
 LLAMAC_INLINE int llamac_out_of_memory(llama_error *err, const char *what) {
     return llamac_fail(err, LLAMA_ENOMEM, "%s: out of memory", what);
-}
-
-/* Do these n bytes say `want`? */
-LLAMAC_INLINE bool is(const char *want, const char *text, size_t n) {
-    return strlen(want) == n && memcmp(want, text, n) == 0;
 }
 
 /* ---- JSON ---- */
@@ -1841,8 +1841,7 @@ LLAMAC_INLINE char llamac_json_next(llamac_json *j) {
 
 /* Is the value at this level, or in the container that is, under that key? */
 LLAMAC_INLINE bool llamac_json_under(const llamac_json *j, int level, const char *key) {
-    return j->level >= level && j->key[level].n == strlen(key) &&
-           memcmp(j->key[level].text, key, j->key[level].n) == 0;
+    return j->level >= level && llamac_is(j->key[level].text, j->key[level].n, key);
 }
 
 /* ---- GGUF: pairs of keys and values, a list of tensors, their elements ---- */
@@ -2728,7 +2727,7 @@ static bool push_long(pickle *p, uint64_t n) {
 
 /* Is it this string? */
 static bool is_text(value v, const char *text) {
-    return v.kind == P_TEXT && v.n == strlen(text) && memcmp(v.text, text, v.n) == 0;
+    return v.kind == P_TEXT && llamac_is(v.text, v.n, text);
 }
 
 /* The rest of a line, as GLOBAL writes its two names. */
@@ -3529,16 +3528,17 @@ static int follow(params p, int format, const setting *s, const char *file, llam
     bool known = false, wanted = false;
     if (s->kind == 'n' || s->kind == '[') return LLAMA_OK;
     for (size_t i = 0; i < sizeof param_wants / sizeof *param_wants; i++) {
-        if (param_wants[i].format != format || !is(param_wants[i].key, s->key, s->length)) continue;
+        if (param_wants[i].format != format || !llamac_is(s->key, s->length, param_wants[i].key))
+            continue;
         known = true;
         wanted |= s->kind == param_wants[i].kind &&
-                  (s->kind != '"' || is(param_wants[i].text, s->text, s->n)) &&
+                  (s->kind != '"' || llamac_is(s->text, s->n, param_wants[i].text)) &&
                   (s->kind != '0' || s->number == param_wants[i].number);
     }
     if (known && !wanted) return not_llama(file, s, err);
     for (size_t i = 0; i < PARAMS; i++) {
         const char *key = param_keys[i].key[format];
-        if (*key && is(key, s->key, s->length)) return put_param(p, i, key, s, file, err);
+        if (*key && llamac_is(s->key, s->length, key)) return put_param(p, i, key, s, file, err);
     }
     return LLAMA_OK;
 }
@@ -3648,19 +3648,20 @@ static size_t weight_named(const binder *b, const tensor *t, bool *ignored) {
     const char *name = t->name, *prefix = layer_prefix[b->m->format];
     size_t n = t->length, l = 0, i = 0, front = strlen(prefix), suffix = strlen(".weight");
     bool in_layer = n > front && memcmp(name, prefix, front) == 0;
-    *ignored =
-        !in_layer && b->m->format != GGUF && !is("rope_freqs.weight", name, n); /* it scales RoPE */
+    *ignored = !in_layer && b->m->format != GGUF &&
+               !llamac_is(name, n, "rope_freqs.weight"); /* it scales RoPE */
     for (int k = 0; k < 2; k++)
         *ignored |= n >= strlen(tables[k]) &&
-                    is(tables[k], name + n - strlen(tables[k]), strlen(tables[k]));
+                    llamac_is(name + n - strlen(tables[k]), strlen(tables[k]), tables[k]);
     if (in_layer) {
         for (i = front; i < n && i < front + 5 && name[i] >= '0' && name[i] <= '9'; i++)
             l = l * 10 + (size_t)(name[i] - '0');
         if (i == front || i == n || name[i++] != '.' || l >= b->m->n_layers) return SIZE_MAX;
     }
-    if (n - i <= suffix || !is(".weight", name + n - suffix, suffix)) return SIZE_MAX;
+    if (n - i <= suffix || !llamac_is(name + n - suffix, suffix, ".weight")) return SIZE_MAX;
     for (size_t r = in_layer ? OUTSIDE : 0; r < (in_layer ? BINDINGS : OUTSIDE); r++)
-        if (is(binding[r].name[b->m->format], name + i, n - i - suffix)) return r + l * INSIDE;
+        if (llamac_is(name + i, n - i - suffix, binding[r].name[b->m->format]))
+            return r + l * INSIDE;
     return SIZE_MAX;
 }
 
@@ -4019,7 +4020,7 @@ static int gguf_params(binder *b, llamac_gguf_vocab *v) {
         setting s = {p.key, p.length, p.kind, p.number, p.text, (size_t)p.n, 0};
         if (p.kind == '0') s.stored = p.type == GGUF_FLOAT || p.type == GGUF_DOUBLE ? '0' : '1';
         status = follow(b->p, GGUF, &s, b->path, b->err); /* whole names: what it must be */
-        has_name |= is("general.architecture", p.key, p.length);
+        has_name |= llamac_is(p.key, p.length, "general.architecture");
         if (status == LLAMA_OK && p.length > PREFIX && memcmp(p.key, prefix, PREFIX) == 0) {
             s.key += PREFIX;
             s.length -= PREFIX;

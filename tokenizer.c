@@ -81,10 +81,6 @@ static int byte_of(const vocab_piece *p) {
     return value;
 }
 
-static bool is_named(const vocab_piece *p, const char *name) {
-    return p->n == strlen(name) && memcmp(p->text, name, p->n) == 0;
-}
-
 /* Bytes of the UTF-8 character at s, of which n > 0 are there; 0: not one. */
 static size_t utf8_length(const unsigned char *s, size_t n) {
     int32_t number;
@@ -562,11 +558,11 @@ static const char *parse_json(llamac_vocab **out, llamac_cursor c, size_t most,
         vocab_piece p = {text, (uint32_t)k.pieces[id].n, 0, BYTE};
         if (!text) why = "lacks the piece of some id";
         else {
-            int type = byte_of(&p) >= 0        ? BYTE
-                       : is_named(&p, "<unk>") ? UNKNOWN
-                                               : k.pieces[id].type;
-            if (is_named(&p, "<s>")) bos = (int32_t)id;
-            if (is_named(&p, "</s>")) eos = (int32_t)id;
+            int type = byte_of(&p) >= 0                  ? BYTE
+                       : llamac_is(p.text, p.n, "<unk>") ? UNKNOWN
+                                                         : k.pieces[id].type;
+            if (llamac_is(p.text, p.n, "<s>")) bos = (int32_t)id;
+            if (llamac_is(p.text, p.n, "</s>")) eos = (int32_t)id;
             why = vocab_add(v, text, k.pieces[id].n, UNSCORED, type);
         }
     }
@@ -597,27 +593,25 @@ LLAMAC_SHARED void llamac_vocab_note(llamac_gguf_vocab *v, const llamac_pair *p)
     };
     if (p->length < PREFIX || memcmp(p->key, prefix, PREFIX) != 0) return;
     for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
-        if (p->length - PREFIX != strlen(keys[i].key) ||
-            memcmp(p->key + PREFIX, keys[i].key, strlen(keys[i].key)) != 0)
-            continue;
+        if (!llamac_is(p->key + PREFIX, p->length - PREFIX, keys[i].key)) continue;
         if (keys[i].pair) *keys[i].pair = *p;
         else if (keys[i].number && p->kind != '"' && p->kind != '[')
             *keys[i].number = p->kind == '0' ? p->number : p->kind == 't';
     }
 }
 
-static bool is_pair(const llamac_pair *p, const char *text) {
-    return p->kind == '"' && p->n == strlen(text) && memcmp(p->text, text, strlen(text)) == 0;
+static bool is_model(const llamac_gguf_vocab *g, const char *name) {
+    return g->model.kind == '"' && llamac_is(g->model.text, (size_t)g->model.n, name);
 }
 
 /* Added tokens, which are user-defined there, are shown and never made from text. */
 LLAMAC_SHARED int llamac_vocab_gather(llamac_vocab **out, llamac_gguf_vocab *g, size_t most,
                                       const char *file, llamac_arena *arena, llama_error *err) {
     const char *why = NULL;
-    bool none = is_pair(&g->model, "none") || is_pair(&g->model, "no_vocab");
+    bool none = is_model(g, "none") || is_model(g, "no_vocab");
     if (none || (!g->model.kind && !g->tokens.kind && !g->scores.kind && !g->types.kind))
         return LLAMA_OK;
-    if (!is_pair(&g->model, "llama"))
+    if (!is_model(g, "llama"))
         return llamac_fail(
             err, LLAMA_EFORMAT,
             "%s: its vocabulary is of kind '%.*s', not 'llama' (SentencePiece); give "
