@@ -1699,6 +1699,27 @@ LLAMAC_INLINE int llamac_out_of_memory(llama_error *err, const char *what) {
     return llamac_fail(err, LLAMA_ENOMEM, "%s: out of memory", what);
 }
 
+/* ---- Values, in JSON and in GGUF ---- */
+
+typedef struct {
+    char kind;           /* '0' a number, '"' a string, 't' true, 'f' false, 'n' null;
+                          * '{' '[' the start of a container, '}' ']' its end; 0: not a value */
+    double number;       /* of a '0' */
+    const char *text;    /* of a '"': [n] bytes, with JSON's escapes as they are in the file */
+    size_t n;            /* bytes of text; GGUF: items of an array */
+    uint64_t type;       /* GGUF's type of the value or of an array's items; else GGUF_NONE */
+    llamac_cursor items; /* GGUF: at the first item of an array */
+} llamac_value;
+
+typedef struct {     /* a key and its value */
+    const char *key; /* [length] */
+    size_t length;
+    llamac_value value;
+} llamac_pair;
+
+/* GGUF's types that are not whole numbers. A bool is a byte, 0 or 1. */
+enum { GGUF_FLOAT = 6, GGUF_BOOL, GGUF_STRING, GGUF_ARRAY, GGUF_DOUBLE = 12, GGUF_NONE = 255 };
+
 /* ---- JSON ---- */
 
 /* JSON (ECMA-404); nothing recurses, nothing is allocated: strings stay in the document. The files
@@ -1780,16 +1801,14 @@ typedef struct {
         const char *text; /* escapes as they stand */
         size_t n;
     } key[LLAMAC_JSON_DEPTH + 1];
-    char kind;        /* as llamac_json_next returns it */
-    double number;    /* '0' */
-    const char *text; /* '"': [n], escapes as they stand */
-    size_t n;
+    llamac_value value;
 } llamac_json;
 
 /* Before the first value. */
 LLAMAC_INLINE llamac_json llamac_json_on(const void *p, size_t n) {
     llamac_json j = {0};
     j.c = llamac_cursor_on(p, n);
+    j.value.type = GGUF_NONE;
     return j;
 }
 
@@ -1803,8 +1822,9 @@ LLAMAC_INLINE char llamac_json_plain(llamac_json *j) {
         c->at += n;
         return *words[i];
     }
-    if (c->at < c->end && *c->at == '"') return llamac_json_string(c, &j->text, &j->n) ? '"' : 0;
-    return llamac_json_number(c, &j->number) ? '0' : 0;
+    if (c->at < c->end && *c->at == '"')
+        return llamac_json_string(c, &j->value.text, &j->value.n) ? '"' : 0;
+    return llamac_json_number(c, &j->value.number) ? '0' : 0;
 }
 
 /* The next value's kind: '0' a number, '"' a string, 't', 'f' or 'n' the words, '{' or '[' the
@@ -1812,7 +1832,7 @@ LLAMAC_INLINE char llamac_json_plain(llamac_json *j) {
 LLAMAC_INLINE char llamac_json_next(llamac_json *j) {
     llamac_cursor *c = &j->c;
     char close = j->depth ? j->close[j->depth - 1] : 0;
-    j->kind = 0;
+    j->value.kind = 0;
     if (!close && j->begun) { /* nothing but space may follow the document */
         c->bad = llamac_json_is(c, 0) || c->at != c->end;
         return 0;
@@ -1820,7 +1840,7 @@ LLAMAC_INLINE char llamac_json_next(llamac_json *j) {
     if (close && llamac_json_is(c, close)) {
         j->level = --j->depth;
         j->begun = true;
-        return j->kind = close;
+        return j->value.kind = close;
     }
     bool good = !close || !j->begun || llamac_json_is(c, ',');
     j->level = j->depth;
@@ -1832,11 +1852,11 @@ LLAMAC_INLINE char llamac_json_next(llamac_json *j) {
     bool object = good && llamac_json_is(c, '{'), container = object || llamac_json_is(c, '[');
     if (good && container && j->depth < LLAMAC_JSON_DEPTH) {
         j->close[j->depth++] = object ? '}' : ']';
-        j->kind = object ? '{' : '[';
-    } else if (good && !container) j->kind = llamac_json_plain(j);
+        j->value.kind = object ? '{' : '[';
+    } else if (good && !container) j->value.kind = llamac_json_plain(j);
     j->begun = !container;
-    c->bad = !j->kind;
-    return j->kind;
+    c->bad = !j->value.kind;
+    return j->value.kind;
 }
 
 /* Is the value at this level, or in the container that is, under that key? */
@@ -1844,38 +1864,14 @@ LLAMAC_INLINE bool llamac_json_under(const llamac_json *j, int level, const char
     return j->level >= level && llamac_is(j->key[level].text, j->key[level].n, key);
 }
 
-/* ---- GGUF: pairs of keys and values, a list of tensors, their elements ---- */
-
-/*   "GGUF"      version (32 bits), how many tensors, how many pairs (64 bits each)
- *   pairs       a key; the type of the value (32 bits); the value
- *   tensors     a name, how many dimensions (32 bits), these, its type (32 bits), its offset
- *   elements    from the next multiple of general.alignment on, which is 32 if no pair says more
- *
- * A string is its length in 64 bits and its bytes; an array the type of its items, how many in 64
- * bits, the items. All numbers are little-endian. */
-
-typedef struct {     /* a pair */
-    const char *key; /* [length] */
-    size_t length;
-    char kind;           /* as llamac_json's: '0', '"', 't', 'f'; '[' an array */
-    double number;       /* '0' */
-    const char *text;    /* '"', [n] */
-    uint64_t n;          /* bytes of a string, items of an array */
-    uint64_t type;       /* of GGUF's, of the value or the items */
-    llamac_cursor items; /* begins at the first */
-} llamac_pair;
-
-/* Types that are no whole numbers. A bool is a byte, 0 or 1 and nothing else. */
-enum { GGUF_FLOAT = 6, GGUF_BOOL = 7, GGUF_STRING = 8, GGUF_ARRAY = 9, GGUF_DOUBLE = 12 };
-
 /* A value of one of GGUF's plain types: its kind as in JSON; 0: no such type, or cut short. */
-LLAMAC_INLINE char llamac_gguf_value(llamac_cursor *c, uint64_t type, llamac_pair *v) {
+LLAMAC_INLINE char llamac_gguf_value(llamac_cursor *c, uint64_t type, llamac_value *v) {
     static const unsigned char bytes[] = {1, 1, 2, 2, 4, 4, 4, 1, 8, 0, 8, 8, 8};
-    if (type >= sizeof bytes || !bytes[type]) return 0;
+    if (type >= sizeof bytes || !bytes[type]) return v->kind = 0;
     int n = bytes[type];
+    *v = (llamac_value){.type = type, .kind = '0'};
     uint64_t bits = llamac_uint(c, n);
-    if (type == GGUF_BOOL && bits > 1) return 0;
-    v->type = type;
+    if (type == GGUF_BOOL && bits > 1) return v->kind = 0;
     v->number = (double)bits;
     if (type == 1 || type == 3 || type == 5 || type == 11) { /* signed */
         if (n < 8 && bits >> (8 * n - 1)) bits |= UINT64_MAX << (8 * n);
@@ -1889,7 +1885,9 @@ LLAMAC_INLINE char llamac_gguf_value(llamac_cursor *c, uint64_t type, llamac_pai
     }
     if (type == GGUF_DOUBLE) memcpy(&v->number, &bits, sizeof bits);
     if (type == GGUF_STRING) v->text = (const char *)llamac_take(c, v->n = bits);
-    return c->bad ? 0 : type == GGUF_STRING ? '"' : type == GGUF_BOOL ? (bits ? 't' : 'f') : '0';
+    if (type == GGUF_STRING) v->kind = '"';
+    if (type == GGUF_BOOL) v->kind = bits ? 't' : 'f';
+    return v->kind = c->bad ? 0 : v->kind;
 }
 
 /* ---- Platform: what this library asks of the operating system and of the processor's mode ---- */
@@ -2297,7 +2295,7 @@ LLAMAC_SHARED int llamac_vocab_parse(llamac_vocab **, llamac_cursor bytes, size_
 /* What the pairs of a GGUF file say of the vocabulary: noted as they come, then gathered; *out
  * stays NULL where there is none. */
 typedef struct {
-    llamac_pair model, tokens, scores, types;
+    llamac_value model, tokens, scores, types;
     double bos, eos, space_in_front; /* the last: add_space_prefix */
 } llamac_gguf_vocab;
 LLAMAC_SHARED void llamac_vocab_note(llamac_gguf_vocab *, const llamac_pair *);
@@ -2332,6 +2330,7 @@ typedef struct tensor {
     uint64_t shape[MAX_DIMS], stride[MAX_DIMS]; /* [dims] in elements; the last the fastest */
     int dims;
     uint64_t begin, end; /* where it lies among the elements; of safetensors alone */
+    size_t file;         /* its number in llama.paths, once it is bound */
     int type;            /* dtype; -1: another one, then data is NULL and */
     char stored[16];     /* this is what the file calls it */
 } tensor;
@@ -3084,11 +3083,13 @@ typedef struct {
  * name, for it may be of a tensor that nobody needs. */
 static bool safe_value(safe_entry *e, const llamac_json *j) {
     static const char *const names[DTYPES] = {"F32", "F16", "BF16"};
-    uint64_t whole =
-        j->kind == '0' && j->number >= 0 && j->number < 0x1p53 ? (uint64_t)j->number : 0;
-    bool counts = j->level == 3 && j->kind == '0' && (double)whole == j->number;
-    if (llamac_json_under(j, 2, "dtype") && j->kind == '"') {
-        snprintf(e->t.stored, sizeof e->t.stored, "%.*s", (int)(j->n < 15 ? j->n : 15), j->text);
+    uint64_t whole = j->value.kind == '0' && j->value.number >= 0 && j->value.number < 0x1p53
+                         ? (uint64_t)j->value.number
+                         : 0;
+    bool counts = j->level == 3 && j->value.kind == '0' && (double)whole == j->value.number;
+    if (llamac_json_under(j, 2, "dtype") && j->value.kind == '"') {
+        snprintf(e->t.stored, sizeof e->t.stored, "%.*s", (int)(j->value.n < 15 ? j->value.n : 15),
+                 j->value.text);
         for (int i = 0; i < DTYPES; i++)
             if (strcmp(e->t.stored, names[i]) == 0) e->t.type = i;
         return true;
@@ -3101,7 +3102,7 @@ static bool safe_value(safe_entry *e, const llamac_json *j) {
         e->offsets[e->n_offsets++] = whole;
         return true;
     }
-    return j->kind == '[' || j->kind == ']';
+    return j->value.kind == '[' || j->value.kind == ']';
 }
 
 /* By where they begin, of equal ones by where they end. */
@@ -3137,8 +3138,8 @@ static int read_safetensors(archive *a) {
     safe_entry e = {0};
     for (int status; llamac_json_next(&j);) {
         bool noted = llamac_json_under(&j, 1, "__metadata__");
-        if (j.level == 1 && j.kind == '{') e = (safe_entry){.t = {.type = -1}};
-        else if (j.level == 1 && j.kind == '}' && !noted) {
+        if (j.level == 1 && j.value.kind == '{') e = (safe_entry){.t = {.type = -1}};
+        else if (j.level == 1 && j.value.kind == '}' && !noted) {
             e.t.name = j.key[1].text;
             e.t.length = j.key[1].n;
             if (e.n_offsets != 2 || e.offsets[0] > e.offsets[1] || !e.t.stored[0] ||
@@ -3149,7 +3150,7 @@ static int read_safetensors(archive *a) {
             if ((status = add_dense(a, e.t, c, e.offsets[0], &bytes))) return status;
             if (e.t.type >= 0 && bytes != e.offsets[1] - e.offsets[0])
                 return bad_tensor(a, &e.t, "is not as long as its shape");
-        } else if (j.level == 1 && j.kind != '}')
+        } else if (j.level == 1 && j.value.kind != '}')
             return bad_archive(a, "its header is not of safetensors");
         else if (j.level > 1 && !noted && !safe_value(&e, &j))
             return bad_archive(a, "its header has an entry that is no tensor's");
@@ -3158,7 +3159,15 @@ static int read_safetensors(archive *a) {
     return safe_filled(a, (size_t)n, llamac_left(&c));
 }
 
-/* ---- GGUF's tensors (its pairs are read further up) ---- */
+/* ---- GGUF: pairs of keys and values, a list of tensors, their elements ---- */
+
+/*   "GGUF"      version (32 bits), how many tensors, how many pairs (64 bits each)
+ *   pairs       a key; the type of the value (32 bits); the value
+ *   tensors     a name, how many dimensions (32 bits), these, its type (32 bits), its offset
+ *   elements    from the next multiple of general.alignment on, which is 32 if no pair says more
+ *
+ * A string is its length in 64 bits and its bytes; an array the type of its items, how many in 64
+ * bits, the items. All numbers are little-endian. */
 
 typedef struct {
     archive *a;                  /* whose bytes it has */
@@ -3187,24 +3196,24 @@ static int gguf_open(gguf_file *g, archive *a) {
  * one key that is followed here is that of the alignment, which the tensors need: 32 bytes unless
  * it says otherwise, and a power of two. */
 static bool gguf_next(gguf_file *g, llamac_pair *p) {
-    llamac_pair item;
     llamac_cursor *c = &g->c;
+    llamac_value *v = &p->value, item;
     *p = (llamac_pair){0};
     p->length = (size_t)llamac_uint(c, 8);
     p->key = (const char *)llamac_take(c, p->length);
     uint64_t type = llamac_uint(c, 4);
-    p->kind = type == GGUF_ARRAY ? '[' : llamac_gguf_value(c, type, p);
     if (type == GGUF_ARRAY) {
-        p->type = llamac_uint(c, 4);
-        p->n = llamac_uint(c, 8);
-        p->items = *c;
-        for (uint64_t i = 0; i < p->n; i++) /* each takes a byte at least */
-            if (!llamac_gguf_value(c, p->type, &item)) return false;
-    }
-    if (p->length == 17 && p->key && memcmp(p->key, "general.alignment", 17) == 0)
+        v->kind = '[';
+        v->type = llamac_uint(c, 4);
+        v->n = (size_t)llamac_uint(c, 8);
+        v->items = *c;
+        for (size_t i = 0; i < v->n; i++) /* each takes a byte at least */
+            if (!llamac_gguf_value(c, v->type, &item)) return false;
+    } else llamac_gguf_value(c, type, v);
+    if (p->key && llamac_is(p->key, p->length, "general.alignment"))
         g->alignment =
-            p->kind == '0' && p->number >= 1 && p->number <= 1 << 20 ? (uint64_t)p->number : 0;
-    return !c->bad && p->kind && g->alignment && !(g->alignment & (g->alignment - 1));
+            v->kind == '0' && v->number >= 1 && v->number <= 1 << 20 ? (uint64_t)v->number : 0;
+    return !c->bad && v->kind && g->alignment && !(g->alignment & (g->alignment - 1));
 }
 
 /* What GGUF calls the types we do not compute with: whole numbers, and the blocks of few bits a
@@ -3481,64 +3490,57 @@ static const struct {
     {GGUF, "llama.expert_count", '0', "", 0},      /* Mixtral */
 };
 
-typedef struct { /* one key and its value, from whatever format */
-    const char *key;
-    size_t length;
-    char kind; /* as in llamac_json */
-    double number;
-    const char *text; /* '"', [n] */
-    size_t n;
-    char stored; /* GGUF's '0': as a float '0', as a whole number '1'; else 0 */
-} setting;
-
 /* What is wrong with the parameters of a model. */
 static int bad_params(const char *file, const char *why, llama_error *err) {
     return llamac_fail(err, LLAMA_EFORMAT, "%s: %s; use the one the model came with", file, why);
 }
 
 /* A key, and what it says, that is another model's. */
-static int not_llama(const char *file, const setting *s, llama_error *err) {
-    bool text = s->kind == '"';
+static int not_llama(const char *file, const llamac_pair *s, llama_error *err) {
+    bool text = s->value.kind == '"';
     return llamac_fail(
         err, LLAMA_EFORMAT,
         "%s: '%.*s'%s%.*s is not of LLaMA 1 or 2: not supported; give a model that is", file,
         (int)(s->length < 64 ? s->length : 64), s->key, text ? " " : "",
-        text ? (int)(s->n < 64 ? s->n : 64) : 0, text ? s->text : "");
+        text ? (int)(s->value.n < 64 ? s->value.n : 64) : 0, text ? s->value.text : "");
 }
 
 /* Put a number into params, as row i of the table allows. */
-static int put_param(params p, size_t i, const char *key, const setting *s, const char *file,
+static int put_param(params p, size_t i, const char *key, const llamac_value *v, const char *file,
                      llama_error *err) {
     char want = param_keys[i].kind;
     double least = param_keys[i].least, most = param_keys[i].most;
-    double v = s->kind == '0' ? s->number : s->kind == 't';
-    bool right = want == 't' ? s->kind == 't' || s->kind == 'f' : s->kind == '0';
-    right &= !s->stored || s->stored == want;
-    if (!right || !(v >= least && v <= most) || (want == '1' && v != (double)(long)v))
+    double number = v->kind == '0' ? v->number : v->kind == 't';
+    bool whole = v->type != GGUF_FLOAT && v->type != GGUF_DOUBLE; /* as GGUF stores it */
+    bool right = want == 't' ? v->kind == 't' || v->kind == 'f' : v->kind == '0';
+    if (v->kind == '0' && v->type != GGUF_NONE) right &= whole == (want == '1');
+    if (!right || !(number >= least && number <= most) ||
+        (want == '1' && number != (double)(long)number))
         return llamac_fail(
             err, LLAMA_EFORMAT,
             "%s: '%s' must be a%s number from %.10g to %.10g; use the file the model came with",
             file, key, want == '1' ? " whole" : "", least, most);
-    p[i] = v;
+    p[i] = number;
     return LLAMA_OK;
 }
 
 /* Follow a setting, or leave it if it is one we need not know; null is as good as absent. */
-static int follow(params p, int format, const setting *s, const char *file, llama_error *err) {
+static int follow(params p, int format, const llamac_pair *s, const char *file, llama_error *err) {
     bool known = false, wanted = false;
-    if (s->kind == 'n' || s->kind == '[') return LLAMA_OK;
+    const llamac_value *v = &s->value;
+    if (v->kind == 'n' || v->kind == '[') return LLAMA_OK;
     for (size_t i = 0; i < sizeof param_wants / sizeof *param_wants; i++) {
         if (param_wants[i].format != format || !llamac_is(s->key, s->length, param_wants[i].key))
             continue;
         known = true;
-        wanted |= s->kind == param_wants[i].kind &&
-                  (s->kind != '"' || llamac_is(s->text, s->n, param_wants[i].text)) &&
-                  (s->kind != '0' || s->number == param_wants[i].number);
+        wanted |= v->kind == param_wants[i].kind &&
+                  (v->kind != '"' || llamac_is(v->text, v->n, param_wants[i].text)) &&
+                  (v->kind != '0' || v->number == param_wants[i].number);
     }
     if (known && !wanted) return not_llama(file, s, err);
     for (size_t i = 0; i < PARAMS; i++) {
         const char *key = param_keys[i].key[format];
-        if (*key && llamac_is(s->key, s->length, key)) return put_param(p, i, key, s, file, err);
+        if (*key && llamac_is(s->key, s->length, key)) return put_param(p, i, key, v, file, err);
     }
     return LLAMA_OK;
 }
@@ -3620,20 +3622,13 @@ static const weight *nth_weight(const llama *m, size_t i) {
     return (const weight *)(const void *)(base + binding[row_of(i)].at);
 }
 
-typedef struct { /* what one shard has of one weight; where shards are none, all of it */
-    const unsigned char *data;
-    uint64_t shape[2], stride[2]; /* rows, columns; in elements */
-    int type;                     /* -1: not found yet */
-    size_t file;                  /* its number in llama.paths */
-} piece;
-
 typedef struct {          /* a model whose weights are being found */
     llama *m;             /* to be filled in */
     params p;             /* as the files say */
     const char *path;     /* the folder or file as it was given */
     const char *about;    /* the file that has the parameters */
     size_t parts;         /* shards: pieces of a weight */
-    piece *pieces;        /* [OUTSIDE + n_layers * INSIDE][parts] */
+    tensor **tensors;     /* [OUTSIDE + n_layers * INSIDE][parts] as matrices; NULL: not found */
     size_t sizes[DIMS];   /* what the letters of shapes stand for */
     uint64_t gathered;    /* bytes copied */
     llamac_arena scratch; /* freed once the model is open */
@@ -3666,25 +3661,28 @@ static size_t weight_named(const binder *b, const tensor *t, bool *ignored) {
 }
 
 /* Note a tensor of file number f under its weight, as part k of it. */
-static int bind_tensor(binder *b, const archive *a, const tensor *t, size_t f, size_t k) {
+static int bind_tensor(binder *b, const archive *a, tensor *t, size_t f, size_t k) {
     bool ignored = false;
     size_t i = weight_named(b, t, &ignored);
     if (i == SIZE_MAX && ignored) return LLAMA_OK;
     if (i == SIZE_MAX)
         return bad_tensor(a, t, "is not one of a LLaMA with so many layers as n_layers says");
-    piece *to = &b->pieces[i * b->parts + k];
+    tensor **to = &b->tensors[i * b->parts + k];
     if (t->type < 0)
         return llamac_fail(
             a->err, LLAMA_EFORMAT,
             "%s: tensor '%.*s' is %s, not supported; get the model as F16, BF16 or F32", a->file,
             (int)(t->length < 80 ? t->length : 80), t->name, t->stored);
-    if (to->type >= 0) return bad_tensor(a, t, "stands there twice");
+    if (*to) return bad_tensor(a, t, "stands there twice");
     if (t->dims < 1 || t->dims > 2) return bad_tensor(a, t, "is neither a vector nor a matrix");
-    *to = (piece){.data = t->data, .type = t->type, .file = f};
-    to->shape[0] = t->dims == 2 ? t->shape[0] : 1;
-    to->stride[0] = t->dims == 2 ? t->stride[0] : 0;
-    to->shape[1] = t->shape[t->dims - 1];
-    to->stride[1] = t->stride[t->dims - 1];
+    if (t->dims == 1) { /* a matrix of one row */
+        t->shape[1] = t->shape[0];
+        t->stride[1] = t->stride[0];
+        t->shape[0] = 1;
+        t->dims = 2;
+    }
+    t->file = f;
+    *to = t;
     return LLAMA_OK;
 }
 
@@ -3695,7 +3693,7 @@ static int bind_file(binder *b, size_t f, size_t k, int (*read)(archive *)) {
     a.bytes = llamac_cursor_on(file->data, file->size);
     bool cold = llamac_advise_random(file);
     int status = read(&a);
-    for (const tensor *t = a.tensors; t && status == LLAMA_OK; t = t->next)
+    for (tensor *t = a.tensors; t && status == LLAMA_OK; t = t->next)
         status = bind_tensor(b, &a, t, f, k);
     llamac_advise_normal(file, cold);
     return status;
@@ -3715,14 +3713,14 @@ static const char *weight_name(const binder *b, size_t i, char out[96]) {
 static int sizes_from_tensors(binder *b) {
     llama *m = b->m;
     const double *p = b->p;
-    const piece *embeddings = &b->pieces[EMBEDDINGS], *w1 = &b->pieces[W1 * b->parts];
-    bool absent = embeddings->type < 0 || w1->type < 0;
+    const tensor *embeddings = b->tensors[EMBEDDINGS], *w1 = b->tensors[W1 * b->parts];
+    bool absent = !embeddings || !w1;
     uint64_t vocab = absent ? 0 : embeddings->shape[0], rows = absent ? 0 : w1->shape[0];
     char name[96];
     if (absent || vocab > MAX_VOCAB || rows > MAX_WIDTH)
         return llamac_fail(b->err, LLAMA_EFORMAT,
                            "%s: %s is missing or too large; download it again", b->path,
-                           weight_name(b, embeddings->type < 0 ? EMBEDDINGS : W1, name));
+                           weight_name(b, embeddings ? W1 : EMBEDDINGS, name));
     m->vocab_size = (size_t)vocab;
     m->hidden = (size_t)rows * b->parts;
     if (m->hidden > MAX_WIDTH)
@@ -3746,42 +3744,41 @@ static int sizes_from_tensors(binder *b) {
     return LLAMA_OK;
 }
 
-/* Part k's piece of weight i, expected as [rows][cols]. */
-static int check_piece(const binder *b, size_t i, size_t k, size_t rows, size_t cols) {
-    const piece *p = &b->pieces[i * b->parts + k], *first = &b->pieces[i * b->parts];
-    const char *file =
-        p->type < 0 && b->parts == 1 ? b->path : b->m->paths[b->parts > 1 ? k : p->file];
+/* Shard k's tensor of weight i, expected as [rows][cols]. */
+static int check_tensor(const binder *b, size_t i, size_t k, size_t rows, size_t cols) {
+    const tensor *t = b->tensors[i * b->parts + k], *first = b->tensors[i * b->parts];
+    const char *file = b->parts > 1 ? b->m->paths[k] : t ? b->m->paths[t->file] : b->path;
     char name[96];
     weight_name(b, i, name);
-    if (p->type < 0)
+    if (!t)
         return llamac_fail(b->err, LLAMA_EFORMAT, "%s: %s is missing; download it again", file,
                            name);
-    if (p->shape[0] != rows || p->shape[1] != cols)
+    if (t->shape[0] != rows || t->shape[1] != cols)
         return llamac_fail(
             b->err, LLAMA_EFORMAT,
             "%s: %s is [%llu][%llu], not the [%zu][%zu] of %s; the two are not of one model", file,
-            name, (unsigned long long)p->shape[0], (unsigned long long)p->shape[1], rows, cols,
+            name, (unsigned long long)t->shape[0], (unsigned long long)t->shape[1], rows, cols,
             b->about);
-    if (p->type != first->type)
+    if (t->type != first->type)
         return llamac_fail(b->err, LLAMA_EFORMAT,
                            "%s: %s is %s, in the first shard %s; the shards are not of one model",
-                           file, name, dtype_names[p->type], dtype_names[first->type]);
+                           file, name, dtype_names[t->type], dtype_names[first->type]);
     return LLAMA_OK;
 }
 
-/* Copy the pieces of w into one matrix in the arena: only for what cannot be used in place,
- * elements that are not neighbours and columns divided into pieces that are not whole
+/* Copy the tensors of w into one matrix in the arena: only for what cannot be used in place,
+ * elements that are not neighbours and columns divided into parts that are not whole
  * blocks. */
-static const unsigned char *gather(llama *m, const weight *w, const piece *from) {
+static const unsigned char *gather(llama *m, const weight *w, tensor *const *from) {
     size_t size = dtype_bytes[w->type];
     size_t down = w->split == BY_ROWS ? w->rows / w->parts : w->rows;
     size_t wide = w->split == BY_COLUMNS ? w->cols / w->parts : w->cols;
     unsigned char *to = llamac_new(&m->arena, (uint64_t)w->rows * w->cols, size);
     for (size_t r = 0; to && r < w->rows; r++)
         for (size_t c = 0; c < w->cols; c++) {
-            const piece *p = &from[r / down + c / wide];
-            uint64_t i = (r % down) * p->stride[0] + (c % wide) * p->stride[1];
-            memcpy(to + (r * w->cols + c) * size, p->data + i * size, size);
+            const tensor *t = from[r / down + c / wide];
+            uint64_t i = (r % down) * t->stride[0] + (c % wide) * t->stride[1];
+            memcpy(to + (r * w->cols + c) * size, t->data + i * size, size);
         }
     return to;
 }
@@ -3791,7 +3788,7 @@ static int place(binder *b, size_t i) {
     llama *m = b->m;
     size_t row = row_of(i), parts = b->parts;
     weight *w = (weight *)(uintptr_t)nth_weight(m, i);
-    const piece *from = &b->pieces[i * parts];
+    tensor *const *from = &b->tensors[i * parts];
     *w = (weight){.rows = b->sizes[binding[row].rows],
                   .cols = b->sizes[binding[row].cols],
                   .split = binding[row].split,
@@ -3806,16 +3803,16 @@ static int place(binder *b, size_t i) {
                            w->rows, w->cols, parts);
     bool in_place = w->split != BY_COLUMNS || parts == 1 || cols % BLOCK == 0;
     for (size_t k = 0; k < parts; k++) {
-        int status = check_piece(b, i, k, rows, cols);
+        int status = check_tensor(b, i, k, rows, cols);
         if (status) return status;
         in_place &=
-            (rows == 1 || from[k].stride[0] == cols) && (cols == 1 || from[k].stride[1] == 1);
+            (rows == 1 || from[k]->stride[0] == cols) && (cols == 1 || from[k]->stride[1] == 1);
     }
-    w->type = (unsigned char)from[0].type;
+    w->type = (unsigned char)from[0]->type;
     w->parts = w->split == WHOLE ? 1 : parts;
     const unsigned char **part = llamac_new(&m->arena, w->parts, sizeof *part);
     if (!part) return llamac_out_of_memory(b->err, b->path);
-    for (size_t k = 0; k < w->parts; k++) part[k] = from[k].data; /* in the mapping, as they lie */
+    for (size_t k = 0; k < w->parts; k++) part[k] = from[k]->data; /* in the mapping, as they lie */
     uint64_t elements = (uint64_t)w->rows * w->cols, bytes = elements * dtype_bytes[w->type];
     if (!in_place) { /* honest files have each element once, so the copies are no larger */
         b->gathered += bytes;
@@ -3843,18 +3840,17 @@ static int begin_binding(binder *b, size_t parts) {
         (n / parts - 1) * m->dim * ELEMENT > m->file_bytes)
         return bad_params(b->path, "is too small for a model of this shape", b->err);
     b->parts = parts;
-    b->pieces = llamac_new(&b->scratch, n, sizeof *b->pieces);
+    b->tensors = llamac_new(&b->scratch, n, sizeof *b->tensors);
     m->layers = llamac_new(&m->arena, m->n_layers, sizeof *m->layers);
     m->freqs = llamac_new(&m->arena, m->head_dim / 2, sizeof *m->freqs);
-    if (!b->pieces || !m->layers || !m->freqs) return llamac_out_of_memory(b->err, b->path);
-    for (size_t i = 0; i < n; i++) b->pieces[i].type = -1; /* not found yet */
+    if (!b->tensors || !m->layers || !m->freqs) return llamac_out_of_memory(b->err, b->path);
     return LLAMA_OK;
 }
 
 /* With all that there is found: every weight into its place. */
 static int end_binding(binder *b) {
     int status = sizes_from_tensors(b);
-    if (b->p[TIED] > 0) b->pieces[OUTPUT] = b->pieces[EMBEDDINGS];
+    if (b->p[TIED] > 0) b->tensors[OUTPUT] = b->tensors[EMBEDDINGS];
     for (size_t i = 0; i < OUTSIDE + b->m->n_layers * INSIDE && status == LLAMA_OK; i++)
         status = place(b, i);
     return status;
@@ -3903,13 +3899,13 @@ static int read_params(binder *b, const char *name) {
     const unsigned char *begin = j.c.at;
     bool object = llamac_json_next(&j) == '{';
     while (status == LLAMA_OK && object && llamac_json_next(&j)) {
-        bool followed = j.level == 1 && j.kind != '}' && j.kind != ']';
+        bool followed = j.level == 1 && j.value.kind != '}' && j.value.kind != ']';
         for (int i = 0; i < 3 && b->m->format == HUGGING_FACE; i++)
-            followed |=
-                j.level == 2 && llamac_json_under(&j, 1, inside[i]) && !strchr("[]{}", j.kind);
+            followed |= j.level == 2 && llamac_json_under(&j, 1, inside[i]) &&
+                        !strchr("[]{}", j.value.kind);
         int key = j.key[j.level].n ? j.level : 1; /* an array's own */
-        setting s = {j.key[key].text, j.key[key].n, j.kind, j.number, j.text, j.n, 0};
-        if (b->m->format == META && (j.kind == '{' || j.kind == '['))
+        llamac_pair s = {j.key[key].text, j.key[key].n, j.value};
+        if (b->m->format == META && (j.value.kind == '{' || j.value.kind == '['))
             status = not_llama(path, &s, b->err);
         else if (followed) status = follow(b->p, b->m->format, &s, path, b->err);
     }
@@ -3967,8 +3963,8 @@ static int read_index(binder *b, const char *name) {
     llamac_json j;
     int status = read_json(b, name, path, &j);
     while (status == LLAMA_OK && llamac_json_next(&j))
-        if (j.level == 2 && j.kind == '"' && llamac_json_under(&j, 1, "weight_map"))
-            status = add_indexed(b, path, j.text, j.n);
+        if (j.level == 2 && j.value.kind == '"' && llamac_json_under(&j, 1, "weight_map"))
+            status = add_indexed(b, path, j.value.text, j.value.n);
     if (status == LLAMA_OK && (j.c.bad || !b->m->n_shards))
         status = bad_params(path, "is not an index of weights in JSON", b->err);
     return status;
@@ -4017,13 +4013,10 @@ static int gguf_params(binder *b, llamac_gguf_vocab *v) {
     int status = gguf_open(&g, &a);
     for (uint64_t i = 0; i < g.n_pairs && status == LLAMA_OK; i++) {
         if (!gguf_next(&g, &p)) return bad_archive(&a, "its list of keys is damaged");
-        setting s = {p.key, p.length, p.kind, p.number, p.text, (size_t)p.n, 0};
-        if (p.kind == '0') s.stored = p.type == GGUF_FLOAT || p.type == GGUF_DOUBLE ? '0' : '1';
-        status = follow(b->p, GGUF, &s, b->path, b->err); /* whole names: what it must be */
+        status = follow(b->p, GGUF, &p, b->path, b->err); /* whole names: what it must be */
         has_name |= llamac_is(p.key, p.length, "general.architecture");
         if (status == LLAMA_OK && p.length > PREFIX && memcmp(p.key, prefix, PREFIX) == 0) {
-            s.key += PREFIX;
-            s.length -= PREFIX;
+            llamac_pair s = {p.key + PREFIX, p.length - PREFIX, p.value};
             status = follow(b->p, GGUF, &s, b->path, b->err); /* the rest of the name: a number */
         }
         llamac_vocab_note(v, &p);
@@ -4059,7 +4052,7 @@ static int open_gguf(binder *b, bool vocabulary) {
     if (status == LLAMA_OK) status = begin_binding(b, 1);
     for (size_t f = 0; f < b->m->n_shards && status == LLAMA_OK; f++)
         status = bind_file(b, f, 0, read_gguf);
-    b->p[TIED] = b->pieces && b->pieces[OUTPUT].type < 0; /* an output that is absent is tied */
+    b->p[TIED] = b->tensors && !b->tensors[OUTPUT]; /* an output that is absent is tied */
     if (status == LLAMA_OK) status = end_binding(b);
     if (status || !vocabulary) return status;
     return llamac_vocab_gather(&b->m->vocab, &v, b->m->vocab_size, b->path, &b->m->arena, b->err);
@@ -4104,7 +4097,8 @@ static int llama2c_params(binder *b, llamac_cursor *c, int *version) {
             number = number < 0 && !*version ? -number : number;
         }
         status = put_param(b->p, header[i], param_keys[header[i]].key[HUGGING_FACE],
-                           &(setting){.kind = '0', .number = number}, b->path, b->err);
+                           &(llamac_value){.kind = '0', .number = number, .type = GGUF_NONE},
+                           b->path, b->err);
     }
     if (*version) {
         b->p[TIED] = llamac_uint(c, 1) != 0;
@@ -4117,17 +4111,20 @@ static int llama2c_params(binder *b, llamac_cursor *c, int *version) {
     return status && !*version ? not_llama2c(b) : status;
 }
 
-/* All of one weight's matrices, layer after layer. */
-static void llama2c_weight(binder *b, llamac_cursor *c, unsigned row) {
+/* Takes one weight's matrices, layer after layer. A file that ends early leaves c->bad. */
+static int llama2c_weight(binder *b, llamac_cursor *c, unsigned row) {
     const llama *m = b->m;
     size_t sizes[DIMS] = {1, m->dim, (size_t)b->p[HIDDEN], (size_t)b->p[VOCAB], m->kv_dim};
     uint64_t rows = sizes[binding[row].rows], cols = sizes[binding[row].cols];
-    for (size_t l = 0; l < (row < OUTSIDE ? 1 : m->n_layers); l++)
-        b->pieces[row + l * INSIDE] =
-            (piece){.data = llamac_take(c, rows * cols * sizeof(float)), /* below 2^42 */
-                    .shape = {rows, cols},
-                    .stride = {cols, 1},
-                    .type = F32};
+    for (size_t l = 0; l < (row < OUTSIDE ? 1 : m->n_layers); l++) {
+        const unsigned char *data = llamac_take(c, rows * cols * sizeof(float)); /* below 2^42 */
+        tensor *t = data ? llamac_new(&b->scratch, 1, sizeof *t) : NULL;
+        if (!t) return data ? llamac_out_of_memory(b->err, b->path) : LLAMA_OK;
+        *t = (tensor){
+            .data = data, .shape = {rows, cols}, .stride = {cols, 1}, .dims = 2, .type = F32};
+        b->tensors[row + l * INSIDE] = t;
+    }
+    return LLAMA_OK;
 }
 
 /* No names, so no tensors to bind: weight after weight is as long as the header makes it, and the
@@ -4139,12 +4136,13 @@ static int open_llama2c(binder *b) {
     b->about = "its header";
     if (status == LLAMA_OK) status = begin_binding(b, 1);
     if (status) return status;
-    for (int i = 0; i < BINDINGS; i++) {
+    for (int i = 0; i < BINDINGS && status == LLAMA_OK; i++) {
         unsigned row = llama2c_orders[version][i];
         if (row == OUTPUT && !version) /* behind RoPE's tables, which we compute */
             llamac_take(&c, (uint64_t)m->context * m->head_dim * sizeof(float));
-        if (row != OUTPUT || b->p[TIED] == 0) llama2c_weight(b, &c, row);
+        if (row != OUTPUT || b->p[TIED] == 0) status = llama2c_weight(b, &c, row);
     }
+    if (status) return status;
     if (c.bad || llamac_left(&c)) return not_llama2c(b);
     return end_binding(b);
 }

@@ -432,14 +432,15 @@ static const char *json_setting(json_vocab *k, const llamac_json *j) {
                  {"pre_tokenizer", "prepend_scheme", "first|always"}};
     size_t n = 0;
     const char *why, *says = "";
-    if (strchr("[]{}n", j->kind)) return NULL;
+    if (strchr("[]{}n", j->value.kind)) return NULL;
     for (size_t i = 0; i < sizeof wants / sizeof *wants; i++) {
         if (!llamac_json_under(j, 1, wants[i].part) ||
             !llamac_json_under(j, j->level, wants[i].key) ||
             (i == 0 && j->level != 2)) /* pieces may be called so too */
             continue;
         bool right = false;
-        if (j->kind == '"' && !(says = json_unescape(&k->scratch, j->text, j->n, &n, &why)))
+        if (j->value.kind == '"' &&
+            !(says = json_unescape(&k->scratch, j->value.text, j->value.n, &n, &why)))
             return why;
         for (const char *one = wants[i].text; one;
              one = strchr(one, '|') ? strchr(one, '|') + 1 : NULL)
@@ -449,13 +450,14 @@ static const char *json_setting(json_vocab *k, const llamac_json *j) {
         k->space_in_front |= wants[i].key[0] == 'p'; /* prepend, prepend_scheme */
     }
     if (llamac_json_under(j, 1, "model") && llamac_json_under(j, 2, "byte_fallback"))
-        k->byte_fallback = j->kind == 't';
+        k->byte_fallback = j->value.kind == 't';
     if (j->level == 3 && llamac_json_under(j, 1, "model") && llamac_json_under(j, 2, "vocab"))
-        return j->kind == '0' ? json_piece(k, j->number, j->key[3].text, j->key[3].n, NORMAL)
-                              : other;
+        return j->value.kind == '0'
+                   ? json_piece(k, j->value.number, j->key[3].text, j->key[3].n, NORMAL)
+                   : other;
     if (j->level != 3 || !llamac_json_under(j, 1, "added_tokens")) return NULL;
-    if (llamac_json_under(j, 3, "id")) k->id = j->number;
-    if (llamac_json_under(j, 3, "content")) k->content = j->text, k->n_content = j->n;
+    if (llamac_json_under(j, 3, "id")) k->id = j->value.number;
+    if (llamac_json_under(j, 3, "content")) k->content = j->value.text, k->n_content = j->value.n;
     return NULL;
 }
 
@@ -463,9 +465,9 @@ static const char *json_setting(json_vocab *k, const llamac_json *j) {
 static const char *json_pieces(json_vocab *k, llamac_json j) {
     const char *why = NULL;
     while (!why && llamac_json_next(&j)) {
-        if (j.level == 2 && llamac_json_under(&j, 1, "added_tokens") && j.kind == '{')
+        if (j.level == 2 && llamac_json_under(&j, 1, "added_tokens") && j.value.kind == '{')
             k->content = NULL, k->id = -1;
-        else if (j.level == 2 && llamac_json_under(&j, 1, "added_tokens") && j.kind == '}')
+        else if (j.level == 2 && llamac_json_under(&j, 1, "added_tokens") && j.value.kind == '}')
             why = k->content ? json_piece(k, k->id, k->content, k->n_content, CONTROL)
                              : "has an added token without content";
         else if (!llamac_json_under(&j, 2, "merges")) why = json_setting(k, &j);
@@ -487,10 +489,10 @@ static size_t json_merge(json_vocab *k, llamac_json *j, char **joined, const cha
         const char *wrong;
         if (j->level < 3 || !llamac_json_under(j, 1, "model") ||
             !llamac_json_under(j, 2, "merges") ||
-            (j->level == 3 && strchr("[]", j->kind) && !left)) /* around a pair */
+            (j->level == 3 && strchr("[]", j->value.kind) && !left)) /* around a pair */
             continue;
-        if (j->kind != '"' || j->level > 4) return *why = none, 0;
-        char *text = json_unescape(&k->scratch, j->text, j->n, &n, &wrong);
+        if (j->value.kind != '"' || j->level > 4) return *why = none, 0;
+        char *text = json_unescape(&k->scratch, j->value.text, j->value.n, &n, &wrong);
         char *space = text && j->level == 3 ? memchr(text, ' ', n) : NULL;
         if (!text || (j->level == 3 && !space)) {
             *why = text ? none : wrong;
@@ -575,28 +577,29 @@ static const char *parse_json(llamac_vocab **out, llamac_cursor c, size_t most,
 
 /* ---- GGUF has texts, scores and types in three arrays ---- */
 
-LLAMAC_SHARED void llamac_vocab_note(llamac_gguf_vocab *v, const llamac_pair *p) {
+LLAMAC_SHARED void llamac_vocab_note(llamac_gguf_vocab *g, const llamac_pair *p) {
+    const llamac_value *v = &p->value;
     static const char prefix[] = "tokenizer.ggml.";
     enum { PREFIX = sizeof prefix - 1 };
     const struct {
         const char *key;
-        llamac_pair *pair;
+        llamac_value *value;
         double *number;
     } keys[] = {
-        {"model", &v->model, NULL},
-        {"tokens", &v->tokens, NULL},
-        {"scores", &v->scores, NULL},
-        {"token_type", &v->types, NULL},
-        {"bos_token_id", NULL, &v->bos},
-        {"eos_token_id", NULL, &v->eos},
-        {"add_space_prefix", NULL, &v->space_in_front},
+        {"model", &g->model, NULL},
+        {"tokens", &g->tokens, NULL},
+        {"scores", &g->scores, NULL},
+        {"token_type", &g->types, NULL},
+        {"bos_token_id", NULL, &g->bos},
+        {"eos_token_id", NULL, &g->eos},
+        {"add_space_prefix", NULL, &g->space_in_front},
     };
     if (p->length < PREFIX || memcmp(p->key, prefix, PREFIX) != 0) return;
     for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
         if (!llamac_is(p->key + PREFIX, p->length - PREFIX, keys[i].key)) continue;
-        if (keys[i].pair) *keys[i].pair = *p;
-        else if (keys[i].number && p->kind != '"' && p->kind != '[')
-            *keys[i].number = p->kind == '0' ? p->number : p->kind == 't';
+        if (keys[i].value) *keys[i].value = *v;
+        else if (v->kind != '"' && v->kind != '[')
+            *keys[i].number = v->kind == '0' ? v->number : v->kind == 't';
     }
 }
 
@@ -625,7 +628,7 @@ LLAMAC_SHARED int llamac_vocab_gather(llamac_vocab **out, llamac_gguf_vocab *g, 
     llamac_vocab *v = vocab_new(arena, (size_t)g->tokens.n);
     if (!v) return llamac_out_of_memory(err, file);
     for (uint64_t i = 0; i < g->tokens.n && !why; i++) {
-        llamac_pair text, score, type;
+        llamac_value text, score, type;
         if (llamac_gguf_value(&g->tokens.items, g->tokens.type, &text) != '"' ||
             llamac_gguf_value(&g->scores.items, g->scores.type, &score) != '0' ||
             llamac_gguf_value(&g->types.items, g->types.type, &type) != '0' ||
