@@ -404,6 +404,9 @@ struct kernels {
                  size_t cols); /* for AMX's tiles */
 };
 
+/* s->packed = the n rows of x as the kernels read them: part III */
+static void pack_input(llama_session *, const weight *, const float *x, size_t n);
+
 /* ---- Threads ---- */
 
 /* One verb's work: y from x and w, for n rows, in layer l. A job does items begin <= i <
@@ -495,51 +498,8 @@ static void rmsnorm(llama_session *s, float *y, const float *x, const weight *w,
     trace(s, w, y, n, w->cols);
 }
 
-/* Rows of the next tile when n are left: as many as in the others, or one more. */
-static size_t tile_tokens(size_t n) {
-    size_t tiles = (n + TILE_TOKENS - 1) / TILE_TOKENS;
-    return (n + tiles - 1) / tiles;
-}
-
-/* Pack `cols` columns of n rows of x as the kernels read them, in one run through memory: by
- * panels of PANEL_COLUMNS columns, in these by tiles of rows, in these four columns of all its
- * rows, then the next four. One row is packed as it is. */
-static void pack(float *to, const float *x, size_t ldx, size_t n, size_t cols) {
-    for (size_t k = 0; k < cols; k += PANEL_COLUMNS) {
-        size_t end =
-            k + PANEL_COLUMNS < cols ? k + PANEL_COLUMNS : (cols + BLOCK - 1) / BLOCK * BLOCK;
-        for (size_t t = 0, tokens; t < n; t += tokens) {
-            tokens = tile_tokens(n - t);
-            for (size_t i = k; i < end; i += LANES)
-                for (size_t r = t; r < t + tokens; r++, to += LANES)
-                    memcpy(to, x + r * ldx + i, LANES * sizeof *to);
-        }
-    }
-}
-
-/* Columns of w that lie side by side, and panels of these. */
+/* Columns of w that lie side by side. */
 static size_t across(const weight *w) { return w->split == BY_ROWS ? w->cols : w->cols / w->parts; }
-static size_t n_panels(const weight *w) { return (across(w) + PANEL_COLUMNS - 1) / PANEL_COLUMNS; }
-
-/* Can AMX's tiles make this product? Rows of x are then packed up to a multiple of TILED. */
-static bool is_tiled(int type, size_t n, size_t cols) {
-    return type != F32 && n >= TILED && cols % TILED == 0;
-}
-
-/* Item i is panel i % panels of the columns side by side number i / panels. */
-static void pack_job(const task *j, int thread, size_t begin, size_t end) {
-    size_t cols = across(j->w);
-    const kernels *k = j->s->kernels;
-    bool tiled = k->pack && is_tiled(j->w->type, j->n, cols);
-    size_t rows = tiled ? (j->n + TILED - 1) / TILED * TILED : j->n;
-    (void)thread;
-    for (size_t i = begin; i < end; i++) {
-        size_t first = i % n_panels(j->w) * PANEL_COLUMNS, at = i / n_panels(j->w) * cols + first;
-        size_t count = cols - first < PANEL_COLUMNS ? cols - first : PANEL_COLUMNS;
-        if (tiled) k->pack(j->y + at * rows / 2 * 3, j->x + at, padded(j->w->cols), j->n, count);
-        else pack(j->y + at * rows, j->x + at, padded(j->w->cols), j->n, count);
-    }
-}
 
 /* y[t][r] = sum_k w[r][k] x[t][k]. The rows of w are shared out. A matrix divided by rows
  * is several matrices one below the other; one divided by columns has rows of several
@@ -583,8 +543,7 @@ static void pair_up(llama_session *s, float *y, size_t width, size_t n) {
 /* One row of x is read as it lies; of many each thread reads all, so they are packed first. */
 static void matmul(llama_session *s, float *y, const weight *w, const float *x, size_t n) {
     if (n > 1) {
-        parallel(&(task){s, w, s->packed, x, n, 0}, pack_job, w->cols / across(w) * n_panels(w), 1,
-                 n * w->cols);
+        pack_input(s, w, x, n);
         x = s->packed;
     }
     parallel(&(task){s, w, y, x, n, 0}, matmul_job, w->rows, BLOCK, n * w->rows * w->cols);
@@ -699,6 +658,24 @@ static bool cancelled(llama_session *s, size_t l, size_t n) {
  * defined compiles them for one instruction set from a vocabulary of nine verbs. "scalar"
  * is their plain twin. */
 
+/* The definition in plain C: y = w x for rows begin <= r < end, x [n][ldx] not packed. Every kernel
+ * gives these bits: a test compares them. */
+__attribute__((unused)) static void matmul_plain(const product *p, size_t ldx, size_t begin,
+                                                 size_t end) {
+    size_t cols = p->w.parts * p->w.cols, filled = (cols + BLOCK - 1) / BLOCK * BLOCK;
+    for (size_t t = 0; t < p->n; t++)
+        for (size_t r = begin; r < end; r++) {
+            float lane[LANES] = {0};
+            for (size_t k = 0; k < filled; k++) {
+                const unsigned char *row = p->w.part[k < cols ? k / p->w.cols : 0];
+                float w = k < cols ? element(p->w.type, row + r * p->w.stride, k % p->w.cols) : 0;
+                float x = k < cols ? p->x[t * ldx + k] : 0;
+                lane[k % LANES] = __builtin_fmaf(w, x, lane[k % LANES]);
+            }
+            p->y[t * p->ldy + r] = (lane[0] + lane[2]) + (lane[1] + lane[3]);
+        }
+}
+
 /* ---- exp, log, sine, cosine: our own, so that they are the same everywhere ---- */
 
 /* To about 1 ulp of double, from + - * / alone: for tables and the sampler. The forward pass has
@@ -784,6 +761,95 @@ static inline __attribute__((always_inline)) float exp_float(float x) {
     float y = p * power;
     return x > 88.3f ? HUGE_VALF : x < -87.3f ? 0.0f : y;
 }
+
+/* ---- Packing: x as the kernels read it ---- */
+
+/* Rows of the next tile when n are left: as many as in the others, or one more. */
+static size_t tile_tokens(size_t n) {
+    size_t tiles = (n + TILE_TOKENS - 1) / TILE_TOKENS;
+    return (n + tiles - 1) / tiles;
+}
+
+/* Pack `cols` columns of n rows of x as the kernels read them, in one run through memory: by
+ * panels of PANEL_COLUMNS columns, in these by tiles of rows, in these four columns of all its
+ * rows, then the next four. One row is packed as it is. */
+static void pack(float *to, const float *x, size_t ldx, size_t n, size_t cols) {
+    for (size_t k = 0; k < cols; k += PANEL_COLUMNS) {
+        size_t end =
+            k + PANEL_COLUMNS < cols ? k + PANEL_COLUMNS : (cols + BLOCK - 1) / BLOCK * BLOCK;
+        for (size_t t = 0, tokens; t < n; t += tokens) {
+            tokens = tile_tokens(n - t);
+            for (size_t i = k; i < end; i += LANES)
+                for (size_t r = t; r < t + tokens; r++, to += LANES)
+                    memcpy(to, x + r * ldx + i, LANES * sizeof *to);
+        }
+    }
+}
+
+/* Can AMX's tiles make this product? Rows of x are then packed up to a multiple of TILED. */
+static bool is_tiled(int type, size_t n, size_t cols) {
+    return type != F32 && n >= TILED && cols % TILED == 0;
+}
+
+/* Item i is panel i % panels of the columns side by side number i / panels. */
+static void pack_job(const task *j, int thread, size_t begin, size_t end) {
+    size_t cols = across(j->w);
+    const kernels *k = j->s->kernels;
+    bool tiled = k->pack && is_tiled(j->w->type, j->n, cols);
+    size_t panels = (cols + PANEL_COLUMNS - 1) / PANEL_COLUMNS;
+    size_t rows = tiled ? (j->n + TILED - 1) / TILED * TILED : j->n;
+    (void)thread;
+    for (size_t i = begin; i < end; i++) {
+        size_t first = i % panels * PANEL_COLUMNS, at = i / panels * cols + first;
+        size_t count = cols - first < PANEL_COLUMNS ? cols - first : PANEL_COLUMNS;
+        if (tiled) k->pack(j->y + at * rows / 2 * 3, j->x + at, padded(j->w->cols), j->n, count);
+        else pack(j->y + at * rows, j->x + at, padded(j->w->cols), j->n, count);
+    }
+}
+
+/* All panels of all columns, shared out among the threads. */
+static void pack_input(llama_session *s, const weight *w, const float *x, size_t n) {
+    size_t panels = (across(w) + PANEL_COLUMNS - 1) / PANEL_COLUMNS;
+    parallel(&(task){s, w, s->packed, x, n, 0}, pack_job, w->cols / across(w) * panels, 1,
+             n * w->cols);
+}
+
+/* ---- The loop over panels ---- */
+
+/* A panel: some rows of w from row r on, `count` columns from column k of a segment. */
+typedef struct {
+    size_t segment, k, count;
+    size_t r, end;  /* rows from `end` on are not wanted: the last panel has fewer than others */
+    size_t waiting; /* rows of the group before r: behind their sums this panel's sums wait */
+    bool first;     /* the first columns of its rows: the sums begin at +0 */
+    uintptr_t next; /* the address of the panel that comes next, to be prefetched meanwhile */
+} panel;
+typedef void panel_job(const product *, const panel *);
+
+/* Rows begin <= r < end of a product with many tokens: panel by panel, each widened once for all
+ * tokens. GROUP panels below one another take turns over the columns, so that the part of x that
+ * they all need stays in the L2 cache; their sums wait in p->own->acc and are finished last. */
+static void each_panel(const product *p, size_t begin, size_t end, size_t rows, panel_job *multiply,
+                       panel_job *finish) {
+    const strip *w = &p->w;
+    for (size_t top = begin, stop; top < end; top = stop) {
+        stop = end - top < GROUP * rows ? end : top + GROUP * rows;
+        for (size_t s = 0; s < w->parts; s++)
+            for (size_t k = 0, count; k < w->cols; k += count) {
+                count = w->cols - k < PANEL_COLUMNS ? w->cols - k : PANEL_COLUMNS;
+                for (size_t r = top; r < stop; r += rows) {
+                    bool last = r + rows >= stop; /* then the columns to the right are next */
+                    uintptr_t next = (uintptr_t)w->part[s] + (last ? top : r + rows) * w->stride +
+                                     (last ? k + count : k) * dtype_bytes[w->type];
+                    multiply(p, &(panel){s, k, count, r, end, r - top, s + k == 0, next});
+                }
+            }
+        for (size_t r = top; r < stop; r += rows)
+            finish(p, &(panel){.r = r, .end = end, .waiting = r - top});
+    }
+}
+
+/* ---- The kernels, once for each instruction set ---- */
 
 #define INLINE      static inline __attribute__((always_inline))
 #define GLUE_(a, b) a##_##b
@@ -1070,109 +1136,94 @@ TARGET INLINE void FN(tile)(float *acc, const float *panel, const float *x, size
     for (size_t v = 0; v < VECS; v++) FN(store)(acc + (t * VECS + v) * VL, sum[t][v]);
 }
 
-/* One panel against all n tokens, packed from x on. The panel that comes next, `run` bytes of each
- * row from `next` on, is fetched into the L2 cache meanwhile: some of it before each tile. */
-TARGET static void FN(tiles)(const product *p, float *acc, const float *x, size_t steps, bool first,
-                             uintptr_t next, size_t run) {
+/* One panel, widened into p->own->panel, against all n tokens. The panel that comes next is fetched
+ * into the L2 cache meanwhile: some of it before each tile. */
+TARGET INLINE void FN(tiles)(const product *p, const panel *at, float *acc) {
     enum { LINE = 64 };
+    size_t run = at->count * dtype_bytes[p->w.type]; /* bytes of a row */
     size_t lines = FN(TILE_ROWS) * ((run + LINE - 1) / LINE), byte = 0;
     size_t share = lines * TILE_TOKENS / p->n + 1; /* before a tile */
+    size_t steps = (at->count + BLOCK - 1) / BLOCK * (BLOCK / LANES);
+    const float *x = p->x + (at->segment * p->w.cols + at->k) * p->n;
+    uintptr_t next = at->next;
     for (size_t t = 0, tokens; t < p->n; t += tokens) {
         for (size_t i = 0; i < share && lines; i++, lines--) {
             __builtin_prefetch((const void *)(next + byte), 0, 2);
             if ((byte += LINE) >= run) byte = 0, next += p->w.stride;
         }
-        const float *panel = p->own->panel, *xt = x + t * steps * LANES;
+        const float *w = p->own->panel, *xt = x + t * steps * LANES;
         float *sums = acc + t * FN(TILE_VECS) * FN(VL);
         tokens = tile_tokens(p->n - t);
         switch (tokens) { /* each with its own unrolled body; tiles of equal size have 2 at least */
-        case 2: FN(tile)(sums, panel, xt, steps, first, 2); break;
-        case 3: FN(tile)(sums, panel, xt, steps, first, 3); break;
-        case 4: FN(tile)(sums, panel, xt, steps, first, 4); break;
-        case 5: FN(tile)(sums, panel, xt, steps, first, 5); break;
-        default: FN(tile)(sums, panel, xt, steps, first, TILE_TOKENS);
+        case 2: FN(tile)(sums, w, xt, steps, at->first, 2); break;
+        case 3: FN(tile)(sums, w, xt, steps, at->first, 3); break;
+        case 4: FN(tile)(sums, w, xt, steps, at->first, 4); break;
+        case 5: FN(tile)(sums, w, xt, steps, at->first, 5); break;
+        default: FN(tile)(sums, w, xt, steps, at->first, TILE_TOKENS);
         }
     }
 }
 
-/* Widen TILE_ROWS rows of segment s, `count` columns from column k on, into a panel as
- * tile() reads it: four columns of all the rows, then the next four. */
-TARGET INLINE void FN(fill)(float *panel, int type, const strip *w, size_t s, size_t r, size_t end,
-                            size_t k, size_t count) {
+/* Widen the TILE_ROWS rows of a panel as tile() reads them: four columns of all the rows, then the
+ * next four. */
+TARGET INLINE void FN(fill)(float *to, int type, const strip *w, const panel *at) {
     for (size_t v = 0; v < FN(TILE_VECS); v++) {
         const unsigned char *row[FN(VR)];
-        FN(rows)(row, w, s, r + v * FN(VR), end);
-        for (size_t c = 0; c < count; c += BLOCK) {
+        FN(rows)(row, w, at->segment, at->r + v * FN(VR), at->end);
+        for (size_t c = 0; c < at->count; c += BLOCK) {
             VEC b[BLOCK / LANES];
-            if (k + c + BLOCK <= w->cols) FN(block)(b, type, row, k + c, w->cols, true);
-            else FN(block)(b, type, row, k + c, w->cols, false);
+            if (at->k + c + BLOCK <= w->cols) FN(block)(b, type, row, at->k + c, w->cols, true);
+            else FN(block)(b, type, row, at->k + c, w->cols, false);
             UNROLL
             for (size_t i = 0; i < BLOCK / LANES; i++)
-                FN(store)(panel + ((c / LANES + i) * FN(TILE_VECS) + v) * FN(VL), b[i]);
+                FN(store)(to + ((c / LANES + i) * FN(TILE_VECS) + v) * FN(VL), b[i]);
         }
     }
 }
 
-/* y from the lanes of TILE_ROWS rows from r on, of those before `end`. */
-TARGET INLINE void FN(add_up)(const product *p, const float *acc, size_t r, size_t end) {
+/* y from the lanes of a panel's rows, of those that are wanted. */
+TARGET static void FN(add_up)(const product *p, const panel *at) {
+    const float *acc = p->own->acc + at->waiting * p->n * LANES;
     for (size_t i = 0; i < p->n * FN(TILE_VECS); i++, acc += FN(VL)) {
-        size_t t = i / FN(TILE_VECS), from = r + i % FN(TILE_VECS) * FN(VR); /* vec i's */
+        size_t t = i / FN(TILE_VECS), from = at->r + i % FN(TILE_VECS) * FN(VR); /* vec i's */
         float out[FN(VR)];
         FN(sums)(FN(load)(acc), out);
         float *y = p->y + t * p->ldy + from;
-        if (from + FN(VR) <= end) memcpy(y, out, sizeof out);
-        else if (from < end) memcpy(y, out, (end - from) * sizeof *y);
+        if (from + FN(VR) <= at->end) memcpy(y, out, sizeof out);
+        else if (from < at->end) memcpy(y, out, (at->end - from) * sizeof *y);
     }
 }
 
-/* Many tokens: a panel of weights is widened once and used by all of them from the L1 cache. A
- * group of panels takes turns, so that what they all need of x stays in the L2 cache. */
-TARGET INLINE void FN(panels)(int type, const product *p, size_t begin, size_t end) {
-    enum { ROWS = FN(TILE_ROWS) };
-    const strip *w = &p->w;
-    size_t size = dtype_bytes[type], lanes = p->n * LANES; /* of a row */
-    for (size_t top = begin, stop; top < end; top = stop) {
-        stop = end - top < GROUP * ROWS ? end : top + GROUP * ROWS;
-        for (size_t s = 0; s < w->parts; s++)
-            for (size_t k = 0; k < w->cols; k += PANEL_COLUMNS) {
-                size_t count = w->cols - k < PANEL_COLUMNS ? w->cols - k : PANEL_COLUMNS;
-                size_t steps = (count + BLOCK - 1) / BLOCK * (BLOCK / LANES);
-                const float *x = p->x + (s * w->cols + k) * p->n;
-                for (size_t r = top; r < stop; r += ROWS) {
-                    bool last = r + ROWS >= stop; /* then the columns to the right are next */
-                    uintptr_t next = (uintptr_t)w->part[s] + (last ? top : r + ROWS) * w->stride;
-                    FN(fill)(p->own->panel, type, w, s, r, end, k, count);
-                    FN(tiles)
-                    (p, p->own->acc + (r - top) * lanes, x, steps, s + k == 0,
-                     next + (last ? k + count : k) * size, count * size);
-                }
-            }
-        for (size_t r = top; r < stop; r += ROWS)
-            FN(add_up)(p, p->own->acc + (r - top) * lanes, r, end);
+/* Many tokens and one panel, which is widened once and used by all of them from the L1 cache. */
+TARGET static void FN(multiply)(const product *p, const panel *at) {
+    float *to = p->own->panel;
+    switch (p->w.type) { /* each with its own body, in which the type is a constant */
+    case F16: FN(fill)(to, F16, &p->w, at); break;
+    case BF16: FN(fill)(to, BF16, &p->w, at); break;
+    default: FN(fill)(to, F32, &p->w, at);
     }
+    FN(tiles)(p, at, p->own->acc + at->waiting * p->n * LANES);
 }
 
-/* Generation reads weights once and has nothing to share; a prompt shares each panel. */
-TARGET INLINE void FN(multiply)(int type, const product *p, size_t begin, size_t end) {
-    if (p->n == 1) FN(dots)(type, &p->w, begin, end, p->x, p->y);
-    else FN(panels)(type, p, begin, end);
-}
-
-/* The type of the weights is taken out of the loops: three bodies from one text. What one token
- * needs from memory, more than the caches hold, comes faster to narrower registers: 95% of what a
- * core can read. */
+/* Generation reads weights once and has nothing to share; a prompt shares each panel. What one
+ * token needs from memory, more than the caches hold, comes faster to narrower registers: 95% of
+ * what a core can read. */
 TARGET static void FN(matmul)(const product *p, size_t begin, size_t end) {
+    if (p->n > 1) {
+        each_panel(p, begin, end, FN(TILE_ROWS), FN(multiply), FN(add_up));
+        return;
+    }
 #if LLAMA_PASS == 3
     enum { CACHED = 1 << 18 };
-    if (p->n == 1 && (end - begin) * p->w.stride > CACHED) {
+    if ((end - begin) * p->w.stride > CACHED) {
         matmul_avx2(p, begin, end);
         return;
     }
 #endif
-    switch (p->w.type) { /* each with its own body, in which the type is a constant */
-    case F16: FN(multiply)(F16, p, begin, end); break;
-    case BF16: FN(multiply)(BF16, p, begin, end); break;
-    default: FN(multiply)(F32, p, begin, end);
+    switch (p->w.type) {
+    case F16: FN(dots)(F16, &p->w, begin, end, p->x, p->y); break;
+    case BF16: FN(dots)(BF16, &p->w, begin, end, p->x, p->y); break;
+    default: FN(dots)(F32, &p->w, begin, end, p->x, p->y);
     }
 }
 
@@ -1356,13 +1407,13 @@ AMX static void pack_amx(float *to, const float *x, size_t ldx, size_t n, size_t
             }
 }
 
-/* TILED rows of segment s from row r on, `count` columns from k on, into parts at `to`. */
-AMX INLINE void split_rows_amx(unsigned char *to, int type, const strip *w, size_t s, size_t r,
-                               size_t end, size_t k, size_t count) {
+/* The TILED rows of a panel, in parts, at `to`; past the last row it is repeated. */
+AMX INLINE void split_rows_amx(unsigned char *to, int type, const strip *w, const panel *p) {
     for (size_t i = 0; i < TILED; i++) {
-        const unsigned char *row = w->part[s] + (r + i < end ? r + i : end - 1) * w->stride + 2 * k;
+        size_t r = p->r + i < p->end ? p->r + i : p->end - 1;
+        const unsigned char *row = w->part[p->segment] + r * w->stride + 2 * p->k;
         unsigned char *at = to + i * TILE_LD;
-        for (size_t c = 0; c < count; c += TILED, at += W_BYTES) {
+        for (size_t c = 0; c < p->count; c += TILED, at += W_BYTES) {
             if (type == BF16) memcpy(at, row + 2 * c, TILE_LD);
             for (size_t j = 0; j < TILE_LD && type == F16; j += TILE_LD / 2)
                 split_amx(f16_avx512(row + 2 * c + j), at + j, 2 * TILE_BYTES, 2);
@@ -1413,48 +1464,45 @@ AMX INLINE void block_amx(int type, float *acc, const unsigned char *w, const un
     _tile_stored(3, acc + 3 * TILE_FLOATS, TILE_LD);
 }
 
-/* Rows r.. of all tokens from their tiles [row][token], of those there are. */
-static void unpack_amx(const product *p, const float *acc, size_t r, size_t end) {
-    size_t tokens = (p->n + TILED - 1) / TILED * TILED;
+/* Where the sums of a panel's rows wait; tokens are counted in whole tiles. */
+static float *waiting_amx(const product *p, const panel *at, size_t *tokens) {
+    *tokens = (p->n + TILED - 1) / TILED * TILED;
+    return p->own->acc + at->waiting * *tokens;
+}
+
+/* The wanted rows of a panel, for all tokens, from their tiles [row][token]. */
+static void unpack_amx(const product *p, const panel *at) {
+    size_t tokens;
+    const float *acc = waiting_amx(p, at, &tokens);
     for (size_t i = 0; i < TILED * tokens; i++) {
         size_t tile = i / TILE_FLOATS, in = i % TILE_FLOATS;
-        size_t row = r + tile % 4 / 2 * SIDE + in / SIDE;
+        size_t row = at->r + tile % 4 / 2 * SIDE + in / SIDE;
         size_t t = tile / 4 * TILED + tile % 2 * SIDE + in % SIDE;
-        if (row < end && t < p->n) p->y[t * p->ldy + row] = acc[i];
+        if (row < at->end && t < p->n) p->y[t * p->ldy + row] = acc[i];
     }
 }
 
-/* As FN(panels) does it: groups of rows take turns, and what comes next is fetched meanwhile. */
-AMX INLINE void multiply_amx(int type, const product *p, size_t begin, size_t end) {
+/* One panel by all tokens; what comes next is fetched meanwhile. */
+AMX INLINE void multiply_panel_amx(int type, const product *p, const panel *at) {
     const strip *w = &p->w;
-    size_t tokens = (p->n + TILED - 1) / TILED * TILED, groups = tokens / TILED;
-    unsigned char *panel = (unsigned char *)p->own->panel;
-    for (size_t top = begin, stop; top < end; top = stop) {
-        stop = end - top < GROUP * TILED ? end : top + GROUP * TILED;
-        memset(p->own->acc, 0, GROUP * TILED * tokens * sizeof(float));
-        for (size_t s = 0; s < w->parts; s++)
-            for (size_t k = 0, count; k < w->cols; k += count) {
-                count = w->cols - k < PANEL_COLUMNS ? w->cols - k : PANEL_COLUMNS;
-                const unsigned char *x = (const unsigned char *)p->x +
-                                         (s * w->cols + k) * tokens / TILED / TILED * X_BYTES;
-                for (size_t r = top; r < stop; r += TILED) {
-                    bool last = r + TILED >= stop; /* then the columns to the right are next */
-                    uintptr_t next = (uintptr_t)w->part[s] + (last ? top : r + TILED) * w->stride +
-                                     2 * (last ? k + count : k);
-                    float *acc = p->own->acc + (r - top) * tokens;
-                    split_rows_amx(panel, type, w, s, r, end, k, count);
-                    for (size_t g = 0; g < groups; g++, acc += TILED * TILED) {
-                        for (size_t i = g * TILED / groups; i < (g + 1) * TILED / groups; i++)
-                            for (size_t c = 0; c < 2 * count; c += 64)
-                                __builtin_prefetch((const void *)(next + i * w->stride + c), 0, 2);
-                        block_amx(type, acc, panel, x + g * (count / TILED) * X_BYTES,
-                                  count / TILED);
-                    }
-                }
-            }
-        for (size_t r = top; r < stop; r += TILED)
-            unpack_amx(p, p->own->acc + (r - top) * tokens, r, end);
+    size_t tokens, steps = at->count / TILED;
+    float *acc = waiting_amx(p, at, &tokens);
+    size_t groups = tokens / TILED, column = at->segment * w->cols + at->k;
+    unsigned char *parts = (unsigned char *)p->own->panel;
+    const unsigned char *x = (const unsigned char *)p->x + column * groups / TILED * X_BYTES;
+    if (at->first) memset(acc, 0, TILED * tokens * sizeof *acc);
+    split_rows_amx(parts, type, w, at);
+    for (size_t g = 0; g < groups; g++, acc += TILED * TILED, x += steps * X_BYTES) {
+        for (size_t i = g * TILED / groups; i < (g + 1) * TILED / groups; i++)
+            for (size_t c = 0; c < 2 * at->count; c += 64)
+                __builtin_prefetch((const void *)(at->next + i * w->stride + c), 0, 2);
+        block_amx(type, acc, parts, x, steps);
     }
+}
+
+AMX static void multiply_amx(const product *p, const panel *at) {
+    if (p->w.type == F16) multiply_panel_amx(F16, p, at);
+    else multiply_panel_amx(BF16, p, at);
 }
 
 /* Tiles of 16 rows of 64 bytes, set up and given back for each piece of work. */
@@ -1470,8 +1518,7 @@ AMX static void matmul_amx(const product *p, size_t begin, size_t end) {
     } config = {.palette = 1};
     for (int i = 0; i < 8; i++) config.bytes[i] = TILE_LD, config.rows[i] = SIDE;
     _tile_loadconfig(&config);
-    if (p->w.type == F16) multiply_amx(F16, p, begin, end);
-    else multiply_amx(BF16, p, begin, end);
+    each_panel(p, begin, end, TILED, multiply_amx, unpack_amx);
     _tile_release();
 }
 
