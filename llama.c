@@ -1138,7 +1138,7 @@ TARGET INLINE void FN(tile)(float *acc, const float *panel, const float *x, size
 
 /* One panel, widened into p->own->panel, against all n tokens. The panel that comes next is fetched
  * into the L2 cache meanwhile: some of it before each tile. */
-TARGET INLINE void FN(tiles)(const product *p, const panel *at, float *acc) {
+TARGET static void FN(tiles)(const product *p, const panel *at, float *acc) {
     enum { LINE = 64 };
     size_t run = at->count * dtype_bytes[p->w.type]; /* bytes of a row */
     size_t lines = FN(TILE_ROWS) * ((run + LINE - 1) / LINE), byte = 0;
