@@ -260,27 +260,28 @@ struct llama_session {
     int threads, team;                  /* asked for; used by this call */
     sequence *sequences;                /* [n_sequences] */
     /* scratch of one batch */
-    sequence **row_seq;   /* [batch] whose token each row is */
-    size_t *row_pos;      /* [batch] and its position there */
-    int32_t *row_token;   /* [batch] */
-    float *x, *h, *o;     /* [batch][D] the residual stream, the normed input, a block's output */
-    float *q, *k, *v;     /* [batch][D], [batch][K], [batch][K] */
-    float *a, *b;         /* [batch][H] */
-    float *packed;        /* [batch][D or H] the input of a product; with room for AMX's parts */
-    float *cos, *sin;     /* [batch][head_dim/2] */
-    workspace *own;       /* [threads] */
-    float *last;          /* [n_sequences][D] h of the tokens whose logits are wanted */
-    float *logits;        /* [n_logits][V] */
-    double *probs;        /* [V] */
-    int32_t *ids;         /* [V] */
-    unsigned char *seen;  /* [V] */
-    size_t n_logits;      /* rows of logits: for all sequences, at least SCORED */
-    uint64_t calls;       /* of llama_eval and its kin so far */
-    uint64_t done, total; /* layers * tokens: before this batch, of this call */
-    bool cancelled;       /* the host said stop */
-    bool all_rows;        /* of this call's tokens the logits, or a trace, are wanted */
-    llama_error error;    /* of the last call that failed */
-    char about[48];       /* "avx512, 2 threads" */
+    sequence **row_seq; /* [batch] whose token each row is */
+    size_t *row_pos;    /* [batch] and its position there */
+    int32_t *row_token; /* [batch] */
+    float *x, *h,
+        *block_out;   /* [batch][D] the residual stream, the normed input, a block's output */
+    float *q, *k, *v; /* [batch][D], [batch][K], [batch][K] */
+    float *gate, *up; /* [batch][H] */
+    float *packed;    /* [batch][D or H] the input of a product; with capacity for AMX's parts */
+    float *cos, *sin; /* [batch][head_dim/2] */
+    workspace *workspaces; /* [threads] */
+    float *last;           /* [n_sequences][D] h of the tokens whose logits are wanted */
+    float *logits;         /* [n_logits][V] */
+    double *probs;         /* [V] */
+    int32_t *ids;          /* [V] */
+    unsigned char *seen;   /* [V] */
+    size_t n_logits;       /* rows of logits: for all sequences, at least SCORED */
+    uint64_t calls;        /* of llama_eval and its kin so far */
+    uint64_t done, total;  /* layers * tokens: before this batch, of this call */
+    bool cancelled;        /* the host said stop */
+    bool all_rows;         /* of this call's tokens the logits, or a trace, are wanted */
+    llama_error error;     /* of the last call that failed */
+    char kernels_text[48]; /* "avx512, 2 threads" */
 };
 
 enum {
@@ -318,12 +319,12 @@ static void embed(llama_session *, float *x, size_t n);
 static void rmsnorm(llama_session *, float *y, const float *x, const weight *w, size_t n);
 static void matmul(llama_session *, float *y, const weight *w, const float *x, size_t n);
 static void rope(llama_session *, float *q, size_t heads, size_t n);
-static void remember(llama_session *, size_t l, const float *k, const float *v, size_t n);
+static void store_kv(llama_session *, size_t l, const float *k, const float *v, size_t n);
 static void attention(llama_session *, float *y, const float *q, size_t l, size_t n);
 static void swiglu(llama_session *, float *a, const float *b, size_t n);
 static void add(llama_session *, float *x, const float *y, size_t n);
 static bool cancelled(llama_session *, size_t l, size_t n);
-static size_t keep_wanted(llama_session *, size_t n);
+static size_t select_rows(llama_session *, size_t n);
 
 /* LLaMA. n tokens go through all layers together, each at its own position of its own
  * sequence; a prompt and a generated token differ only in n. Leaves in h the normed last
@@ -340,19 +341,19 @@ static size_t forward(llama_session *s, size_t n) {
         matmul(s, s->v, &w->wv, s->h, n);              /* v [n][K] */
         rope(s, s->q, m->n_heads, n);                  /* turn q and k by their positions */
         rope(s, s->k, m->n_kv_heads, n);
-        remember(s, l, s->k, s->v, n);                   /* into the KV cache */
-        if (l + 1 == m->n_layers) n = keep_wanted(s, n); /* the others have served */
+        store_kv(s, l, s->k, s->v, n);                   /* into the KV cache */
+        if (l + 1 == m->n_layers) n = select_rows(s, n); /* the others have served */
         if (n == 0) return 0;
-        attention(s, s->h, s->q, l, n);   /* h [n][D], all heads side by side */
-        matmul(s, s->o, &w->wo, s->h, n); /* o [n][D] */
-        add(s, s->x, s->o, n);            /* the residual stream */
+        attention(s, s->h, s->q, l, n);           /* h [n][D], all heads side by side */
+        matmul(s, s->block_out, &w->wo, s->h, n); /* o [n][D] */
+        add(s, s->x, s->block_out, n);            /* the residual stream */
 
-        rmsnorm(s, s->h, s->x, &w->ffn_norm, n); /* h [n][D] */
-        matmul(s, s->a, &w->w1, s->h, n);        /* a [n][H], the gate */
-        matmul(s, s->b, &w->w3, s->h, n);        /* b [n][H] */
-        swiglu(s, s->a, s->b, n);                /* a = silu(a) * b */
-        matmul(s, s->o, &w->w2, s->a, n);        /* o [n][D] */
-        add(s, s->x, s->o, n);
+        rmsnorm(s, s->h, s->x, &w->ffn_norm, n);     /* h [n][D] */
+        matmul(s, s->gate, &w->w1, s->h, n);         /* a [n][H], the gate */
+        matmul(s, s->up, &w->w3, s->h, n);           /* b [n][H] */
+        swiglu(s, s->gate, s->up, n);                /* a = silu(a) * b */
+        matmul(s, s->block_out, &w->w2, s->gate, n); /* o [n][D] */
+        add(s, s->x, s->block_out, n);
     }
     rmsnorm(s, s->h, s->x, &m->norm, n); /* [n][D], of which output() makes logits */
     return n;
@@ -373,32 +374,32 @@ typedef struct {
     const unsigned char *const *part; /* [parts] where row 0 of each segment begins */
     size_t parts, cols, stride;       /* cols of one segment; bytes from one row to the next */
     int type;                         /* dtype */
-} strip;
+} weight_rows;
 
 /* y[t][r] = sum_k w[r][k] x[t][k] for t < n, and the memory a thread needs for it. */
 typedef struct {
-    strip w;
+    weight_rows w;
     const float *x; /* packed */
     float *y;
     size_t ldy, n; /* floats from row to row of y; rows of x */
-    const workspace *own;
-} product;
+    const workspace *workspace;
+} matmul_args;
 
 /* One head of `rows` tokens at consecutive positions of a sequence; the first sees n of them. */
 typedef struct {
     float *y;
     const float *q, *keys, *values;
     size_t rows, n, head_dim, ld; /* ld floats from row to row of y and q */
-    const workspace *own;
-} view;
+    const workspace *workspace;
+} attention_args;
 
 /* What an instruction set has to offer; all sets give the same bits. */
 struct kernels {
-    const char *name;                                          /* "avx512" */
-    void (*matmul)(const product *, size_t begin, size_t end); /* rows begin <= r < end of w */
+    const char *name;                                              /* "avx512" */
+    void (*matmul)(const matmul_args *, size_t begin, size_t end); /* rows begin <= r < end of w */
     void (*rmsnorm)(float *y, const float *x, const weight *w, float eps);       /* one row */
     void (*rope)(float *v, const float *cos, const float *sin, size_t head_dim); /* one head */
-    void (*attend)(const view *);
+    void (*attend)(const attention_args *);
     void (*swiglu)(float *a, const float *b, size_t n); /* one row */
     void (*pack)(float *to, const float *x, size_t ldx, size_t n,
                  size_t cols); /* for AMX's tiles */
@@ -426,11 +427,11 @@ typedef void job(const task *, int thread, size_t begin, size_t end);
 static void parallel(const task *t, job *run, size_t items, size_t unit, size_t work) {
     (void)unit, (void)work;
 #ifdef _OPENMP
-    enum { WORTH_A_TEAM = 1 << 14, WORTH_SHARES = 1 << 22, SHARES = 8 };
+    enum { MIN_TEAM_WORK = 1 << 14, MIN_SHARED_WORK = 1 << 22, SHARES = 8 };
     int team = t->s->team;
-    size_t parts = (size_t)team * (work < WORTH_SHARES ? 1 : SHARES);
+    size_t parts = (size_t)team * (work < MIN_SHARED_WORK ? 1 : SHARES);
     size_t chunk = ((items + parts - 1) / parts + unit - 1) / unit * unit;
-    if (team > 1 && items > chunk && work >= WORTH_A_TEAM) {
+    if (team > 1 && items > chunk && work >= MIN_TEAM_WORK) {
         size_t chunks = (items + chunk - 1) / chunk; /* handed out one by one */
 #pragma omp parallel num_threads(team)
         {
@@ -512,16 +513,16 @@ static void matmul_job(const task *j, int thread, size_t begin, size_t end) {
     size_t cols = across(w);
     for (size_t r = begin; r < end;) { /* r is in piece p, whose first row is row `top` of w */
         size_t p = r / height, top = p * height, stop = end < top + height ? end : top + height;
-        product one = {
+        matmul_args args = {
             .w = {w->part + (by_rows ? p : 0), by_rows ? 1 : w->parts, cols,
                   cols * dtype_bytes[w->type], w->type},
             .x = j->x,
             .y = j->y + top,
             .ldy = padded(w->rows),
             .n = j->n,
-            .own = &s->own[thread],
+            .workspace = &s->workspaces[thread],
         };
-        s->kernels->matmul(&one, r - top, stop - top);
+        s->kernels->matmul(&args, r - top, stop - top);
         r = stop;
     }
 }
@@ -529,7 +530,7 @@ static void matmul_job(const task *j, int thread, size_t begin, size_t end) {
 /* Put what sorted rows made into the order of Meta's, each pair side by side. */
 static void pair_up(llama_session *s, float *y, size_t width, size_t n) {
     size_t head_dim = s->model->head_dim, half = head_dim / 2;
-    float *head = s->own->queries;
+    float *head = s->workspaces->queries;
     for (size_t t = 0; t < n; t++, y += padded(width))
         for (size_t h = 0; h < width; h += head_dim) {
             memcpy(head, y + h, head_dim * sizeof *head);
@@ -566,7 +567,7 @@ static float *cache(const llama_session *s, float *kv, size_t i) {
 }
 
 /* The KV cache, in float32: K[l][head][position] = k, V[l][head][position] = v. */
-static void remember(llama_session *s, size_t l, const float *k, const float *v, size_t n) {
+static void store_kv(llama_session *s, size_t l, const float *k, const float *v, size_t n) {
     size_t heads = s->model->n_kv_heads, width = s->model->head_dim, ld = padded(heads * width);
     for (size_t t = 0; t < n; t++)
         for (size_t i = 0; i < heads; i++) {
@@ -590,9 +591,9 @@ static void attention_job(const task *j, int thread, size_t begin, size_t end) {
             const sequence *q = s->row_seq[t];
             size_t at = t * padded(m->dim) + head * m->head_dim;
             for (rows = 1; t + rows < stop && s->row_seq[t + rows] == q;) rows++;
-            s->kernels->attend(&(view){j->y + at, j->x + at, cache(s, q->k, kv), cache(s, q->v, kv),
-                                       rows, s->row_pos[t] + 1, m->head_dim, padded(m->dim),
-                                       &s->own[thread]});
+            s->kernels->attend(&(attention_args){
+                j->y + at, j->x + at, cache(s, q->k, kv), cache(s, q->v, kv), rows,
+                s->row_pos[t] + 1, m->head_dim, padded(m->dim), &s->workspaces[thread]});
         }
     }
 }
@@ -614,8 +615,8 @@ static void swiglu_job(const task *j, int thread, size_t begin, size_t end) {
 
 /* Row by row, in place. */
 static void swiglu(llama_session *s, float *a, const float *b, size_t n) {
-    enum { WORTH = 8 }; /* an exp costs about as much as so many multiply-adds */
-    parallel(&(task){s, NULL, a, b, n, 0}, swiglu_job, n, 1, n * s->model->hidden * WORTH);
+    enum { EXP_COST = 8 }; /* an exp costs about as much as so many multiply-adds */
+    parallel(&(task){s, NULL, a, b, n, 0}, swiglu_job, n, 1, n * s->model->hidden * EXP_COST);
 }
 
 /* x += y: the residual connection; a dot product is complete before it is added */
@@ -624,7 +625,7 @@ static void add(llama_session *s, float *x, const float *y, size_t n) {
 }
 
 /* Keep of x and q the rows whose logits are wanted: the last of each span, unless all are. */
-static size_t keep_wanted(llama_session *s, size_t n) {
+static size_t select_rows(llama_session *s, size_t n) {
     size_t kept = 0, ld = padded(s->model->dim);
     for (size_t t = 0; t < n; t++) {
         if (!s->all_rows && s->row_pos[t] + 1 != s->row_seq[t]->end) continue;
@@ -660,7 +661,7 @@ static bool cancelled(llama_session *s, size_t l, size_t n) {
 
 /* The definition in plain C: y = w x for rows begin <= r < end, x [n][ldx] not packed. Every kernel
  * gives these bits: a test compares them. */
-__attribute__((unused)) static void matmul_plain(const product *p, size_t ldx, size_t begin,
+__attribute__((unused)) static void matmul_plain(const matmul_args *p, size_t ldx, size_t begin,
                                                  size_t end) {
     size_t cols = p->w.parts * p->w.cols, filled = (cols + BLOCK - 1) / BLOCK * BLOCK;
     for (size_t t = 0; t < p->n; t++)
@@ -824,14 +825,14 @@ typedef struct {
     bool first;     /* the first columns of its rows: the sums begin at +0 */
     uintptr_t next; /* the address of the panel that comes next, to be prefetched meanwhile */
 } panel;
-typedef void panel_job(const product *, const panel *);
+typedef void panel_function(const matmul_args *, const panel *);
 
 /* Rows begin <= r < end of a product with many tokens: panel by panel, each widened once for all
  * tokens. GROUP panels below one another take turns over the columns, so that the part of x that
- * they all need stays in the L2 cache; their sums wait in p->own->acc and are finished last. */
-static void each_panel(const product *p, size_t begin, size_t end, size_t rows, panel_job *multiply,
-                       panel_job *finish) {
-    const strip *w = &p->w;
+ * they all need stays in the L2 cache; their sums wait in p->workspace->acc and are finished last. */
+static void matmul_blocked(const matmul_args *p, size_t begin, size_t end, size_t rows,
+                           panel_function *multiply, panel_function *finish) {
+    const weight_rows *w = &p->w;
     for (size_t top = begin, stop; top < end; top = stop) {
         stop = end - top < GROUP * rows ? end : top + GROUP * rows;
         for (size_t s = 0; s < w->parts; s++)
@@ -854,7 +855,7 @@ static void each_panel(const product *p, size_t begin, size_t end, size_t rows, 
 #define INLINE      static inline __attribute__((always_inline))
 #define GLUE_(a, b) a##_##b
 #define GLUE(a, b)  GLUE_(a, b)
-#define FN(name)    GLUE(name, ISA) /* FN(tile) is tile_avx2 in the AVX2 reading */
+#define FN(name)    GLUE(name, ISA) /* FN(micro_kernel) is tile_avx2 in the AVX2 reading */
 #define TEXT_(a)    #a
 #define TEXT(a)     TEXT_(a)
 #if defined(__clang__)
@@ -910,7 +911,7 @@ INLINE FN(vec) FN(load)(const float *p) {
 }
 INLINE void FN(store)(float *p, FN(vec) v) { memcpy(p, &v, sizeof v); }
 INLINE FN(vec) FN(splat)(float f) { return (FN(vec)){{f, f, f, f}}; }
-INLINE FN(vec) FN(spread)(const float *p) { return FN(load)(p); }
+INLINE FN(vec) FN(broadcast4)(const float *p) { return FN(load)(p); }
 INLINE FN(vec) FN(fma)(FN(vec) a, FN(vec) b, FN(vec) c) {
     for (int i = 0; i < 4; i++) c.lane[i] = __builtin_fmaf(a.lane[i], b.lane[i], c.lane[i]);
     return c;
@@ -936,7 +937,7 @@ typedef __m256 FN(vec);
 TARGET INLINE __m256 FN(load)(const float *p) { return _mm256_loadu_ps(p); }
 TARGET INLINE void FN(store)(float *p, __m256 v) { _mm256_storeu_ps(p, v); }
 TARGET INLINE __m256 FN(splat)(float f) { return _mm256_set1_ps(f); }
-TARGET INLINE __m256 FN(spread)(const float *p) {
+TARGET INLINE __m256 FN(broadcast4)(const float *p) {
     return _mm256_broadcast_ps((const __m128 *)(const void *)p);
 }
 TARGET INLINE __m256 FN(fma)(__m256 a, __m256 b, __m256 c) { return _mm256_fmadd_ps(a, b, c); }
@@ -967,7 +968,9 @@ typedef __m512 FN(vec);
 TARGET INLINE __m512 FN(load)(const float *p) { return _mm512_loadu_ps(p); }
 TARGET INLINE void FN(store)(float *p, __m512 v) { _mm512_storeu_ps(p, v); }
 TARGET INLINE __m512 FN(splat)(float f) { return _mm512_set1_ps(f); }
-TARGET INLINE __m512 FN(spread)(const float *p) { return _mm512_broadcast_f32x4(_mm_loadu_ps(p)); }
+TARGET INLINE __m512 FN(broadcast4)(const float *p) {
+    return _mm512_broadcast_f32x4(_mm_loadu_ps(p));
+}
 TARGET INLINE __m512 FN(fma)(__m512 a, __m512 b, __m512 c) { return _mm512_fmadd_ps(a, b, c); }
 TARGET INLINE __m512 FN(f16)(const unsigned char *p) {
     return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(const void *)p));
@@ -1000,7 +1003,7 @@ typedef float32x4_t FN(vec);
 INLINE float32x4_t FN(load)(const float *p) { return vld1q_f32(p); }
 INLINE void FN(store)(float *p, float32x4_t v) { vst1q_f32(p, v); }
 INLINE float32x4_t FN(splat)(float f) { return vdupq_n_f32(f); }
-INLINE float32x4_t FN(spread)(const float *p) { return vld1q_f32(p); }
+INLINE float32x4_t FN(broadcast4)(const float *p) { return vld1q_f32(p); }
 INLINE float32x4_t FN(fma)(float32x4_t a, float32x4_t b, float32x4_t c) {
     return vfmaq_f32(c, a, b);
 }
@@ -1058,8 +1061,8 @@ TARGET INLINE void FN(block)(VEC *out, int type, const unsigned char *const *row
 
 /* Pointers to VR rows from row r on, in one segment; past the end the last row is repeated,
  * and its sums are dropped. */
-TARGET INLINE void FN(rows)(const unsigned char **row, const strip *w, size_t segment, size_t r,
-                            size_t end) {
+TARGET INLINE void FN(rows)(const unsigned char **row, const weight_rows *w, size_t segment,
+                            size_t r, size_t end) {
     for (size_t i = 0; i < FN(VR); i++)
         row[i] = w->part[segment] + (r + i < end ? r + i : end - 1) * w->stride;
 }
@@ -1072,7 +1075,7 @@ TARGET INLINE void FN(dot)(VEC *sum, int type, const unsigned char *row[FN(DOT_V
     for (int v = 0; v < FN(DOT_VECS); v++) FN(block)(b[v], type, row[v], k, cols, whole);
     UNROLL
     for (size_t i = 0; i < BLOCK / LANES; i++) {
-        VEC xi = FN(spread)(x + i * LANES);
+        VEC xi = FN(broadcast4)(x + i * LANES);
         UNROLL
         for (int v = 0; v < FN(DOT_VECS); v++) sum[v] = FN(fma)(b[v][i], xi, sum[v]);
     }
@@ -1080,8 +1083,8 @@ TARGET INLINE void FN(dot)(VEC *sum, int type, const unsigned char *row[FN(DOT_V
 
 /* One token: y[r] = sum_k w[r][k] x[k]. Weights go from memory to registers once; the rows after
  * these are prefetched, to L2 as L1 is too small, in their order: memory likes one long stream. */
-TARGET INLINE void FN(dots)(int type, const strip *w, size_t begin, size_t end, const float *x,
-                            float *y) {
+TARGET INLINE void FN(matvec)(int type, const weight_rows *w, size_t begin, size_t end,
+                              const float *x, float *y) {
     enum { VECS = FN(DOT_VECS), ROWS = VECS * FN(VR) };
     const size_t bytes = ROWS * BLOCK * dtype_bytes[type]; /* of one block of all the rows */
     for (size_t r = begin; r < end; r += ROWS) {
@@ -1112,8 +1115,8 @@ TARGET INLINE void FN(dots)(int type, const strip *w, size_t begin, size_t end, 
 
 /* A register tile: the TILE_ROWS rows of a panel by `tokens` <= 6 tokens, over `steps`
  * times four columns. Its lanes wait in acc from panel to panel, so a sum keeps its order. */
-TARGET INLINE void FN(tile)(float *acc, const float *panel, const float *x, size_t steps,
-                            bool first, const size_t tokens) {
+TARGET INLINE void FN(micro_kernel)(float *acc, const float *panel, const float *x, size_t steps,
+                                    bool first, const size_t tokens) {
     enum { VECS = FN(TILE_VECS), VL = FN(VL) };
     VEC sum[TILE_TOKENS][VECS];
     UNROLL
@@ -1126,7 +1129,7 @@ TARGET INLINE void FN(tile)(float *acc, const float *panel, const float *x, size
         for (size_t v = 0; v < VECS; v++) w[v] = FN(load)(panel + v * VL);
         UNROLL
         for (size_t t = 0; t < tokens; t++) {
-            VEC xt = FN(spread)(x + t * LANES);
+            VEC xt = FN(broadcast4)(x + t * LANES);
             UNROLL
             for (size_t v = 0; v < VECS; v++) sum[t][v] = FN(fma)(w[v], xt, sum[t][v]);
         }
@@ -1136,9 +1139,9 @@ TARGET INLINE void FN(tile)(float *acc, const float *panel, const float *x, size
     for (size_t v = 0; v < VECS; v++) FN(store)(acc + (t * VECS + v) * VL, sum[t][v]);
 }
 
-/* One panel, widened into p->own->panel, against all n tokens. The panel that comes next is fetched
+/* One panel, widened into p->workspace->panel, against all n tokens. The panel that comes next is fetched
  * into the L2 cache meanwhile: some of it before each tile. */
-TARGET static void FN(tiles)(const product *p, const panel *at, float *acc) {
+TARGET static void FN(macro_kernel)(const matmul_args *p, const panel *at, float *acc) {
     enum { LINE = 64 };
     size_t run = at->count * dtype_bytes[p->w.type]; /* bytes of a row */
     size_t lines = FN(TILE_ROWS) * ((run + LINE - 1) / LINE), byte = 0;
@@ -1151,22 +1154,22 @@ TARGET static void FN(tiles)(const product *p, const panel *at, float *acc) {
             __builtin_prefetch((const void *)(next + byte), 0, 2);
             if ((byte += LINE) >= run) byte = 0, next += p->w.stride;
         }
-        const float *w = p->own->panel, *xt = x + t * steps * LANES;
+        const float *w = p->workspace->panel, *xt = x + t * steps * LANES;
         float *sums = acc + t * FN(TILE_VECS) * FN(VL);
         tokens = tile_tokens(p->n - t);
         switch (tokens) { /* each with its own unrolled body; tiles of equal size have 2 at least */
-        case 2: FN(tile)(sums, w, xt, steps, at->first, 2); break;
-        case 3: FN(tile)(sums, w, xt, steps, at->first, 3); break;
-        case 4: FN(tile)(sums, w, xt, steps, at->first, 4); break;
-        case 5: FN(tile)(sums, w, xt, steps, at->first, 5); break;
-        default: FN(tile)(sums, w, xt, steps, at->first, TILE_TOKENS);
+        case 2: FN(micro_kernel)(sums, w, xt, steps, at->first, 2); break;
+        case 3: FN(micro_kernel)(sums, w, xt, steps, at->first, 3); break;
+        case 4: FN(micro_kernel)(sums, w, xt, steps, at->first, 4); break;
+        case 5: FN(micro_kernel)(sums, w, xt, steps, at->first, 5); break;
+        default: FN(micro_kernel)(sums, w, xt, steps, at->first, TILE_TOKENS);
         }
     }
 }
 
 /* Widen the TILE_ROWS rows of a panel as tile() reads them: four columns of all the rows, then the
  * next four. */
-TARGET INLINE void FN(fill)(float *to, int type, const strip *w, const panel *at) {
+TARGET INLINE void FN(pack_panel)(float *to, int type, const weight_rows *w, const panel *at) {
     for (size_t v = 0; v < FN(TILE_VECS); v++) {
         const unsigned char *row[FN(VR)];
         FN(rows)(row, w, at->segment, at->r + v * FN(VR), at->end);
@@ -1182,8 +1185,8 @@ TARGET INLINE void FN(fill)(float *to, int type, const strip *w, const panel *at
 }
 
 /* y from the lanes of a panel's rows, of those that are wanted. */
-TARGET static void FN(add_up)(const product *p, const panel *at) {
-    const float *acc = p->own->acc + at->waiting * p->n * LANES;
+TARGET static void FN(reduce_lanes)(const matmul_args *p, const panel *at) {
+    const float *acc = p->workspace->acc + at->waiting * p->n * LANES;
     for (size_t i = 0; i < p->n * FN(TILE_VECS); i++, acc += FN(VL)) {
         size_t t = i / FN(TILE_VECS), from = at->r + i % FN(TILE_VECS) * FN(VR); /* vec i's */
         float out[FN(VR)];
@@ -1195,22 +1198,22 @@ TARGET static void FN(add_up)(const product *p, const panel *at) {
 }
 
 /* Many tokens and one panel, which is widened once and used by all of them from the L1 cache. */
-TARGET static void FN(multiply)(const product *p, const panel *at) {
-    float *to = p->own->panel;
+TARGET static void FN(multiply_panel)(const matmul_args *p, const panel *at) {
+    float *to = p->workspace->panel;
     switch (p->w.type) { /* each with its own body, in which the type is a constant */
-    case F16: FN(fill)(to, F16, &p->w, at); break;
-    case BF16: FN(fill)(to, BF16, &p->w, at); break;
-    default: FN(fill)(to, F32, &p->w, at);
+    case F16: FN(pack_panel)(to, F16, &p->w, at); break;
+    case BF16: FN(pack_panel)(to, BF16, &p->w, at); break;
+    default: FN(pack_panel)(to, F32, &p->w, at);
     }
-    FN(tiles)(p, at, p->own->acc + at->waiting * p->n * LANES);
+    FN(macro_kernel)(p, at, p->workspace->acc + at->waiting * p->n * LANES);
 }
 
 /* Generation reads weights once and has nothing to share; a prompt shares each panel. What one
  * token needs from memory, more than the caches hold, comes faster to narrower registers: 95% of
  * what a core can read. */
-TARGET static void FN(matmul)(const product *p, size_t begin, size_t end) {
+TARGET static void FN(matmul)(const matmul_args *p, size_t begin, size_t end) {
     if (p->n > 1) {
-        each_panel(p, begin, end, FN(TILE_ROWS), FN(multiply), FN(add_up));
+        matmul_blocked(p, begin, end, FN(TILE_ROWS), FN(multiply_panel), FN(reduce_lanes));
         return;
     }
 #if LLAMA_PASS == 3
@@ -1221,9 +1224,9 @@ TARGET static void FN(matmul)(const product *p, size_t begin, size_t end) {
     }
 #endif
     switch (p->w.type) {
-    case F16: FN(dots)(F16, &p->w, begin, end, p->x, p->y); break;
-    case BF16: FN(dots)(BF16, &p->w, begin, end, p->x, p->y); break;
-    default: FN(dots)(F32, &p->w, begin, end, p->x, p->y);
+    case F16: FN(matvec)(F16, &p->w, begin, end, p->x, p->y); break;
+    case BF16: FN(matvec)(BF16, &p->w, begin, end, p->x, p->y); break;
+    default: FN(matvec)(F32, &p->w, begin, end, p->x, p->y);
     }
 }
 
@@ -1232,7 +1235,7 @@ TARGET static void FN(rmsnorm)(float *y, const float *x, const weight *w, float 
     const unsigned char *row = (const unsigned char *)x; /* a matrix of one row */
     size_t n = w->cols, i = 0;
     float ss;
-    FN(matmul)(&(product){{&row, 1, n, n * sizeof *x, F32}, x, &ss, 1, 1, NULL}, 0, 1);
+    FN(matmul)(&(matmul_args){{&row, 1, n, n * sizeof *x, F32}, x, &ss, 1, 1, NULL}, 0, 1);
     float r = 1.0f / sqrtf(ss / (float)n + eps);
     for (; i + FN(VL) <= n; i += FN(VL)) { /* the norm's weights, widened a vec at a time */
         float f[FN(VL)];
@@ -1266,9 +1269,9 @@ TARGET INLINE void FN(softmax)(float *x, size_t n) {
 
 /* y[t][d] += sum_j p[t][j] v[j][d], begin <= j < end ascending, for `rows` tokens and `vecs` VL
  * elements d; from +0 if begin is 0. ldy and ldp are floats from token to token. */
-TARGET INLINE void FN(mix)(float *y, size_t ldy, const float *p, size_t ldp, const float *v,
-                           size_t head_dim, size_t begin, size_t end, const int rows,
-                           const int vecs) {
+TARGET INLINE void FN(weighted_sum)(float *y, size_t ldy, const float *p, size_t ldp,
+                                    const float *v, size_t head_dim, size_t begin, size_t end,
+                                    const int rows, const int vecs) {
     VEC sum[TILE_TOKENS][2 * FN(TILE_VECS)];
     UNROLL
     for (int t = 0; t < rows; t++) UNROLL
@@ -1292,52 +1295,52 @@ TARGET INLINE void FN(mix)(float *y, size_t ldy, const float *p, size_t ldp, con
 
 /* The same for all elements d of a head; rows is 1 or TILE_TOKENS. One row has registers for more
  * elements at a time, so that memory is read more nearly in its order. */
-TARGET INLINE void FN(mix_head)(const view *a, size_t t, const float *p, size_t ldp, size_t begin,
-                                size_t end, const int rows) {
+TARGET INLINE void FN(weighted_sum_head)(const attention_args *a, size_t t, const float *p,
+                                         size_t ldp, size_t begin, size_t end, const int rows) {
     enum { WIDE = FN(TILE_VECS) * FN(VL) };
     float *y = a->y + t * a->ld;
     size_t d = begin < end ? 0 : a->head_dim; /* nothing to add? */
     p += t * ldp;
-    for (; rows == 1 && d + 2 * WIDE <= a->head_dim; d += 2 * WIDE)
-        FN(mix)(y + d, a->ld, p, ldp, a->values + d, a->head_dim, begin, end, 1, 2 * FN(TILE_VECS));
-    for (; d + WIDE <= a->head_dim; d += WIDE)
-        FN(mix)(y + d, a->ld, p, ldp, a->values + d, a->head_dim, begin, end, rows, FN(TILE_VECS));
+    for (; rows == 1 && d + 2 * WIDE <= a->head_dim; d += 2 * WIDE) FN(weighted_sum)
+    (y + d, a->ld, p, ldp, a->values + d, a->head_dim, begin, end, 1, 2 * FN(TILE_VECS));
+    for (; d + WIDE <= a->head_dim; d += WIDE) FN(weighted_sum)
+    (y + d, a->ld, p, ldp, a->values + d, a->head_dim, begin, end, rows, FN(TILE_VECS));
     for (; d + FN(VL) <= a->head_dim; d += FN(VL))
-        FN(mix)(y + d, a->ld, p, ldp, a->values + d, a->head_dim, begin, end, rows, 1);
+        FN(weighted_sum)(y + d, a->ld, p, ldp, a->values + d, a->head_dim, begin, end, rows, 1);
     if (d == a->head_dim) return;
     float rest[TILE_TOKENS][FN(VL)] = {{0}}; /* less than a vec is left; what is behind goes */
     size_t bytes = (a->head_dim - d) * sizeof(float);
     for (int r = 0; r < rows; r++) memcpy(rest[r], y + (size_t)r * a->ld + d, bytes);
-    FN(mix)(rest[0], FN(VL), p, ldp, a->values + d, a->head_dim, begin, end, rows, 1);
+    FN(weighted_sum)(rest[0], FN(VL), p, ldp, a->values + d, a->head_dim, begin, end, rows, 1);
     for (int r = 0; r < rows; r++) memcpy(y + (size_t)r * a->ld + d, rest[r], bytes);
 }
 
 /* y = softmax(q K^T / sqrt(head_dim)) V. The scores are a matrix product whose weights are the
  * keys; some positions' values are mixed at a time, for all tokens from the L1 cache. Tokens of
  * a tile differ in how far they see: the last few positions are mixed one by one. */
-TARGET static void FN(attend)(const view *a) {
+TARGET static void FN(attend)(const attention_args *a) {
     enum { SOME = 64, TILE = TILE_TOKENS };
     const unsigned char *keys = (const unsigned char *)a->keys;
-    size_t most = a->n + a->rows - 1, ld = padded(most), end;
-    float *p = a->own->scores, root = sqrtf((float)a->head_dim);
-    pack(a->own->queries, a->q, a->ld, a->rows, a->head_dim);
-    strip k = {&keys, 1, a->head_dim, a->head_dim * sizeof(float), F32};
-    product scores = {k, a->own->queries, p, ld, a->rows, a->own};
-    FN(matmul)(&scores, 0, most);
+    size_t positions = a->n + a->rows - 1, ld = padded(positions), end;
+    float *p = a->workspace->scores, root = sqrtf((float)a->head_dim);
+    pack(a->workspace->queries, a->q, a->ld, a->rows, a->head_dim);
+    weight_rows k = {&keys, 1, a->head_dim, a->head_dim * sizeof(float), F32};
+    matmul_args scores = {k, a->workspace->queries, p, ld, a->rows, a->workspace};
+    FN(matmul)(&scores, 0, positions);
     for (size_t t = 0; t < a->rows; t++) {
         for (size_t i = 0; i < a->n + t; i++) p[t * ld + i] /= root;
         FN(softmax)(p + t * ld, a->n + t);
     }
-    for (size_t begin = 0; begin < most; begin = end) {
-        end = most - begin < SOME ? most : begin + SOME;
+    for (size_t begin = 0; begin < positions; begin = end) {
+        end = positions - begin < SOME ? positions : begin + SOME;
         for (size_t t = 0, tile; t < a->rows; t += tile) {
             size_t seen = a->n + t < end ? a->n + t : end; /* by each token of the tile */
             tile = a->rows - t < TILE ? 1 : TILE;
-            if (tile == TILE) FN(mix_head)(a, t, p, ld, begin, seen, TILE);
+            if (tile == TILE) FN(weighted_sum_head)(a, t, p, ld, begin, seen, TILE);
             for (size_t r = 0; r < tile; r++) {
                 size_t own = a->n + t + r < end ? a->n + t + r : end, from = begin;
                 if (tile == TILE && seen > begin) from = seen;
-                FN(mix_head)(a, t + r, p, ld, from, own, 1);
+                FN(weighted_sum_head)(a, t + r, p, ld, from, own, 1);
             }
         }
     }
@@ -1408,7 +1411,7 @@ AMX static void pack_amx(float *to, const float *x, size_t ldx, size_t n, size_t
 }
 
 /* The TILED rows of a panel, in parts, at `to`; past the last row it is repeated. */
-AMX INLINE void split_rows_amx(unsigned char *to, int type, const strip *w, const panel *p) {
+AMX INLINE void split_rows_amx(unsigned char *to, int type, const weight_rows *w, const panel *p) {
     for (size_t i = 0; i < TILED; i++) {
         size_t r = p->r + i < p->end ? p->r + i : p->end - 1;
         const unsigned char *row = w->part[p->segment] + r * w->stride + 2 * p->k;
@@ -1465,13 +1468,13 @@ AMX INLINE void block_amx(int type, float *acc, const unsigned char *w, const un
 }
 
 /* Where the sums of a panel's rows wait; tokens are counted in whole tiles. */
-static float *waiting_amx(const product *p, const panel *at, size_t *tokens) {
+static float *waiting_amx(const matmul_args *p, const panel *at, size_t *tokens) {
     *tokens = (p->n + TILED - 1) / TILED * TILED;
-    return p->own->acc + at->waiting * *tokens;
+    return p->workspace->acc + at->waiting * *tokens;
 }
 
 /* The wanted rows of a panel, for all tokens, from their tiles [row][token]. */
-static void unpack_amx(const product *p, const panel *at) {
+static void unpack_amx(const matmul_args *p, const panel *at) {
     size_t tokens;
     const float *acc = waiting_amx(p, at, &tokens);
     for (size_t i = 0; i < TILED * tokens; i++) {
@@ -1483,12 +1486,12 @@ static void unpack_amx(const product *p, const panel *at) {
 }
 
 /* One panel by all tokens; what comes next is fetched meanwhile. */
-AMX INLINE void multiply_panel_amx(int type, const product *p, const panel *at) {
-    const strip *w = &p->w;
+AMX INLINE void multiply_panel_amx(int type, const matmul_args *p, const panel *at) {
+    const weight_rows *w = &p->w;
     size_t tokens, steps = at->count / TILED;
     float *acc = waiting_amx(p, at, &tokens);
     size_t groups = tokens / TILED, column = at->segment * w->cols + at->k;
-    unsigned char *parts = (unsigned char *)p->own->panel;
+    unsigned char *parts = (unsigned char *)p->workspace->panel;
     const unsigned char *x = (const unsigned char *)p->x + column * groups / TILED * X_BYTES;
     if (at->first) memset(acc, 0, TILED * tokens * sizeof *acc);
     split_rows_amx(parts, type, w, at);
@@ -1500,13 +1503,13 @@ AMX INLINE void multiply_panel_amx(int type, const product *p, const panel *at) 
     }
 }
 
-AMX static void multiply_amx(const product *p, const panel *at) {
+AMX static void multiply_amx(const matmul_args *p, const panel *at) {
     if (p->w.type == F16) multiply_panel_amx(F16, p, at);
     else multiply_panel_amx(BF16, p, at);
 }
 
 /* Tiles of 16 rows of 64 bytes, set up and given back for each piece of work. */
-AMX static void matmul_amx(const product *p, size_t begin, size_t end) {
+AMX static void matmul_amx(const matmul_args *p, size_t begin, size_t end) {
     if (!is_tiled(p->w.type, p->n, p->w.cols)) {
         matmul_avx512(p, begin, end);
         return;
@@ -1518,7 +1521,7 @@ AMX static void matmul_amx(const product *p, size_t begin, size_t end) {
     } config = {.palette = 1};
     for (int i = 0; i < 8; i++) config.bytes[i] = TILE_LD, config.rows[i] = SIDE;
     _tile_loadconfig(&config);
-    each_panel(p, begin, end, TILED, multiply_amx, unpack_amx);
+    matmul_blocked(p, begin, end, TILED, multiply_amx, unpack_amx);
     _tile_release();
 }
 
@@ -1646,7 +1649,7 @@ LLAMAC_INLINE bool llamac_is(const char *text, size_t n, const char *want) {
 
 /* Overlong forms, surrogates and values over U+10FFFF are no characters. */
 LLAMAC_INLINE size_t llamac_utf8_next(const char *text, size_t n, int32_t *number) {
-    static const int32_t least[] = {0, 0, 0x80, 0x800, 0x10000};
+    static const int32_t min[] = {0, 0, 0x80, 0x800, 0x10000};
     const unsigned char *s = (const unsigned char *)text;
     size_t want = s[0] >= 0xf0 ? 4 : s[0] >= 0xe0 ? 3 : s[0] >= 0x80 ? 2 : 1;
     *number = -1;
@@ -1656,12 +1659,12 @@ LLAMAC_INLINE size_t llamac_utf8_next(const char *text, size_t n, int32_t *numbe
         if ((s[i] & 0xc0) != 0x80) return 1;
         code = code << 6 | (s[i] & 0x3f);
     }
-    if (code < least[want] || code > 0x10ffff || (code >= 0xd800 && code < 0xe000)) return 1;
+    if (code < min[want] || code > 0x10ffff || (code >= 0xd800 && code < 0xe000)) return 1;
     *number = code;
     return want;
 }
 
-LLAMAC_INLINE bool llamac_acts(int32_t c) {
+LLAMAC_INLINE bool llamac_is_control(int32_t c) {
     return c < ' ' || (c >= 0x7f && c < 0xa0) || c == 0x61c || c == 0x200e || c == 0x200f ||
            (c >= 0x202a && c <= 0x202e) || (c >= 0x2066 && c <= 0x2069);
 }
@@ -1703,10 +1706,10 @@ LLAMAC_INLINE void *llamac_new(llamac_arena *a, uint64_t count, uint64_t size) {
     size_t need = ((size_t)bytes + 15) / 16 * 16;
     llamac_block *b = a->last;
     if (!b || b->bytes - b->used < need) {
-        size_t room = LLAMAC_ALIGNMENT + (need > LLAMAC_CHUNK / 4 ? need : LLAMAC_CHUNK);
-        b = (llamac_block *)a->allocator.alloc(a->allocator.user, room, LLAMAC_ALIGNMENT);
+        size_t capacity = LLAMAC_ALIGNMENT + (need > LLAMAC_CHUNK / 4 ? need : LLAMAC_CHUNK);
+        b = (llamac_block *)a->allocator.alloc(a->allocator.user, capacity, LLAMAC_ALIGNMENT);
         if (!b) return NULL;
-        *b = (llamac_block){a->last, room, LLAMAC_ALIGNMENT};
+        *b = (llamac_block){a->last, capacity, LLAMAC_ALIGNMENT};
         a->last = b;
     }
     void *p = (char *)b + b->used;
@@ -1736,7 +1739,7 @@ __attribute__((format(printf, 3, 4))) LLAMAC_INLINE int llamac_fail(llama_error 
     for (size_t i = 0, n = strlen(err->text), size; i < n; i += size) {
         int32_t c;
         size = llamac_utf8_next(err->text + i, n - i, &c);
-        if (llamac_acts(c)) memset(err->text + i, '?', size); /* a name may not act */
+        if (llamac_is_control(c)) memset(err->text + i, '?', size); /* a name may not act */
     }
     return status;
 }
@@ -2238,7 +2241,7 @@ LLAMAC_INLINE long llamac_cgroup_quota(const char *folder, bool v2) {
  * limit. Each line of `proc` is "number:controllers:/path"; version 2 lists no controllers. */
 LLAMAC_INLINE long llamac_cgroup_cores(const char *proc, const char *sys) {
     char lines[LLAMAC_PATH_BYTES], folder[LLAMAC_PATH_BYTES], *rest = lines, *line;
-    long least = 0, cores;
+    long min = 0, cores;
     llamac_read_small(proc, lines, sizeof lines);
     while ((line = strsep(&rest, "\n")) != NULL) {
         const char *path = strchr(line, '/');
@@ -2250,11 +2253,11 @@ LLAMAC_INLINE long llamac_cgroup_cores(const char *proc, const char *sys) {
         if (n < 0 || n >= (int)sizeof folder) continue;
         for (char *slash = folder; slash; slash = strrchr(folder + root, '/')) {
             if (slash != folder) *slash = 0; /* go up; in a container the path may be the host's */
-            if ((cores = llamac_cgroup_quota(folder, v2)) > 0 && (least == 0 || cores < least))
-                least = cores;
+            if ((cores = llamac_cgroup_quota(folder, v2)) > 0 && (min == 0 || cores < min))
+                min = cores;
         }
     }
-    return least;
+    return min;
 }
 
 LLAMAC_INLINE int llamac_cores(void) {
@@ -2312,13 +2315,13 @@ LLAMAC_INLINE int llamac_join(char out[LLAMAC_PATH_BYTES], const char *folder, c
     return llamac_fail(err, LLAMA_EINVAL, "%.300s: the path is too long", folder);
 }
 
-/* Read all of a file of at most `most` bytes into an arena; *c is then on it. */
+/* Reads a file of up to max_bytes into the arena and points *c at it. */
 LLAMAC_INLINE int llamac_read_file(llamac_cursor *c, llamac_arena *arena, const char *path,
-                                   uint64_t most, llama_error *err) {
+                                   uint64_t max_bytes, llama_error *err) {
     llamac_file f;
     int status = llamac_open_file(&f, path, err);
     if (status) return status;
-    size_t n = f.size <= most ? (size_t)f.size : 0;
+    size_t n = f.size <= max_bytes ? (size_t)f.size : 0;
     void *to = n ? llamac_new(arena, n, 1) : NULL;
     if (!n)
         status = llamac_fail(err, LLAMA_EFORMAT, "%s: is too large for what it should be", path);
@@ -2337,7 +2340,7 @@ LLAMAC_INLINE int llamac_read_file(llamac_cursor *c, llamac_arena *arena, const 
  * .json or .bin, or from inside GGUF, has at most so many pieces, and keeps a copy of what it
  * needs. */
 
-LLAMAC_SHARED int llamac_vocab_parse(llamac_vocab **, llamac_cursor bytes, size_t most,
+LLAMAC_SHARED int llamac_vocab_parse(llamac_vocab **, llamac_cursor bytes, size_t max_pieces,
                                      const char *file, llamac_arena *, llama_error *);
 /* What the pairs of a GGUF file say of the vocabulary: noted as they come, then gathered; *out
  * stays NULL where there is none. */
@@ -2346,7 +2349,7 @@ typedef struct {
     double bos, eos, space_in_front; /* the last: add_space_prefix */
 } llamac_gguf_vocab;
 LLAMAC_SHARED void llamac_vocab_note(llamac_gguf_vocab *, const llamac_pair *);
-LLAMAC_SHARED int llamac_vocab_gather(llamac_vocab **out, llamac_gguf_vocab *, size_t most,
+LLAMAC_SHARED int llamac_vocab_gather(llamac_vocab **out, llamac_gguf_vocab *, size_t max_pieces,
                                       const char *file, llamac_arena *, llama_error *);
 
 LLAMAC_SHARED int32_t llamac_vocab_bos(const llamac_vocab *);
@@ -2355,7 +2358,7 @@ LLAMAC_SHARED ptrdiff_t llamac_encode(const llamac_vocab *, const llama_allocato
                                       const char *text, size_t n, unsigned flags, int32_t *out,
                                       size_t cap);
 LLAMAC_SHARED const char *llamac_piece(const llamac_vocab *, int32_t token, size_t *n);
-LLAMAC_SHARED size_t llamac_decode(const llamac_vocab *, llama_utf8 *, int32_t token,
+LLAMAC_SHARED size_t llamac_decode(const llamac_vocab *, llama_decoder *, int32_t token,
                                    char out[LLAMA_TEXT_MAX]);
 #endif /* LLAMAC_COMMON */
 
@@ -2649,37 +2652,37 @@ typedef struct {                                        /* what _rebuild_tensor_
     const storage *storage;                             /* whose elements it shows */
     uint64_t offset, shape[MAX_DIMS], stride[MAX_DIMS]; /* in elements */
     int dims;                                           /* how many of shape and stride */
-} view_of;
+} pickled_tensor;
 
 typedef struct value {
     value_kind kind;
     uint32_t n; /* bytes of a string, items of a tuple */
     union {
-        int64_t integer;           /* P_INT; P_GLOBAL, P_DICT, P_LIST: which */
-        const char *text;          /* P_TEXT: in the mapped file */
-        const struct value *items; /* P_TUPLE */
-        const storage *storage;    /* P_STORE */
-        const view_of *tensor;     /* P_TENSOR */
+        int64_t integer;              /* P_INT; P_GLOBAL, P_DICT, P_LIST: which */
+        const char *text;             /* P_TEXT: in the mapped file */
+        const struct value *items;    /* P_TUPLE */
+        const storage *storage;       /* P_STORE */
+        const pickled_tensor *tensor; /* P_TENSOR */
     };
 } value;
 
-typedef struct named {     /* dict[name] = tensor; or a list's item, a name without a tensor */
-    struct named *next;    /* the one named before */
-    int64_t dict;          /* its number, or the list's */
-    const char *name;      /* in the mapped file */
-    size_t length;         /* in bytes */
-    const view_of *tensor; /* NULL in a list */
+typedef struct named {  /* dict[name] = tensor; or a list's item, a name without a tensor */
+    struct named *next; /* the one named before */
+    int64_t dict;       /* its number, or the list's */
+    const char *name;   /* in the mapped file */
+    size_t length;      /* in bytes */
+    const pickled_tensor *tensor; /* NULL in a list */
 } named;
 
 typedef struct {
-    torch_file *z;            /* whose pickle it is */
-    llamac_cursor c;          /* the program, from the next opcode on */
-    value stack[STACK_MAX];   /* [depth] in use */
-    size_t depth;             /* values on the stack */
-    value *memo;              /* [n_memo] that the program numbered, to use again */
-    size_t n_memo, room_memo; /* numbered; allocated */
-    int64_t n_dicts;          /* dicts and lists made so far: their numbers */
-    uint64_t made;            /* bytes of memory */
+    torch_file *z;                /* whose pickle it is */
+    llamac_cursor c;              /* the program, from the next opcode on */
+    value stack[STACK_MAX];       /* [depth] in use */
+    size_t depth;                 /* values on the stack */
+    value *memo;                  /* [n_memo] that the program numbered, to use again */
+    size_t n_memo, memo_capacity; /* numbered; allocated */
+    int64_t n_dicts;              /* dicts and lists made so far: their numbers */
+    uint64_t made;                /* bytes of memory */
     /* what it was all for */
     int64_t dict;            /* which dict or list the result is */
     named *names;            /* the last one first */
@@ -2833,9 +2836,9 @@ static bool push_tensor(pickle *p, value args) {
         shape.kind != P_TUPLE || stride.kind != P_TUPLE || shape.n != stride.n ||
         shape.n > MAX_DIMS)
         return pickle_fail(p, "a tensor is malformed");
-    view_of *t = pickle_new(p, 1, sizeof *t);
+    pickled_tensor *t = pickle_new(p, 1, sizeof *t);
     if (!t) return false;
-    *t = (view_of){from.storage, (uint64_t)offset.integer, {0}, {0}, (int)shape.n};
+    *t = (pickled_tensor){from.storage, (uint64_t)offset.integer, {0}, {0}, (int)shape.n};
     for (size_t i = 0; i < shape.n; i++) {
         value size = item(shape, i), step = item(stride, i);
         if (size.kind != P_INT || step.kind != P_INT || size.integer < 1 || step.integer < 0)
@@ -2857,7 +2860,7 @@ static bool reduce(pickle *p) {
 }
 
 /* Note a name in the dict or list on top. */
-static bool add_name(pickle *p, value name, const view_of *t) {
+static bool add_name(pickle *p, value name, const pickled_tensor *t) {
     named *e = pickle_new(p, 1, sizeof *e);
     if (!e) return false;
     *e = (named){p->names, p->stack[p->depth - 1].integer, name.text, name.n, t};
@@ -2895,12 +2898,12 @@ static bool append_items(pickle *p, const value *from, size_t n) {
 static bool memoize(pickle *p, uint64_t index) {
     if (p->depth == 0 || index > p->n_memo + 1 || index >= MEMO_MAX)
         return pickle_fail(p, "the memo is used out of order");
-    if (index + 1 > p->room_memo) {
+    if (index + 1 > p->memo_capacity) {
         value *more = pickle_new(p, 2 * index + 64, sizeof *more);
         if (!more) return false;
         if (p->n_memo) memcpy(more, p->memo, p->n_memo * sizeof *more);
         p->memo = more;
-        p->room_memo = 2 * index + 64;
+        p->memo_capacity = 2 * index + 64;
     }
     p->memo[index] = p->stack[p->depth - 1];
     if (index >= p->n_memo) p->n_memo = index + 1;
@@ -3054,7 +3057,7 @@ static int legacy_read(torch_file *z, pickle *p) {
  * steps: of a matrix with rows of 8 in memory, stride (8, 1), over the 7 steps of a row; that is so
  * too if it was transposed, (1, 8), or has gaps, (10, 1). PyTorch can make others, by expand(),
  * which no model has as weights. What it reaches is known not to overflow. */
-static bool overlaps_itself(const view_of *v) {
+static bool overlaps_itself(const pickled_tensor *v) {
     for (int d = 0; d < v->dims; d++) {
         uint64_t inner = 0;
         for (int i = 0; i < v->dims; i++)
@@ -3067,7 +3070,7 @@ static bool overlaps_itself(const view_of *v) {
 
 /* One of the tensors that were named: its bytes, if its storage has all of them. */
 static int torch_tensor(torch_file *z, const named *e) {
-    const view_of *v = e->tensor;
+    const pickled_tensor *v = e->tensor;
     const storage *s = v->storage;
     tensor t = {.name = e->name, .length = e->length, .type = s->type, .dims = v->dims};
     const entry *stored = find_storage(z, s->key, s->key_length);
@@ -3474,8 +3477,8 @@ static int md5_list(const char *folder, const char *list, llamac_arena *scratch,
  *   gguf         one file with everything in it, the vocabulary too, or several such
  *   llama2.c     seven numbers and float32 in a fixed order; no names
  *
- * Opening goes: the parameters, by follow(); the files mapped, by add_file(); their tensors bound
- * to weights by name, by bind_file(); each checked and put in its place, by place(). */
+ * Opening goes: the parameters, by apply_setting(); the files mapped, by add_file(); their tensors bound
+ * to weights by name, by bind_file(); each checked and put in its place, by bind_weight(). */
 enum { META, HUGGING_FACE, GGUF, NAMED_FORMATS, LLAMA2C = NAMED_FORMATS }; /* llama.format */
 static const char *const format_names[] = {"meta", "huggingface", "gguf", "llama2.c"};
 
@@ -3488,7 +3491,7 @@ typedef double params[PARAMS];
 static const struct {
     const char *key[NAMED_FORMATS]; /* "": the format has none */
     char kind;                      /* '1' a whole number, '0' any, 't' true or false */
-    double least, most;
+    double min, max;
 } param_keys[PARAMS] = {
     /* clang-format off */
     [DIM] = {{"dim", "hidden_size", "embedding_length"}, '1', 2, MAX_WIDTH},
@@ -3556,23 +3559,24 @@ static int not_llama(const char *file, const llamac_pair *s, llama_error *err) {
 static int put_param(params p, size_t i, const char *key, const llamac_value *v, const char *file,
                      llama_error *err) {
     char want = param_keys[i].kind;
-    double least = param_keys[i].least, most = param_keys[i].most;
+    double min = param_keys[i].min, max = param_keys[i].max;
     double number = v->kind == '0' ? v->number : v->kind == 't';
     bool whole = v->type != GGUF_FLOAT && v->type != GGUF_DOUBLE; /* as GGUF stores it */
     bool right = want == 't' ? v->kind == 't' || v->kind == 'f' : v->kind == '0';
     if (v->kind == '0' && v->type != GGUF_NONE) right &= whole == (want == '1');
-    if (!right || !(number >= least && number <= most) ||
+    if (!right || !(number >= min && number <= max) ||
         (want == '1' && number != (double)(long)number))
         return llamac_fail(
             err, LLAMA_EFORMAT,
             "%s: '%s' must be a%s number from %.10g to %.10g; use the file the model came with",
-            file, key, want == '1' ? " whole" : "", least, most);
+            file, key, want == '1' ? " whole" : "", min, max);
     p[i] = number;
     return LLAMA_OK;
 }
 
 /* Follow a setting, or leave it if it is one we need not know; null is as good as absent. */
-static int follow(params p, int format, const llamac_pair *s, const char *file, llama_error *err) {
+static int apply_setting(params p, int format, const llamac_pair *s, const char *file,
+                         llama_error *err) {
     bool known = false, wanted = false;
     const llamac_value *v = &s->value;
     if (v->kind == 'n' || v->kind == '[') return LLAMA_OK;
@@ -3663,23 +3667,23 @@ static const struct {
 static size_t row_of(size_t i) { return i < OUTSIDE ? i : OUTSIDE + (i - OUTSIDE) % INSIDE; }
 static size_t layer_of(size_t i) { return (i - OUTSIDE) / INSIDE; }
 
-/* Weight i of a model; only place() writes to it. */
+/* Weight i of a model; only bind_weight() writes to it. */
 static const weight *nth_weight(const llama *m, size_t i) {
     const char *base = i < OUTSIDE ? (const char *)m : (const char *)&m->layers[layer_of(i)];
     return (const weight *)(const void *)(base + binding[row_of(i)].at);
 }
 
-typedef struct {          /* a model whose weights are being found */
-    llama *m;             /* to be filled in */
-    params p;             /* as the files say */
-    const char *path;     /* the folder or file as it was given */
-    const char *about;    /* the file that has the parameters */
-    size_t parts;         /* shards: pieces of a weight */
-    tensor **tensors;     /* [OUTSIDE + n_layers * INSIDE][parts] as matrices; NULL: not found */
-    size_t sizes[DIMS];   /* what the letters of shapes stand for */
-    uint64_t gathered;    /* bytes copied */
-    llamac_arena scratch; /* freed once the model is open */
-    llama_error *err;     /* the caller's */
+typedef struct {             /* a model whose weights are being found */
+    llama *m;                /* to be filled in */
+    params p;                /* as the files say */
+    const char *path;        /* the folder or file as it was given */
+    const char *params_file; /* the file that has the parameters */
+    size_t parts;            /* shards: pieces of a weight */
+    tensor **tensors;        /* [OUTSIDE + n_layers * INSIDE][parts] as matrices; NULL: not found */
+    size_t sizes[DIMS];      /* what the letters of shapes stand for */
+    uint64_t gathered;       /* bytes copied */
+    llamac_arena scratch;    /* freed once the model is open */
+    llama_error *err;        /* the caller's */
 } binder;
 
 /* The number of the weight a tensor's name means; SIZE_MAX: none. *ignored: it changes
@@ -3784,7 +3788,7 @@ static int sizes_from_tensors(binder *b) {
             "%s: %zu embeddings and a hidden width of %zu over %zu shards are not what "
             "%s wants (vocab_size %.0f, hidden %llu); a shard is missing or the two are "
             "not of one model",
-            b->path, m->vocab_size, m->hidden, b->parts, b->about, p[VOCAB],
+            b->path, m->vocab_size, m->hidden, b->parts, b->params_file, p[VOCAB],
             (unsigned long long)want);
     size_t sizes[DIMS] = {1, m->dim, m->hidden, m->vocab_size, m->kv_dim};
     memcpy(b->sizes, sizes, sizeof sizes);
@@ -3805,7 +3809,7 @@ static int check_tensor(const binder *b, size_t i, size_t k, size_t rows, size_t
             b->err, LLAMA_EFORMAT,
             "%s: %s is [%llu][%llu], not the [%zu][%zu] of %s; the two are not of one model", file,
             name, (unsigned long long)t->shape[0], (unsigned long long)t->shape[1], rows, cols,
-            b->about);
+            b->params_file);
     if (t->type != first->type)
         return llamac_fail(b->err, LLAMA_EFORMAT,
                            "%s: %s is %s, in the first shard %s; the shards are not of one model",
@@ -3816,7 +3820,7 @@ static int check_tensor(const binder *b, size_t i, size_t k, size_t rows, size_t
 /* Copy the tensors of w into one matrix in the arena: only for what cannot be used in place,
  * elements that are not neighbours and columns divided into parts that are not whole
  * blocks. */
-static const unsigned char *gather(llama *m, const weight *w, tensor *const *from) {
+static const unsigned char *copy_weight(llama *m, const weight *w, tensor *const *from) {
     size_t size = dtype_bytes[w->type];
     size_t down = w->split == BY_ROWS ? w->rows / w->parts : w->rows;
     size_t wide = w->split == BY_COLUMNS ? w->cols / w->parts : w->cols;
@@ -3831,7 +3835,7 @@ static const unsigned char *gather(llama *m, const weight *w, tensor *const *fro
 }
 
 /* Check weight i against the table and put it in its place. */
-static int place(binder *b, size_t i) {
+static int bind_weight(binder *b, size_t i) {
     llama *m = b->m;
     size_t row = row_of(i), parts = b->parts;
     weight *w = (weight *)(uintptr_t)nth_weight(m, i);
@@ -3866,7 +3870,7 @@ static int place(binder *b, size_t i) {
         if (b->gathered > m->file_bytes)
             return llamac_fail(b->err, LLAMA_EFORMAT,
                                "%s: its tensors overlap; it is not a checkpoint", b->path);
-        if (!(part[0] = gather(m, w, from))) return llamac_out_of_memory(b->err, b->path);
+        if (!(part[0] = copy_weight(m, w, from))) return llamac_out_of_memory(b->err, b->path);
         w->parts = 1;
         w->split = WHOLE;
     }
@@ -3878,7 +3882,7 @@ static int place(binder *b, size_t i) {
     return LLAMA_OK;
 }
 
-/* With the shape known: room for what will be found. */
+/* With the shape known: capacity for what will be found. */
 static int begin_binding(binder *b, size_t parts) {
     llama *m = b->m;
     enum { NAMED = 16, ELEMENT = 2 }; /* bytes at least, of a part with its name; each has D */
@@ -3899,7 +3903,7 @@ static int end_binding(binder *b) {
     int status = sizes_from_tensors(b);
     if (b->p[TIED] > 0) b->tensors[OUTPUT] = b->tensors[EMBEDDINGS];
     for (size_t i = 0; i < OUTSIDE + b->m->n_layers * INSIDE && status == LLAMA_OK; i++)
-        status = place(b, i);
+        status = bind_weight(b, i);
     return status;
 }
 
@@ -3954,7 +3958,7 @@ static int read_params(binder *b, const char *name) {
         llamac_pair s = {j.key[key].text, j.key[key].n, j.value};
         if (b->m->format == META && (j.value.kind == '{' || j.value.kind == '['))
             status = not_llama(path, &s, b->err);
-        else if (followed) status = follow(b->p, b->m->format, &s, path, b->err);
+        else if (followed) status = apply_setting(b->p, b->m->format, &s, path, b->err);
     }
     if (status == LLAMA_OK && (!object || j.c.bad))
         status = llamac_fail(
@@ -3962,7 +3966,7 @@ static int read_params(binder *b, const char *name) {
             "%s: is not a JSON object, as byte %zu shows; use the one the model came with", path,
             (size_t)(j.c.at - begin));
     if (status == LLAMA_OK) status = params_apply(b->m, b->p, path, b->err);
-    b->about = name;
+    b->params_file = name;
     return status;
 }
 
@@ -4060,11 +4064,12 @@ static int gguf_params(binder *b, llamac_gguf_vocab *v) {
     int status = gguf_open(&g, &a);
     for (uint64_t i = 0; i < g.n_pairs && status == LLAMA_OK; i++) {
         if (!gguf_next(&g, &p)) return bad_archive(&a, "its list of keys is damaged");
-        status = follow(b->p, GGUF, &p, b->path, b->err); /* whole names: what it must be */
+        status = apply_setting(b->p, GGUF, &p, b->path, b->err); /* whole names: what it must be */
         has_name |= llamac_is(p.key, p.length, "general.architecture");
         if (status == LLAMA_OK && p.length > PREFIX && memcmp(p.key, prefix, PREFIX) == 0) {
             llamac_pair s = {p.key + PREFIX, p.length - PREFIX, p.value};
-            status = follow(b->p, GGUF, &s, b->path, b->err); /* the rest of the name: a number */
+            status =
+                apply_setting(b->p, GGUF, &s, b->path, b->err); /* the rest of the name: a number */
         }
         llamac_vocab_note(v, &p);
     }
@@ -4093,7 +4098,7 @@ static int add_splits(binder *b) {
 /* `vocabulary`: the one inside is wanted, no other having been given. */
 static int open_gguf(binder *b, bool vocabulary) {
     llamac_gguf_vocab v = {.bos = 1, .eos = 2, .space_in_front = 1};
-    b->about = "its header";
+    b->params_file = "its header";
     int status = gguf_params(b, &v);
     if (status == LLAMA_OK) status = add_splits(b);
     if (status == LLAMA_OK) status = begin_binding(b, 1);
@@ -4180,7 +4185,7 @@ static int open_llama2c(binder *b) {
     llama *m = b->m;
     llamac_cursor c = llamac_cursor_on(m->files[0].data, m->files[0].size);
     int version = 0, status = llama2c_params(b, &c, &version);
-    b->about = "its header";
+    b->params_file = "its header";
     if (status == LLAMA_OK) status = begin_binding(b, 1);
     if (status) return status;
     for (int i = 0; i < BINDINGS && status == LLAMA_OK; i++) {
@@ -4315,7 +4320,7 @@ LLAMAC_API int llama_open(llama **model, const char *path, const llama_options *
     if (!m) return llamac_out_of_memory(err, path);
     m->arena = arena;
     m->page = llamac_page_size();
-    *model = m; /* already, for llama_fault */
+    *model = m; /* already, for llama_handle_sigbus */
     uint64_t mode = llamac_fp_enter();
     int status = open_model(m, path, &o, err);
     llamac_fp_leave(mode);
@@ -4336,7 +4341,7 @@ LLAMAC_API void llama_close(llama *m) {
 /* ---- A file that is cut short while it is mapped ---- */
 
 /* A page of it that is read then raises SIGBUS. The model is immutable but for this mark. */
-LLAMAC_API int llama_fault(const llama *m, const void *address) {
+LLAMAC_API int llama_handle_sigbus(const llama *m, const void *address) {
     for (size_t f = 0; m && m->files && f < m->n_shards; f++) {
         const llamac_mapping *file = &m->files[f];
         uintptr_t at = (uintptr_t)address, begin = (uintptr_t)file->data, end = begin + file->size;
@@ -4392,7 +4397,7 @@ typedef struct {
 } checking;
 
 /* So many more bytes are good; false: the host said stop. */
-static bool passed(checking *c, const char *what, uint64_t bytes, uint64_t total) {
+static bool report(checking *c, const char *what, uint64_t bytes, uint64_t total) {
     c->done += bytes;
     return !c->progress || c->progress(c->user, what, c->done, total) == 0;
 }
@@ -4417,7 +4422,7 @@ static int check_elements(checking *c, const weight *w, const unsigned char *dat
             return llamac_fail(c->err, LLAMA_EFORMAT,
                                "%s: %s.weight has %s at row %zu, column %zu; download it again",
                                c->m->paths[f], name, why, first / cols, first % cols);
-        if (!passed(c, "weights", count * size, c->m->file_bytes)) return LLAMA_ECANCEL;
+        if (!report(c, "weights", count * size, c->m->file_bytes)) return LLAMA_ECANCEL;
     }
     return LLAMA_OK;
 }
@@ -4451,7 +4456,7 @@ LLAMAC_API int llama_check(const llama *m, llama_progress_fn progress, void *use
 
 /* From the first byte to the last, by one thread: the kernel reads ahead as fast as the disk goes,
  * in large pages; two threads, or asking for pages ahead, took up to twice as long. */
-LLAMAC_API int llama_warm(const llama *m, llama_progress_fn progress, void *user) {
+LLAMAC_API int llama_prefetch(const llama *m, llama_progress_fn progress, void *user) {
     enum { PIECE = 4 << 20 };
     uint64_t done = 0;
     for (size_t f = 0; m && f < m->n_shards; f++)
@@ -4519,14 +4524,14 @@ static bool all_finite(const float *x, size_t n) {
 typedef struct {
     unsigned char *base;
     uint64_t used;
-} carver;
+} layout;
 
 /* The next count * size bytes; used stays at its end of scale once it does not fit. */
-static void *carve(carver *c, uint64_t count, uint64_t size) {
-    uint64_t bytes, begin = c->used, most = SIZE_MAX / 4;
-    bool fits = !__builtin_mul_overflow(count, size, &bytes) && bytes <= most && begin <= most;
+static void *reserve(layout *c, uint64_t count, uint64_t size) {
+    uint64_t bytes, begin = c->used, max = SIZE_MAX / 4;
+    bool fits = !__builtin_mul_overflow(count, size, &bytes) && bytes <= max && begin <= max;
     c->used = fits ? (begin + bytes + LLAMAC_ALIGNMENT - 1) / LLAMAC_ALIGNMENT * LLAMAC_ALIGNMENT
-                   : most + 1;
+                   : max + 1;
     return c->base ? c->base + begin : NULL;
 }
 
@@ -4540,57 +4545,59 @@ enum { DEFAULT_BATCH = 256, MAX_THREADS = 1024 };
 enum { THREAD_GAP = 16384 };
 
 /* The buffers of session s behind s itself; returns the bytes of all. */
-static uint64_t lay_out(llama_session *s, unsigned char *base) {
+static uint64_t layout_session(llama_session *s, unsigned char *base) {
     const llama *m = s->model;
     uint64_t b = s->batch, threads = (uint64_t)s->threads, f = sizeof(float);
-    carver c = {base, 0};
-    carve(&c, 1, sizeof *s);                                         /* the session itself */
+    layout c = {base, 0};
+    reserve(&c, 1, sizeof *s);                                       /* the session itself */
     uint64_t rows = s->batch > s->n_logits ? s->batch : s->n_logits; /* of one product at most */
-    s->x = carve(&c, b * padded(m->dim), f);                         /* [batch][D] */
-    s->h = carve(&c, b * padded(m->dim), f);                         /* [batch][D] */
-    s->o = carve(&c, b * padded(m->dim), f);                         /* [batch][D] */
-    s->q = carve(&c, b * padded(m->dim), f);                         /* [batch][D] */
-    s->k = carve(&c, b * padded(m->kv_dim), f);                      /* [batch][K] */
-    s->v = carve(&c, b * padded(m->kv_dim), f);                      /* [batch][K] */
-    s->a = carve(&c, b * padded(m->hidden), f);                      /* [batch][H] */
-    s->b = carve(&c, b * padded(m->hidden), f);                      /* [batch][H] */
+    s->x = reserve(&c, b * padded(m->dim), f);                       /* [batch][D] */
+    s->h = reserve(&c, b * padded(m->dim), f);                       /* [batch][D] */
+    s->block_out = reserve(&c, b * padded(m->dim), f);               /* [batch][D] */
+    s->q = reserve(&c, b * padded(m->dim), f);                       /* [batch][D] */
+    s->k = reserve(&c, b * padded(m->kv_dim), f);                    /* [batch][K] */
+    s->v = reserve(&c, b * padded(m->kv_dim), f);                    /* [batch][K] */
+    s->gate = reserve(&c, b * padded(m->hidden), f);                 /* [batch][H] */
+    s->up = reserve(&c, b * padded(m->hidden), f);                   /* [batch][H] */
     s->packed = /* AMX's three parts of 2 bytes an element are the larger form */
-        carve(&c, (rows + TILED - 1) * padded(m->hidden > m->dim ? m->hidden : m->dim), f / 2 * 3);
-    s->last = carve(&c, s->n_sequences * padded(m->dim), f);        /* [n_sequences][D] */
-    s->logits = carve(&c, s->n_logits * padded(m->vocab_size), f);  /* [n_logits][V] */
-    s->sequences = carve(&c, s->n_sequences, sizeof *s->sequences); /* [n_sequences] */
-    s->row_seq = carve(&c, b, sizeof *s->row_seq);                  /* [batch] */
-    s->row_pos = carve(&c, b, sizeof *s->row_pos);                  /* [batch] */
-    s->row_token = carve(&c, b, sizeof *s->row_token);              /* [batch] */
-    s->cos = carve(&c, b * (m->head_dim / 2), f);                   /* [batch][head_dim/2] */
-    s->sin = carve(&c, b * (m->head_dim / 2), f);                   /* [batch][head_dim/2] */
-    s->probs = carve(&c, m->vocab_size, sizeof *s->probs);          /* [V], the sampler's */
-    s->ids = carve(&c, m->vocab_size, sizeof *s->ids);              /* [V], its heap */
-    s->seen = carve(&c, m->vocab_size, 1);                          /* [V], ids already penalised */
-    s->own = carve(&c, threads, sizeof *s->own);                    /* [threads] */
+        reserve(&c, (rows + TILED - 1) * padded(m->hidden > m->dim ? m->hidden : m->dim),
+                f / 2 * 3);
+    s->last = reserve(&c, s->n_sequences * padded(m->dim), f);        /* [n_sequences][D] */
+    s->logits = reserve(&c, s->n_logits * padded(m->vocab_size), f);  /* [n_logits][V] */
+    s->sequences = reserve(&c, s->n_sequences, sizeof *s->sequences); /* [n_sequences] */
+    s->row_seq = reserve(&c, b, sizeof *s->row_seq);                  /* [batch] */
+    s->row_pos = reserve(&c, b, sizeof *s->row_pos);                  /* [batch] */
+    s->row_token = reserve(&c, b, sizeof *s->row_token);              /* [batch] */
+    s->cos = reserve(&c, b * (m->head_dim / 2), f);                   /* [batch][head_dim/2] */
+    s->sin = reserve(&c, b * (m->head_dim / 2), f);                   /* [batch][head_dim/2] */
+    s->probs = reserve(&c, m->vocab_size, sizeof *s->probs);          /* [V], the sampler's */
+    s->ids = reserve(&c, m->vocab_size, sizeof *s->ids);              /* [V], its heap */
+    s->seen = reserve(&c, m->vocab_size, 1);                     /* [V], ids already penalised */
+    s->workspaces = reserve(&c, threads, sizeof *s->workspaces); /* [threads] */
     for (size_t i = 0; i < threads; i++) {
-        workspace none = {0}, *own = base ? &s->own[i] : &none;
-        carve(&c, THREAD_GAP, 1);
-        own->panel = carve(&c, TILED * PANEL_COLUMNS, f);
-        own->acc = carve(&c, GROUP * rows * PANEL_ROWS * LANES, f);
-        own->queries = carve(&c, ATTENDED * padded(m->head_dim), f);
-        own->scores = carve(&c, ATTENDED * padded(s->context), f);
+        workspace none = {0}, *own = base ? &s->workspaces[i] : &none;
+        reserve(&c, THREAD_GAP, 1);
+        own->panel = reserve(&c, TILED * PANEL_COLUMNS, f);
+        own->acc = reserve(&c, GROUP * rows * PANEL_ROWS * LANES, f);
+        own->queries = reserve(&c, ATTENDED * padded(m->head_dim), f);
+        own->scores = reserve(&c, ATTENDED * padded(s->context), f);
     }
-    carve(&c, THREAD_GAP, 1);
+    reserve(&c, THREAD_GAP, 1);
     for (size_t i = 0; i < s->n_sequences; i++) {
         sequence none = {0}, *q = base ? &s->sequences[i] : &none;
-        *q = (sequence){0};                                                  /* empty */
-        q->logits = carve(&c, m->vocab_size, f);                             /* [V] */
-        q->tokens = carve(&c, s->context, sizeof *q->tokens);                /* [context] */
-        q->k = carve(&c, (uint64_t)m->n_layers * s->context, m->kv_dim * f); /* the KV cache */
-        q->v = carve(&c, (uint64_t)m->n_layers * s->context, m->kv_dim * f);
-        carve(&c, BLOCK, f); /* a vec may reach past the last head */
+        *q = (sequence){0};                                                    /* empty */
+        q->logits = reserve(&c, m->vocab_size, f);                             /* [V] */
+        q->tokens = reserve(&c, s->context, sizeof *q->tokens);                /* [context] */
+        q->k = reserve(&c, (uint64_t)m->n_layers * s->context, m->kv_dim * f); /* the KV cache */
+        q->v = reserve(&c, (uint64_t)m->n_layers * s->context, m->kv_dim * f);
+        reserve(&c, BLOCK, f); /* a vec may reach past the last head */
     }
     return c.used;
 }
 
 /* Settle the options of a session that has a model and no buffers yet. */
-static int settle(llama_session *s, const llama_session_options *given, llama_error *err) {
+static int check_session_options(llama_session *s, const llama_session_options *given,
+                                 llama_error *err) {
     llama_session_options o; /* ours: complete, whatever the caller's size */
     if (!llamac_copy_options(&o, sizeof o, given))
         return llamac_fail(err, LLAMA_EINVAL, "the session's options have no size set");
@@ -4620,15 +4627,15 @@ static int settle(llama_session *s, const llama_session_options *given, llama_er
     if (!s->kernels)
         return llamac_fail(err, LLAMA_EINVAL, "kernels '%.32s' are not in this build or CPU (%s)",
                            o.kernels, llama_build());
-    snprintf(s->about, sizeof s->about, "%s, %d thread%s", s->kernels->name, s->threads,
-             s->threads > 1 ? "s" : "");
+    snprintf(s->kernels_text, sizeof s->kernels_text, "%s, %d thread%s", s->kernels->name,
+             s->threads, s->threads > 1 ? "s" : "");
     return LLAMA_OK;
 }
 
 /* The same counting that llama_session_new does, without the memory. */
 LLAMAC_API uint64_t llama_session_bytes(const llama *m, const llama_session_options *options) {
     llama_session s = {.model = m};
-    return !m || settle(&s, options, NULL) ? 0 : lay_out(&s, NULL);
+    return !m || check_session_options(&s, options, NULL) ? 0 : layout_session(&s, NULL);
 }
 
 /* What lies behind the width of a row is read by kernels, whole blocks at a time, and is
@@ -4645,9 +4652,9 @@ LLAMAC_API int llama_session_new(llama_session **session, const llama *m,
     if (session) *session = NULL;
     if (!session || !m)
         return llamac_fail(err, LLAMA_EINVAL, "llama_session_new: session and model must be given");
-    int status = settle(&s, options, err);
+    int status = check_session_options(&s, options, err);
     if (status) return status;
-    s.bytes = lay_out(&s, NULL);
+    s.bytes = layout_session(&s, NULL);
     unsigned char *base =
         s.bytes > SIZE_MAX / 4
             ? NULL
@@ -4658,12 +4665,12 @@ LLAMAC_API int llama_session_new(llama_session **session, const llama *m,
                            (unsigned long long)(s.bytes >> 20));
     llama_session *made = *session = (llama_session *)(void *)base;
     *made = s;
-    lay_out(made, base);
+    layout_session(made, base);
     if (s.allocator.alloc == llamac_default_alloc)
         llamac_advise_small_pages(base, s.bytes, m->page);
-    float *const by_dim[] = {made->x, made->h, made->o, made->q};
+    float *const by_dim[] = {made->x, made->h, made->block_out, made->q};
     for (int i = 0; i < 4; i++) clear_padding(by_dim[i], made->batch, m->dim);
-    clear_padding(made->a, made->batch, m->hidden);
+    clear_padding(made->gate, made->batch, m->hidden);
     return LLAMA_OK;
 }
 
@@ -4850,7 +4857,9 @@ LLAMAC_API int llama_trace(llama_session *s, llama_trace_fn fn, void *user) {
 LLAMAC_API const char *llama_session_error(const llama_session *s) {
     return s ? s->error.text : "";
 }
-LLAMAC_API const char *llama_session_kernels(const llama_session *s) { return s ? s->about : ""; }
+LLAMAC_API const char *llama_session_kernels(const llama_session *s) {
+    return s ? s->kernels_text : "";
+}
 
 /* ---- Sequences ---- */
 
@@ -4932,16 +4941,16 @@ static uint64_t checksum(uint64_t sum, const void *data, size_t n) {
 
 /* n bytes from p, or to p: what is written and what is read pass the same code in the same order,
  * so the two cannot differ. */
-static void pass(stream *s, void *p, size_t n) {
+static void transfer(stream *s, void *p, size_t n) {
     if (s->failed || n == 0) return;
     s->failed = (s->write ? s->write(s->user, p, n) : s->read(s->user, p, n)) != 0;
     if (!s->failed) s->sum = checksum(s->sum, p, n);
 }
 
 /* The sum itself, at the end; on reading it tells whether all was as it had been written. */
-static bool pass_sum(stream *s) {
+static bool transfer_checksum(stream *s) {
     uint64_t sum = s->sum, same = sum;
-    pass(s, &same, sizeof same);
+    transfer(s, &same, sizeof same);
     return same == sum;
 }
 
@@ -4986,15 +4995,16 @@ static void make_header(uint64_t h[STATE], const llama_session *s, const sequenc
 }
 
 /* All behind the header, either way; true: the sum was right. */
-static bool pass_sequence(const llama_session *s, stream *st, const sequence *q, size_t context) {
+static bool transfer_sequence(const llama_session *s, stream *st, const sequence *q,
+                              size_t context) {
     size_t width = s->model->head_dim, bytes = q->length * width * sizeof(float);
-    pass(st, q->tokens, q->length * sizeof *q->tokens);
+    transfer(st, q->tokens, q->length * sizeof *q->tokens);
     for (size_t i = 0; i < s->model->n_layers * s->model->n_kv_heads; i++) {
-        pass(st, q->k + i * context * width, bytes);
-        pass(st, q->v + i * context * width, bytes);
+        transfer(st, q->k + i * context * width, bytes);
+        transfer(st, q->v + i * context * width, bytes);
     }
-    if (q->have_logits) pass(st, q->logits, s->model->vocab_size * sizeof(float));
-    return pass_sum(st);
+    if (q->have_logits) transfer(st, q->logits, s->model->vocab_size * sizeof(float));
+    return transfer_checksum(st);
 }
 
 LLAMAC_API int llama_save(llama_session *s, int seq, llama_write_fn fn, void *user) {
@@ -5005,9 +5015,9 @@ LLAMAC_API int llama_save(llama_session *s, int seq, llama_write_fn fn, void *us
     uint64_t header[STATE];
     make_header(header, s, q);
     if (check_files(s->model, &s->error)) return LLAMA_EIO;
-    pass(&st, header, sizeof header);
-    pass_sum(&st);
-    pass_sequence(s, &st, q, s->context);
+    transfer(&st, header, sizeof header);
+    transfer_checksum(&st);
+    transfer_sequence(s, &st, q, s->context);
     return st.failed ? llamac_failed(s, LLAMA_EIO, "the state could not be written") : LLAMA_OK;
 }
 
@@ -5019,8 +5029,8 @@ static int load_header(llama_session *s, stream *st, sequence *q) {
     uint64_t h[STATE] = {0}, want[STATE];
     make_header(want, s, q);
     if (check_files(s->model, &s->error)) return LLAMA_EIO;
-    pass(st, h, sizeof h);
-    bool whole = pass_sum(st);
+    transfer(st, h, sizeof h);
+    bool whole = transfer_checksum(st);
     if (st->failed)
         return llamac_failed(s, LLAMA_EIO, "the state could not be read, or is cut short");
     if (h[STATE_MAGIC] == want[STATE_MAGIC] && (!whole || h[STATE_LOGITS] > 1))
@@ -5037,7 +5047,7 @@ static int load_header(llama_session *s, stream *st, sequence *q) {
 /* The rest, into q, of which header and memory are there. */
 static int load_rest(llama_session *s, stream *st, const sequence *q, size_t context) {
     size_t vocab = s->model->vocab_size;
-    bool sound = pass_sequence(s, st, q, context);
+    bool sound = transfer_sequence(s, st, q, context);
     if (st->failed)
         return llamac_failed(s, LLAMA_EIO, "the state could not be read, or is cut short");
     for (size_t i = 0; i < q->length; i++)
@@ -5052,16 +5062,16 @@ LLAMAC_API int llama_load(llama_session *s, int seq, llama_read_fn fn, void *use
     if (!q) return no_sequence(s);
     if (!fn) return llamac_failed(s, LLAMA_EINVAL, "a function that reads must be given");
     stream st = {.read = fn, .user = user};
-    llamac_arena room = {s->allocator, NULL};
+    llamac_arena capacity = {s->allocator, NULL};
     size_t width = s->model->kv_dim, vocab = s->model->vocab_size, context = s->context;
     loaded = *q;
     int status = load_header(s, &st, &loaded);
     if (status == LLAMA_OK && q->length) {
         uint64_t cells = (uint64_t)s->model->n_layers * (context = loaded.length) * width;
-        loaded.tokens = llamac_new(&room, context, sizeof *loaded.tokens);
-        loaded.logits = llamac_new(&room, vocab, sizeof *loaded.logits);
-        loaded.k = llamac_new(&room, cells, sizeof *loaded.k);
-        loaded.v = llamac_new(&room, cells, sizeof *loaded.v);
+        loaded.tokens = llamac_new(&capacity, context, sizeof *loaded.tokens);
+        loaded.logits = llamac_new(&capacity, vocab, sizeof *loaded.logits);
+        loaded.k = llamac_new(&capacity, cells, sizeof *loaded.k);
+        loaded.v = llamac_new(&capacity, cells, sizeof *loaded.v);
         if (!loaded.tokens || !loaded.logits || !loaded.k || !loaded.v)
             status = llamac_failed(s, LLAMA_ENOMEM,
                                    "there is no memory for the state beside the sequence");
@@ -5070,7 +5080,7 @@ LLAMAC_API int llama_load(llama_session *s, int seq, llama_read_fn fn, void *use
     if (status == LLAMA_OK && q->length) copy_sequence(s, q, &loaded, context);
     q->length = status == LLAMA_OK ? loaded.length : q->length;
     q->have_logits = status == LLAMA_OK ? loaded.have_logits : q->have_logits;
-    llamac_free_all(&room);
+    llamac_free_all(&capacity);
     return status;
 }
 
@@ -5180,7 +5190,7 @@ static int32_t rank_of(const float *logits, size_t vocab, int32_t token) {
 }
 
 /* p = softmax(p / temperature); false: all are -inf, or one is no number */
-static bool soften(double *p, size_t n, double temperature) {
+static bool softmax_double(double *p, size_t n, double temperature) {
     double top = -HUGE_VAL, sum = 0;
     for (size_t i = 0; i < n; i++) top = p[i] > top ? p[i] : top;
     for (size_t i = 0; i < n; i++) sum += p[i] = exp_double((p[i] - top) / temperature);
@@ -5194,15 +5204,15 @@ static bool soften(double *p, size_t n, double temperature) {
  * 2 i + 2. */
 
 /* Before which token another comes: the higher value, then the lower id. */
-static bool before(const double *p, int32_t a, int32_t b) {
+static bool outranks(const double *p, int32_t a, int32_t b) {
     return p[a] > p[b] || (a < b && p[a] == p[b]);
 }
 
 /* ids[0..n) is a heap with the foremost id on top, but for ids[i], which may be too high. */
 static void sift_down(int32_t *ids, size_t n, size_t i, const double *p) {
     for (size_t child; (child = 2 * i + 1) < n; i = child) {
-        if (child + 1 < n && before(p, ids[child + 1], ids[child])) child++;
-        if (!before(p, ids[child], ids[i])) return;
+        if (child + 1 < n && outranks(p, ids[child + 1], ids[child])) child++;
+        if (!outranks(p, ids[child], ids[i])) return;
         int32_t other = ids[i];
         ids[i] = ids[child];
         ids[child] = other;
@@ -5224,27 +5234,29 @@ static int32_t heap_pop(int32_t *ids, size_t n, const double *p) {
 }
 
 /* Probabilities by size, sixteen sizes an octave: 0 is 1 alone, the last all below 2^-31. */
-enum { SIZES = 512 };
-static size_t size_of(double p) {
+enum { BUCKETS = 512 };
+static size_t probability_bucket(double p) {
     uint64_t bits, one = 0x3ff0; /* sign, exponent and four bits of the fraction of 1.0 */
     memcpy(&bits, &p, sizeof bits);
-    return one - (bits >> 48) < SIZES ? one - (bits >> 48) : SIZES - 1;
+    return one - (bits >> 48) < BUCKETS ? one - (bits >> 48) : BUCKETS - 1;
 }
 
-/* Of probabilities keep the foremost: `most` of them at most, and each while the sum of those
+/* Of probabilities keep the foremost: max_tokens of them at most, and each while the sum of those
  * before it is <= limit. The others become 0. All are added up by size; only those of the size
  * at which it ends are put in order. */
-static void keep_foremost(double *p, int32_t *ids, size_t n, size_t most, double limit) {
-    size_t count[SIZES] = {0}, kept = 0, end = 0, same = 0;
-    double sum[SIZES] = {0}, before_it = 0;
-    for (size_t i = 0; i < n; i++) count[size_of(p[i])]++, sum[size_of(p[i])] += p[i];
-    for (; end + 1 < SIZES && kept + count[end] <= most && before_it + sum[end] <= limit; end++)
+static void keep_top(double *p, int32_t *ids, size_t n, size_t max_tokens, double limit) {
+    size_t count[BUCKETS] = {0}, kept = 0, end = 0, same = 0;
+    double sum[BUCKETS] = {0}, before_it = 0;
+    for (size_t i = 0; i < n; i++)
+        count[probability_bucket(p[i])]++, sum[probability_bucket(p[i])] += p[i];
+    for (; end + 1 < BUCKETS && kept + count[end] <= max_tokens && before_it + sum[end] <= limit;
+         end++)
         kept += count[end], before_it += sum[end];
     for (size_t i = 0; i < n; i++)
-        if (size_of(p[i]) == end) ids[same++] = (int32_t)i;
-        else if (size_of(p[i]) > end) p[i] = 0;
+        if (probability_bucket(p[i]) == end) ids[same++] = (int32_t)i;
+        else if (probability_bucket(p[i]) > end) p[i] = 0;
     heapify(ids, same, p);
-    for (; same && kept < most && before_it <= limit; kept++)
+    for (; same && kept < max_tokens && before_it <= limit; kept++)
         before_it += p[heap_pop(ids, same--, p)];
     for (size_t i = 0; i < same; i++) p[ids[i]] = 0;
 }
@@ -5255,7 +5267,8 @@ static void keep_foremost(double *p, int32_t *ids, size_t n, size_t most, double
  * same seed gives the same token everywhere. */
 
 /* Logits with bias and repetition penalty (Keskar et al. 2019, arXiv:1909.05858) into p. */
-static void penalise(const llama_session *s, const sequence *q, const llama_sampler *o, double *p) {
+static void apply_penalties(const llama_session *s, const sequence *q, const llama_sampler *o,
+                            double *p) {
     size_t vocab = s->model->vocab_size, window = o->repeat_last ? (size_t)o->repeat_last : 64;
     for (size_t i = 0; i < vocab; i++)
         p[i] = (double)q->logits[i] + (o->bias ? (double)o->bias[i] : 0);
@@ -5276,7 +5289,7 @@ static void penalise(const llama_session *s, const sequence *q, const llama_samp
 static const double *distribute(const llama_session *s, const sequence *q, const llama_sampler *o) {
     double *p = s->probs, best = 0, sum = 0;
     size_t n = s->model->vocab_size;
-    penalise(s, q, o, p);
+    apply_penalties(s, q, o, p);
     if (o->temperature == 0) { /* greedy: the first of the highest */
         size_t top = n;
         best = -HUGE_VAL;
@@ -5289,11 +5302,11 @@ static const double *distribute(const llama_session *s, const sequence *q, const
         p[top] = 1;
         return p;
     }
-    if (!soften(p, n, (double)o->temperature)) return NULL;
-    if (o->top_k > 0) keep_foremost(p, s->ids, n, (size_t)o->top_k, HUGE_VAL);
+    if (!softmax_double(p, n, (double)o->temperature)) return NULL;
+    if (o->top_k > 0) keep_top(p, s->ids, n, (size_t)o->top_k, HUGE_VAL);
     if (o->top_p > 0 && o->top_p < 1) { /* Meta's rule (Holtzman et al. 2019, arXiv:1904.09751) */
         for (size_t i = 0; i < n; i++) sum += p[i];
-        keep_foremost(p, s->ids, n, n, (double)o->top_p * sum);
+        keep_top(p, s->ids, n, n, (double)o->top_p * sum);
     }
     sum = 0;
     for (size_t i = 0; i < n; i++) best = p[i] > best ? p[i] : best;
@@ -5343,8 +5356,8 @@ LLAMAC_API int32_t llama_sample(llama_session *s, int seq, const llama_sampler *
     return token >= 0 ? token : llamac_failed(s, LLAMA_EINVAL, "the bias leaves no token");
 }
 
-LLAMAC_API int llama_distribution(llama_session *s, int seq, const llama_sampler *sampler,
-                                  float *probs) {
+LLAMAC_API int llama_probabilities(llama_session *s, int seq, const llama_sampler *sampler,
+                                   float *probs) {
     llama_sampler o = {0};
     sequence *q;
     int status = sampling(s, seq, sampler, &o, &q);
@@ -5358,7 +5371,8 @@ LLAMAC_API int llama_distribution(llama_session *s, int seq, const llama_sampler
 }
 
 /* Only the k best leave the heap. */
-LLAMAC_API int llama_top(const llama_session *s, int seq, llama_choice *out, int k) {
+LLAMAC_API int llama_top_logprobs(const llama_session *s, int seq, llama_token_logprob *out,
+                                  int k) {
     const sequence *q = sequence_of(s, seq);
     if (!q || !q->have_logits || !out || k < 0) return LLAMA_EINVAL;
     uint64_t mode = llamac_fp_enter();
@@ -5368,7 +5382,7 @@ LLAMAC_API int llama_top(const llama_session *s, int seq, llama_choice *out, int
     heapify(s->ids, vocab, s->probs);
     for (size_t i = 0; i < n; i++) {
         int32_t id = heap_pop(s->ids, vocab - i, s->probs);
-        out[i] = (llama_choice){id, (float)(s->probs[id] - all)};
+        out[i] = (llama_token_logprob){id, (float)(s->probs[id] - all)};
     }
     llamac_fp_leave(mode);
     return (int)n;
@@ -5382,7 +5396,7 @@ LLAMAC_API size_t llama_utf8_next(const char *text, size_t n, int32_t *number) {
     return llamac_utf8_next(text, n, number);
 }
 
-LLAMAC_API int llama_acts(int32_t c) { return llamac_acts(c); }
+LLAMAC_API int llama_is_control(int32_t c) { return llamac_is_control(c); }
 
 LLAMAC_API ptrdiff_t llama_text_to_tokens(const llama *m, const char *text, size_t n,
                                           unsigned flags, int32_t *out, size_t cap) {
@@ -5396,8 +5410,8 @@ LLAMAC_API const char *llama_token_text(const llama *m, int32_t token, size_t *n
     return v ? llamac_piece(v, token, n) : NULL;
 }
 
-LLAMAC_API size_t llama_utf8_push(const llama *m, llama_utf8 *u, int32_t token,
-                                  char out[LLAMA_TEXT_MAX]) {
+LLAMAC_API size_t llama_token_to_text(const llama *m, llama_decoder *u, int32_t token,
+                                      char out[LLAMA_TEXT_MAX]) {
     const llamac_vocab *v = (m ? m->vocab : NULL);
     return v ? llamac_decode(v, u, token, out) : 0;
 }
@@ -5426,96 +5440,100 @@ static size_t common(const int32_t *a, size_t n, const int32_t *b, size_t m) {
 }
 
 /* How many of the tokens stand in a sequence already. */
-static size_t standing(const llama_session *s, int seq, const int32_t *tokens, size_t n) {
+static size_t cached_prefix(const llama_session *s, int seq, const int32_t *tokens, size_t n) {
     return common(tokens, n, llama_tokens(s, seq), llama_length(s, seq));
 }
 
 /* Shorten a sequence to the first `keep` of n tokens, or, if those are all and their logits are not
  * there, to one less. Returns how many stay. */
-static size_t cut_back(llama_session *s, int seq, size_t keep, size_t n) {
+static size_t rewind_to(llama_session *s, int seq, size_t keep, size_t n) {
     bool ready = llama_length(s, seq) == keep && llama_logits(s, seq);
     if (keep && keep == n && !ready) keep--;
     llama_rewind(s, seq, keep);
     return keep;
 }
 
-LLAMAC_API int llama_prompt(llama_session *s, int seq, const int32_t *tokens, size_t n) {
+LLAMAC_API int llama_prefill(llama_session *s, int seq, const int32_t *tokens, size_t n) {
     if (!llama_tokens(s, seq) || (n && !tokens)) return llama_eval(s, seq, tokens, n); /* why not */
-    size_t keep = cut_back(s, seq, standing(s, seq, tokens, n), n);
+    size_t keep = rewind_to(s, seq, cached_prefix(s, seq, tokens, n), n);
     return llama_eval(s, seq, tokens + keep, n - keep);
 }
 
-enum { AT_ONCE = 64 }; /* sequences in one pass, at most */
-enum { WORTH = 8 };    /* so many tokens in common, and a text waits for them, or they are copied */
+enum { MAX_CONCURRENT = 64 }; /* sequences in one pass, at most */
+enum {
+    MIN_PREFIX = 8
+}; /* so many tokens in common, and a text waits for them, or they are copied */
 
 /* Give a text a free sequence, and all of its prompt that stands in any. False: there is none, or
  * one that begins now will have more of it in a moment. */
-static bool admit(llama_session *s, llama_text *t, llama_text **in, int sequences) {
-    size_t most = 0, coming = 0, n = t->n_prompt;
+static bool start_request(llama_session *s, llama_request *t, llama_request **in, int sequences) {
+    size_t cached = 0, coming = 0, n = t->n_prompt;
     int from = -1, to = -1;
     for (int k = 0; k < sequences; k++) {
-        size_t there = standing(s, k, t->prompt, n);
-        if (from < 0 || there > most) most = there, from = k;
+        size_t there = cached_prefix(s, k, t->prompt, n);
+        if (from < 0 || there > cached) cached = there, from = k;
         if (!in[k] && to < 0) to = k;
         size_t soon = in[k] && in[k]->generated == 0
                           ? common(t->prompt, n, in[k]->prompt, in[k]->n_prompt)
                           : 0;
         if (soon > coming) coming = soon;
     }
-    if (to < 0 || coming > most + WORTH || (coming == n && coming > most)) return false;
+    if (to < 0 || coming > cached + MIN_PREFIX || (coming == n && coming > cached)) return false;
     if (!in[from]) to = from;
-    else if (most >= WORTH || most == n) llama_fork(s, to, from);
-    else most = standing(s, to, t->prompt, n);
+    else if (cached >= MIN_PREFIX || cached == n) llama_fork(s, to, from);
+    else cached = cached_prefix(s, to, t->prompt, n);
     in[to] = t;
     t->seq = to;
-    t->finish = LLAMA_GOING;
+    t->finish_reason = LLAMA_FINISH_NONE;
     t->generated = 0;
-    t->known = cut_back(s, to, most, n);
+    t->cached_tokens = rewind_to(s, to, cached, n);
     return true;
 }
 
 /* The next token of a text whose sequence has logits; after the last one, its finish. */
-static int draw(const llama *m, llama_session *s, llama_text *t, llama_text_fn fn, void *user) {
+static int next_token(const llama *m, llama_session *s, llama_request *t, llama_request_fn fn,
+                      void *user) {
     char text[LLAMA_TEXT_MAX];
     int said = 0;
-    if (t->most == 0) t->finish = LLAMA_LENGTH;
+    if (t->max_tokens == 0) t->finish_reason = LLAMA_FINISH_LENGTH;
     else if ((t->token = llama_sample(s, t->seq, &t->sampler)) < 0) return t->token;
-    else if (t->token == llama_eos(m)) t->finish = LLAMA_EOS;
-    if (!t->finish) {
+    else if (t->token == llama_eos(m)) t->finish_reason = LLAMA_FINISH_EOS;
+    if (!t->finish_reason) {
         t->generated++;
-        said = fn(user, t, text, llama_utf8_push(m, &t->utf8, t->token, text));
+        said = fn(user, t, text, llama_token_to_text(m, &t->utf8, t->token, text));
         if (said < 0) return said;
-        if (said > 0) t->finish = LLAMA_STOP;
-        else if (t->generated == t->most) t->finish = LLAMA_LENGTH;
-        if (!t->finish) return LLAMA_OK;
+        if (said > 0) t->finish_reason = LLAMA_FINISH_STOP;
+        else if (t->generated == t->max_tokens) t->finish_reason = LLAMA_FINISH_LENGTH;
+        if (!t->finish_reason) return LLAMA_OK;
     }
-    said = fn(user, t, text, said > 0 ? 0 : llama_utf8_push(m, &t->utf8, LLAMA_FLUSH, text));
+    said = fn(user, t, text, said > 0 ? 0 : llama_token_to_text(m, &t->utf8, LLAMA_FLUSH, text));
     return said < 0 ? said : LLAMA_OK;
 }
 
-LLAMAC_API int llama_generate(const llama *m, llama_session *s, llama_text *texts, size_t n,
-                              llama_text_fn fn, void *user) {
-    llama_text *in[AT_ONCE] = {NULL}; /* the text of each sequence */
-    llama_span spans[AT_ONCE];
+LLAMAC_API int llama_generate(const llama *m, llama_session *s, llama_request *texts, size_t n,
+                              llama_request_fn fn, void *user) {
+    llama_request *in[MAX_CONCURRENT] = {NULL}; /* the text of each sequence */
+    llama_span spans[MAX_CONCURRENT];
     int sequences = 0, status = LLAMA_OK;
     bool given = m && s && fn && (!n || texts);
     for (size_t i = 0; i < n && given; i++) given = !texts[i].n_prompt || texts[i].prompt;
     if (!given) return llamac_failed(s, LLAMA_EINVAL, "texts and their prompts must be given");
-    while (sequences < AT_ONCE && llama_tokens(s, sequences)) sequences++;
+    while (sequences < MAX_CONCURRENT && llama_tokens(s, sequences)) sequences++;
     for (size_t next = 0, going = 1; going && status == LLAMA_OK;) {
-        while (next < n && admit(s, &texts[next], in, sequences)) next++;
+        while (next < n && start_request(s, &texts[next], in, sequences)) next++;
         /* The prompts of texts that begin, the last tokens of the others */
         going = 0;
         for (int k = 0; k < sequences; k++) {
-            llama_text *t = in[k];
+            llama_request *t = in[k];
             if (t && t->generated) spans[going++] = (llama_span){k, &t->token, 1};
             else if (t)
-                spans[going++] = (llama_span){k, t->prompt + t->known, t->n_prompt - t->known};
+                spans[going++] =
+                    (llama_span){k, t->prompt + t->cached_tokens, t->n_prompt - t->cached_tokens};
         }
         status = llama_eval_batch(s, spans, going);
         for (int k = 0; k < sequences && status == LLAMA_OK; k++) {
-            if (in[k]) status = draw(m, s, in[k], fn, user);
-            if (in[k] && in[k]->finish) in[k] = NULL;
+            if (in[k]) status = next_token(m, s, in[k], fn, user);
+            if (in[k] && in[k]->finish_reason) in[k] = NULL;
         }
     }
     return status;
@@ -5545,20 +5563,21 @@ static size_t bare_length(const char *text, size_t n) {
 
 /* The tokens of context and ending as one text, [given + tokens]: but those of the context are the
  * ones it has alone, and the last one is the ending's even where the joint fell into it. */
-static int tokenize_ending(const llama *m, llama_ending *e, int32_t **tokens, llamac_arena *arena) {
+static int tokenize_ending(const llama *m, llama_continuation *e, int32_t **tokens,
+                           llamac_arena *arena) {
     size_t n = e->n_context + e->n_ending;
-    size_t room = 3 * (n + 1) + 1, bare; /* a space may be 3 tokens */
+    size_t capacity = 3 * (n + 1) + 1, bare; /* a space may be 3 tokens */
     if ((!e->context && e->n_context) || (!e->ending && e->n_ending)) return LLAMA_EINVAL;
     if ((e->n_context | e->n_ending) > PTRDIFF_MAX / 64) return LLAMA_ENOMEM;
     char *text = llamac_new(arena, n, 1);
-    int32_t *own = llamac_new(arena, room, sizeof *own);
-    *tokens = llamac_new(arena, room, sizeof **tokens);
+    int32_t *own = llamac_new(arena, capacity, sizeof *own);
+    *tokens = llamac_new(arena, capacity, sizeof **tokens);
     if (!text || !own || !*tokens) return LLAMA_ENOMEM;
     if (e->n_context) memcpy(text, e->context, e->n_context);
     if (e->n_ending) memcpy(text + e->n_context, e->ending, e->n_ending);
     bare = bare_length(text, e->n_context);
-    ptrdiff_t given = llama_text_to_tokens(m, text, bare, LLAMA_ADD_BOS, own, room);
-    ptrdiff_t all = llama_text_to_tokens(m, text, n, LLAMA_ADD_BOS, *tokens, room);
+    ptrdiff_t given = llama_text_to_tokens(m, text, bare, LLAMA_ADD_BOS, own, capacity);
+    ptrdiff_t all = llama_text_to_tokens(m, text, n, LLAMA_ADD_BOS, *tokens, capacity);
     if (given < 0 || all <= 0) return given < 0 ? (int)given : all < 0 ? (int)all : LLAMA_EINVAL;
     if (given >= all) given = all - 1;
     else memcpy(*tokens, own, (size_t)given * sizeof *own);
@@ -5569,21 +5588,21 @@ static int tokenize_ending(const llama *m, llama_ending *e, int32_t **tokens, ll
 
 /* The sequence that has the context, or had better get it. */
 static int context_sequence(const llama_session *s, const int32_t *tokens, size_t n) {
-    size_t first = standing(s, 0, tokens, n), second = standing(s, 1, tokens, n);
-    return second > first || (first < WORTH && llama_length(s, 1) == 0 && llama_length(s, 0));
+    size_t first = cached_prefix(s, 0, tokens, n), second = cached_prefix(s, 1, tokens, n);
+    return second > first || (first < MIN_PREFIX && llama_length(s, 1) == 0 && llama_length(s, 0));
 }
 
 /* Endings that fit into the sequences there are, in one pass behind those of their contexts. */
-static int score_endings(const llama *m, llama_session *s, llama_ending *e, size_t n,
+static int score_endings(const llama *m, llama_session *s, llama_continuation *e, size_t n,
                          llamac_arena *arena) {
-    llama_span spans[AT_ONCE];
+    llama_span spans[MAX_CONCURRENT];
     size_t total = 0;
     int status = LLAMA_OK;
     for (size_t k = 0; k < n && status == LLAMA_OK; k++) {
         int32_t *tokens;
         if ((status = tokenize_ending(m, &e[k], &tokens, arena)) || !s) continue;
         int from = context_sequence(s, tokens, e[k].given), to = CONTEXTS + (int)k;
-        status = llama_prompt(s, from, tokens, e[k].given);
+        status = llama_prefill(s, from, tokens, e[k].given);
         if (status == LLAMA_OK) status = llama_fork(s, to, from);
         spans[k] = (llama_span){to, tokens + e[k].given, e[k].tokens};
         total += e[k].tokens;
@@ -5604,16 +5623,17 @@ static int score_endings(const llama *m, llama_session *s, llama_ending *e, size
     return status;
 }
 
-LLAMAC_API int llama_loglikelihood(const llama *m, llama_session *s, llama_ending *e, size_t n) {
+LLAMAC_API int llama_loglikelihood(const llama *m, llama_session *s, llama_continuation *e,
+                                   size_t n) {
     int sequences = 0, status = LLAMA_OK;
     if (!m || (n && !e)) return llamac_failed(s, LLAMA_EINVAL, "endings must be given");
-    while (sequences < AT_ONCE + CONTEXTS && llama_tokens(s, sequences)) sequences++;
+    while (sequences < MAX_CONCURRENT + CONTEXTS && llama_tokens(s, sequences)) sequences++;
     if (s && sequences <= CONTEXTS)
         return llamac_failed(s, LLAMA_EINVAL, "endings need a session of 3 sequences or more");
-    size_t room = s ? (size_t)(sequences - CONTEXTS) : 1;
+    size_t capacity = s ? (size_t)(sequences - CONTEXTS) : 1;
     for (size_t i = 0, group; i < n && status == LLAMA_OK; i += group) {
         llamac_arena arena = {m->arena.allocator, NULL};
-        group = n - i < room ? n - i : room;
+        group = n - i < capacity ? n - i : capacity;
         status = score_endings(m, s, e + i, group, &arena);
         llamac_free_all(&arena);
     }

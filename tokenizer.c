@@ -32,7 +32,7 @@ typedef struct {
 struct llamac_vocab {
     llamac_arena *arena; /* of the model */
     vocab_piece *pieces; /* [size] */
-    int32_t size, room, bos, eos, unk;
+    int32_t size, capacity, bos, eos, unk;
     int32_t byte_id[256]; /* -1: the vocabulary has no such byte piece */
     int32_t *slots;       /* [slot_mask + 1] ids by hash of text, -1: empty; NORMAL pieces alone */
     uint32_t slot_mask;
@@ -94,17 +94,17 @@ static bool is_utf8(const char *text, size_t n) {
     return true;
 }
 
-static llamac_vocab *vocab_new(llamac_arena *arena, size_t room) {
+static llamac_vocab *vocab_new(llamac_arena *arena, size_t capacity) {
     uint64_t slots = 8;
-    if (room > MAX_PIECES) return NULL;
-    while (slots < 2 * (uint64_t)room) slots *= 2;
+    if (capacity > MAX_PIECES) return NULL;
+    while (slots < 2 * (uint64_t)capacity) slots *= 2;
     llamac_vocab *v = llamac_new(arena, 1, sizeof *v);
     if (!v) return NULL;
-    v->pieces = llamac_new(arena, (uint64_t)room, sizeof *v->pieces);
+    v->pieces = llamac_new(arena, (uint64_t)capacity, sizeof *v->pieces);
     v->slots = llamac_new(arena, slots, sizeof *v->slots);
     if (!v->pieces || !v->slots) return NULL;
     v->arena = arena;
-    v->room = (int32_t)room;
+    v->capacity = (int32_t)capacity;
     v->bos = v->eos = v->unk = -1;
     v->slot_mask = (uint32_t)slots - 1;
     memset(v->byte_id, -1, sizeof v->byte_id);
@@ -114,7 +114,7 @@ static llamac_vocab *vocab_new(llamac_arena *arena, size_t room) {
 
 /* The one way into a vocabulary. The text is copied, and checked as it stands there. */
 static const char *vocab_add(llamac_vocab *v, const char *from, size_t n, float score, int type) {
-    if (v->size == v->room) return "has more pieces than it said";
+    if (v->size == v->capacity) return "has more pieces than it said";
     if (n > MAX_PIECE || (n == 0 && type != CONTROL))
         return "has a piece that is empty or over 1000 bytes";
     if (type < NORMAL || type > BYTE || score != score)
@@ -140,7 +140,7 @@ static const char *vocab_add(llamac_vocab *v, const char *from, size_t n, float 
 }
 
 /* With all pieces in: what goes for the whole. bos and eos may be -1. NULL, or what is wrong. */
-static const char *vocab_settle(llamac_vocab *v, double bos, double eos, bool space_in_front) {
+static const char *finish_vocab(llamac_vocab *v, double bos, double eos, bool space_in_front) {
     int bytes = 0;
     const double ids[] = {bos, eos};
     for (int i = 0; i < 256; i++) bytes += v->byte_id[i] >= 0;
@@ -286,7 +286,7 @@ static const char *parse_proto(llamac_vocab *v, llamac_cursor c) {
     }
     if (why) return why;
     if (!trainer || !normalizer) return "lacks its trainer_spec or normalizer_spec";
-    return vocab_settle(v, v->bos, v->eos, v->space_in_front);
+    return finish_vocab(v, v->bos, v->eos, v->space_in_front);
 }
 
 /* llama2.c's tokenizer.bin: the longest piece's length, then score, length and text of each piece.
@@ -329,7 +329,7 @@ static const char *parse_bin(llamac_vocab *v, llamac_cursor c) {
                                                              : NORMAL;
         why = vocab_add(v, piece, to, score, type);
     }
-    return why ? why : vocab_settle(v, BOS, EOS, true);
+    return why ? why : finish_vocab(v, BOS, EOS, true);
 }
 
 /* Hugging Face's tokenizer.json, where it says what LLaMA's tokenizer.model says: BPE with bytes to
@@ -344,9 +344,9 @@ typedef struct {
         const char *text; /* NULL: no such id */
         size_t n;
         int type;
-    } * pieces;  /* [room] by id */
-    size_t room; /* ids that may be */
-    size_t size; /* the highest id and one */
+    } * pieces;      /* [capacity] by id */
+    size_t capacity; /* ids that may be */
+    size_t size;     /* the highest id and one */
     bool bpe, byte_fallback, space_in_front;
     /* the added token being read */
     const char *content;
@@ -402,7 +402,7 @@ static char *json_unescape(llamac_arena *arena, const char *text, size_t n, size
 
 /* A piece of that id and type, which the vocabulary and the added tokens may both have. */
 static const char *json_piece(json_vocab *k, double id, const char *text, size_t n, int type) {
-    if (!(id >= 0 && id < (double)k->room && id == (double)(size_t)id))
+    if (!(id >= 0 && id < (double)k->capacity && id == (double)(size_t)id))
         return "has more pieces than the model, or ids that are none";
     size_t i = (size_t)id, length = 0;
     const char *why, *plain = json_unescape(&k->scratch, text, n, &length, &why);
@@ -546,13 +546,13 @@ static const char *json_scores(json_vocab *k, llamac_vocab *v, llamac_json j) {
     return why;
 }
 
-static const char *parse_json(llamac_vocab **out, llamac_cursor c, size_t most,
+static const char *parse_json(llamac_vocab **out, llamac_cursor c, size_t max_pieces,
                               llamac_arena *arena) {
-    json_vocab k = {.scratch = {arena->allocator, NULL}, .room = most};
+    json_vocab k = {.scratch = {arena->allocator, NULL}, .capacity = max_pieces};
     const llamac_json j = llamac_json_on(c.at, llamac_left(&c));
     llamac_vocab *v = NULL;
     int32_t bos = -1, eos = -1;
-    k.pieces = llamac_new(&k.scratch, most, sizeof *k.pieces);
+    k.pieces = llamac_new(&k.scratch, max_pieces, sizeof *k.pieces);
     const char *why = k.pieces ? json_pieces(&k, j) : out_of_memory;
     if (!why && !(v = vocab_new(arena, k.size))) why = out_of_memory;
     for (size_t id = 0; id < k.size && !why; id++) {
@@ -569,7 +569,7 @@ static const char *parse_json(llamac_vocab **out, llamac_cursor c, size_t most,
         }
     }
     if (!why) why = json_scores(&k, v, j);
-    if (!why) why = vocab_settle(v, bos, eos, true);
+    if (!why) why = finish_vocab(v, bos, eos, true);
     llamac_free_all(&k.scratch);
     *out = v;
     return why;
@@ -608,7 +608,7 @@ static bool is_model(const llamac_gguf_vocab *g, const char *name) {
 }
 
 /* Added tokens, which are user-defined there, are shown and never made from text. */
-LLAMAC_SHARED int llamac_vocab_gather(llamac_vocab **out, llamac_gguf_vocab *g, size_t most,
+LLAMAC_SHARED int llamac_vocab_gather(llamac_vocab **out, llamac_gguf_vocab *g, size_t max_pieces,
                                       const char *file, llamac_arena *arena, llama_error *err) {
     const char *why = NULL;
     bool none = is_model(g, "none") || is_model(g, "no_vocab");
@@ -621,7 +621,7 @@ LLAMAC_SHARED int llamac_vocab_gather(llamac_vocab **out, llamac_gguf_vocab *g, 
             "tokenizer.model as the tokenizer",
             file, g->model.kind == '"' && g->model.n < 64 ? (int)g->model.n : 0,
             g->model.text ? g->model.text : "");
-    if (g->tokens.kind != '[' || g->tokens.n > most || g->scores.kind != '[' ||
+    if (g->tokens.kind != '[' || g->tokens.n > max_pieces || g->scores.kind != '[' ||
         g->types.kind != '[' || g->scores.n != g->tokens.n || g->types.n != g->tokens.n)
         return llamac_fail(err, LLAMA_EFORMAT, "%s: its vocabulary is not whole; make it anew",
                            file);
@@ -638,7 +638,7 @@ LLAMAC_SHARED int llamac_vocab_gather(llamac_vocab **out, llamac_gguf_vocab *g, 
             why = vocab_add(v, text.text, (size_t)text.n, (float)score.number,
                             type.number == USER_DEFINED ? UNUSED : (int)type.number);
     }
-    if (!why) why = vocab_settle(v, g->bos, g->eos, g->space_in_front != 0);
+    if (!why) why = finish_vocab(v, g->bos, g->eos, g->space_in_front != 0);
     if (why == out_of_memory) return llamac_out_of_memory(err, file);
     if (why) return llamac_fail(err, LLAMA_EFORMAT, "%s: %s; make it anew", file, why);
     *out = v;
@@ -657,7 +657,7 @@ static bool is_tiktoken(llamac_cursor c) {
     return n > 1 && llamac_uint(&c, 2) == (' ' | '0' << 8) && llamac_uint(&c, 1) == '\n';
 }
 
-LLAMAC_SHARED int llamac_vocab_parse(llamac_vocab **out, llamac_cursor bytes, size_t most,
+LLAMAC_SHARED int llamac_vocab_parse(llamac_vocab **out, llamac_cursor bytes, size_t max_pieces,
                                      const char *file, llamac_arena *arena, llama_error *err) {
     static const char advice[] = "use the tokenizer.model Meta ships";
     llamac_cursor c = bytes;
@@ -670,11 +670,11 @@ LLAMAC_SHARED int llamac_vocab_parse(llamac_vocab **out, llamac_cursor bytes, si
                                ? "is a tiktoken vocabulary (Llama 3's), which is not supported"
                                : "is not a SentencePiece model, or cut short",
                            advice);
-    if (pieces + plain > most || (plain && plain < most))
+    if (pieces + plain > max_pieces || (plain && plain < max_pieces))
         return llamac_fail(err, LLAMA_EFORMAT, "%s: has %zu pieces, the model %zu; it is another's",
-                           file, pieces + plain, most);
+                           file, pieces + plain, max_pieces);
     llamac_vocab *v = json ? NULL : vocab_new(arena, pieces + plain);
-    if (json) why = parse_json(&v, bytes, most, arena);
+    if (json) why = parse_json(&v, bytes, max_pieces, arena);
     else if (!v) why = out_of_memory;
     else why = pieces ? parse_proto(v, bytes) : parse_bin(v, bytes);
     if (why == out_of_memory) return llamac_out_of_memory(err, file);
@@ -706,11 +706,11 @@ typedef struct {
     const llamac_vocab *v;
     const llama_allocator *allocator;
     char *text; /* normalised */
-    size_t n_text, room_text;
+    size_t n_text, text_capacity;
     symbol *symbols;
-    size_t n_symbols, room_symbols;
+    size_t n_symbols, symbols_capacity;
     candidate *heap;
-    size_t n_heap, room_heap;
+    size_t n_heap, heap_capacity;
 } encoder;
 
 /* Spaces and invalid bytes are the only characters that change: each becomes three bytes. */
@@ -730,7 +730,7 @@ static void normalise(encoder *e, const unsigned char *text, size_t n) {
     e->n_text = to;
 }
 
-static bool outranks(const candidate *a, const candidate *b) {
+static bool merges_first(const candidate *a, const candidate *b) {
     return a->score > b->score || (a->score == b->score && a->left < b->left);
 }
 
@@ -742,7 +742,7 @@ static void propose(encoder *e, size_t left, size_t right) {
     if (id < 0) return;
     candidate c = {e->v->pieces[id].score, left, right, n};
     size_t i = e->n_heap++;
-    for (; i && outranks(&c, &e->heap[(i - 1) / 2]); i = (i - 1) / 2)
+    for (; i && merges_first(&c, &e->heap[(i - 1) / 2]); i = (i - 1) / 2)
         e->heap[i] = e->heap[(i - 1) / 2];
     e->heap[i] = c;
 }
@@ -751,8 +751,8 @@ static candidate take_best(encoder *e) {
     candidate best = e->heap[0], last = e->heap[--e->n_heap];
     size_t i = 0;
     for (size_t child; (child = 2 * i + 1) < e->n_heap; i = child) {
-        if (child + 1 < e->n_heap && outranks(&e->heap[child + 1], &e->heap[child])) child++;
-        if (!outranks(&e->heap[child], &last)) break;
+        if (child + 1 < e->n_heap && merges_first(&e->heap[child + 1], &e->heap[child])) child++;
+        if (!merges_first(&e->heap[child], &last)) break;
         e->heap[i] = e->heap[child];
     }
     e->heap[i] = last;
@@ -809,9 +809,9 @@ static void *allocate(encoder *e, size_t count, size_t size) {
 
 static void encoder_free(encoder *e) {
     const llama_allocator *a = e->allocator;
-    if (e->text) a->free(a->user, e->text, e->room_text);
-    if (e->symbols) a->free(a->user, e->symbols, e->room_symbols * sizeof *e->symbols);
-    if (e->heap) a->free(a->user, e->heap, e->room_heap * sizeof *e->heap);
+    if (e->text) a->free(a->user, e->text, e->text_capacity);
+    if (e->symbols) a->free(a->user, e->symbols, e->symbols_capacity * sizeof *e->symbols);
+    if (e->heap) a->free(a->user, e->heap, e->heap_capacity * sizeof *e->heap);
 }
 
 LLAMAC_SHARED ptrdiff_t llamac_encode(const llamac_vocab *v, const llama_allocator *allocator,
@@ -826,14 +826,14 @@ LLAMAC_SHARED ptrdiff_t llamac_encode(const llamac_vocab *v, const llama_allocat
     }
     if (n == 0) return (ptrdiff_t)count;
     encoder e = {.v = v, .allocator = allocator};
-    e.room_text = 3 * n + 3;
-    e.text = allocate(&e, e.room_text, 1);
+    e.text_capacity = 3 * n + 3;
+    e.text = allocate(&e, e.text_capacity, 1);
     if (e.text) {
         normalise(&e, (const unsigned char *)text, n);
-        e.room_symbols = e.n_text;
-        e.room_heap = 2 * e.n_text; /* a merge takes one pair out and puts two in */
-        e.symbols = allocate(&e, e.room_symbols, sizeof *e.symbols);
-        e.heap = allocate(&e, e.room_heap, sizeof *e.heap);
+        e.symbols_capacity = e.n_text;
+        e.heap_capacity = 2 * e.n_text; /* a merge takes one pair out and puts two in */
+        e.symbols = allocate(&e, e.symbols_capacity, sizeof *e.symbols);
+        e.heap = allocate(&e, e.heap_capacity, sizeof *e.heap);
     }
     bool enough = e.text && e.symbols && e.heap;
     if (enough) {
@@ -854,7 +854,7 @@ LLAMAC_SHARED const char *llamac_piece(const llamac_vocab *v, int32_t token, siz
 
 /* Give out the pending bytes that are decided: whole characters, and a U+FFFD for each byte
  * that cannot begin one. With `all`, nothing more will come and every byte is decided. */
-static size_t settle_pending(llama_utf8 *u, bool all, char *out) {
+static size_t flush_pending(llama_decoder *u, bool all, char *out) {
     size_t to = 0;
     while (u->n) {
         size_t length = utf8_length(u->pending, u->n), used = length ? length : 1;
@@ -873,18 +873,18 @@ static size_t settle_pending(llama_utf8 *u, bool all, char *out) {
     return to;
 }
 
-LLAMAC_SHARED size_t llamac_decode(const llamac_vocab *v, llama_utf8 *u, int32_t token,
+LLAMAC_SHARED size_t llamac_decode(const llamac_vocab *v, llama_decoder *u, int32_t token,
                                    char out[LLAMA_TEXT_MAX]) {
     if (!u || !out || u->n >= sizeof u->pending) return 0;
-    if (token == LLAMA_FLUSH) return settle_pending(u, true, out);
+    if (token == LLAMA_FLUSH) return flush_pending(u, true, out);
     if (token < 0 || token >= v->size) return 0;
     const vocab_piece *p = &v->pieces[token];
     if (p->type == BYTE) {
         u->started = 1;
         u->pending[u->n++] = (unsigned char)byte_of(p);
-        return settle_pending(u, false, out);
+        return flush_pending(u, false, out);
     }
-    size_t to = settle_pending(u, true, out);
+    size_t to = flush_pending(u, true, out);
     if (p->type == CONTROL) return to;
     const char *text = p->type == UNKNOWN ? UNK_TEXT : p->text;
     size_t n = p->type == UNKNOWN ? sizeof UNK_TEXT - 1 : p->n;
