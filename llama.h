@@ -7,7 +7,7 @@
  *         llama *model;
  *         llama_session *s;
  *         llama_error err;
- *         llama_decoder utf8 = {.started = 1};
+ *         llama_decoder decoder = {.started = 1};
  *         llama_sampler sampler = {.size = sizeof sampler, .temperature = 0.8f, .top_p = 0.95f};
  *         if (llama_open(&model, "LLaMA/7B", NULL, &err) ||
  *             llama_session_new(&s, model, NULL, &err))
@@ -20,50 +20,56 @@
  *             if (llama_eval(s, 0, t, (size_t)n)) break;
  *             t[0] = llama_sample(s, 0, &sampler);
  *             if (t[0] < 0 || t[0] == llama_eos(model)) break;
- *             fwrite(text, 1, llama_token_to_text(model, &utf8, t[0], text), stdout);
+ *             fwrite(text, 1, llama_token_to_text(model, &decoder, t[0], text), stdout);
  *         }
- *         fwrite(text, 1, llama_token_to_text(model, &utf8, LLAMA_FLUSH, text), stdout);
+ *         fwrite(text, 1, llama_token_to_text(model, &decoder, LLAMA_FLUSH, text), stdout);
  *         llama_session_free(s);
  *         llama_close(model);
  *     }
  *
- * Build it with: cc -O2 app.c llama.c tokenizer.c -lm (add -fopenmp for threads); or make
- * one file of it that says #define LLAMA_STATIC, #include "llama.c" and #include
- * "tokenizer.c". These are files with many names of their own, so have them in one that does
- * little else; under -std=c11 before any other #include.
+ * Build it with: cc -O2 app.c llama.c tokenizer.c -lm. Add -fopenmp for threads.
  *
- * Contract. No global mutable state. Nothing here prints, exits, aborts, asserts, raises a
- * signal, installs a handler or changes the locale; every call that computes saves the
- * floating-point mode, sets the default and restores it. A `llama` is immutable and may be
- * shared by any number of threads and sessions. A `llama_session` belongs to one thread at
- * a time. A session allocates nothing after llama_session_new returns (llama_load may, see
- * there); text functions allocate and free through the model's allocator, which must be
- * thread-safe. Option, info and sampler structs start with their size and may grow at the end
- * (the sampler within llama_request, then, with a new major release); a zero field means its default.
- * Functions returning int give LLAMA_OK or a negative code; on any failure the session is as if the
- * call had not been made, but where it says otherwise below.
+ * The library can also be part of one source file: #define LLAMA_STATIC, then #include "llama.c"
+ * and "tokenizer.c". They define many private names, so keep that file for them alone. Under
+ * -std=c11 include them before any other header.
  *
- * Threads are OpenMP's, whose runtime aborts the process if it cannot make one; threads = 1 never
- * enters a parallel region. They do not survive a fork: where this model was evaluated with threads
- * before, a child's sessions run with one.
+ * Contract
  *
- * One answer. The same weights, tokens and seed give the same bits whatever the number of
- * threads, the batch, the division of a prompt into calls, the shards and the instruction
- * set (the order of every sum is defined in llama.c).
+ * - The library has no global mutable state. It never prints, exits, aborts or raises a signal, and
+ *   it leaves the host's signal handlers and locale alone. A call that computes saves the host's
+ *   floating-point mode, sets the default mode and restores the host's at its end.
+ * - A `llama` (a model) never changes after llama_open. Threads and sessions may share it.
+ * - A `llama_session` belongs to one thread at a time.
+ * - llama_session_new allocates everything a session needs. Later calls allocate nothing, except
+ *   llama_load, llama_load_file and llama_loglikelihood. Functions on text allocate and free
+ *   through the model's allocator, which must be thread-safe.
+ * - Functions that return int return LLAMA_OK (0) or a negative code. Each function below lists the
+ *   codes it may return, without their prefix: EINVAL is LLAMA_EINVAL.
+ * - A failed call leaves the session as it was before the call, unless the function says otherwise.
+ * - Structs of options, information and samplers begin with `size`: set it to sizeof the struct.
+ *   New fields are added at the end; a field that is 0 has its default. The sampler inside a
+ *   llama_request can grow only in a major release.
+ * - llama_close, llama_session_free and every llama_error * accept NULL.
  *
- * LLAMA_FAST is the exception, where a session asks for it: prompts of 32 tokens and more go to
- * AMX, float16 and bfloat16 weights in parts of bfloat16: other bits, as near to the truth.
- * float32 weights and machines without AMX keep to the one answer; llama_session_kernels tells
- * which it is.
+ * Threads are OpenMP's. If OpenMP cannot create a thread, its runtime aborts the process; with
+ * threads = 1 the library never starts OpenMP. OpenMP's threads do not survive fork: if a model was
+ * evaluated with threads before a fork, the child's sessions on it run with one thread.
  *
- * Files are hostile: whatever their bytes, a call gives what it promises here or an error. They
- * are also mapped, so that one which is cut short while it is in use raises SIGBUS; a host that
- * hands that to llama_handle_sigbus gets an LLAMA_EIO and lives on. One that is rewritten in place gives
- * the numbers of what is read at the time, and does no other harm. A file that is replaced by
- * another of its name (mv, rename) is another file: a model that is open keeps the old one.
+ * One answer. The same weights, tokens and seed give the same bits, whatever the number of threads,
+ * the batch, the division of a prompt into calls, the shards, the file format and the instruction
+ * set. llama.c, part III, defines the order of every sum.
  *
- * Not there yet in this release, refused with LLAMA_EINVAL and a text that says so:
- * LLAMA_MEMORY_STREAM.
+ * LLAMA_FAST is the exception, and only for sessions that ask for it. Their prompts of 32 tokens
+ * and more use AMX tiles for float16 and bfloat16 weights. Those bits differ; the error is as
+ * small. For float32 weights, and on machines without AMX, the bits stay the same.
+ * llama_session_kernels says whether a session uses AMX.
+ *
+ * Files are hostile input. Whatever their bytes, a call does what this header says or returns an
+ * error. Weights are mapped, so a file that is truncated while it is mapped raises SIGBUS; see
+ * llama_handle_sigbus. A file that is rewritten in place changes the numbers and does no other
+ * harm. A file that is replaced by renaming another one over it does not affect an open model.
+ *
+ * Not written yet: LLAMA_MEMORY_STREAM. llama_open refuses it with LLAMA_EINVAL.
  */
 #ifndef LLAMAC_H
 #define LLAMAC_H
@@ -73,313 +79,433 @@
 extern "C" {
 #endif
 
-#define LLAMA_RELEASE 100 /* major * 10000 + minor * 100 + patch */
+/* ---- Version ---- */
 
-/* The whole library private to one file that includes llama.c and tokenizer.c */
+#define LLAMA_VERSION_STRING "0.1.0"
+#define LLAMA_RELEASE        100 /* the same as a number: major * 10000 + minor * 100 + patch */
+
+/* With LLAMA_STATIC, every function is private to the file that includes llama.c. */
 #ifdef LLAMA_STATIC
 #define LLAMAC_API static __attribute__((unused))
 #else
 #define LLAMAC_API
 #endif
 
-typedef struct llama llama;                 /* the weights and the tokenizer of one model */
-typedef struct llama_session llama_session; /* KV cache, scratch and positions of one user */
-
 /* ---- Codes and limits ---- */
 
 enum {
     LLAMA_OK = 0,
-    LLAMA_EINVAL = -1,  /* an argument: a token >= vocab, no such sequence, logits not there yet */
-    LLAMA_EIO = -2,     /* reading or writing failed, or a file changed underneath */
-    LLAMA_EFORMAT = -3, /* the file is not what it should be */
-    LLAMA_ENOMEM = -4,  /* the allocator returned NULL */
-    LLAMA_EFULL = -5,   /* the context is full */
-    LLAMA_ECANCEL = -6, /* the progress callback said stop */
-    LLAMA_EMISMATCH = -7, /* saved state of another model, numerics or arithmetic version */
-    LLAMA_ENUMERIC = -8   /* the logits are not finite */
+    LLAMA_EINVAL = -1,    /* an argument is invalid, or there are no logits yet */
+    LLAMA_EIO = -2,       /* reading or writing failed, or a file changed while in use */
+    LLAMA_EFORMAT = -3,   /* a file does not have the format that it should have */
+    LLAMA_ENOMEM = -4,    /* the allocator returned NULL */
+    LLAMA_EFULL = -5,     /* the tokens do not fit in the context */
+    LLAMA_ECANCEL = -6,   /* the progress function asked to stop */
+    LLAMA_EMISMATCH = -7, /* a saved state of another model, version or kind of arithmetic */
+    LLAMA_ENUMERIC = -8   /* a logit is infinite or NaN */
 };
-enum { LLAMA_ADD_BOS = 1 }; /* flags of llama_text_to_tokens */
-enum { /* how weights are held; AUTO is MAP today, and LOCK is MAP plus mlock */
-       LLAMA_MEMORY_AUTO,
-       LLAMA_MEMORY_MAP,
-       LLAMA_MEMORY_LOCK,
-       LLAMA_MEMORY_STREAM
-};
-enum {
-    LLAMA_FINISH_NONE = 0,
-    LLAMA_FINISH_EOS,
-    LLAMA_FINISH_STOP,
-    LLAMA_FINISH_LENGTH
-};                                        /* why a text ended */
-enum { LLAMA_EXACT = 0, LLAMA_FAST = 1 }; /* numerics: one answer everywhere | AMX where there is */
 
-#define LLAMA_TEXT_MAX 1024 /* bytes one push can complete; longer pieces are refused at open */
-#define LLAMA_FLUSH    INT32_MIN /* to llama_token_to_text, in place of a token: the text ends here */
+#define LLAMA_TEXT_MAX 1024 /* bytes: the most text that one token completes */
 
-/* ---- Structs; each that starts with `size` wants sizeof itself there ---- */
+/* ---- Errors, progress, memory ---- */
 
+/* Filled in by the functions that take one; owned by the caller. */
 typedef struct {
-    int status;
-    char text[508]; /* which file, what, why and what to do, in one line; "" on success */
-} llama_error;      /* caller-owned; every llama_error * may be NULL */
+    int status;     /* the code that the function returned */
+    char text[508]; /* one line: which file, what is wrong, why, what to do; "" on success */
+} llama_error;
 
-/* Called on the calling thread, at least once a layer; non-zero cancels. done and total
- * count in units of `what`: "prompt" in layers x tokens. */
+/* Reports progress on the calling thread, at least once a layer. Return 0 to continue, any other
+ * value to cancel. `what` names the work and its unit: "prompt" counts layers x tokens, "weights"
+ * and "md5" count bytes. */
 typedef int (*llama_progress_fn)(void *user, const char *what, uint64_t done, uint64_t total);
 
+/* Memory functions of the host. */
 typedef struct {
-    void *user;
-    void *(*alloc)(void *user, size_t bytes, size_t align); /* NULL on failure */
+    void *user;                                             /* first argument of both functions */
+    void *(*alloc)(void *user, size_t bytes, size_t align); /* returns NULL on failure */
     void (*free)(void *user, void *p, size_t bytes);
 } llama_allocator;
 
+/* Returns a short text for a code, such as "out of memory". */
+LLAMAC_API const char *llama_strerror(int status);
+
+/* Returns the LLAMA_RELEASE with which the library was compiled. */
+LLAMAC_API int llama_release(void);
+
+/* Returns the compiler, the kernels in this build, and whether it has OpenMP. */
+LLAMAC_API const char *llama_build(void);
+
+/* ---- Simple: open, evaluate, sample ---- */
+
+typedef struct llama llama;                 /* a model: weights and tokenizer */
+typedef struct llama_session llama_session; /* KV cache, buffers and positions of one user */
+
+/* How weights are held in memory. AUTO is MAP in this release. */
+enum {
+    LLAMA_MEMORY_AUTO,
+    LLAMA_MEMORY_MAP,   /* mapped: the system reads pages on demand */
+    LLAMA_MEMORY_LOCK,  /* mapped and locked in memory (mlock) */
+    LLAMA_MEMORY_STREAM /* not written yet */
+};
+
 typedef struct {
-    size_t size;
-    const char *tokenizer; /* a tokenizer.model, .json or .bin; NULL: the one inside (GGUF), beside
-                            * the model or, for Meta's, in its parent folder. Absent: the model
-                            * opens, text functions fail. Malformed: EFORMAT */
-    int memory;            /* LLAMA_MEMORY_... */
-    uint64_t memory_limit; /* bytes of weights to keep in memory when streaming; 0: what is free */
-    llama_progress_fn progress; /* not called yet: opening reads no weights */
-    void *user;
+    size_t size;                      /* sizeof(llama_options) */
+    const char *tokenizer;            /* path of a tokenizer.model, .json or .bin; NULL: GGUF's own
+                                 * vocabulary, or a file beside the model or, for Meta's folders,
+                                 * in the parent folder. If there is none, the model opens and
+                                 * functions on text fail */
+    int memory;                       /* LLAMA_MEMORY_... */
+    uint64_t memory_limit;            /* reserved for LLAMA_MEMORY_STREAM */
+    llama_progress_fn progress;       /* reserved: opening does not read the weights */
+    void *user;                       /* first argument of progress */
     const llama_allocator *allocator; /* copied; NULL: aligned_alloc and free */
 } llama_options;
 
+/* Opens a model, without reading its weights, and sets *model. `options` may be NULL. The path is
+ *
+ *     Meta's folder             params.json, consolidated.NN.pth
+ *     Hugging Face's folder     config.json, *.safetensors or pytorch_model*.bin
+ *     a GGUF file               of a split model the first file
+ *     llama2.c's .bin file      versions 0 and 1
+ *
+ * with float32, float16 or bfloat16 weights. Sets *model to NULL on failure: EINVAL, EIO, EFORMAT,
+ * ENOMEM. */
+LLAMAC_API int llama_open(llama **model, const char *path, const llama_options *options,
+                          llama_error *);
+
+/* Frees a model. Free its sessions first. */
+LLAMAC_API void llama_close(llama *);
+
+/* Which arithmetic a session uses. */
+enum {
+    LLAMA_EXACT = 0, /* one answer on every machine */
+    LLAMA_FAST = 1   /* AMX tiles, where the processor has them */
+};
+
 typedef struct {
-    size_t size;
-    int context;   /* positions of a sequence; 0: the model's (2048 for Meta's folders) */
-    int sequences; /* 0: 1. Memory is sequences * context * kv_bytes_per_token, touched as used */
-    int batch;     /* tokens evaluated together, 0: 256; never changes a result */
-    int threads;   /* 0: the cores this process may use (affinity, cgroup quota) */
-    int numerics;  /* LLAMA_EXACT or LLAMA_FAST */
-    const char *kernels; /* NULL: the best this CPU has; or "scalar", "avx2", "avx512", "neon" */
-    llama_progress_fn progress;
-    void *user;
+    size_t size;         /* sizeof(llama_session_options) */
+    int context;         /* positions in each sequence; 0: the model's (2048 for Meta's folders) */
+    int sequences;       /* number of sequences; 0: 1. The KV cache has sequences * context *
+                          * kv_bytes_per_token bytes; the system provides them as they are used */
+    int batch;           /* tokens evaluated together; 0: 256. Never changes a result */
+    int threads;         /* 0: the cores this process may use (affinity, cgroup quota) */
+    int numerics;        /* LLAMA_EXACT or LLAMA_FAST */
+    const char *kernels; /* "scalar", "avx2", "avx512" or "neon"; NULL: the best of this CPU */
+    llama_progress_fn progress;       /* called while evaluating; NULL: none */
+    void *user;                       /* first argument of progress */
     const llama_allocator *allocator; /* copied; NULL: aligned_alloc and free */
 } llama_session_options;
 
-typedef struct {
-    size_t size;
-    const char *format; /* "meta", "huggingface", "gguf" or "llama2.c" */
-    const char *dtype;  /* "float32", "float16", "bfloat16" or "mixed" */
-    int dim, layers, heads, kv_heads, head_dim, hidden, vocab, context, shards;
-    int32_t bos, eos; /* -1: none */
-    float norm_eps, rope_theta;
-    uint64_t parameters, file_bytes, kv_bytes_per_token;
-    uint64_t token_bytes; /* of weights: what generating one token reads */
-} llama_info;
+/* Creates a session and sets *session. `options` may be NULL. The model must outlive the session.
+ * Sets *session to NULL on failure: EINVAL, ENOMEM. */
+LLAMAC_API int llama_session_new(llama_session **session, const llama *,
+                                 const llama_session_options *options, llama_error *);
+LLAMAC_API void llama_session_free(llama_session *);
 
-/* In this order: bias, repetition penalty (each distinct id of the window once, prompt
- * included), temperature, softmax, top_k, top_p, min_p; renormalised after each. Equal
- * logits: the lower id first. Negative, infinite or NaN fields: LLAMA_EINVAL. With nothing but its
- * size set, a sampler is greedy. */
+/* Appends n tokens to a sequence and computes the logits after the last token. n = 0 does nothing.
+ * EINVAL, EFULL, ECANCEL, ENUMERIC, EIO. */
+LLAMAC_API int llama_eval(llama_session *, int seq, const int32_t *tokens, size_t n);
+
+/* How to draw a token. The steps, in this order:
+ *
+ *     1. add the bias
+ *     2. apply the repetition penalty, once to each distinct token of the window
+ *     3. divide by the temperature and take the softmax
+ *     4. filter by top_k, then top_p, then min_p; renormalise after each filter
+ *     5. draw
+ *
+ * Of tokens with equal logits the lower id is first. If only `size` is set, sampling is greedy.
+ * Negative, infinite and NaN settings give EINVAL. */
 typedef struct {
-    size_t size;
-    float temperature;    /* 0: the most likely token */
-    float top_p;          /* keep tokens while the probability before them is <= top_p (the rule of
-                           * Meta's example.py); 0 or >= 1: off */
-    float min_p;          /* keep tokens with at least min_p times the best's probability; 0: off */
-    int top_k;            /* keep the k most likely; 0: off */
+    size_t size;          /* sizeof(llama_sampler) */
+    float temperature;    /* 0: always the most likely token (greedy) */
+    float top_p;          /* keep a token if the tokens more likely than it have a total probability
+                           * of at most top_p, as Meta's example.py does; 0 or >= 1: off */
+    float min_p;          /* keep a token if its probability is at least min_p times that of the
+                           * most likely token; 0: off */
+    int top_k;            /* keep the k most likely tokens; 0: off */
     float repeat_penalty; /* divides positive logits, multiplies negative ones; 0 or 1: off */
-    int repeat_last;      /* window in tokens; 0: 64; -1: the whole sequence */
-    uint64_t seed;     /* the draw depends on (seed, position) alone: sampling twice is the same */
-    const float *bias; /* [vocab] added to the logits, or NULL */
+    int repeat_last;      /* window of the penalty in tokens; 0: 64; -1: the complete sequence */
+    uint64_t seed;        /* a draw depends on (seed, position) only: sampling twice gives the same
+                           * token */
+    const float *bias;    /* [vocab] added to the logits; NULL: none */
 } llama_sampler;
 
-typedef struct {
-    int seq;
-    const int32_t *tokens;
-    size_t n;
-} llama_span;
-typedef struct {
-    int32_t token;
-    float logprob;
-} llama_token_logprob;
-typedef struct
-{ /* zero at the start of a text; started = 1 to continue one (a leading space stays) */
-    unsigned char pending[4];
-    unsigned char n, started;
-} llama_decoder;
-/* A text for llama_generate to make. Zero what is not given; `seq` and below are results. */
-typedef struct {
-    const int32_t *prompt; /* [n_prompt], with BOS where it is wanted */
-    size_t n_prompt;
-    llama_sampler sampler;
-    size_t
-        max_tokens; /* tokens to generate; with the prompt they may be one more than the context */
-    llama_decoder
-        utf8;          /* started = 1: the prompt has text, the first token's leading space stays */
-    int seq;           /* the sequence it has */
-    int finish_reason; /* LLAMA_FINISH_NONE while it is under way */
-    size_t cached_tokens; /* tokens of the prompt that stood in the session before */
-    size_t generated;
-    int32_t token; /* the last one drawn */
-} llama_request;
-/* An ending for llama_loglikelihood. */
-typedef struct {
-    const char *context, *ending; /* texts */
-    size_t n_context, n_ending;   /* of so many bytes */
-    size_t given, tokens;         /* results: tokens of the context and of the ending; */
-    double logprob;               /* the sum over the latter; */
-    int greedy;                   /* 1 if each of these was the most likely */
-} llama_continuation;
-/* With each token drawn: the text it completes, whole characters (n may be 0); the sequence still
- * has the logits it was drawn from. Then once more when the text ends, with `finish` set. Returns 0
- * to go on; more than 0: this text ends here; a negative code ends llama_generate. */
-typedef int (*llama_request_fn)(void *user, llama_request *, const char *text, size_t n);
-typedef int (*llama_write_fn)(void *user, const void *p, size_t n); /* 0 on success */
-typedef int (*llama_read_fn)(void *user, void *p, size_t n);        /* 0 on success */
-/* x is [rows][cols], rows are tokens; name as Meta's modules: "layers.3.attention.wq" */
-typedef void (*llama_trace_fn)(void *user, const char *name, const float *x, size_t rows,
-                               size_t cols);
-
-/* ---- Essential ---- */
-
-/* path: a folder as Meta ships it (params.json, consolidated.NN.pth) or as Hugging Face has it
- * (config.json, *.safetensors or pytorch_model*.bin), a GGUF file (of split ones the first), or
- * llama2.c's .bin; of F32, F16 or BF16. Weights are mapped, not read. EINVAL, EIO, EFORMAT,
- * ENOMEM; *model is NULL on failure. */
-LLAMAC_API int llama_open(llama **model, const char *path, const llama_options *, llama_error *);
-LLAMAC_API void
-llama_close(llama *); /* NULL is fine for every model and session; after its sessions are freed */
-/* EINVAL, ENOMEM; *session is NULL on failure. The model must outlive the session. */
-LLAMAC_API int llama_session_new(llama_session **session, const llama *,
-                                 const llama_session_options *, llama_error *);
-LLAMAC_API void llama_session_free(llama_session *);
-/* Append n tokens to a sequence and compute its logits; n = 0 does nothing. EINVAL, EFULL,
- * ECANCEL, ENUMERIC, EIO. */
-LLAMAC_API int llama_eval(llama_session *, int seq, const int32_t *tokens, size_t n);
-/* Draw the next token from the sequence's logits; a negative value is an error (EINVAL). */
+/* Returns a token drawn from the sequence's logits, or a negative code (EINVAL). Does not append
+ * it to the sequence: pass it to llama_eval. */
 LLAMAC_API int32_t llama_sample(llama_session *, int seq, const llama_sampler *);
-LLAMAC_API int32_t llama_eos(const llama *); /* -1: none */
+
+/* Returns the end-of-text token, or -1 if the model has none. */
+LLAMAC_API int32_t llama_eos(const llama *);
+
+/* Returns one line that says why the last failed call on this session failed; "" if none did. */
+LLAMAC_API const char *llama_session_error(const llama_session *);
+
+/* Returns the session's kernels and threads, such as "avx512, 2 threads". */
+LLAMAC_API const char *llama_session_kernels(const llama_session *);
+
+/* Returns how many bytes llama_session_new would allocate; 0 if the options are invalid. */
+LLAMAC_API uint64_t llama_session_bytes(const llama *, const llama_session_options *options);
 
 /* ---- Text ---- */
 
-/* Returns how many tokens the n bytes make and writes at most cap of them; EINVAL without a
- * tokenizer, ENOMEM. Text is data: "<s>" in it is four ordinary tokens, never BOS. */
+enum { LLAMA_ADD_BOS = 1 }; /* flag of llama_text_to_tokens: begin with the BOS token */
+
+/* Tokenizes n bytes of text. Returns the number of tokens, and writes at most `capacity` of them.
+ * Text is data: "<s>" becomes ordinary tokens, never BOS. EINVAL (also if the model has no
+ * tokenizer), ENOMEM. */
 LLAMAC_API ptrdiff_t llama_text_to_tokens(const llama *, const char *text, size_t n, unsigned flags,
-                                          int32_t *out, size_t cap);
-/* The piece as it stands in the vocabulary, *n bytes, not terminated; NULL: no such token. */
+                                          int32_t *out, size_t capacity);
+
+/* Returns the token's piece as the vocabulary has it, *n bytes without a final 0; NULL if there is
+ * no such token. */
 LLAMAC_API const char *llama_token_text(const llama *, int32_t token, size_t *n);
-/* The bytes of text that `token` completes: whole characters only; each invalid byte
- * becomes one U+FFFD; control tokens give nothing. Returns how many bytes stand in out. */
+
+/* The state of detokenizing one text: tokens to text. Start with all fields 0. Set started = 1 if
+ * text comes before the first token: then a space at its beginning is kept. */
+typedef struct {
+    unsigned char pending[4]; /* the first bytes of a character that is not complete yet */
+    unsigned char n, started; /* bytes in pending; 1 after the first token */
+} llama_decoder;
+
+#define LLAMA_FLUSH INT32_MIN /* as a token for llama_token_to_text: the text ends here */
+
+/* Detokenizes one token: writes the text that it completes to `out` and returns the number of
+ * bytes. Writes complete UTF-8 characters only. Each invalid byte becomes U+FFFD. Control tokens
+ * have no text. */
 LLAMAC_API size_t llama_token_to_text(const llama *, llama_decoder *, int32_t token,
                                       char out[LLAMA_TEXT_MAX]);
 
-/* The UTF-8 character at the start of n > 0 bytes, in *number; -1: there is none. Returns its
- * bytes, or 1. */
+/* Decodes the UTF-8 character at the start of n > 0 bytes into *number and returns its length in
+ * bytes. If the first byte is not the start of a valid character, *number is -1 and the length
+ * is 1. */
 LLAMAC_API size_t llama_utf8_next(const char *text, size_t n, int32_t *number);
-/* 1: on a terminal that character (-1: a byte that is none) would act and not be shown: control
- * characters, and those that turn the direction of writing and make a text look like another. */
-LLAMAC_API int llama_is_control(int32_t c);
-/* Where the first of the stop texts begins, or n; and in *keep how many of the last bytes may turn
- * out to be the beginning of one, so that a stream had better hold them back. */
+
+/* Returns 1 if a terminal would act on the character instead of showing it: control characters,
+ * and characters that change the direction of writing. -1 (an invalid byte) counts too. */
+LLAMAC_API int llama_is_control(int32_t character);
+
+/* Searches n bytes of text for the stop texts. Returns where the first match begins, or n if there
+ * is no match. Then *keep is the number of bytes at the end of the text that may be the beginning
+ * of a stop text: a program that prints as it goes should hold them back. */
 LLAMAC_API size_t llama_find_stop(const char *text, size_t n, const char *const *stops,
                                   size_t n_stops, size_t *keep);
 
-/* ---- Looking ---- */
-
-LLAMAC_API int llama_describe(const llama *, llama_info *); /* EINVAL: size is not set */
-/* [vocab] after the last token, valid until the sequence changes; NULL if not there. */
-LLAMAC_API const float *llama_logits(const llama_session *, int seq);
-/* probs[vocab]: what llama_sample draws from. EINVAL. */
-LLAMAC_API int llama_probabilities(llama_session *, int seq, const llama_sampler *, float *probs);
-/* The k best of the unfiltered softmax with natural-log probabilities; returns how many, or
- * EINVAL. */
-LLAMAC_API int llama_top_logprobs(const llama_session *, int seq, llama_token_logprob *out, int k);
-/* Append like llama_eval; logprob[i] is that of tokens[i] given all before it (0 at position 0).
- * EINVAL too where the sequence has tokens and, after a rewind, no logits. */
-LLAMAC_API int llama_score(llama_session *, int seq, const int32_t *tokens, size_t n,
-                           float *logprob);
-/* Call fn with every named intermediate of later evals, in the order of computation: each once a
- * batch (see `batch`), but "output" where logits are computed, once a call or, when tokens are
- * scored, every few of them. NULL stops. */
-LLAMAC_API int llama_trace(llama_session *, llama_trace_fn fn, void *user);
-LLAMAC_API const char *
-llama_session_error(const llama_session *); /* why the last call on it failed, or "" */
-LLAMAC_API const char *llama_session_kernels(const llama_session *); /* "avx512, 2 threads" */
-/* What llama_session_new would allocate, in bytes; 0 if the options are invalid. */
-LLAMAC_API uint64_t llama_session_bytes(const llama *, const llama_session_options *);
-
 /* ---- Sequences ---- */
 
-/* llama_eval of several sequences in one pass over the weights; the bits are those of each
- * alone. On failure none of them has changed. A sequence twice: EINVAL. */
+/* A session has `sequences` sequences, numbered from 0, each with its own tokens, KV cache and
+ * logits. */
+
+typedef struct { /* tokens to append to a sequence */
+    int seq;
+    const int32_t *tokens; /* [n] */
+    size_t n;
+} llama_span;
+
+/* Does llama_eval for several sequences in one pass over the weights. Batching never changes the
+ * bits. If the call fails, no sequence has changed. EINVAL if a sequence is named twice; else as
+ * llama_eval. */
 LLAMAC_API int llama_eval_batch(llama_session *, const llama_span *, size_t n);
-/* llama_score of several sequences in one pass, for the tokens of all spans one after the other.
- * rank[i], unless NULL: how many tokens were more likely than that one, of equal ones those with
- * lower ids; 0: llama_sample draws it at temperature 0. logprob NULL: llama_eval_batch. */
+
+/* Returns the number of tokens in a sequence; 0 if there is no such sequence. */
+LLAMAC_API size_t llama_length(const llama_session *, int seq);
+
+/* Returns the tokens of a sequence, [llama_length]. They stay valid until the sequence changes.
+ * NULL if there is no such sequence. */
+LLAMAC_API const int32_t *llama_tokens(const llama_session *, int seq);
+
+/* Removes the tokens from position `length` on. The logits stay only if nothing was removed.
+ * EINVAL. */
+LLAMAC_API int llama_rewind(llama_session *, int seq, size_t length);
+
+/* Makes sequence dst a copy of sequence src: tokens, KV cache and logits. EINVAL. */
+LLAMAC_API int llama_fork(llama_session *, int dst, int src);
+
+/* ---- Logits and scores ---- */
+
+typedef struct {
+    int32_t token;
+    float logprob; /* natural logarithm of the probability */
+} llama_token_logprob;
+
+/* Returns the logits after the last token, [vocab]. They stay valid until the sequence changes.
+ * NULL if there are none. */
+LLAMAC_API const float *llama_logits(const llama_session *, int seq);
+
+/* Writes the probabilities from which llama_sample would draw to probs[vocab]. EINVAL. */
+LLAMAC_API int llama_probabilities(llama_session *, int seq, const llama_sampler *, float *probs);
+
+/* Writes the k most likely tokens to `out`, most likely first. Uses the plain softmax, without a
+ * sampler. Returns how many it wrote: k, or vocab if k is larger. EINVAL. */
+LLAMAC_API int llama_top_logprobs(const llama_session *, int seq, llama_token_logprob *out, int k);
+
+/* Does llama_eval and writes the log-probability of each token, given all tokens before it, to
+ * logprob[n]. The token at position 0 gets 0. EINVAL also if the sequence was rewound and has no
+ * logits; else as llama_eval. */
+LLAMAC_API int llama_score(llama_session *, int seq, const int32_t *tokens, size_t n,
+                           float *logprob);
+
+/* Does llama_score for several sequences in one pass over the weights. logprob and rank have an
+ * entry for each token of all spans, in order. rank, if it is not NULL, gets the number of tokens
+ * that rank above the token: those with a higher logit, or with an equal logit and a lower id. So
+ * rank 0 is the greedy choice. If logprob is NULL, the call is llama_eval_batch. */
 LLAMAC_API int llama_score_batch(llama_session *, const llama_span *, size_t n, float *logprob,
                                  int32_t *rank);
-LLAMAC_API size_t llama_length(const llama_session *,
-                               int seq); /* tokens so far; 0 if no such seq */
-/* Forget the tokens from `length` on; the logits stay only if length is the present one. EINVAL. */
-LLAMAC_API int llama_rewind(llama_session *, int seq, size_t length);
-/* dst becomes a copy of src: tokens, KV, logits. EINVAL. */
-LLAMAC_API int llama_fork(llama_session *, int dst, int src);
-/* The tokens so far, [llama_length]; valid until the sequence changes. NULL: no such sequence. */
-LLAMAC_API const int32_t *llama_tokens(const llama_session *, int seq);
-/* Write a sequence through fn: kv_bytes_per_token bytes a token, a little more, and the logits if
- * it has them. Loaded into any session of a model with the same weights, from whatever files, it
- * goes on with the same bits. EINVAL, EIO (fn said so). */
-LLAMAC_API int llama_save(llama_session *, int seq, llama_write_fn fn, void *user);
-/* The sequence becomes what was saved, or, on any failure, stays as it was: nothing is believed
- * before its checksum. EFORMAT: it is damaged, or no state; EMISMATCH: of another model, as its
- * shape, its constants and samples of each weight tell, of other numerics or another version;
- * EFULL: longer than the context; EIO: fn could not read so much. An empty sequence is read into
- * where it lies; for another one room for both is allocated, and freed: ENOMEM. */
-LLAMAC_API int llama_load(llama_session *, int seq, llama_read_fn fn, void *user);
-/* The same with a file. Saved, it takes the place of an older one whole, once it is on the disk: a
- * crash leaves one or the other. What is there and no saved state is left alone: EINVAL, or EIO if
- * it is no regular file. Loaded from one that goes on behind the state: EFORMAT, and the
- * sequence is empty; from one that is not there: EIO, and errno is ENOENT. */
-LLAMAC_API int llama_save_file(llama_session *, int seq, const char *path, llama_error *);
-LLAMAC_API int llama_load_file(llama_session *, int seq, const char *path, llama_error *);
+
+/* Receives one intermediate result: x is [rows][cols], a row per token. `name` is the name of
+ * Meta's module, such as "layers.3.attention.wq". */
+typedef void (*llama_trace_fn)(void *user, const char *name, const float *x, size_t rows,
+                               size_t cols);
+
+/* Calls fn with every intermediate result of later evaluations, in the order of computation. Each
+ * comes once per batch of tokens; "output" comes when logits are computed. fn = NULL stops the
+ * trace. EINVAL. */
+LLAMAC_API int llama_trace(llama_session *, llama_trace_fn fn, void *user);
 
 /* ---- Whole texts ---- */
 
-/* Let a sequence hold these tokens and their logits; of what it holds, the beginning that is the
- * same stays and is not evaluated again. Errors as llama_eval; that beginning is then left. */
+/* Makes the sequence hold these tokens and their logits. Evaluates only what follows the prefix
+ * that the sequence holds already. Errors as llama_eval; the sequence then holds that prefix. */
 LLAMAC_API int llama_prefill(llama_session *, int seq, const int32_t *tokens, size_t n);
-/* Make n texts, each with the bits it has alone, as many in one pass over the weights as the
- * session has sequences, 64 at most. What stands in a sequence already (of an earlier call, of a
- * llama_load) and begins like a prompt is used, and prompts that begin alike share that. Errors as
- * llama_eval_batch and llama_sample, or fn's; the sequences keep what they have. */
+
+/* Why a text ended. */
+enum {
+    LLAMA_FINISH_NONE = 0, /* it has not ended */
+    LLAMA_FINISH_EOS,      /* the model drew the end-of-text token */
+    LLAMA_FINISH_STOP,     /* the callback asked for the end */
+    LLAMA_FINISH_LENGTH    /* max_tokens tokens were generated */
+};
+
+/* A text to generate. Set the first five fields that you need, the rest to 0. */
+typedef struct {
+    const int32_t *prompt; /* [n_prompt] tokens, BOS included if it is wanted */
+    size_t n_prompt;
+    llama_sampler sampler;
+    size_t max_tokens;    /* to generate; n_prompt + max_tokens may be the context + 1 at most */
+    llama_decoder utf8;   /* set started = 1 if the prompt has text, to keep a leading space */
+    int seq;              /* result: the sequence that was used */
+    int finish_reason;    /* result: LLAMA_FINISH_... */
+    size_t cached_tokens; /* result: tokens of the prompt that were not evaluated again */
+    size_t generated;     /* result: tokens generated so far */
+    int32_t token;        /* result: the last token drawn */
+} llama_request;
+
+/* Receives each token of a text: n bytes of text that the token completes (n may be 0). The
+ * sequence still has the logits from which the token was drawn. When the text ends, the function is
+ * called once more, with finish_reason set. Return 0 to continue, a positive value to end this
+ * text, a negative code to end llama_generate with that code. */
+typedef int (*llama_request_fn)(void *user, llama_request *, const char *text, size_t n);
+
+/* Generates n texts. Each pass over the weights evaluates as many texts as the session has
+ * sequences, up to 64. Batching never changes a text: its bits are those of generating it alone.
+ *
+ * Prompts with a common prefix share it. A prefix that a sequence already holds, from an earlier
+ * call or from llama_load, is not evaluated again. Errors as llama_eval_batch and llama_sample, and
+ * fn's own; the sequences then keep what they hold. */
 LLAMAC_API int llama_generate(const llama *, llama_session *, llama_request *, size_t n,
                               llama_request_fn fn, void *user);
-/* log p(ending | context) of n endings, as Language Model Evaluation Harness has it: the two are
- * tokenized as one text with <s> in front, but for the last white space (Unicode's) of the context,
- * which goes to the ending; its tokens are those behind as many as the context has alone (of
- * none, the last), and the model sees the context's own tokens and then these. Endings run together
- * in one pass over the weights, each with the bits it has alone; a context is evaluated once for
- * those in a row that have it, and one other besides. The session needs three sequences or more;
- * NULL: only the tokens are counted. What the sequences held is lost, also where it fails. Errors
- * as llama_text_to_tokens and llama_eval_batch. */
+
+/* A continuation to score after a context. */
+typedef struct {
+    const char *context, *ending; /* texts: the context and its continuation */
+    size_t n_context, n_ending;   /* their lengths in bytes */
+    size_t given, tokens;         /* results: tokens of the context, tokens of the continuation */
+    double logprob; /* result: log-probability of the continuation given the context */
+    int greedy;     /* result: 1 if each token of the continuation was the most likely one */
+} llama_continuation;
+
+/* Computes log p(continuation | context) of n continuations, by the rules of the Language Model
+ * Evaluation Harness:
+ *
+ *     1. White space (Unicode's) at the end of the context is moved to the continuation.
+ *     2. `<s> context` and `<s> context continuation` are tokenized. Let N be the number of tokens
+ *        of the first.
+ *     3. The continuation's tokens are the second list without its first N tokens. If none is left,
+ *        they are its last token.
+ *     4. The model sees the tokens of the first list, then the continuation's tokens.
+ *
+ * Continuations run together in one pass over the weights; that does not change their bits. A
+ * context is evaluated once for all continuations in a row that have it.
+ *
+ * The session needs at least 3 sequences. What they hold is lost, also on failure. If the session
+ * is NULL, only `given` and `tokens` are computed. Errors as llama_text_to_tokens and
+ * llama_eval_batch. */
 LLAMAC_API int llama_loglikelihood(const llama *, llama_session *, llama_continuation *, size_t n);
 
-/* ---- Library ---- */
+/* ---- Saved state ---- */
 
-/* Read every weight: all must be finite numbers, and no long run of them zero, as where a download
- * was interrupted; then, in a folder of Meta's that has checklist.chk, compare the files with
- * their MD5 sums. Progress in bytes, of "weights", then "md5". EFORMAT, EIO, ECANCEL. */
-LLAMAC_API int llama_check(const llama *, llama_progress_fn, void *user, llama_error *);
-/* Page the weights in, from the first byte of the files to the last; safe beside eval. ECANCEL. */
-LLAMAC_API int llama_prefetch(const llama *, llama_progress_fn, void *user);
-/* For a host's handler of SIGBUS, which passes on si_addr: safe in a signal handler, as it calls
- * nothing but mmap. Is the address in one of the model's files, then that was cut short, or its
- * disk cannot read it: from here on the rest of the file is zeros, the evaluation under way and
- * every later one end in LLAMA_EIO with the file's name, and 1 is returned. 0: it is somebody
- * else's. llama_open sets *model before it looks into files, so that this works there too, and
- * back to NULL if it fails.
+typedef int (*llama_write_fn)(void *user, const void *p, size_t n); /* returns 0 on success */
+typedef int (*llama_read_fn)(void *user, void *p, size_t n);        /* returns 0 on success */
+
+/* Writes a sequence through fn: kv_bytes_per_token bytes for each token, the logits if there are
+ * any, and a short header. Any session on the same weights can load it, from files of any format,
+ * and continues with the same bits. EINVAL; EIO if fn failed. */
+LLAMAC_API int llama_save(llama_session *, int seq, llama_write_fn fn, void *user);
+
+/* Replaces a sequence by a saved one. Trusts no number before its checksum was read. On failure the
+ * sequence is as it was:
  *
- *     static llama *model; // given to llama_open as it is
+ *     EFORMAT     the bytes are damaged, or are not a saved state
+ *     EMISMATCH   the state is of another model, another version or another kind of arithmetic
+ *     EFULL       the state is longer than the context
+ *     EIO         fn failed
+ *     ENOMEM      a sequence that is not empty needs memory for both states
+ *
+ * Models are compared by their shape, their constants and samples of each weight. */
+LLAMAC_API int llama_load(llama_session *, int seq, llama_read_fn fn, void *user);
+
+/* Saves a sequence to a file. The new file replaces an older state only when it is complete and on
+ * the disk, so a crash leaves one or the other. A file that is not a saved state is never replaced:
+ * EINVAL, or EIO if it is not a regular file. */
+LLAMAC_API int llama_save_file(llama_session *, int seq, const char *path, llama_error *);
+
+/* Loads a sequence from a file. Errors as llama_load. If the file does not exist: EIO, and errno is
+ * ENOENT. If bytes follow the state: EFORMAT, and the sequence is empty. */
+LLAMAC_API int llama_load_file(llama_session *, int seq, const char *path, llama_error *);
+
+/* ---- The model and its files ---- */
+
+typedef struct {
+    size_t size;        /* sizeof(llama_info) */
+    const char *format; /* "meta", "huggingface", "gguf" or "llama2.c" */
+    const char *dtype;  /* "float32", "float16", "bfloat16" or "mixed" */
+    int dim, layers, heads, kv_heads, head_dim, hidden, vocab;
+    int context;      /* positions for which the model was trained */
+    int shards;       /* files with weights */
+    int32_t bos, eos; /* tokens; -1: none */
+    float norm_eps, rope_theta;
+    uint64_t parameters;         /* weights in all matrices and vectors */
+    uint64_t file_bytes;         /* bytes of all files with weights */
+    uint64_t kv_bytes_per_token; /* bytes of KV cache for a position */
+    uint64_t token_bytes;        /* bytes of weights that generating a token reads */
+} llama_info;
+
+/* Fills in *info, whose size must be set. EINVAL. */
+LLAMAC_API int llama_describe(const llama *, llama_info *info);
+
+/* Reads every weight and checks that it is finite, and that no long run of weights is zero, as an
+ * interrupted download leaves it. Then, if Meta's folder has a checklist.chk, compares the MD5 of
+ * each file. EFORMAT, EIO, ECANCEL. */
+LLAMAC_API int llama_check(const llama *, llama_progress_fn, void *user, llama_error *);
+
+/* Reads the files of the model into memory, from the first byte to the last. May run beside
+ * evaluations. ECANCEL. */
+LLAMAC_API int llama_prefetch(const llama *, llama_progress_fn, void *user);
+
+/* For a host's handler of SIGBUS, with the address from si_addr. Safe in a signal handler.
+ *
+ * If the address lies in one of the model's files, that file was truncated or cannot be read. The
+ * rest of its mapping is replaced by zeros, the current and all later evaluations return LLAMA_EIO,
+ * and the function returns 1. Otherwise it returns 0.
+ *
+ *     static llama *model; // the pointer that is passed to llama_open
  *     static void on_bus(int signal_number, siginfo_t *info, void *context) {
  *         if (!llama_handle_sigbus(model, info->si_addr)) signal(SIGBUS, SIG_DFL);
- *     } */
+ *     }
+ *
+ * llama_open sets *model before it reads the files, so the handler also works while it runs. */
 LLAMAC_API int llama_handle_sigbus(const llama *, const void *address);
-LLAMAC_API const char *llama_strerror(int status);
-LLAMAC_API int llama_release(void);       /* the LLAMA_RELEASE it was compiled as */
-LLAMAC_API const char *llama_build(void); /* compiler, kernels compiled in, OpenMP or not */
 
 #ifdef __cplusplus
 }
