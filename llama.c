@@ -35,12 +35,14 @@
  *   where a safetensors header is checked        V     read_safetensors
  *   where a GGUF header is checked               V     gguf_open, gguf_tensors
  *   which tensor name becomes which weight       VI    binding, bind_weight
+ *   what happens if a mapped file is truncated   VI    llama_handle_sigbus
  *   how the memory of a session is laid out      VII   layout_session
  *   where each token of a batch gets its row     VII   evaluate_spans, set_row
  *   how a saved state is laid out                VII   STATE_MAGIC, transfer_sequence
  *   where temperature, top_k, top_p, min_p apply VIII  distribute
  *   where a prompt of a batch gets its sequence  IX    start_request
  *   how much of a prompt is in the KV cache      IX    cached_prefix
+ *   where a stop text is found                   IX    llama_find_stop
  *   where a text is tokenized                    tokenizer.c, llamac_encode
  *
  * Memory. Weights stay in the page cache, mapped read-only. A model owns an arena, which holds the
@@ -100,7 +102,7 @@
 #elif FLT_EVAL_METHOD != 0
 #error "llama.c needs float arithmetic in float: on x86 compile with -msse2 -mfpmath=sse"
 #elif defined(__BYTE_ORDER__) && __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
-#error "llama.c uses the bytes of model files, which are little-endian: it needs such a machine"
+#error "llama.c maps little-endian files as they are: it needs a little-endian machine"
 #elif SIZE_MAX < UINT64_MAX
 #error "llama.c maps files larger than 4 GiB: it needs a 64-bit machine"
 #endif
@@ -124,10 +126,10 @@ _Static_assert(sizeof 0.1 == sizeof(double), "compile llama.c without -fsingle-p
 #endif
 #define LLAMAC_INLINE static inline __attribute__((unused))
 
-/* An arena owns all allocations of one object and frees them together. A small allocation is a
- * part of a 64 KB chunk, a large one has its own block. Opening a model uses two arenas: one for
- * what the model keeps, one for temporary data, which is always freed. So an error in the middle of
- * a file needs no clean-up of single allocations. */
+/* An arena owns all allocations of one object and frees them together. A small allocation is a part
+ * of a 64 KB chunk, a large one has its own block. Opening a model uses two arenas: one for what
+ * the model keeps, one for temporary data, which is always freed. So an error in the middle of a
+ * file needs no clean-up of single allocations. */
 enum { LLAMAC_ALIGNMENT = 64, LLAMAC_CHUNK = 1 << 16 };
 typedef struct llamac_block {
     struct llamac_block *next;
@@ -147,8 +149,8 @@ typedef struct {               /* a file mapped read-only */
 typedef struct llamac_vocab llamac_vocab;
 
 /* The host program may flush denormals or round in another direction, which would change the bits.
- * llamac_fp_enter sets the default floating-point mode and returns the host's mode;
- * llamac_fp_leave restores it. */
+ * llamac_fp_enter sets the default floating-point mode and returns the host's mode; llamac_fp_leave
+ * restores it. */
 LLAMAC_INLINE uint64_t llamac_fp_enter(void);
 LLAMAC_INLINE void llamac_fp_leave(uint64_t old);
 LLAMAC_INLINE bool llamac_allow_amx(void);
@@ -220,9 +222,9 @@ static inline float element(int type, const unsigned char *row, size_t i) {
  *     x += w2 (silu(w1 h) * w3 h)
  *   logits = output (rmsnorm(x) * norm)
  *
- * Letters in comments: n is the number of tokens evaluated together, D is dim, H hidden,
- * V vocab_size, K kv_dim. A row of an activation buffer of width W takes padded(W) floats. The
- * floats after the first W are zero if a kernel reads them (clear_padding). */
+ * Letters in comments: n is the number of tokens evaluated together, D is dim, H hidden, V
+ * vocab_size, K kv_dim. A row of an activation buffer of width W takes padded(W) floats. The floats
+ * after the first W are zero if a kernel reads them (clear_padding). */
 
 /* ---- The structs ---- */
 
@@ -426,7 +428,7 @@ static size_t forward(llama_session *s, size_t n) {
 
 /* Rows of a matrix, as the kernels see them. If shards divide the matrix by columns, a row consists
  * of one segment per shard. A sum runs through the segments from left to right, as if the row were
- * contiguous. */
+ * contiguous. If there are several segments, each has full blocks only: see bind_weight. */
 typedef struct {
     const unsigned char *const *part; /* [parts] the address of row 0 of each segment */
     size_t parts, cols, stride;       /* segments; columns of one; bytes from row to row in it */
@@ -460,7 +462,7 @@ struct kernels {
     void (*attend)(const attention_args *);
     void (*swiglu)(float *a, const float *b, size_t n); /* one row */
     void (*pack)(float *to, const float *x, size_t ldx, size_t n,
-                 size_t cols); /* for AMX's tiles */
+                 size_t cols); /* into AMX's tiles; NULL in other sets */
 };
 
 /* Packs n rows of x into s->packed, in the order in which the kernels read them: part III. */
@@ -468,8 +470,8 @@ static void pack_input(llama_session *, const weight *, const float *x, size_t n
 
 /* ---- Threads ---- */
 
-/* The work of one operation: y from x and w, for n rows, in layer l. A job does the items
- * begin <= i < end of it. Each operation defines its items, for example rows of w. */
+/* The work of one operation: y from x and w, for n rows, in layer l. A job does items `begin` to
+ * `end` - 1. Each operation defines its items, for example rows of w. */
 typedef struct {
     llama_session *s;
     const weight *w;
@@ -483,9 +485,9 @@ typedef void job(const task *, int thread, size_t begin, size_t end);
  * in multiply-adds and decides how it is divided:
  *
  *   below 2^14    this thread does everything: waking the other threads would cost more
- *   below 2^22    each thread gets one chunk
- *   otherwise     each thread gets about 8 chunks, one at a time, so that the other threads do more
- *                 if one core is slow
+ *   below 2^22    there is one chunk per thread
+ *   otherwise     there are 8 chunks per thread, and each thread takes the next chunk when it has
+ *                 finished one; so a slow core does less of the work
  *
  * No other function uses OpenMP. */
 static void parallel(const task *t, job *run, size_t items, size_t unit, size_t work) {
@@ -567,9 +569,9 @@ static void rmsnorm(llama_session *s, float *y, const float *x, const weight *w,
 /* Returns the number of columns of w that are contiguous in a row: the columns of one segment. */
 static size_t across(const weight *w) { return w->split == BY_ROWS ? w->cols : w->cols / w->parts; }
 
-/* y[t][r] = sum_k w[r][k] x[t][k] for the rows begin <= r < end of w. A matrix that shards divide by
- * rows is several matrices, one below the other: each takes one call of the kernel. If shards divide
- * it by columns, its rows consist of several segments. */
+/* y[t][r] = sum_k w[r][k] x[t][k] for the rows begin <= r < end of w. A matrix that shards divide
+ * by rows is several matrices, one below the other: each takes one call of the kernel. If shards
+ * divide it by columns, its rows consist of several segments. */
 static void matmul_job(const task *j, int thread, size_t begin, size_t end) {
     const llama_session *s = j->s;
     const weight *w = j->w;
@@ -592,9 +594,9 @@ static void matmul_job(const task *j, int thread, size_t begin, size_t end) {
     }
 }
 
-/* Reorders the n outputs y of a sorted wq or wk. In each head, Hugging Face's row order has the first
- * elements of all pairs that RoPE rotates, then the second elements. Meta's order, which RoPE here
- * expects, has the two elements of each pair side by side. */
+/* Reorders the n outputs y of a sorted wq or wk. In each head, Hugging Face's row order has the
+ * first elements of all pairs that RoPE rotates, then the second elements. Meta's order, which RoPE
+ * here expects, has the two elements of each pair side by side. */
 static void pair_up(llama_session *s, float *y, size_t width, size_t n) {
     size_t head_dim = s->model->head_dim, half = head_dim / 2;
     float *head = s->workspaces->queries;
@@ -692,8 +694,8 @@ static void add(llama_session *s, float *x, const float *y, size_t n) {
     for (size_t i = 0; i < n * padded(s->model->dim); i++) x[i] += y[i];
 }
 
-/* Keeps the rows of x and q whose logits are needed: all if s->all_rows, else the last token of each
- * span. Returns their number. */
+/* Keeps the rows of x and q whose logits are needed: all if s->all_rows, else the last token of
+ * each span. Returns their number. */
 static size_t select_rows(llama_session *s, size_t n) {
     size_t kept = 0, ld = padded(s->model->dim);
     for (size_t t = 0; t < n; t++) {
@@ -727,15 +729,16 @@ static bool cancelled(llama_session *s, size_t l, size_t n) {
  *
  * With four lanes, a 512-bit register holds four rows of weights, and one broadcast of four floats
  * of x serves all of them. Measured with 504 tokens, the register tile then reaches 92% of the FMA
- * peak. With sixteen lanes a register holds one row, which takes four times the cache traffic:
- * 59% of the peak.
+ * peak. With sixteen lanes a register holds one row, which takes four times the cache traffic: 59%
+ * of the peak.
  *
  * The kernels are written once, in terms of nine vector functions. For each instruction set, this
  * file includes itself with LLAMA_PASS defined and so compiles them with that set's functions. The
  * set "scalar" is plain C. */
 
 /* Computes y = w x for the rows begin <= r < end of w, where x is [n][ldx] and not packed. This
- * function defines the bits. No code calls it; test_math.c compares all kernels with this order. */
+ * function defines the bits. The library does not call it. test_math.c compares all kernels with
+ * this order. */
 __attribute__((unused)) static void matmul_plain(const matmul_args *p, size_t ldx, size_t begin,
                                                  size_t end) {
     size_t cols = p->w.parts * p->w.cols, filled = (cols + BLOCK - 1) / BLOCK * BLOCK;
@@ -755,8 +758,8 @@ __attribute__((unused)) static void matmul_plain(const matmul_args *p, size_t ld
 /* ---- exp, log, sine, cosine ---- */
 
 /* The library has its own functions because those of libm differ from system to system. The three
- * functions in double use + - * / only and are accurate to about 1 ulp. They serve RoPE's table and
- * angles and the sampler. The forward pass uses exp_float. */
+ * functions in double use + - * / only and are accurate to about 1 ulp. RoPE's angles and the
+ * sampler use them. The kernels use exp_float. */
 
 /* Returns exp(x): 0 for x <= -700, infinity for x > 700. With x = n ln 2 + r and |r| <= ln 2 / 2,
  * exp x = 2^n exp r. The Taylor series of exp r ends with r^13: the next term is below 2^-57. ln 2
@@ -781,8 +784,8 @@ static double exp_double(double x) {
 }
 
 /* Returns the natural logarithm of x, which must be positive and normal. With x = m 2^e and m from
- * sqrt(1/2) to sqrt(2), log x = e ln 2 + log m, and log m = 2 atanh(z) for z = (m-1)/(m+1). As
- * |z| < 0.172, the series atanh(z) = z + z^3/3 + z^5/5 + ... can end with z^21. */
+ * sqrt(1/2) to sqrt(2), log x = e ln 2 + log m, and log m = 2 atanh(z) for z = (m-1)/(m+1). The
+ * series atanh(z) = z + z^3/3 + z^5/5 + ... can end with z^21 because |z| < 0.172. */
 static double log_double(double x) {
     uint64_t bits;
     memcpy(&bits, &x, 8);
@@ -852,8 +855,8 @@ static size_t tile_tokens(size_t n) {
 
 /* Packs `cols` columns of n rows of x, stride ldx, in the order in which the kernels read them, so
  * that they read contiguous memory: panels of PANEL_COLUMNS columns, in a panel tiles of rows, in a
- * tile groups of LANES columns, in a group the rows of the tile. Columns are filled up to a full
- * block from the zero padding of x. A single row keeps its order. */
+ * tile groups of LANES columns, in a group the rows of the tile. `cols` is rounded up to a full
+ * block. A single row keeps its order. */
 static void pack(float *to, const float *x, size_t ldx, size_t n, size_t cols) {
     for (size_t k = 0; k < cols; k += PANEL_COLUMNS) {
         size_t end =
@@ -975,14 +978,14 @@ static void matmul_blocked(const matmul_args *p, size_t begin, size_t end, size_
  *   broadcast4(p)          the four floats at p, for each row
  *   fma(a, b, c)           a b + c, rounded once
  *   f16(p)  bf16(p)        VL stored weights, widened exactly, not aligned
- *   transpose(v)           from VR vecs, each with VL weights of one row, to VR vecs, each with four
+ *   transpose(v)           before: each of VR vecs has VL weights of one row; after: each has four
  *                          weights of every row
  *   sums(v, out)           the sums of the VR rows' lanes, in the defined order
  *
  * A register tile is TILE_VECS vecs of weights by up to TILE_TOKENS tokens. matvec multiplies
  * DOT_VECS vecs of weights at a time with its one token. */
 
-/* Plain C: one row of four lanes. If the machine has no fused multiply-add, fmaf is a function of
+/* Plain C: a vec holds one row. If the machine has no fused multiply-add, fmaf is a function of
  * libm: slow, but exact. */
 #if LLAMA_PASS == 1
 #define ISA scalar
@@ -1122,9 +1125,9 @@ TARGET INLINE VEC FN(widen)(int type, const unsigned char *row, size_t k) {
     }
 }
 
-/* Reads a block of VR rows from column k on, widens and interleaves it: out[i] has the columns
- * k + 4i .. k + 4i + 3 of all rows. If the block is not full, at the end of the rows, it is copied
- * first and filled up with zeros. */
+/* Reads a block of VR rows from column k on, widens and interleaves it: out[i] has the four columns
+ * from k + 4i on of all rows. If the rows end within the block, it is copied and filled up with
+ * zeros first. */
 TARGET INLINE void FN(block)(VEC *out, int type, const unsigned char *const *row, size_t k,
                              size_t cols, const bool full) {
     unsigned char copy[FN(VR)][BLOCK * sizeof(float)] = {{0}};
@@ -1149,8 +1152,8 @@ TARGET INLINE void FN(block)(VEC *out, int type, const unsigned char *const *row
     }
 }
 
-/* Sets pointers to VR rows of a segment from row r on. Instead of rows from `end` on, the last row is
- * repeated; the callers drop those sums. */
+/* Sets pointers to VR rows of a segment from row r on. Instead of rows from `end` on, the last row
+ * is repeated; the callers drop those sums. */
 TARGET INLINE void FN(rows)(const unsigned char **row, const weight_rows *w, size_t segment,
                             size_t r, size_t end) {
     for (size_t i = 0; i < FN(VR); i++)
@@ -1173,9 +1176,9 @@ TARGET INLINE void FN(dot)(VEC *sum, int type, const unsigned char *row[FN(DOT_V
     }
 }
 
-/* Computes y[r] = sum_k w[r][k] x[k] for one token. Each weight goes from memory to a register once.
- * The next ROWS rows are prefetched in the order of their addresses, because memory is fastest for
- * one long stream. They go to the L2 cache, because L1 is too small. */
+/* Computes y[r] = sum_k w[r][k] x[k] for one token. Each weight goes from memory to a register
+ * once. The next ROWS rows are prefetched in the order of their addresses, because memory is
+ * fastest for one long stream. They go to the L2 cache, because L1 is too small. */
 TARGET INLINE void FN(matvec)(int type, const weight_rows *w, size_t begin, size_t end,
                               const float *x, float *y) {
     enum { VECS = FN(DOT_VECS), ROWS = VECS * FN(VR) };
@@ -1263,8 +1266,8 @@ TARGET static void FN(macro_kernel)(const matmul_args *p, const panel *at, float
     }
 }
 
-/* Widens the TILE_ROWS rows of a panel into `to`, in the order in which micro_kernel reads them: four
- * columns of all rows, then the next four. */
+/* Widens the TILE_ROWS rows of a panel into `to`, in the order in which micro_kernel reads them:
+ * four columns of all rows, then the next four. */
 TARGET INLINE void FN(pack_panel)(float *to, int type, const weight_rows *w, const panel *at) {
     for (size_t v = 0; v < FN(TILE_VECS); v++) {
         const unsigned char *row[FN(VR)];
@@ -1280,7 +1283,7 @@ TARGET INLINE void FN(pack_panel)(float *to, int type, const weight_rows *w, con
     }
 }
 
-/* Adds the lanes of each sum of a panel and writes the sums to y, without those of repeated rows. */
+/* Adds the lanes of each sum of a panel and writes the sums to y, except those of repeated rows. */
 TARGET static void FN(reduce_lanes)(const matmul_args *p, const panel *at) {
     const float *acc = p->workspace->acc + at->group_row * p->n * LANES;
     for (size_t i = 0; i < p->n * FN(TILE_VECS); i++, acc += FN(VL)) {
@@ -1304,8 +1307,8 @@ TARGET static void FN(multiply_panel)(const matmul_args *p, const panel *at) {
     FN(macro_kernel)(p, at, p->workspace->acc + at->group_row * p->n * LANES);
 }
 
-/* Computes the rows begin <= r < end of a matmul. Several tokens share each widened panel. One token
- * reads each weight once, so it needs no panels. If one token needs more than CACHED bytes of
+/* Computes the rows begin <= r < end of a matmul. Several tokens share each widened panel. One
+ * token reads each weight once, so it needs no panels. If one token needs more than CACHED bytes of
  * weights, they come from memory; AVX2's narrower registers then read faster than AVX-512's, at 95%
  * of the rate that a core can read. */
 TARGET static void FN(matmul)(const matmul_args *p, size_t begin, size_t end) {
@@ -1356,8 +1359,8 @@ TARGET static void FN(rope)(float *v, const float *cosine, const float *sine, si
     }
 }
 
-/* x = softmax(x): e[i] = exp(x[i] - max), x[i] = e[i] / sum. The sum has four lanes; e[i] goes to lane
- * i mod 4. */
+/* x = softmax(x): e[i] = exp(x[i] - max), x[i] = e[i] / sum. The sum has four lanes; e[i] goes to
+ * lane i mod 4. */
 TARGET INLINE void FN(softmax)(float *x, size_t n) {
     float top = x[0], lane[LANES] = {0};
     for (size_t i = 1; i < n; i++) top = x[i] > top ? x[i] : top;
@@ -1367,9 +1370,9 @@ TARGET INLINE void FN(softmax)(float *x, size_t n) {
     for (size_t i = 0; i < n; i++) x[i] /= sum;
 }
 
-/* y[t][d] += sum_j p[t][j] v[j][d] over the positions begin <= j < end, ascending, for `rows` tokens
- * and `vecs` * VL elements d. If begin is 0, the sums begin at +0. ldy and ldp are strides in
- * floats. */
+/* y[t][d] += sum_j p[t][j] v[j][d] over the positions begin <= j < end, ascending, for `rows`
+ * tokens and `vecs` * VL elements d. If begin is 0, the sums begin at +0. ldy and ldp are strides
+ * in floats. */
 TARGET INLINE void FN(weighted_sum)(float *y, size_t ldy, const float *p, size_t ldp,
                                     const float *v, size_t head_dim, size_t begin, size_t end,
                                     const int rows, const int vecs) {
@@ -1419,9 +1422,9 @@ TARGET INLINE void FN(weighted_sum_head)(const attention_args *a, size_t t, cons
 
 /* y = softmax(q K^T / sqrt(head_dim)) V for one head. The scores are a matmul whose weights are the
  * keys. The values are added in blocks of VALUE_BLOCK positions: all tokens use a block while it is
- * in the L1 cache. The mask is causal: token t attends to the first n + t positions. The tokens of a
- * tile share the positions of the first of them; the few other positions are added token by
- * token. */
+ * in the L1 cache. The mask is causal: token t attends to the first n + t positions. A tile adds
+ * the positions of its first token for all its tokens together. The few other positions are added
+ * token by token. */
 TARGET static void FN(attend)(const attention_args *a) {
     enum { VALUE_BLOCK = 64, TILE = TILE_TOKENS };
     const unsigned char *keys = (const unsigned char *)a->keys;
@@ -1484,8 +1487,8 @@ static const kernels FN(kernels) = {
  *   w, if it is bfloat16  = w0
  *
  * The products w0 x0, w0 x1, w0 x2, w1 x0 and w1 x1 are summed; the missing w1 x2 is below 1e-7 of
- * w x. Without w0 x2 and w1 x1 too, logits would be wrong by 3e-4. The processor decides the order
- * of the sums, so the bits differ from those of the other kernels.
+ * w x. If w0 x2 and w1 x1 were missing too, logits would be wrong by 3e-4. The processor decides
+ * the order of the sums, so the bits differ from those of the other kernels.
  *
  * One step multiplies 32 rows of w with 32 rows of x, over 32 columns. Each part of w and of x is
  * two tiles of 1 KB, one below the other. A tile of w is [16 rows][32 columns]. A tile of x has the
@@ -1494,7 +1497,7 @@ static const kernels FN(kernels) = {
 enum { SIDE = 16, TILE_BYTES = 1024, TILE_LD = 64, TILE_FLOATS = 256 };
 enum { W_BYTES = 4 * TILE_BYTES, X_BYTES = 6 * TILE_BYTES }; /* of all parts of one step */
 
-/* Splits 16 floats into their first `parts` parts, the highest bits first. Part i is written to
+/* Splits 16 floats into their first `parts` parts, the highest bits first. The address of part i is
  * to + i * step. */
 AMX INLINE void split_amx(__m512 x, unsigned char *to, size_t step, int parts) {
     for (int i = 0; i < parts; i++, to += step) {
@@ -1505,8 +1508,8 @@ AMX INLINE void split_amx(__m512 x, unsigned char *to, size_t step, int parts) {
     }
 }
 
-/* Packs `cols` columns of n rows of x, one panel, as tiles. The last tiles are filled up with rows of
- * zeros. */
+/* Packs `cols` columns of n rows of x, one panel, as tiles. The last tiles are filled up with rows
+ * of zeros. */
 AMX static void pack_amx(float *to, const float *x, size_t ldx, size_t n, size_t cols) {
     for (size_t t = 0; t < n; t += TILED)
         for (size_t k = 0; k < cols; k += TILED, to += X_BYTES / sizeof *to)
@@ -1522,8 +1525,8 @@ AMX static void pack_amx(float *to, const float *x, size_t ldx, size_t n, size_t
             }
 }
 
-/* Splits the TILED rows of a panel into parts, as tiles. Instead of rows from p->end on, the last row
- * is repeated. */
+/* Splits the TILED rows of a panel into parts, as tiles. Instead of rows from p->end on, the last
+ * row is repeated. */
 AMX INLINE void split_rows_amx(unsigned char *to, int type, const weight_rows *w, const panel *p) {
     for (size_t i = 0; i < TILED; i++) {
         size_t r = p->r + i < p->end ? p->r + i : p->end - 1;
@@ -1537,7 +1540,8 @@ AMX INLINE void split_rows_amx(unsigned char *to, int type, const weight_rows *w
     }
 }
 
-/* Adds the products of tiles 4 and 5 (of w) with tiles 6 and 7 (of x) to the sums in tiles 0 to 3. */
+/* Multiplies tiles 4 and 5 (of w) with tiles 6 and 7 (of x) and adds to the sums in tiles 0 to
+ * 3. */
 AMX INLINE void products_amx(void) {
     _tile_dpbf16ps(0, 4, 6);
     _tile_dpbf16ps(1, 4, 7);
@@ -1586,7 +1590,7 @@ static float *panel_sums_amx(const matmul_args *p, const panel *at, size_t *toke
     return p->workspace->acc + at->group_row * *tokens;
 }
 
-/* Writes the sums of a panel from their tiles, [row][token], to y, without those of repeated rows. */
+/* Writes a panel's sums to y from their tiles [row][token], except those of repeated rows. */
 static void unpack_amx(const matmul_args *p, const panel *at) {
     size_t tokens;
     const float *acc = panel_sums_amx(p, at, &tokens);
@@ -1616,13 +1620,14 @@ AMX INLINE void multiply_panel_amx(int type, const matmul_args *p, const panel *
     }
 }
 
+/* Calls multiply_panel_amx with a constant type. */
 AMX static void multiply_amx(const matmul_args *p, const panel *at) {
     if (p->w.type == F16) multiply_panel_amx(F16, p, at);
     else multiply_panel_amx(BF16, p, at);
 }
 
-/* Computes the rows begin <= r < end of a matmul, with AMX if is_tiled, else with AVX-512. The tiles
- * are configured, 16 rows of 64 bytes each, and released in each call. */
+/* Computes the rows begin <= r < end of a matmul, with AMX if is_tiled, else with AVX-512. The
+ * tiles are configured, 16 rows of 64 bytes each, and released in each call. */
 AMX static void matmul_amx(const matmul_args *p, size_t begin, size_t end) {
     if (!is_tiled(p->w.type, p->n, p->w.cols)) {
         matmul_avx512(p, begin, end);
@@ -1680,8 +1685,9 @@ static bool has_amx(void) {
 }
 #endif
 
-/* Returns the kernels of this name, or the fastest if name is NULL. If `fast` is set, AVX-512 includes
- * AMX if this machine has it. Returns NULL if this build or this machine has no such kernels. */
+/* Returns the kernels of this name, or the fastest if name is NULL. If `fast` is set, AVX-512
+ * includes AMX if this machine has it. Returns NULL if this build or this machine has no such
+ * kernels. */
 static const kernels *find_kernels(const char *name, bool fast) {
 #if defined(__x86_64__)
     static const kernels *const all[] = {&kernels_scalar, &kernels_avx2, &kernels_avx512};
