@@ -1,24 +1,62 @@
 /* llama.c - LLaMA (Touvron et al. 2023, arXiv:2302.13971) on a CPU, from the files Meta shipped.
  *
- * It maps the checkpoint, runs the transformer in float32 arithmetic whose every rounding is
- * defined (the same bits on each instruction set, thread count, batch and sharding), samples. It
- * does not convert or copy weights, quantise, train, keep global state, print or exit.
+ * Contract. The library maps a checkpoint, runs the transformer in float32 and samples tokens.
+ * The order and the rounding of all arithmetic are defined. The output therefore has the same bits
+ * for every instruction set, number of threads, batch size and number of shards. The exception is
+ * LLAMA_FAST, which uses AMX. The library does not convert, quantise or train weights. It copies
+ * a weight only if the kernels cannot use it in place (copy_weight). It keeps no global state,
+ * prints nothing and never exits.
  *
- *   I.   The model        types with their shapes, the forward pass
- *   II.  The verbs        embed, rmsnorm, matmul, rope, attention, swiglu: each with its equation
- *   III. Weights          formats, parameters, the binding table: files are hostile input
- *   IV.  Using it         sampler, opening, sessions, evaluating, looking, saved state: the public
- *                         functions (those of whole texts are in tokenizer.c)
- *   V.   The machine      which kernels this CPU runs, and the kernels themselves, written once and
- *                         read once per instruction set: this file includes itself (LLAMA_PASS)
+ *   part                    holds
+ *   I.    The model         element types, equations, structs with their shapes, forward()
+ *   II.   The operations    threads; embed, rmsnorm, matmul, rope, attention, swiglu, add
+ *   III.  Kernels           the order of a sum; exp, log, sine, cosine; packing; the inner loops,
+ *                           compiled once per instruction set; AMX; the choice of kernels
+ *   IV.   Common ground     cursor, UTF-8, memory, errors, JSON, GGUF values, every system call
+ *   V.    Reading files     PyTorch (zip, pickle, older form), safetensors, GGUF, MD5
+ *   VI.   Opening a model   formats, parameters, binding, tokenizer, open, close, SIGBUS, check
+ *   VII.  Sessions          memory layout, evaluating and scoring, sequences, saved state
+ *   VIII. Sampling          random numbers, penalties, filters, the draw
+ *   IX.   Text              text and tokens, prefix reuse, generation, log-likelihood, stop texts
+ *   X.    The library       messages of status codes, version, build
  *
- * Memory: weights stay in the page cache, mapped read-only. A model owns an arena of a few KB a
- * layer. A session is one allocation: scratch for one batch, then the KV cache, touched as used.
+ * To read the file, start with forward() in part I: it is all of LLaMA. Part II has the equation of
+ * each operation, part III makes them fast. To find a place, search for these names:
  *
- * What knows no model, readers of zip, pickle, safetensors and GGUF, JSON, numbers, stands in
- * llama.h's private part.
+ *   the order of a dot product's sum             III   matmul_plain
+ *   the loops that compute a prompt's matmul     III   matmul_blocked, micro_kernel
+ *   the loop that computes one token's matmul    III   matvec
+ *   which instruction set is used                III   find_kernels
+ *   how work is divided over threads             II    parallel
+ *   how the KV cache is laid out, and written    I, II sequence, store_kv
+ *   which function maps a file                   IV    llamac_map_file
+ *   where an error gets its text                 IV    llamac_fail
+ *   where a PyTorch pickle is interpreted        V     pickle_run
+ *   where a safetensors header is checked        V     read_safetensors
+ *   where a GGUF header is checked               V     gguf_open, gguf_tensors
+ *   which tensor name becomes which weight       VI    binding, bind_weight
+ *   what happens if a mapped file is truncated   VI    llama_handle_sigbus
+ *   how the memory of a session is laid out      VII   layout_session
+ *   where each token of a batch gets its row     VII   evaluate_spans, set_row
+ *   how a saved state is laid out                VII   STATE_MAGIC, transfer_sequence
+ *   where temperature, top_k, top_p, min_p apply VIII  distribute
+ *   where a prompt of a batch gets its sequence  IX    start_request
+ *   how much of a prompt is in the KV cache      IX    cached_prefix
+ *   where a stop text is found                   IX    llama_find_stop
+ *   where a text is tokenized                    tokenizer.c, llamac_encode
  *
- * Read I first: forward() is all of LLaMA. Then II for the equations, V for how they are made fast.
+ * Memory. Weights stay in the page cache, mapped read-only. A model owns an arena, which holds the
+ * vocabulary and about 1 KB per layer. A session is one allocation: buffers for one batch, a
+ * workspace per thread, then the KV cache, whose pages are touched only when they are used.
+ *
+ * Macros that select what is compiled:
+ *
+ *   LLAMA_PASS          1 to 4: only the kernels of part III, for one instruction set. Part III
+ *                       includes this file once per set, so the kernels are written once.
+ *   LLAMA_COMMON_ONLY   only part IV and its types. tokenizer.c includes this file this way.
+ *   LLAMAC_COMMON       part IV is already compiled. If a program includes llama.c and then
+ *                       tokenizer.c, it gets part IV once.
+ *   LLAMA_STATIC        every function is static, for a program of one file: see llama.h.
  */
 #ifndef LLAMA_PASS
 #ifndef _GNU_SOURCE
@@ -57,13 +95,14 @@
 #error "under -std=c11, include llama.c before any other header, or compile with -D_GNU_SOURCE"
 #endif
 
-/* The bits are a promise, so the source forbids what would change them under a user's flags. */
+/* The bits of the output are part of the contract: refuse compiler flags that change them, and
+ * machines that cannot use the files as they are. */
 #if defined(__FAST_MATH__) || defined(__ASSOCIATIVE_MATH__) || defined(__RECIPROCAL_MATH__)
 #error "llama.c defines the order of its arithmetic: compile it without -ffast-math"
 #elif FLT_EVAL_METHOD != 0
 #error "llama.c needs float arithmetic in float: on x86 compile with -msse2 -mfpmath=sse"
 #elif defined(__BYTE_ORDER__) && __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
-#error "llama.c uses the files as they lie, and they are little-endian: this machine is not"
+#error "llama.c maps little-endian files as they are: it needs a little-endian machine"
 #elif SIZE_MAX < UINT64_MAX
 #error "llama.c maps files larger than 4 GiB: it needs a 64-bit machine"
 #endif
@@ -79,7 +118,7 @@ _Static_assert(sizeof 0.1 == sizeof(double), "compile llama.c without -fsingle-p
 #include "llama.h"
 
 #ifndef LLAMAC_COMMON
-/* Of part IV, the common ground: types that part I holds, functions that part II calls. */
+/* Declarations of part IV that parts I to III need. */
 #ifdef LLAMA_STATIC
 #define LLAMAC_SHARED static __attribute__((unused))
 #else
@@ -87,14 +126,14 @@ _Static_assert(sizeof 0.1 == sizeof(double), "compile llama.c without -fsingle-p
 #endif
 #define LLAMAC_INLINE static inline __attribute__((unused))
 
-/* An arena owns what one object allocated and frees it all at once. Small pieces are cut from
- * chunks, large ones have a block of their own. Failing half-way through a file leaves nothing
- * to be undone piece by piece: opening has one arena for what the model keeps and one, freed in
- * any case, for what only the reading needs. */
+/* An arena owns all allocations of one object and frees them together. A small allocation is a part
+ * of a 64 KB chunk, a large one has its own block. Opening a model uses two arenas: one for what
+ * the model keeps, one for temporary data, which is always freed. So an error in the middle of a
+ * file needs no clean-up of single allocations. */
 enum { LLAMAC_ALIGNMENT = 64, LLAMAC_CHUNK = 1 << 16 };
 typedef struct llamac_block {
     struct llamac_block *next;
-    size_t bytes, used; /* this header included */
+    size_t bytes, used; /* including this header */
 } llamac_block;
 typedef struct {
     llama_allocator allocator;
@@ -104,14 +143,14 @@ typedef struct {
 typedef struct {               /* a file mapped read-only */
     const unsigned char *data; /* [size]; NULL: not mapped */
     size_t size;               /* in bytes */
-    uint64_t id[2];            /* device and inode: two names of one file have the same */
+    uint64_t id[2];            /* device and inode: the same for all names of one file */
 } llamac_mapping;
 
 typedef struct llamac_vocab llamac_vocab;
 
-/* A host may flush denormals or round otherwise, and the bits must
- * not follow. llamac_fp_enter sets the default mode and returns the one there was;
- * llamac_fp_leave puts it back. */
+/* The host program may flush denormals or round in another direction, which would change the bits.
+ * llamac_fp_enter sets the default floating-point mode and returns the host's mode; llamac_fp_leave
+ * restores it. */
 LLAMAC_INLINE uint64_t llamac_fp_enter(void);
 LLAMAC_INLINE void llamac_fp_leave(uint64_t old);
 LLAMAC_INLINE bool llamac_allow_amx(void);
@@ -123,25 +162,29 @@ LLAMAC_INLINE bool llamac_allow_amx(void);
 /* I. The model                                                                                   */
 /* ============================================================================================== */
 
-/* ---- Elements as they are stored ---- */
+/* ---- Element types ---- */
 
-/*              sign   exponent   fraction   a value is (-1)^sign 2^(exponent - bias) 1.fraction
- *   float32    1      8          23         bias 127
- *   float16    1      5          10         bias 15: from 6e-8 to 65504
- *   bfloat16   1      8          7          bias 127: the upper half of a float32
+/* The bits of each type, where a normal number is (-1)^sign 2^(exponent - bias) 1.fraction:
  *
- * An exponent of zeros alone is 2^(1 - bias) 0.fraction, one of ones infinite or no number. Every
- * float16 and bfloat16 is a float32 too, so widening loses nothing. */
+ *              sign   exponent   fraction   bias
+ *   float32    1      8          23         127
+ *   float16    1      5          10         15     from 6e-8 to 65504
+ *   bfloat16   1      8          7          127    the upper half of a float32
+ *
+ * If all exponent bits are 0, the number is (-1)^sign 2^(1 - bias) 0.fraction. If all are 1, it is
+ * infinite or NaN. Every float16 and bfloat16 number is also a float32 number, so widening is
+ * exact. */
 
 typedef enum { F32, F16, BF16, DTYPES } dtype;
 static const size_t dtype_bytes[DTYPES] = {4, 2, 2};
 
-/* IEEE half to float: the exponent is rebiased by a multiplication, exact for subnormals too. */
+/* Returns the float16 number h as float32. The multiplication corrects the bias of the exponent and
+ * is exact, for subnormal numbers too. */
 static inline float half_to_float(uint16_t h) {
     uint32_t bits = (uint32_t)(h & 0x7fff) << 13;
     float f;
     memcpy(&f, &bits, 4);
-    f *= 0x1p112f; /* 2^(127 - 15), the difference of the two biases */
+    f *= 0x1p112f; /* 2^(127 - 15): the difference of the biases */
     memcpy(&bits, &f, 4);
     if ((h & 0x7c00) == 0x7c00) bits |= 0x7f800000; /* inf, nan */
     bits |= (uint32_t)(h & 0x8000) << 16;
@@ -149,7 +192,7 @@ static inline float half_to_float(uint16_t h) {
     return f;
 }
 
-/* Element i of a stored row as float32, exactly, at any address. */
+/* Returns element i of a stored row as float32, exactly. The row need not be aligned. */
 static inline float element(int type, const unsigned char *row, size_t i) {
     uint16_t half;
     uint32_t bits;
@@ -165,33 +208,38 @@ static inline float element(int type, const unsigned char *row, size_t i) {
     return f;
 }
 
-/* The equations, for the token at position t of a sequence (paper, section 2.2):
+/* ---- The equations ---- */
+
+/* For the token at position t of a sequence (paper, section 2.2):
  *
  *   x    = tok_embeddings[token]
- *   each layer:
+ *   in each layer:
  *     h  = rmsnorm(x) * attention_norm
- *     q, k, v = wq h, wk h, wv h            q, k rotated by their position (RoPE)
+ *     q, k, v = wq h, wk h, wv h            then RoPE rotates q and k by angles that grow with t
  *     h  = for each head: softmax(q . keys / sqrt(head_dim)) values     over positions 0..t
  *     x += wo h
  *     h  = rmsnorm(x) * ffn_norm
  *     x += w2 (silu(w1 h) * w3 h)
  *   logits = output (rmsnorm(x) * norm)
  *
- * Letters in comments: n tokens evaluated together, D dim, H hidden, V vocab_size, K kv_dim.
- * A row of an activation buffer of width W takes padded(W) floats; those behind W stay zero. */
+ * Letters in comments: n is the number of tokens evaluated together, D is dim, H hidden, V
+ * vocab_size, K kv_dim. A row of an activation buffer of width W takes padded(W) floats. The floats
+ * after the first W are zero if a kernel reads them (clear_padding). */
+
+/* ---- The structs ---- */
 
 static const char *const dtype_names[DTYPES] = {"float32", "float16", "bfloat16"};
 
-/* How a model-parallel checkpoint divides a tensor over its shards. */
+/* How a model-parallel checkpoint divides a tensor over its shards. WHOLE: it is not divided. */
 typedef enum { WHOLE, BY_ROWS, BY_COLUMNS } division;
 
-typedef struct {                      /* a matrix [rows][cols] as it lies in the files */
-    const unsigned char *const *part; /* [parts] the first byte of each shard's piece */
-    size_t rows, cols, parts;         /* of the whole matrix; a vector is one row */
+typedef struct {                      /* a matrix [rows][cols], row-major, in the mapped files */
+    const unsigned char *const *part; /* [parts] the first byte of each shard's part */
+    size_t rows, cols, parts;         /* of the complete matrix; a vector has one row */
     unsigned char type, split;        /* dtype, division */
-    bool sorted; /* the rows of a head: the first of each pair that RoPE turns, then the second */
-    short layer; /* -1: outside the layers */
-    const char *name; /* "attention.wq" */
+    bool sorted;                      /* Hugging Face's order of rows in wq and wk: see pair_up */
+    short layer;                      /* -1: outside the layers */
+    const char *name;                 /* Meta's, without the layer: "attention.wq" */
 } weight;
 
 typedef struct {
@@ -205,43 +253,43 @@ typedef struct {
 } layer;
 
 struct llama {
-    size_t dim, n_layers, n_heads, n_kv_heads, vocab_size; /* as params.json has them */
+    size_t dim, n_layers, n_heads, n_kv_heads, vocab_size; /* named as in params.json */
     size_t head_dim, kv_dim, hidden; /* dim / n_heads, head_dim * n_kv_heads, rows of w1 */
-    size_t context;                  /* positions it was trained for */
-    float norm_eps, rope_theta;      /* rounded to float32, as Meta's code has them */
+    size_t context;                  /* positions that the model was trained for */
+    float norm_eps, rope_theta;      /* rounded to float32, as in Meta's code */
     weight tok_embeddings;           /* [V][D] */
     weight norm;                     /* [D] */
     weight output;                   /* [V][D] */
     layer *layers;                   /* [n_layers] */
     float *freqs;                    /* [head_dim/2] radians per position */
     llamac_vocab *vocab;             /* NULL: no tokenizer */
-    llamac_mapping *files;           /* [n_shards] those of weights */
+    llamac_mapping *files;           /* [n_shards] the files of weights */
     const char **paths;              /* [n_shards] */
-    size_t n_shards;                 /* files */
-    int lost;                        /* 1 + the number of the file whose pages are gone; 0: none */
-    int team_pid;                    /* the process that first had a team of threads; 0: none */
-    size_t page;                     /* bytes of one */
-    uint64_t parameters, file_bytes; /* elements of all weights; bytes of their files, */
-    uint64_t token_bytes;            /* and of the matrices that a token is multiplied with */
+    size_t n_shards;                 /* number of files of weights */
+    int lost;     /* 1 + the index of a file that was truncated while mapped; 0: no such file */
+    int team_pid; /* the process that first used several threads; 0: no process yet */
+    size_t page;  /* bytes of a page of memory */
+    uint64_t parameters, file_bytes; /* elements of all weights; bytes of their files */
+    uint64_t token_bytes;            /* bytes of the matrices that one token is multiplied with */
     const char *type_name;           /* "float16", or "mixed" */
-    int format;                      /* part III */
+    int format;                      /* see part VI */
     llamac_arena arena;              /* owns what the pointers above point to, and this struct */
 };
 
-typedef struct {      /* one sequence */
+typedef struct {      /* one sequence: a text with its KV cache */
     float *k, *v;     /* [n_layers][n_kv_heads][context][head_dim] */
     int32_t *tokens;  /* [context] */
     float *logits;    /* [V] of the last token */
-    size_t length;    /* positions filled */
-    size_t end;       /* the length after the call under way */
-    uint64_t call;    /* the last call that named it */
-    bool have_logits; /* false: empty or rewound */
+    size_t length;    /* number of positions filled */
+    size_t end;       /* the length after the current call */
+    uint64_t call;    /* number of the last call that evaluated this sequence */
+    bool have_logits; /* false: the sequence is empty or was rewound */
 } sequence;
 
-typedef struct {    /* what one thread works in */
+typedef struct {    /* buffers of one thread */
     float *panel;   /* [TILED * PANEL_COLUMNS] widened weights, or their parts for AMX */
-    float *acc;     /* [GROUP][rows][PANEL_ROWS * LANES] lanes of sums under way */
-    float *scores;  /* [ATTENDED][context] of one head */
+    float *acc;     /* [GROUP][rows][PANEL_ROWS * LANES] lanes of unfinished sums */
+    float *scores;  /* [ATTENDED][context] scores, then probabilities, of one head */
     float *queries; /* [ATTENDED][head_dim] of one head, packed */
 } workspace;
 
@@ -250,70 +298,80 @@ typedef struct kernels kernels;
 struct llama_session {
     const llama *model;         /* shared, never written */
     const kernels *kernels;     /* of one instruction set */
-    llama_allocator allocator;  /* asked once, at the start */
-    uint64_t bytes;             /* of the whole allocation, this struct included */
-    llama_progress_fn progress; /* NULL: nobody asks */
+    llama_allocator allocator;  /* for this struct, and for llama_load's temporary copy */
+    uint64_t bytes;             /* size of the complete allocation, including this struct */
+    llama_progress_fn progress; /* NULL: no progress is reported */
     void *progress_user;
-    llama_trace_fn trace; /* NULL: nobody looks */
+    llama_trace_fn trace; /* NULL: no activations are reported */
     void *trace_user;
-    size_t n_sequences, context, batch; /* positions of each sequence; tokens evaluated together */
-    int threads, team;                  /* asked for; used by this call */
-    sequence *sequences;                /* [n_sequences] */
-    /* scratch of one batch */
-    sequence **row_seq; /* [batch] whose token each row is */
-    size_t *row_pos;    /* [batch] and its position there */
-    int32_t *row_token; /* [batch] */
-    float *x, *h,
-        *block_out;   /* [batch][D] the residual stream, the normed input, a block's output */
-    float *q, *k, *v; /* [batch][D], [batch][K], [batch][K] */
-    float *gate, *up; /* [batch][H] */
-    float *packed;    /* [batch][D or H] the input of a product; with capacity for AMX's parts */
-    float *cos, *sin; /* [batch][head_dim/2] */
+    /* number of sequences; positions of each; maximum number of tokens evaluated together */
+    size_t n_sequences, context, batch;
+    int threads, team;   /* number of threads: of the session; of the current call */
+    sequence *sequences; /* [n_sequences] */
+    /* buffers of one batch, which has one row per token */
+    sequence **row_seq; /* [batch] the sequence of each row's token */
+    size_t *row_pos;    /* [batch] the position of the token in that sequence */
+    int32_t *row_token; /* [batch] the token */
+    /* [batch][D] the residual stream; the input of a block and the output of attention; what a
+     * block adds to the residual stream */
+    float *x, *h, *block_out;
+    float *q, *k, *v;      /* [batch][D], [batch][K], [batch][K] */
+    float *gate, *up;      /* [batch][H] */
+    float *packed;         /* [batch][D or H] the packed input of a matmul, times 1.5 for AMX */
+    float *cos, *sin;      /* [batch][head_dim/2] of the angles of RoPE */
     workspace *workspaces; /* [threads] */
-    float *last;           /* [n_sequences][D] h of the tokens whose logits are wanted */
+    float *last;           /* [n_sequences][D] h of the last token of each span */
     float *logits;         /* [n_logits][V] */
-    double *probs;         /* [V] */
-    int32_t *ids;          /* [V] */
-    unsigned char *seen;   /* [V] */
-    size_t n_logits;       /* rows of logits: for all sequences, at least SCORED */
-    uint64_t calls;        /* of llama_eval and its kin so far */
-    uint64_t done, total;  /* layers * tokens: before this batch, of this call */
-    bool cancelled;        /* the host said stop */
-    bool all_rows;         /* of this call's tokens the logits, or a trace, are wanted */
+    double *probs;         /* [V] probabilities, for the sampler */
+    int32_t *ids;          /* [V] token ids, for the sampler's heap */
+    unsigned char *seen;   /* [V] 1: the sampler has penalised this token */
+    size_t n_logits;       /* rows of logits: n_sequences, but at least SCORED */
+    uint64_t calls;        /* number of evaluating calls so far: llama_eval, llama_score ... */
+    uint64_t done, total;  /* in layers * tokens: before this batch; of this call */
+    bool cancelled;        /* the host's progress function cancelled this call */
+    bool all_rows;         /* this call needs h of all tokens, for scoring or for a trace */
     llama_error error;     /* of the last call that failed */
     char kernels_text[48]; /* "avx512, 2 threads" */
 };
 
 enum {
-    BLOCK = 16,            /* columns: rows of matrices are visited in blocks of 16, zero-padded */
-    LANES = 4,             /* of a sum: part V */
-    TILE_TOKENS = 6,       /* rows of x in a register tile, at most */
-    PANEL_COLUMNS = 256,   /* of the weights that are widened at once... */
-    PANEL_ROWS = 16,       /* ...and their rows, at most */
-    GROUP = 4,             /* panels that take turns */
-    TILED = 32,            /* rows of x, columns and rows of w that AMX's tiles multiply at once */
-    ATTENDED = 48,         /* rows of a sequence whose attention is computed together */
-    SCORED = 8,            /* rows of a text to score whose logits are computed together */
-    MAX_LAYERS = 1024,     /* what a file may ask for at most */
-    MAX_WIDTH = 1 << 20,   /* dim, heads, rows of w1 */
-    MAX_VOCAB = 1 << 20,   /* embeddings */
-    MAX_CONTEXT = 1 << 20, /* positions; RoPE's sine is exact to twice that */
-    MAX_FILES = 1000,      /* with weights */
-    DEFAULT_CONTEXT = 2048 /* of files that do not say, as Meta's */
+    BLOCK = 16,          /* columns of a block: rows of matrices are padded with zeros to blocks */
+    LANES = 4,           /* lanes of a sum: part III */
+    TILE_TOKENS = 6,     /* maximum number of rows of x in a register tile */
+    PANEL_COLUMNS = 256, /* maximum number of columns of a panel of weights */
+    PANEL_ROWS = 16,     /* maximum number of rows of a panel, except for AMX */
+    GROUP = 4,           /* panels of a group: see matmul_blocked */
+    TILED = 32,          /* rows of x, and rows and columns of w, of one step of AMX */
+    ATTENDED = 48,       /* maximum number of rows whose attention is computed together */
+    SCORED = 8,          /* maximum number of scored tokens whose logits are computed together */
+    MAX_LAYERS = 1024,   /* limits for the numbers in a file: layers, */
+    MAX_WIDTH = 1 << 20, /* dim, heads, rows of w1, */
+    MAX_VOCAB = 1 << 20, /* tokens, */
+    MAX_CONTEXT = 1 << 20, /* positions (sincos_double is accurate up to twice that), */
+    MAX_FILES = 1000,      /* files of weights */
+    DEFAULT_CONTEXT = 2048 /* if a file does not say, as in Meta's checkpoints */
 };
 
-/* Floats from one row of an activation buffer to the next. The second block lets kernels
- * read a whole block from the start of any head, and keeps rows off the same cache sets. */
+/* Returns the stride of an activation buffer: floats from one row to the next. The padding after
+ * the last full block has two uses. Kernels may read a full block from the start of any head. And
+ * rows of a power of two floats do not all fall into the same cache sets. */
 static size_t padded(size_t width) { return (width + BLOCK - 1) / BLOCK * BLOCK + BLOCK; }
 
-/* The verbs, for n rows. E are the embeddings, w a weight, K and V the cached keys and values of
- * layer l, d the width of a head.
+/* ---- The forward pass ---- */
+
+/* The operations, for n rows. E are the embeddings, w is a weight, K and V are the cached keys and
+ * values of layer l, d is head_dim.
  *
- *   embed        x = E[token]                       attention    y = softmax(q K / sqrt d) V
- *   rmsnorm      y = x / rms(x) * w                 swiglu       a = silu(a) * b
- *   matmul       y = w x                            add          x = x + y
- *   rope         q = q turned by its position       cancelled    has the host had enough?
- *   remember     K, V at the position = k, v        keep_wanted  drop rows nobody asks for
+ *   embed        x = E[token]
+ *   rmsnorm      y = x / rms(x) * w
+ *   matmul       y = w x
+ *   rope         q = q rotated by angles that grow with its position
+ *   store_kv     K[position], V[position] = k, v
+ *   attention    y = softmax(q K^T / sqrt(d)) V
+ *   swiglu       a = silu(a) * b
+ *   add          x = x + y
+ *   cancelled    asks the host whether to stop
+ *   select_rows  drops the rows whose logits are not needed
  */
 static void embed(llama_session *, float *x, size_t n);
 static void rmsnorm(llama_session *, float *y, const float *x, const weight *w, size_t n);
@@ -326,36 +384,36 @@ static void add(llama_session *, float *x, const float *y, size_t n);
 static bool cancelled(llama_session *, size_t l, size_t n);
 static size_t select_rows(llama_session *, size_t n);
 
-/* LLaMA. n tokens go through all layers together, each at its own position of its own
- * sequence; a prompt and a generated token differ only in n. Leaves in h the normed last
- * activations of the tokens whose logits are wanted, and returns how many these are. */
+/* Runs n tokens through all layers together. Each token has its own sequence and position. A prompt
+ * and a generated token differ only in n. Afterwards h holds the normed final activations of the
+ * tokens whose logits are needed. Returns the number of these tokens. */
 static size_t forward(llama_session *s, size_t n) {
     const llama *m = s->model;
     embed(s, s->x, n); /* x [n][D] */
     for (size_t l = 0; l < m->n_layers && !cancelled(s, l, n); l++) {
         const layer *w = &m->layers[l];
 
-        rmsnorm(s, s->h, s->x, &w->attention_norm, n); /* h [n][D] */
-        matmul(s, s->q, &w->wq, s->h, n);              /* q [n][D] */
-        matmul(s, s->k, &w->wk, s->h, n);              /* k [n][K] */
-        matmul(s, s->v, &w->wv, s->h, n);              /* v [n][K] */
-        rope(s, s->q, m->n_heads, n);                  /* turn q and k by their positions */
-        rope(s, s->k, m->n_kv_heads, n);
+        rmsnorm(s, s->h, s->x, &w->attention_norm, n);   /* h [n][D] */
+        matmul(s, s->q, &w->wq, s->h, n);                /* q [n][D] */
+        matmul(s, s->k, &w->wk, s->h, n);                /* k [n][K] */
+        matmul(s, s->v, &w->wv, s->h, n);                /* v [n][K] */
+        rope(s, s->q, m->n_heads, n);                    /* q [n][D] */
+        rope(s, s->k, m->n_kv_heads, n);                 /* k [n][K] */
         store_kv(s, l, s->k, s->v, n);                   /* into the KV cache */
-        if (l + 1 == m->n_layers) n = select_rows(s, n); /* the others have served */
+        if (l + 1 == m->n_layers) n = select_rows(s, n); /* only their logits are needed */
         if (n == 0) return 0;
         attention(s, s->h, s->q, l, n);           /* h [n][D], all heads side by side */
-        matmul(s, s->block_out, &w->wo, s->h, n); /* o [n][D] */
-        add(s, s->x, s->block_out, n);            /* the residual stream */
+        matmul(s, s->block_out, &w->wo, s->h, n); /* block_out [n][D] */
+        add(s, s->x, s->block_out, n);            /* x [n][D], the residual stream */
 
         rmsnorm(s, s->h, s->x, &w->ffn_norm, n);     /* h [n][D] */
-        matmul(s, s->gate, &w->w1, s->h, n);         /* a [n][H], the gate */
-        matmul(s, s->up, &w->w3, s->h, n);           /* b [n][H] */
-        swiglu(s, s->gate, s->up, n);                /* a = silu(a) * b */
-        matmul(s, s->block_out, &w->w2, s->gate, n); /* o [n][D] */
+        matmul(s, s->gate, &w->w1, s->h, n);         /* gate [n][H] */
+        matmul(s, s->up, &w->w3, s->h, n);           /* up [n][H] */
+        swiglu(s, s->gate, s->up, n);                /* gate = silu(gate) * up */
+        matmul(s, s->block_out, &w->w2, s->gate, n); /* block_out [n][D] */
         add(s, s->x, s->block_out, n);
     }
-    rmsnorm(s, s->h, s->x, &m->norm, n); /* [n][D], of which output() makes logits */
+    rmsnorm(s, s->h, s->x, &m->norm, n); /* h [n][D]: output() computes logits from it */
     return n;
 }
 
@@ -363,37 +421,39 @@ static size_t forward(llama_session *s, size_t n) {
 /* II. The operations                                                                             */
 /* ============================================================================================== */
 
-/* Guarantee: one thread computes an output element, in an order that does not depend on n,
- * on the number of threads or on the shards. The inner loops are kernels (part V); here
- * stands who does what, and the equation of each. Activations are written once per verb and
- * read by the next. */
+/* Guarantee: each output element is computed by one thread. The order of its arithmetic does not
+ * depend on n, on the number of threads or on the shards. This part has the equation of each
+ * operation and divides the work over threads; the inner loops are kernels (part III). Each
+ * operation writes its activations once, and the next operation reads them. */
 
-/* Some rows of a matrix. A row lies in one segment, or in as many as there are shards side
- * by side; a sum runs through the segments from left to right as if they were one. */
+/* Rows of a matrix, as the kernels see them. If shards divide the matrix by columns, a row consists
+ * of one segment per shard. A sum runs through the segments from left to right, as if the row were
+ * contiguous. If there are several segments, each has full blocks only: see bind_weight. */
 typedef struct {
-    const unsigned char *const *part; /* [parts] where row 0 of each segment begins */
-    size_t parts, cols, stride;       /* cols of one segment; bytes from one row to the next */
+    const unsigned char *const *part; /* [parts] the address of row 0 of each segment */
+    size_t parts, cols, stride;       /* segments; columns of one; bytes from row to row in it */
     int type;                         /* dtype */
 } weight_rows;
 
-/* y[t][r] = sum_k w[r][k] x[t][k] for t < n, and the memory a thread needs for it. */
+/* The arguments of y[t][r] = sum_k w[r][k] x[t][k] for t < n. */
 typedef struct {
     weight_rows w;
-    const float *x; /* packed */
+    const float *x; /* [n][cols of all segments], packed if n > 1 */
     float *y;
-    size_t ldy, n; /* floats from row to row of y; rows of x */
+    size_t ldy, n; /* stride of y in floats; rows of x */
     const workspace *workspace;
 } matmul_args;
 
-/* One head of `rows` tokens at consecutive positions of a sequence; the first sees n of them. */
+/* The arguments of attention for one head and `rows` tokens at consecutive positions of a sequence.
+ * The first token attends to n positions, each later one to one position more. */
 typedef struct {
-    float *y;
-    const float *q, *keys, *values;
-    size_t rows, n, head_dim, ld; /* ld floats from row to row of y and q */
+    float *y;                       /* [rows][ld] */
+    const float *q, *keys, *values; /* [rows][ld], [position][head_dim], [position][head_dim] */
+    size_t rows, n, head_dim, ld;   /* ld: stride of y and q in floats */
     const workspace *workspace;
 } attention_args;
 
-/* What an instruction set has to offer; all sets give the same bits. */
+/* The kernels of one instruction set. All sets compute the same bits, except AMX. */
 struct kernels {
     const char *name;                                              /* "avx512" */
     void (*matmul)(const matmul_args *, size_t begin, size_t end); /* rows begin <= r < end of w */
@@ -402,16 +462,16 @@ struct kernels {
     void (*attend)(const attention_args *);
     void (*swiglu)(float *a, const float *b, size_t n); /* one row */
     void (*pack)(float *to, const float *x, size_t ldx, size_t n,
-                 size_t cols); /* for AMX's tiles */
+                 size_t cols); /* into AMX's tiles; NULL in other sets */
 };
 
-/* s->packed = the n rows of x as the kernels read them: part III */
+/* Packs n rows of x into s->packed, in the order in which the kernels read them: part III. */
 static void pack_input(llama_session *, const weight *, const float *x, size_t n);
 
 /* ---- Threads ---- */
 
-/* One verb's work: y from x and w, for n rows, in layer l. A job does items begin <= i <
- * end of it, what an item is being the verb's own affair. */
+/* The work of one operation: y from x and w, for n rows, in layer l. A job does items `begin` to
+ * `end` - 1. Each operation defines its items, for example rows of w. */
 typedef struct {
     llama_session *s;
     const weight *w;
@@ -421,9 +481,15 @@ typedef struct {
 } task;
 typedef void job(const task *, int thread, size_t begin, size_t end);
 
-/* Do all items of a task. `work` in multiply-adds: less than waking a team is worth stays on
- * this thread. Of little work each thread takes its part, of much an eighth of that at a time, so
- * that a slow core does not hold up the others. The only place that knows OpenMP. */
+/* Does all items of a task, in chunks of a multiple of `unit` items. `work` is the cost of the task
+ * in multiply-adds and decides how it is divided:
+ *
+ *   below 2^14    this thread does everything: waking the other threads would cost more
+ *   below 2^22    there is one chunk per thread
+ *   otherwise     there are 8 chunks per thread, and each thread takes the next chunk when it has
+ *                 finished one; so a slow core does less of the work
+ *
+ * No other function uses OpenMP. */
 static void parallel(const task *t, job *run, size_t items, size_t unit, size_t work) {
     (void)unit, (void)work;
 #ifdef _OPENMP
@@ -432,10 +498,10 @@ static void parallel(const task *t, job *run, size_t items, size_t unit, size_t 
     size_t parts = (size_t)team * (work < MIN_SHARED_WORK ? 1 : SHARES);
     size_t chunk = ((items + parts - 1) / parts + unit - 1) / unit * unit;
     if (team > 1 && items > chunk && work >= MIN_TEAM_WORK) {
-        size_t chunks = (items + chunk - 1) / chunk; /* handed out one by one */
+        size_t chunks = (items + chunk - 1) / chunk;
 #pragma omp parallel num_threads(team)
         {
-            uint64_t mode = llamac_fp_enter(); /* a worker has a mode of its own */
+            uint64_t mode = llamac_fp_enter(); /* each thread has its own mode */
 #pragma omp for schedule(dynamic, 1)
             for (size_t c = 0; c < chunks; c++) {
                 size_t begin = c * chunk, end = begin + chunk < items ? begin + chunk : items;
@@ -449,14 +515,15 @@ static void parallel(const task *t, job *run, size_t items, size_t unit, size_t 
     run(t, 0, 0, items);
 }
 
-/* "layers.3.attention.wq": a weight's name as Meta has it, but for ".weight". */
+/* Writes Meta's name of a weight without ".weight" to out: "layers.3.attention.wq". */
 static void full_name(char out[64], int l, const char *name) {
     if (l < 0) snprintf(out, 64, "%s", name);
     else snprintf(out, 64, "layers.%d.%s", l, name);
 }
 
-/* Hand what a weight made of its input to the host: under the weight's name, with the rows
- * packed. The padding is put back afterwards, so tracing changes no bit. */
+/* Passes the output x of the operation with weight w to the host's trace function, if there is one,
+ * under the weight's name. The rows are moved together to a stride of `width` for the call, then
+ * back, and their padding is set to zero again. So a trace changes no bit of the results. */
 static void trace(llama_session *s, const weight *w, float *x, size_t n, size_t width) {
     if (!s->trace) return;
     char name[64];
@@ -470,9 +537,9 @@ static void trace(llama_session *s, const weight *w, float *x, size_t n, size_t 
     }
 }
 
-/* ---- The verbs themselves ---- */
+/* ---- The operations themselves ---- */
 
-/* x[t] = tok_embeddings[token of row t]; of a sharded table each shard holds some columns. */
+/* x[t] = tok_embeddings[token of row t]. If the table is sharded, each shard has some columns. */
 static void embed(llama_session *s, float *x, size_t n) {
     const weight *e = &s->model->tok_embeddings;
     size_t cols = e->cols / e->parts, stride = cols * dtype_bytes[e->type];
@@ -493,25 +560,25 @@ static void rmsnorm_job(const task *j, int thread, size_t begin, size_t end) {
         j->s->kernels->rmsnorm(j->y + t * ld, j->x + t * ld, j->w, j->s->model->norm_eps);
 }
 
-/* Row by row: one thread a row. */
+/* Normalizes n rows. An item is one row. */
 static void rmsnorm(llama_session *s, float *y, const float *x, const weight *w, size_t n) {
     parallel(&(task){s, w, y, x, n, 0}, rmsnorm_job, n, 1, n * w->cols);
     trace(s, w, y, n, w->cols);
 }
 
-/* Columns of w that lie side by side. */
+/* Returns the number of columns of w that are contiguous in a row: the columns of one segment. */
 static size_t across(const weight *w) { return w->split == BY_ROWS ? w->cols : w->cols / w->parts; }
 
-/* y[t][r] = sum_k w[r][k] x[t][k]. The rows of w are shared out. A matrix divided by rows
- * is several matrices one below the other; one divided by columns has rows of several
- * segments. */
+/* y[t][r] = sum_k w[r][k] x[t][k] for the rows begin <= r < end of w. A matrix that shards divide
+ * by rows is several matrices, one below the other: each takes one call of the kernel. If shards
+ * divide it by columns, its rows consist of several segments. */
 static void matmul_job(const task *j, int thread, size_t begin, size_t end) {
     const llama_session *s = j->s;
     const weight *w = j->w;
     bool by_rows = w->split == BY_ROWS;
     size_t height = by_rows ? w->rows / w->parts : w->rows;
     size_t cols = across(w);
-    for (size_t r = begin; r < end;) { /* r is in piece p, whose first row is row `top` of w */
+    for (size_t r = begin; r < end;) { /* r is in part p, whose first row is row `top` of w */
         size_t p = r / height, top = p * height, stop = end < top + height ? end : top + height;
         matmul_args args = {
             .w = {w->part + (by_rows ? p : 0), by_rows ? 1 : w->parts, cols,
@@ -527,7 +594,9 @@ static void matmul_job(const task *j, int thread, size_t begin, size_t end) {
     }
 }
 
-/* Put what sorted rows made into the order of Meta's, each pair side by side. */
+/* Reorders the n outputs y of a sorted wq or wk. In each head, Hugging Face's row order has the
+ * first elements of all pairs that RoPE rotates, then the second elements. Meta's order, which RoPE
+ * here expects, has the two elements of each pair side by side. */
 static void pair_up(llama_session *s, float *y, size_t width, size_t n) {
     size_t head_dim = s->model->head_dim, half = head_dim / 2;
     float *head = s->workspaces->queries;
@@ -541,7 +610,8 @@ static void pair_up(llama_session *s, float *y, size_t width, size_t n) {
         }
 }
 
-/* One row of x is read as it lies; of many each thread reads all, so they are packed first. */
+/* Multiplies n rows of x with w. An item is one row of w. If n > 1, the rows of x are packed first,
+ * because each thread reads all of them, once per panel of w. */
 static void matmul(llama_session *s, float *y, const weight *w, const float *x, size_t n) {
     if (n > 1) {
         pack_input(s, w, x, n);
@@ -552,8 +622,8 @@ static void matmul(llama_session *s, float *y, const weight *w, const float *x, 
     trace(s, w, y, n, w->rows);
 }
 
-/* RoPE (Su et al. 2021, arXiv:2104.09864) as Meta's code pairs elements: (2j, 2j+1) of each
- * head turn by position * theta^(-2j/head_dim) radians. */
+/* RoPE (Su et al. 2021, arXiv:2104.09864), with Meta's pairs of elements: the pair (2j, 2j+1) of
+ * each head is rotated by position * theta^(-2j/head_dim) radians. */
 static void rope(llama_session *s, float *q, size_t heads, size_t n) {
     size_t width = s->model->head_dim, half = width / 2, ld = padded(heads * width);
     for (size_t t = 0; t < n; t++)
@@ -561,12 +631,12 @@ static void rope(llama_session *s, float *q, size_t heads, size_t n) {
             s->kernels->rope(q + t * ld + h * width, s->cos + t * half, s->sin + t * half, width);
 }
 
-/* Where the keys or the values of the i-th kv_head of all layers begin: [context][head_dim] */
+/* Returns the keys or values [context][head_dim] of kv_head i, counted through all layers. */
 static float *cache(const llama_session *s, float *kv, size_t i) {
     return kv + i * s->context * s->model->head_dim;
 }
 
-/* The KV cache, in float32: K[l][head][position] = k, V[l][head][position] = v. */
+/* K[l][head][position] = k, V[l][head][position] = v. The KV cache is in float32. */
 static void store_kv(llama_session *s, size_t l, const float *k, const float *v, size_t n) {
     size_t heads = s->model->n_kv_heads, width = s->model->head_dim, ld = padded(heads * width);
     for (size_t t = 0; t < n; t++)
@@ -577,17 +647,17 @@ static void store_kv(llama_session *s, size_t l, const float *k, const float *v,
         }
 }
 
-/* y = softmax(q K^T / sqrt(head_dim)) V for each row and head, over the positions up to its
- * own (Vaswani et al. 2017, arXiv:1706.03762; with fewer kv_heads, neighbouring heads share
- * one). */
+/* y = softmax(q K^T / sqrt(head_dim)) V for each row and head, over the positions from 0 to the
+ * row's own (Vaswani et al. 2017, arXiv:1706.03762). If there are fewer kv_heads than heads,
+ * neighbouring heads share a kv_head. */
 static void attention_job(const task *j, int thread, size_t begin, size_t end) {
     const llama_session *s = j->s;
     const llama *m = s->model;
-    for (size_t i = begin; i < end; i++) { /* a head of up to ATTENDED rows, sequence by sequence */
+    for (size_t i = begin; i < end; i++) { /* one head of up to ATTENDED rows, from row t on */
         size_t head = i % m->n_heads, t = i / m->n_heads * ATTENDED, rows;
         size_t stop = j->n < t + ATTENDED ? j->n : t + ATTENDED;
         size_t kv = j->l * m->n_kv_heads + head / (m->n_heads / m->n_kv_heads);
-        for (; t < stop; t += rows) {
+        for (; t < stop; t += rows) { /* `rows` rows of one sequence */
             const sequence *q = s->row_seq[t];
             size_t at = t * padded(m->dim) + head * m->head_dim;
             for (rows = 1; t + rows < stop && s->row_seq[t + rows] == q;) rows++;
@@ -598,7 +668,7 @@ static void attention_job(const task *j, int thread, size_t begin, size_t end) {
     }
 }
 
-/* An item is one head of ATTENDED rows; a row meets as many positions as stand before it. */
+/* Computes attention for n rows of layer l. An item is one head of up to ATTENDED rows. */
 static void attention(llama_session *s, float *y, const float *q, size_t l, size_t n) {
     size_t positions = 0, groups = (n + ATTENDED - 1) / ATTENDED;
     for (size_t t = 0; t < n; t++) positions += s->row_pos[t] + 1;
@@ -613,18 +683,19 @@ static void swiglu_job(const task *j, int thread, size_t begin, size_t end) {
     for (size_t t = begin; t < end; t++) j->s->kernels->swiglu(j->y + t * ld, j->x + t * ld, width);
 }
 
-/* Row by row, in place. */
+/* Computes swiglu for n rows, in place. An item is one row. */
 static void swiglu(llama_session *s, float *a, const float *b, size_t n) {
-    enum { EXP_COST = 8 }; /* an exp costs about as much as so many multiply-adds */
+    enum { EXP_COST = 8 }; /* the cost of an exp, in multiply-adds */
     parallel(&(task){s, NULL, a, b, n, 0}, swiglu_job, n, 1, n * s->model->hidden * EXP_COST);
 }
 
-/* x += y: the residual connection; a dot product is complete before it is added */
+/* x += y: the residual connection. The sums of a matmul are complete before they are added to x. */
 static void add(llama_session *s, float *x, const float *y, size_t n) {
     for (size_t i = 0; i < n * padded(s->model->dim); i++) x[i] += y[i];
 }
 
-/* Keep of x and q the rows whose logits are wanted: the last of each span, unless all are. */
+/* Keeps the rows of x and q whose logits are needed: all if s->all_rows, else the last token of
+ * each span. Returns their number. */
 static size_t select_rows(llama_session *s, size_t n) {
     size_t kept = 0, ld = padded(s->model->dim);
     for (size_t t = 0; t < n; t++) {
@@ -637,7 +708,7 @@ static size_t select_rows(llama_session *s, size_t n) {
     return kept;
 }
 
-/* Ask the host, before each layer, whether to go on. */
+/* Reports progress before layer l. Returns true if the host has cancelled the call. */
 static bool cancelled(llama_session *s, size_t l, size_t n) {
     if (s->progress && !s->cancelled)
         s->cancelled = s->progress(s->progress_user, "prompt", s->done + l * n, s->total) != 0;
@@ -648,19 +719,26 @@ static bool cancelled(llama_session *s, size_t l, size_t n) {
 /* III. Kernels                                                                                   */
 /* ============================================================================================== */
 
-/* One answer: the defined order of a dot product of length K is four float32 lanes; lane k
- * mod 4 takes fma(w[k], x[k], lane) for ascending k from +0, K filled up to a block with
- * zeros; the sum is (lane0 + lane2) + (lane1 + lane3). Four, because then a 512-bit
- * register holds four rows of weights against one broadcast of x: measured with 504 tokens
- * the register tile runs at 92% of the FMA peak, where sixteen lanes (one row a register,
- * four times the cache traffic) reach 59%.
+/* Guarantee: every kernel except AMX's adds in the same order, so all give the same bits.
  *
- * The kernels are written once, at the end of this file. Each reading with LLAMA_PASS
- * defined compiles them for one instruction set from a vocabulary of nine verbs. "scalar"
- * is their plain twin. */
+ * The order of a dot product of w and x with K elements:
+ *   1. K is rounded up to a multiple of BLOCK; the additional elements are zero.
+ *   2. There are four float32 lanes, which begin at +0.
+ *   3. For k = 0, 1, 2 ...: lane[k mod 4] = fma(w[k], x[k], lane[k mod 4]).
+ *   4. The sum is (lane[0] + lane[2]) + (lane[1] + lane[3]).
+ *
+ * With four lanes, a 512-bit register holds four rows of weights, and one broadcast of four floats
+ * of x serves all of them. Measured with 504 tokens, the register tile then reaches 92% of the FMA
+ * peak. With sixteen lanes a register holds one row, which takes four times the cache traffic: 59%
+ * of the peak.
+ *
+ * The kernels are written once, in terms of nine vector functions. For each instruction set, this
+ * file includes itself with LLAMA_PASS defined and so compiles them with that set's functions. The
+ * set "scalar" is plain C. */
 
-/* The definition in plain C: y = w x for rows begin <= r < end, x [n][ldx] not packed. Every kernel
- * gives these bits: a test compares them. */
+/* Computes y = w x for the rows begin <= r < end of w, where x is [n][ldx] and not packed. This
+ * function defines the bits. The library does not call it. test_math.c compares all kernels with
+ * this order. */
 __attribute__((unused)) static void matmul_plain(const matmul_args *p, size_t ldx, size_t begin,
                                                  size_t end) {
     size_t cols = p->w.parts * p->w.cols, filled = (cols + BLOCK - 1) / BLOCK * BLOCK;
@@ -677,14 +755,16 @@ __attribute__((unused)) static void matmul_plain(const matmul_args *p, size_t ld
         }
 }
 
-/* ---- exp, log, sine, cosine: our own, so that they are the same everywhere ---- */
+/* ---- exp, log, sine, cosine ---- */
 
-/* To about 1 ulp of double, from + - * / alone: for tables and the sampler. The forward pass has
- * exp_float, below. */
+/* The library has its own functions because those of libm differ from system to system. The three
+ * functions in double use + - * / only and are accurate to about 1 ulp. RoPE's angles and the
+ * sampler use them. The kernels use exp_float. */
 
-/* x = n ln 2 + r with |r| <= ln 2 / 2; exp x = 2^n exp r, exp r by Taylor's series to r^13, whose
- * next term is below 2^-57. ln 2 is taken in two parts: the first has so few bits that n times it
- * is exact, so r loses nothing where x and n ln 2 nearly cancel. */
+/* Returns exp(x): 0 for x <= -700, infinity for x > 700. With x = n ln 2 + r and |r| <= ln 2 / 2,
+ * exp x = 2^n exp r. The Taylor series of exp r ends with r^13: the next term is below 2^-57. ln 2
+ * is split into two parts. The first has so few bits that its product with n is exact, so r stays
+ * accurate when x and n ln 2 nearly cancel. */
 static double exp_double(double x) {
     /* clang-format off */
     static const double inverse_factorial[] = {
@@ -694,17 +774,18 @@ static double exp_double(double x) {
     if (!(x > -700)) return x != x ? x : 0;
     if (x > 700) return HUGE_VAL;
     double n = (double)(long)(x * 0x1.71547652b82fep+0 + (x < 0 ? -0.5 : 0.5)); /* x / ln 2 */
-    double r = (x - n * 0x1.62e42fee00000p-1) - n * 0x1.a39ef35793c76p-33; /* ln 2 in two parts */
+    double r = (x - n * 0x1.62e42fee00000p-1) - n * 0x1.a39ef35793c76p-33;      /* x - n ln 2 */
     double sum = inverse_factorial[13];
     for (int i = 12; i >= 0; i--) sum = sum * r + inverse_factorial[i];
-    uint64_t bits = (uint64_t)((int64_t)n + 1023) << 52; /* 2^n: the exponent field alone */
+    uint64_t bits = (uint64_t)((int64_t)n + 1023) << 52; /* 2^n: only the exponent is set */
     double power;
     memcpy(&power, &bits, 8);
     return sum * power;
 }
 
-/* x > 0 and normal: x = m 2^e with m from sqrt(1/2) to sqrt 2, and log m = 2 atanh(z) with z =
- * (m-1)/(m+1), |z| < 0.172: the series z + z^3/3 + z^5/5 + ... to z^21 is enough. */
+/* Returns the natural logarithm of x, which must be positive and normal. With x = m 2^e and m from
+ * sqrt(1/2) to sqrt(2), log x = e ln 2 + log m, and log m = 2 atanh(z) for z = (m-1)/(m+1). The
+ * series atanh(z) = z + z^3/3 + z^5/5 + ... can end with z^21 because |z| < 0.172. */
 static double log_double(double x) {
     uint64_t bits;
     memcpy(&bits, &x, 8);
@@ -712,15 +793,15 @@ static double log_double(double x) {
     bits = (bits & 0xfffffffffffff) | (uint64_t)1023 << 52;
     double m;
     memcpy(&m, &bits, 8);
-    if (m > 0x1.6a09e667f3bcdp+0) m *= 0.5, e++; /* sqrt 2: so that m is near 1 on either side */
+    if (m > 0x1.6a09e667f3bcdp+0) m *= 0.5, e++; /* above sqrt(2) */
     double z = (m - 1) / (m + 1), z2 = z * z, sum = 0;
     for (int k = 21; k >= 1; k -= 2) sum = sum * z2 + 1.0 / k;
     return e * 0x1.a39ef35793c76p-33 + 2 * z * sum + e * 0x1.62e42fee00000p-1;
 }
 
-/* 0 <= x < 2^21: reduced by multiples of pi/2 to |r| <= pi/4, then Taylor's series to r^21. pi/2 is
- * taken in three parts, of which n times the first two is exact; the quadrant n mod 4 says which
- * of the two is sine and which sign they have. */
+/* Computes the sine and cosine of x, 0 <= x < 2^21. x = n pi/2 + r with |r| <= pi/4, and the Taylor
+ * series end with r^21 and r^20. pi/2 is split into three parts; the products of n with the first
+ * two are exact. The quadrant n mod 4 decides which series is the sine, and the signs. */
 static void sincos_double(double x, double *sine, double *cosine) {
     double n = (double)(long)(x * 0x1.45f306dc9c883p-1 + 0.5);
     double r =
@@ -739,15 +820,15 @@ static void sincos_double(double x, double *sine, double *cosine) {
     }
 }
 
-/* exp to about 1 ulp by range reduction and a minimax polynomial; the same steps in each
- * instruction set. Below -87.3 it is +0, above 88.3 infinity. */
+/* Returns exp(x) to about 1 ulp: +0 below -87.3, infinity above 88.3. exp x = 2^n exp r, as in
+ * exp_double, but exp r is a minimax polynomial. The steps are the same in each instruction set. */
 static inline __attribute__((always_inline)) float exp_float(float x) {
     float shifted =
-        __builtin_fmaf(x, 0x1.715476p+0f, 0x1.8p23f); /* x / ln 2, rounded, in the low bits */
-    float n = shifted - 0x1.8p23f;                    /* how many times ln 2 */
-    float r = __builtin_fmaf(n, -0x1.62e4p-1f, x);    /* ln 2 in two parts: |r| <= ln 2 / 2 */
+        __builtin_fmaf(x, 0x1.715476p+0f, 0x1.8p23f); /* its low bits: n = round(x / ln 2) */
+    float n = shifted - 0x1.8p23f;
+    float r = __builtin_fmaf(n, -0x1.62e4p-1f, x); /* x - n ln 2, with ln 2 in two parts */
     r = __builtin_fmaf(n, -0x1.7f7d1cp-20f, r);
-    float p = 0x1.6a2434p-10f; /* (exp(r) - 1 - r) / r^2, off by 4e-9 at most */
+    float p = 0x1.6a2434p-10f; /* five terms: (exp(r) - 1 - r) / r^2, error at most 4e-9 */
     p = __builtin_fmaf(p, r, 0x1.1239e2p-7f);
     p = __builtin_fmaf(p, r, 0x1.5558f2p-5f);
     p = __builtin_fmaf(p, r, 0x1.555492p-3f);
@@ -763,17 +844,19 @@ static inline __attribute__((always_inline)) float exp_float(float x) {
     return x > 88.3f ? HUGE_VALF : x < -87.3f ? 0.0f : y;
 }
 
-/* ---- Packing: x as the kernels read it ---- */
+/* ---- Packing x ---- */
 
-/* Rows of the next tile when n are left: as many as in the others, or one more. */
+/* Returns the number of rows of the next register tile if n rows remain. The rows are divided over
+ * as few tiles as possible, and the tiles differ by at most one row. */
 static size_t tile_tokens(size_t n) {
     size_t tiles = (n + TILE_TOKENS - 1) / TILE_TOKENS;
     return (n + tiles - 1) / tiles;
 }
 
-/* Pack `cols` columns of n rows of x as the kernels read them, in one run through memory: by
- * panels of PANEL_COLUMNS columns, in these by tiles of rows, in these four columns of all its
- * rows, then the next four. One row is packed as it is. */
+/* Packs `cols` columns of n rows of x, stride ldx, in the order in which the kernels read them, so
+ * that they read contiguous memory: panels of PANEL_COLUMNS columns, in a panel tiles of rows, in a
+ * tile groups of LANES columns, in a group the rows of the tile. `cols` is rounded up to a full
+ * block. A single row keeps its order. */
 static void pack(float *to, const float *x, size_t ldx, size_t n, size_t cols) {
     for (size_t k = 0; k < cols; k += PANEL_COLUMNS) {
         size_t end =
@@ -787,12 +870,13 @@ static void pack(float *to, const float *x, size_t ldx, size_t n, size_t cols) {
     }
 }
 
-/* Can AMX's tiles make this product? Rows of x are then packed up to a multiple of TILED. */
+/* Returns true if AMX can compute this matmul of n rows, whose segments have `cols` columns. The
+ * packed rows of x are then filled up to a multiple of TILED. */
 static bool is_tiled(int type, size_t n, size_t cols) {
     return type != F32 && n >= TILED && cols % TILED == 0;
 }
 
-/* Item i is panel i % panels of the columns side by side number i / panels. */
+/* Packs the items begin <= i < end. Item i is panel i % panels of segment i / panels. */
 static void pack_job(const task *j, int thread, size_t begin, size_t end) {
     size_t cols = across(j->w);
     const kernels *k = j->s->kernels;
@@ -808,28 +892,30 @@ static void pack_job(const task *j, int thread, size_t begin, size_t end) {
     }
 }
 
-/* All panels of all columns, shared out among the threads. */
+/* Divides the panels of all segments over the threads. */
 static void pack_input(llama_session *s, const weight *w, const float *x, size_t n) {
     size_t panels = (across(w) + PANEL_COLUMNS - 1) / PANEL_COLUMNS;
     parallel(&(task){s, w, s->packed, x, n, 0}, pack_job, w->cols / across(w) * panels, 1,
              n * w->cols);
 }
 
-/* ---- The loop over panels ---- */
+/* ---- The loop over panels, for several tokens ---- */
 
-/* A panel: some rows of w from row r on, `count` columns from column k of a segment. */
+/* A panel of w: `count` columns of one segment from column k on, and the rows from row r on. */
 typedef struct {
     size_t segment, k, count;
-    size_t r, end;  /* rows from `end` on are not wanted: the last panel has fewer than others */
-    size_t waiting; /* rows of the group before r: behind their sums this panel's sums wait */
-    bool first;     /* the first columns of its rows: the sums begin at +0 */
-    uintptr_t next; /* the address of the panel that comes next, to be prefetched meanwhile */
+    size_t r, end;    /* rows from `end` on are not computed: the last panel may have fewer rows */
+    size_t group_row; /* r, counted from the first row of the group: the place of its sums in acc */
+    bool first;       /* true for the first columns of the rows: the sums begin at +0 */
+    uintptr_t next;   /* address of the next panel, for prefetching */
 } panel;
 typedef void panel_function(const matmul_args *, const panel *);
 
-/* Rows begin <= r < end of a product with many tokens: panel by panel, each widened once for all
- * tokens. GROUP panels below one another take turns over the columns, so that the part of x that
- * they all need stays in the L2 cache; their sums wait in p->workspace->acc and are finished last. */
+/* Computes the rows begin <= r < end of a matmul of several tokens. Each panel is widened once and
+ * used for all tokens. GROUP panels, one below the other, form a group. All panels of a group use
+ * the same columns before the next columns begin, so those columns of x stay in the L2 cache.
+ * `multiply` adds one panel's products to the unfinished sums in p->workspace->acc. `finish` writes
+ * a panel's sums to y after its last columns. `rows` is the number of rows of a panel. */
 static void matmul_blocked(const matmul_args *p, size_t begin, size_t end, size_t rows,
                            panel_function *multiply, panel_function *finish) {
     const weight_rows *w = &p->w;
@@ -839,14 +925,14 @@ static void matmul_blocked(const matmul_args *p, size_t begin, size_t end, size_
             for (size_t k = 0, count; k < w->cols; k += count) {
                 count = w->cols - k < PANEL_COLUMNS ? w->cols - k : PANEL_COLUMNS;
                 for (size_t r = top; r < stop; r += rows) {
-                    bool last = r + rows >= stop; /* then the columns to the right are next */
+                    bool last = r + rows >= stop; /* of the group: the next columns follow */
                     uintptr_t next = (uintptr_t)w->part[s] + (last ? top : r + rows) * w->stride +
                                      (last ? k + count : k) * dtype_bytes[w->type];
                     multiply(p, &(panel){s, k, count, r, end, r - top, s + k == 0, next});
                 }
             }
         for (size_t r = top; r < stop; r += rows)
-            finish(p, &(panel){.r = r, .end = end, .waiting = r - top});
+            finish(p, &(panel){.r = r, .end = end, .group_row = r - top});
     }
 }
 
@@ -855,7 +941,7 @@ static void matmul_blocked(const matmul_args *p, size_t begin, size_t end, size_
 #define INLINE      static inline __attribute__((always_inline))
 #define GLUE_(a, b) a##_##b
 #define GLUE(a, b)  GLUE_(a, b)
-#define FN(name)    GLUE(name, ISA) /* FN(micro_kernel) is tile_avx2 in the AVX2 reading */
+#define FN(name)    GLUE(name, ISA) /* FN(matvec) is matvec_avx2 in the AVX2 pass */
 #define TEXT_(a)    #a
 #define TEXT(a)     TEXT_(a)
 #if defined(__clang__)
@@ -881,22 +967,26 @@ static void matmul_blocked(const matmul_args *p, size_t begin, size_t end, size_
 #endif
 #endif /* LLAMA_COMMON_ONLY */
 
-#else /* LLAMA_PASS: read once per instruction set */
+#else /* LLAMA_PASS: from here to its #endif, compiled once per instruction set */
 
-/* The vocabulary. A vec is VL floats: VR rows of four lanes.
+/* ---- Kernels: the nine vector functions, and their sizes, for each instruction set ---- */
+
+/* A vec is a register of VL floats: four lanes for each of VR rows.
  *
- *   load  store  fma(a, b, c) = a b + c
- *   splat(f)            f in each lane
- *   spread(p)           the four floats at p, for each row
- *   f16(p)  bf16(p)     VL stored weights, widened exactly, at any address
- *   transpose(v)        VR vecs of VL weights of a row each -> VR vecs of four weights of each row
- *   sums(v, out)        the VR rows' lanes added in the defined order
+ *   load(p)  store(p, v)   VL floats, not aligned
+ *   splat(f)               f in each lane
+ *   broadcast4(p)          the four floats at p, for each row
+ *   fma(a, b, c)           a b + c, rounded once
+ *   f16(p)  bf16(p)        VL stored weights, widened exactly, not aligned
+ *   transpose(v)           before: each of VR vecs has VL weights of one row; after: each has four
+ *                          weights of every row
+ *   sums(v, out)           the sums of the VR rows' lanes, in the defined order
  *
- * A tile is TILE_VECS vecs of rows by up to six tokens; DOT_VECS are dotted at a time with
- * one. */
-/* Plain C: one row of four lanes, each its own fmaf. The twin every other set is tested
- * against; without a fused multiply-add in the machine, fmaf is a function of libm and slow
- * but exact. */
+ * A register tile is TILE_VECS vecs of weights by up to TILE_TOKENS tokens. matvec multiplies
+ * DOT_VECS vecs of weights at a time with its one token. */
+
+/* Plain C: a vec holds one row. If the machine has no fused multiply-add, fmaf is a function of
+ * libm: slow, but exact. */
 #if LLAMA_PASS == 1
 #define ISA scalar
 #define TARGET
@@ -990,11 +1080,11 @@ TARGET INLINE void FN(transpose)(__m512 *v) { /* a 4x4 transposition of 128-bit 
 TARGET INLINE void FN(sums)(__m512 v, float *out) {
     v = _mm512_add_ps(v, _mm512_permute_ps(v, 0x4e)); /* lanes 0+2, 1+3 */
     v = _mm512_add_ps(v, _mm512_permute_ps(v, 0xb1));
-    __m512i first = _mm512_castsi128_si512(_mm_setr_epi32(0, 4, 8, 12)); /* of each row */
+    __m512i first = _mm512_castsi128_si512(_mm_setr_epi32(0, 4, 8, 12)); /* lane 0 of each row */
     _mm_storeu_ps(out, _mm512_castps512_ps128(_mm512_permutexvar_ps(first, v)));
 }
 
-/* NEON: one row a register, thirty-two registers: tiles of 4 x 6 vecs. */
+/* NEON: a register holds one row. There are 32 registers, enough for a tile of 4 by 6 vecs. */
 #elif LLAMA_PASS == 4
 #define ISA neon
 #define TARGET
@@ -1023,23 +1113,26 @@ INLINE void FN(sums)(float32x4_t v, float *out) {
 #define VEC FN(vec)
 enum { FN(VR) = FN(VL) / LANES, FN(TILE_ROWS) = FN(TILE_VECS) * FN(VR) };
 
-/* VL weights of one row from column k on; type is a constant, so the switch disappears. */
+/* ---- Kernels: reading weights ---- */
+
+/* Returns VL weights of a row from column k on. The type is a constant, so the switch costs
+ * nothing. */
 TARGET INLINE VEC FN(widen)(int type, const unsigned char *row, size_t k) {
     switch (type) {
     case F16: return FN(f16)(row + 2 * k);
     case BF16: return FN(bf16)(row + 2 * k);
-    default: return FN(load)((const float *)(const void *)(row + 4 * k)); /* at any address */
+    default: return FN(load)((const float *)(const void *)(row + 4 * k)); /* not aligned */
     }
 }
 
-/* One block of VR rows from column k on, widened and interleaved: out[i] is the columns k +
- * 4i.. of all the rows. A block that is not whole, the last of a row, is copied and filled up with
- * zeros. */
+/* Reads a block of VR rows from column k on, widens and interleaves it: out[i] has the four columns
+ * from k + 4i on of all rows. If the rows end within the block, it is copied and filled up with
+ * zeros first. */
 TARGET INLINE void FN(block)(VEC *out, int type, const unsigned char *const *row, size_t k,
-                             size_t cols, const bool whole) {
+                             size_t cols, const bool full) {
     unsigned char copy[FN(VR)][BLOCK * sizeof(float)] = {{0}};
     const size_t size = dtype_bytes[type];
-    for (int i = 0; i < FN(VR) && !whole; i++) {
+    for (int i = 0; i < FN(VR) && !full; i++) {
         const unsigned char *from = row[i] + k * size, *end = row[i] + cols * size;
         unsigned char *to = copy[i];
         UNROLL
@@ -1054,25 +1147,27 @@ TARGET INLINE void FN(block)(VEC *out, int type, const unsigned char *const *row
     for (size_t j = 0; j < BLOCK; j += FN(VL), out += FN(VR)) {
         UNROLL
         for (int i = 0; i < FN(VR); i++)
-            out[i] = whole ? FN(widen)(type, row[i], k + j) : FN(widen)(type, copy[i], j);
+            out[i] = full ? FN(widen)(type, row[i], k + j) : FN(widen)(type, copy[i], j);
         FN(transpose)(out);
     }
 }
 
-/* Pointers to VR rows from row r on, in one segment; past the end the last row is repeated,
- * and its sums are dropped. */
+/* Sets pointers to VR rows of a segment from row r on. Instead of rows from `end` on, the last row
+ * is repeated; the callers drop those sums. */
 TARGET INLINE void FN(rows)(const unsigned char **row, const weight_rows *w, size_t segment,
                             size_t r, size_t end) {
     for (size_t i = 0; i < FN(VR); i++)
         row[i] = w->part[segment] + (r + i < end ? r + i : end - 1) * w->stride;
 }
 
-/* One block of DOT_VECS times VR rows with the 16 floats at x. */
+/* ---- Kernels: matmul of one token ---- */
+
+/* Multiplies a block of DOT_VECS * VR rows with the 16 floats at x and adds to the lanes in sum. */
 TARGET INLINE void FN(dot)(VEC *sum, int type, const unsigned char *row[FN(DOT_VECS)][FN(VR)],
-                           size_t k, size_t cols, const float *x, const bool whole) {
+                           size_t k, size_t cols, const float *x, const bool full) {
     VEC b[FN(DOT_VECS)][BLOCK / LANES];
     UNROLL
-    for (int v = 0; v < FN(DOT_VECS); v++) FN(block)(b[v], type, row[v], k, cols, whole);
+    for (int v = 0; v < FN(DOT_VECS); v++) FN(block)(b[v], type, row[v], k, cols, full);
     UNROLL
     for (size_t i = 0; i < BLOCK / LANES; i++) {
         VEC xi = FN(broadcast4)(x + i * LANES);
@@ -1081,12 +1176,13 @@ TARGET INLINE void FN(dot)(VEC *sum, int type, const unsigned char *row[FN(DOT_V
     }
 }
 
-/* One token: y[r] = sum_k w[r][k] x[k]. Weights go from memory to registers once; the rows after
- * these are prefetched, to L2 as L1 is too small, in their order: memory likes one long stream. */
+/* Computes y[r] = sum_k w[r][k] x[k] for one token. Each weight goes from memory to a register
+ * once. The next ROWS rows are prefetched in the order of their addresses, because memory is
+ * fastest for one long stream. They go to the L2 cache, because L1 is too small. */
 TARGET INLINE void FN(matvec)(int type, const weight_rows *w, size_t begin, size_t end,
                               const float *x, float *y) {
     enum { VECS = FN(DOT_VECS), ROWS = VECS * FN(VR) };
-    const size_t bytes = ROWS * BLOCK * dtype_bytes[type]; /* of one block of all the rows */
+    const size_t bytes = ROWS * BLOCK * dtype_bytes[type]; /* of a block of ROWS rows */
     for (size_t r = begin; r < end; r += ROWS) {
         VEC sum[VECS];
         UNROLL
@@ -1113,8 +1209,11 @@ TARGET INLINE void FN(matvec)(int type, const weight_rows *w, size_t begin, size
     }
 }
 
-/* A register tile: the TILE_ROWS rows of a panel by `tokens` <= 6 tokens, over `steps`
- * times four columns. Its lanes wait in acc from panel to panel, so a sum keeps its order. */
+/* ---- Kernels: matmul of several tokens ---- */
+
+/* Multiplies a register tile: the TILE_ROWS rows of a panel by `tokens` <= TILE_TOKENS tokens, over
+ * `steps` * LANES columns. Between two panels of the same rows the lanes are stored in acc, without
+ * adding them together, so each sum keeps its order. */
 TARGET INLINE void FN(micro_kernel)(float *acc, const float *panel, const float *x, size_t steps,
                                     bool first, const size_t tokens) {
     enum { VECS = FN(TILE_VECS), VL = FN(VL) };
@@ -1139,13 +1238,13 @@ TARGET INLINE void FN(micro_kernel)(float *acc, const float *panel, const float 
     for (size_t v = 0; v < VECS; v++) FN(store)(acc + (t * VECS + v) * VL, sum[t][v]);
 }
 
-/* One panel, widened into p->workspace->panel, against all n tokens. The panel that comes next is fetched
- * into the L2 cache meanwhile: some of it before each tile. */
+/* Multiplies the panel that is widened in p->workspace->panel with all n tokens. Before each tile a
+ * share of the next panel is prefetched into the L2 cache. */
 TARGET static void FN(macro_kernel)(const matmul_args *p, const panel *at, float *acc) {
     enum { LINE = 64 };
-    size_t run = at->count * dtype_bytes[p->w.type]; /* bytes of a row */
+    size_t run = at->count * dtype_bytes[p->w.type]; /* bytes of a row of the panel */
     size_t lines = FN(TILE_ROWS) * ((run + LINE - 1) / LINE), byte = 0;
-    size_t share = lines * TILE_TOKENS / p->n + 1; /* before a tile */
+    size_t share = lines * TILE_TOKENS / p->n + 1; /* lines to prefetch before each tile */
     size_t steps = (at->count + BLOCK - 1) / BLOCK * (BLOCK / LANES);
     const float *x = p->x + (at->segment * p->w.cols + at->k) * p->n;
     uintptr_t next = at->next;
@@ -1157,7 +1256,7 @@ TARGET static void FN(macro_kernel)(const matmul_args *p, const panel *at, float
         const float *w = p->workspace->panel, *xt = x + t * steps * LANES;
         float *sums = acc + t * FN(TILE_VECS) * FN(VL);
         tokens = tile_tokens(p->n - t);
-        switch (tokens) { /* each with its own unrolled body; tiles of equal size have 2 at least */
+        switch (tokens) { /* each case is unrolled; with n > 1 no tile has less than 2 tokens */
         case 2: FN(micro_kernel)(sums, w, xt, steps, at->first, 2); break;
         case 3: FN(micro_kernel)(sums, w, xt, steps, at->first, 3); break;
         case 4: FN(micro_kernel)(sums, w, xt, steps, at->first, 4); break;
@@ -1167,8 +1266,8 @@ TARGET static void FN(macro_kernel)(const matmul_args *p, const panel *at, float
     }
 }
 
-/* Widen the TILE_ROWS rows of a panel as tile() reads them: four columns of all the rows, then the
- * next four. */
+/* Widens the TILE_ROWS rows of a panel into `to`, in the order in which micro_kernel reads them:
+ * four columns of all rows, then the next four. */
 TARGET INLINE void FN(pack_panel)(float *to, int type, const weight_rows *w, const panel *at) {
     for (size_t v = 0; v < FN(TILE_VECS); v++) {
         const unsigned char *row[FN(VR)];
@@ -1184,11 +1283,11 @@ TARGET INLINE void FN(pack_panel)(float *to, int type, const weight_rows *w, con
     }
 }
 
-/* y from the lanes of a panel's rows, of those that are wanted. */
+/* Adds the lanes of each sum of a panel and writes the sums to y, except those of repeated rows. */
 TARGET static void FN(reduce_lanes)(const matmul_args *p, const panel *at) {
-    const float *acc = p->workspace->acc + at->waiting * p->n * LANES;
+    const float *acc = p->workspace->acc + at->group_row * p->n * LANES;
     for (size_t i = 0; i < p->n * FN(TILE_VECS); i++, acc += FN(VL)) {
-        size_t t = i / FN(TILE_VECS), from = at->r + i % FN(TILE_VECS) * FN(VR); /* vec i's */
+        size_t t = i / FN(TILE_VECS), from = at->r + i % FN(TILE_VECS) * FN(VR); /* of vec i */
         float out[FN(VR)];
         FN(sums)(FN(load)(acc), out);
         float *y = p->y + t * p->ldy + from;
@@ -1197,20 +1296,21 @@ TARGET static void FN(reduce_lanes)(const matmul_args *p, const panel *at) {
     }
 }
 
-/* Many tokens and one panel, which is widened once and used by all of them from the L1 cache. */
+/* Widens a panel and multiplies it with all tokens, which read it from the L1 cache. */
 TARGET static void FN(multiply_panel)(const matmul_args *p, const panel *at) {
     float *to = p->workspace->panel;
-    switch (p->w.type) { /* each with its own body, in which the type is a constant */
+    switch (p->w.type) { /* the type is a constant in each case */
     case F16: FN(pack_panel)(to, F16, &p->w, at); break;
     case BF16: FN(pack_panel)(to, BF16, &p->w, at); break;
     default: FN(pack_panel)(to, F32, &p->w, at);
     }
-    FN(macro_kernel)(p, at, p->workspace->acc + at->waiting * p->n * LANES);
+    FN(macro_kernel)(p, at, p->workspace->acc + at->group_row * p->n * LANES);
 }
 
-/* Generation reads weights once and has nothing to share; a prompt shares each panel. What one
- * token needs from memory, more than the caches hold, comes faster to narrower registers: 95% of
- * what a core can read. */
+/* Computes the rows begin <= r < end of a matmul. Several tokens share each widened panel. One
+ * token reads each weight once, so it needs no panels. If one token needs more than CACHED bytes of
+ * weights, they come from memory; AVX2's narrower registers then read faster than AVX-512's, at 95%
+ * of the rate that a core can read. */
 TARGET static void FN(matmul)(const matmul_args *p, size_t begin, size_t end) {
     if (p->n > 1) {
         matmul_blocked(p, begin, end, FN(TILE_ROWS), FN(multiply_panel), FN(reduce_lanes));
@@ -1230,14 +1330,16 @@ TARGET static void FN(matmul)(const matmul_args *p, size_t begin, size_t end) {
     }
 }
 
+/* ---- Kernels: the other operations ---- */
+
 /* r = 1 / sqrt(x.x / n + eps); y = (x r) w */
 TARGET static void FN(rmsnorm)(float *y, const float *x, const weight *w, float eps) {
-    const unsigned char *row = (const unsigned char *)x; /* a matrix of one row */
+    const unsigned char *row = (const unsigned char *)x; /* x.x is a matmul of one row */
     size_t n = w->cols, i = 0;
     float ss;
     FN(matmul)(&(matmul_args){{&row, 1, n, n * sizeof *x, F32}, x, &ss, 1, 1, NULL}, 0, 1);
     float r = 1.0f / sqrtf(ss / (float)n + eps);
-    for (; i + FN(VL) <= n; i += FN(VL)) { /* the norm's weights, widened a vec at a time */
+    for (; i + FN(VL) <= n; i += FN(VL)) {
         float f[FN(VL)];
         VEC v = w->type == F16    ? FN(widen)(F16, w->part[0], i)
                 : w->type == BF16 ? FN(widen)(BF16, w->part[0], i)
@@ -1248,7 +1350,7 @@ TARGET static void FN(rmsnorm)(float *y, const float *x, const weight *w, float 
     for (; i < n; i++) y[i] = x[i] * r * element(w->type, w->part[0], i);
 }
 
-/* (a, b) -> (a cos - b sin, a sin + b cos) */
+/* (a, b) = (a cos - b sin, a sin + b cos) for each pair of a head */
 TARGET static void FN(rope)(float *v, const float *cosine, const float *sine, size_t head_dim) {
     for (size_t j = 0; j < head_dim / 2; j++) {
         float a = v[2 * j], b = v[2 * j + 1], c = cosine[j], s = sine[j];
@@ -1257,7 +1359,8 @@ TARGET static void FN(rope)(float *v, const float *cosine, const float *sine, si
     }
 }
 
-/* x = softmax(x): e = exp(x - max), summed in four lanes by position, then e / sum */
+/* x = softmax(x): e[i] = exp(x[i] - max), x[i] = e[i] / sum. The sum has four lanes; e[i] goes to
+ * lane i mod 4. */
 TARGET INLINE void FN(softmax)(float *x, size_t n) {
     float top = x[0], lane[LANES] = {0};
     for (size_t i = 1; i < n; i++) top = x[i] > top ? x[i] : top;
@@ -1267,8 +1370,9 @@ TARGET INLINE void FN(softmax)(float *x, size_t n) {
     for (size_t i = 0; i < n; i++) x[i] /= sum;
 }
 
-/* y[t][d] += sum_j p[t][j] v[j][d], begin <= j < end ascending, for `rows` tokens and `vecs` VL
- * elements d; from +0 if begin is 0. ldy and ldp are floats from token to token. */
+/* y[t][d] += sum_j p[t][j] v[j][d] over the positions begin <= j < end, ascending, for `rows`
+ * tokens and `vecs` * VL elements d. If begin is 0, the sums begin at +0. ldy and ldp are strides
+ * in floats. */
 TARGET INLINE void FN(weighted_sum)(float *y, size_t ldy, const float *p, size_t ldp,
                                     const float *v, size_t head_dim, size_t begin, size_t end,
                                     const int rows, const int vecs) {
@@ -1293,13 +1397,14 @@ TARGET INLINE void FN(weighted_sum)(float *y, size_t ldy, const float *p, size_t
     for (int i = 0; i < vecs; i++) FN(store)(y + (size_t)t * ldy + (size_t)i * FN(VL), sum[t][i]);
 }
 
-/* The same for all elements d of a head; rows is 1 or TILE_TOKENS. One row has registers for more
- * elements at a time, so that memory is read more nearly in its order. */
+/* Computes weighted_sum for all elements of a head and the tokens from t on; rows is 1 or
+ * TILE_TOKENS. With one row, there are registers for twice as many elements at a time, so each pass
+ * reads longer runs of memory. */
 TARGET INLINE void FN(weighted_sum_head)(const attention_args *a, size_t t, const float *p,
                                          size_t ldp, size_t begin, size_t end, const int rows) {
     enum { WIDE = FN(TILE_VECS) * FN(VL) };
     float *y = a->y + t * a->ld;
-    size_t d = begin < end ? 0 : a->head_dim; /* nothing to add? */
+    size_t d = begin < end ? 0 : a->head_dim; /* if begin >= end, there is nothing to add */
     p += t * ldp;
     for (; rows == 1 && d + 2 * WIDE <= a->head_dim; d += 2 * WIDE) FN(weighted_sum)
     (y + d, a->ld, p, ldp, a->values + d, a->head_dim, begin, end, 1, 2 * FN(TILE_VECS));
@@ -1308,18 +1413,20 @@ TARGET INLINE void FN(weighted_sum_head)(const attention_args *a, size_t t, cons
     for (; d + FN(VL) <= a->head_dim; d += FN(VL))
         FN(weighted_sum)(y + d, a->ld, p, ldp, a->values + d, a->head_dim, begin, end, rows, 1);
     if (d == a->head_dim) return;
-    float rest[TILE_TOKENS][FN(VL)] = {{0}}; /* less than a vec is left; what is behind goes */
+    float rest[TILE_TOKENS][FN(VL)] = {{0}}; /* the last vec: lanes past head_dim are dropped */
     size_t bytes = (a->head_dim - d) * sizeof(float);
     for (int r = 0; r < rows; r++) memcpy(rest[r], y + (size_t)r * a->ld + d, bytes);
     FN(weighted_sum)(rest[0], FN(VL), p, ldp, a->values + d, a->head_dim, begin, end, rows, 1);
     for (int r = 0; r < rows; r++) memcpy(y + (size_t)r * a->ld + d, rest[r], bytes);
 }
 
-/* y = softmax(q K^T / sqrt(head_dim)) V. The scores are a matrix product whose weights are the
- * keys; some positions' values are mixed at a time, for all tokens from the L1 cache. Tokens of
- * a tile differ in how far they see: the last few positions are mixed one by one. */
+/* y = softmax(q K^T / sqrt(head_dim)) V for one head. The scores are a matmul whose weights are the
+ * keys. The values are added in blocks of VALUE_BLOCK positions: all tokens use a block while it is
+ * in the L1 cache. The mask is causal: token t attends to the first n + t positions. A tile adds
+ * the positions of its first token for all its tokens together. The few other positions are added
+ * token by token. */
 TARGET static void FN(attend)(const attention_args *a) {
-    enum { SOME = 64, TILE = TILE_TOKENS };
+    enum { VALUE_BLOCK = 64, TILE = TILE_TOKENS };
     const unsigned char *keys = (const unsigned char *)a->keys;
     size_t positions = a->n + a->rows - 1, ld = padded(positions), end;
     float *p = a->workspace->scores, root = sqrtf((float)a->head_dim);
@@ -1332,15 +1439,15 @@ TARGET static void FN(attend)(const attention_args *a) {
         FN(softmax)(p + t * ld, a->n + t);
     }
     for (size_t begin = 0; begin < positions; begin = end) {
-        end = positions - begin < SOME ? positions : begin + SOME;
+        end = positions - begin < VALUE_BLOCK ? positions : begin + VALUE_BLOCK;
         for (size_t t = 0, tile; t < a->rows; t += tile) {
-            size_t seen = a->n + t < end ? a->n + t : end; /* by each token of the tile */
+            size_t shared_end = a->n + t < end ? a->n + t : end; /* for all tokens of the tile */
             tile = a->rows - t < TILE ? 1 : TILE;
-            if (tile == TILE) FN(weighted_sum_head)(a, t, p, ld, begin, seen, TILE);
+            if (tile == TILE) FN(weighted_sum_head)(a, t, p, ld, begin, shared_end, TILE);
             for (size_t r = 0; r < tile; r++) {
-                size_t own = a->n + t + r < end ? a->n + t + r : end, from = begin;
-                if (tile == TILE && seen > begin) from = seen;
-                FN(weighted_sum_head)(a, t + r, p, ld, from, own, 1);
+                size_t own_end = a->n + t + r < end ? a->n + t + r : end, from = begin;
+                if (tile == TILE && shared_end > begin) from = shared_end;
+                FN(weighted_sum_head)(a, t + r, p, ld, from, own_end, 1);
             }
         }
     }
@@ -1351,7 +1458,7 @@ TARGET static void FN(swiglu)(float *a, const float *b, size_t n) {
     for (size_t i = 0; i < n; i++) a[i] = a[i] / (1.0f + exp_float(-a[i])) * b[i];
 }
 
-/* What the rest of the file sees of this reading. */
+/* The rest of the file uses the kernels through this struct. */
 static const kernels FN(kernels) = {
     .name = TEXT(ISA),
     .matmul = FN(matmul),
@@ -1370,21 +1477,28 @@ static const kernels FN(kernels) = {
 #ifndef LLAMA_COMMON_ONLY
 
 #if defined(__x86_64__)
-/* ---- AMX: LLAMA_FAST, another numerics ---- */
+/* ---- AMX: LLAMA_FAST, with other bits ---- */
 
-/* Tiles of bfloat16 are multiplied at many times the rate of float32, so numbers are taken in parts
- * of 8 bits: exactly x = x0 + x1 + x2, a float16 weight w = w0 + w1, a bfloat16 one w = w0. Of the
- * products w0 x0, w0 x1, w0 x2, w1 x0 and w1 x1 are summed; what is left out is below 1e-7 of w x.
- * (Three products, without w0 x2 and w1 x1, put logits off by 3e-4.) The order of the sums is the
- * processor's, so the bits are not those of other kernels.
+/* AMX multiplies tiles of bfloat16 many times faster than other kernels multiply float32. So each
+ * number is split into bfloat16 parts of 8 significant bits, exactly:
  *
- * 32 rows of w by 32 rows of x, over 32 columns: each part is two tiles of a KB, those of w [16
- * rows][32 columns], those of x, as the instruction wants it, [16 pairs of columns][16 rows][2]. */
+ *   x                     = x0 + x1 + x2
+ *   w, if it is float16   = w0 + w1
+ *   w, if it is bfloat16  = w0
+ *
+ * The products w0 x0, w0 x1, w0 x2, w1 x0 and w1 x1 are summed; the missing w1 x2 is below 1e-7 of
+ * w x. If w0 x2 and w1 x1 were missing too, logits would be wrong by 3e-4. The processor decides
+ * the order of the sums, so the bits differ from those of the other kernels.
+ *
+ * One step multiplies 32 rows of w with 32 rows of x, over 32 columns. Each part of w and of x is
+ * two tiles of 1 KB, one below the other. A tile of w is [16 rows][32 columns]. A tile of x has the
+ * layout that the instruction needs: [16 pairs of columns][16 rows][2]. */
 #define AMX __attribute__((target("avx512f,avx512bw,avx2,fma,f16c,amx-tile,amx-bf16")))
 enum { SIDE = 16, TILE_BYTES = 1024, TILE_LD = 64, TILE_FLOATS = 256 };
-enum { W_BYTES = 4 * TILE_BYTES, X_BYTES = 6 * TILE_BYTES }; /* of 32 by 32 in all their parts */
+enum { W_BYTES = 4 * TILE_BYTES, X_BYTES = 6 * TILE_BYTES }; /* of all parts of one step */
 
-/* The first parts of 16 floats, each 8 bits cut off the front, `step` bytes behind one another. */
+/* Splits 16 floats into their first `parts` parts, the highest bits first. The address of part i is
+ * to + i * step. */
 AMX INLINE void split_amx(__m512 x, unsigned char *to, size_t step, int parts) {
     for (int i = 0; i < parts; i++, to += step) {
         __m512i bits = _mm512_castps_si512(x), top = _mm512_set1_epi32((int)0xffff0000);
@@ -1394,7 +1508,8 @@ AMX INLINE void split_amx(__m512 x, unsigned char *to, size_t step, int parts) {
     }
 }
 
-/* n rows of x, `cols` columns of one panel, as tiles; rows that fill up the last are zero. */
+/* Packs `cols` columns of n rows of x, one panel, as tiles. The last tiles are filled up with rows
+ * of zeros. */
 AMX static void pack_amx(float *to, const float *x, size_t ldx, size_t n, size_t cols) {
     for (size_t t = 0; t < n; t += TILED)
         for (size_t k = 0; k < cols; k += TILED, to += X_BYTES / sizeof *to)
@@ -1410,7 +1525,8 @@ AMX static void pack_amx(float *to, const float *x, size_t ldx, size_t n, size_t
             }
 }
 
-/* The TILED rows of a panel, in parts, at `to`; past the last row it is repeated. */
+/* Splits the TILED rows of a panel into parts, as tiles. Instead of rows from p->end on, the last
+ * row is repeated. */
 AMX INLINE void split_rows_amx(unsigned char *to, int type, const weight_rows *w, const panel *p) {
     for (size_t i = 0; i < TILED; i++) {
         size_t r = p->r + i < p->end ? p->r + i : p->end - 1;
@@ -1424,7 +1540,8 @@ AMX INLINE void split_rows_amx(unsigned char *to, int type, const weight_rows *w
     }
 }
 
-/* Tiles 0 to 3 take the products of tiles 4 and 5, of w, with 6 and 7, of x. */
+/* Multiplies tiles 4 and 5 (of w) with tiles 6 and 7 (of x) and adds to the sums in tiles 0 to
+ * 3. */
 AMX INLINE void products_amx(void) {
     _tile_dpbf16ps(0, 4, 6);
     _tile_dpbf16ps(1, 4, 7);
@@ -1432,10 +1549,10 @@ AMX INLINE void products_amx(void) {
     _tile_dpbf16ps(3, 5, 7);
 }
 
-/* 32 x 32 sums, four tiles at acc, which go on over `steps` times 32 columns. */
+/* Adds the products of `steps` * 32 columns to the 32 x 32 sums in the four tiles at acc. */
 AMX INLINE void block_amx(int type, float *acc, const unsigned char *w, const unsigned char *x,
                           size_t steps) {
-    __asm__ volatile("" ::: "memory"); /* gcc's tile loads do not say that they read memory */
+    __asm__ volatile("" ::: "memory"); /* gcc does not know that tile loads read memory */
     _tile_loadd(0, acc, TILE_LD);
     _tile_loadd(1, acc + TILE_FLOATS, TILE_LD);
     _tile_loadd(2, acc + 2 * TILE_FLOATS, TILE_LD);
@@ -1467,16 +1584,16 @@ AMX INLINE void block_amx(int type, float *acc, const unsigned char *w, const un
     _tile_stored(3, acc + 3 * TILE_FLOATS, TILE_LD);
 }
 
-/* Where the sums of a panel's rows wait; tokens are counted in whole tiles. */
-static float *waiting_amx(const matmul_args *p, const panel *at, size_t *tokens) {
+/* Returns the address of a panel's unfinished sums. Sets *tokens to p->n, rounded up to TILED. */
+static float *panel_sums_amx(const matmul_args *p, const panel *at, size_t *tokens) {
     *tokens = (p->n + TILED - 1) / TILED * TILED;
-    return p->workspace->acc + at->waiting * *tokens;
+    return p->workspace->acc + at->group_row * *tokens;
 }
 
-/* The wanted rows of a panel, for all tokens, from their tiles [row][token]. */
+/* Writes a panel's sums to y from their tiles [row][token], except those of repeated rows. */
 static void unpack_amx(const matmul_args *p, const panel *at) {
     size_t tokens;
-    const float *acc = waiting_amx(p, at, &tokens);
+    const float *acc = panel_sums_amx(p, at, &tokens);
     for (size_t i = 0; i < TILED * tokens; i++) {
         size_t tile = i / TILE_FLOATS, in = i % TILE_FLOATS;
         size_t row = at->r + tile % 4 / 2 * SIDE + in / SIDE;
@@ -1485,11 +1602,11 @@ static void unpack_amx(const matmul_args *p, const panel *at) {
     }
 }
 
-/* One panel by all tokens; what comes next is fetched meanwhile. */
+/* Multiplies a panel with all tokens and prefetches the next panel. */
 AMX INLINE void multiply_panel_amx(int type, const matmul_args *p, const panel *at) {
     const weight_rows *w = &p->w;
     size_t tokens, steps = at->count / TILED;
-    float *acc = waiting_amx(p, at, &tokens);
+    float *acc = panel_sums_amx(p, at, &tokens);
     size_t groups = tokens / TILED, column = at->segment * w->cols + at->k;
     unsigned char *parts = (unsigned char *)p->workspace->panel;
     const unsigned char *x = (const unsigned char *)p->x + column * groups / TILED * X_BYTES;
@@ -1503,12 +1620,14 @@ AMX INLINE void multiply_panel_amx(int type, const matmul_args *p, const panel *
     }
 }
 
+/* Calls multiply_panel_amx with a constant type. */
 AMX static void multiply_amx(const matmul_args *p, const panel *at) {
     if (p->w.type == F16) multiply_panel_amx(F16, p, at);
     else multiply_panel_amx(BF16, p, at);
 }
 
-/* Tiles of 16 rows of 64 bytes, set up and given back for each piece of work. */
+/* Computes the rows begin <= r < end of a matmul, with AMX if is_tiled, else with AVX-512. The
+ * tiles are configured, 16 rows of 64 bytes each, and released in each call. */
 AMX static void matmul_amx(const matmul_args *p, size_t begin, size_t end) {
     if (!is_tiled(p->w.type, p->n, p->w.cols)) {
         matmul_avx512(p, begin, end);
@@ -1529,17 +1648,19 @@ static const kernels kernels_amx = {"avx512 and amx", matmul_amx,    rmsnorm_avx
                                     attend_avx512,    swiglu_avx512, pack_amx};
 #endif
 
-/* ---- What this machine has ---- */
+/* ---- The choice of kernels ---- */
 
-/* A binary made on one machine runs on others, so what there is is asked when a session is made.
- * Two must agree: the processor, by cpuid, that it has the instructions; and the system, by xgetbv,
- * that it saves their registers when it gives the core to another thread (bits 1 and 2 the 256-bit
- * ones, 5 to 7 those of AVX-512, 17 and 18 the tiles of AMX). Compilers' own ways to ask
- * (__builtin_cpu_supports) do not know all of these. */
+/* A binary may run on another machine than the one that compiled it. So each new session checks
+ * what this machine has. An instruction set can be used if two conditions hold:
+ *
+ *   - cpuid reports that the processor has the instructions.
+ *   - xgetbv reports that the system saves their registers when it switches threads: bits 1 and 2
+ *     for 256-bit registers, 5 to 7 for AVX-512, 17 and 18 for the tiles of AMX.
+ *
+ * Compilers' own functions (__builtin_cpu_supports) do not check all of these. */
 
 #if defined(__x86_64__)
-/* 0: plain x86-64; 1: AVX2, FMA and F16C; 2: AVX-512F too. The processor must have the
- * instructions and the system must save the registers. */
+/* Returns 2 if AVX-512F can be used, 1 if AVX2, FMA and F16C can be used, otherwise 0. */
 static int x86_level(void) {
     enum { FMA = 1 << 12, OSXSAVE = 1 << 27, F16C = 1 << 29, AVX2 = 1 << 5, AVX512F = 1 << 16 };
     enum { YMM_STATE = 6, ZMM_STATE = 0xe6 };
@@ -1551,9 +1672,9 @@ static int x86_level(void) {
     return (b & AVX512F) && (low & ZMM_STATE) == ZMM_STATE ? 2 : 1;
 }
 
-/* The processor has tiles of bfloat16, and Linux lets this process use them: it must be asked, as
- * the 8 KB of tiles that every thread then has to save make signals' frames larger. Asking once
- * is enough; asking again changes nothing. */
+/* Returns true if AMX with bfloat16 can be used. Linux must be asked for permission, because every
+ * thread then has 8 KB more registers to save, and signal frames become larger. One request per
+ * process is enough; more requests change nothing. */
 static bool has_amx(void) {
     enum { AMX_BF16 = 1 << 22, AMX_TILE = 1 << 24, TILE_STATE = 0x60000 };
     unsigned a, b, c, d, low, high;
@@ -1564,14 +1685,15 @@ static bool has_amx(void) {
 }
 #endif
 
-/* The kernels of that name, or the best; NULL: not in this build or not of this CPU. If `fast`,
- * with AMX where there is. */
+/* Returns the kernels of this name, or the fastest if name is NULL. If `fast` is set, AVX-512
+ * includes AMX if this machine has it. Returns NULL if this build or this machine has no such
+ * kernels. */
 static const kernels *find_kernels(const char *name, bool fast) {
 #if defined(__x86_64__)
     static const kernels *const all[] = {&kernels_scalar, &kernels_avx2, &kernels_avx512};
     int best = x86_level();
     if (fast && best == 2 && (!name || strcmp(name, "avx512") == 0) && has_amx())
-        return &kernels_amx; /* what it then does, tests/test_amx.c sees in plain C */
+        return &kernels_amx; /* test_amx.c tests these with AMX's instructions in plain C */
 #elif defined(__aarch64__)
     static const kernels *const all[] = {&kernels_scalar, &kernels_neon};
     int best = 1;
@@ -1584,7 +1706,7 @@ static const kernels *find_kernels(const char *name, bool fast) {
         if (!name || strcmp(name, all[i]->name) == 0) return all[i];
     return NULL;
 }
-#undef INLINE /* for a program that includes this file */
+#undef INLINE /* a program that includes this file may use these names */
 #undef FN
 #undef TEXT
 #undef UNROLL
