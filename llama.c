@@ -3461,134 +3461,154 @@ static int md5_list(const char *folder, const char *list, llamac_arena *scratch,
 /* VI. Opening a model                                                                            */
 /* ============================================================================================== */
 
-/* Guarantee: every number of a file is checked before use. Parsers read through
- * llamac_cursor alone, from bytes in memory; nothing recurses; nothing is allocated beyond
- * a small multiple of the bytes that ask for it. A refusal is one line: which file, what,
+/* Guarantee: every number read from a file is checked before it is used. Files are read in memory,
+ * through llamac_cursor only. Nothing recurses. The memory allocated for a part of a file is at
+ * most a small multiple of the size of that part. An error is one line: which file, what is wrong,
  * why, what to do. */
 
 /* ---- Formats ---- */
 
-/* A format is data, the columns of the tables below, and a reader. What comes out is the same,
- * weights that say where their elements lie, and from there on nobody knows the format.
+/* A format is a column in each of the tables below, and a function that reads it. Every reader gives
+ * the same result: weights that say where their elements are. Evaluation does not depend on the
+ * format.
  *
- *   meta         params.json, consolidated.NN.pth: a weight is divided over all the files
- *   huggingface  config.json, safetensors or PyTorch's: each weight in one file; the rows of wq and
- *                wk sorted (see pair_up)
- *   gguf         one file with everything in it, the vocabulary too, or several such
- *   llama2.c     seven numbers and float32 in a fixed order; no names
+ *   meta         params.json and consolidated.NN.pth; each weight is divided over all the files
+ *   huggingface  config.json and safetensors or PyTorch files; each weight is in one file; the rows
+ *                of wq and wk are permuted (see pair_up)
+ *   gguf         one file or several splits; also holds the parameters and the vocabulary
+ *   llama2.c     one file: seven integers, then float32 weights in a fixed order, without names
  *
- * Opening goes: the parameters, by apply_setting(); the files mapped, by add_file(); their tensors bound
- * to weights by name, by bind_file(); each checked and put in its place, by bind_weight(). */
-enum { META, HUGGING_FACE, GGUF, NAMED_FORMATS, LLAMA2C = NAMED_FORMATS }; /* llama.format */
+ * A model is opened by these functions, in this order:
+ *
+ *   apply_setting()  stores one parameter
+ *   add_file()       maps one file of weights
+ *   bind_file()      finds, by name, the weight that each tensor of a file belongs to
+ *   bind_weight()    checks one weight and stores its place in the model */
+enum {
+    META,
+    HUGGING_FACE,
+    GGUF,
+    NAMED_FORMATS,
+    LLAMA2C = NAMED_FORMATS
+}; /* llama.format; LLAMA2C has no names */
 static const char *const format_names[] = {"meta", "huggingface", "gguf", "llama2.c"};
 
-/* The numbers that make a LLaMA; 0 where absent. The last three are what others have. */
+/* ---- Parameters ---- */
+
+/* The numbers that define a LLaMA; 0 if absent. The last three only serve to refuse other models. */
 enum { DIM, LAYERS, HEADS, KV_HEADS, VOCAB, HIDDEN, MULTIPLE_OF, FFN_MULTIPLIER, CONTEXT };
 enum { NORM_EPS = CONTEXT + 1, ROPE_THETA, TIED, HEAD_DIM, ROTARY, WINDOW, PARAMS };
 typedef double params[PARAMS];
 
-/* The keys we follow, and what they may say. GGUF's stand behind "llama.". */
+/* The keys that are read, and the values that are valid. The keys of GGUF have the prefix "llama.".
+ * The defaults are in params_apply(). */
 static const struct {
-    const char *key[NAMED_FORMATS]; /* "": the format has none */
-    char kind;                      /* '1' a whole number, '0' any, 't' true or false */
+    const char *key[NAMED_FORMATS]; /* "": the format has no such key */
+    char kind;                      /* '1' an integer, '0' any number, 't' true or false */
     double min, max;
 } param_keys[PARAMS] = {
     /* clang-format off */
     [DIM] = {{"dim", "hidden_size", "embedding_length"}, '1', 2, MAX_WIDTH},
     [LAYERS] = {{"n_layers", "num_hidden_layers", "block_count"}, '1', 1, MAX_LAYERS},
     [HEADS] = {{"n_heads", "num_attention_heads", "attention.head_count"}, '1', 1, MAX_WIDTH},
-    [KV_HEADS] = {{"n_kv_heads", "num_key_value_heads", "attention.head_count_kv"}, /* as HEADS */
+    [KV_HEADS] = {{"n_kv_heads", "num_key_value_heads", "attention.head_count_kv"},
                   '1', 1, MAX_WIDTH},
     [VOCAB] = {{"vocab_size", "vocab_size", "vocab_size"}, '1', -1, MAX_VOCAB}, /* -1: unknown */
     [HIDDEN] = {{"", "intermediate_size", "feed_forward_length"}, '1', 1, MAX_WIDTH},
-    [MULTIPLE_OF] = {{"multiple_of", "", ""}, '1', 1, MAX_WIDTH},        /* the hidden width is */
-    [FFN_MULTIPLIER] = {{"ffn_dim_multiplier", "", ""}, '0', 1e-3, 1e3}, /* of it, in Llama 2 */
+    [MULTIPLE_OF] = {{"multiple_of", "", ""}, '1', 1, MAX_WIDTH},        /* H is a multiple of it */
+    [FFN_MULTIPLIER] = {{"ffn_dim_multiplier", "", ""}, '0', 1e-3, 1e3}, /* H is scaled by it: Llama 2 */
     [CONTEXT] = {{"", "max_position_embeddings", "context_length"}, '1', 1, MAX_CONTEXT},
     [NORM_EPS] = {{"norm_eps", "rms_norm_eps", "attention.layer_norm_rms_epsilon"}, '0', 1e-30, 1},
-    [ROPE_THETA] = {{"rope_theta", "rope_theta", "rope.freq_base"}, '0', 1, 1e30}, /* or 10000 */
-    [TIED] = {{"", "tie_word_embeddings", ""}, 't', 0, 1},           /* output is tok_embeddings */
-    [HEAD_DIM] = {{"", "head_dim", "attention.key_length"}, '1', 1, MAX_WIDTH}, /* dim / n_heads */
-    [ROTARY] = {{"", "", "rope.dimension_count"}, '1', 1, MAX_WIDTH},           /* the same */
-    [WINDOW] = {{"", "sliding_window", "attention.sliding_window"}, '1', 0, 0x1p53}, /* Mistral */
+    [ROPE_THETA] = {{"rope_theta", "rope_theta", "rope.freq_base"}, '0', 1, 1e30},
+    [TIED] = {{"", "tie_word_embeddings", ""}, 't', 0, 1}, /* output is tok_embeddings */
+    [HEAD_DIM] = {{"", "head_dim", "attention.key_length"}, '1', 1, MAX_WIDTH}, /* dim / n_heads, */
+    [ROTARY] = {{"", "", "rope.dimension_count"}, '1', 1, MAX_WIDTH},           /* also */
+    [WINDOW] = {{"", "sliding_window", "attention.sliding_window"}, '1', 0, 0x1p53}, /* Mistral's */
     /* clang-format on */
 };
 
-/* Keys that other models have and that must say this, if anything: kinds as in llamac_json. */
+/* Settings that tell other models apart. If a file has such a key, its value must be the one in
+ * this table. If several rows have the same key, any of their values is accepted. Kinds are those
+ * of llamac_value. */
 static const struct {
     unsigned char format;
     const char *key;
-    char kind;        /* of what it must be */
-    const char *text; /* '"': this */
-    double number;    /* '0': this */
-} param_wants[] = {
+    char kind;        /* of the required value */
+    const char *text; /* if kind is '"' */
+    double number;    /* if kind is '0' */
+} required_settings[] = {
     {META, "use_scaled_rope", 'f', "", 0},         /* Llama 3.1 */
     {HUGGING_FACE, "model_type", '"', "llama", 0}, /* not mistral, qwen2, ... */
     {HUGGING_FACE, "architectures", '"', "LlamaForCausalLM", 0},
-    {HUGGING_FACE, "architectures", '"', "LLaMAForCausalLM", 0}, /* of early conversions */
-    {HUGGING_FACE, "hidden_act", '"', "silu", 0},                /* of SwiGLU */
+    {HUGGING_FACE, "architectures", '"', "LLaMAForCausalLM", 0}, /* in early conversions */
+    {HUGGING_FACE, "hidden_act", '"', "silu", 0},                /* for SwiGLU */
     {HUGGING_FACE, "attention_bias", 'f', "", 0},                /* InternLM */
     {HUGGING_FACE, "mlp_bias", 'f', "", 0},                      /* Granite */
     {HUGGING_FACE, "quantization_config", 'n', "", 0},           /* GPTQ, AWQ */
-    {HUGGING_FACE, "partial_rotary_factor", '0', "", 1},         /* of a head */
+    {HUGGING_FACE, "partial_rotary_factor", '0', "", 1},         /* all of a head is rotated */
     {HUGGING_FACE, "rope_type", '"', "default", 0},    /* in rope_scaling or rope_parameters */
-    {HUGGING_FACE, "type", '"', "default", 0},         /* its older name */
-    {HUGGING_FACE, "factor", '0', "", 1},              /* for longer contexts */
+    {HUGGING_FACE, "type", '"', "default", 0},         /* older name of rope_type */
+    {HUGGING_FACE, "factor", '0', "", 1},              /* RoPE for longer contexts */
     {GGUF, "general.architecture", '"', "llama", 0},   /* not mistral, qwen2, ... */
-    {GGUF, "llama.rope.scaling.type", '"', "none", 0}, /* for longer contexts */
+    {GGUF, "llama.rope.scaling.type", '"', "none", 0}, /* RoPE for longer contexts */
     {GGUF, "llama.rope.scaling.factor", '0', "", 1},
-    {GGUF, "llama.rope.scale_linear", '0', "", 1}, /* its older name */
+    {GGUF, "llama.rope.scale_linear", '0', "", 1}, /* older name of scaling.factor */
     {GGUF, "llama.expert_count", '0', "", 0},      /* Mixtral */
 };
 
-/* What is wrong with the parameters of a model. */
+/* Reports what is wrong with the parameters of a model. Returns LLAMA_EFORMAT. */
 static int bad_params(const char *file, const char *why, llama_error *err) {
-    return llamac_fail(err, LLAMA_EFORMAT, "%s: %s; use the one the model came with", file, why);
+    return llamac_fail(err, LLAMA_EFORMAT, "%s: %s; use the file that came with the model", file,
+                       why);
 }
 
-/* A key, and what it says, that is another model's. */
+/* Reports a setting that only other models have. Returns LLAMA_EFORMAT. */
 static int not_llama(const char *file, const llamac_pair *s, llama_error *err) {
     bool text = s->value.kind == '"';
     return llamac_fail(
         err, LLAMA_EFORMAT,
-        "%s: '%.*s'%s%.*s is not of LLaMA 1 or 2: not supported; give a model that is", file,
+        "%s: '%.*s'%s%.*s is not a setting of LLaMA 1 or 2; use a LLaMA 1 or 2 model", file,
         (int)(s->length < 64 ? s->length : 64), s->key, text ? " " : "",
         text ? (int)(s->value.n < 64 ? s->value.n : 64) : 0, text ? s->value.text : "");
 }
 
-/* Put a number into params, as row i of the table allows. */
+/* Checks a value against row i of param_keys and stores it in p. Returns LLAMA_EFORMAT if its kind
+ * or its range is wrong. */
 static int put_param(params p, size_t i, const char *key, const llamac_value *v, const char *file,
                      llama_error *err) {
     char want = param_keys[i].kind;
     double min = param_keys[i].min, max = param_keys[i].max;
     double number = v->kind == '0' ? v->number : v->kind == 't';
-    bool whole = v->type != GGUF_FLOAT && v->type != GGUF_DOUBLE; /* as GGUF stores it */
-    bool right = want == 't' ? v->kind == 't' || v->kind == 'f' : v->kind == '0';
-    if (v->kind == '0' && v->type != GGUF_NONE) right &= whole == (want == '1');
-    if (!right || !(number >= min && number <= max) ||
+    bool is_integer = v->type != GGUF_FLOAT && v->type != GGUF_DOUBLE; /* GGUF's type of it */
+    bool valid = want == 't' ? v->kind == 't' || v->kind == 'f' : v->kind == '0';
+    if (v->kind == '0' && v->type != GGUF_NONE) valid &= is_integer == (want == '1');
+    if (!valid || !(number >= min && number <= max) ||
         (want == '1' && number != (double)(long)number))
-        return llamac_fail(
-            err, LLAMA_EFORMAT,
-            "%s: '%s' must be a%s number from %.10g to %.10g; use the file the model came with",
-            file, key, want == '1' ? " whole" : "", min, max);
+        return llamac_fail(err, LLAMA_EFORMAT,
+                           "%s: '%s' must be a%s number from %.10g to %.10g; use the file that "
+                           "came with the model",
+                           file, key, want == '1' ? " whole" : "", min, max);
     p[i] = number;
     return LLAMA_OK;
 }
 
-/* Follow a setting, or leave it if it is one we need not know; null is as good as absent. */
+/* Stores a setting in p if param_keys has its key. Ignores null, arrays and all other keys. Returns
+ * LLAMA_EFORMAT if the value is not valid or belongs to another model. */
 static int apply_setting(params p, int format, const llamac_pair *s, const char *file,
                          llama_error *err) {
-    bool known = false, wanted = false;
+    bool known = false, accepted = false;
     const llamac_value *v = &s->value;
     if (v->kind == 'n' || v->kind == '[') return LLAMA_OK;
-    for (size_t i = 0; i < sizeof param_wants / sizeof *param_wants; i++) {
-        if (param_wants[i].format != format || !llamac_is(s->key, s->length, param_wants[i].key))
+    for (size_t i = 0; i < sizeof required_settings / sizeof *required_settings; i++) {
+        if (required_settings[i].format != format ||
+            !llamac_is(s->key, s->length, required_settings[i].key))
             continue;
         known = true;
-        wanted |= v->kind == param_wants[i].kind &&
-                  (v->kind != '"' || llamac_is(v->text, v->n, param_wants[i].text)) &&
-                  (v->kind != '0' || v->number == param_wants[i].number);
+        accepted |= v->kind == required_settings[i].kind &&
+                    (v->kind != '"' || llamac_is(v->text, v->n, required_settings[i].text)) &&
+                    (v->kind != '0' || v->number == required_settings[i].number);
     }
-    if (known && !wanted) return not_llama(file, s, err);
+    if (known && !accepted) return not_llama(file, s, err);
     for (size_t i = 0; i < PARAMS; i++) {
         const char *key = param_keys[i].key[format];
         if (*key && llamac_is(s->key, s->length, key)) return put_param(p, i, key, v, file, err);
@@ -3596,10 +3616,11 @@ static int apply_setting(params p, int format, const llamac_pair *s, const char 
     return LLAMA_OK;
 }
 
-/* Defaults, then the model's shape; V and H are known only with the tensors. */
+/* Fills in the defaults, checks the parameters and sets the shape of the model. V and H are set
+ * later, from the tensors. */
 static int params_apply(llama *m, params p, const char *file, llama_error *err) {
     if (p[DIM] == 0 || p[LAYERS] == 0 || p[HEADS] == 0 || p[NORM_EPS] == 0)
-        return bad_params(file, "width, layers, heads and norm epsilon must be there", err);
+        return bad_params(file, "the width, layers, heads or norm epsilon is missing", err);
     if (p[KV_HEADS] == 0) p[KV_HEADS] = p[HEADS];
     if (p[ROPE_THETA] == 0) p[ROPE_THETA] = 10000;
     if (p[CONTEXT] == 0) p[CONTEXT] = DEFAULT_CONTEXT;
@@ -3611,33 +3632,37 @@ static int params_apply(llama *m, params p, const char *file, llama_error *err) 
     m->norm_eps = (float)p[NORM_EPS];
     m->rope_theta = (float)p[ROPE_THETA];
     if (m->dim % m->n_heads || m->n_heads % m->n_kv_heads)
-        return bad_params(file, "width, heads and key-value heads do not divide one another", err);
+        return bad_params(
+            file, "the width must be a multiple of the heads, and the heads of the key-value heads",
+            err);
     m->head_dim = m->dim / m->n_heads;
     m->kv_dim = m->head_dim * m->n_kv_heads;
-    if (m->head_dim % 2) return bad_params(file, "an odd head has no pairs for RoPE", err);
+    if (m->head_dim % 2)
+        return bad_params(file, "the head width is odd, but RoPE rotates pairs", err);
     if ((p[HEAD_DIM] > 0 && p[HEAD_DIM] != (double)m->head_dim) ||
         (p[ROTARY] > 0 && p[ROTARY] != (double)m->head_dim))
-        return bad_params(file, "heads that are not dim / n_heads wide are not of LLaMA", err);
+        return bad_params(file, "the head width is not dim / n_heads, as in LLaMA", err);
     if (p[WINDOW] > 0 && p[WINDOW] < p[CONTEXT])
-        return bad_params(file, "a sliding window shorter than the context is not of LLaMA", err);
+        return bad_params(file, "attention has a sliding window, unlike in LLaMA", err);
     return LLAMA_OK;
 }
 
-/* ---- The binding: which tensor goes where, of which shape, divided how ---- */
+/* ---- Binding tensors to weights ---- */
 
-/* The letters of the shapes; NONE stands for the rows of a vector. */
+/* The letters of shapes. NONE is the number of rows of a vector, 1. */
 enum { NONE, DIM_D, DIM_H, DIM_V, DIM_K, DIMS };
 
-/* Weights are numbered: those outside the layers, then those of each layer in this order. */
+/* The numbers of weights: first those outside the layers, then those of each layer in this order.
+ * */
 enum { EMBEDDINGS, NORM, OUTPUT, OUTSIDE };
 enum { ATTENTION_NORM = OUTSIDE, WQ, WK, WV, WO, FFN_NORM, W1, W2, W3, BINDINGS };
 enum { INSIDE = BINDINGS - OUTSIDE };
 
 static const char *const layer_prefix[NAMED_FORMATS] = {"layers.", "model.layers.", "blk."};
 static const struct {
-    const char *name[NAMED_FORMATS]; /* without the prefix "layers.N." and ".weight" */
+    const char *name[NAMED_FORMATS]; /* without "layers.N." and ".weight" */
     unsigned char rows, cols, split;
-    size_t at; /* in llama, or in layer */
+    size_t at; /* offset in llama, or in layer */
 } binding[BINDINGS] = {
     /* clang-format off */
     [EMBEDDINGS] = {{"tok_embeddings", "model.embed_tokens", "token_embd"},
@@ -3664,69 +3689,79 @@ static const struct {
                     DIM_H, DIM_D, BY_ROWS, offsetof(layer, w3)},
     /* clang-format on */
 };
+/* Return the row of weight i in `binding` and, if it is in a layer, the number of that layer. */
 static size_t row_of(size_t i) { return i < OUTSIDE ? i : OUTSIDE + (i - OUTSIDE) % INSIDE; }
 static size_t layer_of(size_t i) { return (i - OUTSIDE) / INSIDE; }
 
-/* Weight i of a model; only bind_weight() writes to it. */
+/* Returns weight i of a model. Only bind_weight() writes to it. */
 static const weight *nth_weight(const llama *m, size_t i) {
     const char *base = i < OUTSIDE ? (const char *)m : (const char *)&m->layers[layer_of(i)];
     return (const weight *)(const void *)(base + binding[row_of(i)].at);
 }
 
-typedef struct {             /* a model whose weights are being found */
-    llama *m;                /* to be filled in */
-    params p;                /* as the files say */
-    const char *path;        /* the folder or file as it was given */
-    const char *params_file; /* the file that has the parameters */
-    size_t parts;            /* shards: pieces of a weight */
-    tensor **tensors;        /* [OUTSIDE + n_layers * INSIDE][parts] as matrices; NULL: not found */
-    size_t sizes[DIMS];      /* what the letters of shapes stand for */
-    uint64_t gathered;       /* bytes copied */
-    llamac_arena scratch;    /* freed once the model is open */
-    llama_error *err;        /* the caller's */
+typedef struct {             /* a model while it is opened */
+    llama *m;                /* the model to fill in */
+    params p;                /* as the files give them */
+    const char *path;        /* the folder or file that the caller gave */
+    const char *params_file; /* the file with the parameters, for messages */
+    size_t parts;            /* parts that a weight is divided into: the number of shards, or 1 */
+    tensor **tensors;        /* [OUTSIDE + n_layers * INSIDE][parts]; NULL: not found */
+    size_t sizes[DIMS];      /* the values of the letters of shapes */
+    uint64_t copied_bytes;   /* bytes copied by copy_weight() */
+    llamac_arena scratch;    /* memory that is freed when opening ends */
+    llama_error *err;        /* of the caller */
 } binder;
 
-/* The number of the weight a tensor's name means; SIZE_MAX: none. *ignored: it changes
- * nothing, being outside the layers or RoPE's table, which we compute. In a layer, an
- * unknown name is another model. */
+/* Returns the number of the weight that a tensor's name means. Returns SIZE_MAX for a name of no
+ * weight; then *ignored says that the tensor is not needed. These are not needed:
+ *
+ *   RoPE's table                   rope_freqs() computes it
+ *   a tensor outside the layers    except in GGUF, and except rope_freqs.weight, which scales RoPE
+ *
+ * In a layer, an unknown name means that the model is not LLaMA. */
 static size_t weight_named(const binder *b, const tensor *t, bool *ignored) {
-    static const char *const tables[] = {"rope.freqs", "rotary_emb.inv_freq"};
+    static const char *const rope_tables[] = {"rope.freqs", "rotary_emb.inv_freq"};
     const char *name = t->name, *prefix = layer_prefix[b->m->format];
-    size_t n = t->length, l = 0, i = 0, front = strlen(prefix), suffix = strlen(".weight");
-    bool in_layer = n > front && memcmp(name, prefix, front) == 0;
-    *ignored = !in_layer && b->m->format != GGUF &&
-               !llamac_is(name, n, "rope_freqs.weight"); /* it scales RoPE */
+    size_t n = t->length, l = 0, i = 0, prefix_length = strlen(prefix),
+           suffix_length = strlen(".weight");
+    bool in_layer = n > prefix_length && memcmp(name, prefix, prefix_length) == 0;
+    *ignored = !in_layer && b->m->format != GGUF && !llamac_is(name, n, "rope_freqs.weight");
     for (int k = 0; k < 2; k++)
-        *ignored |= n >= strlen(tables[k]) &&
-                    llamac_is(name + n - strlen(tables[k]), strlen(tables[k]), tables[k]);
+        *ignored |=
+            n >= strlen(rope_tables[k]) &&
+            llamac_is(name + n - strlen(rope_tables[k]), strlen(rope_tables[k]), rope_tables[k]);
     if (in_layer) {
-        for (i = front; i < n && i < front + 5 && name[i] >= '0' && name[i] <= '9'; i++)
+        for (i = prefix_length; i < n && i < prefix_length + 5 && name[i] >= '0' && name[i] <= '9';
+             i++)
             l = l * 10 + (size_t)(name[i] - '0');
-        if (i == front || i == n || name[i++] != '.' || l >= b->m->n_layers) return SIZE_MAX;
+        if (i == prefix_length || i == n || name[i++] != '.' || l >= b->m->n_layers)
+            return SIZE_MAX;
     }
-    if (n - i <= suffix || !llamac_is(name + n - suffix, suffix, ".weight")) return SIZE_MAX;
+    if (n - i <= suffix_length || !llamac_is(name + n - suffix_length, suffix_length, ".weight"))
+        return SIZE_MAX;
     for (size_t r = in_layer ? OUTSIDE : 0; r < (in_layer ? BINDINGS : OUTSIDE); r++)
-        if (llamac_is(name + i, n - i - suffix, binding[r].name[b->m->format]))
+        if (llamac_is(name + i, n - i - suffix_length, binding[r].name[b->m->format]))
             return r + l * INSIDE;
     return SIZE_MAX;
 }
 
-/* Note a tensor of file number f under its weight, as part k of it. */
+/* Binds a tensor of file number f to its weight, as part k of it. A vector becomes a matrix of one
+ * row. Returns LLAMA_EFORMAT for a tensor that LLaMA does not have, or that occurs twice. */
 static int bind_tensor(binder *b, const archive *a, tensor *t, size_t f, size_t k) {
     bool ignored = false;
     size_t i = weight_named(b, t, &ignored);
     if (i == SIZE_MAX && ignored) return LLAMA_OK;
     if (i == SIZE_MAX)
-        return bad_tensor(a, t, "is not one of a LLaMA with so many layers as n_layers says");
+        return bad_tensor(a, t, "is not part of a LLaMA with this number of layers (n_layers)");
     tensor **to = &b->tensors[i * b->parts + k];
     if (t->type < 0)
         return llamac_fail(
             a->err, LLAMA_EFORMAT,
             "%s: tensor '%.*s' is %s, not supported; get the model as F16, BF16 or F32", a->file,
             (int)(t->length < 80 ? t->length : 80), t->name, t->stored);
-    if (*to) return bad_tensor(a, t, "stands there twice");
+    if (*to) return bad_tensor(a, t, "occurs twice");
     if (t->dims < 1 || t->dims > 2) return bad_tensor(a, t, "is neither a vector nor a matrix");
-    if (t->dims == 1) { /* a matrix of one row */
+    if (t->dims == 1) {
         t->shape[1] = t->shape[0];
         t->stride[1] = t->stride[0];
         t->shape[0] = 1;
@@ -3737,7 +3772,8 @@ static int bind_tensor(binder *b, const archive *a, tensor *t, size_t f, size_t 
     return LLAMA_OK;
 }
 
-/* Read file f and bind its tensors, as part k of each. */
+/* Reads file number f with the function of its format, and binds its tensors. Each is part k of its
+ * weight. */
 static int bind_file(binder *b, size_t f, size_t k, int (*read)(archive *)) {
     llamac_mapping *file = &b->m->files[f];
     archive a = {.file = b->m->paths[f], .scratch = &b->scratch, .err = b->err};
@@ -3750,7 +3786,8 @@ static int bind_file(binder *b, size_t f, size_t k, int (*read)(archive *)) {
     return status;
 }
 
-/* What the files call weight i, for messages. */
+/* Writes the name of weight i to out, for messages, as the files have it. Files of llama2.c have no
+ * names, so they get those of Meta. Returns out. */
 static const char *weight_name(const binder *b, size_t i, char out[96]) {
     int format = b->m->format < NAMED_FORMATS ? b->m->format : META;
     if (i < OUTSIDE) snprintf(out, 96, "%s.weight", binding[i].name[format]);
@@ -3760,7 +3797,8 @@ static const char *weight_name(const binder *b, size_t i, char out[96]) {
     return out;
 }
 
-/* V and H are the tensors' own; what the parameters say of them must agree. */
+/* Sets V and H from the shapes of tensors. Returns LLAMA_EFORMAT if they do not agree with the
+ * parameters. H is 2/3 of 4 D, times the multiplier, rounded up to a multiple of multiple_of. */
 static int sizes_from_tensors(binder *b) {
     llama *m = b->m;
     const double *p = b->p;
@@ -3775,8 +3813,9 @@ static int sizes_from_tensors(binder *b) {
     m->vocab_size = (size_t)vocab;
     m->hidden = (size_t)rows * b->parts;
     if (m->hidden > MAX_WIDTH)
-        return llamac_fail(b->err, LLAMA_EFORMAT, "%s: w1 is %zu wide, over %d; it is not LLaMA's",
-                           b->path, m->hidden, (int)MAX_WIDTH);
+        return llamac_fail(b->err, LLAMA_EFORMAT,
+                           "%s: w1 has %zu rows, more than %d; it is not a LLaMA model", b->path,
+                           m->hidden, (int)MAX_WIDTH);
     uint64_t want = (uint64_t)(2 * 4 * p[DIM] / 3), unit = (uint64_t)p[MULTIPLE_OF];
     if (p[FFN_MULTIPLIER] > 0) want = (uint64_t)(p[FFN_MULTIPLIER] * (double)want);
     if (unit) want = (want + unit - 1) / unit * unit;
@@ -3785,9 +3824,9 @@ static int sizes_from_tensors(binder *b) {
         (p[VOCAB] > 0 && (uint64_t)p[VOCAB] != vocab))
         return llamac_fail(
             b->err, LLAMA_EFORMAT,
-            "%s: %zu embeddings and a hidden width of %zu over %zu shards are not what "
-            "%s wants (vocab_size %.0f, hidden %llu); a shard is missing or the two are "
-            "not of one model",
+            "%s: %zu embeddings and a hidden width of %zu over %zu shards do not match %s "
+            "(vocab_size %.0f, hidden %llu); a shard is missing or the files are of "
+            "different models: download it again",
             b->path, m->vocab_size, m->hidden, b->parts, b->params_file, p[VOCAB],
             (unsigned long long)want);
     size_t sizes[DIMS] = {1, m->dim, m->hidden, m->vocab_size, m->kv_dim};
@@ -3795,7 +3834,8 @@ static int sizes_from_tensors(binder *b) {
     return LLAMA_OK;
 }
 
-/* Shard k's tensor of weight i, expected as [rows][cols]. */
+/* Checks part k of weight i. Returns LLAMA_EFORMAT unless its tensor was found, is [rows][cols] and
+ * has the type of part 0. */
 static int check_tensor(const binder *b, size_t i, size_t k, size_t rows, size_t cols) {
     const tensor *t = b->tensors[i * b->parts + k], *first = b->tensors[i * b->parts];
     const char *file = b->parts > 1 ? b->m->paths[k] : t ? b->m->paths[t->file] : b->path;
@@ -3807,34 +3847,36 @@ static int check_tensor(const binder *b, size_t i, size_t k, size_t rows, size_t
     if (t->shape[0] != rows || t->shape[1] != cols)
         return llamac_fail(
             b->err, LLAMA_EFORMAT,
-            "%s: %s is [%llu][%llu], not the [%zu][%zu] of %s; the two are not of one model", file,
-            name, (unsigned long long)t->shape[0], (unsigned long long)t->shape[1], rows, cols,
-            b->params_file);
+            "%s: %s is [%llu][%llu], not the [%zu][%zu] of %s; the two are of different models",
+            file, name, (unsigned long long)t->shape[0], (unsigned long long)t->shape[1], rows,
+            cols, b->params_file);
     if (t->type != first->type)
-        return llamac_fail(b->err, LLAMA_EFORMAT,
-                           "%s: %s is %s, in the first shard %s; the shards are not of one model",
-                           file, name, dtype_names[t->type], dtype_names[first->type]);
+        return llamac_fail(
+            b->err, LLAMA_EFORMAT,
+            "%s: %s is %s, but %s in the first shard; the shards are of different models", file,
+            name, dtype_names[t->type], dtype_names[first->type]);
     return LLAMA_OK;
 }
 
-/* Copy the tensors of w into one matrix in the arena: only for what cannot be used in place,
- * elements that are not neighbours and columns divided into parts that are not whole
- * blocks. */
+/* Copies the tensors of w into one row-major matrix in the arena. Returns NULL if there is no
+ * memory. Needed only for tensors that cannot be used where they are: elements that are not
+ * contiguous, or columns divided into parts that are not a multiple of BLOCK. */
 static const unsigned char *copy_weight(llama *m, const weight *w, tensor *const *from) {
     size_t size = dtype_bytes[w->type];
-    size_t down = w->split == BY_ROWS ? w->rows / w->parts : w->rows;
-    size_t wide = w->split == BY_COLUMNS ? w->cols / w->parts : w->cols;
+    size_t part_rows = w->split == BY_ROWS ? w->rows / w->parts : w->rows;
+    size_t part_cols = w->split == BY_COLUMNS ? w->cols / w->parts : w->cols;
     unsigned char *to = llamac_new(&m->arena, (uint64_t)w->rows * w->cols, size);
     for (size_t r = 0; to && r < w->rows; r++)
         for (size_t c = 0; c < w->cols; c++) {
-            const tensor *t = from[r / down + c / wide];
-            uint64_t i = (r % down) * t->stride[0] + (c % wide) * t->stride[1];
+            const tensor *t = from[r / part_rows + c / part_cols];
+            uint64_t i = (r % part_rows) * t->stride[0] + (c % part_cols) * t->stride[1];
             memcpy(to + (r * w->cols + c) * size, t->data + i * size, size);
         }
     return to;
 }
 
-/* Check weight i against the table and put it in its place. */
+/* Checks weight i against `binding` and stores it in the model: its shape, its type and the first
+ * byte of each part. */
 static int bind_weight(binder *b, size_t i) {
     llama *m = b->m;
     size_t row = row_of(i), parts = b->parts;
@@ -3849,9 +3891,10 @@ static int bind_weight(binder *b, size_t i) {
     size_t rows = w->split == BY_ROWS ? w->rows / parts : w->rows;
     size_t cols = w->split == BY_COLUMNS ? w->cols / parts : w->cols;
     if ((w->split == BY_ROWS && w->rows % parts) || (w->split == BY_COLUMNS && w->cols % parts))
-        return llamac_fail(b->err, LLAMA_EFORMAT,
-                           "%s: %s of [%zu][%zu] does not divide over %zu shards", b->path, w->name,
-                           w->rows, w->cols, parts);
+        return llamac_fail(
+            b->err, LLAMA_EFORMAT,
+            "%s: %s [%zu][%zu] cannot be divided over %zu shards; a shard is missing", b->path,
+            w->name, w->rows, w->cols, parts);
     bool in_place = w->split != BY_COLUMNS || parts == 1 || cols % BLOCK == 0;
     for (size_t k = 0; k < parts; k++) {
         int status = check_tensor(b, i, k, rows, cols);
@@ -3863,11 +3906,11 @@ static int bind_weight(binder *b, size_t i) {
     w->parts = w->split == WHOLE ? 1 : parts;
     const unsigned char **part = llamac_new(&m->arena, w->parts, sizeof *part);
     if (!part) return llamac_out_of_memory(b->err, b->path);
-    for (size_t k = 0; k < w->parts; k++) part[k] = from[k]->data; /* in the mapping, as they lie */
+    for (size_t k = 0; k < w->parts; k++) part[k] = from[k]->data; /* in the mapped file */
     uint64_t elements = (uint64_t)w->rows * w->cols, bytes = elements * dtype_bytes[w->type];
-    if (!in_place) { /* honest files have each element once, so the copies are no larger */
-        b->gathered += bytes;
-        if (b->gathered > m->file_bytes)
+    if (!in_place) { /* in a valid file no two tensors overlap, so the copies are no larger */
+        b->copied_bytes += bytes;
+        if (b->copied_bytes > m->file_bytes)
             return llamac_fail(b->err, LLAMA_EFORMAT,
                                "%s: its tensors overlap; it is not a checkpoint", b->path);
         if (!(part[0] = copy_weight(m, w, from))) return llamac_out_of_memory(b->err, b->path);
@@ -3875,21 +3918,25 @@ static int bind_weight(binder *b, size_t i) {
         w->split = WHOLE;
     }
     w->part = part;
-    if (i != OUTPUT || part[0] != m->tok_embeddings.part[0]) /* not if they are tied */
+    if (i != OUTPUT || part[0] != m->tok_embeddings.part[0]) /* tied weights count once */
         m->parameters += elements;
     if (w->rows > 1 && i != EMBEDDINGS) m->token_bytes += bytes;
     m->type_name = i == 0 || m->type_name == dtype_names[w->type] ? dtype_names[w->type] : "mixed";
     return LLAMA_OK;
 }
 
-/* With the shape known: capacity for what will be found. */
+/* Allocates memory for the tensors and layers of this shape. Returns LLAMA_EFORMAT if the files are
+ * too small for it: a few bytes must not make a model of any size. */
 static int begin_binding(binder *b, size_t parts) {
     llama *m = b->m;
-    enum { NAMED = 16, ELEMENT = 2 }; /* bytes at least, of a part with its name; each has D */
+    /* The least bytes of a tensor with its name, and of an element. Each weight has at least D
+     * elements, but a tied output has no tensor. */
+    enum { NAMED = 16, ELEMENT = 2 };
     size_t n = (OUTSIDE + m->n_layers * INSIDE) * parts;
     if ((b->m->format != LLAMA2C && n * NAMED > m->file_bytes) ||
         (n / parts - 1) * m->dim * ELEMENT > m->file_bytes)
-        return bad_params(b->path, "is too small for a model of this shape", b->err);
+        return bad_params(b->path, "its weights are too small for the shape in its parameters",
+                          b->err);
     b->parts = parts;
     b->tensors = llamac_new(&b->scratch, n, sizeof *b->tensors);
     m->layers = llamac_new(&m->arena, m->n_layers, sizeof *m->layers);
@@ -3898,7 +3945,8 @@ static int begin_binding(binder *b, size_t parts) {
     return LLAMA_OK;
 }
 
-/* With all that there is found: every weight into its place. */
+/* Binds every weight, after all files are read. If the output is tied, it uses the tensor of the
+ * embeddings. */
 static int end_binding(binder *b) {
     int status = sizes_from_tensors(b);
     if (b->p[TIED] > 0) b->tensors[OUTPUT] = b->tensors[EMBEDDINGS];
@@ -3907,7 +3955,7 @@ static int end_binding(binder *b) {
     return status;
 }
 
-/* Map folder/name, or name alone, as the next file of weights. */
+/* Maps folder/name, or name if folder is "", as the next file of weights. */
 static int add_file(binder *b, const char *folder, const char *name) {
     llama *m = b->m;
     char path[LLAMAC_PATH_BYTES];
@@ -3915,8 +3963,9 @@ static int add_file(binder *b, const char *folder, const char *name) {
     if (n < 0 || n >= (int)sizeof path)
         return llamac_fail(b->err, LLAMA_EINVAL, "%.300s: the path is too long", b->path);
     if (m->n_shards == MAX_FILES)
-        return llamac_fail(b->err, LLAMA_EFORMAT, "%s: has over %d files of weights", b->path,
-                           (int)MAX_FILES);
+        return llamac_fail(b->err, LLAMA_EFORMAT,
+                           "%s: has more than %d files of weights; give a model with fewer",
+                           b->path, (int)MAX_FILES);
     char *kept = llamac_new(&m->arena, (uint64_t)n + 1, 1);
     if (!kept) return llamac_out_of_memory(b->err, b->path);
     m->paths[m->n_shards] = memcpy(kept, path, (size_t)n + 1);
@@ -3927,22 +3976,23 @@ static int add_file(binder *b, const char *folder, const char *name) {
     return LLAMA_OK;
 }
 
-/* ---- JSON beside the weights: params.json, config.json ---- */
+/* ---- JSON files of parameters: params.json, config.json ---- */
 
-/* Read folder/name. */
+/* Reads the JSON file `name` in the folder of the model, and writes its path to `path`. */
 static int read_json(binder *b, const char *name, char path[LLAMAC_PATH_BYTES], llamac_json *j) {
-    enum { LARGEST = 1 << 26 }; /* an index of 65,536 tensors is smaller */
+    enum { MAX_BYTES = 1 << 26 }; /* an index of 65,536 tensors is smaller */
     llamac_cursor c = {0};
     int status = llamac_join(path, b->path, name, b->err);
-    if (status == LLAMA_OK) status = llamac_read_file(&c, &b->scratch, path, LARGEST, b->err);
+    if (status == LLAMA_OK) status = llamac_read_file(&c, &b->scratch, path, MAX_BYTES, b->err);
     *j = llamac_json_on(c.at, llamac_left(&c));
     return status;
 }
 
-/* One object: each key at its first level is followed, in config.json some of those inside too. In
- * Meta's file an object is another model's. */
+/* Reads the parameters from a JSON object. Applies the keys of its first level, and in config.json
+ * those in the containers of `nested`. In params.json a nested object or array means another model.
+ * */
 static int read_params(binder *b, const char *name) {
-    static const char *const inside[] = {"architectures", "rope_scaling", "rope_parameters"};
+    static const char *const nested[] = {"architectures", "rope_scaling", "rope_parameters"};
     char path[LLAMAC_PATH_BYTES];
     llamac_json j;
     int status = read_json(b, name, path, &j);
@@ -3950,30 +4000,30 @@ static int read_params(binder *b, const char *name) {
     const unsigned char *begin = j.c.at;
     bool object = llamac_json_next(&j) == '{';
     while (status == LLAMA_OK && object && llamac_json_next(&j)) {
-        bool followed = j.level == 1 && j.value.kind != '}' && j.value.kind != ']';
+        bool applied = j.level == 1 && j.value.kind != '}' && j.value.kind != ']';
         for (int i = 0; i < 3 && b->m->format == HUGGING_FACE; i++)
-            followed |= j.level == 2 && llamac_json_under(&j, 1, inside[i]) &&
-                        !strchr("[]{}", j.value.kind);
-        int key = j.key[j.level].n ? j.level : 1; /* an array's own */
+            applied |= j.level == 2 && llamac_json_under(&j, 1, nested[i]) &&
+                       !strchr("[]{}", j.value.kind);
+        int key = j.key[j.level].n ? j.level : 1; /* in an array: the key of the array */
         llamac_pair s = {j.key[key].text, j.key[key].n, j.value};
         if (b->m->format == META && (j.value.kind == '{' || j.value.kind == '['))
             status = not_llama(path, &s, b->err);
-        else if (followed) status = apply_setting(b->p, b->m->format, &s, path, b->err);
+        else if (applied) status = apply_setting(b->p, b->m->format, &s, path, b->err);
     }
     if (status == LLAMA_OK && (!object || j.c.bad))
         status = llamac_fail(
             b->err, LLAMA_EFORMAT,
-            "%s: is not a JSON object, as byte %zu shows; use the one the model came with", path,
+            "%s: is not a JSON object, see byte %zu; use the file that came with the model", path,
             (size_t)(j.c.at - begin));
     if (status == LLAMA_OK) status = params_apply(b->m, b->p, path, b->err);
     b->params_file = name;
     return status;
 }
 
-/* ---- Meta's folder ---- */
+/* ---- Meta ---- */
 
-/* consolidated.00.pth, 01, ... up to the first that is not there, are shards: each weight is
- * divided over all of them. */
+/* Opens a folder of Meta. The shards are consolidated.00.pth, 01, ... up to the first that does not
+ * exist. Each weight is divided over all of them. */
 static int open_meta(binder *b) {
     enum { MAX_SHARDS = 100 };
     int status = read_params(b, "params.json");
@@ -3989,26 +4039,29 @@ static int open_meta(binder *b) {
     return status;
 }
 
-/* ---- Hugging Face's folder: config.json, safetensors or PyTorch's files, perhaps an index ---- */
+/* ---- Hugging Face: config.json, safetensors or PyTorch files, with or without an index ---- */
 
-/* A file that the index names: once, and in this folder. */
+/* Maps a file that the index names, unless it is mapped already. The file must be in the folder of
+ * the index. */
 static int add_indexed(binder *b, const char *index, const char *name, size_t n) {
-    char plain[256];
-    bool inside = n > 0 && n < sizeof plain && name[0] != '.' && !memchr(name, '/', n) &&
-                  !memchr(name, '\\', n) && !memchr(name, 0, n);
-    if (!inside) return bad_params(index, "names a file that is not beside it", b->err);
-    snprintf(plain, sizeof plain, "%.*s", (int)n, name);
+    char file_name[256];
+    bool valid = n > 0 && n < sizeof file_name && name[0] != '.' && !memchr(name, '/', n) &&
+                 !memchr(name, '\\', n) && !memchr(name, 0, n);
+    if (!valid) return bad_params(index, "names a file outside its own folder", b->err);
+    snprintf(file_name, sizeof file_name, "%.*s", (int)n, name);
     for (size_t f = 0; f < b->m->n_shards; f++)
-        if (strcmp(strrchr(b->m->paths[f], '/') + 1, plain) == 0) return LLAMA_OK;
-    int status = add_file(b, b->path, plain);
+        if (strcmp(strrchr(b->m->paths[f], '/') + 1, file_name) == 0) return LLAMA_OK;
+    int status = add_file(b, b->path, file_name);
     if (llamac_is_not_found(status))
-        status = llamac_fail(b->err, LLAMA_EFORMAT, "%s: names %s, which is not there; download it",
-                             index, plain);
-    errno = 0; /* of what is absent, it is not the index */
+        status = llamac_fail(b->err, LLAMA_EFORMAT,
+                             "%s: names %s, which does not exist; download it", index, file_name);
+    errno = 0; /* the index itself was found */
     return status;
 }
 
-/* {"metadata": ..., "weight_map": {"lm_head.weight": "model-00002-of-00002.safetensors", ...}} */
+/* Maps the files that an index names:
+ *
+ *   {"metadata": ..., "weight_map": {"lm_head.weight": "model-00002-of-00002.safetensors", ...}} */
 static int read_index(binder *b, const char *name) {
     char path[LLAMAC_PATH_BYTES];
     llamac_json j;
@@ -4017,15 +4070,15 @@ static int read_index(binder *b, const char *name) {
         if (j.level == 2 && j.value.kind == '"' && llamac_json_under(&j, 1, "weight_map"))
             status = add_indexed(b, path, j.value.text, j.value.n);
     if (status == LLAMA_OK && (j.c.bad || !b->m->n_shards))
-        status = bad_params(path, "is not an index of weights in JSON", b->err);
+        status = bad_params(path, "is not a JSON index of weights", b->err);
     return status;
 }
 
-/* One file of weights, or those an index names; safetensors rather than PyTorch's, as files often
- * come in both. */
+/* Opens a folder of Hugging Face: one file of weights, or those that an index names. Folders often
+ * have the weights in both forms; safetensors are tried first. */
 static int open_hugging_face(binder *b) {
     static const struct {
-        const char *one, *index;
+        const char *single, *index;
         int (*read)(archive *);
     } kinds[] = {
         {"model.safetensors", "model.safetensors.index.json", read_safetensors},
@@ -4034,7 +4087,7 @@ static int open_hugging_face(binder *b) {
     int k, status = read_params(b, "config.json");
     if (status) return status;
     for (k = 0; k < 2; k++) {
-        status = add_file(b, b->path, kinds[k].one);
+        status = add_file(b, b->path, kinds[k].single);
         if (llamac_is_not_found(status)) status = read_index(b, kinds[k].index);
         if (!llamac_is_not_found(status)) break;
     }
@@ -4042,7 +4095,7 @@ static int open_hugging_face(binder *b) {
         return llamac_fail(
             b->err, LLAMA_EFORMAT,
             "%s: holds neither model.safetensors nor pytorch_model.bin, nor an index "
-            "of either; download them",
+            "of either; download the weights",
             b->path);
     if (status == LLAMA_OK) status = begin_binding(b, 1);
     for (size_t f = 0; f < b->m->n_shards && status == LLAMA_OK; f++)
@@ -4050,9 +4103,11 @@ static int open_hugging_face(binder *b) {
     return status;
 }
 
-/* ---- GGUF: one file, or NAME-00001-of-0000N.gguf and the rest ---- */
+/* ---- GGUF: one file, or NAME-00001-of-0000N.gguf and the other splits ---- */
 
-/* The parameters, from the first file. */
+/* Reads the parameters from the first file, and notes in *v what it says of the vocabulary. Each
+ * key is looked up twice: under its whole name, for required_settings, and without "llama.", for
+ * param_keys. */
 static int gguf_params(binder *b, llamac_gguf_vocab *v) {
     static const char prefix[] = "llama.";
     enum { PREFIX = sizeof prefix - 1 };
@@ -4064,30 +4119,31 @@ static int gguf_params(binder *b, llamac_gguf_vocab *v) {
     int status = gguf_open(&g, &a);
     for (uint64_t i = 0; i < g.n_pairs && status == LLAMA_OK; i++) {
         if (!gguf_next(&g, &p)) return bad_archive(&a, "its list of keys is damaged");
-        status = apply_setting(b->p, GGUF, &p, b->path, b->err); /* whole names: what it must be */
+        status = apply_setting(b->p, GGUF, &p, b->path, b->err);
         has_name |= llamac_is(p.key, p.length, "general.architecture");
         if (status == LLAMA_OK && p.length > PREFIX && memcmp(p.key, prefix, PREFIX) == 0) {
             llamac_pair s = {p.key + PREFIX, p.length - PREFIX, p.value};
-            status =
-                apply_setting(b->p, GGUF, &s, b->path, b->err); /* the rest of the name: a number */
+            status = apply_setting(b->p, GGUF, &s, b->path, b->err);
         }
         llamac_vocab_note(v, &p);
     }
     if (status == LLAMA_OK && !has_name)
         return bad_archive(
-            &a, "it names no architecture (of a split model give the first file, -00001-of-...)");
+            &a,
+            "it has no general.architecture (if it is split, give the first file, -00001-of-...)");
     return status ? status : params_apply(b->m, b->p, b->path, b->err);
 }
 
-/* The other parts of a model that is split, if the name says it is. */
+/* Maps the other files of a split model, if the name of the first file has the form of a split. */
 static int add_splits(binder *b) {
-    enum { SUFFIX = sizeof "-00001-of-00002.gguf" - 1, MOST = 99999 };
+    enum { SUFFIX = sizeof "-00001-of-00002.gguf" - 1, MAX_COUNT = 99999 };
     size_t n = strlen(b->path);
     char suffix[32] = "", name[LLAMAC_PATH_BYTES];
     int status = LLAMA_OK, count = 0;
     if (n > SUFFIX && n < sizeof name) count = (int)strtol(b->path + n - 10, NULL, 10);
     snprintf(suffix, sizeof suffix, "-00001-of-%05d.gguf", count);
-    if (count < 1 || count > MOST || strcmp(b->path + n - SUFFIX, suffix) != 0) return LLAMA_OK;
+    if (count < 1 || count > MAX_COUNT || strcmp(b->path + n - SUFFIX, suffix) != 0)
+        return LLAMA_OK;
     for (int k = 2; k <= count && status == LLAMA_OK; k++) {
         snprintf(name, sizeof name, "%.*s-%05d-of-%05d.gguf", (int)(n - SUFFIX), b->path, k, count);
         status = add_file(b, "", name);
@@ -4095,8 +4151,8 @@ static int add_splits(binder *b) {
     return status;
 }
 
-/* `vocabulary`: the one inside is wanted, no other having been given. */
-static int open_gguf(binder *b, bool vocabulary) {
+/* Opens a GGUF file. Reads its vocabulary only if want_vocab: if the caller gave no tokenizer. */
+static int open_gguf(binder *b, bool want_vocab) {
     llamac_gguf_vocab v = {.bos = 1, .eos = 2, .space_in_front = 1};
     b->params_file = "its header";
     int status = gguf_params(b, &v);
@@ -4104,30 +4160,33 @@ static int open_gguf(binder *b, bool vocabulary) {
     if (status == LLAMA_OK) status = begin_binding(b, 1);
     for (size_t f = 0; f < b->m->n_shards && status == LLAMA_OK; f++)
         status = bind_file(b, f, 0, read_gguf);
-    b->p[TIED] = b->tensors && !b->tensors[OUTPUT]; /* an output that is absent is tied */
+    b->p[TIED] =
+        b->tensors && !b->tensors[OUTPUT]; /* a file without an output ties it to the embeddings */
     if (status == LLAMA_OK) status = end_binding(b);
-    if (status || !vocabulary) return status;
+    if (status || !want_vocab) return status;
     return llamac_vocab_gather(&b->m->vocab, &v, b->m->vocab_size, b->path, &b->m->arena, b->err);
 }
 
 /* ---- llama2.c: a header of seven numbers, then float32 in a fixed order ---- */
 
+/* The order of the weights in versions 0 and 1. A weight of layers is there for all layers in turn. */
 static const unsigned char llama2c_orders[2][BINDINGS] = {
     {EMBEDDINGS, ATTENTION_NORM, WQ, WK, WV, WO, FFN_NORM, W1, W2, W3, NORM, OUTPUT},
     {ATTENTION_NORM, FFN_NORM, NORM, EMBEDDINGS, WQ, WK, WV, WO, W1, W2, W3, OUTPUT},
 };
 
-/* Without a magic, all there is to know such a file by is that its numbers fit one another. */
+/* Reports a file that is neither GGUF nor llama2.c. Version 0 has no magic number, so a file is
+ * recognised only by numbers that match each other and its length. */
 static int not_llama2c(const binder *b) {
     return llamac_fail(
         b->err, LLAMA_EFORMAT,
-        "%s: is not GGUF, and not as long as llama2.c's header says; it is damaged or "
-        "no model: give a model's folder, a .gguf or a .bin",
+        "%s: is not GGUF, and its length does not match a header of llama2.c; it is damaged "
+        "or not a model: give a model's folder, a .gguf or a .bin",
         b->path);
 }
 
-/* The header, which leaves *c at the first weight. Version 0 has no magic and tells by the sign of
- * the vocabulary whether the embeddings are tied. */
+/* Reads the header and moves *c to the first weight. Version 1 begins with a magic number. Version
+ * 0 has none; there a negative vocab_size means that the embeddings are not tied. */
 static int llama2c_params(binder *b, llamac_cursor *c, int *version) {
     enum { VERSION_1_HEADER = 256 };
     static const unsigned char header[] = {DIM, HIDDEN, LAYERS, HEADS, KV_HEADS, VOCAB, CONTEXT};
@@ -4139,8 +4198,8 @@ static int llama2c_params(binder *b, llamac_cursor *c, int *version) {
     if (v > 1)
         return llamac_fail(
             b->err, LLAMA_EFORMAT,
-            "%s: is of llama2.c's version %llu, which is quantised; export version 0 or 1", b->path,
-            (unsigned long long)v);
+            "%s: has version %llu of llama2.c's format, which is quantised; export version 0 or 1",
+            b->path, (unsigned long long)v);
     int status = LLAMA_OK;
     for (int i = 0; i < 7 && status == LLAMA_OK; i++) {
         double number = (double)(int32_t)llamac_uint(c, 4);
@@ -4157,19 +4216,19 @@ static int llama2c_params(binder *b, llamac_cursor *c, int *version) {
         *c = old;
         llamac_take(c, VERSION_1_HEADER);
     }
-    b->p[NORM_EPS] = 1e-5; /* which the file does not say */
+    b->p[NORM_EPS] = 1e-5; /* a constant of llama2.c; the file does not have it */
     if (status == LLAMA_OK && b->p[VOCAB] < 1) return not_llama2c(b);
     if (status == LLAMA_OK) status = params_apply(b->m, b->p, b->path, b->err);
     return status && !*version ? not_llama2c(b) : status;
 }
 
-/* Takes one weight's matrices, layer after layer. A file that ends early leaves c->bad. */
+/* Takes the matrices of one weight, layer after layer. If the file is too short, c->bad is set. */
 static int llama2c_weight(binder *b, llamac_cursor *c, unsigned row) {
     const llama *m = b->m;
     size_t sizes[DIMS] = {1, m->dim, (size_t)b->p[HIDDEN], (size_t)b->p[VOCAB], m->kv_dim};
     uint64_t rows = sizes[binding[row].rows], cols = sizes[binding[row].cols];
     for (size_t l = 0; l < (row < OUTSIDE ? 1 : m->n_layers); l++) {
-        const unsigned char *data = llamac_take(c, rows * cols * sizeof(float)); /* below 2^42 */
+        const unsigned char *data = llamac_take(c, rows * cols * sizeof(float)); /* at most 2^42 */
         tensor *t = data ? llamac_new(&b->scratch, 1, sizeof *t) : NULL;
         if (!t) return data ? llamac_out_of_memory(b->err, b->path) : LLAMA_OK;
         *t = (tensor){
@@ -4179,8 +4238,8 @@ static int llama2c_weight(binder *b, llamac_cursor *c, unsigned row) {
     return LLAMA_OK;
 }
 
-/* No names, so no tensors to bind: weight after weight is as long as the header makes it, and the
- * last must end with the file. */
+/* Opens a llama2.c file. Each weight has the size that the header gives, and the last one must end
+ * at the end of the file. */
 static int open_llama2c(binder *b) {
     llama *m = b->m;
     llamac_cursor c = llamac_cursor_on(m->files[0].data, m->files[0].size);
@@ -4190,7 +4249,7 @@ static int open_llama2c(binder *b) {
     if (status) return status;
     for (int i = 0; i < BINDINGS && status == LLAMA_OK; i++) {
         unsigned row = llama2c_orders[version][i];
-        if (row == OUTPUT && !version) /* behind RoPE's tables, which we compute */
+        if (row == OUTPUT && !version) /* after the tables of RoPE, which rope_freqs() computes */
             llamac_take(&c, (uint64_t)m->context * m->head_dim * sizeof(float));
         if (row != OUTPUT || b->p[TIED] == 0) status = llama2c_weight(b, &c, row);
     }
@@ -4199,10 +4258,11 @@ static int open_llama2c(binder *b) {
     return end_binding(b);
 }
 
-/* ---- Any of them ---- */
+/* ---- Any format ---- */
 
-/* Which format it is, then everything of it. Meta's comes first where a folder has both. */
-static int open_weights(binder *b, bool vocabulary) {
+/* Detects the format and binds all weights. If a folder has the files of both Meta and Hugging
+ * Face, it is opened as Meta. */
+static int open_weights(binder *b, bool want_vocab) {
     llama *m = b->m;
     m->files = llamac_new(&m->arena, MAX_FILES, sizeof *m->files);
     m->paths = llamac_new(&m->arena, MAX_FILES, sizeof *m->paths);
@@ -4225,35 +4285,39 @@ static int open_weights(binder *b, bool vocabulary) {
     if (status) return status;
     bool gguf = m->files[0].size >= 4 && memcmp(m->files[0].data, "GGUF", 4) == 0;
     m->format = gguf ? GGUF : LLAMA2C;
-    return gguf ? open_gguf(b, vocabulary) : open_llama2c(b);
+    return gguf ? open_gguf(b, want_vocab) : open_llama2c(b);
 }
 
-/* The tokenizer: the file asked for, else the one beside the weights. Without one the model opens
- * all the same. */
-static int open_tokenizer(binder *b, const char *asked) {
+/* ---- The tokenizer ---- */
+
+/* Reads the tokenizer from the file that the caller gave, or else from the folder of the model. If
+ * the folder has no tokenizer, the model opens without. */
+static int open_tokenizer(binder *b, const char *given) {
     static const char *const names[][2] = {[META] = {"tokenizer.model", "../tokenizer.model"},
                                            [HUGGING_FACE] = {"tokenizer.model", "tokenizer.json"},
                                            [LLAMA2C] = {"tokenizer.bin", "tokenizer.model"}};
-    enum { LARGEST = 1 << 26 }; /* LLaMA's have 0.5 MB, as JSON 2 */
+    enum { MAX_BYTES = 1 << 26 }; /* those of LLaMA have 0.5 MB, or 2 MB as JSON */
     char folder[LLAMAC_PATH_BYTES], found[LLAMAC_PATH_BYTES];
     llama *m = b->m;
     llamac_cursor c = {0};
     char *slash = strrchr(memcpy(folder, b->path, strlen(b->path) + 1), '/');
-    if (m->format == LLAMA2C && slash) *slash = 0; /* the path is a file's */
+    if (m->format == LLAMA2C && slash) *slash = 0; /* the path of a file, not of a folder */
     if (m->format == LLAMA2C && !slash) memcpy(folder, ".", 2);
-    for (int i = 0; i < (asked ? 1 : 2) && !c.at; i++) {
-        const char *path = asked ? asked : found;
-        int status = asked ? LLAMA_OK : llamac_join(found, folder, names[m->format][i], b->err);
-        if (status == LLAMA_OK) status = llamac_read_file(&c, &b->scratch, path, LARGEST, b->err);
-        if (status && (asked || !llamac_is_not_found(status))) return status;
+    for (int i = 0; i < (given ? 1 : 2) && !c.at; i++) {
+        const char *path = given ? given : found;
+        int status = given ? LLAMA_OK : llamac_join(found, folder, names[m->format][i], b->err);
+        if (status == LLAMA_OK) status = llamac_read_file(&c, &b->scratch, path, MAX_BYTES, b->err);
+        if (status && (given || !llamac_is_not_found(status))) return status;
     }
     if (!c.at) return LLAMA_OK;
-    return llamac_vocab_parse(&m->vocab, c, m->vocab_size, asked ? asked : found, &m->arena,
+    return llamac_vocab_parse(&m->vocab, c, m->vocab_size, given ? given : found, &m->arena,
                               b->err);
 }
 
-/* Were the files others, or of other lengths, while they were looked at? A download may be under
- * way, or a file replaced between two of a model. */
+/* ---- Opening and closing ---- */
+
+/* Returns LLAMA_EIO if a file was replaced or its size changed while the model was opened. A
+ * download may be in progress, or one of several files may have been replaced. */
 static int check_unchanged(const binder *b) {
     const llama *m = b->m;
     size_t f = 0;
@@ -4265,7 +4329,8 @@ static int check_unchanged(const binder *b) {
 
 /* ---- RoPE's table ---- */
 
-/* Radians a position turns pair j, with the roundings of Meta's float32 code. */
+/* Fills freqs with the angles, in radians, by which one position rotates each pair: theta^(-2j /
+ * head_dim) for pair j, with the same roundings as in the float32 code of Meta. */
 static void rope_freqs(llama *m) {
     double log_theta = log_double((double)m->rope_theta);
     for (size_t j = 0; j < m->head_dim / 2; j++) {
@@ -4275,9 +4340,7 @@ static void rope_freqs(llama *m) {
     }
 }
 
-/* ---- Opening ---- */
-
-/* Keep the files in memory, where the system lets us. */
+/* Locks the files in memory. Returns LLAMA_ENOMEM if the system does not allow it. */
 static int lock_files(const llama *m, llama_error *err) {
     for (size_t i = 0; i < m->n_shards; i++)
         if (llamac_lock(&m->files[i]) != 0)
@@ -4287,7 +4350,7 @@ static int lock_files(const llama *m, llama_error *err) {
     return LLAMA_OK;
 }
 
-/* All of llama_open but the making and unmaking of m. */
+/* Opens a model in m. llama_open makes m before, and frees it if this fails. */
 static int open_model(llama *m, const char *path, const llama_options *o, llama_error *err) {
     if (o->memory < LLAMA_MEMORY_AUTO || o->memory > LLAMA_MEMORY_STREAM)
         return llamac_fail(err, LLAMA_EINVAL, "memory mode %d does not exist", o->memory);
@@ -4298,10 +4361,10 @@ static int open_model(llama *m, const char *path, const llama_options *o, llama_
         return llamac_fail(err, LLAMA_EINVAL, "%.300s: the path is too long", path);
     binder b = {.m = m, .path = path, .scratch = {m->arena.allocator, NULL}, .err = err};
     int status = open_weights(&b, !o->tokenizer);
-    if (status == LLAMA_OK && (o->tokenizer || m->format != GGUF)) /* which has it inside */
+    if (status == LLAMA_OK && (o->tokenizer || m->format != GGUF)) /* GGUF contains it */
         status = open_tokenizer(&b, o->tokenizer);
     if (status == LLAMA_OK || m->lost) status = check_unchanged(&b);
-    llamac_free_all(&b.scratch); /* all that the reading needed and the model does not */
+    llamac_free_all(&b.scratch); /* needed only while opening */
     if (status) return status;
     rope_freqs(m);
     return o->memory == LLAMA_MEMORY_LOCK ? lock_files(m, err) : LLAMA_OK;
@@ -4320,17 +4383,17 @@ LLAMAC_API int llama_open(llama **model, const char *path, const llama_options *
     if (!m) return llamac_out_of_memory(err, path);
     m->arena = arena;
     m->page = llamac_page_size();
-    *model = m; /* already, for llama_handle_sigbus */
+    *model = m; /* for llama_handle_sigbus, while the files are read */
     uint64_t mode = llamac_fp_enter();
     int status = open_model(m, path, &o, err);
     llamac_fp_leave(mode);
     if (status) *model = NULL;
     if (status) llama_close(m);
-    else if (err) memset(err, 0, sizeof *err); /* a file that was looked for and not needed */
+    else if (err) memset(err, 0, sizeof *err); /* a missing file that was not needed */
     return status;
 }
 
-/* Also the way out of a failed llama_open: any part of m may be missing. */
+/* Also frees a model that llama_open could not finish, so any part of m may be missing. */
 LLAMAC_API void llama_close(llama *m) {
     if (!m) return;
     for (size_t i = 0; i < m->n_shards; i++) llamac_unmap_file(&m->files[i]);
@@ -4338,36 +4401,43 @@ LLAMAC_API void llama_close(llama *m) {
     llamac_free_all(&arena);
 }
 
-/* ---- A file that is cut short while it is mapped ---- */
+/* ---- A mapped file that is truncated: SIGBUS ---- */
 
-/* A page of it that is read then raises SIGBUS. The model is immutable but for this mark. */
+/* Reading a page that the file no longer has raises SIGBUS. The host passes the address to this
+ * function. If the address is in a file of the model, this function marks the file as lost,
+ * replaces it by zeros from that page to its end, and returns 1. The rest is replaced because it is
+ * probably lost too. Returns 0 for any other address, or if mapping zeros failed. Only `lost` and
+ * `team_pid` change in an open model. */
 LLAMAC_API int llama_handle_sigbus(const llama *m, const void *address) {
     for (size_t f = 0; m && m->files && f < m->n_shards; f++) {
         const llamac_mapping *file = &m->files[f];
         uintptr_t at = (uintptr_t)address, begin = (uintptr_t)file->data, end = begin + file->size;
         if (at < begin || at >= end) continue;
         __atomic_store_n((int *)(uintptr_t)&m->lost, (int)f + 1, __ATOMIC_RELAXED);
-        return llamac_map_zeros(file, at, m->page); /* and all behind it, which is as likely gone */
+        return llamac_map_zeros(file, at, m->page);
     }
     return 0;
 }
 
-/* An error once that was called. */
+/* Returns LLAMA_EIO if llama_handle_sigbus has marked a file as lost. */
 static int check_files(const llama *m, llama_error *err) {
     int lost = __atomic_load_n(&m->lost, __ATOMIC_RELAXED);
     if (!lost) return LLAMA_OK;
     return llamac_fail(err, LLAMA_EIO,
-                       "%s: was cut short, or cannot be read any more; see to the file and open "
-                       "the model anew",
+                       "%s: was truncated or can no longer be read; restore the file and open "
+                       "the model again",
                        m->paths[lost - 1]);
 }
 
-/* What is wrong with n elements of a type; *at: the first of which it is so. Zeros add up over
- * calls in *zeros. */
-static const char *find_damage(int type, const unsigned char *data, size_t n, size_t longest,
+/* ---- Checking ---- */
+
+/* Returns what is wrong with n elements of a type, or NULL. For a number that is not finite, *at is
+ * the index of the first. A run of max_zeros bytes of zeros is an error too. *zeros counts the
+ * elements of the current run over several calls; only calls without any other value count. */
+static const char *find_damage(int type, const unsigned char *data, size_t n, size_t max_zeros,
                                size_t *zeros, size_t *at) {
     static const uint32_t exponents[DTYPES] = {0x7f800000, 0x7c00,
-                                               0x7f80}; /* all ones: no number */
+                                               0x7f80}; /* all ones: infinite or NaN */
     uint32_t exponent = exponents[type], any = 0, bad = 0, bits = 0;
     size_t size = dtype_bytes[type];
     for (size_t k = 0; k < n; k++) {
@@ -4377,17 +4447,16 @@ static const char *find_damage(int type, const unsigned char *data, size_t n, si
     }
     *at = 0;
     *zeros = any ? 0 : *zeros + n;
-    if (!bad) return *zeros * size < longest ? NULL : "only zeros, as where a download broke off,";
-    for (; *at + 1 < n; ++*at) { /* the file may be another by now: not beyond n */
+    if (!bad)
+        return *zeros * size < max_zeros ? NULL : "only zeros, as after an interrupted download,";
+    for (; *at + 1 < n; ++*at) { /* the file may have changed since the first loop: stop at n */
         memcpy(&bits, data + *at * size, size);
         if ((bits & exponent) == exponent) break;
     }
     return "a number that is not finite";
 }
 
-/* ---- Checking ---- */
-
-/* Opening looks at shapes and places alone, in milliseconds; this reads everything. */
+/* A check of all weights. Opening takes milliseconds, as it checks only shapes and offsets. */
 typedef struct {
     const llama *m;
     llama_progress_fn progress; /* NULL: nobody asks */
@@ -4396,24 +4465,27 @@ typedef struct {
     uint64_t done; /* bytes */
 } checking;
 
-/* So many more bytes are good; false: the host said stop. */
+/* Adds to the bytes that are checked and reports them. Returns false if the host cancels. */
 static bool report(checking *c, const char *what, uint64_t bytes, uint64_t total) {
     c->done += bytes;
     return !c->progress || c->progress(c->user, what, c->done, total) == 0;
 }
 
-/* n elements of w that lie at data in rows of cols. */
+/* Checks n elements of w at data, in rows of cols elements. Returns LLAMA_EFORMAT if they are
+ * damaged, LLAMA_ECANCEL if the host cancels. */
 static int check_elements(checking *c, const weight *w, const unsigned char *data, size_t n,
                           size_t cols) {
-    enum { PIECE = 1 << 14, LONGEST = 1 << 16, UNTRAINED = 1 << 20 }; /* bytes; of zeros that... */
+    /* Bytes per call of find_damage(), and bytes of zeros that are damage: in a layer, and in
+     * other weights, where the rows of tokens that were never trained may be zero. */
+    enum { CHUNK = 1 << 14, LAYER_ZEROS = 1 << 16, OTHER_ZEROS = 1 << 20 };
     size_t size = dtype_bytes[w->type], zeros = 0, count, at;
-    size_t longest = w->layer < 0 ? UNTRAINED : LONGEST; /* ...words nobody uses may have */
-    if (n * size < longest) longest = n * size;
+    size_t max_zeros = w->layer < 0 ? OTHER_ZEROS : LAYER_ZEROS;
+    if (n * size < max_zeros) max_zeros = n * size;
     for (size_t i = 0; i < n; i += count) {
-        count = n - i < PIECE / size ? n - i : PIECE / size;
-        const char *why = find_damage(w->type, data + i * size, count, longest, &zeros, &at);
+        count = n - i < CHUNK / size ? n - i : CHUNK / size;
+        const char *why = find_damage(w->type, data + i * size, count, max_zeros, &zeros, &at);
         char name[64];
-        size_t first = zeros ? i + count - zeros : i + at, f = 0; /* which file it is in */
+        size_t first = zeros ? i + count - zeros : i + at, f = 0; /* the number of the file */
         while (f + 1 < c->m->n_shards &&
                (uintptr_t)data - (uintptr_t)c->m->files[f].data >= c->m->files[f].size)
             f++;
@@ -4427,7 +4499,7 @@ static int check_elements(checking *c, const weight *w, const unsigned char *dat
     return LLAMA_OK;
 }
 
-/* Weight by weight, each once, then the list of sums. */
+/* Checks every weight once, then the MD5 sums of a folder of Meta. */
 LLAMAC_API int llama_check(const llama *m, llama_progress_fn progress, void *user,
                            llama_error *err) {
     checking c = {m, progress, user, err, 0};
@@ -4436,11 +4508,13 @@ LLAMAC_API int llama_check(const llama *m, llama_progress_fn progress, void *use
     int status = LLAMA_OK;
     for (size_t i = 0; i < OUTSIDE + m->n_layers * INSIDE && status == LLAMA_OK; i++) {
         const weight *w = nth_weight(m, i);
-        bool tied = i == OUTPUT && w->part[0] == m->tok_embeddings.part[0]; /* it was seen */
+        bool tied =
+            i == OUTPUT && w->part[0] == m->tok_embeddings.part[0]; /* checked as the embeddings */
         for (size_t p = 0; p < (tied ? 0 : w->parts) && status == LLAMA_OK; p++)
             status = check_elements(&c, w, w->part[p], w->rows * w->cols / w->parts, across(w));
     }
-    if (status != LLAMA_ECANCEL && check_files(m, err)) return LLAMA_EIO; /* zeros, not damage */
+    if (status != LLAMA_ECANCEL && check_files(m, err))
+        return LLAMA_EIO; /* the zeros of a lost file are not damage */
     if (status == LLAMA_OK && m->format == META) {
         char folder[LLAMAC_PATH_BYTES];
         llamac_arena scratch = {m->arena.allocator, NULL};
@@ -4450,18 +4524,22 @@ LLAMAC_API int llama_check(const llama *m, llama_progress_fn progress, void *use
         llamac_free_all(&scratch);
     }
     if (status == LLAMA_ECANCEL) return llamac_fail(err, status, "cancelled by the host");
-    if (status == LLAMA_OK && err) memset(err, 0, sizeof *err); /* no list is no error */
+    if (status == LLAMA_OK && err)
+        memset(err, 0, sizeof *err); /* a missing checklist.chk is not an error */
     return status;
 }
 
-/* From the first byte to the last, by one thread: the kernel reads ahead as fast as the disk goes,
- * in large pages; two threads, or asking for pages ahead, took up to twice as long. */
+/* ---- Prefetching ---- */
+
+/* Reads the files from first to last byte, with one thread. The kernel then reads ahead, in large
+ * pages, as fast as the disk can. Two threads, or asking for pages in advance, took up to twice as
+ * long. */
 LLAMAC_API int llama_prefetch(const llama *m, llama_progress_fn progress, void *user) {
-    enum { PIECE = 4 << 20 };
+    enum { CHUNK = 4 << 20 };
     uint64_t done = 0;
     for (size_t f = 0; m && f < m->n_shards; f++)
         for (size_t i = 0, n; i < m->files[f].size; i += n, done += n) {
-            n = m->files[f].size - i < PIECE ? m->files[f].size - i : PIECE;
+            n = m->files[f].size - i < CHUNK ? m->files[f].size - i : CHUNK;
             llamac_page_in(m->files[f].data + i, n);
             if (progress && progress(user, "weights", done + n, m->file_bytes))
                 return LLAMA_ECANCEL;
@@ -4469,11 +4547,13 @@ LLAMAC_API int llama_prefetch(const llama *m, llama_progress_fn progress, void *
     return m ? LLAMA_OK : LLAMA_EINVAL;
 }
 
+/* ---- Describing a model ---- */
+
 LLAMAC_API int32_t llama_eos(const llama *m) {
     return m && m->vocab ? llamac_vocab_eos(m->vocab) : -1;
 }
 
-/* As many bytes of it as the caller's struct has. */
+/* Fills in as much of *info as the caller's size says. */
 LLAMAC_API int llama_describe(const llama *m, llama_info *info) {
     if (!m || !info || info->size < sizeof info->size) return LLAMA_EINVAL;
     llama_info all = {
