@@ -3461,16 +3461,16 @@ static int md5_list(const char *folder, const char *list, llamac_arena *scratch,
 /* VI. Opening a model                                                                            */
 /* ============================================================================================== */
 
-/* Guarantee: every number read from a file is checked before it is used. Files are read in memory,
- * through llamac_cursor only. Nothing recurses. The memory allocated for a part of a file is at
- * most a small multiple of the size of that part. An error is one line: which file, what is wrong,
- * why, what to do. */
+/* Guarantee: every number read from a file is checked before it is used. Parsers read bytes in
+ * memory, through llamac_cursor only. Nothing recurses. The memory allocated for a part of a file
+ * is at most a small multiple of the size of that part. An error is one line: which file, what is
+ * wrong, why, what to do. */
 
 /* ---- Formats ---- */
 
-/* A format is a column in each of the tables below, and a function that reads it. Every reader gives
- * the same result: weights that say where their elements are. Evaluation does not depend on the
- * format.
+/* A format is a column in each of the tables below, and a function that reads it. Every function
+ * gives the same result: weights that say where their elements are. Evaluation does not depend on
+ * the format.
  *
  *   meta         params.json and consolidated.NN.pth; each weight is divided over all the files
  *   huggingface  config.json and safetensors or PyTorch files; each weight is in one file; the rows
@@ -3484,18 +3484,14 @@ static int md5_list(const char *folder, const char *list, llamac_arena *scratch,
  *   add_file()       maps one file of weights
  *   bind_file()      finds, by name, the weight that each tensor of a file belongs to
  *   bind_weight()    checks one weight and stores its place in the model */
-enum {
-    META,
-    HUGGING_FACE,
-    GGUF,
-    NAMED_FORMATS,
-    LLAMA2C = NAMED_FORMATS
-}; /* llama.format; LLAMA2C has no names */
+
+/* The values of llama.format. Tensors have names in the formats before NAMED_FORMATS. */
+enum { META, HUGGING_FACE, GGUF, NAMED_FORMATS, LLAMA2C = NAMED_FORMATS };
 static const char *const format_names[] = {"meta", "huggingface", "gguf", "llama2.c"};
 
 /* ---- Parameters ---- */
 
-/* The numbers that define a LLaMA; 0 if absent. The last three only serve to refuse other models. */
+/* The numbers that define a LLaMA; 0 if absent. The last three only tell other models apart. */
 enum { DIM, LAYERS, HEADS, KV_HEADS, VOCAB, HIDDEN, MULTIPLE_OF, FFN_MULTIPLIER, CONTEXT };
 enum { NORM_EPS = CONTEXT + 1, ROPE_THETA, TIED, HEAD_DIM, ROTARY, WINDOW, PARAMS };
 typedef double params[PARAMS];
@@ -3516,13 +3512,13 @@ static const struct {
     [VOCAB] = {{"vocab_size", "vocab_size", "vocab_size"}, '1', -1, MAX_VOCAB}, /* -1: unknown */
     [HIDDEN] = {{"", "intermediate_size", "feed_forward_length"}, '1', 1, MAX_WIDTH},
     [MULTIPLE_OF] = {{"multiple_of", "", ""}, '1', 1, MAX_WIDTH},        /* H is a multiple of it */
-    [FFN_MULTIPLIER] = {{"ffn_dim_multiplier", "", ""}, '0', 1e-3, 1e3}, /* H is scaled by it: Llama 2 */
+    [FFN_MULTIPLIER] = {{"ffn_dim_multiplier", "", ""}, '0', 1e-3, 1e3}, /* of H, Llama 2 */
     [CONTEXT] = {{"", "max_position_embeddings", "context_length"}, '1', 1, MAX_CONTEXT},
     [NORM_EPS] = {{"norm_eps", "rms_norm_eps", "attention.layer_norm_rms_epsilon"}, '0', 1e-30, 1},
     [ROPE_THETA] = {{"rope_theta", "rope_theta", "rope.freq_base"}, '0', 1, 1e30},
     [TIED] = {{"", "tie_word_embeddings", ""}, 't', 0, 1}, /* output is tok_embeddings */
-    [HEAD_DIM] = {{"", "head_dim", "attention.key_length"}, '1', 1, MAX_WIDTH}, /* dim / n_heads, */
-    [ROTARY] = {{"", "", "rope.dimension_count"}, '1', 1, MAX_WIDTH},           /* also */
+    [HEAD_DIM] = {{"", "head_dim", "attention.key_length"}, '1', 1, MAX_WIDTH}, /* D / heads */
+    [ROTARY] = {{"", "", "rope.dimension_count"}, '1', 1, MAX_WIDTH},           /* D / heads */
     [WINDOW] = {{"", "sliding_window", "attention.sliding_window"}, '1', 0, 0x1p53}, /* Mistral's */
     /* clang-format on */
 };
@@ -3565,11 +3561,12 @@ static int bad_params(const char *file, const char *why, llama_error *err) {
 /* Reports a setting that only other models have. Returns LLAMA_EFORMAT. */
 static int not_llama(const char *file, const llamac_pair *s, llama_error *err) {
     bool text = s->value.kind == '"';
-    return llamac_fail(
-        err, LLAMA_EFORMAT,
-        "%s: '%.*s'%s%.*s is not a setting of LLaMA 1 or 2; use a LLaMA 1 or 2 model", file,
-        (int)(s->length < 64 ? s->length : 64), s->key, text ? " " : "",
-        text ? (int)(s->value.n < 64 ? s->value.n : 64) : 0, text ? s->value.text : "");
+    return llamac_fail(err, LLAMA_EFORMAT,
+                       "%s: '%.*s'%s%.*s is not a setting of LLaMA 1 or 2: not supported; use a "
+                       "LLaMA 1 or 2 model",
+                       file, (int)(s->length < 64 ? s->length : 64), s->key, text ? " " : "",
+                       text ? (int)(s->value.n < 64 ? s->value.n : 64) : 0,
+                       text ? s->value.text : "");
 }
 
 /* Checks a value against row i of param_keys and stores it in p. Returns LLAMA_EFORMAT if its kind
@@ -3633,7 +3630,7 @@ static int params_apply(llama *m, params p, const char *file, llama_error *err) 
     m->rope_theta = (float)p[ROPE_THETA];
     if (m->dim % m->n_heads || m->n_heads % m->n_kv_heads)
         return bad_params(
-            file, "the width must be a multiple of the heads, and the heads of the key-value heads",
+            file, "the width is not a multiple of n_heads, or n_heads is not one of n_kv_heads",
             err);
     m->head_dim = m->dim / m->n_heads;
     m->kv_dim = m->head_dim * m->n_kv_heads;
@@ -3641,9 +3638,9 @@ static int params_apply(llama *m, params p, const char *file, llama_error *err) 
         return bad_params(file, "the head width is odd, but RoPE rotates pairs", err);
     if ((p[HEAD_DIM] > 0 && p[HEAD_DIM] != (double)m->head_dim) ||
         (p[ROTARY] > 0 && p[ROTARY] != (double)m->head_dim))
-        return bad_params(file, "the head width is not dim / n_heads, as in LLaMA", err);
+        return bad_params(file, "the head width must be dim / n_heads", err);
     if (p[WINDOW] > 0 && p[WINDOW] < p[CONTEXT])
-        return bad_params(file, "attention has a sliding window, unlike in LLaMA", err);
+        return bad_params(file, "it has a sliding window, and LLaMA does not", err);
     return LLAMA_OK;
 }
 
@@ -3652,8 +3649,8 @@ static int params_apply(llama *m, params p, const char *file, llama_error *err) 
 /* The letters of shapes. NONE is the number of rows of a vector, 1. */
 enum { NONE, DIM_D, DIM_H, DIM_V, DIM_K, DIMS };
 
-/* The numbers of weights: first those outside the layers, then those of each layer in this order.
- * */
+/* The numbers of weights: first those outside the layers, then those of each layer in this
+ * order. */
 enum { EMBEDDINGS, NORM, OUTPUT, OUTSIDE };
 enum { ATTENTION_NORM = OUTSIDE, WQ, WK, WV, WO, FFN_NORM, W1, W2, W3, BINDINGS };
 enum { INSIDE = BINDINGS - OUTSIDE };
@@ -3826,7 +3823,7 @@ static int sizes_from_tensors(binder *b) {
             b->err, LLAMA_EFORMAT,
             "%s: %zu embeddings and a hidden width of %zu over %zu shards do not match %s "
             "(vocab_size %.0f, hidden %llu); a shard is missing or the files are of "
-            "different models: download it again",
+            "different models: download the model again",
             b->path, m->vocab_size, m->hidden, b->parts, b->params_file, p[VOCAB],
             (unsigned long long)want);
     size_t sizes[DIMS] = {1, m->dim, m->hidden, m->vocab_size, m->kv_dim};
@@ -3845,16 +3842,16 @@ static int check_tensor(const binder *b, size_t i, size_t k, size_t rows, size_t
         return llamac_fail(b->err, LLAMA_EFORMAT, "%s: %s is missing; download it again", file,
                            name);
     if (t->shape[0] != rows || t->shape[1] != cols)
-        return llamac_fail(
-            b->err, LLAMA_EFORMAT,
-            "%s: %s is [%llu][%llu], not the [%zu][%zu] of %s; the two are of different models",
-            file, name, (unsigned long long)t->shape[0], (unsigned long long)t->shape[1], rows,
-            cols, b->params_file);
+        return llamac_fail(b->err, LLAMA_EFORMAT,
+                           "%s: %s is [%llu][%llu], not the [%zu][%zu] of %s; the two are of "
+                           "different models: download them again",
+                           file, name, (unsigned long long)t->shape[0],
+                           (unsigned long long)t->shape[1], rows, cols, b->params_file);
     if (t->type != first->type)
-        return llamac_fail(
-            b->err, LLAMA_EFORMAT,
-            "%s: %s is %s, but %s in the first shard; the shards are of different models", file,
-            name, dtype_names[t->type], dtype_names[first->type]);
+        return llamac_fail(b->err, LLAMA_EFORMAT,
+                           "%s: %s is %s, but %s in the first shard; the shards are of different "
+                           "models: download them again",
+                           file, name, dtype_names[t->type], dtype_names[first->type]);
     return LLAMA_OK;
 }
 
@@ -3893,7 +3890,7 @@ static int bind_weight(binder *b, size_t i) {
     if ((w->split == BY_ROWS && w->rows % parts) || (w->split == BY_COLUMNS && w->cols % parts))
         return llamac_fail(
             b->err, LLAMA_EFORMAT,
-            "%s: %s [%zu][%zu] cannot be divided over %zu shards; a shard is missing", b->path,
+            "%s: %s [%zu][%zu] cannot be divided over %zu shards; a shard may be missing", b->path,
             w->name, w->rows, w->cols, parts);
     bool in_place = w->split != BY_COLUMNS || parts == 1 || cols % BLOCK == 0;
     for (size_t k = 0; k < parts; k++) {
@@ -3908,7 +3905,7 @@ static int bind_weight(binder *b, size_t i) {
     if (!part) return llamac_out_of_memory(b->err, b->path);
     for (size_t k = 0; k < w->parts; k++) part[k] = from[k]->data; /* in the mapped file */
     uint64_t elements = (uint64_t)w->rows * w->cols, bytes = elements * dtype_bytes[w->type];
-    if (!in_place) { /* in a valid file no two tensors overlap, so the copies are no larger */
+    if (!in_place) { /* valid files have no overlaps, so copies are no larger */
         b->copied_bytes += bytes;
         if (b->copied_bytes > m->file_bytes)
             return llamac_fail(b->err, LLAMA_EFORMAT,
@@ -4151,7 +4148,7 @@ static int add_splits(binder *b) {
     return status;
 }
 
-/* Opens a GGUF file. Reads its vocabulary only if want_vocab: if the caller gave no tokenizer. */
+/* Opens a GGUF file. Reads its vocabulary if want_vocab: if the caller gave no other tokenizer. */
 static int open_gguf(binder *b, bool want_vocab) {
     llamac_gguf_vocab v = {.bos = 1, .eos = 2, .space_in_front = 1};
     b->params_file = "its header";
@@ -4160,16 +4157,17 @@ static int open_gguf(binder *b, bool want_vocab) {
     if (status == LLAMA_OK) status = begin_binding(b, 1);
     for (size_t f = 0; f < b->m->n_shards && status == LLAMA_OK; f++)
         status = bind_file(b, f, 0, read_gguf);
-    b->p[TIED] =
-        b->tensors && !b->tensors[OUTPUT]; /* a file without an output ties it to the embeddings */
+    /* A file without an output ties it to the embeddings. */
+    b->p[TIED] = b->tensors && !b->tensors[OUTPUT];
     if (status == LLAMA_OK) status = end_binding(b);
     if (status || !want_vocab) return status;
     return llamac_vocab_gather(&b->m->vocab, &v, b->m->vocab_size, b->path, &b->m->arena, b->err);
 }
 
-/* ---- llama2.c: a header of seven numbers, then float32 in a fixed order ---- */
+/* ---- llama2.c: a header of seven integers, then float32 weights in a fixed order ---- */
 
-/* The order of the weights in versions 0 and 1. A weight of layers is there for all layers in turn. */
+/* The order of the weights, by version. The matrices of one weight are together, layer after
+ * layer. */
 static const unsigned char llama2c_orders[2][BINDINGS] = {
     {EMBEDDINGS, ATTENTION_NORM, WQ, WK, WV, WO, FFN_NORM, W1, W2, W3, NORM, OUTPUT},
     {ATTENTION_NORM, FFN_NORM, NORM, EMBEDDINGS, WQ, WK, WV, WO, W1, W2, W3, OUTPUT},
@@ -4350,7 +4348,7 @@ static int lock_files(const llama *m, llama_error *err) {
     return LLAMA_OK;
 }
 
-/* Opens a model in m. llama_open makes m before, and frees it if this fails. */
+/* Does the work of llama_open, which allocates m before and frees it if this fails. */
 static int open_model(llama *m, const char *path, const llama_options *o, llama_error *err) {
     if (o->memory < LLAMA_MEMORY_AUTO || o->memory > LLAMA_MEMORY_STREAM)
         return llamac_fail(err, LLAMA_EINVAL, "memory mode %d does not exist", o->memory);
@@ -4431,13 +4429,13 @@ static int check_files(const llama *m, llama_error *err) {
 
 /* ---- Checking ---- */
 
-/* Returns what is wrong with n elements of a type, or NULL. For a number that is not finite, *at is
- * the index of the first. A run of max_zeros bytes of zeros is an error too. *zeros counts the
- * elements of the current run over several calls; only calls without any other value count. */
+/* Returns what is wrong with n elements of a type, or NULL. If a number is not finite, *at is the
+ * index of the first such element. Zeros are an error from max_zeros bytes on: *zeros counts the
+ * zeros before and in this call, as long as each call sees nothing else. */
 static const char *find_damage(int type, const unsigned char *data, size_t n, size_t max_zeros,
                                size_t *zeros, size_t *at) {
-    static const uint32_t exponents[DTYPES] = {0x7f800000, 0x7c00,
-                                               0x7f80}; /* all ones: infinite or NaN */
+    /* An exponent of all ones is infinite or NaN. */
+    static const uint32_t exponents[DTYPES] = {0x7f800000, 0x7c00, 0x7f80};
     uint32_t exponent = exponents[type], any = 0, bad = 0, bits = 0;
     size_t size = dtype_bytes[type];
     for (size_t k = 0; k < n; k++) {
@@ -4459,7 +4457,7 @@ static const char *find_damage(int type, const unsigned char *data, size_t n, si
 /* A check of all weights. Opening takes milliseconds, as it checks only shapes and offsets. */
 typedef struct {
     const llama *m;
-    llama_progress_fn progress; /* NULL: nobody asks */
+    llama_progress_fn progress; /* NULL: none */
     void *user;
     llama_error *err;
     uint64_t done; /* bytes */
@@ -4485,7 +4483,7 @@ static int check_elements(checking *c, const weight *w, const unsigned char *dat
         count = n - i < CHUNK / size ? n - i : CHUNK / size;
         const char *why = find_damage(w->type, data + i * size, count, max_zeros, &zeros, &at);
         char name[64];
-        size_t first = zeros ? i + count - zeros : i + at, f = 0; /* the number of the file */
+        size_t first = zeros ? i + count - zeros : i + at, f = 0; /* f: the file that has them */
         while (f + 1 < c->m->n_shards &&
                (uintptr_t)data - (uintptr_t)c->m->files[f].data >= c->m->files[f].size)
             f++;
@@ -4508,13 +4506,12 @@ LLAMAC_API int llama_check(const llama *m, llama_progress_fn progress, void *use
     int status = LLAMA_OK;
     for (size_t i = 0; i < OUTSIDE + m->n_layers * INSIDE && status == LLAMA_OK; i++) {
         const weight *w = nth_weight(m, i);
-        bool tied =
-            i == OUTPUT && w->part[0] == m->tok_embeddings.part[0]; /* checked as the embeddings */
+        bool tied = i == OUTPUT && w->part[0] == m->tok_embeddings.part[0]; /* already checked */
         for (size_t p = 0; p < (tied ? 0 : w->parts) && status == LLAMA_OK; p++)
             status = check_elements(&c, w, w->part[p], w->rows * w->cols / w->parts, across(w));
     }
-    if (status != LLAMA_ECANCEL && check_files(m, err))
-        return LLAMA_EIO; /* the zeros of a lost file are not damage */
+    /* If a file was lost, its zeros are not damage. */
+    if (status != LLAMA_ECANCEL && check_files(m, err)) return LLAMA_EIO;
     if (status == LLAMA_OK && m->format == META) {
         char folder[LLAMAC_PATH_BYTES];
         llamac_arena scratch = {m->arena.allocator, NULL};
@@ -4524,8 +4521,8 @@ LLAMAC_API int llama_check(const llama *m, llama_progress_fn progress, void *use
         llamac_free_all(&scratch);
     }
     if (status == LLAMA_ECANCEL) return llamac_fail(err, status, "cancelled by the host");
-    if (status == LLAMA_OK && err)
-        memset(err, 0, sizeof *err); /* a missing checklist.chk is not an error */
+    /* A missing checklist.chk is not an error. */
+    if (status == LLAMA_OK && err) memset(err, 0, sizeof *err);
     return status;
 }
 
@@ -4586,7 +4583,12 @@ LLAMAC_API int llama_describe(const llama *m, llama_info *info) {
 /* VII. Sessions                                                                                  */
 /* ============================================================================================== */
 
-/* No exponent is all ones. By integers: no trap of the host's sees a number that is none. */
+/* Guarantee: after llama_session_new, only llama_load and llama_load_file allocate memory. A call
+ * that fails leaves every sequence as it was. The one exception is llama_load_file: if the file is
+ * longer than the state in it, the sequence becomes empty. */
+
+/* Returns whether all n numbers are finite: whether no exponent is all ones. It compares integers,
+ * because comparing a NaN may raise a floating-point trap that the host has enabled. */
 static bool all_finite(const float *x, size_t n) {
     uint32_t bits, bad = 0;
     for (size_t i = 0; i < n; i++) {
@@ -4596,17 +4598,18 @@ static bool all_finite(const float *x, size_t n) {
     return !bad;
 }
 
-/* ---- The layout of memory ---- */
+/* ---- Memory layout ---- */
 
-/* Buffers cut from one allocation, one behind the other, each beginning on a cache line. Laid out
- * from base NULL, they are only counted: the same code tells how much is needed and where what
- * lies. */
+/* Buffers that share one allocation. They follow each other, and each begins on a cache line. If
+ * base is NULL, buffers are only counted. So the same code gives the size of the allocation and the
+ * address of each buffer. */
 typedef struct {
-    unsigned char *base;
-    uint64_t used;
+    unsigned char *base; /* the allocation, or NULL */
+    uint64_t used;       /* bytes reserved so far */
 } layout;
 
-/* The next count * size bytes; used stays at its end of scale once it does not fit. */
+/* Reserves count * size bytes. Returns their address, or NULL if base is NULL. If the sum exceeds
+ * SIZE_MAX / 4, used becomes larger than that and stays so. */
 static void *reserve(layout *c, uint64_t count, uint64_t size) {
     uint64_t bytes, begin = c->used, max = SIZE_MAX / 4;
     bool fits = !__builtin_mul_overflow(count, size, &bytes) && bytes <= max && begin <= max;
@@ -4615,22 +4618,23 @@ static void *reserve(layout *c, uint64_t count, uint64_t size) {
     return c->base ? c->base + begin : NULL;
 }
 
-/* ---- Sessions ---- */
+/* ---- New and free ---- */
 
 enum { DEFAULT_BATCH = 256, MAX_THREADS = 1024 };
 
-/* Bytes between what two threads write: hardware prefetchers run past the end of what is read
- * and would take the next thread's lines from it. Where the two cores share no cache, 32 rows
- * took 324 ms without a gap, 208 with one page, 176 with four. */
+/* Bytes between the buffers of two threads. Hardware prefetchers read beyond the data that a thread
+ * reads, and would take cache lines that the next thread writes. On two cores without a common
+ * cache, 32 rows took 324 ms without a gap, 208 ms with 4 KB, 176 ms with 16 KB. */
 enum { THREAD_GAP = 16384 };
 
-/* The buffers of session s behind s itself; returns the bytes of all. */
+/* Lays out session s and its buffers from base on, and sets the pointers to the buffers. Returns
+ * the size of everything in bytes. */
 static uint64_t layout_session(llama_session *s, unsigned char *base) {
     const llama *m = s->model;
     uint64_t b = s->batch, threads = (uint64_t)s->threads, f = sizeof(float);
     layout c = {base, 0};
     reserve(&c, 1, sizeof *s);                                       /* the session itself */
-    uint64_t rows = s->batch > s->n_logits ? s->batch : s->n_logits; /* of one product at most */
+    uint64_t rows = s->batch > s->n_logits ? s->batch : s->n_logits; /* most rows of one matmul */
     s->x = reserve(&c, b * padded(m->dim), f);                       /* [batch][D] */
     s->h = reserve(&c, b * padded(m->dim), f);                       /* [batch][D] */
     s->block_out = reserve(&c, b * padded(m->dim), f);               /* [batch][D] */
@@ -4639,7 +4643,7 @@ static uint64_t layout_session(llama_session *s, unsigned char *base) {
     s->v = reserve(&c, b * padded(m->kv_dim), f);                    /* [batch][K] */
     s->gate = reserve(&c, b * padded(m->hidden), f);                 /* [batch][H] */
     s->up = reserve(&c, b * padded(m->hidden), f);                   /* [batch][H] */
-    s->packed = /* AMX's three parts of 2 bytes an element are the larger form */
+    s->packed = /* the larger form: three bfloat16 parts of an element, for AMX */
         reserve(&c, (rows + TILED - 1) * padded(m->hidden > m->dim ? m->hidden : m->dim),
                 f / 2 * 3);
     s->last = reserve(&c, s->n_sequences * padded(m->dim), f);        /* [n_sequences][D] */
@@ -4650,9 +4654,9 @@ static uint64_t layout_session(llama_session *s, unsigned char *base) {
     s->row_token = reserve(&c, b, sizeof *s->row_token);              /* [batch] */
     s->cos = reserve(&c, b * (m->head_dim / 2), f);                   /* [batch][head_dim/2] */
     s->sin = reserve(&c, b * (m->head_dim / 2), f);                   /* [batch][head_dim/2] */
-    s->probs = reserve(&c, m->vocab_size, sizeof *s->probs);          /* [V], the sampler's */
-    s->ids = reserve(&c, m->vocab_size, sizeof *s->ids);              /* [V], its heap */
-    s->seen = reserve(&c, m->vocab_size, 1);                     /* [V], ids already penalised */
+    s->probs = reserve(&c, m->vocab_size, sizeof *s->probs);          /* [V], for sampling */
+    s->ids = reserve(&c, m->vocab_size, sizeof *s->ids);         /* [V], the heap of the sampler */
+    s->seen = reserve(&c, m->vocab_size, 1);                     /* [V], tokens already penalised */
     s->workspaces = reserve(&c, threads, sizeof *s->workspaces); /* [threads] */
     for (size_t i = 0; i < threads; i++) {
         workspace none = {0}, *own = base ? &s->workspaces[i] : &none;
@@ -4665,22 +4669,23 @@ static uint64_t layout_session(llama_session *s, unsigned char *base) {
     reserve(&c, THREAD_GAP, 1);
     for (size_t i = 0; i < s->n_sequences; i++) {
         sequence none = {0}, *q = base ? &s->sequences[i] : &none;
-        *q = (sequence){0};                                                    /* empty */
+        *q = (sequence){0};
         q->logits = reserve(&c, m->vocab_size, f);                             /* [V] */
         q->tokens = reserve(&c, s->context, sizeof *q->tokens);                /* [context] */
         q->k = reserve(&c, (uint64_t)m->n_layers * s->context, m->kv_dim * f); /* the KV cache */
         q->v = reserve(&c, (uint64_t)m->n_layers * s->context, m->kv_dim * f);
-        reserve(&c, BLOCK, f); /* a vec may reach past the last head */
+        reserve(&c, BLOCK, f); /* kernels read whole vectors, also at the end of the last head */
     }
     return c.used;
 }
 
-/* Settle the options of a session that has a model and no buffers yet. */
+/* Checks the options and sets the fields of s that they decide. s has a model, but no buffers
+ * yet. */
 static int check_session_options(llama_session *s, const llama_session_options *given,
                                  llama_error *err) {
-    llama_session_options o; /* ours: complete, whatever the caller's size */
+    llama_session_options o; /* a copy, with 0 for the fields that an older caller does not have */
     if (!llamac_copy_options(&o, sizeof o, given))
-        return llamac_fail(err, LLAMA_EINVAL, "the session's options have no size set");
+        return llamac_fail(err, LLAMA_EINVAL, "the size of the session options is not set");
     s->allocator = llamac_allocator_or_default(o.allocator);
     if (o.context < 0 || o.context > MAX_CONTEXT || o.sequences < 0 || o.sequences > MAX_CONTEXT ||
         o.batch < 0 || o.batch > MAX_CONTEXT || o.threads < 0 || o.threads > MAX_THREADS)
@@ -4698,28 +4703,29 @@ static int check_session_options(llama_session *s, const llama_session_options *
     s->threads = o.threads ? o.threads : llamac_cores();
     if (s->threads > MAX_THREADS) s->threads = MAX_THREADS;
 #else
-    s->threads = 1; /* there are no others */
+    s->threads = 1; /* a build without OpenMP */
 #endif
     s->team = s->threads;
     s->progress = o.progress;
     s->progress_user = o.user;
     s->kernels = find_kernels(o.kernels, o.numerics == LLAMA_FAST);
     if (!s->kernels)
-        return llamac_fail(err, LLAMA_EINVAL, "kernels '%.32s' are not in this build or CPU (%s)",
+        return llamac_fail(err, LLAMA_EINVAL,
+                           "kernels '%.32s' are not available in this build or on this CPU (%s)",
                            o.kernels, llama_build());
     snprintf(s->kernels_text, sizeof s->kernels_text, "%s, %d thread%s", s->kernels->name,
              s->threads, s->threads > 1 ? "s" : "");
     return LLAMA_OK;
 }
 
-/* The same counting that llama_session_new does, without the memory. */
+/* Computes the size as llama_session_new does, without an allocation. */
 LLAMAC_API uint64_t llama_session_bytes(const llama *m, const llama_session_options *options) {
     llama_session s = {.model = m};
     return !m || check_session_options(&s, options, NULL) ? 0 : layout_session(&s, NULL);
 }
 
-/* What lies behind the width of a row is read by kernels, whole blocks at a time, and is
- * zero. The rest of a session's memory is written before it is read, and touched only then. */
+/* Zeroes the padding of rows, because kernels read whole blocks. The rest of the memory of a
+ * session is not touched before it is used: it is always written before it is read. */
 static void clear_padding(float *x, size_t rows, size_t width) {
     size_t ld = padded(width);
     for (size_t t = 0; t < rows; t++) memset(x + t * ld + width, 0, (ld - width) * sizeof *x);
@@ -4741,7 +4747,7 @@ LLAMAC_API int llama_session_new(llama_session **session, const llama *m,
             : s.allocator.alloc(s.allocator.user, (size_t)s.bytes, LLAMAC_ALIGNMENT);
     if (!base)
         return llamac_fail(err, LLAMA_ENOMEM,
-                           "%llu MB for a session cannot be had; ask for a smaller context",
+                           "%llu MB for a session cannot be allocated; use a smaller context",
                            (unsigned long long)(s.bytes >> 20));
     llama_session *made = *session = (llama_session *)(void *)base;
     *made = s;
@@ -4763,19 +4769,18 @@ static int32_t rank_of(const float *logits, size_t vocab, int32_t token);
 
 /* ---- Evaluating ---- */
 
-/* Guarantee: no allocation, and a call that fails leaves the session as it was. */
-
-/* Note why a call on this session, if there is one, failed: for llama_session_error. */
+/* Stores the error text for llama_session_error, if s is not NULL. Returns status. */
 static int llamac_failed(llama_session *s, int status, const char *text) {
     return llamac_fail(s ? &s->error : NULL, status, "%s", text);
 }
 
-/* The sequence of that number, or NULL. */
+/* Returns the sequence with number seq, or NULL. */
 static sequence *sequence_of(const llama_session *s, int seq) {
     return s && seq >= 0 && (size_t)seq < s->n_sequences ? &s->sequences[seq] : NULL;
 }
 
-/* Make row t of the next batch token number i of a span: who it is, and how far RoPE turns it. */
+/* Makes row t of the next batch token number i of a span: sets its sequence, its position, its
+ * token, and the sines and cosines of its rotation. */
 static void set_row(llama_session *s, size_t t, const llama_span *span, size_t i) {
     size_t half = s->model->head_dim / 2;
     s->row_seq[t] = &s->sequences[span->seq];
@@ -4790,7 +4795,8 @@ static void set_row(llama_session *s, size_t t, const llama_span *span, size_t i
     }
 }
 
-/* s->logits[0..n) of n rows of h [n][D] */
+/* Computes the logits s->logits[0..n) from n rows of h [n][D]. Returns LLAMA_ENUMERIC if they are
+ * not finite. */
 static int output(llama_session *s, const float *h, size_t n) {
     const llama *m = s->model;
     size_t ld = padded(m->vocab_size);
@@ -4802,42 +4808,44 @@ static int output(llama_session *s, const float *h, size_t n) {
     return LLAMA_OK;
 }
 
-/* Of each of the n tokens of a batch, from the logits before it (a span's first: its sequence's; 0
- * without any), the log of its probability and how many rank above it. The logits of the last row
- * stay in s->logits, for the next batch or the sequence. */
+/* Computes, for each of the n tokens of a batch, its log-probability and its rank: how many tokens
+ * are more likely. Both follow from the logits of the previous token: for the first token of a
+ * span, the logits of its sequence. If there are none, both are 0. The logits of the last row are
+ * kept in s->logits[0], for the next batch or for the sequence. */
 static int score_rows(llama_session *s, size_t n, float *logprob, int32_t *rank) {
     size_t vocab = s->model->vocab_size, ld = padded(vocab), width = padded(s->model->dim);
-    const float *before = s->logits;
+    const float *previous = s->logits;
     for (size_t t = 0; t < n; t++) {
         const sequence *q = s->row_seq[t];
         int32_t token = s->row_token[t];
-        if (s->row_pos[t] == q->length) before = q->length ? q->logits : NULL;
-        logprob[t] = before ? log_probability(before, vocab, token) : 0;
-        if (rank) rank[t] = before ? rank_of(before, vocab, token) : 0;
+        if (s->row_pos[t] == q->length) previous = q->length ? q->logits : NULL;
+        logprob[t] = previous ? log_probability(previous, vocab, token) : 0;
+        if (rank) rank[t] = previous ? rank_of(previous, vocab, token) : 0;
         int status =
             t % SCORED ? LLAMA_OK : output(s, s->h + t * width, n - t < SCORED ? n - t : SCORED);
         if (status) return status;
-        before = s->logits + t % SCORED * ld;
+        previous = s->logits + t % SCORED * ld;
     }
-    memmove(s->logits, before, vocab * sizeof *before);
+    memmove(s->logits, previous, vocab * sizeof *previous);
     return LLAMA_OK;
 }
 
-/* Run the tokens of all spans through the model, in batches of nearly equal size; rows of
- * several sequences share a batch. Leaves in s->logits a row for each span that has tokens.
- * The cache is filled beyond the sequences' lengths only, where nobody reads yet. With
- * logprob every row is scored. */
+/* Evaluates the tokens of all spans, in batches of nearly equal size. A batch can contain rows of
+ * several sequences. Leaves in s->logits a row for each span that has tokens. Writes to the KV
+ * cache only beyond the length of each sequence, where nothing is read until the length changes. If
+ * logprob is not NULL, every token is scored. */
 static int evaluate_spans(llama_session *s, const llama_span *spans, size_t total, float *logprob,
                           int32_t *rank) {
-    size_t rows, i = 0, kept = 0, ld = padded(s->model->dim); /* i: tokens of *spans done */
+    size_t rows, i = 0, kept = 0,
+                 ld = padded(s->model->dim); /* i: tokens of *spans that are in a batch */
     int status;
     s->total = s->model->n_layers * total;
     s->all_rows = logprob || s->trace;
     for (size_t done = 0; done < total; done += rows) {
-        size_t batches = (total - done + s->batch - 1) / s->batch; /* still to come */
+        size_t batches = (total - done + s->batch - 1) / s->batch; /* that remain */
         rows = (total - done + batches - 1) / batches;
         for (size_t t = 0; t < rows; t++, i++) {
-            /* NOLINTNEXTLINE: there are `total` tokens in all spans, so none past the last */
+            /* NOLINTNEXTLINE: the spans have `total` tokens, so spans stays inside them */
             for (; i == spans->n; i = 0) spans++;
             set_row(s, t, spans, i);
         }
@@ -4853,15 +4861,17 @@ static int evaluate_spans(llama_session *s, const llama_span *spans, size_t tota
     return logprob && kept == 1 ? LLAMA_OK : output(s, s->last, kept);
 }
 
-/* OpenMP's threads do not survive a fork: a child of the process that had them has none. */
+/* Returns whether this process may use several threads. The threads of OpenMP do not survive a
+ * fork. So only the first process that asks may use them; a child of it may not. */
 static bool may_team(const llama *m) {
     int pid = llamac_process(), first = 0, *at = (int *)(uintptr_t)&m->team_pid;
     __atomic_compare_exchange_n(at, &first, pid, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED);
-    return first == 0 || first == pid; /* first: what was there before */
+    return first == 0 || first == pid; /* first: the old value of team_pid */
 }
 
-/* llama_eval and all its kin: refuse what cannot be, evaluate, and only then let the sequences have
- * their tokens and logits: after a failure nothing has happened. */
+/* Also does the work of llama_eval, llama_eval_batch and llama_score. Checks all arguments,
+ * evaluates, and only then adds the tokens and logits to the sequences. So a call that fails
+ * changes no sequence. */
 LLAMAC_API int llama_score_batch(llama_session *s, const llama_span *spans, size_t n,
                                  float *logprob, int32_t *rank) {
     size_t total = 0, vocab, k = 0;
@@ -4919,14 +4929,14 @@ LLAMAC_API int llama_score(llama_session *s, int seq, const int32_t *tokens, siz
     return llama_score_batch(s, &(llama_span){seq, tokens, n}, 1, logprob, NULL);
 }
 
-/* ---- Looking ---- */
+/* ---- Logits, tracing, messages ---- */
 
 LLAMAC_API const float *llama_logits(const llama_session *s, int seq) {
     const sequence *q = sequence_of(s, seq);
     return q && q->have_logits ? q->logits : NULL;
 }
 
-/* See trace() in part II. */
+/* Part II calls fn, in trace(). */
 LLAMAC_API int llama_trace(llama_session *s, llama_trace_fn fn, void *user) {
     if (!s) return LLAMA_EINVAL;
     s->trace = fn;
@@ -4956,14 +4966,14 @@ LLAMAC_API int llama_rewind(llama_session *s, int seq, size_t length) {
     sequence *q = sequence_of(s, seq);
     if (!q) return no_sequence(s);
     if (length > q->length)
-        return llamac_failed(s, LLAMA_EINVAL, "a sequence cannot be rewound to beyond its end");
+        return llamac_failed(s, LLAMA_EINVAL, "a sequence cannot be rewound beyond its end");
     q->have_logits = q->have_logits && length == q->length;
     q->length = length;
     return LLAMA_OK;
 }
 
-/* Only what is there is copied: the memory is touched as far as `from` is long. The heads of its
- * cache are from_context positions apart. */
+/* Copies a sequence. In its KV cache, the heads are from_context positions apart. Copies only the
+ * positions that are filled, so no other memory is touched. */
 static void copy_sequence(llama_session *s, sequence *to, const sequence *from,
                           size_t from_context) {
     size_t width = s->model->head_dim, bytes = from->length * width * sizeof(float);
@@ -4990,23 +5000,24 @@ LLAMAC_API const int32_t *llama_tokens(const llama_session *s, int seq) {
     return q ? q->tokens : NULL;
 }
 
-/* ---- A stream, one way or the other, with a sum ---- */
+/* ---- Streams with a checksum ---- */
 
-/* Saved state goes through functions of the host, to a file, a socket, a compressor: wherever. We
- * see bytes that come in order, and do not know how many there are until they fail to come. So
- * what is read is not believed before the sum behind it has been read too. */
+/* Saved state passes through functions of the host: to or from a file, a socket, a compressor. The
+ * bytes come in order, and their number is not known before. So data that is read is not used
+ * before the checksum after it was verified. */
 
 typedef struct {
-    llama_write_fn write; /* one of the two */
-    llama_read_fn read;
+    llama_write_fn write; /* NULL when reading */
+    llama_read_fn read;   /* NULL when writing */
     void *user;
-    uint64_t sum; /* of all that went through */
-    bool failed;  /* the host could not: nothing went any further */
+    uint64_t sum; /* checksum of all bytes so far */
+    bool failed;  /* a call of write or read failed; no call follows */
 } stream;
 
-/* A sum of n bytes on top of another. Each step can be undone (an odd factor has an inverse, a
- * shift to the right is undone from the left), so of two streams that differ in one word the sums
- * always differ; of others they are equal once in 2^64. Against damage, not against forgery. */
+/* Returns the checksum of n bytes that follow data with checksum `sum`. It detects damage, not
+ * forgery. Each step can be inverted: multiplication by an odd factor, and xor with a right shift.
+ * So two streams that differ in one 8-byte word always have different checksums. Streams with more
+ * differences have equal ones with probability 2^-64. */
 static uint64_t checksum(uint64_t sum, const void *data, size_t n) {
     const unsigned char *p = data;
     for (size_t i = 0; i < n; i += 8) {
@@ -5019,32 +5030,39 @@ static uint64_t checksum(uint64_t sum, const void *data, size_t n) {
     return sum;
 }
 
-/* n bytes from p, or to p: what is written and what is read pass the same code in the same order,
- * so the two cannot differ. */
+/* Writes n bytes from p, or reads n bytes to p. Saving and loading share this code and its order,
+ * so that their formats cannot differ. */
 static void transfer(stream *s, void *p, size_t n) {
     if (s->failed || n == 0) return;
     s->failed = (s->write ? s->write(s->user, p, n) : s->read(s->user, p, n)) != 0;
     if (!s->failed) s->sum = checksum(s->sum, p, n);
 }
 
-/* The sum itself, at the end; on reading it tells whether all was as it had been written. */
+/* Writes or reads the checksum of all bytes so far. Returns false if the checksum that was read is
+ * wrong. */
 static bool transfer_checksum(stream *s) {
     uint64_t sum = s->sum, same = sum;
     transfer(s, &same, sizeof same);
     return same == sum;
 }
 
-#define LLAMAC_STATE "lm.state" /* what a saved state begins with */
+#define LLAMAC_STATE "lm.state" /* the first 8 bytes of a saved state */
 
 /* ---- Saved state ---- */
 
-/* Everything in 64 bits or arrays of 32, in this order: a header and the sum of it; the tokens
- * [length]; of each layer and kv_head K, then V [length][head_dim]; the logits [V], if the sequence
- * has them; the sum of all before. */
+/* A saved state consists of 64-bit integers and arrays of 32-bit numbers, in this order:
+ *
+ *   header     [STATE] integers, in the order of the enum below
+ *   checksum   of the header
+ *   tokens     [length]
+ *   K, V       [length][head_dim] each, for every KV head of every layer
+ *   logits     [V], if the sequence has them
+ *   checksum   of everything before */
 enum { STATE_MAGIC, STATE_VERSION, STATE_MODEL, STATE_NUMERICS, STATE_LENGTH, STATE_LOGITS, STATE };
 
-/* A number that tells models apart: of the shape, the constants, and of every weight the first
- * elements of the first row and the last of the last, which are the same in each format. */
+/* Returns a number that tells models apart: a checksum of the shape, the constants, and samples of
+ * every weight. The samples are the first elements of the first row and the last elements of the
+ * last row. They are the same in every file format. */
 static uint64_t fingerprint(const llama *m) {
     uint64_t shape[] = {m->dim, m->n_layers, m->n_heads, m->n_kv_heads, m->hidden, m->vocab_size};
     float constants[] = {m->norm_eps, m->rope_theta}, x[2 * BLOCK];
@@ -5063,8 +5081,8 @@ static uint64_t fingerprint(const llama *m) {
     return sum;
 }
 
-/* What this session writes into a header, and wants to read there. The version is that of this form
- * and of the arithmetic that made the numbers. */
+/* Fills in the header that this session writes for q, and expects when it reads. The version counts
+ * changes of this format and of the arithmetic that computed the numbers. */
 static void make_header(uint64_t h[STATE], const llama_session *s, const sequence *q) {
     memcpy(&h[STATE_MAGIC], LLAMAC_STATE, sizeof *h);
     h[STATE_VERSION] = 2;
@@ -5074,7 +5092,8 @@ static void make_header(uint64_t h[STATE], const llama_session *s, const sequenc
     h[STATE_LOGITS] = q->have_logits;
 }
 
-/* All behind the header, either way; true: the sum was right. */
+/* Writes or reads everything after the header. q has its length and, in the KV cache, heads that
+ * are `context` positions apart. Returns whether the checksum was right. */
 static bool transfer_sequence(const llama_session *s, stream *st, const sequence *q,
                               size_t context) {
     size_t width = s->model->head_dim, bytes = q->length * width * sizeof(float);
@@ -5090,7 +5109,7 @@ static bool transfer_sequence(const llama_session *s, stream *st, const sequence
 LLAMAC_API int llama_save(llama_session *s, int seq, llama_write_fn fn, void *user) {
     const sequence *q = sequence_of(s, seq);
     if (!q) return no_sequence(s);
-    if (!fn) return llamac_failed(s, LLAMA_EINVAL, "a function that writes must be given");
+    if (!fn) return llamac_failed(s, LLAMA_EINVAL, "a write function must be given");
     stream st = {.write = fn, .user = user};
     uint64_t header[STATE];
     make_header(header, s, q);
@@ -5101,22 +5120,25 @@ LLAMAC_API int llama_save(llama_session *s, int seq, llama_write_fn fn, void *us
     return st.failed ? llamac_failed(s, LLAMA_EIO, "the state could not be written") : LLAMA_OK;
 }
 
-/* Read a header; say what is wrong with it for this session, else give q its length. */
+/* Reads a header and sets the length and have_logits of q. Fails if the state is damaged or does
+ * not belong in this session; the status depends on the cause. */
 static int load_header(llama_session *s, stream *st, sequence *q) {
-    static const char *const other[] = {
-        "this is not a saved state", "another version made the state",
-        "the state is another model's", "the state is of other numerics (LLAMA_FAST)"};
+    static const char *const mismatches[] = {
+        "this is not a saved state", "the state is of another version",
+        "the state is of another model",
+        "the state has other numerics than the session (LLAMA_FAST)"};
     uint64_t h[STATE] = {0}, want[STATE];
     make_header(want, s, q);
     if (check_files(s->model, &s->error)) return LLAMA_EIO;
     transfer(st, h, sizeof h);
-    bool whole = transfer_checksum(st);
+    bool intact = transfer_checksum(st);
     if (st->failed)
-        return llamac_failed(s, LLAMA_EIO, "the state could not be read, or is cut short");
-    if (h[STATE_MAGIC] == want[STATE_MAGIC] && (!whole || h[STATE_LOGITS] > 1))
+        return llamac_failed(s, LLAMA_EIO, "the state could not be read, or is truncated");
+    if (h[STATE_MAGIC] == want[STATE_MAGIC] && (!intact || h[STATE_LOGITS] > 1))
         return llamac_failed(s, LLAMA_EFORMAT, "the state is damaged");
     for (int i = 0; i < STATE_LENGTH; i++)
-        if (h[i] != want[i]) return llamac_failed(s, i ? LLAMA_EMISMATCH : LLAMA_EFORMAT, other[i]);
+        if (h[i] != want[i])
+            return llamac_failed(s, i ? LLAMA_EMISMATCH : LLAMA_EFORMAT, mismatches[i]);
     if (h[STATE_LENGTH] > s->context)
         return llamac_failed(s, LLAMA_EFULL, "the state is longer than the context");
     q->length = (size_t)h[STATE_LENGTH];
@@ -5124,54 +5146,58 @@ static int load_header(llama_session *s, stream *st, sequence *q) {
     return LLAMA_OK;
 }
 
-/* The rest, into q, of which header and memory are there. */
+/* Reads everything after the header into q, which has its length and its memory. Checks the
+ * checksum and the values that other code relies on. */
 static int load_rest(llama_session *s, stream *st, const sequence *q, size_t context) {
     size_t vocab = s->model->vocab_size;
-    bool sound = transfer_sequence(s, st, q, context);
+    bool valid = transfer_sequence(s, st, q, context);
     if (st->failed)
-        return llamac_failed(s, LLAMA_EIO, "the state could not be read, or is cut short");
+        return llamac_failed(s, LLAMA_EIO, "the state could not be read, or is truncated");
     for (size_t i = 0; i < q->length; i++)
-        sound = sound && q->tokens[i] >= 0 && (size_t)q->tokens[i] < vocab;
-    if (q->have_logits) sound = sound && q->length && all_finite(q->logits, vocab);
-    return sound ? LLAMA_OK : llamac_failed(s, LLAMA_EFORMAT, "the state is damaged");
+        valid = valid && q->tokens[i] >= 0 && (size_t)q->tokens[i] < vocab;
+    if (q->have_logits) valid = valid && q->length && all_finite(q->logits, vocab);
+    return valid ? LLAMA_OK : llamac_failed(s, LLAMA_EFORMAT, "the state is damaged");
 }
 
-/* A sequence that is empty is read into where it is; another is kept until all has been read. */
+/* If the sequence is empty, the state is read directly into its memory. Otherwise the state is read
+ * into temporary memory, and copied when all of it is valid. */
 LLAMAC_API int llama_load(llama_session *s, int seq, llama_read_fn fn, void *user) {
     sequence *q = sequence_of(s, seq), loaded;
     if (!q) return no_sequence(s);
-    if (!fn) return llamac_failed(s, LLAMA_EINVAL, "a function that reads must be given");
+    if (!fn) return llamac_failed(s, LLAMA_EINVAL, "a read function must be given");
     stream st = {.read = fn, .user = user};
-    llamac_arena capacity = {s->allocator, NULL};
+    llamac_arena temporary = {s->allocator, NULL};
     size_t width = s->model->kv_dim, vocab = s->model->vocab_size, context = s->context;
     loaded = *q;
     int status = load_header(s, &st, &loaded);
     if (status == LLAMA_OK && q->length) {
-        uint64_t cells = (uint64_t)s->model->n_layers * (context = loaded.length) * width;
-        loaded.tokens = llamac_new(&capacity, context, sizeof *loaded.tokens);
-        loaded.logits = llamac_new(&capacity, vocab, sizeof *loaded.logits);
-        loaded.k = llamac_new(&capacity, cells, sizeof *loaded.k);
-        loaded.v = llamac_new(&capacity, cells, sizeof *loaded.v);
+        uint64_t floats = (uint64_t)s->model->n_layers * (context = loaded.length) * width;
+        loaded.tokens = llamac_new(&temporary, context, sizeof *loaded.tokens);
+        loaded.logits = llamac_new(&temporary, vocab, sizeof *loaded.logits);
+        loaded.k = llamac_new(&temporary, floats, sizeof *loaded.k);
+        loaded.v = llamac_new(&temporary, floats, sizeof *loaded.v);
         if (!loaded.tokens || !loaded.logits || !loaded.k || !loaded.v)
             status = llamac_failed(s, LLAMA_ENOMEM,
-                                   "there is no memory for the state beside the sequence");
+                                   "no memory to load the state while the sequence is kept");
     }
     if (status == LLAMA_OK) status = load_rest(s, &st, &loaded, context);
     if (status == LLAMA_OK && q->length) copy_sequence(s, q, &loaded, context);
     q->length = status == LLAMA_OK ? loaded.length : q->length;
     q->have_logits = status == LLAMA_OK ? loaded.have_logits : q->have_logits;
-    llamac_free_all(&capacity);
+    llamac_free_all(&temporary);
     return status;
 }
 
-/* ---- Files of saved state ---- */
+/* ---- Files of saved states ---- */
 
+/* Reads n bytes from a file: a llama_read_fn. */
 static int read_all(void *file, void *p, size_t n) {
     return llamac_read(file, p, n) != (ptrdiff_t)n;
 }
 
-/* Checks that a state may be saved as `path`: what is there must be a state or empty, so that a
- * slip loses nothing else. Gives its permission bits, 0600 for a new file. */
+/* Checks that a state may be saved as `path`. An existing file must be a saved state or empty, so
+ * that a wrong name destroys nothing else. Sets *is_new, and *mode to the permission bits of the
+ * file: 0600 if it is new. */
 static int check_replaceable(const char *path, bool *is_new, unsigned *mode, llama_error *err) {
     char magic[sizeof LLAMAC_STATE - 1] = "";
     llamac_file f;
@@ -5184,7 +5210,7 @@ static int check_replaceable(const char *path, bool *is_new, unsigned *mode, lla
                     memcmp(magic, LLAMAC_STATE, sizeof magic) == 0;
     llamac_close_file(&f);
     if (is_state) return LLAMA_OK;
-    return llamac_fail(err, LLAMA_EINVAL, "%s: is there, and no saved state; give another name",
+    return llamac_fail(err, LLAMA_EINVAL, "%s: exists and is not a saved state; give another name",
                        path);
 }
 
@@ -5194,8 +5220,9 @@ LLAMAC_API int llama_save_file(llama_session *s, int seq, const char *path, llam
     bool is_new;
     if (err) memset(err, 0, sizeof *err);
     if (!s || !path || strlen(path) >= LLAMAC_PATH_BYTES)
-        return llamac_fail(err, LLAMA_EINVAL,
-                           "a session must be given, and a file's name, not too long");
+        return llamac_fail(
+            err, LLAMA_EINVAL,
+            "a session and a file name must be given, and the name must not be too long");
     int status = check_replaceable(path, &is_new, &mode, err), why = 0;
     if (status) return status;
     if (llamac_replace_begin(&r, path, is_new, mode) != 0) status = LLAMA_EIO, why = errno;
@@ -5206,7 +5233,7 @@ LLAMAC_API int llama_save_file(llama_session *s, int seq, const char *path, llam
         if (llamac_replace_end(&r, status == LLAMA_OK) != 0 && status == LLAMA_OK)
             status = LLAMA_EIO, why = errno;
     }
-    if (err) memset(err, 0, sizeof *err); /* no file that was there is no error */
+    if (err) memset(err, 0, sizeof *err); /* the error of a missing file: the state is a new file */
     if (status == LLAMA_OK) return status;
     return llamac_fail(err, status, "%s: cannot be written: %s", path,
                        why ? strerror(why) : llama_session_error(s));
@@ -5214,19 +5241,19 @@ LLAMAC_API int llama_save_file(llama_session *s, int seq, const char *path, llam
 
 LLAMAC_API int llama_load_file(llama_session *s, int seq, const char *path, llama_error *err) {
     llamac_file f;
-    char more;
+    char extra;
     if (err) memset(err, 0, sizeof *err);
     if (!s || !path)
-        return llamac_fail(err, LLAMA_EINVAL, "a session and a file's name must be given");
+        return llamac_fail(err, LLAMA_EINVAL, "a session and a file name must be given");
     int status = llamac_open_file(&f, path, err);
     if (status) return status;
-    errno = 0; /* not ENOENT: there is a file */
+    errno = 0; /* not ENOENT: the file exists */
     status = llama_load(s, seq, read_all, &f);
     if (status) llamac_fail(err, status, "%s: %s", path, llama_session_error(s));
-    else if (llamac_read(&f, &more, 1) > 0) {
+    else if (llamac_read(&f, &extra, 1) > 0) {
         llama_rewind(s, seq, 0);
-        status = llamac_failed(s, LLAMA_EFORMAT, "the file has more in it than a state");
-        llamac_fail(err, status, "%s: has more in it than a state", path);
+        status = llamac_failed(s, LLAMA_EFORMAT, "the file is longer than the state in it");
+        llamac_fail(err, status, "%s: is longer than the state in it; it is damaged", path);
     }
     llamac_close_file(&f);
     return status;
