@@ -3629,9 +3629,8 @@ static int params_apply(llama *m, params p, const char *file, llama_error *err) 
     m->norm_eps = (float)p[NORM_EPS];
     m->rope_theta = (float)p[ROPE_THETA];
     if (m->dim % m->n_heads || m->n_heads % m->n_kv_heads)
-        return bad_params(
-            file, "the width is not a multiple of n_heads, or n_heads is not one of n_kv_heads",
-            err);
+        return bad_params(file, "n_heads must divide the width, and n_kv_heads must divide n_heads",
+                          err);
     m->head_dim = m->dim / m->n_heads;
     m->kv_dim = m->head_dim * m->n_kv_heads;
     if (m->head_dim % 2)
@@ -3795,7 +3794,8 @@ static const char *weight_name(const binder *b, size_t i, char out[96]) {
 }
 
 /* Sets V and H from the shapes of tensors. Returns LLAMA_EFORMAT if they do not agree with the
- * parameters. H is 2/3 of 4 D, times the multiplier, rounded up to a multiple of multiple_of. */
+ * parameters. If the parameters have multiple_of but no H, then H must be 2/3 of 4 D, times the
+ * multiplier, rounded up to a multiple of multiple_of. */
 static int sizes_from_tensors(binder *b) {
     llama *m = b->m;
     const double *p = b->p;
@@ -3905,7 +3905,8 @@ static int bind_weight(binder *b, size_t i) {
     if (!part) return llamac_out_of_memory(b->err, b->path);
     for (size_t k = 0; k < w->parts; k++) part[k] = from[k]->data; /* in the mapped file */
     uint64_t elements = (uint64_t)w->rows * w->cols, bytes = elements * dtype_bytes[w->type];
-    if (!in_place) { /* valid files have no overlaps, so copies are no larger */
+    if (!in_place) {
+        /* The tensors of valid files do not overlap, so all copies are at most file_bytes. */
         b->copied_bytes += bytes;
         if (b->copied_bytes > m->file_bytes)
             return llamac_fail(b->err, LLAMA_EFORMAT,
@@ -3923,15 +3924,15 @@ static int bind_weight(binder *b, size_t i) {
 }
 
 /* Allocates memory for the tensors and layers of this shape. Returns LLAMA_EFORMAT if the files are
- * too small for it: a few bytes must not make a model of any size. */
+ * too small for it, so that a small file cannot request a lot of memory. */
 static int begin_binding(binder *b, size_t parts) {
     llama *m = b->m;
-    /* The least bytes of a tensor with its name, and of an element. Each weight has at least D
+    /* Minimum bytes of a tensor with its name, and of an element. Each weight has at least D
      * elements, but a tied output has no tensor. */
-    enum { NAMED = 16, ELEMENT = 2 };
+    enum { MIN_TENSOR = 16, MIN_ELEMENT = 2 };
     size_t n = (OUTSIDE + m->n_layers * INSIDE) * parts;
-    if ((b->m->format != LLAMA2C && n * NAMED > m->file_bytes) ||
-        (n / parts - 1) * m->dim * ELEMENT > m->file_bytes)
+    if ((b->m->format != LLAMA2C && n * MIN_TENSOR > m->file_bytes) ||
+        (n / parts - 1) * m->dim * MIN_ELEMENT > m->file_bytes)
         return bad_params(b->path, "its weights are too small for the shape in its parameters",
                           b->err);
     b->parts = parts;
@@ -3986,8 +3987,8 @@ static int read_json(binder *b, const char *name, char path[LLAMAC_PATH_BYTES], 
 }
 
 /* Reads the parameters from a JSON object. Applies the keys of its first level, and in config.json
- * those in the containers of `nested`. In params.json a nested object or array means another model.
- * */
+ * those in the containers of `nested`. A nested object or array in params.json means another
+ * model. */
 static int read_params(binder *b, const char *name) {
     static const char *const nested[] = {"architectures", "rope_scaling", "rope_parameters"};
     char path[LLAMAC_PATH_BYTES];
@@ -4103,8 +4104,7 @@ static int open_hugging_face(binder *b) {
 /* ---- GGUF: one file, or NAME-00001-of-0000N.gguf and the other splits ---- */
 
 /* Reads the parameters from the first file, and notes in *v what it says of the vocabulary. Each
- * key is looked up twice: under its whole name, for required_settings, and without "llama.", for
- * param_keys. */
+ * key is looked up twice: as it is, for required_settings, and without "llama.", for param_keys. */
 static int gguf_params(binder *b, llamac_gguf_vocab *v) {
     static const char prefix[] = "llama.";
     enum { PREFIX = sizeof prefix - 1 };
@@ -4178,13 +4178,14 @@ static const unsigned char llama2c_orders[2][BINDINGS] = {
 static int not_llama2c(const binder *b) {
     return llamac_fail(
         b->err, LLAMA_EFORMAT,
-        "%s: is not GGUF, and its length does not match a header of llama2.c; it is damaged "
+        "%s: is not GGUF, and its length does not match a llama2.c header; it is damaged "
         "or not a model: give a model's folder, a .gguf or a .bin",
         b->path);
 }
 
-/* Reads the header and moves *c to the first weight. Version 1 begins with a magic number. Version
- * 0 has none; there a negative vocab_size means that the embeddings are not tied. */
+/* Reads the header and moves *c to the first weight. Only version 1 begins with a magic number. Its
+ * header has a byte that is not 0 if the embeddings are tied. In version 0, vocab_size is negative
+ * if they are not tied. */
 static int llama2c_params(binder *b, llamac_cursor *c, int *version) {
     enum { VERSION_1_HEADER = 256 };
     static const unsigned char header[] = {DIM, HIDDEN, LAYERS, HEADS, KV_HEADS, VOCAB, CONTEXT};
@@ -4312,7 +4313,7 @@ static int open_tokenizer(binder *b, const char *given) {
                               b->err);
 }
 
-/* ---- Opening and closing ---- */
+/* ---- Files that change during opening ---- */
 
 /* Returns LLAMA_EIO if a file was replaced or its size changed while the model was opened. A
  * download may be in progress, or one of several files may have been replaced. */
@@ -4327,8 +4328,8 @@ static int check_unchanged(const binder *b) {
 
 /* ---- RoPE's table ---- */
 
-/* Fills freqs with the angles, in radians, by which one position rotates each pair: theta^(-2j /
- * head_dim) for pair j, with the same roundings as in the float32 code of Meta. */
+/* Fills freqs with the angles, in radians, by which one position rotates each pair. For pair j this
+ * is theta^(-2j/head_dim), with the same roundings as in the float32 code of Meta. */
 static void rope_freqs(llama *m) {
     double log_theta = log_double((double)m->rope_theta);
     for (size_t j = 0; j < m->head_dim / 2; j++) {
@@ -4337,6 +4338,8 @@ static void rope_freqs(llama *m) {
         m->freqs[j] = 1.0f / power;
     }
 }
+
+/* ---- Opening and closing ---- */
 
 /* Locks the files in memory. Returns LLAMA_ENOMEM if the system does not allow it. */
 static int lock_files(const llama *m, llama_error *err) {
@@ -4374,8 +4377,9 @@ LLAMAC_API int llama_open(llama **model, const char *path, const llama_options *
     if (err) memset(err, 0, sizeof *err);
     if (model) *model = NULL;
     if (!model || !path || !llamac_copy_options(&o, sizeof o, options))
-        return llamac_fail(err, LLAMA_EINVAL,
-                           "llama_open: model and path must be given, and options' size set");
+        return llamac_fail(
+            err, LLAMA_EINVAL,
+            "llama_open: model and path must be given, and options->size must be set");
     llamac_arena arena = {llamac_allocator_or_default(o.allocator), NULL};
     llama *m = llamac_new(&arena, 1, sizeof *m);
     if (!m) return llamac_out_of_memory(err, path);
@@ -4387,7 +4391,7 @@ LLAMAC_API int llama_open(llama **model, const char *path, const llama_options *
     llamac_fp_leave(mode);
     if (status) *model = NULL;
     if (status) llama_close(m);
-    else if (err) memset(err, 0, sizeof *err); /* a missing file that was not needed */
+    else if (err) memset(err, 0, sizeof *err); /* drop errors of files that were not needed */
     return status;
 }
 
@@ -4430,8 +4434,9 @@ static int check_files(const llama *m, llama_error *err) {
 /* ---- Checking ---- */
 
 /* Returns what is wrong with n elements of a type, or NULL. If a number is not finite, *at is the
- * index of the first such element. Zeros are an error from max_zeros bytes on: *zeros counts the
- * zeros before and in this call, as long as each call sees nothing else. */
+ * index of the first such element. A run of max_zeros bytes of zeros or more is an error too.
+ * *zeros is the length of the current run in elements: if all n elements are zero, the call adds n,
+ * otherwise it sets *zeros to 0. */
 static const char *find_damage(int type, const unsigned char *data, size_t n, size_t max_zeros,
                                size_t *zeros, size_t *at) {
     /* An exponent of all ones is infinite or NaN. */
@@ -4659,7 +4664,7 @@ static uint64_t layout_session(llama_session *s, unsigned char *base) {
     s->seen = reserve(&c, m->vocab_size, 1);                     /* [V], tokens already penalised */
     s->workspaces = reserve(&c, threads, sizeof *s->workspaces); /* [threads] */
     for (size_t i = 0; i < threads; i++) {
-        workspace none = {0}, *own = base ? &s->workspaces[i] : &none;
+        workspace dummy = {0}, *own = base ? &s->workspaces[i] : &dummy;
         reserve(&c, THREAD_GAP, 1);
         own->panel = reserve(&c, TILED * PANEL_COLUMNS, f);
         own->acc = reserve(&c, GROUP * rows * PANEL_ROWS * LANES, f);
@@ -4668,7 +4673,7 @@ static uint64_t layout_session(llama_session *s, unsigned char *base) {
     }
     reserve(&c, THREAD_GAP, 1);
     for (size_t i = 0; i < s->n_sequences; i++) {
-        sequence none = {0}, *q = base ? &s->sequences[i] : &none;
+        sequence dummy = {0}, *q = base ? &s->sequences[i] : &dummy;
         *q = (sequence){0};
         q->logits = reserve(&c, m->vocab_size, f);                             /* [V] */
         q->tokens = reserve(&c, s->context, sizeof *q->tokens);                /* [context] */
@@ -4683,7 +4688,7 @@ static uint64_t layout_session(llama_session *s, unsigned char *base) {
  * yet. */
 static int check_session_options(llama_session *s, const llama_session_options *given,
                                  llama_error *err) {
-    llama_session_options o; /* a copy, with 0 for the fields that an older caller does not have */
+    llama_session_options o; /* fields that an older caller does not have are 0 */
     if (!llamac_copy_options(&o, sizeof o, given))
         return llamac_fail(err, LLAMA_EINVAL, "the size of the session options is not set");
     s->allocator = llamac_allocator_or_default(o.allocator);
@@ -4725,7 +4730,7 @@ LLAMAC_API uint64_t llama_session_bytes(const llama *m, const llama_session_opti
 }
 
 /* Zeroes the padding of rows, because kernels read whole blocks. The rest of the memory of a
- * session is not touched before it is used: it is always written before it is read. */
+ * session is always written before it is read, so it is not touched before it is used. */
 static void clear_padding(float *x, size_t rows, size_t width) {
     size_t ld = padded(width);
     for (size_t t = 0; t < rows; t++) memset(x + t * ld + width, 0, (ld - width) * sizeof *x);
@@ -4779,7 +4784,7 @@ static sequence *sequence_of(const llama_session *s, int seq) {
     return s && seq >= 0 && (size_t)seq < s->n_sequences ? &s->sequences[seq] : NULL;
 }
 
-/* Makes row t of the next batch token number i of a span: sets its sequence, its position, its
+/* Fills row t of the next batch with token number i of a span: its sequence, its position, its
  * token, and the sines and cosines of its rotation. */
 static void set_row(llama_session *s, size_t t, const llama_span *span, size_t i) {
     size_t half = s->model->head_dim / 2;
@@ -4836,8 +4841,8 @@ static int score_rows(llama_session *s, size_t n, float *logprob, int32_t *rank)
  * logprob is not NULL, every token is scored. */
 static int evaluate_spans(llama_session *s, const llama_span *spans, size_t total, float *logprob,
                           int32_t *rank) {
-    size_t rows, i = 0, kept = 0,
-                 ld = padded(s->model->dim); /* i: tokens of *spans that are in a batch */
+    /* i: tokens of *spans that are in a batch already; kept: rows of s->last */
+    size_t rows, i = 0, kept = 0, ld = padded(s->model->dim);
     int status;
     s->total = s->model->n_layers * total;
     s->all_rows = logprob || s->trace;
@@ -4936,7 +4941,7 @@ LLAMAC_API const float *llama_logits(const llama_session *s, int seq) {
     return q && q->have_logits ? q->logits : NULL;
 }
 
-/* Part II calls fn, in trace(). */
+/* trace() in part II calls fn. */
 LLAMAC_API int llama_trace(llama_session *s, llama_trace_fn fn, void *user) {
     if (!s) return LLAMA_EINVAL;
     s->trace = fn;
@@ -4953,6 +4958,7 @@ LLAMAC_API const char *llama_session_kernels(const llama_session *s) {
 
 /* ---- Sequences ---- */
 
+/* Reports a sequence that does not exist. Returns LLAMA_EINVAL. */
 static int no_sequence(llama_session *s) {
     return s ? llamac_failed(s, LLAMA_EINVAL, "there is no such sequence") : LLAMA_EINVAL;
 }
@@ -4972,8 +4978,8 @@ LLAMAC_API int llama_rewind(llama_session *s, int seq, size_t length) {
     return LLAMA_OK;
 }
 
-/* Copies a sequence. In its KV cache, the heads are from_context positions apart. Copies only the
- * positions that are filled, so no other memory is touched. */
+/* Copies a sequence. In the KV cache of `from`, the heads are from_context positions apart. Copies
+ * only the positions that are filled, so no other memory is touched. */
 static void copy_sequence(llama_session *s, sequence *to, const sequence *from,
                           size_t from_context) {
     size_t width = s->model->head_dim, bytes = from->length * width * sizeof(float);
@@ -5003,8 +5009,8 @@ LLAMAC_API const int32_t *llama_tokens(const llama_session *s, int seq) {
 /* ---- Streams with a checksum ---- */
 
 /* Saved state passes through functions of the host: to or from a file, a socket, a compressor. The
- * bytes come in order, and their number is not known before. So data that is read is not used
- * before the checksum after it was verified. */
+ * bytes come in order, and their number is not known in advance. Data is used only after the
+ * checksum that follows it has been verified. */
 
 typedef struct {
     llama_write_fn write; /* NULL when reading */
@@ -5055,7 +5061,7 @@ static bool transfer_checksum(stream *s) {
  *   header     [STATE] integers, in the order of the enum below
  *   checksum   of the header
  *   tokens     [length]
- *   K, V       [length][head_dim] each, for every KV head of every layer
+ *   K, V       [length][head_dim] each, K first, for every KV head of every layer
  *   logits     [V], if the sequence has them
  *   checksum   of everything before */
 enum { STATE_MAGIC, STATE_VERSION, STATE_MODEL, STATE_NUMERICS, STATE_LENGTH, STATE_LOGITS, STATE };
@@ -5126,7 +5132,7 @@ static int load_header(llama_session *s, stream *st, sequence *q) {
     static const char *const mismatches[] = {
         "this is not a saved state", "the state is of another version",
         "the state is of another model",
-        "the state has other numerics than the session (LLAMA_FAST)"};
+        "the state and the session differ in numerics (LLAMA_FAST)"};
     uint64_t h[STATE] = {0}, want[STATE];
     make_header(want, s, q);
     if (check_files(s->model, &s->error)) return LLAMA_EIO;
@@ -5233,7 +5239,7 @@ LLAMAC_API int llama_save_file(llama_session *s, int seq, const char *path, llam
         if (llamac_replace_end(&r, status == LLAMA_OK) != 0 && status == LLAMA_OK)
             status = LLAMA_EIO, why = errno;
     }
-    if (err) memset(err, 0, sizeof *err); /* the error of a missing file: the state is a new file */
+    if (err) memset(err, 0, sizeof *err); /* drop the error that a new file did not exist */
     if (status == LLAMA_OK) return status;
     return llamac_fail(err, status, "%s: cannot be written: %s", path,
                        why ? strerror(why) : llama_session_error(s));
