@@ -3583,134 +3583,151 @@ static int md5_list(const char *folder, const char *list, llamac_arena *scratch,
 /* VI. Opening a model                                                                            */
 /* ============================================================================================== */
 
-/* Guarantee: every number of a file is checked before use. Parsers read through
- * llamac_cursor alone, from bytes in memory; nothing recurses; nothing is allocated beyond
- * a small multiple of the bytes that ask for it. A refusal is one line: which file, what,
- * why, what to do. */
+/* Guarantee: every number read from a file is checked before it is used. Parsers read bytes in
+ * memory, through llamac_cursor only. Nothing recurses. The memory allocated for a part of a file
+ * is at most a small multiple of the size of that part. An error is one line: which file, what is
+ * wrong, why, what to do. */
 
 /* ---- Formats ---- */
 
-/* A format is data, the columns of the tables below, and a reader. What comes out is the same,
- * weights that say where their elements lie, and from there on nobody knows the format.
+/* A format is a column in each of the tables below, and a function that reads it. Every function
+ * gives the same result: weights that say where their elements are. Evaluation does not depend on
+ * the format.
  *
- *   meta         params.json, consolidated.NN.pth: a weight is divided over all the files
- *   huggingface  config.json, safetensors or PyTorch's: each weight in one file; the rows of wq and
- *                wk sorted (see pair_up)
- *   gguf         one file with everything in it, the vocabulary too, or several such
- *   llama2.c     seven numbers and float32 in a fixed order; no names
+ *   meta         params.json and consolidated.NN.pth; each weight is divided over all the files
+ *   huggingface  config.json and safetensors or PyTorch files; each weight is in one file; the rows
+ *                of wq and wk are permuted (see pair_up)
+ *   gguf         one file or several splits; also holds the parameters and the vocabulary
+ *   llama2.c     one file: seven integers, then float32 weights in a fixed order, without names
  *
- * Opening goes: the parameters, by apply_setting(); the files mapped, by add_file(); their tensors bound
- * to weights by name, by bind_file(); each checked and put in its place, by bind_weight(). */
-enum { META, HUGGING_FACE, GGUF, NAMED_FORMATS, LLAMA2C = NAMED_FORMATS }; /* llama.format */
+ * A model is opened by these functions, in this order:
+ *
+ *   apply_setting()  stores one parameter
+ *   add_file()       maps one file of weights
+ *   bind_file()      finds, by name, the weight that each tensor of a file belongs to
+ *   bind_weight()    checks one weight and stores its place in the model */
+
+/* The values of llama.format. Tensors have names in the formats before NAMED_FORMATS. */
+enum { META, HUGGING_FACE, GGUF, NAMED_FORMATS, LLAMA2C = NAMED_FORMATS };
 static const char *const format_names[] = {"meta", "huggingface", "gguf", "llama2.c"};
 
-/* The numbers that make a LLaMA; 0 where absent. The last three are what others have. */
+/* ---- Parameters ---- */
+
+/* The numbers that define a LLaMA; 0 if absent. The last three only tell other models apart. */
 enum { DIM, LAYERS, HEADS, KV_HEADS, VOCAB, HIDDEN, MULTIPLE_OF, FFN_MULTIPLIER, CONTEXT };
 enum { NORM_EPS = CONTEXT + 1, ROPE_THETA, TIED, HEAD_DIM, ROTARY, WINDOW, PARAMS };
 typedef double params[PARAMS];
 
-/* The keys we follow, and what they may say. GGUF's stand behind "llama.". */
+/* The keys that are read, and the values that are valid. The keys of GGUF have the prefix "llama.".
+ * The defaults are in params_apply(). */
 static const struct {
-    const char *key[NAMED_FORMATS]; /* "": the format has none */
-    char kind;                      /* '1' a whole number, '0' any, 't' true or false */
+    const char *key[NAMED_FORMATS]; /* "": the format has no such key */
+    char kind;                      /* '1' an integer, '0' any number, 't' true or false */
     double min, max;
 } param_keys[PARAMS] = {
     /* clang-format off */
     [DIM] = {{"dim", "hidden_size", "embedding_length"}, '1', 2, MAX_WIDTH},
     [LAYERS] = {{"n_layers", "num_hidden_layers", "block_count"}, '1', 1, MAX_LAYERS},
     [HEADS] = {{"n_heads", "num_attention_heads", "attention.head_count"}, '1', 1, MAX_WIDTH},
-    [KV_HEADS] = {{"n_kv_heads", "num_key_value_heads", "attention.head_count_kv"}, /* as HEADS */
+    [KV_HEADS] = {{"n_kv_heads", "num_key_value_heads", "attention.head_count_kv"},
                   '1', 1, MAX_WIDTH},
     [VOCAB] = {{"vocab_size", "vocab_size", "vocab_size"}, '1', -1, MAX_VOCAB}, /* -1: unknown */
     [HIDDEN] = {{"", "intermediate_size", "feed_forward_length"}, '1', 1, MAX_WIDTH},
-    [MULTIPLE_OF] = {{"multiple_of", "", ""}, '1', 1, MAX_WIDTH},        /* the hidden width is */
-    [FFN_MULTIPLIER] = {{"ffn_dim_multiplier", "", ""}, '0', 1e-3, 1e3}, /* of it, in Llama 2 */
+    [MULTIPLE_OF] = {{"multiple_of", "", ""}, '1', 1, MAX_WIDTH},        /* H is a multiple of it */
+    [FFN_MULTIPLIER] = {{"ffn_dim_multiplier", "", ""}, '0', 1e-3, 1e3}, /* of H, Llama 2 */
     [CONTEXT] = {{"", "max_position_embeddings", "context_length"}, '1', 1, MAX_CONTEXT},
     [NORM_EPS] = {{"norm_eps", "rms_norm_eps", "attention.layer_norm_rms_epsilon"}, '0', 1e-30, 1},
-    [ROPE_THETA] = {{"rope_theta", "rope_theta", "rope.freq_base"}, '0', 1, 1e30}, /* or 10000 */
-    [TIED] = {{"", "tie_word_embeddings", ""}, 't', 0, 1},           /* output is tok_embeddings */
-    [HEAD_DIM] = {{"", "head_dim", "attention.key_length"}, '1', 1, MAX_WIDTH}, /* dim / n_heads */
-    [ROTARY] = {{"", "", "rope.dimension_count"}, '1', 1, MAX_WIDTH},           /* the same */
-    [WINDOW] = {{"", "sliding_window", "attention.sliding_window"}, '1', 0, 0x1p53}, /* Mistral */
+    [ROPE_THETA] = {{"rope_theta", "rope_theta", "rope.freq_base"}, '0', 1, 1e30},
+    [TIED] = {{"", "tie_word_embeddings", ""}, 't', 0, 1}, /* output is tok_embeddings */
+    [HEAD_DIM] = {{"", "head_dim", "attention.key_length"}, '1', 1, MAX_WIDTH}, /* D / heads */
+    [ROTARY] = {{"", "", "rope.dimension_count"}, '1', 1, MAX_WIDTH},           /* D / heads */
+    [WINDOW] = {{"", "sliding_window", "attention.sliding_window"}, '1', 0, 0x1p53}, /* Mistral's */
     /* clang-format on */
 };
 
-/* Keys that other models have and that must say this, if anything: kinds as in llamac_json. */
+/* Settings that tell other models apart. If a file has such a key, its value must be the one in
+ * this table. If several rows have the same key, any of their values is accepted. Kinds are those
+ * of llamac_value. */
 static const struct {
     unsigned char format;
     const char *key;
-    char kind;        /* of what it must be */
-    const char *text; /* '"': this */
-    double number;    /* '0': this */
-} param_wants[] = {
+    char kind;        /* of the required value */
+    const char *text; /* if kind is '"' */
+    double number;    /* if kind is '0' */
+} required_settings[] = {
     {META, "use_scaled_rope", 'f', "", 0},         /* Llama 3.1 */
     {HUGGING_FACE, "model_type", '"', "llama", 0}, /* not mistral, qwen2, ... */
     {HUGGING_FACE, "architectures", '"', "LlamaForCausalLM", 0},
-    {HUGGING_FACE, "architectures", '"', "LLaMAForCausalLM", 0}, /* of early conversions */
-    {HUGGING_FACE, "hidden_act", '"', "silu", 0},                /* of SwiGLU */
+    {HUGGING_FACE, "architectures", '"', "LLaMAForCausalLM", 0}, /* in early conversions */
+    {HUGGING_FACE, "hidden_act", '"', "silu", 0},                /* for SwiGLU */
     {HUGGING_FACE, "attention_bias", 'f', "", 0},                /* InternLM */
     {HUGGING_FACE, "mlp_bias", 'f', "", 0},                      /* Granite */
     {HUGGING_FACE, "quantization_config", 'n', "", 0},           /* GPTQ, AWQ */
-    {HUGGING_FACE, "partial_rotary_factor", '0', "", 1},         /* of a head */
+    {HUGGING_FACE, "partial_rotary_factor", '0', "", 1},         /* all of a head is rotated */
     {HUGGING_FACE, "rope_type", '"', "default", 0},    /* in rope_scaling or rope_parameters */
-    {HUGGING_FACE, "type", '"', "default", 0},         /* its older name */
-    {HUGGING_FACE, "factor", '0', "", 1},              /* for longer contexts */
+    {HUGGING_FACE, "type", '"', "default", 0},         /* older name of rope_type */
+    {HUGGING_FACE, "factor", '0', "", 1},              /* RoPE for longer contexts */
     {GGUF, "general.architecture", '"', "llama", 0},   /* not mistral, qwen2, ... */
-    {GGUF, "llama.rope.scaling.type", '"', "none", 0}, /* for longer contexts */
+    {GGUF, "llama.rope.scaling.type", '"', "none", 0}, /* RoPE for longer contexts */
     {GGUF, "llama.rope.scaling.factor", '0', "", 1},
-    {GGUF, "llama.rope.scale_linear", '0', "", 1}, /* its older name */
+    {GGUF, "llama.rope.scale_linear", '0', "", 1}, /* older name of scaling.factor */
     {GGUF, "llama.expert_count", '0', "", 0},      /* Mixtral */
 };
 
-/* What is wrong with the parameters of a model. */
+/* Reports what is wrong with the parameters of a model. Returns LLAMA_EFORMAT. */
 static int bad_params(const char *file, const char *why, llama_error *err) {
-    return llamac_fail(err, LLAMA_EFORMAT, "%s: %s; use the one the model came with", file, why);
+    return llamac_fail(err, LLAMA_EFORMAT, "%s: %s; use the file that came with the model", file,
+                       why);
 }
 
-/* A key, and what it says, that is another model's. */
+/* Reports a setting that only other models have. Returns LLAMA_EFORMAT. */
 static int not_llama(const char *file, const llamac_pair *s, llama_error *err) {
     bool text = s->value.kind == '"';
-    return llamac_fail(
-        err, LLAMA_EFORMAT,
-        "%s: '%.*s'%s%.*s is not of LLaMA 1 or 2: not supported; give a model that is", file,
-        (int)(s->length < 64 ? s->length : 64), s->key, text ? " " : "",
-        text ? (int)(s->value.n < 64 ? s->value.n : 64) : 0, text ? s->value.text : "");
+    return llamac_fail(err, LLAMA_EFORMAT,
+                       "%s: '%.*s'%s%.*s is not a setting of LLaMA 1 or 2: not supported; use a "
+                       "LLaMA 1 or 2 model",
+                       file, (int)(s->length < 64 ? s->length : 64), s->key, text ? " " : "",
+                       text ? (int)(s->value.n < 64 ? s->value.n : 64) : 0,
+                       text ? s->value.text : "");
 }
 
-/* Put a number into params, as row i of the table allows. */
+/* Checks a value against row i of param_keys and stores it in p. Returns LLAMA_EFORMAT if its kind
+ * or its range is wrong. */
 static int put_param(params p, size_t i, const char *key, const llamac_value *v, const char *file,
                      llama_error *err) {
     char want = param_keys[i].kind;
     double min = param_keys[i].min, max = param_keys[i].max;
     double number = v->kind == '0' ? v->number : v->kind == 't';
-    bool whole = v->type != GGUF_FLOAT && v->type != GGUF_DOUBLE; /* as GGUF stores it */
-    bool right = want == 't' ? v->kind == 't' || v->kind == 'f' : v->kind == '0';
-    if (v->kind == '0' && v->type != GGUF_NONE) right &= whole == (want == '1');
-    if (!right || !(number >= min && number <= max) ||
+    bool is_integer = v->type != GGUF_FLOAT && v->type != GGUF_DOUBLE; /* GGUF's type of it */
+    bool valid = want == 't' ? v->kind == 't' || v->kind == 'f' : v->kind == '0';
+    if (v->kind == '0' && v->type != GGUF_NONE) valid &= is_integer == (want == '1');
+    if (!valid || !(number >= min && number <= max) ||
         (want == '1' && number != (double)(long)number))
-        return llamac_fail(
-            err, LLAMA_EFORMAT,
-            "%s: '%s' must be a%s number from %.10g to %.10g; use the file the model came with",
-            file, key, want == '1' ? " whole" : "", min, max);
+        return llamac_fail(err, LLAMA_EFORMAT,
+                           "%s: '%s' must be a%s number from %.10g to %.10g; use the file that "
+                           "came with the model",
+                           file, key, want == '1' ? " whole" : "", min, max);
     p[i] = number;
     return LLAMA_OK;
 }
 
-/* Follow a setting, or leave it if it is one we need not know; null is as good as absent. */
+/* Stores a setting in p if param_keys has its key. Ignores null, arrays and all other keys. Returns
+ * LLAMA_EFORMAT if the value is not valid or belongs to another model. */
 static int apply_setting(params p, int format, const llamac_pair *s, const char *file,
                          llama_error *err) {
-    bool known = false, wanted = false;
+    bool known = false, accepted = false;
     const llamac_value *v = &s->value;
     if (v->kind == 'n' || v->kind == '[') return LLAMA_OK;
-    for (size_t i = 0; i < sizeof param_wants / sizeof *param_wants; i++) {
-        if (param_wants[i].format != format || !llamac_is(s->key, s->length, param_wants[i].key))
+    for (size_t i = 0; i < sizeof required_settings / sizeof *required_settings; i++) {
+        if (required_settings[i].format != format ||
+            !llamac_is(s->key, s->length, required_settings[i].key))
             continue;
         known = true;
-        wanted |= v->kind == param_wants[i].kind &&
-                  (v->kind != '"' || llamac_is(v->text, v->n, param_wants[i].text)) &&
-                  (v->kind != '0' || v->number == param_wants[i].number);
+        accepted |= v->kind == required_settings[i].kind &&
+                    (v->kind != '"' || llamac_is(v->text, v->n, required_settings[i].text)) &&
+                    (v->kind != '0' || v->number == required_settings[i].number);
     }
-    if (known && !wanted) return not_llama(file, s, err);
+    if (known && !accepted) return not_llama(file, s, err);
     for (size_t i = 0; i < PARAMS; i++) {
         const char *key = param_keys[i].key[format];
         if (*key && llamac_is(s->key, s->length, key)) return put_param(p, i, key, v, file, err);
@@ -3718,10 +3735,11 @@ static int apply_setting(params p, int format, const llamac_pair *s, const char 
     return LLAMA_OK;
 }
 
-/* Defaults, then the model's shape; V and H are known only with the tensors. */
+/* Fills in the defaults, checks the parameters and sets the shape of the model. V and H are set
+ * later, from the tensors. */
 static int params_apply(llama *m, params p, const char *file, llama_error *err) {
     if (p[DIM] == 0 || p[LAYERS] == 0 || p[HEADS] == 0 || p[NORM_EPS] == 0)
-        return bad_params(file, "width, layers, heads and norm epsilon must be there", err);
+        return bad_params(file, "the width, layers, heads or norm epsilon is missing", err);
     if (p[KV_HEADS] == 0) p[KV_HEADS] = p[HEADS];
     if (p[ROPE_THETA] == 0) p[ROPE_THETA] = 10000;
     if (p[CONTEXT] == 0) p[CONTEXT] = DEFAULT_CONTEXT;
@@ -3733,33 +3751,36 @@ static int params_apply(llama *m, params p, const char *file, llama_error *err) 
     m->norm_eps = (float)p[NORM_EPS];
     m->rope_theta = (float)p[ROPE_THETA];
     if (m->dim % m->n_heads || m->n_heads % m->n_kv_heads)
-        return bad_params(file, "width, heads and key-value heads do not divide one another", err);
+        return bad_params(file, "n_heads must divide the width, and n_kv_heads must divide n_heads",
+                          err);
     m->head_dim = m->dim / m->n_heads;
     m->kv_dim = m->head_dim * m->n_kv_heads;
-    if (m->head_dim % 2) return bad_params(file, "an odd head has no pairs for RoPE", err);
+    if (m->head_dim % 2)
+        return bad_params(file, "the head width is odd, but RoPE rotates pairs", err);
     if ((p[HEAD_DIM] > 0 && p[HEAD_DIM] != (double)m->head_dim) ||
         (p[ROTARY] > 0 && p[ROTARY] != (double)m->head_dim))
-        return bad_params(file, "heads that are not dim / n_heads wide are not of LLaMA", err);
+        return bad_params(file, "the head width must be dim / n_heads", err);
     if (p[WINDOW] > 0 && p[WINDOW] < p[CONTEXT])
-        return bad_params(file, "a sliding window shorter than the context is not of LLaMA", err);
+        return bad_params(file, "it has a sliding window, and LLaMA does not", err);
     return LLAMA_OK;
 }
 
-/* ---- The binding: which tensor goes where, of which shape, divided how ---- */
+/* ---- Binding tensors to weights ---- */
 
-/* The letters of the shapes; NONE stands for the rows of a vector. */
+/* The letters of shapes. NONE is the number of rows of a vector, 1. */
 enum { NONE, DIM_D, DIM_H, DIM_V, DIM_K, DIMS };
 
-/* Weights are numbered: those outside the layers, then those of each layer in this order. */
+/* The numbers of weights: first those outside the layers, then those of each layer in this
+ * order. */
 enum { EMBEDDINGS, NORM, OUTPUT, OUTSIDE };
 enum { ATTENTION_NORM = OUTSIDE, WQ, WK, WV, WO, FFN_NORM, W1, W2, W3, BINDINGS };
 enum { INSIDE = BINDINGS - OUTSIDE };
 
 static const char *const layer_prefix[NAMED_FORMATS] = {"layers.", "model.layers.", "blk."};
 static const struct {
-    const char *name[NAMED_FORMATS]; /* without the prefix "layers.N." and ".weight" */
+    const char *name[NAMED_FORMATS]; /* without "layers.N." and ".weight" */
     unsigned char rows, cols, split;
-    size_t at; /* in llama, or in layer */
+    size_t at; /* offset in llama, or in layer */
 } binding[BINDINGS] = {
     /* clang-format off */
     [EMBEDDINGS] = {{"tok_embeddings", "model.embed_tokens", "token_embd"},
@@ -3786,69 +3807,79 @@ static const struct {
                     DIM_H, DIM_D, BY_ROWS, offsetof(layer, w3)},
     /* clang-format on */
 };
+/* Return the row of weight i in `binding` and, if it is in a layer, the number of that layer. */
 static size_t row_of(size_t i) { return i < OUTSIDE ? i : OUTSIDE + (i - OUTSIDE) % INSIDE; }
 static size_t layer_of(size_t i) { return (i - OUTSIDE) / INSIDE; }
 
-/* Weight i of a model; only bind_weight() writes to it. */
+/* Returns weight i of a model. Only bind_weight() writes to it. */
 static const weight *nth_weight(const llama *m, size_t i) {
     const char *base = i < OUTSIDE ? (const char *)m : (const char *)&m->layers[layer_of(i)];
     return (const weight *)(const void *)(base + binding[row_of(i)].at);
 }
 
-typedef struct {             /* a model whose weights are being found */
-    llama *m;                /* to be filled in */
-    params p;                /* as the files say */
-    const char *path;        /* the folder or file as it was given */
-    const char *params_file; /* the file that has the parameters */
-    size_t parts;            /* shards: pieces of a weight */
-    tensor **tensors;        /* [OUTSIDE + n_layers * INSIDE][parts] as matrices; NULL: not found */
-    size_t sizes[DIMS];      /* what the letters of shapes stand for */
-    uint64_t gathered;       /* bytes copied */
-    llamac_arena scratch;    /* freed once the model is open */
-    llama_error *err;        /* the caller's */
+typedef struct {             /* a model while it is opened */
+    llama *m;                /* the model to fill in */
+    params p;                /* as the files give them */
+    const char *path;        /* the folder or file that the caller gave */
+    const char *params_file; /* the file with the parameters, for messages */
+    size_t parts;            /* parts that a weight is divided into: the number of shards, or 1 */
+    tensor **tensors;        /* [OUTSIDE + n_layers * INSIDE][parts]; NULL: not found */
+    size_t sizes[DIMS];      /* the values of the letters of shapes */
+    uint64_t copied_bytes;   /* bytes copied by copy_weight() */
+    llamac_arena scratch;    /* memory that is freed when opening ends */
+    llama_error *err;        /* of the caller */
 } binder;
 
-/* The number of the weight a tensor's name means; SIZE_MAX: none. *ignored: it changes
- * nothing, being outside the layers or RoPE's table, which we compute. In a layer, an
- * unknown name is another model. */
+/* Returns the number of the weight that a tensor's name means. Returns SIZE_MAX for a name of no
+ * weight; then *ignored says that the tensor is not needed. These are not needed:
+ *
+ *   RoPE's table                   rope_freqs() computes it
+ *   a tensor outside the layers    except in GGUF, and except rope_freqs.weight, which scales RoPE
+ *
+ * In a layer, an unknown name means that the model is not LLaMA. */
 static size_t weight_named(const binder *b, const tensor *t, bool *ignored) {
-    static const char *const tables[] = {"rope.freqs", "rotary_emb.inv_freq"};
+    static const char *const rope_tables[] = {"rope.freqs", "rotary_emb.inv_freq"};
     const char *name = t->name, *prefix = layer_prefix[b->m->format];
-    size_t n = t->length, l = 0, i = 0, front = strlen(prefix), suffix = strlen(".weight");
-    bool in_layer = n > front && memcmp(name, prefix, front) == 0;
-    *ignored = !in_layer && b->m->format != GGUF &&
-               !llamac_is(name, n, "rope_freqs.weight"); /* it scales RoPE */
+    size_t n = t->length, l = 0, i = 0, prefix_length = strlen(prefix),
+           suffix_length = strlen(".weight");
+    bool in_layer = n > prefix_length && memcmp(name, prefix, prefix_length) == 0;
+    *ignored = !in_layer && b->m->format != GGUF && !llamac_is(name, n, "rope_freqs.weight");
     for (int k = 0; k < 2; k++)
-        *ignored |= n >= strlen(tables[k]) &&
-                    llamac_is(name + n - strlen(tables[k]), strlen(tables[k]), tables[k]);
+        *ignored |=
+            n >= strlen(rope_tables[k]) &&
+            llamac_is(name + n - strlen(rope_tables[k]), strlen(rope_tables[k]), rope_tables[k]);
     if (in_layer) {
-        for (i = front; i < n && i < front + 5 && name[i] >= '0' && name[i] <= '9'; i++)
+        for (i = prefix_length; i < n && i < prefix_length + 5 && name[i] >= '0' && name[i] <= '9';
+             i++)
             l = l * 10 + (size_t)(name[i] - '0');
-        if (i == front || i == n || name[i++] != '.' || l >= b->m->n_layers) return SIZE_MAX;
+        if (i == prefix_length || i == n || name[i++] != '.' || l >= b->m->n_layers)
+            return SIZE_MAX;
     }
-    if (n - i <= suffix || !llamac_is(name + n - suffix, suffix, ".weight")) return SIZE_MAX;
+    if (n - i <= suffix_length || !llamac_is(name + n - suffix_length, suffix_length, ".weight"))
+        return SIZE_MAX;
     for (size_t r = in_layer ? OUTSIDE : 0; r < (in_layer ? BINDINGS : OUTSIDE); r++)
-        if (llamac_is(name + i, n - i - suffix, binding[r].name[b->m->format]))
+        if (llamac_is(name + i, n - i - suffix_length, binding[r].name[b->m->format]))
             return r + l * INSIDE;
     return SIZE_MAX;
 }
 
-/* Note a tensor of file number f under its weight, as part k of it. */
+/* Binds a tensor of file number f to its weight, as part k of it. A vector becomes a matrix of one
+ * row. Returns LLAMA_EFORMAT for a tensor that LLaMA does not have, or that occurs twice. */
 static int bind_tensor(binder *b, const archive *a, tensor *t, size_t f, size_t k) {
     bool ignored = false;
     size_t i = weight_named(b, t, &ignored);
     if (i == SIZE_MAX && ignored) return LLAMA_OK;
     if (i == SIZE_MAX)
-        return bad_tensor(a, t, "is not one of a LLaMA with so many layers as n_layers says");
+        return bad_tensor(a, t, "is not part of a LLaMA with this number of layers (n_layers)");
     tensor **to = &b->tensors[i * b->parts + k];
     if (t->type < 0)
         return llamac_fail(
             a->err, LLAMA_EFORMAT,
             "%s: tensor '%.*s' is %s, not supported; get the model as F16, BF16 or F32", a->file,
             (int)(t->length < 80 ? t->length : 80), t->name, t->stored);
-    if (*to) return bad_tensor(a, t, "stands there twice");
+    if (*to) return bad_tensor(a, t, "occurs twice");
     if (t->dims < 1 || t->dims > 2) return bad_tensor(a, t, "is neither a vector nor a matrix");
-    if (t->dims == 1) { /* a matrix of one row */
+    if (t->dims == 1) {
         t->shape[1] = t->shape[0];
         t->stride[1] = t->stride[0];
         t->shape[0] = 1;
@@ -3859,7 +3890,8 @@ static int bind_tensor(binder *b, const archive *a, tensor *t, size_t f, size_t 
     return LLAMA_OK;
 }
 
-/* Read file f and bind its tensors, as part k of each. */
+/* Reads file number f with the function of its format, and binds its tensors. Each is part k of its
+ * weight. */
 static int bind_file(binder *b, size_t f, size_t k, int (*read)(archive *)) {
     llamac_mapping *file = &b->m->files[f];
     archive a = {.file = b->m->paths[f], .scratch = &b->scratch, .err = b->err};
@@ -3872,7 +3904,8 @@ static int bind_file(binder *b, size_t f, size_t k, int (*read)(archive *)) {
     return status;
 }
 
-/* What the files call weight i, for messages. */
+/* Writes the name of weight i to out, for messages, as the files have it. Files of llama2.c have no
+ * names, so they get those of Meta. Returns out. */
 static const char *weight_name(const binder *b, size_t i, char out[96]) {
     int format = b->m->format < NAMED_FORMATS ? b->m->format : META;
     if (i < OUTSIDE) snprintf(out, 96, "%s.weight", binding[i].name[format]);
@@ -3882,7 +3915,9 @@ static const char *weight_name(const binder *b, size_t i, char out[96]) {
     return out;
 }
 
-/* V and H are the tensors' own; what the parameters say of them must agree. */
+/* Sets V and H from the shapes of tensors. Returns LLAMA_EFORMAT if they do not agree with the
+ * parameters. If the parameters have multiple_of but no H, then H must be 2/3 of 4 D, times the
+ * multiplier, rounded up to a multiple of multiple_of. */
 static int sizes_from_tensors(binder *b) {
     llama *m = b->m;
     const double *p = b->p;
@@ -3897,8 +3932,9 @@ static int sizes_from_tensors(binder *b) {
     m->vocab_size = (size_t)vocab;
     m->hidden = (size_t)rows * b->parts;
     if (m->hidden > MAX_WIDTH)
-        return llamac_fail(b->err, LLAMA_EFORMAT, "%s: w1 is %zu wide, over %d; it is not LLaMA's",
-                           b->path, m->hidden, (int)MAX_WIDTH);
+        return llamac_fail(b->err, LLAMA_EFORMAT,
+                           "%s: w1 has %zu rows, more than %d; it is not a LLaMA model", b->path,
+                           m->hidden, (int)MAX_WIDTH);
     uint64_t want = (uint64_t)(2 * 4 * p[DIM] / 3), unit = (uint64_t)p[MULTIPLE_OF];
     if (p[FFN_MULTIPLIER] > 0) want = (uint64_t)(p[FFN_MULTIPLIER] * (double)want);
     if (unit) want = (want + unit - 1) / unit * unit;
@@ -3907,9 +3943,9 @@ static int sizes_from_tensors(binder *b) {
         (p[VOCAB] > 0 && (uint64_t)p[VOCAB] != vocab))
         return llamac_fail(
             b->err, LLAMA_EFORMAT,
-            "%s: %zu embeddings and a hidden width of %zu over %zu shards are not what "
-            "%s wants (vocab_size %.0f, hidden %llu); a shard is missing or the two are "
-            "not of one model",
+            "%s: %zu embeddings and a hidden width of %zu over %zu shards do not match %s "
+            "(vocab_size %.0f, hidden %llu); a shard is missing or the files are of "
+            "different models: download the model again",
             b->path, m->vocab_size, m->hidden, b->parts, b->params_file, p[VOCAB],
             (unsigned long long)want);
     size_t sizes[DIMS] = {1, m->dim, m->hidden, m->vocab_size, m->kv_dim};
@@ -3917,7 +3953,8 @@ static int sizes_from_tensors(binder *b) {
     return LLAMA_OK;
 }
 
-/* Shard k's tensor of weight i, expected as [rows][cols]. */
+/* Checks part k of weight i. Returns LLAMA_EFORMAT unless its tensor was found, is [rows][cols] and
+ * has the type of part 0. */
 static int check_tensor(const binder *b, size_t i, size_t k, size_t rows, size_t cols) {
     const tensor *t = b->tensors[i * b->parts + k], *first = b->tensors[i * b->parts];
     const char *file = b->parts > 1 ? b->m->paths[k] : t ? b->m->paths[t->file] : b->path;
@@ -3927,36 +3964,38 @@ static int check_tensor(const binder *b, size_t i, size_t k, size_t rows, size_t
         return llamac_fail(b->err, LLAMA_EFORMAT, "%s: %s is missing; download it again", file,
                            name);
     if (t->shape[0] != rows || t->shape[1] != cols)
-        return llamac_fail(
-            b->err, LLAMA_EFORMAT,
-            "%s: %s is [%llu][%llu], not the [%zu][%zu] of %s; the two are not of one model", file,
-            name, (unsigned long long)t->shape[0], (unsigned long long)t->shape[1], rows, cols,
-            b->params_file);
+        return llamac_fail(b->err, LLAMA_EFORMAT,
+                           "%s: %s is [%llu][%llu], not the [%zu][%zu] of %s; the two are of "
+                           "different models: download them again",
+                           file, name, (unsigned long long)t->shape[0],
+                           (unsigned long long)t->shape[1], rows, cols, b->params_file);
     if (t->type != first->type)
         return llamac_fail(b->err, LLAMA_EFORMAT,
-                           "%s: %s is %s, in the first shard %s; the shards are not of one model",
+                           "%s: %s is %s, but %s in the first shard; the shards are of different "
+                           "models: download them again",
                            file, name, dtype_names[t->type], dtype_names[first->type]);
     return LLAMA_OK;
 }
 
-/* Copy the tensors of w into one matrix in the arena: only for what cannot be used in place,
- * elements that are not neighbours and columns divided into parts that are not whole
- * blocks. */
+/* Copies the tensors of w into one row-major matrix in the arena. Returns NULL if there is no
+ * memory. Needed only for tensors that cannot be used where they are: elements that are not
+ * contiguous, or columns divided into parts that are not a multiple of BLOCK. */
 static const unsigned char *copy_weight(llama *m, const weight *w, tensor *const *from) {
     size_t size = dtype_bytes[w->type];
-    size_t down = w->split == BY_ROWS ? w->rows / w->parts : w->rows;
-    size_t wide = w->split == BY_COLUMNS ? w->cols / w->parts : w->cols;
+    size_t part_rows = w->split == BY_ROWS ? w->rows / w->parts : w->rows;
+    size_t part_cols = w->split == BY_COLUMNS ? w->cols / w->parts : w->cols;
     unsigned char *to = llamac_new(&m->arena, (uint64_t)w->rows * w->cols, size);
     for (size_t r = 0; to && r < w->rows; r++)
         for (size_t c = 0; c < w->cols; c++) {
-            const tensor *t = from[r / down + c / wide];
-            uint64_t i = (r % down) * t->stride[0] + (c % wide) * t->stride[1];
+            const tensor *t = from[r / part_rows + c / part_cols];
+            uint64_t i = (r % part_rows) * t->stride[0] + (c % part_cols) * t->stride[1];
             memcpy(to + (r * w->cols + c) * size, t->data + i * size, size);
         }
     return to;
 }
 
-/* Check weight i against the table and put it in its place. */
+/* Checks weight i against `binding` and stores it in the model: its shape, its type and the first
+ * byte of each part. */
 static int bind_weight(binder *b, size_t i) {
     llama *m = b->m;
     size_t row = row_of(i), parts = b->parts;
@@ -3971,9 +4010,10 @@ static int bind_weight(binder *b, size_t i) {
     size_t rows = w->split == BY_ROWS ? w->rows / parts : w->rows;
     size_t cols = w->split == BY_COLUMNS ? w->cols / parts : w->cols;
     if ((w->split == BY_ROWS && w->rows % parts) || (w->split == BY_COLUMNS && w->cols % parts))
-        return llamac_fail(b->err, LLAMA_EFORMAT,
-                           "%s: %s of [%zu][%zu] does not divide over %zu shards", b->path, w->name,
-                           w->rows, w->cols, parts);
+        return llamac_fail(
+            b->err, LLAMA_EFORMAT,
+            "%s: %s [%zu][%zu] cannot be divided over %zu shards; a shard may be missing", b->path,
+            w->name, w->rows, w->cols, parts);
     bool in_place = w->split != BY_COLUMNS || parts == 1 || cols % BLOCK == 0;
     for (size_t k = 0; k < parts; k++) {
         int status = check_tensor(b, i, k, rows, cols);
@@ -3985,11 +4025,12 @@ static int bind_weight(binder *b, size_t i) {
     w->parts = w->split == WHOLE ? 1 : parts;
     const unsigned char **part = llamac_new(&m->arena, w->parts, sizeof *part);
     if (!part) return llamac_out_of_memory(b->err, b->path);
-    for (size_t k = 0; k < w->parts; k++) part[k] = from[k]->data; /* in the mapping, as they lie */
+    for (size_t k = 0; k < w->parts; k++) part[k] = from[k]->data; /* in the mapped file */
     uint64_t elements = (uint64_t)w->rows * w->cols, bytes = elements * dtype_bytes[w->type];
-    if (!in_place) { /* honest files have each element once, so the copies are no larger */
-        b->gathered += bytes;
-        if (b->gathered > m->file_bytes)
+    if (!in_place) {
+        /* The tensors of valid files do not overlap, so all copies are at most file_bytes. */
+        b->copied_bytes += bytes;
+        if (b->copied_bytes > m->file_bytes)
             return llamac_fail(b->err, LLAMA_EFORMAT,
                                "%s: its tensors overlap; it is not a checkpoint", b->path);
         if (!(part[0] = copy_weight(m, w, from))) return llamac_out_of_memory(b->err, b->path);
@@ -3997,21 +4038,25 @@ static int bind_weight(binder *b, size_t i) {
         w->split = WHOLE;
     }
     w->part = part;
-    if (i != OUTPUT || part[0] != m->tok_embeddings.part[0]) /* not if they are tied */
+    if (i != OUTPUT || part[0] != m->tok_embeddings.part[0]) /* tied weights count once */
         m->parameters += elements;
     if (w->rows > 1 && i != EMBEDDINGS) m->token_bytes += bytes;
     m->type_name = i == 0 || m->type_name == dtype_names[w->type] ? dtype_names[w->type] : "mixed";
     return LLAMA_OK;
 }
 
-/* With the shape known: capacity for what will be found. */
+/* Allocates memory for the tensors and layers of this shape. Returns LLAMA_EFORMAT if the files are
+ * too small for it, so that a small file cannot request a lot of memory. */
 static int begin_binding(binder *b, size_t parts) {
     llama *m = b->m;
-    enum { NAMED = 16, ELEMENT = 2 }; /* bytes at least, of a part with its name; each has D */
+    /* Minimum bytes of a tensor with its name, and of an element. Each weight has at least D
+     * elements, but a tied output has no tensor. */
+    enum { MIN_TENSOR = 16, MIN_ELEMENT = 2 };
     size_t n = (OUTSIDE + m->n_layers * INSIDE) * parts;
-    if ((b->m->format != LLAMA2C && n * NAMED > m->file_bytes) ||
-        (n / parts - 1) * m->dim * ELEMENT > m->file_bytes)
-        return bad_params(b->path, "is too small for a model of this shape", b->err);
+    if ((b->m->format != LLAMA2C && n * MIN_TENSOR > m->file_bytes) ||
+        (n / parts - 1) * m->dim * MIN_ELEMENT > m->file_bytes)
+        return bad_params(b->path, "its weights are too small for the shape in its parameters",
+                          b->err);
     b->parts = parts;
     b->tensors = llamac_new(&b->scratch, n, sizeof *b->tensors);
     m->layers = llamac_new(&m->arena, m->n_layers, sizeof *m->layers);
@@ -4020,7 +4065,8 @@ static int begin_binding(binder *b, size_t parts) {
     return LLAMA_OK;
 }
 
-/* With all that there is found: every weight into its place. */
+/* Binds every weight, after all files are read. If the output is tied, it uses the tensor of the
+ * embeddings. */
 static int end_binding(binder *b) {
     int status = sizes_from_tensors(b);
     if (b->p[TIED] > 0) b->tensors[OUTPUT] = b->tensors[EMBEDDINGS];
@@ -4029,7 +4075,7 @@ static int end_binding(binder *b) {
     return status;
 }
 
-/* Map folder/name, or name alone, as the next file of weights. */
+/* Maps folder/name, or name if folder is "", as the next file of weights. */
 static int add_file(binder *b, const char *folder, const char *name) {
     llama *m = b->m;
     char path[LLAMAC_PATH_BYTES];
@@ -4037,8 +4083,9 @@ static int add_file(binder *b, const char *folder, const char *name) {
     if (n < 0 || n >= (int)sizeof path)
         return llamac_fail(b->err, LLAMA_EINVAL, "%.300s: the path is too long", b->path);
     if (m->n_shards == MAX_FILES)
-        return llamac_fail(b->err, LLAMA_EFORMAT, "%s: has over %d files of weights", b->path,
-                           (int)MAX_FILES);
+        return llamac_fail(b->err, LLAMA_EFORMAT,
+                           "%s: has more than %d files of weights; give a model with fewer",
+                           b->path, (int)MAX_FILES);
     char *kept = llamac_new(&m->arena, (uint64_t)n + 1, 1);
     if (!kept) return llamac_out_of_memory(b->err, b->path);
     m->paths[m->n_shards] = memcpy(kept, path, (size_t)n + 1);
@@ -4049,22 +4096,23 @@ static int add_file(binder *b, const char *folder, const char *name) {
     return LLAMA_OK;
 }
 
-/* ---- JSON beside the weights: params.json, config.json ---- */
+/* ---- JSON files of parameters: params.json, config.json ---- */
 
-/* Read folder/name. */
+/* Reads the JSON file `name` in the folder of the model, and writes its path to `path`. */
 static int read_json(binder *b, const char *name, char path[LLAMAC_PATH_BYTES], llamac_json *j) {
-    enum { LARGEST = 1 << 26 }; /* an index of 65,536 tensors is smaller */
+    enum { MAX_BYTES = 1 << 26 }; /* an index of 65,536 tensors is smaller */
     llamac_cursor c = {0};
     int status = llamac_join(path, b->path, name, b->err);
-    if (status == LLAMA_OK) status = llamac_read_file(&c, &b->scratch, path, LARGEST, b->err);
+    if (status == LLAMA_OK) status = llamac_read_file(&c, &b->scratch, path, MAX_BYTES, b->err);
     *j = llamac_json_on(c.at, llamac_left(&c));
     return status;
 }
 
-/* One object: each key at its first level is followed, in config.json some of those inside too. In
- * Meta's file an object is another model's. */
+/* Reads the parameters from a JSON object. Applies the keys of its first level, and in config.json
+ * those in the containers of `nested`. A nested object or array in params.json means another
+ * model. */
 static int read_params(binder *b, const char *name) {
-    static const char *const inside[] = {"architectures", "rope_scaling", "rope_parameters"};
+    static const char *const nested[] = {"architectures", "rope_scaling", "rope_parameters"};
     char path[LLAMAC_PATH_BYTES];
     llamac_json j;
     int status = read_json(b, name, path, &j);
@@ -4072,30 +4120,30 @@ static int read_params(binder *b, const char *name) {
     const unsigned char *begin = j.c.at;
     bool object = llamac_json_next(&j) == '{';
     while (status == LLAMA_OK && object && llamac_json_next(&j)) {
-        bool followed = j.level == 1 && j.value.kind != '}' && j.value.kind != ']';
+        bool applied = j.level == 1 && j.value.kind != '}' && j.value.kind != ']';
         for (int i = 0; i < 3 && b->m->format == HUGGING_FACE; i++)
-            followed |= j.level == 2 && llamac_json_under(&j, 1, inside[i]) &&
-                        !strchr("[]{}", j.value.kind);
-        int key = j.key[j.level].n ? j.level : 1; /* an array's own */
+            applied |= j.level == 2 && llamac_json_under(&j, 1, nested[i]) &&
+                       !strchr("[]{}", j.value.kind);
+        int key = j.key[j.level].n ? j.level : 1; /* in an array: the key of the array */
         llamac_pair s = {j.key[key].text, j.key[key].n, j.value};
         if (b->m->format == META && (j.value.kind == '{' || j.value.kind == '['))
             status = not_llama(path, &s, b->err);
-        else if (followed) status = apply_setting(b->p, b->m->format, &s, path, b->err);
+        else if (applied) status = apply_setting(b->p, b->m->format, &s, path, b->err);
     }
     if (status == LLAMA_OK && (!object || j.c.bad))
         status = llamac_fail(
             b->err, LLAMA_EFORMAT,
-            "%s: is not a JSON object, as byte %zu shows; use the one the model came with", path,
+            "%s: is not a JSON object, see byte %zu; use the file that came with the model", path,
             (size_t)(j.c.at - begin));
     if (status == LLAMA_OK) status = params_apply(b->m, b->p, path, b->err);
     b->params_file = name;
     return status;
 }
 
-/* ---- Meta's folder ---- */
+/* ---- Meta ---- */
 
-/* consolidated.00.pth, 01, ... up to the first that is not there, are shards: each weight is
- * divided over all of them. */
+/* Opens a folder of Meta. The shards are consolidated.00.pth, 01, ... up to the first that does not
+ * exist. Each weight is divided over all of them. */
 static int open_meta(binder *b) {
     enum { MAX_SHARDS = 100 };
     int status = read_params(b, "params.json");
@@ -4111,26 +4159,29 @@ static int open_meta(binder *b) {
     return status;
 }
 
-/* ---- Hugging Face's folder: config.json, safetensors or PyTorch's files, perhaps an index ---- */
+/* ---- Hugging Face: config.json, safetensors or PyTorch files, with or without an index ---- */
 
-/* A file that the index names: once, and in this folder. */
+/* Maps a file that the index names, unless it is mapped already. The file must be in the folder of
+ * the index. */
 static int add_indexed(binder *b, const char *index, const char *name, size_t n) {
-    char plain[256];
-    bool inside = n > 0 && n < sizeof plain && name[0] != '.' && !memchr(name, '/', n) &&
-                  !memchr(name, '\\', n) && !memchr(name, 0, n);
-    if (!inside) return bad_params(index, "names a file that is not beside it", b->err);
-    snprintf(plain, sizeof plain, "%.*s", (int)n, name);
+    char file_name[256];
+    bool valid = n > 0 && n < sizeof file_name && name[0] != '.' && !memchr(name, '/', n) &&
+                 !memchr(name, '\\', n) && !memchr(name, 0, n);
+    if (!valid) return bad_params(index, "names a file outside its own folder", b->err);
+    snprintf(file_name, sizeof file_name, "%.*s", (int)n, name);
     for (size_t f = 0; f < b->m->n_shards; f++)
-        if (strcmp(strrchr(b->m->paths[f], '/') + 1, plain) == 0) return LLAMA_OK;
-    int status = add_file(b, b->path, plain);
+        if (strcmp(strrchr(b->m->paths[f], '/') + 1, file_name) == 0) return LLAMA_OK;
+    int status = add_file(b, b->path, file_name);
     if (llamac_is_not_found(status))
-        status = llamac_fail(b->err, LLAMA_EFORMAT, "%s: names %s, which is not there; download it",
-                             index, plain);
-    errno = 0; /* of what is absent, it is not the index */
+        status = llamac_fail(b->err, LLAMA_EFORMAT,
+                             "%s: names %s, which does not exist; download it", index, file_name);
+    errno = 0; /* the index itself was found */
     return status;
 }
 
-/* {"metadata": ..., "weight_map": {"lm_head.weight": "model-00002-of-00002.safetensors", ...}} */
+/* Maps the files that an index names:
+ *
+ *   {"metadata": ..., "weight_map": {"lm_head.weight": "model-00002-of-00002.safetensors", ...}} */
 static int read_index(binder *b, const char *name) {
     char path[LLAMAC_PATH_BYTES];
     llamac_json j;
@@ -4139,15 +4190,15 @@ static int read_index(binder *b, const char *name) {
         if (j.level == 2 && j.value.kind == '"' && llamac_json_under(&j, 1, "weight_map"))
             status = add_indexed(b, path, j.value.text, j.value.n);
     if (status == LLAMA_OK && (j.c.bad || !b->m->n_shards))
-        status = bad_params(path, "is not an index of weights in JSON", b->err);
+        status = bad_params(path, "is not a JSON index of weights", b->err);
     return status;
 }
 
-/* One file of weights, or those an index names; safetensors rather than PyTorch's, as files often
- * come in both. */
+/* Opens a folder of Hugging Face: one file of weights, or those that an index names. Folders often
+ * have the weights in both forms; safetensors are tried first. */
 static int open_hugging_face(binder *b) {
     static const struct {
-        const char *one, *index;
+        const char *single, *index;
         int (*read)(archive *);
     } kinds[] = {
         {"model.safetensors", "model.safetensors.index.json", read_safetensors},
@@ -4156,7 +4207,7 @@ static int open_hugging_face(binder *b) {
     int k, status = read_params(b, "config.json");
     if (status) return status;
     for (k = 0; k < 2; k++) {
-        status = add_file(b, b->path, kinds[k].one);
+        status = add_file(b, b->path, kinds[k].single);
         if (llamac_is_not_found(status)) status = read_index(b, kinds[k].index);
         if (!llamac_is_not_found(status)) break;
     }
@@ -4164,7 +4215,7 @@ static int open_hugging_face(binder *b) {
         return llamac_fail(
             b->err, LLAMA_EFORMAT,
             "%s: holds neither model.safetensors nor pytorch_model.bin, nor an index "
-            "of either; download them",
+            "of either; download the weights",
             b->path);
     if (status == LLAMA_OK) status = begin_binding(b, 1);
     for (size_t f = 0; f < b->m->n_shards && status == LLAMA_OK; f++)
@@ -4172,9 +4223,10 @@ static int open_hugging_face(binder *b) {
     return status;
 }
 
-/* ---- GGUF: one file, or NAME-00001-of-0000N.gguf and the rest ---- */
+/* ---- GGUF: one file, or NAME-00001-of-0000N.gguf and the other splits ---- */
 
-/* The parameters, from the first file. */
+/* Reads the parameters from the first file, and notes in *v what it says of the vocabulary. Each
+ * key is looked up twice: as it is, for required_settings, and without "llama.", for param_keys. */
 static int gguf_params(binder *b, llamac_gguf_vocab *v) {
     static const char prefix[] = "llama.";
     enum { PREFIX = sizeof prefix - 1 };
@@ -4186,30 +4238,31 @@ static int gguf_params(binder *b, llamac_gguf_vocab *v) {
     int status = gguf_open(&g, &a);
     for (uint64_t i = 0; i < g.n_pairs && status == LLAMA_OK; i++) {
         if (!gguf_next(&g, &p)) return bad_archive(&a, "its list of keys is damaged");
-        status = apply_setting(b->p, GGUF, &p, b->path, b->err); /* whole names: what it must be */
+        status = apply_setting(b->p, GGUF, &p, b->path, b->err);
         has_name |= llamac_is(p.key, p.length, "general.architecture");
         if (status == LLAMA_OK && p.length > PREFIX && memcmp(p.key, prefix, PREFIX) == 0) {
             llamac_pair s = {p.key + PREFIX, p.length - PREFIX, p.value};
-            status =
-                apply_setting(b->p, GGUF, &s, b->path, b->err); /* the rest of the name: a number */
+            status = apply_setting(b->p, GGUF, &s, b->path, b->err);
         }
         llamac_vocab_note(v, &p);
     }
     if (status == LLAMA_OK && !has_name)
         return bad_archive(
-            &a, "it names no architecture (of a split model give the first file, -00001-of-...)");
+            &a,
+            "it has no general.architecture (if it is split, give the first file, -00001-of-...)");
     return status ? status : params_apply(b->m, b->p, b->path, b->err);
 }
 
-/* The other parts of a model that is split, if the name says it is. */
+/* Maps the other files of a split model, if the name of the first file has the form of a split. */
 static int add_splits(binder *b) {
-    enum { SUFFIX = sizeof "-00001-of-00002.gguf" - 1, MOST = 99999 };
+    enum { SUFFIX = sizeof "-00001-of-00002.gguf" - 1, MAX_COUNT = 99999 };
     size_t n = strlen(b->path);
     char suffix[32] = "", name[LLAMAC_PATH_BYTES];
     int status = LLAMA_OK, count = 0;
     if (n > SUFFIX && n < sizeof name) count = (int)strtol(b->path + n - 10, NULL, 10);
     snprintf(suffix, sizeof suffix, "-00001-of-%05d.gguf", count);
-    if (count < 1 || count > MOST || strcmp(b->path + n - SUFFIX, suffix) != 0) return LLAMA_OK;
+    if (count < 1 || count > MAX_COUNT || strcmp(b->path + n - SUFFIX, suffix) != 0)
+        return LLAMA_OK;
     for (int k = 2; k <= count && status == LLAMA_OK; k++) {
         snprintf(name, sizeof name, "%.*s-%05d-of-%05d.gguf", (int)(n - SUFFIX), b->path, k, count);
         status = add_file(b, "", name);
@@ -4217,8 +4270,8 @@ static int add_splits(binder *b) {
     return status;
 }
 
-/* `vocabulary`: the one inside is wanted, no other having been given. */
-static int open_gguf(binder *b, bool vocabulary) {
+/* Opens a GGUF file. Reads its vocabulary if want_vocab: if the caller gave no other tokenizer. */
+static int open_gguf(binder *b, bool want_vocab) {
     llamac_gguf_vocab v = {.bos = 1, .eos = 2, .space_in_front = 1};
     b->params_file = "its header";
     int status = gguf_params(b, &v);
@@ -4226,30 +4279,35 @@ static int open_gguf(binder *b, bool vocabulary) {
     if (status == LLAMA_OK) status = begin_binding(b, 1);
     for (size_t f = 0; f < b->m->n_shards && status == LLAMA_OK; f++)
         status = bind_file(b, f, 0, read_gguf);
-    b->p[TIED] = b->tensors && !b->tensors[OUTPUT]; /* an output that is absent is tied */
+    /* A file without an output ties it to the embeddings. */
+    b->p[TIED] = b->tensors && !b->tensors[OUTPUT];
     if (status == LLAMA_OK) status = end_binding(b);
-    if (status || !vocabulary) return status;
+    if (status || !want_vocab) return status;
     return llamac_vocab_gather(&b->m->vocab, &v, b->m->vocab_size, b->path, &b->m->arena, b->err);
 }
 
-/* ---- llama2.c: a header of seven numbers, then float32 in a fixed order ---- */
+/* ---- llama2.c: a header of seven integers, then float32 weights in a fixed order ---- */
 
+/* The order of the weights, by version. The matrices of one weight are together, layer after
+ * layer. */
 static const unsigned char llama2c_orders[2][BINDINGS] = {
     {EMBEDDINGS, ATTENTION_NORM, WQ, WK, WV, WO, FFN_NORM, W1, W2, W3, NORM, OUTPUT},
     {ATTENTION_NORM, FFN_NORM, NORM, EMBEDDINGS, WQ, WK, WV, WO, W1, W2, W3, OUTPUT},
 };
 
-/* Without a magic, all there is to know such a file by is that its numbers fit one another. */
+/* Reports a file that is neither GGUF nor llama2.c. Version 0 has no magic number, so a file is
+ * recognised only by numbers that match each other and its length. */
 static int not_llama2c(const binder *b) {
     return llamac_fail(
         b->err, LLAMA_EFORMAT,
-        "%s: is not GGUF, and not as long as llama2.c's header says; it is damaged or "
-        "no model: give a model's folder, a .gguf or a .bin",
+        "%s: is not GGUF, and its length does not match a llama2.c header; it is damaged "
+        "or not a model: give a model's folder, a .gguf or a .bin",
         b->path);
 }
 
-/* The header, which leaves *c at the first weight. Version 0 has no magic and tells by the sign of
- * the vocabulary whether the embeddings are tied. */
+/* Reads the header and moves *c to the first weight. Only version 1 begins with a magic number. Its
+ * header has a byte that is not 0 if the embeddings are tied. In version 0, vocab_size is negative
+ * if they are not tied. */
 static int llama2c_params(binder *b, llamac_cursor *c, int *version) {
     enum { VERSION_1_HEADER = 256 };
     static const unsigned char header[] = {DIM, HIDDEN, LAYERS, HEADS, KV_HEADS, VOCAB, CONTEXT};
@@ -4261,8 +4319,8 @@ static int llama2c_params(binder *b, llamac_cursor *c, int *version) {
     if (v > 1)
         return llamac_fail(
             b->err, LLAMA_EFORMAT,
-            "%s: is of llama2.c's version %llu, which is quantised; export version 0 or 1", b->path,
-            (unsigned long long)v);
+            "%s: has version %llu of llama2.c's format, which is quantised; export version 0 or 1",
+            b->path, (unsigned long long)v);
     int status = LLAMA_OK;
     for (int i = 0; i < 7 && status == LLAMA_OK; i++) {
         double number = (double)(int32_t)llamac_uint(c, 4);
@@ -4279,19 +4337,19 @@ static int llama2c_params(binder *b, llamac_cursor *c, int *version) {
         *c = old;
         llamac_take(c, VERSION_1_HEADER);
     }
-    b->p[NORM_EPS] = 1e-5; /* which the file does not say */
+    b->p[NORM_EPS] = 1e-5; /* a constant of llama2.c; the file does not have it */
     if (status == LLAMA_OK && b->p[VOCAB] < 1) return not_llama2c(b);
     if (status == LLAMA_OK) status = params_apply(b->m, b->p, b->path, b->err);
     return status && !*version ? not_llama2c(b) : status;
 }
 
-/* Takes one weight's matrices, layer after layer. A file that ends early leaves c->bad. */
+/* Takes the matrices of one weight, layer after layer. If the file is too short, c->bad is set. */
 static int llama2c_weight(binder *b, llamac_cursor *c, unsigned row) {
     const llama *m = b->m;
     size_t sizes[DIMS] = {1, m->dim, (size_t)b->p[HIDDEN], (size_t)b->p[VOCAB], m->kv_dim};
     uint64_t rows = sizes[binding[row].rows], cols = sizes[binding[row].cols];
     for (size_t l = 0; l < (row < OUTSIDE ? 1 : m->n_layers); l++) {
-        const unsigned char *data = llamac_take(c, rows * cols * sizeof(float)); /* below 2^42 */
+        const unsigned char *data = llamac_take(c, rows * cols * sizeof(float)); /* at most 2^42 */
         tensor *t = data ? llamac_new(&b->scratch, 1, sizeof *t) : NULL;
         if (!t) return data ? llamac_out_of_memory(b->err, b->path) : LLAMA_OK;
         *t = (tensor){
@@ -4301,8 +4359,8 @@ static int llama2c_weight(binder *b, llamac_cursor *c, unsigned row) {
     return LLAMA_OK;
 }
 
-/* No names, so no tensors to bind: weight after weight is as long as the header makes it, and the
- * last must end with the file. */
+/* Opens a llama2.c file. Each weight has the size that the header gives, and the last one must end
+ * at the end of the file. */
 static int open_llama2c(binder *b) {
     llama *m = b->m;
     llamac_cursor c = llamac_cursor_on(m->files[0].data, m->files[0].size);
@@ -4312,7 +4370,7 @@ static int open_llama2c(binder *b) {
     if (status) return status;
     for (int i = 0; i < BINDINGS && status == LLAMA_OK; i++) {
         unsigned row = llama2c_orders[version][i];
-        if (row == OUTPUT && !version) /* behind RoPE's tables, which we compute */
+        if (row == OUTPUT && !version) /* after the tables of RoPE, which rope_freqs() computes */
             llamac_take(&c, (uint64_t)m->context * m->head_dim * sizeof(float));
         if (row != OUTPUT || b->p[TIED] == 0) status = llama2c_weight(b, &c, row);
     }
@@ -4321,10 +4379,11 @@ static int open_llama2c(binder *b) {
     return end_binding(b);
 }
 
-/* ---- Any of them ---- */
+/* ---- Any format ---- */
 
-/* Which format it is, then everything of it. Meta's comes first where a folder has both. */
-static int open_weights(binder *b, bool vocabulary) {
+/* Detects the format and binds all weights. If a folder has the files of both Meta and Hugging
+ * Face, it is opened as Meta. */
+static int open_weights(binder *b, bool want_vocab) {
     llama *m = b->m;
     m->files = llamac_new(&m->arena, MAX_FILES, sizeof *m->files);
     m->paths = llamac_new(&m->arena, MAX_FILES, sizeof *m->paths);
@@ -4347,35 +4406,39 @@ static int open_weights(binder *b, bool vocabulary) {
     if (status) return status;
     bool gguf = m->files[0].size >= 4 && memcmp(m->files[0].data, "GGUF", 4) == 0;
     m->format = gguf ? GGUF : LLAMA2C;
-    return gguf ? open_gguf(b, vocabulary) : open_llama2c(b);
+    return gguf ? open_gguf(b, want_vocab) : open_llama2c(b);
 }
 
-/* The tokenizer: the file asked for, else the one beside the weights. Without one the model opens
- * all the same. */
-static int open_tokenizer(binder *b, const char *asked) {
+/* ---- The tokenizer ---- */
+
+/* Reads the tokenizer from the file that the caller gave, or else from the folder of the model. If
+ * the folder has no tokenizer, the model opens without. */
+static int open_tokenizer(binder *b, const char *given) {
     static const char *const names[][2] = {[META] = {"tokenizer.model", "../tokenizer.model"},
                                            [HUGGING_FACE] = {"tokenizer.model", "tokenizer.json"},
                                            [LLAMA2C] = {"tokenizer.bin", "tokenizer.model"}};
-    enum { LARGEST = 1 << 26 }; /* LLaMA's have 0.5 MB, as JSON 2 */
+    enum { MAX_BYTES = 1 << 26 }; /* those of LLaMA have 0.5 MB, or 2 MB as JSON */
     char folder[LLAMAC_PATH_BYTES], found[LLAMAC_PATH_BYTES];
     llama *m = b->m;
     llamac_cursor c = {0};
     char *slash = strrchr(memcpy(folder, b->path, strlen(b->path) + 1), '/');
-    if (m->format == LLAMA2C && slash) *slash = 0; /* the path is a file's */
+    if (m->format == LLAMA2C && slash) *slash = 0; /* the path of a file, not of a folder */
     if (m->format == LLAMA2C && !slash) memcpy(folder, ".", 2);
-    for (int i = 0; i < (asked ? 1 : 2) && !c.at; i++) {
-        const char *path = asked ? asked : found;
-        int status = asked ? LLAMA_OK : llamac_join(found, folder, names[m->format][i], b->err);
-        if (status == LLAMA_OK) status = llamac_read_file(&c, &b->scratch, path, LARGEST, b->err);
-        if (status && (asked || !llamac_is_not_found(status))) return status;
+    for (int i = 0; i < (given ? 1 : 2) && !c.at; i++) {
+        const char *path = given ? given : found;
+        int status = given ? LLAMA_OK : llamac_join(found, folder, names[m->format][i], b->err);
+        if (status == LLAMA_OK) status = llamac_read_file(&c, &b->scratch, path, MAX_BYTES, b->err);
+        if (status && (given || !llamac_is_not_found(status))) return status;
     }
     if (!c.at) return LLAMA_OK;
-    return llamac_vocab_parse(&m->vocab, c, m->vocab_size, asked ? asked : found, &m->arena,
+    return llamac_vocab_parse(&m->vocab, c, m->vocab_size, given ? given : found, &m->arena,
                               b->err);
 }
 
-/* Were the files others, or of other lengths, while they were looked at? A download may be under
- * way, or a file replaced between two of a model. */
+/* ---- Files that change during opening ---- */
+
+/* Returns LLAMA_EIO if a file was replaced or its size changed while the model was opened. A
+ * download may be in progress, or one of several files may have been replaced. */
 static int check_unchanged(const binder *b) {
     const llama *m = b->m;
     size_t f = 0;
@@ -4387,7 +4450,8 @@ static int check_unchanged(const binder *b) {
 
 /* ---- RoPE's table ---- */
 
-/* Radians a position turns pair j, with the roundings of Meta's float32 code. */
+/* Fills freqs with the angles, in radians, by which one position rotates each pair. For pair j this
+ * is theta^(-2j/head_dim), with the same roundings as in the float32 code of Meta. */
 static void rope_freqs(llama *m) {
     double log_theta = log_double((double)m->rope_theta);
     for (size_t j = 0; j < m->head_dim / 2; j++) {
@@ -4397,9 +4461,9 @@ static void rope_freqs(llama *m) {
     }
 }
 
-/* ---- Opening ---- */
+/* ---- Opening and closing ---- */
 
-/* Keep the files in memory, where the system lets us. */
+/* Locks the files in memory. Returns LLAMA_ENOMEM if the system does not allow it. */
 static int lock_files(const llama *m, llama_error *err) {
     for (size_t i = 0; i < m->n_shards; i++)
         if (llamac_lock(&m->files[i]) != 0)
@@ -4409,7 +4473,7 @@ static int lock_files(const llama *m, llama_error *err) {
     return LLAMA_OK;
 }
 
-/* All of llama_open but the making and unmaking of m. */
+/* Does the work of llama_open, which allocates m before and frees it if this fails. */
 static int open_model(llama *m, const char *path, const llama_options *o, llama_error *err) {
     if (o->memory < LLAMA_MEMORY_AUTO || o->memory > LLAMA_MEMORY_STREAM)
         return llamac_fail(err, LLAMA_EINVAL, "memory mode %d does not exist", o->memory);
@@ -4420,10 +4484,10 @@ static int open_model(llama *m, const char *path, const llama_options *o, llama_
         return llamac_fail(err, LLAMA_EINVAL, "%.300s: the path is too long", path);
     binder b = {.m = m, .path = path, .scratch = {m->arena.allocator, NULL}, .err = err};
     int status = open_weights(&b, !o->tokenizer);
-    if (status == LLAMA_OK && (o->tokenizer || m->format != GGUF)) /* which has it inside */
+    if (status == LLAMA_OK && (o->tokenizer || m->format != GGUF)) /* GGUF contains it */
         status = open_tokenizer(&b, o->tokenizer);
     if (status == LLAMA_OK || m->lost) status = check_unchanged(&b);
-    llamac_free_all(&b.scratch); /* all that the reading needed and the model does not */
+    llamac_free_all(&b.scratch); /* needed only while opening */
     if (status) return status;
     rope_freqs(m);
     return o->memory == LLAMA_MEMORY_LOCK ? lock_files(m, err) : LLAMA_OK;
@@ -4435,24 +4499,25 @@ LLAMAC_API int llama_open(llama **model, const char *path, const llama_options *
     if (err) memset(err, 0, sizeof *err);
     if (model) *model = NULL;
     if (!model || !path || !llamac_copy_options(&o, sizeof o, options))
-        return llamac_fail(err, LLAMA_EINVAL,
-                           "llama_open: model and path must be given, and options' size set");
+        return llamac_fail(
+            err, LLAMA_EINVAL,
+            "llama_open: model and path must be given, and options->size must be set");
     llamac_arena arena = {llamac_allocator_or_default(o.allocator), NULL};
     llama *m = llamac_new(&arena, 1, sizeof *m);
     if (!m) return llamac_out_of_memory(err, path);
     m->arena = arena;
     m->page = llamac_page_size();
-    *model = m; /* already, for llama_handle_sigbus */
+    *model = m; /* for llama_handle_sigbus, while the files are read */
     uint64_t mode = llamac_fp_enter();
     int status = open_model(m, path, &o, err);
     llamac_fp_leave(mode);
     if (status) *model = NULL;
     if (status) llama_close(m);
-    else if (err) memset(err, 0, sizeof *err); /* a file that was looked for and not needed */
+    else if (err) memset(err, 0, sizeof *err); /* drop errors of files that were not needed */
     return status;
 }
 
-/* Also the way out of a failed llama_open: any part of m may be missing. */
+/* Also frees a model that llama_open could not finish, so any part of m may be missing. */
 LLAMAC_API void llama_close(llama *m) {
     if (!m) return;
     for (size_t i = 0; i < m->n_shards; i++) llamac_unmap_file(&m->files[i]);
@@ -4460,36 +4525,44 @@ LLAMAC_API void llama_close(llama *m) {
     llamac_free_all(&arena);
 }
 
-/* ---- A file that is cut short while it is mapped ---- */
+/* ---- A mapped file that is truncated: SIGBUS ---- */
 
-/* A page of it that is read then raises SIGBUS. The model is immutable but for this mark. */
+/* Reading a page that the file no longer has raises SIGBUS. The host passes the address to this
+ * function. If the address is in a file of the model, this function marks the file as lost,
+ * replaces it by zeros from that page to its end, and returns 1. The rest is replaced because it is
+ * probably lost too. Returns 0 for any other address, or if mapping zeros failed. Only `lost` and
+ * `team_pid` change in an open model. */
 LLAMAC_API int llama_handle_sigbus(const llama *m, const void *address) {
     for (size_t f = 0; m && m->files && f < m->n_shards; f++) {
         const llamac_mapping *file = &m->files[f];
         uintptr_t at = (uintptr_t)address, begin = (uintptr_t)file->data, end = begin + file->size;
         if (at < begin || at >= end) continue;
         __atomic_store_n((int *)(uintptr_t)&m->lost, (int)f + 1, __ATOMIC_RELAXED);
-        return llamac_map_zeros(file, at, m->page); /* and all behind it, which is as likely gone */
+        return llamac_map_zeros(file, at, m->page);
     }
     return 0;
 }
 
-/* An error once that was called. */
+/* Returns LLAMA_EIO if llama_handle_sigbus has marked a file as lost. */
 static int check_files(const llama *m, llama_error *err) {
     int lost = __atomic_load_n(&m->lost, __ATOMIC_RELAXED);
     if (!lost) return LLAMA_OK;
     return llamac_fail(err, LLAMA_EIO,
-                       "%s: was cut short, or cannot be read any more; see to the file and open "
-                       "the model anew",
+                       "%s: was truncated or can no longer be read; restore the file and open "
+                       "the model again",
                        m->paths[lost - 1]);
 }
 
-/* What is wrong with n elements of a type; *at: the first of which it is so. Zeros add up over
- * calls in *zeros. */
-static const char *find_damage(int type, const unsigned char *data, size_t n, size_t longest,
+/* ---- Checking ---- */
+
+/* Returns what is wrong with n elements of a type, or NULL. If a number is not finite, *at is the
+ * index of the first such element. A run of max_zeros bytes of zeros or more is an error too.
+ * *zeros is the length of the current run in elements: if all n elements are zero, the call adds n,
+ * otherwise it sets *zeros to 0. */
+static const char *find_damage(int type, const unsigned char *data, size_t n, size_t max_zeros,
                                size_t *zeros, size_t *at) {
-    static const uint32_t exponents[DTYPES] = {0x7f800000, 0x7c00,
-                                               0x7f80}; /* all ones: no number */
+    /* An exponent of all ones is infinite or NaN. */
+    static const uint32_t exponents[DTYPES] = {0x7f800000, 0x7c00, 0x7f80};
     uint32_t exponent = exponents[type], any = 0, bad = 0, bits = 0;
     size_t size = dtype_bytes[type];
     for (size_t k = 0; k < n; k++) {
@@ -4499,43 +4572,45 @@ static const char *find_damage(int type, const unsigned char *data, size_t n, si
     }
     *at = 0;
     *zeros = any ? 0 : *zeros + n;
-    if (!bad) return *zeros * size < longest ? NULL : "only zeros, as where a download broke off,";
-    for (; *at + 1 < n; ++*at) { /* the file may be another by now: not beyond n */
+    if (!bad)
+        return *zeros * size < max_zeros ? NULL : "only zeros, as after an interrupted download,";
+    for (; *at + 1 < n; ++*at) { /* the file may have changed since the first loop: stop at n */
         memcpy(&bits, data + *at * size, size);
         if ((bits & exponent) == exponent) break;
     }
     return "a number that is not finite";
 }
 
-/* ---- Checking ---- */
-
-/* Opening looks at shapes and places alone, in milliseconds; this reads everything. */
+/* A check of all weights. Opening takes milliseconds, as it checks only shapes and offsets. */
 typedef struct {
     const llama *m;
-    llama_progress_fn progress; /* NULL: nobody asks */
+    llama_progress_fn progress; /* NULL: none */
     void *user;
     llama_error *err;
     uint64_t done; /* bytes */
 } checking;
 
-/* So many more bytes are good; false: the host said stop. */
+/* Adds to the bytes that are checked and reports them. Returns false if the host cancels. */
 static bool report(checking *c, const char *what, uint64_t bytes, uint64_t total) {
     c->done += bytes;
     return !c->progress || c->progress(c->user, what, c->done, total) == 0;
 }
 
-/* n elements of w that lie at data in rows of cols. */
+/* Checks n elements of w at data, in rows of cols elements. Returns LLAMA_EFORMAT if they are
+ * damaged, LLAMA_ECANCEL if the host cancels. */
 static int check_elements(checking *c, const weight *w, const unsigned char *data, size_t n,
                           size_t cols) {
-    enum { PIECE = 1 << 14, LONGEST = 1 << 16, UNTRAINED = 1 << 20 }; /* bytes; of zeros that... */
+    /* Bytes per call of find_damage(), and bytes of zeros that are damage: in a layer, and in
+     * other weights, where the rows of tokens that were never trained may be zero. */
+    enum { CHUNK = 1 << 14, LAYER_ZEROS = 1 << 16, OTHER_ZEROS = 1 << 20 };
     size_t size = dtype_bytes[w->type], zeros = 0, count, at;
-    size_t longest = w->layer < 0 ? UNTRAINED : LONGEST; /* ...words nobody uses may have */
-    if (n * size < longest) longest = n * size;
+    size_t max_zeros = w->layer < 0 ? OTHER_ZEROS : LAYER_ZEROS;
+    if (n * size < max_zeros) max_zeros = n * size;
     for (size_t i = 0; i < n; i += count) {
-        count = n - i < PIECE / size ? n - i : PIECE / size;
-        const char *why = find_damage(w->type, data + i * size, count, longest, &zeros, &at);
+        count = n - i < CHUNK / size ? n - i : CHUNK / size;
+        const char *why = find_damage(w->type, data + i * size, count, max_zeros, &zeros, &at);
         char name[64];
-        size_t first = zeros ? i + count - zeros : i + at, f = 0; /* which file it is in */
+        size_t first = zeros ? i + count - zeros : i + at, f = 0; /* f: the file that has them */
         while (f + 1 < c->m->n_shards &&
                (uintptr_t)data - (uintptr_t)c->m->files[f].data >= c->m->files[f].size)
             f++;
@@ -4549,7 +4624,7 @@ static int check_elements(checking *c, const weight *w, const unsigned char *dat
     return LLAMA_OK;
 }
 
-/* Weight by weight, each once, then the list of sums. */
+/* Checks every weight once, then the MD5 sums of a folder of Meta. */
 LLAMAC_API int llama_check(const llama *m, llama_progress_fn progress, void *user,
                            llama_error *err) {
     checking c = {m, progress, user, err, 0};
@@ -4558,11 +4633,12 @@ LLAMAC_API int llama_check(const llama *m, llama_progress_fn progress, void *use
     int status = LLAMA_OK;
     for (size_t i = 0; i < OUTSIDE + m->n_layers * INSIDE && status == LLAMA_OK; i++) {
         const weight *w = nth_weight(m, i);
-        bool tied = i == OUTPUT && w->part[0] == m->tok_embeddings.part[0]; /* it was seen */
+        bool tied = i == OUTPUT && w->part[0] == m->tok_embeddings.part[0]; /* already checked */
         for (size_t p = 0; p < (tied ? 0 : w->parts) && status == LLAMA_OK; p++)
             status = check_elements(&c, w, w->part[p], w->rows * w->cols / w->parts, across(w));
     }
-    if (status != LLAMA_ECANCEL && check_files(m, err)) return LLAMA_EIO; /* zeros, not damage */
+    /* If a file was lost, its zeros are not damage. */
+    if (status != LLAMA_ECANCEL && check_files(m, err)) return LLAMA_EIO;
     if (status == LLAMA_OK && m->format == META) {
         char folder[LLAMAC_PATH_BYTES];
         llamac_arena scratch = {m->arena.allocator, NULL};
@@ -4572,18 +4648,22 @@ LLAMAC_API int llama_check(const llama *m, llama_progress_fn progress, void *use
         llamac_free_all(&scratch);
     }
     if (status == LLAMA_ECANCEL) return llamac_fail(err, status, "cancelled by the host");
-    if (status == LLAMA_OK && err) memset(err, 0, sizeof *err); /* no list is no error */
+    /* A missing checklist.chk is not an error. */
+    if (status == LLAMA_OK && err) memset(err, 0, sizeof *err);
     return status;
 }
 
-/* From the first byte to the last, by one thread: the kernel reads ahead as fast as the disk goes,
- * in large pages; two threads, or asking for pages ahead, took up to twice as long. */
+/* ---- Prefetching ---- */
+
+/* Reads the files from first to last byte, with one thread. The kernel then reads ahead, in large
+ * pages, as fast as the disk can. Two threads, or asking for pages in advance, took up to twice as
+ * long. */
 LLAMAC_API int llama_prefetch(const llama *m, llama_progress_fn progress, void *user) {
-    enum { PIECE = 4 << 20 };
+    enum { CHUNK = 4 << 20 };
     uint64_t done = 0;
     for (size_t f = 0; m && f < m->n_shards; f++)
         for (size_t i = 0, n; i < m->files[f].size; i += n, done += n) {
-            n = m->files[f].size - i < PIECE ? m->files[f].size - i : PIECE;
+            n = m->files[f].size - i < CHUNK ? m->files[f].size - i : CHUNK;
             llamac_page_in(m->files[f].data + i, n);
             if (progress && progress(user, "weights", done + n, m->file_bytes))
                 return LLAMA_ECANCEL;
@@ -4591,11 +4671,13 @@ LLAMAC_API int llama_prefetch(const llama *m, llama_progress_fn progress, void *
     return m ? LLAMA_OK : LLAMA_EINVAL;
 }
 
+/* ---- Describing a model ---- */
+
 LLAMAC_API int32_t llama_eos(const llama *m) {
     return m && m->vocab ? llamac_vocab_eos(m->vocab) : -1;
 }
 
-/* As many bytes of it as the caller's struct has. */
+/* Fills in as much of *info as the caller's size says. */
 LLAMAC_API int llama_describe(const llama *m, llama_info *info) {
     if (!m || !info || info->size < sizeof info->size) return LLAMA_EINVAL;
     llama_info all = {
@@ -4628,7 +4710,12 @@ LLAMAC_API int llama_describe(const llama *m, llama_info *info) {
 /* VII. Sessions                                                                                  */
 /* ============================================================================================== */
 
-/* No exponent is all ones. By integers: no trap of the host's sees a number that is none. */
+/* Guarantee: after llama_session_new, only llama_load and llama_load_file allocate memory. A call
+ * that fails leaves every sequence as it was. The one exception is llama_load_file: if the file is
+ * longer than the state in it, the sequence becomes empty. */
+
+/* Returns whether all n numbers are finite: whether no exponent is all ones. It compares integers,
+ * because comparing a NaN may raise a floating-point trap that the host has enabled. */
 static bool all_finite(const float *x, size_t n) {
     uint32_t bits, bad = 0;
     for (size_t i = 0; i < n; i++) {
@@ -4638,17 +4725,18 @@ static bool all_finite(const float *x, size_t n) {
     return !bad;
 }
 
-/* ---- The layout of memory ---- */
+/* ---- Memory layout ---- */
 
-/* Buffers cut from one allocation, one behind the other, each beginning on a cache line. Laid out
- * from base NULL, they are only counted: the same code tells how much is needed and where what
- * lies. */
+/* Buffers that share one allocation. They follow each other, and each begins on a cache line. If
+ * base is NULL, buffers are only counted. So the same code gives the size of the allocation and the
+ * address of each buffer. */
 typedef struct {
-    unsigned char *base;
-    uint64_t used;
+    unsigned char *base; /* the allocation, or NULL */
+    uint64_t used;       /* bytes reserved so far */
 } layout;
 
-/* The next count * size bytes; used stays at its end of scale once it does not fit. */
+/* Reserves count * size bytes. Returns their address, or NULL if base is NULL. If the sum exceeds
+ * SIZE_MAX / 4, used becomes larger than that and stays so. */
 static void *reserve(layout *c, uint64_t count, uint64_t size) {
     uint64_t bytes, begin = c->used, max = SIZE_MAX / 4;
     bool fits = !__builtin_mul_overflow(count, size, &bytes) && bytes <= max && begin <= max;
@@ -4657,22 +4745,23 @@ static void *reserve(layout *c, uint64_t count, uint64_t size) {
     return c->base ? c->base + begin : NULL;
 }
 
-/* ---- Sessions ---- */
+/* ---- New and free ---- */
 
 enum { DEFAULT_BATCH = 256, MAX_THREADS = 1024 };
 
-/* Bytes between what two threads write: hardware prefetchers run past the end of what is read
- * and would take the next thread's lines from it. Where the two cores share no cache, 32 rows
- * took 324 ms without a gap, 208 with one page, 176 with four. */
+/* Bytes between the buffers of two threads. Hardware prefetchers read beyond the data that a thread
+ * reads, and would take cache lines that the next thread writes. On two cores without a common
+ * cache, 32 rows took 324 ms without a gap, 208 ms with 4 KB, 176 ms with 16 KB. */
 enum { THREAD_GAP = 16384 };
 
-/* The buffers of session s behind s itself; returns the bytes of all. */
+/* Lays out session s and its buffers from base on, and sets the pointers to the buffers. Returns
+ * the size of everything in bytes. */
 static uint64_t layout_session(llama_session *s, unsigned char *base) {
     const llama *m = s->model;
     uint64_t b = s->batch, threads = (uint64_t)s->threads, f = sizeof(float);
     layout c = {base, 0};
     reserve(&c, 1, sizeof *s);                                       /* the session itself */
-    uint64_t rows = s->batch > s->n_logits ? s->batch : s->n_logits; /* of one product at most */
+    uint64_t rows = s->batch > s->n_logits ? s->batch : s->n_logits; /* most rows of one matmul */
     s->x = reserve(&c, b * padded(m->dim), f);                       /* [batch][D] */
     s->h = reserve(&c, b * padded(m->dim), f);                       /* [batch][D] */
     s->block_out = reserve(&c, b * padded(m->dim), f);               /* [batch][D] */
@@ -4681,7 +4770,7 @@ static uint64_t layout_session(llama_session *s, unsigned char *base) {
     s->v = reserve(&c, b * padded(m->kv_dim), f);                    /* [batch][K] */
     s->gate = reserve(&c, b * padded(m->hidden), f);                 /* [batch][H] */
     s->up = reserve(&c, b * padded(m->hidden), f);                   /* [batch][H] */
-    s->packed = /* AMX's three parts of 2 bytes an element are the larger form */
+    s->packed = /* the larger form: three bfloat16 parts of an element, for AMX */
         reserve(&c, (rows + TILED - 1) * padded(m->hidden > m->dim ? m->hidden : m->dim),
                 f / 2 * 3);
     s->last = reserve(&c, s->n_sequences * padded(m->dim), f);        /* [n_sequences][D] */
@@ -4692,12 +4781,12 @@ static uint64_t layout_session(llama_session *s, unsigned char *base) {
     s->row_token = reserve(&c, b, sizeof *s->row_token);              /* [batch] */
     s->cos = reserve(&c, b * (m->head_dim / 2), f);                   /* [batch][head_dim/2] */
     s->sin = reserve(&c, b * (m->head_dim / 2), f);                   /* [batch][head_dim/2] */
-    s->probs = reserve(&c, m->vocab_size, sizeof *s->probs);          /* [V], the sampler's */
-    s->ids = reserve(&c, m->vocab_size, sizeof *s->ids);              /* [V], its heap */
-    s->seen = reserve(&c, m->vocab_size, 1);                     /* [V], ids already penalised */
+    s->probs = reserve(&c, m->vocab_size, sizeof *s->probs);          /* [V], for sampling */
+    s->ids = reserve(&c, m->vocab_size, sizeof *s->ids);         /* [V], the heap of the sampler */
+    s->seen = reserve(&c, m->vocab_size, 1);                     /* [V], tokens already penalised */
     s->workspaces = reserve(&c, threads, sizeof *s->workspaces); /* [threads] */
     for (size_t i = 0; i < threads; i++) {
-        workspace none = {0}, *own = base ? &s->workspaces[i] : &none;
+        workspace dummy = {0}, *own = base ? &s->workspaces[i] : &dummy;
         reserve(&c, THREAD_GAP, 1);
         own->panel = reserve(&c, TILED * PANEL_COLUMNS, f);
         own->acc = reserve(&c, GROUP * rows * PANEL_ROWS * LANES, f);
@@ -4706,23 +4795,24 @@ static uint64_t layout_session(llama_session *s, unsigned char *base) {
     }
     reserve(&c, THREAD_GAP, 1);
     for (size_t i = 0; i < s->n_sequences; i++) {
-        sequence none = {0}, *q = base ? &s->sequences[i] : &none;
-        *q = (sequence){0};                                                    /* empty */
+        sequence dummy = {0}, *q = base ? &s->sequences[i] : &dummy;
+        *q = (sequence){0};
         q->logits = reserve(&c, m->vocab_size, f);                             /* [V] */
         q->tokens = reserve(&c, s->context, sizeof *q->tokens);                /* [context] */
         q->k = reserve(&c, (uint64_t)m->n_layers * s->context, m->kv_dim * f); /* the KV cache */
         q->v = reserve(&c, (uint64_t)m->n_layers * s->context, m->kv_dim * f);
-        reserve(&c, BLOCK, f); /* a vec may reach past the last head */
+        reserve(&c, BLOCK, f); /* kernels read whole vectors, also at the end of the last head */
     }
     return c.used;
 }
 
-/* Settle the options of a session that has a model and no buffers yet. */
+/* Checks the options and sets the fields of s that they decide. s has a model, but no buffers
+ * yet. */
 static int check_session_options(llama_session *s, const llama_session_options *given,
                                  llama_error *err) {
-    llama_session_options o; /* ours: complete, whatever the caller's size */
+    llama_session_options o; /* fields that an older caller does not have are 0 */
     if (!llamac_copy_options(&o, sizeof o, given))
-        return llamac_fail(err, LLAMA_EINVAL, "the session's options have no size set");
+        return llamac_fail(err, LLAMA_EINVAL, "the size of the session options is not set");
     s->allocator = llamac_allocator_or_default(o.allocator);
     if (o.context < 0 || o.context > MAX_CONTEXT || o.sequences < 0 || o.sequences > MAX_CONTEXT ||
         o.batch < 0 || o.batch > MAX_CONTEXT || o.threads < 0 || o.threads > MAX_THREADS)
@@ -4740,28 +4830,29 @@ static int check_session_options(llama_session *s, const llama_session_options *
     s->threads = o.threads ? o.threads : llamac_cores();
     if (s->threads > MAX_THREADS) s->threads = MAX_THREADS;
 #else
-    s->threads = 1; /* there are no others */
+    s->threads = 1; /* a build without OpenMP */
 #endif
     s->team = s->threads;
     s->progress = o.progress;
     s->progress_user = o.user;
     s->kernels = find_kernels(o.kernels, o.numerics == LLAMA_FAST);
     if (!s->kernels)
-        return llamac_fail(err, LLAMA_EINVAL, "kernels '%.32s' are not in this build or CPU (%s)",
+        return llamac_fail(err, LLAMA_EINVAL,
+                           "kernels '%.32s' are not available in this build or on this CPU (%s)",
                            o.kernels, llama_build());
     snprintf(s->kernels_text, sizeof s->kernels_text, "%s, %d thread%s", s->kernels->name,
              s->threads, s->threads > 1 ? "s" : "");
     return LLAMA_OK;
 }
 
-/* The same counting that llama_session_new does, without the memory. */
+/* Computes the size as llama_session_new does, without an allocation. */
 LLAMAC_API uint64_t llama_session_bytes(const llama *m, const llama_session_options *options) {
     llama_session s = {.model = m};
     return !m || check_session_options(&s, options, NULL) ? 0 : layout_session(&s, NULL);
 }
 
-/* What lies behind the width of a row is read by kernels, whole blocks at a time, and is
- * zero. The rest of a session's memory is written before it is read, and touched only then. */
+/* Zeroes the padding of rows, because kernels read whole blocks. The rest of the memory of a
+ * session is always written before it is read, so it is not touched before it is used. */
 static void clear_padding(float *x, size_t rows, size_t width) {
     size_t ld = padded(width);
     for (size_t t = 0; t < rows; t++) memset(x + t * ld + width, 0, (ld - width) * sizeof *x);
@@ -4783,7 +4874,7 @@ LLAMAC_API int llama_session_new(llama_session **session, const llama *m,
             : s.allocator.alloc(s.allocator.user, (size_t)s.bytes, LLAMAC_ALIGNMENT);
     if (!base)
         return llamac_fail(err, LLAMA_ENOMEM,
-                           "%llu MB for a session cannot be had; ask for a smaller context",
+                           "%llu MB for a session cannot be allocated; use a smaller context",
                            (unsigned long long)(s.bytes >> 20));
     llama_session *made = *session = (llama_session *)(void *)base;
     *made = s;
@@ -4805,19 +4896,18 @@ static int32_t rank_of(const float *logits, size_t vocab, int32_t token);
 
 /* ---- Evaluating ---- */
 
-/* Guarantee: no allocation, and a call that fails leaves the session as it was. */
-
-/* Note why a call on this session, if there is one, failed: for llama_session_error. */
+/* Stores the error text for llama_session_error, if s is not NULL. Returns status. */
 static int llamac_failed(llama_session *s, int status, const char *text) {
     return llamac_fail(s ? &s->error : NULL, status, "%s", text);
 }
 
-/* The sequence of that number, or NULL. */
+/* Returns the sequence with number seq, or NULL. */
 static sequence *sequence_of(const llama_session *s, int seq) {
     return s && seq >= 0 && (size_t)seq < s->n_sequences ? &s->sequences[seq] : NULL;
 }
 
-/* Make row t of the next batch token number i of a span: who it is, and how far RoPE turns it. */
+/* Fills row t of the next batch with token number i of a span: its sequence, its position, its
+ * token, and the sines and cosines of its rotation. */
 static void set_row(llama_session *s, size_t t, const llama_span *span, size_t i) {
     size_t half = s->model->head_dim / 2;
     s->row_seq[t] = &s->sequences[span->seq];
@@ -4832,7 +4922,8 @@ static void set_row(llama_session *s, size_t t, const llama_span *span, size_t i
     }
 }
 
-/* s->logits[0..n) of n rows of h [n][D] */
+/* Computes the logits s->logits[0..n) from n rows of h [n][D]. Returns LLAMA_ENUMERIC if they are
+ * not finite. */
 static int output(llama_session *s, const float *h, size_t n) {
     const llama *m = s->model;
     size_t ld = padded(m->vocab_size);
@@ -4844,42 +4935,44 @@ static int output(llama_session *s, const float *h, size_t n) {
     return LLAMA_OK;
 }
 
-/* Of each of the n tokens of a batch, from the logits before it (a span's first: its sequence's; 0
- * without any), the log of its probability and how many rank above it. The logits of the last row
- * stay in s->logits, for the next batch or the sequence. */
+/* Computes, for each of the n tokens of a batch, its log-probability and its rank: how many tokens
+ * are more likely. Both follow from the logits of the previous token: for the first token of a
+ * span, the logits of its sequence. If there are none, both are 0. The logits of the last row are
+ * kept in s->logits[0], for the next batch or for the sequence. */
 static int score_rows(llama_session *s, size_t n, float *logprob, int32_t *rank) {
     size_t vocab = s->model->vocab_size, ld = padded(vocab), width = padded(s->model->dim);
-    const float *before = s->logits;
+    const float *previous = s->logits;
     for (size_t t = 0; t < n; t++) {
         const sequence *q = s->row_seq[t];
         int32_t token = s->row_token[t];
-        if (s->row_pos[t] == q->length) before = q->length ? q->logits : NULL;
-        logprob[t] = before ? log_probability(before, vocab, token) : 0;
-        if (rank) rank[t] = before ? rank_of(before, vocab, token) : 0;
+        if (s->row_pos[t] == q->length) previous = q->length ? q->logits : NULL;
+        logprob[t] = previous ? log_probability(previous, vocab, token) : 0;
+        if (rank) rank[t] = previous ? rank_of(previous, vocab, token) : 0;
         int status =
             t % SCORED ? LLAMA_OK : output(s, s->h + t * width, n - t < SCORED ? n - t : SCORED);
         if (status) return status;
-        before = s->logits + t % SCORED * ld;
+        previous = s->logits + t % SCORED * ld;
     }
-    memmove(s->logits, before, vocab * sizeof *before);
+    memmove(s->logits, previous, vocab * sizeof *previous);
     return LLAMA_OK;
 }
 
-/* Run the tokens of all spans through the model, in batches of nearly equal size; rows of
- * several sequences share a batch. Leaves in s->logits a row for each span that has tokens.
- * The cache is filled beyond the sequences' lengths only, where nobody reads yet. With
- * logprob every row is scored. */
+/* Evaluates the tokens of all spans, in batches of nearly equal size. A batch can contain rows of
+ * several sequences. Leaves in s->logits a row for each span that has tokens. Writes to the KV
+ * cache only beyond the length of each sequence, where nothing is read until the length changes. If
+ * logprob is not NULL, every token is scored. */
 static int evaluate_spans(llama_session *s, const llama_span *spans, size_t total, float *logprob,
                           int32_t *rank) {
-    size_t rows, i = 0, kept = 0, ld = padded(s->model->dim); /* i: tokens of *spans done */
+    /* i: tokens of *spans that are in a batch already; kept: rows of s->last */
+    size_t rows, i = 0, kept = 0, ld = padded(s->model->dim);
     int status;
     s->total = s->model->n_layers * total;
     s->all_rows = logprob || s->trace;
     for (size_t done = 0; done < total; done += rows) {
-        size_t batches = (total - done + s->batch - 1) / s->batch; /* still to come */
+        size_t batches = (total - done + s->batch - 1) / s->batch; /* that remain */
         rows = (total - done + batches - 1) / batches;
         for (size_t t = 0; t < rows; t++, i++) {
-            /* NOLINTNEXTLINE: there are `total` tokens in all spans, so none past the last */
+            /* NOLINTNEXTLINE: the spans have `total` tokens, so spans stays inside them */
             for (; i == spans->n; i = 0) spans++;
             set_row(s, t, spans, i);
         }
@@ -4895,15 +4988,17 @@ static int evaluate_spans(llama_session *s, const llama_span *spans, size_t tota
     return logprob && kept == 1 ? LLAMA_OK : output(s, s->last, kept);
 }
 
-/* OpenMP's threads do not survive a fork: a child of the process that had them has none. */
+/* Returns whether this process may use several threads. The threads of OpenMP do not survive a
+ * fork. So only the first process that asks may use them; a child of it may not. */
 static bool may_team(const llama *m) {
     int pid = llamac_process(), first = 0, *at = (int *)(uintptr_t)&m->team_pid;
     __atomic_compare_exchange_n(at, &first, pid, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED);
-    return first == 0 || first == pid; /* first: what was there before */
+    return first == 0 || first == pid; /* first: the old value of team_pid */
 }
 
-/* llama_eval and all its kin: refuse what cannot be, evaluate, and only then let the sequences have
- * their tokens and logits: after a failure nothing has happened. */
+/* Also does the work of llama_eval, llama_eval_batch and llama_score. Checks all arguments,
+ * evaluates, and only then adds the tokens and logits to the sequences. So a call that fails
+ * changes no sequence. */
 LLAMAC_API int llama_score_batch(llama_session *s, const llama_span *spans, size_t n,
                                  float *logprob, int32_t *rank) {
     size_t total = 0, vocab, k = 0;
@@ -4961,14 +5056,14 @@ LLAMAC_API int llama_score(llama_session *s, int seq, const int32_t *tokens, siz
     return llama_score_batch(s, &(llama_span){seq, tokens, n}, 1, logprob, NULL);
 }
 
-/* ---- Looking ---- */
+/* ---- Logits, tracing, messages ---- */
 
 LLAMAC_API const float *llama_logits(const llama_session *s, int seq) {
     const sequence *q = sequence_of(s, seq);
     return q && q->have_logits ? q->logits : NULL;
 }
 
-/* See trace() in part II. */
+/* trace() in part II calls fn. */
 LLAMAC_API int llama_trace(llama_session *s, llama_trace_fn fn, void *user) {
     if (!s) return LLAMA_EINVAL;
     s->trace = fn;
@@ -4985,6 +5080,7 @@ LLAMAC_API const char *llama_session_kernels(const llama_session *s) {
 
 /* ---- Sequences ---- */
 
+/* Reports a sequence that does not exist. Returns LLAMA_EINVAL. */
 static int no_sequence(llama_session *s) {
     return s ? llamac_failed(s, LLAMA_EINVAL, "there is no such sequence") : LLAMA_EINVAL;
 }
@@ -4998,14 +5094,14 @@ LLAMAC_API int llama_rewind(llama_session *s, int seq, size_t length) {
     sequence *q = sequence_of(s, seq);
     if (!q) return no_sequence(s);
     if (length > q->length)
-        return llamac_failed(s, LLAMA_EINVAL, "a sequence cannot be rewound to beyond its end");
+        return llamac_failed(s, LLAMA_EINVAL, "a sequence cannot be rewound beyond its end");
     q->have_logits = q->have_logits && length == q->length;
     q->length = length;
     return LLAMA_OK;
 }
 
-/* Only what is there is copied: the memory is touched as far as `from` is long. The heads of its
- * cache are from_context positions apart. */
+/* Copies a sequence. In the KV cache of `from`, the heads are from_context positions apart. Copies
+ * only the positions that are filled, so no other memory is touched. */
 static void copy_sequence(llama_session *s, sequence *to, const sequence *from,
                           size_t from_context) {
     size_t width = s->model->head_dim, bytes = from->length * width * sizeof(float);
@@ -5032,23 +5128,24 @@ LLAMAC_API const int32_t *llama_tokens(const llama_session *s, int seq) {
     return q ? q->tokens : NULL;
 }
 
-/* ---- A stream, one way or the other, with a sum ---- */
+/* ---- Streams with a checksum ---- */
 
-/* Saved state goes through functions of the host, to a file, a socket, a compressor: wherever. We
- * see bytes that come in order, and do not know how many there are until they fail to come. So
- * what is read is not believed before the sum behind it has been read too. */
+/* Saved state passes through functions of the host: to or from a file, a socket, a compressor. The
+ * bytes come in order, and their number is not known in advance. Data is used only after the
+ * checksum that follows it has been verified. */
 
 typedef struct {
-    llama_write_fn write; /* one of the two */
-    llama_read_fn read;
+    llama_write_fn write; /* NULL when reading */
+    llama_read_fn read;   /* NULL when writing */
     void *user;
-    uint64_t sum; /* of all that went through */
-    bool failed;  /* the host could not: nothing went any further */
+    uint64_t sum; /* checksum of all bytes so far */
+    bool failed;  /* a call of write or read failed; no call follows */
 } stream;
 
-/* A sum of n bytes on top of another. Each step can be undone (an odd factor has an inverse, a
- * shift to the right is undone from the left), so of two streams that differ in one word the sums
- * always differ; of others they are equal once in 2^64. Against damage, not against forgery. */
+/* Returns the checksum of n bytes that follow data with checksum `sum`. It detects damage, not
+ * forgery. Each step can be inverted: multiplication by an odd factor, and xor with a right shift.
+ * So two streams that differ in one 8-byte word always have different checksums. Streams with more
+ * differences have equal ones with probability 2^-64. */
 static uint64_t checksum(uint64_t sum, const void *data, size_t n) {
     const unsigned char *p = data;
     for (size_t i = 0; i < n; i += 8) {
@@ -5061,32 +5158,39 @@ static uint64_t checksum(uint64_t sum, const void *data, size_t n) {
     return sum;
 }
 
-/* n bytes from p, or to p: what is written and what is read pass the same code in the same order,
- * so the two cannot differ. */
+/* Writes n bytes from p, or reads n bytes to p. Saving and loading share this code and its order,
+ * so that their formats cannot differ. */
 static void transfer(stream *s, void *p, size_t n) {
     if (s->failed || n == 0) return;
     s->failed = (s->write ? s->write(s->user, p, n) : s->read(s->user, p, n)) != 0;
     if (!s->failed) s->sum = checksum(s->sum, p, n);
 }
 
-/* The sum itself, at the end; on reading it tells whether all was as it had been written. */
+/* Writes or reads the checksum of all bytes so far. Returns false if the checksum that was read is
+ * wrong. */
 static bool transfer_checksum(stream *s) {
     uint64_t sum = s->sum, same = sum;
     transfer(s, &same, sizeof same);
     return same == sum;
 }
 
-#define LLAMAC_STATE "lm.state" /* what a saved state begins with */
+#define LLAMAC_STATE "lm.state" /* the first 8 bytes of a saved state */
 
 /* ---- Saved state ---- */
 
-/* Everything in 64 bits or arrays of 32, in this order: a header and the sum of it; the tokens
- * [length]; of each layer and kv_head K, then V [length][head_dim]; the logits [V], if the sequence
- * has them; the sum of all before. */
+/* A saved state consists of 64-bit integers and arrays of 32-bit numbers, in this order:
+ *
+ *   header     [STATE] integers, in the order of the enum below
+ *   checksum   of the header
+ *   tokens     [length]
+ *   K, V       [length][head_dim] each, K first, for every KV head of every layer
+ *   logits     [V], if the sequence has them
+ *   checksum   of everything before */
 enum { STATE_MAGIC, STATE_VERSION, STATE_MODEL, STATE_NUMERICS, STATE_LENGTH, STATE_LOGITS, STATE };
 
-/* A number that tells models apart: of the shape, the constants, and of every weight the first
- * elements of the first row and the last of the last, which are the same in each format. */
+/* Returns a number that tells models apart: a checksum of the shape, the constants, and samples of
+ * every weight. The samples are the first elements of the first row and the last elements of the
+ * last row. They are the same in every file format. */
 static uint64_t fingerprint(const llama *m) {
     uint64_t shape[] = {m->dim, m->n_layers, m->n_heads, m->n_kv_heads, m->hidden, m->vocab_size};
     float constants[] = {m->norm_eps, m->rope_theta}, x[2 * BLOCK];
@@ -5105,8 +5209,8 @@ static uint64_t fingerprint(const llama *m) {
     return sum;
 }
 
-/* What this session writes into a header, and wants to read there. The version is that of this form
- * and of the arithmetic that made the numbers. */
+/* Fills in the header that this session writes for q, and expects when it reads. The version counts
+ * changes of this format and of the arithmetic that computed the numbers. */
 static void make_header(uint64_t h[STATE], const llama_session *s, const sequence *q) {
     memcpy(&h[STATE_MAGIC], LLAMAC_STATE, sizeof *h);
     h[STATE_VERSION] = 2;
@@ -5116,7 +5220,8 @@ static void make_header(uint64_t h[STATE], const llama_session *s, const sequenc
     h[STATE_LOGITS] = q->have_logits;
 }
 
-/* All behind the header, either way; true: the sum was right. */
+/* Writes or reads everything after the header. q has its length and, in the KV cache, heads that
+ * are `context` positions apart. Returns whether the checksum was right. */
 static bool transfer_sequence(const llama_session *s, stream *st, const sequence *q,
                               size_t context) {
     size_t width = s->model->head_dim, bytes = q->length * width * sizeof(float);
@@ -5132,7 +5237,7 @@ static bool transfer_sequence(const llama_session *s, stream *st, const sequence
 LLAMAC_API int llama_save(llama_session *s, int seq, llama_write_fn fn, void *user) {
     const sequence *q = sequence_of(s, seq);
     if (!q) return no_sequence(s);
-    if (!fn) return llamac_failed(s, LLAMA_EINVAL, "a function that writes must be given");
+    if (!fn) return llamac_failed(s, LLAMA_EINVAL, "a write function must be given");
     stream st = {.write = fn, .user = user};
     uint64_t header[STATE];
     make_header(header, s, q);
@@ -5143,22 +5248,25 @@ LLAMAC_API int llama_save(llama_session *s, int seq, llama_write_fn fn, void *us
     return st.failed ? llamac_failed(s, LLAMA_EIO, "the state could not be written") : LLAMA_OK;
 }
 
-/* Read a header; say what is wrong with it for this session, else give q its length. */
+/* Reads a header and sets the length and have_logits of q. Fails if the state is damaged or does
+ * not belong in this session; the status depends on the cause. */
 static int load_header(llama_session *s, stream *st, sequence *q) {
-    static const char *const other[] = {
-        "this is not a saved state", "another version made the state",
-        "the state is another model's", "the state is of other numerics (LLAMA_FAST)"};
+    static const char *const mismatches[] = {
+        "this is not a saved state", "the state is of another version",
+        "the state is of another model",
+        "the state and the session differ in numerics (LLAMA_FAST)"};
     uint64_t h[STATE] = {0}, want[STATE];
     make_header(want, s, q);
     if (check_files(s->model, &s->error)) return LLAMA_EIO;
     transfer(st, h, sizeof h);
-    bool whole = transfer_checksum(st);
+    bool intact = transfer_checksum(st);
     if (st->failed)
-        return llamac_failed(s, LLAMA_EIO, "the state could not be read, or is cut short");
-    if (h[STATE_MAGIC] == want[STATE_MAGIC] && (!whole || h[STATE_LOGITS] > 1))
+        return llamac_failed(s, LLAMA_EIO, "the state could not be read, or is truncated");
+    if (h[STATE_MAGIC] == want[STATE_MAGIC] && (!intact || h[STATE_LOGITS] > 1))
         return llamac_failed(s, LLAMA_EFORMAT, "the state is damaged");
     for (int i = 0; i < STATE_LENGTH; i++)
-        if (h[i] != want[i]) return llamac_failed(s, i ? LLAMA_EMISMATCH : LLAMA_EFORMAT, other[i]);
+        if (h[i] != want[i])
+            return llamac_failed(s, i ? LLAMA_EMISMATCH : LLAMA_EFORMAT, mismatches[i]);
     if (h[STATE_LENGTH] > s->context)
         return llamac_failed(s, LLAMA_EFULL, "the state is longer than the context");
     q->length = (size_t)h[STATE_LENGTH];
@@ -5166,54 +5274,58 @@ static int load_header(llama_session *s, stream *st, sequence *q) {
     return LLAMA_OK;
 }
 
-/* The rest, into q, of which header and memory are there. */
+/* Reads everything after the header into q, which has its length and its memory. Checks the
+ * checksum and the values that other code relies on. */
 static int load_rest(llama_session *s, stream *st, const sequence *q, size_t context) {
     size_t vocab = s->model->vocab_size;
-    bool sound = transfer_sequence(s, st, q, context);
+    bool valid = transfer_sequence(s, st, q, context);
     if (st->failed)
-        return llamac_failed(s, LLAMA_EIO, "the state could not be read, or is cut short");
+        return llamac_failed(s, LLAMA_EIO, "the state could not be read, or is truncated");
     for (size_t i = 0; i < q->length; i++)
-        sound = sound && q->tokens[i] >= 0 && (size_t)q->tokens[i] < vocab;
-    if (q->have_logits) sound = sound && q->length && all_finite(q->logits, vocab);
-    return sound ? LLAMA_OK : llamac_failed(s, LLAMA_EFORMAT, "the state is damaged");
+        valid = valid && q->tokens[i] >= 0 && (size_t)q->tokens[i] < vocab;
+    if (q->have_logits) valid = valid && q->length && all_finite(q->logits, vocab);
+    return valid ? LLAMA_OK : llamac_failed(s, LLAMA_EFORMAT, "the state is damaged");
 }
 
-/* A sequence that is empty is read into where it is; another is kept until all has been read. */
+/* If the sequence is empty, the state is read directly into its memory. Otherwise the state is read
+ * into temporary memory, and copied when all of it is valid. */
 LLAMAC_API int llama_load(llama_session *s, int seq, llama_read_fn fn, void *user) {
     sequence *q = sequence_of(s, seq), loaded;
     if (!q) return no_sequence(s);
-    if (!fn) return llamac_failed(s, LLAMA_EINVAL, "a function that reads must be given");
+    if (!fn) return llamac_failed(s, LLAMA_EINVAL, "a read function must be given");
     stream st = {.read = fn, .user = user};
-    llamac_arena capacity = {s->allocator, NULL};
+    llamac_arena temporary = {s->allocator, NULL};
     size_t width = s->model->kv_dim, vocab = s->model->vocab_size, context = s->context;
     loaded = *q;
     int status = load_header(s, &st, &loaded);
     if (status == LLAMA_OK && q->length) {
-        uint64_t cells = (uint64_t)s->model->n_layers * (context = loaded.length) * width;
-        loaded.tokens = llamac_new(&capacity, context, sizeof *loaded.tokens);
-        loaded.logits = llamac_new(&capacity, vocab, sizeof *loaded.logits);
-        loaded.k = llamac_new(&capacity, cells, sizeof *loaded.k);
-        loaded.v = llamac_new(&capacity, cells, sizeof *loaded.v);
+        uint64_t floats = (uint64_t)s->model->n_layers * (context = loaded.length) * width;
+        loaded.tokens = llamac_new(&temporary, context, sizeof *loaded.tokens);
+        loaded.logits = llamac_new(&temporary, vocab, sizeof *loaded.logits);
+        loaded.k = llamac_new(&temporary, floats, sizeof *loaded.k);
+        loaded.v = llamac_new(&temporary, floats, sizeof *loaded.v);
         if (!loaded.tokens || !loaded.logits || !loaded.k || !loaded.v)
             status = llamac_failed(s, LLAMA_ENOMEM,
-                                   "there is no memory for the state beside the sequence");
+                                   "no memory to load the state while the sequence is kept");
     }
     if (status == LLAMA_OK) status = load_rest(s, &st, &loaded, context);
     if (status == LLAMA_OK && q->length) copy_sequence(s, q, &loaded, context);
     q->length = status == LLAMA_OK ? loaded.length : q->length;
     q->have_logits = status == LLAMA_OK ? loaded.have_logits : q->have_logits;
-    llamac_free_all(&capacity);
+    llamac_free_all(&temporary);
     return status;
 }
 
-/* ---- Files of saved state ---- */
+/* ---- Files of saved states ---- */
 
+/* Reads n bytes from a file: a llama_read_fn. */
 static int read_all(void *file, void *p, size_t n) {
     return llamac_read(file, p, n) != (ptrdiff_t)n;
 }
 
-/* Checks that a state may be saved as `path`: what is there must be a state or empty, so that a
- * slip loses nothing else. Gives its permission bits, 0600 for a new file. */
+/* Checks that a state may be saved as `path`. An existing file must be a saved state or empty, so
+ * that a wrong name destroys nothing else. Sets *is_new, and *mode to the permission bits of the
+ * file: 0600 if it is new. */
 static int check_replaceable(const char *path, bool *is_new, unsigned *mode, llama_error *err) {
     char magic[sizeof LLAMAC_STATE - 1] = "";
     llamac_file f;
@@ -5226,7 +5338,7 @@ static int check_replaceable(const char *path, bool *is_new, unsigned *mode, lla
                     memcmp(magic, LLAMAC_STATE, sizeof magic) == 0;
     llamac_close_file(&f);
     if (is_state) return LLAMA_OK;
-    return llamac_fail(err, LLAMA_EINVAL, "%s: is there, and no saved state; give another name",
+    return llamac_fail(err, LLAMA_EINVAL, "%s: exists and is not a saved state; give another name",
                        path);
 }
 
@@ -5236,8 +5348,9 @@ LLAMAC_API int llama_save_file(llama_session *s, int seq, const char *path, llam
     bool is_new;
     if (err) memset(err, 0, sizeof *err);
     if (!s || !path || strlen(path) >= LLAMAC_PATH_BYTES)
-        return llamac_fail(err, LLAMA_EINVAL,
-                           "a session must be given, and a file's name, not too long");
+        return llamac_fail(
+            err, LLAMA_EINVAL,
+            "a session and a file name must be given, and the name must not be too long");
     int status = check_replaceable(path, &is_new, &mode, err), why = 0;
     if (status) return status;
     if (llamac_replace_begin(&r, path, is_new, mode) != 0) status = LLAMA_EIO, why = errno;
@@ -5248,7 +5361,7 @@ LLAMAC_API int llama_save_file(llama_session *s, int seq, const char *path, llam
         if (llamac_replace_end(&r, status == LLAMA_OK) != 0 && status == LLAMA_OK)
             status = LLAMA_EIO, why = errno;
     }
-    if (err) memset(err, 0, sizeof *err); /* no file that was there is no error */
+    if (err) memset(err, 0, sizeof *err); /* drop the error that a new file did not exist */
     if (status == LLAMA_OK) return status;
     return llamac_fail(err, status, "%s: cannot be written: %s", path,
                        why ? strerror(why) : llama_session_error(s));
@@ -5256,19 +5369,19 @@ LLAMAC_API int llama_save_file(llama_session *s, int seq, const char *path, llam
 
 LLAMAC_API int llama_load_file(llama_session *s, int seq, const char *path, llama_error *err) {
     llamac_file f;
-    char more;
+    char extra;
     if (err) memset(err, 0, sizeof *err);
     if (!s || !path)
-        return llamac_fail(err, LLAMA_EINVAL, "a session and a file's name must be given");
+        return llamac_fail(err, LLAMA_EINVAL, "a session and a file name must be given");
     int status = llamac_open_file(&f, path, err);
     if (status) return status;
-    errno = 0; /* not ENOENT: there is a file */
+    errno = 0; /* not ENOENT: the file exists */
     status = llama_load(s, seq, read_all, &f);
     if (status) llamac_fail(err, status, "%s: %s", path, llama_session_error(s));
-    else if (llamac_read(&f, &more, 1) > 0) {
+    else if (llamac_read(&f, &extra, 1) > 0) {
         llama_rewind(s, seq, 0);
-        status = llamac_failed(s, LLAMA_EFORMAT, "the file has more in it than a state");
-        llamac_fail(err, status, "%s: has more in it than a state", path);
+        status = llamac_failed(s, LLAMA_EFORMAT, "the file is longer than the state in it");
+        llamac_fail(err, status, "%s: is longer than the state in it; it is damaged", path);
     }
     llamac_close_file(&f);
     return status;
