@@ -5156,10 +5156,10 @@ LLAMAC_API int llama_load_file(llama_session *s, int seq, const char *path, llam
 /* VIII. Sampling                                                                                 */
 /* ============================================================================================== */
 
-/* Guarantee: the same logits, sampler settings and position give the same token on every machine.
+/* Guarantee: the same tokens, logits and sampler settings give the same token on every machine.
  * Sums are in double and in a fixed order: by ascending id, or by descending probability. exp and
- * log are those of part II, not the C library's. The random number of a draw depends on the seed
- * and the position alone, so drawing twice gives the same token. */
+ * log are exp_double and log_double, not the C library's. The random number of a draw depends on
+ * the seed and the position alone, so drawing twice gives the same token. */
 
 /* ---- Random numbers, softmax and ranks ---- */
 
@@ -5257,9 +5257,9 @@ static size_t probability_bucket(double p) {
 }
 
 /* Keeps the tokens that rank first and sets the probability p[i] of all others to 0. A token is
- * kept if fewer than max_tokens rank before it and the sum of their probabilities is <= limit. To
- * avoid a sort, whole buckets are kept or dropped by their count and sum. Only the bucket in which
- * a limit is reached is ordered, in ids[n], by a heap. */
+ * kept if fewer than max_tokens tokens rank before it and their probabilities sum to at most limit.
+ * ids[n] is scratch. To avoid a sort, buckets are kept or dropped as a unit, by their count and
+ * sum. Only the bucket in which max_tokens or limit is reached is ordered, by a heap. */
 static void keep_top(double *p, int32_t *ids, size_t n, size_t max_tokens, double limit) {
     size_t count[BUCKETS] = {0}, kept = 0, end = 0, n_ids = 0;
     double sum[BUCKETS] = {0}, kept_sum = 0;
@@ -5417,8 +5417,8 @@ LLAMAC_API int llama_top_logprobs(const llama_session *s, int seq, llama_token_l
 /* ============================================================================================== */
 
 /* Guarantee: batching never changes a result. Each generated text and each scored continuation is
- * bit-identical to running it alone. The functions on whole texts read a session only through the
- * public functions of llama.h. Without a tokenizer, the functions that need it fail or return
+ * bit-identical to running it alone. Generating and scoring read a session only through the public
+ * functions of llama.h. If the model has no tokenizer, functions that need it fail or return
  * nothing. */
 
 /* ---- Tokenizing and detokenizing ---- */
@@ -5449,8 +5449,9 @@ LLAMAC_API size_t llama_token_to_text(const llama *m, llama_decoder *u, int32_t 
 
 /* ---- Stop texts ---- */
 
-/* Takes the first match of each stop text: at a position where all of it follows, or where the text
- * ends within it. The earliest full match is returned; the longest partial match sets *keep. */
+/* Finds the first match of each stop text. A match is full, or partial: the text ends with the
+ * beginning of the stop text. Returns the position of the earliest full match, or n. *keep is the
+ * length of the longest partial match. */
 LLAMAC_API size_t llama_find_stop(const char *text, size_t n, const char *const *stops,
                                   size_t n_stops, size_t *keep) {
     size_t at = n, held = 0;
@@ -5502,10 +5503,13 @@ LLAMAC_API int llama_prefill(llama_session *s, int seq, const int32_t *tokens, s
 enum { MAX_CONCURRENT = 64 }; /* the most sequences in one pass over the weights */
 enum { MIN_PREFIX = 8 };      /* tokens; a shorter prefix is not worth copying or waiting for */
 
-/* Starts a request in a free sequence. The longest prefix of its prompt that any sequence has
- * cached is reused: in place if that sequence is free, else copied to a free sequence. running[k]
- * is the request of sequence k; NULL: the sequence is free. Returns false if the request has to
- * wait: no sequence is free, or a prompt in the next pass shares a longer prefix with it. */
+/* Starts a request in a free sequence. running[k] is the request of sequence k; NULL: it is free.
+ * The longest prefix of the prompt that any sequence has cached is reused. If that sequence is
+ * free, the request takes it. If it is not, the prefix is copied to the first free sequence.
+ *
+ * Returns false if the request has to wait: no sequence is free, or a prompt evaluated in the next
+ * pass shares a prefix with it that is longer than the cached one by more than MIN_PREFIX tokens,
+ * or that is all of its prompt. */
 static bool start_request(llama_session *s, llama_request *t, llama_request **running,
                           int sequences) {
     size_t cached = 0, pending = 0, n = t->n_prompt; /* prefixes: cached now, after the next pass */
@@ -5569,7 +5573,7 @@ LLAMAC_API int llama_generate(const llama *m, llama_session *s, llama_request *r
     while (sequences < MAX_CONCURRENT && llama_tokens(s, sequences)) sequences++;
     for (size_t next = 0, n_spans = 1; n_spans && status == LLAMA_OK;) {
         while (next < n && start_request(s, &requests[next], running, sequences)) next++;
-        /* The batch: what is not cached of each new prompt, the last token of each other text */
+        /* The batch: the uncached tokens of each new prompt, the last token of each other text */
         n_spans = 0;
         for (int k = 0; k < sequences; k++) {
             llama_request *t = running[k];
@@ -5621,12 +5625,12 @@ static size_t trimmed_length(const char *text, size_t n) {
  *   result  alone, followed by joint without its first `given` tokens
  *
  * If joint has no more tokens than alone, the result is joint, and its last token is the
- * continuation's. Returns LLAMA_OK, LLAMA_EINVAL, LLAMA_ENOMEM or an error of
- * llama_text_to_tokens. */
+ * continuation's. Fails with LLAMA_EINVAL if a text is NULL or there are no tokens, with
+ * LLAMA_ENOMEM, or as llama_text_to_tokens does. */
 static int tokenize_continuation(const llama *m, llama_continuation *e, int32_t **tokens,
                                  llamac_arena *arena) {
     size_t n = e->n_context + e->n_ending;
-    /* At most 3 tokens a byte, as a space is 3 bytes; also for the space in front. And BOS. */
+    /* A byte makes at most 3 tokens, as a space becomes 3 bytes; + 1: the space in front, BOS */
     size_t capacity = 3 * (n + 1) + 1, trimmed;
     if ((!e->context && e->n_context) || (!e->ending && e->n_ending)) return LLAMA_EINVAL;
     if ((e->n_context | e->n_ending) > PTRDIFF_MAX / 64) return LLAMA_ENOMEM;
@@ -5649,7 +5653,7 @@ static int tokenize_continuation(const llama *m, llama_continuation *e, int32_t 
 }
 
 /* Returns the sequence, 0 or 1, that is to hold a context: the one with the longer cached prefix of
- * it. Sequence 1 is used first when it is empty and sequence 0 holds a different context. */
+ * it. If sequence 0 holds a different context and sequence 1 is empty, returns 1. */
 static int context_sequence(const llama_session *s, const int32_t *tokens, size_t n) {
     size_t first = cached_prefix(s, 0, tokens, n), second = cached_prefix(s, 1, tokens, n);
     return second > first || (first < MIN_PREFIX && llama_length(s, 1) == 0 && llama_length(s, 0));

@@ -13,8 +13,8 @@
  * written as U+2581, a space is added in front of the text, and a character that is not a piece
  * becomes its UTF-8 bytes.
  *
- * Readers return NULL on success, or a predicate that continues the name of the file: "has no
- * <unk>".
+ * Functions that read a vocabulary return NULL on success. If they fail, they return a predicate
+ * whose subject is the file, such as "has no <unk>".
  */
 #ifndef LLAMAC_COMMON /* defined if the program includes llama.c before this file */
 #define LLAMA_COMMON_ONLY
@@ -30,7 +30,7 @@ enum { NORMAL = 1, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE };
 enum {
     MAX_PIECES = 1 << 20, /* in a vocabulary */
     MAX_PIECE = 1000,     /* bytes; with pending bytes a piece decodes to <= LLAMA_TEXT_MAX */
-    MAX_PROBES = 1000     /* of the hash table when a piece is added */
+    MAX_PROBES = 1000     /* slots tried for a piece; a file that needs more is malicious */
 };
 
 typedef struct {
@@ -143,7 +143,7 @@ static const char *vocab_add(llamac_vocab *v, const char *from, size_t n, float 
     if (type == BYTE && byte < 0) return "has a byte piece that is not <0xNN>";
     if (type == BYTE) v->byte_id[byte] = id;
     if (type == UNKNOWN) v->unk = id;
-    if (type != NORMAL || vocab_find(v, text, n) >= 0) return NULL;
+    if (type != NORMAL || vocab_find(v, text, n) >= 0) return NULL; /* the first of equal texts */
     uint32_t i = hash_text(text, n) & v->slot_mask;
     for (int tries = 0; v->slots[i] >= 0; tries++, i = (i + 1) & v->slot_mask)
         if (tries == MAX_PROBES) return "has pieces made to collide in a hash table";
@@ -164,7 +164,7 @@ static const char *finish_vocab(llamac_vocab *v, double bos, double eos, bool sp
         if (!(ids[i] < v->size)) return "names a bos or eos id that is not in its vocabulary";
         int type = v->pieces[(int32_t)ids[i]].type;
         if (ids[i] != (int32_t)ids[i] || (type != CONTROL && type != UNUSED))
-            return "names a bos or eos id that is not a control piece"; /* UNUSED: GGUF's added */
+            return "names a bos or eos id that is not a control piece"; /* UNUSED: added in GGUF */
     }
     v->bos = bos < 0 ? -1 : (int32_t)bos;
     v->eos = eos < 0 ? -1 : (int32_t)eos;
@@ -256,8 +256,8 @@ static const char *parse_trainer(llamac_vocab *v, llamac_cursor c) {
 }
 
 /* Reads a NormalizerSpec {2 precompiled_charsmap, 3 add_dummy_prefix, 4 remove_extra_whitespaces, 5
- * escape_whitespaces}. The defaults of 3, 4 and 5 are true. LLaMA's has no charsmap and does not
- * remove white space. */
+ * escape_whitespaces}. The defaults of 3, 4 and 5 are true. Only
+ * LLaMA's settings are accepted: no charsmap, 4 false, 5 true. */
 static const char *parse_normalizer(llamac_vocab *v, llamac_cursor c) {
     proto_field f;
     bool trims = true, escapes = true, maps = false;
@@ -269,9 +269,7 @@ static const char *parse_normalizer(llamac_vocab *v, llamac_cursor c) {
         if (f.number == 5 && f.wire == 0) escapes = f.value != 0;
     }
     if (c.bad) return "has a normalizer_spec that is truncated";
-    return trims || maps || !escapes
-               ? "normalises text, which LLaMA's tokenizer does not and is not supported"
-               : NULL;
+    return trims || maps || !escapes ? "normalises text, which is not supported" : NULL;
 }
 
 /* Checks that a denormalizer_spec, a NormalizerSpec used for decoding, has no charsmap. */
@@ -279,8 +277,7 @@ static const char *parse_denormalizer(llamac_cursor c) {
     proto_field f;
     while (proto_next(&c, &f))
         if (f.number == 2 && (f.wire != 2 || llamac_left(&f.content)))
-            return "changes the text it decodes, which LLaMA's tokenizer does not and is not "
-                   "supported";
+            return "changes the text it decodes, which is not supported";
     return c.bad ? "has a denormalizer_spec that is truncated" : NULL;
 }
 
@@ -387,8 +384,8 @@ typedef struct {
 } json_vocab;
 
 /* Returns a JSON string's text in UTF-8, with its escapes resolved, and sets *length. The syntax of
- * the escapes was checked by the JSON reader. Returns NULL and sets *why if a surrogate is not
- * followed by its second half, or if memory is short. */
+ * the escapes was checked by the JSON reader. Returns NULL and sets *why if a high
+ * surrogate is not followed by a low one, or if memory is short. */
 static char *json_unescape(llamac_arena *arena, const char *text, size_t n, size_t *length,
                            const char **why) {
     static const char from[] = "\"\\/bfnrt", to[] = "\"\\/\b\f\n\r\t";
@@ -406,7 +403,7 @@ static char *json_unescape(llamac_arena *arena, const char *text, size_t n, size
             continue;
         }
         uint32_t code = 0, high = 0;
-        for (int turn = 0; turn < 2 && (turn == 0 || high); turn++) { /* turn 1: a second half */
+        for (int turn = 0; turn < 2 && (turn == 0 || high); turn++) { /* turn 1: low surrogate */
             if (turn && (n - i < 7 || text[++i] != '\\' || text[++i] != 'u')) return NULL;
             if (text[i] != 'u' || n - i < 5) return NULL;
             code = 0;
@@ -559,7 +556,7 @@ static size_t json_merge(json_vocab *k, llamac_json *j, char **joined, const cha
  * tokenizer.model, so their merges may alternate. If the merges of all runs of spaces come last,
  * these pieces get SPACES_SCORE. If they do not come last, they must be adjacent too. */
 static const char *json_scores(json_vocab *k, llamac_vocab *v, llamac_json j) {
-    static const char other[] = "has merges in an order that scores cannot give";
+    static const char other[] = "has merges that no SentencePiece scores can express";
     int32_t previous = -1, id;
     /* rank: pieces scored so far, the score is -rank; last_other, first_spaces: the ranks of the
      * last piece that is not a run of spaces and of the first that is */
@@ -653,6 +650,7 @@ LLAMAC_SHARED void llamac_vocab_note(llamac_gguf_vocab *g, const llamac_pair *p)
     }
 }
 
+/* Returns whether the value of tokenizer.ggml.model is this name. */
 static bool is_model(const llamac_gguf_vocab *g, const char *name) {
     return g->model.kind == '"' && llamac_is(g->model.text, (size_t)g->model.n, name);
 }
@@ -720,7 +718,7 @@ static bool is_tiktoken(llamac_cursor c) {
  * LLAMA_ENOMEM. */
 LLAMAC_SHARED int llamac_vocab_parse(llamac_vocab **out, llamac_cursor bytes, size_t max_pieces,
                                      const char *file, llamac_arena *arena, llama_error *err) {
-    static const char advice[] = "use the tokenizer.model Meta ships";
+    static const char advice[] = "use the tokenizer.model that Meta ships with LLaMA 1 and 2";
     llamac_cursor c = bytes;
     size_t pieces = proto_count(bytes), plain = pieces ? 0 : bin_count(bytes);
     bool json = !pieces && !plain && llamac_json_is(&c, '{');
@@ -950,8 +948,8 @@ static size_t flush_pending(llama_decoder *u, bool all, char *out) {
 
 /* Decodes the next token of a text and returns the number of bytes written to out. The bytes of
  * BYTE pieces stay pending until they form a character. Any other valid token, or LLAMA_FLUSH,
- * first writes what is pending. The first piece of a text loses its leading space if encoding adds
- * a space in front of the text. */
+ * first writes what is pending. Control pieces have no text, <unk> is UNK_TEXT. The first piece of
+ * a text loses its leading space if encoding adds a space in front of the text. */
 LLAMAC_SHARED size_t llamac_decode(const llamac_vocab *v, llama_decoder *u, int32_t token,
                                    char out[LLAMA_TEXT_MAX]) {
     if (!u || !out || u->n >= sizeof u->pending) return 0;
