@@ -5391,7 +5391,15 @@ LLAMAC_API int llama_load_file(llama_session *s, int seq, const char *path, llam
 /* VIII. Sampling                                                                                 */
 /* ============================================================================================== */
 
-/* Uniform in [0,1): a counter-based generator (splitmix64's mixing) keyed by seed and position. */
+/* Guarantee: the same tokens, logits and sampler settings give the same token on every machine.
+ * Sums are in double and in a fixed order: by ascending id, or by descending probability. exp and
+ * log are exp_double and log_double, not the C library's. The random number of a draw depends on
+ * the seed and the position alone, so drawing twice gives the same token. */
+
+/* ---- Random numbers, softmax and ranks ---- */
+
+/* Returns a number uniform in [0, 1). The generator is counter-based and has no state: it applies
+ * splitmix64's mixing to the seed, then to the position. */
 static double uniform(uint64_t seed, uint64_t position) {
     uint64_t x = seed;
     for (int i = 0; i < 2; i++) {
@@ -5400,10 +5408,11 @@ static double uniform(uint64_t seed, uint64_t position) {
         x = (x ^ x >> 27) * 0x94d049bb133111eb;
         x ^= x >> 31;
     }
-    return (double)(x >> 11) * 0x1p-53; /* 53 bits: all a double has */
+    return (double)(x >> 11) * 0x1p-53; /* a double's significand has 53 bits */
 }
 
-/* log sum_i exp(logits[i]), the highest taken out first so that nothing overflows */
+/* Returns log sum_i exp(logits[i]). The highest logit is subtracted first, so that no exp
+ * overflows. */
 static double log_sum_exp(const float *logits, size_t n) {
     double top = -HUGE_VAL, sum = 0;
     for (size_t i = 0; i < n; i++) top = (double)logits[i] > top ? (double)logits[i] : top;
@@ -5411,12 +5420,13 @@ static double log_sum_exp(const float *logits, size_t n) {
     return top + log_double(sum);
 }
 
-/* The natural log of the probability the plain softmax of these logits gives a token. */
+/* Returns the natural log of a token's probability under softmax(logits), without any filter. */
 static float log_probability(const float *logits, size_t vocab, int32_t token) {
     return (float)((double)logits[token] - log_sum_exp(logits, vocab));
 }
 
-/* How many tokens are before it: of a higher logit, or of an equal one and with a lower id. */
+/* Returns how many tokens rank before this token: those with a higher logit, or with an equal logit
+ * and a lower id. */
 static int32_t rank_of(const float *logits, size_t vocab, int32_t token) {
     int32_t above = 0;
     for (size_t i = 0; i < vocab; i++)
@@ -5424,7 +5434,8 @@ static int32_t rank_of(const float *logits, size_t vocab, int32_t token) {
     return above;
 }
 
-/* p = softmax(p / temperature); false: all are -inf, or one is no number */
+/* Replaces p by softmax(p / temperature). Returns false if every p is -infinity, or if one is
+ * +infinity or NaN. */
 static bool softmax_double(double *p, size_t n, double temperature) {
     double top = -HUGE_VAL, sum = 0;
     for (size_t i = 0; i < n; i++) top = p[i] > top ? p[i] : top;
@@ -5433,17 +5444,17 @@ static bool softmax_double(double *p, size_t n, double temperature) {
     return sum > 0;
 }
 
-/* ---- A heap of ids, the foremost on top ---- */
+/* ---- A heap of token ids ---- */
 
-/* It gives the foremost in order without sorting the rest. Node i has its children at 2 i + 1 and
- * 2 i + 2. */
+/* A binary heap with the token that ranks first at its root, ids[0]. It yields tokens in order of
+ * rank without sorting the rest. The children of node i are nodes 2 i + 1 and 2 i + 2. */
 
-/* Before which token another comes: the higher value, then the lower id. */
+/* Returns whether token a ranks before token b: its value is higher, or equal and its id lower. */
 static bool outranks(const double *p, int32_t a, int32_t b) {
     return p[a] > p[b] || (a < b && p[a] == p[b]);
 }
 
-/* ids[0..n) is a heap with the foremost id on top, but for ids[i], which may be too high. */
+/* Moves ids[i] down until ids[0..n) is a heap again; only ids[i] may be out of place. */
 static void sift_down(int32_t *ids, size_t n, size_t i, const double *p) {
     for (size_t child; (child = 2 * i + 1) < n; i = child) {
         if (child + 1 < n && outranks(p, ids[child + 1], ids[child])) child++;
@@ -5454,12 +5465,13 @@ static void sift_down(int32_t *ids, size_t n, size_t i, const double *p) {
     }
 }
 
-/* n ids as a heap. */
+/* Reorders n ids into a heap. */
 static void heapify(int32_t *ids, size_t n, const double *p) {
     for (size_t i = n / 2; i-- > 0;) sift_down(ids, n, i, p);
 }
 
-/* Move the foremost of a heap of n to ids[n-1]; n-1 remain. */
+/* Returns the id at the root of a heap of n, which ranks first, and moves it to ids[n-1]. The heap
+ * keeps n-1 ids. */
 static int32_t heap_pop(int32_t *ids, size_t n, const double *p) {
     int32_t top = ids[0];
     ids[0] = ids[n - 1];
@@ -5468,40 +5480,40 @@ static int32_t heap_pop(int32_t *ids, size_t n, const double *p) {
     return top;
 }
 
-/* Probabilities by size, sixteen sizes an octave: 0 is 1 alone, the last all below 2^-31. */
+/* ---- Filters ---- */
+
+/* Returns the bucket of a probability. Bucket 0 holds the largest probability, 1. Each factor of 2
+ * has 16 buckets. The last bucket holds every probability below 9/8 * 2^-32. */
 enum { BUCKETS = 512 };
 static size_t probability_bucket(double p) {
-    uint64_t bits, one = 0x3ff0; /* sign, exponent and four bits of the fraction of 1.0 */
+    uint64_t bits, one = 0x3ff0; /* the sign, exponent and first four fraction bits of 1.0 */
     memcpy(&bits, &p, sizeof bits);
     return one - (bits >> 48) < BUCKETS ? one - (bits >> 48) : BUCKETS - 1;
 }
 
-/* Of probabilities keep the foremost: max_tokens of them at most, and each while the sum of those
- * before it is <= limit. The others become 0. All are added up by size; only those of the size
- * at which it ends are put in order. */
+/* Keeps the tokens that rank first and sets the probability p[i] of all others to 0. A token is
+ * kept if fewer than max_tokens tokens rank before it and their probabilities sum to at most limit.
+ * ids[n] is scratch. To avoid a sort, buckets are kept or dropped as a unit, by their count and
+ * sum. Only the bucket in which max_tokens or limit is reached is ordered, by a heap. */
 static void keep_top(double *p, int32_t *ids, size_t n, size_t max_tokens, double limit) {
-    size_t count[BUCKETS] = {0}, kept = 0, end = 0, same = 0;
-    double sum[BUCKETS] = {0}, before_it = 0;
+    size_t count[BUCKETS] = {0}, kept = 0, end = 0, n_ids = 0;
+    double sum[BUCKETS] = {0}, kept_sum = 0;
     for (size_t i = 0; i < n; i++)
         count[probability_bucket(p[i])]++, sum[probability_bucket(p[i])] += p[i];
-    for (; end + 1 < BUCKETS && kept + count[end] <= max_tokens && before_it + sum[end] <= limit;
+    for (; end + 1 < BUCKETS && kept + count[end] <= max_tokens && kept_sum + sum[end] <= limit;
          end++)
-        kept += count[end], before_it += sum[end];
+        kept += count[end], kept_sum += sum[end];
     for (size_t i = 0; i < n; i++)
-        if (probability_bucket(p[i]) == end) ids[same++] = (int32_t)i;
+        if (probability_bucket(p[i]) == end) ids[n_ids++] = (int32_t)i;
         else if (probability_bucket(p[i]) > end) p[i] = 0;
-    heapify(ids, same, p);
-    for (; same && kept < max_tokens && before_it <= limit; kept++)
-        before_it += p[heap_pop(ids, same--, p)];
-    for (size_t i = 0; i < same; i++) p[ids[i]] = 0;
+    heapify(ids, n_ids, p);
+    for (; n_ids && kept < max_tokens && kept_sum <= limit; kept++)
+        kept_sum += p[heap_pop(ids, n_ids--, p)];
+    for (size_t i = 0; i < n_ids; i++) p[ids[i]] = 0;
 }
 
-/* ---- The sampler ---- */
-
-/* Sums in double, over ids in ascending order or in order of probability: fixed, so the
- * same seed gives the same token everywhere. */
-
-/* Logits with bias and repetition penalty (Keskar et al. 2019, arXiv:1909.05858) into p. */
+/* Writes the logits to p with the bias added and the repetition penalty applied (Keskar et al.
+ * 2019, arXiv:1909.05858). The penalty applies once to each distinct token of the window. */
 static void apply_penalties(const llama_session *s, const sequence *q, const llama_sampler *o,
                             double *p) {
     size_t vocab = s->model->vocab_size, window = o->repeat_last ? (size_t)o->repeat_last : 64;
@@ -5518,14 +5530,23 @@ static void apply_penalties(const llama_session *s, const sequence *q, const lla
     }
 }
 
-/* The distribution a sampler draws from, into s->probs: bias and penalty, temperature and
- * softmax, top_k, top_p, then min_p (a share of the best's probability), and what is kept
- * adds up to 1. NULL: the bias leaves no token. */
+/* Computes the distribution that a sampler draws from and returns it, in s->probs. The steps:
+ *
+ *   1. add the bias and apply the repetition penalty
+ *   2. at temperature 0, give the most likely token probability 1 and return
+ *   3. divide by the temperature and apply softmax
+ *   4. top_k: keep the k most likely tokens
+ *   5. top_p: keep a token while the probability of the tokens before it is <= top_p
+ *   6. min_p: drop tokens whose probability is below min_p times that of the most likely token
+ *   7. scale the probabilities to a sum of 1
+ *
+ * Returns NULL if the bias leaves no token: all logits are -infinity, or one is NaN or, above
+ * temperature 0, +infinity. */
 static const double *distribute(const llama_session *s, const sequence *q, const llama_sampler *o) {
     double *p = s->probs, best = 0, sum = 0;
     size_t n = s->model->vocab_size;
     apply_penalties(s, q, o, p);
-    if (o->temperature == 0) { /* greedy: the first of the highest */
+    if (o->temperature == 0) { /* greedy: the highest logit; of equal logits, the lowest id */
         size_t top = n;
         best = -HUGE_VAL;
         for (size_t i = 0; i < n; i++) {
@@ -5539,7 +5560,7 @@ static const double *distribute(const llama_session *s, const sequence *q, const
     }
     if (!softmax_double(p, n, (double)o->temperature)) return NULL;
     if (o->top_k > 0) keep_top(p, s->ids, n, (size_t)o->top_k, HUGE_VAL);
-    if (o->top_p > 0 && o->top_p < 1) { /* Meta's rule (Holtzman et al. 2019, arXiv:1904.09751) */
+    if (o->top_p > 0 && o->top_p < 1) { /* as Meta's example.py (Holtzman 2019, arXiv:1904.09751) */
         for (size_t i = 0; i < n; i++) sum += p[i];
         keep_top(p, s->ids, n, n, (double)o->top_p * sum);
     }
@@ -5552,31 +5573,34 @@ static const double *distribute(const llama_session *s, const sequence *q, const
 
 /* ---- Sampling ---- */
 
-/* The sequence to sample from and the sampler's settings, or an error. */
-static int sampling(llama_session *s, int seq, const llama_sampler *given, llama_sampler *o,
-                    sequence **q) {
+/* Checks the arguments of a sampling function. Sets *q to the sequence and *o to a copy of the
+ * settings. Returns LLAMA_EINVAL if the sequence has no logits or a setting is out of range. */
+static int check_sampling(llama_session *s, int seq, const llama_sampler *given, llama_sampler *o,
+                          sequence **q) {
     if (!s) return LLAMA_EINVAL;
     *q = sequence_of(s, seq);
     if (!*q || !(*q)->have_logits)
         return llamac_failed(s, LLAMA_EINVAL, "the sequence has no logits: evaluate a token first");
     if (!given || !llamac_copy_options(o, sizeof *o, given))
-        return llamac_failed(s, LLAMA_EINVAL, "the sampler's size is not set");
-    uint64_t mode = llamac_fp_enter(); /* a comparison with no number may trap in the host's */
+        return llamac_failed(s, LLAMA_EINVAL, "the sampler is NULL, or its size is not set");
+    uint64_t mode = llamac_fp_enter(); /* in the host's mode, comparing a NaN may trap */
     bool sane = o->temperature >= 0 && o->top_p >= 0 && o->min_p >= 0 && o->min_p <= 1 &&
                 o->repeat_penalty >= 0 && o->top_k >= 0 && o->repeat_last >= -1 &&
                 o->temperature < HUGE_VALF && o->repeat_penalty < HUGE_VALF;
     llamac_fp_leave(mode);
     if (!sane)
         return llamac_failed(s, LLAMA_EINVAL,
-                             "a sampler setting is negative, infinite or not a number");
+                             "a sampler setting is negative, infinite, not a number or, for min_p, "
+                             "above 1");
     return LLAMA_OK;
 }
 
-/* The first token at which the running sum of probabilities, in order of ids, exceeds u. */
+/* Draws u in [0, 1) and returns the first token, by ascending id, at which the running sum of
+ * probabilities exceeds u. */
 LLAMAC_API int32_t llama_sample(llama_session *s, int seq, const llama_sampler *sampler) {
     llama_sampler o = {0};
     sequence *q;
-    int status = sampling(s, seq, sampler, &o, &q);
+    int status = check_sampling(s, seq, sampler, &o, &q);
     if (status) return status;
     uint64_t mode = llamac_fp_enter();
     const double *p = distribute(s, q, &o);
@@ -5584,7 +5608,7 @@ LLAMAC_API int32_t llama_sample(llama_session *s, int seq, const llama_sampler *
     int32_t token = -1;
     for (size_t i = 0; p && i < s->model->vocab_size; i++) {
         if (p[i] == 0) continue; /* filtered out */
-        token = (int32_t)i;      /* should rounding leave the whole sum below u, the last one */
+        token = (int32_t)i;      /* the last token kept is drawn if rounding leaves the sum <= u */
         if ((sum += p[i]) > u) break;
     }
     llamac_fp_leave(mode);
@@ -5595,9 +5619,9 @@ LLAMAC_API int llama_probabilities(llama_session *s, int seq, const llama_sample
                                    float *probs) {
     llama_sampler o = {0};
     sequence *q;
-    int status = sampling(s, seq, sampler, &o, &q);
+    int status = check_sampling(s, seq, sampler, &o, &q);
     if (status) return status;
-    if (!probs) return llamac_failed(s, LLAMA_EINVAL, "probs must be given");
+    if (!probs) return llamac_failed(s, LLAMA_EINVAL, "probs is NULL");
     uint64_t mode = llamac_fp_enter();
     const double *p = distribute(s, q, &o);
     for (size_t i = 0; p && i < s->model->vocab_size; i++) probs[i] = (float)p[i];
@@ -5605,7 +5629,7 @@ LLAMAC_API int llama_probabilities(llama_session *s, int seq, const llama_sample
     return p ? LLAMA_OK : llamac_failed(s, LLAMA_EINVAL, "the bias leaves no token");
 }
 
-/* Only the k best leave the heap. */
+/* Takes only the first k tokens from the heap, so the vocabulary is never sorted. */
 LLAMAC_API int llama_top_logprobs(const llama_session *s, int seq, llama_token_logprob *out,
                                   int k) {
     const sequence *q = sequence_of(s, seq);
@@ -5626,6 +5650,13 @@ LLAMAC_API int llama_top_logprobs(const llama_session *s, int seq, llama_token_l
 /* ============================================================================================== */
 /* IX. Text                                                                                       */
 /* ============================================================================================== */
+
+/* Guarantee: batching never changes a result. Each generated text and each scored continuation is
+ * bit-identical to running it alone. Generating and scoring read a session only through the public
+ * functions of llama.h. If the model has no tokenizer, functions that need it fail or return
+ * nothing. */
+
+/* ---- Tokenizing and detokenizing ---- */
 
 LLAMAC_API size_t llama_utf8_next(const char *text, size_t n, int32_t *number) {
     return llamac_utf8_next(text, n, number);
@@ -5651,8 +5682,11 @@ LLAMAC_API size_t llama_token_to_text(const llama *m, llama_decoder *u, int32_t 
     return v ? llamac_decode(v, u, token, out) : 0;
 }
 
-/* ---- 4. Whole texts ---- */
+/* ---- Stop texts ---- */
 
+/* Finds the first match of each stop text. A match is full, or partial: the text ends with the
+ * beginning of the stop text. Returns the position of the earliest full match, or n. *keep is the
+ * length of the longest partial match. */
 LLAMAC_API size_t llama_find_stop(const char *text, size_t n, const char *const *stops,
                                   size_t n_stops, size_t *keep) {
     size_t at = n, held = 0;
@@ -5668,19 +5702,23 @@ LLAMAC_API size_t llama_find_stop(const char *text, size_t n, const char *const 
     return at;
 }
 
-static size_t common(const int32_t *a, size_t n, const int32_t *b, size_t m) {
+/* ---- Prefix reuse ---- */
+
+/* Returns the length of the longest common prefix of a[n] and b[m]. */
+static size_t common_prefix(const int32_t *a, size_t n, const int32_t *b, size_t m) {
     size_t k = 0;
     while (k < n && k < m && a[k] == b[k]) k++;
     return k;
 }
 
-/* How many of the tokens stand in a sequence already. */
+/* Returns the length of the longest prefix of tokens[n] that a sequence holds in its KV cache. */
 static size_t cached_prefix(const llama_session *s, int seq, const int32_t *tokens, size_t n) {
-    return common(tokens, n, llama_tokens(s, seq), llama_length(s, seq));
+    return common_prefix(tokens, n, llama_tokens(s, seq), llama_length(s, seq));
 }
 
-/* Shorten a sequence to the first `keep` of n tokens, or, if those are all and their logits are not
- * there, to one less. Returns how many stay. */
+/* Rewinds a sequence to the first `keep` of the n tokens it is to hold. If keep == n and the
+ * sequence has no logits for them, it is rewound to n - 1, so that evaluating the last token yields
+ * the logits. Returns the new length. */
 static size_t rewind_to(llama_session *s, int seq, size_t keep, size_t n) {
     bool ready = llama_length(s, seq) == keep && llama_logits(s, seq);
     if (keep && keep == n && !ready) keep--;
@@ -5689,35 +5727,42 @@ static size_t rewind_to(llama_session *s, int seq, size_t keep, size_t n) {
 }
 
 LLAMAC_API int llama_prefill(llama_session *s, int seq, const int32_t *tokens, size_t n) {
-    if (!llama_tokens(s, seq) || (n && !tokens)) return llama_eval(s, seq, tokens, n); /* why not */
+    if (!llama_tokens(s, seq) || (n && !tokens))
+        return llama_eval(s, seq, tokens, n); /* fails and says why */
     size_t keep = rewind_to(s, seq, cached_prefix(s, seq, tokens, n), n);
     return llama_eval(s, seq, tokens + keep, n - keep);
 }
 
-enum { MAX_CONCURRENT = 64 }; /* sequences in one pass, at most */
-enum {
-    MIN_PREFIX = 8
-}; /* so many tokens in common, and a text waits for them, or they are copied */
+/* ---- Generating ---- */
 
-/* Give a text a free sequence, and all of its prompt that stands in any. False: there is none, or
- * one that begins now will have more of it in a moment. */
-static bool start_request(llama_session *s, llama_request *t, llama_request **in, int sequences) {
-    size_t cached = 0, coming = 0, n = t->n_prompt;
+enum { MAX_CONCURRENT = 64 }; /* the most sequences in one pass over the weights */
+enum { MIN_PREFIX = 8 };      /* tokens; a shorter prefix is not worth copying or waiting for */
+
+/* Starts a request in a free sequence. running[k] is the request of sequence k; NULL: it is free.
+ * The longest prefix of the prompt that any sequence has cached is reused. If that sequence is
+ * free, the request takes it. If it is not, the prefix is copied to the first free sequence.
+ *
+ * Returns false if the request has to wait: no sequence is free, or a prompt evaluated in the next
+ * pass shares a prefix with it that is longer than the cached one by more than MIN_PREFIX tokens,
+ * or that is all of its prompt. */
+static bool start_request(llama_session *s, llama_request *t, llama_request **running,
+                          int sequences) {
+    size_t cached = 0, pending = 0, n = t->n_prompt; /* prefixes: cached now, after the next pass */
     int from = -1, to = -1;
     for (int k = 0; k < sequences; k++) {
-        size_t there = cached_prefix(s, k, t->prompt, n);
-        if (from < 0 || there > cached) cached = there, from = k;
-        if (!in[k] && to < 0) to = k;
-        size_t soon = in[k] && in[k]->generated == 0
-                          ? common(t->prompt, n, in[k]->prompt, in[k]->n_prompt)
-                          : 0;
-        if (soon > coming) coming = soon;
+        size_t match = cached_prefix(s, k, t->prompt, n);
+        if (from < 0 || match > cached) cached = match, from = k;
+        if (!running[k] && to < 0) to = k;
+        size_t shared = running[k] && running[k]->generated == 0
+                            ? common_prefix(t->prompt, n, running[k]->prompt, running[k]->n_prompt)
+                            : 0;
+        if (shared > pending) pending = shared;
     }
-    if (to < 0 || coming > cached + MIN_PREFIX || (coming == n && coming > cached)) return false;
-    if (!in[from]) to = from;
+    if (to < 0 || pending > cached + MIN_PREFIX || (pending == n && pending > cached)) return false;
+    if (!running[from]) to = from;
     else if (cached >= MIN_PREFIX || cached == n) llama_fork(s, to, from);
     else cached = cached_prefix(s, to, t->prompt, n);
-    in[to] = t;
+    running[to] = t;
     t->seq = to;
     t->finish_reason = LLAMA_FINISH_NONE;
     t->generated = 0;
@@ -5725,117 +5770,141 @@ static bool start_request(llama_session *s, llama_request *t, llama_request **in
     return true;
 }
 
-/* The next token of a text whose sequence has logits; after the last one, its finish. */
+/* Samples the next token of a request whose sequence has logits and passes its text to fn. If the
+ * request ends, sets finish_reason and calls fn once more, with the text that is still pending in
+ * the decoder. Returns LLAMA_OK, or the negative code of llama_sample or fn. */
 static int next_token(const llama *m, llama_session *s, llama_request *t, llama_request_fn fn,
                       void *user) {
     char text[LLAMA_TEXT_MAX];
-    int said = 0;
+    int answer = 0; /* of fn: 0 continue, > 0 stop this text, < 0 an error */
     if (t->max_tokens == 0) t->finish_reason = LLAMA_FINISH_LENGTH;
     else if ((t->token = llama_sample(s, t->seq, &t->sampler)) < 0) return t->token;
     else if (t->token == llama_eos(m)) t->finish_reason = LLAMA_FINISH_EOS;
     if (!t->finish_reason) {
         t->generated++;
-        said = fn(user, t, text, llama_token_to_text(m, &t->utf8, t->token, text));
-        if (said < 0) return said;
-        if (said > 0) t->finish_reason = LLAMA_FINISH_STOP;
+        answer = fn(user, t, text, llama_token_to_text(m, &t->utf8, t->token, text));
+        if (answer < 0) return answer;
+        if (answer > 0) t->finish_reason = LLAMA_FINISH_STOP;
         else if (t->generated == t->max_tokens) t->finish_reason = LLAMA_FINISH_LENGTH;
         if (!t->finish_reason) return LLAMA_OK;
     }
-    said = fn(user, t, text, said > 0 ? 0 : llama_token_to_text(m, &t->utf8, LLAMA_FLUSH, text));
-    return said < 0 ? said : LLAMA_OK;
+    answer =
+        fn(user, t, text, answer > 0 ? 0 : llama_token_to_text(m, &t->utf8, LLAMA_FLUSH, text));
+    return answer < 0 ? answer : LLAMA_OK;
 }
 
-LLAMAC_API int llama_generate(const llama *m, llama_session *s, llama_request *texts, size_t n,
+/* Each turn of the loop starts requests, evaluates one batch and samples a token for each running
+ * request. */
+LLAMAC_API int llama_generate(const llama *m, llama_session *s, llama_request *requests, size_t n,
                               llama_request_fn fn, void *user) {
-    llama_request *in[MAX_CONCURRENT] = {NULL}; /* the text of each sequence */
+    llama_request *running[MAX_CONCURRENT] = {NULL}; /* by sequence; NULL: the sequence is free */
     llama_span spans[MAX_CONCURRENT];
     int sequences = 0, status = LLAMA_OK;
-    bool given = m && s && fn && (!n || texts);
-    for (size_t i = 0; i < n && given; i++) given = !texts[i].n_prompt || texts[i].prompt;
-    if (!given) return llamac_failed(s, LLAMA_EINVAL, "texts and their prompts must be given");
+    bool valid = m && s && fn && (!n || requests);
+    for (size_t i = 0; i < n && valid; i++) valid = !requests[i].n_prompt || requests[i].prompt;
+    if (!valid)
+        return llamac_failed(s, LLAMA_EINVAL,
+                             "the model, the callback, the requests or a prompt is NULL");
     while (sequences < MAX_CONCURRENT && llama_tokens(s, sequences)) sequences++;
-    for (size_t next = 0, going = 1; going && status == LLAMA_OK;) {
-        while (next < n && start_request(s, &texts[next], in, sequences)) next++;
-        /* The prompts of texts that begin, the last tokens of the others */
-        going = 0;
+    for (size_t next = 0, n_spans = 1; n_spans && status == LLAMA_OK;) {
+        while (next < n && start_request(s, &requests[next], running, sequences)) next++;
+        /* The batch: the uncached tokens of each new prompt, the last token of each other text */
+        n_spans = 0;
         for (int k = 0; k < sequences; k++) {
-            llama_request *t = in[k];
-            if (t && t->generated) spans[going++] = (llama_span){k, &t->token, 1};
+            llama_request *t = running[k];
+            if (t && t->generated) spans[n_spans++] = (llama_span){k, &t->token, 1};
             else if (t)
-                spans[going++] =
+                spans[n_spans++] =
                     (llama_span){k, t->prompt + t->cached_tokens, t->n_prompt - t->cached_tokens};
         }
-        status = llama_eval_batch(s, spans, going);
+        status = llama_eval_batch(s, spans, n_spans);
         for (int k = 0; k < sequences && status == LLAMA_OK; k++) {
-            if (in[k]) status = next_token(m, s, in[k], fn, user);
-            if (in[k] && in[k]->finish_reason) in[k] = NULL;
+            if (running[k]) status = next_token(m, s, running[k], fn, user);
+            if (running[k] && running[k]->finish_reason) running[k] = NULL;
         }
     }
     return status;
 }
 
-/* ---- What an ending is worth behind its context ---- */
+/* ---- Log-likelihood of continuations ---- */
 
-enum { CONTEXTS = 2 }; /* sequences that hold contexts; each other one holds an ending behind one */
+/* A continuation is the field `ending` of llama_continuation. The first CONTEXTS sequences hold
+ * contexts. Each further sequence holds a copy of a context, followed by one continuation. */
+enum { CONTEXTS = 2 };
 
-/* Unicode's white space, and the separators that Python's str.isspace has besides */
+/* Returns whether c is Unicode white space or a separator 0x1c to 0x1f, which Python's str.isspace
+ * also accepts. */
 static bool is_space(int32_t c) {
     return (c >= 9 && c <= 13) || (c >= 0x1c && c <= ' ') || c == 0x85 || c == 0xa0 ||
            c == 0x1680 || (c >= 0x2000 && c <= 0x200a) || c == 0x2028 || c == 0x2029 ||
            c == 0x202f || c == 0x205f || c == 0x3000;
 }
 
-/* Without the white space at the end of a context, which belongs to the ending */
-static size_t bare_length(const char *text, size_t n) {
-    size_t bare = 0;
+/* Returns the length of a context without its trailing white space, which is scored as part of the
+ * continuation. */
+static size_t trimmed_length(const char *text, size_t n) {
+    size_t trimmed = 0;
     for (size_t i = 0, size; i < n; i += size) {
         int32_t c;
         size = llama_utf8_next(text + i, n - i, &c);
-        if (!is_space(c)) bare = i + size;
+        if (!is_space(c)) trimmed = i + size;
     }
-    return bare;
+    return trimmed;
 }
 
-/* The tokens of context and ending as one text, [given + tokens]: but those of the context are the
- * ones it has alone, and the last one is the ending's even where the joint fell into it. */
-static int tokenize_ending(const llama *m, llama_continuation *e, int32_t **tokens,
-                           llamac_arena *arena) {
+/* Tokenizes a context and its continuation into *tokens, [given + tokens], as Language Model
+ * Evaluation Harness does:
+ *
+ *   alone   the tokens of <s> context, without trailing white space: `given` of them
+ *   joint   the tokens of <s> context continuation, as one text
+ *   result  alone, followed by joint without its first `given` tokens
+ *
+ * If joint has no more tokens than alone, the result is joint, and its last token is the
+ * continuation's. Fails with LLAMA_EINVAL if a text is NULL or there are no tokens, with
+ * LLAMA_ENOMEM, or as llama_text_to_tokens does. */
+static int tokenize_continuation(const llama *m, llama_continuation *e, int32_t **tokens,
+                                 llamac_arena *arena) {
     size_t n = e->n_context + e->n_ending;
-    size_t capacity = 3 * (n + 1) + 1, bare; /* a space may be 3 tokens */
+    /* A byte makes at most 3 tokens, as a space becomes 3 bytes; + 1: the space in front, BOS */
+    size_t capacity = 3 * (n + 1) + 1, trimmed;
     if ((!e->context && e->n_context) || (!e->ending && e->n_ending)) return LLAMA_EINVAL;
     if ((e->n_context | e->n_ending) > PTRDIFF_MAX / 64) return LLAMA_ENOMEM;
     char *text = llamac_new(arena, n, 1);
-    int32_t *own = llamac_new(arena, capacity, sizeof *own);
+    int32_t *alone = llamac_new(arena, capacity, sizeof *alone);
     *tokens = llamac_new(arena, capacity, sizeof **tokens);
-    if (!text || !own || !*tokens) return LLAMA_ENOMEM;
+    if (!text || !alone || !*tokens) return LLAMA_ENOMEM;
     if (e->n_context) memcpy(text, e->context, e->n_context);
     if (e->n_ending) memcpy(text + e->n_context, e->ending, e->n_ending);
-    bare = bare_length(text, e->n_context);
-    ptrdiff_t given = llama_text_to_tokens(m, text, bare, LLAMA_ADD_BOS, own, capacity);
-    ptrdiff_t all = llama_text_to_tokens(m, text, n, LLAMA_ADD_BOS, *tokens, capacity);
-    if (given < 0 || all <= 0) return given < 0 ? (int)given : all < 0 ? (int)all : LLAMA_EINVAL;
-    if (given >= all) given = all - 1;
-    else memcpy(*tokens, own, (size_t)given * sizeof *own);
+    trimmed = trimmed_length(text, e->n_context);
+    ptrdiff_t given = llama_text_to_tokens(m, text, trimmed, LLAMA_ADD_BOS, alone, capacity);
+    ptrdiff_t joint = llama_text_to_tokens(m, text, n, LLAMA_ADD_BOS, *tokens, capacity);
+    if (given < 0 || joint <= 0)
+        return given < 0 ? (int)given : joint < 0 ? (int)joint : LLAMA_EINVAL;
+    if (given >= joint) given = joint - 1;
+    else memcpy(*tokens, alone, (size_t)given * sizeof *alone);
     e->given = (size_t)given;
-    e->tokens = (size_t)(all - given);
+    e->tokens = (size_t)(joint - given);
     return LLAMA_OK;
 }
 
-/* The sequence that has the context, or had better get it. */
+/* Returns the sequence, 0 or 1, that is to hold a context: the one with the longer cached prefix of
+ * it. If sequence 0 holds a different context and sequence 1 is empty, returns 1. */
 static int context_sequence(const llama_session *s, const int32_t *tokens, size_t n) {
     size_t first = cached_prefix(s, 0, tokens, n), second = cached_prefix(s, 1, tokens, n);
     return second > first || (first < MIN_PREFIX && llama_length(s, 1) == 0 && llama_length(s, 0));
 }
 
-/* Endings that fit into the sequences there are, in one pass behind those of their contexts. */
-static int score_endings(const llama *m, llama_session *s, llama_continuation *e, size_t n,
-                         llamac_arena *arena) {
+/* Scores n continuations, at most as many as there are sequences besides the contexts'. Evaluates
+ * each context, then all continuations in one pass over the weights. If s is NULL, only counts the
+ * tokens. */
+static int score_continuations(const llama *m, llama_session *s, llama_continuation *e, size_t n,
+                               llamac_arena *arena) {
     llama_span spans[MAX_CONCURRENT];
     size_t total = 0;
     int status = LLAMA_OK;
     for (size_t k = 0; k < n && status == LLAMA_OK; k++) {
         int32_t *tokens;
-        if ((status = tokenize_ending(m, &e[k], &tokens, arena)) || !s) continue;
+        if ((status = tokenize_continuation(m, &e[k], &tokens, arena)) || !s) continue;
         int from = context_sequence(s, tokens, e[k].given), to = CONTEXTS + (int)k;
         status = llama_prefill(s, from, tokens, e[k].given);
         if (status == LLAMA_OK) status = llama_fork(s, to, from);
@@ -5861,18 +5930,20 @@ static int score_endings(const llama *m, llama_session *s, llama_continuation *e
 LLAMAC_API int llama_loglikelihood(const llama *m, llama_session *s, llama_continuation *e,
                                    size_t n) {
     int sequences = 0, status = LLAMA_OK;
-    if (!m || (n && !e)) return llamac_failed(s, LLAMA_EINVAL, "endings must be given");
+    if (!m || (n && !e))
+        return llamac_failed(s, LLAMA_EINVAL, "the model or the continuations are NULL");
     while (sequences < MAX_CONCURRENT + CONTEXTS && llama_tokens(s, sequences)) sequences++;
     if (s && sequences <= CONTEXTS)
-        return llamac_failed(s, LLAMA_EINVAL, "endings need a session of 3 sequences or more");
+        return llamac_failed(s, LLAMA_EINVAL,
+                             "scoring continuations needs a session of 3 sequences or more");
     size_t capacity = s ? (size_t)(sequences - CONTEXTS) : 1;
     for (size_t i = 0, group; i < n && status == LLAMA_OK; i += group) {
         llamac_arena arena = {m->arena.allocator, NULL};
         group = n - i < capacity ? n - i : capacity;
-        status = score_endings(m, s, e + i, group, &arena);
+        status = score_continuations(m, s, e + i, group, &arena);
         llamac_free_all(&arena);
     }
-    if (status == LLAMA_ENOMEM) llamac_failed(s, status, "there is no memory for the endings");
+    if (status == LLAMA_ENOMEM) llamac_failed(s, status, "out of memory for the continuations");
     return status;
 }
 
@@ -5880,25 +5951,26 @@ LLAMAC_API int llama_loglikelihood(const llama *m, llama_session *s, llama_conti
 /* X. The library                                                                                 */
 /* ============================================================================================== */
 
-/* A status in words, for who has no llama_error at hand: what kind of failure it was. Which file
- * and why, only the llama_error of the call can tell. */
+/* Guarantee: these functions need no model, allocate nothing and return constants. */
+
+/* Returns the kind of failure that a status means, as a constant text. Only the llama_error of the
+ * failed call says which file and why. */
 static const char *status_text(int status) {
     static const char *const texts[] = {
         [-LLAMA_OK] = "no error",
         [-LLAMA_EINVAL] = "invalid argument",
         [-LLAMA_EIO] = "reading or writing failed",
-        [-LLAMA_EFORMAT] = "the file is not what it should be",
+        [-LLAMA_EFORMAT] = "the file is damaged or of an unsupported format",
         [-LLAMA_ENOMEM] = "out of memory",
         [-LLAMA_EFULL] = "the context is full",
         [-LLAMA_ECANCEL] = "cancelled",
-        [-LLAMA_EMISMATCH] = "the saved state belongs to another model",
+        [-LLAMA_EMISMATCH] = "the saved state is of another model, numerics or version",
         [-LLAMA_ENUMERIC] = "the logits are not finite",
     };
     return status <= LLAMA_OK && status >= LLAMA_ENUMERIC ? texts[-status] : "unknown error";
 }
 
-/* What llama_build returns, put together by the preprocessor: the compiler, the kernels that are
- * compiled in, threads or none. */
+/* The text of llama_build: the compiler, the kernels compiled in, OpenMP or not. */
 static const char build_text[] =
 #if defined(__clang__)
     "clang " __clang_version__

@@ -1,51 +1,61 @@
-/* tokenizer.c - text: SentencePiece BPE, exactly, as the tokenizer.model of LLaMA 1 and 2 has it
- * and what others made of it; and whole texts from prompts.
+/* tokenizer.c - converts text to tokens and back, exactly as SentencePiece does with the BPE
+ * tokenizer.model of LLaMA 1 and 2.
  *
- *   1. The vocabulary   pieces and a hash table over them, from tokenizer.model (a protobuf),
- *                       llama2.c's tokenizer.bin, Hugging Face's tokenizer.json or GGUF
- *   2. Encoding         text -> normalised UTF-8 -> merges by score -> ids, in O(n log n)
- *   3. Decoding         id -> bytes, streamed in whole characters
- *   4. Whole texts      prompts -> tokens -> texts, many in one pass; endings of contexts; files of
- *                       state: what needs no look inside a session
+ *   1. Vocabulary             pieces, and a hash table that finds the id of a text
+ *   2. Reading vocabularies   SentencePiece's tokenizer.model, llama2.c's tokenizer.bin, Hugging
+ *                             Face's tokenizer.json, GGUF; detecting the format of a file
+ *   3. Encoding               text -> normalised UTF-8 -> merges by score -> ids, in O(n log n)
+ *   4. Decoding               id -> bytes, streamed in complete characters
  *
- * BPE (Sennrich et al. 2016, arXiv:1508.07909; Kudo & Richardson 2018, arXiv:1808.06226):
- * start from characters; merge the adjacent pair whose join is the piece of the highest
- * score, the leftmost of equals; repeat. Spaces are written U+2581, a space is put in front
- * of a text, and characters that are no piece become their UTF-8 bytes.
+ * BPE (Sennrich et al. 2016, arXiv:1508.07909; Kudo & Richardson 2018, arXiv:1808.06226): start
+ * from characters. Merge the adjacent pair whose concatenation is the piece with the highest score;
+ * of equal scores, the leftmost pair. Repeat until no adjacent pair forms a piece. Spaces are
+ * written as U+2581, a space is added in front of the text, and a character that is not a piece
+ * becomes its UTF-8 bytes.
+ *
+ * Functions that read a vocabulary return NULL on success. If they fail, they return a predicate
+ * whose subject is the file, such as "has no <unk>".
  */
-#ifndef LLAMAC_COMMON /* in a program of one file, llama.c came first */
+#ifndef LLAMAC_COMMON /* defined if the program includes llama.c before this file */
 #define LLAMA_COMMON_ONLY
 #include "llama.c"
 #undef LLAMA_COMMON_ONLY
 #endif
 
-enum { NORMAL = 1, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE }; /* SentencePiece's types */
-enum { MAX_PIECES = 1 << 20, MAX_PIECE = 1000, MAX_PROBES = 1000 };
+/* ---- 1. Vocabulary ---- */
+
+/* SentencePiece's types of pieces. Apart from BOS, encoding produces only NORMAL, UNKNOWN and BYTE
+ * pieces. */
+enum { NORMAL = 1, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE };
+enum {
+    MAX_PIECES = 1 << 20, /* in a vocabulary */
+    MAX_PIECE = 1000,     /* bytes; with pending bytes a piece decodes to <= LLAMA_TEXT_MAX */
+    MAX_PROBES = 1000     /* slots tried for a piece; a file that needs more is malicious */
+};
 
 typedef struct {
-    const char *text;
-    uint32_t n;
-    float score;
+    const char *text; /* [n] UTF-8, spaces as U+2581 */
+    uint32_t n;       /* bytes */
+    float score;      /* the pair with the highest score is merged first */
     int type;
 } vocab_piece;
 
 struct llamac_vocab {
-    llamac_arena *arena; /* of the model */
-    vocab_piece *pieces; /* [size] */
-    int32_t size, capacity, bos, eos, unk;
-    int32_t byte_id[256]; /* -1: the vocabulary has no such byte piece */
-    int32_t *slots;       /* [slot_mask + 1] ids by hash of text, -1: empty; NORMAL pieces alone */
-    uint32_t slot_mask;
-    bool space_in_front; /* add_dummy_prefix */
+    llamac_arena *arena;                   /* of the model */
+    vocab_piece *pieces;                   /* [size], by id */
+    int32_t size, capacity, bos, eos, unk; /* pieces; ids, -1: none */
+    int32_t byte_id[256];                  /* id of each byte's piece; -1: none */
+    int32_t *slots;      /* [slot_mask + 1] hash table of NORMAL pieces: ids; -1: empty */
+    uint32_t slot_mask;  /* a power of 2, less 1 */
+    bool space_in_front; /* SentencePiece's add_dummy_prefix */
 };
 
 static const char SPACE[] = "\xe2\x96\x81";          /* U+2581, a space inside pieces */
 static const char REPLACEMENT[] = "\xef\xbf\xbd";    /* U+FFFD, an invalid byte */
-static const char out_of_memory[] = "out of memory"; /* as why a vocabulary is not to be had */
+static const char out_of_memory[] = "out of memory"; /* a reader's reason, compared by address */
 static const char UNK_TEXT[] = " \xe2\x81\x87 ";     /* what SentencePiece prints for <unk> */
 
-/* ---- 1. The vocabulary ---- */
-
+/* Returns a hash of the text, 8 bytes at a time, by multiplication and shift. */
 static uint32_t hash_text(const char *text, size_t n) {
     uint64_t h = n;
     for (; n >= 8; n -= 8, text += 8) {
@@ -60,7 +70,7 @@ static uint32_t hash_text(const char *text, size_t n) {
     return (uint32_t)(h >> 32);
 }
 
-/* The id of a NORMAL piece, or -1. */
+/* Returns the id of the NORMAL piece with this text, or -1. */
 static int32_t vocab_find(const llamac_vocab *v, const char *text, size_t n) {
     for (uint32_t i = hash_text(text, n) & v->slot_mask;; i = (i + 1) & v->slot_mask) {
         int32_t id = v->slots[i];
@@ -68,7 +78,7 @@ static int32_t vocab_find(const llamac_vocab *v, const char *text, size_t n) {
     }
 }
 
-/* "<0x41>" -> 0x41; -1: not such a text */
+/* Returns the byte that a text like "<0x41>" names, here 0x41, or -1. Digits are upper-case. */
 static int byte_of(const vocab_piece *p) {
     int value = 0;
     if (p->n != 6 || memcmp(p->text, "<0x", 3) != 0 || p->text[5] != '>') return -1;
@@ -81,7 +91,8 @@ static int byte_of(const vocab_piece *p) {
     return value;
 }
 
-/* Bytes of the UTF-8 character at s, of which n > 0 are there; 0: not one. */
+/* Returns the length of the UTF-8 character at the start of s[n], n > 0. Returns 0 if there is no
+ * valid character. */
 static size_t utf8_length(const unsigned char *s, size_t n) {
     int32_t number;
     size_t length = llamac_utf8_next((const char *)s, n, &number);
@@ -94,6 +105,7 @@ static bool is_utf8(const char *text, size_t n) {
     return true;
 }
 
+/* Returns an empty vocabulary of the arena, or NULL if memory is short or capacity too large. */
 static llamac_vocab *vocab_new(llamac_arena *arena, size_t capacity) {
     uint64_t slots = 8;
     if (capacity > MAX_PIECES) return NULL;
@@ -112,15 +124,15 @@ static llamac_vocab *vocab_new(llamac_arena *arena, size_t capacity) {
     return v;
 }
 
-/* The one way into a vocabulary. The text is copied, and checked as it stands there. */
+/* Adds a piece; its id is the number of pieces added before it. Every reader adds pieces through
+ * this function. The text is copied first and the copy is checked. */
 static const char *vocab_add(llamac_vocab *v, const char *from, size_t n, float score, int type) {
-    if (v->size == v->capacity) return "has more pieces than it said";
+    if (v->size == v->capacity) return "has more pieces than it declares";
     if (n > MAX_PIECE || (n == 0 && type != CONTROL))
         return "has a piece that is empty or over 1000 bytes";
     if (type < NORMAL || type > BYTE || score != score)
-        return "has a piece of unknown type or no score";
-    if (type == USER_DEFINED)
-        return "has user-defined pieces, which LLaMA's has not and are not supported";
+        return "has a piece of unknown type, or with a score that is not a number";
+    if (type == USER_DEFINED) return "has user-defined pieces, which are not supported";
     char *text = llamac_new(v->arena, n, 1);
     if (!text) return out_of_memory;
     if (n) memcpy(text, from, n);
@@ -131,7 +143,7 @@ static const char *vocab_add(llamac_vocab *v, const char *from, size_t n, float 
     if (type == BYTE && byte < 0) return "has a byte piece that is not <0xNN>";
     if (type == BYTE) v->byte_id[byte] = id;
     if (type == UNKNOWN) v->unk = id;
-    if (type != NORMAL || vocab_find(v, text, n) >= 0) return NULL;
+    if (type != NORMAL || vocab_find(v, text, n) >= 0) return NULL; /* the first of equal texts */
     uint32_t i = hash_text(text, n) & v->slot_mask;
     for (int tries = 0; v->slots[i] >= 0; tries++, i = (i + 1) & v->slot_mask)
         if (tries == MAX_PROBES) return "has pieces made to collide in a hash table";
@@ -139,7 +151,8 @@ static const char *vocab_add(llamac_vocab *v, const char *from, size_t n, float 
     return NULL;
 }
 
-/* With all pieces in: what goes for the whole. bos and eos may be -1. NULL, or what is wrong. */
+/* Makes the checks that need all pieces, and sets bos, eos and space_in_front. A negative bos or
+ * eos means none. Byte pieces must be all 256 or none. */
 static const char *finish_vocab(llamac_vocab *v, double bos, double eos, bool space_in_front) {
     int bytes = 0;
     const double ids[] = {bos, eos};
@@ -148,10 +161,10 @@ static const char *finish_vocab(llamac_vocab *v, double bos, double eos, bool sp
     if (bytes % 256) return "has some byte pieces and lacks others";
     for (int i = 0; i < 2; i++) {
         if (ids[i] < 0) continue;
-        if (!(ids[i] < v->size)) return "names a bos or eos that is not there";
+        if (!(ids[i] < v->size)) return "names a bos or eos id that is not in its vocabulary";
         int type = v->pieces[(int32_t)ids[i]].type;
         if (ids[i] != (int32_t)ids[i] || (type != CONTROL && type != UNUSED))
-            return "names a bos or eos that is text"; /* GGUF's added tokens are UNUSED */
+            return "names a bos or eos id that is not a control piece"; /* UNUSED: added in GGUF */
     }
     v->bos = bos < 0 ? -1 : (int32_t)bos;
     v->eos = eos < 0 ? -1 : (int32_t)eos;
@@ -159,14 +172,18 @@ static const char *finish_vocab(llamac_vocab *v, double bos, double eos, bool sp
     return NULL;
 }
 
-/* Protobuf (encoding.html of its documentation): a message is a run of fields, each a
- * number and a wire type; varint 0, 8 bytes 1, length-delimited 2, 4 bytes 5. */
+/* ---- 2. Reading vocabularies: SentencePiece's tokenizer.model ---- */
+
+/* The file is a protobuf message (encoding.html of protobuf's documentation), a series of fields. A
+ * field has a number and a wire type: 0 varint, 1 eight bytes, 2 length-delimited, 5 four bytes.
+ * The names of messages and fields are those of sentencepiece_model.proto. */
 typedef struct {
     unsigned number, wire;
-    uint64_t value;        /* wire 0, 1 and 5 */
-    llamac_cursor content; /* wire 2 */
+    uint64_t value;        /* of wire types 0, 1 and 5 */
+    llamac_cursor content; /* of wire type 2 */
 } proto_field;
 
+/* Returns an integer in groups of 7 bits, the lowest first. Sets c->bad if it exceeds 10 bytes. */
 static uint64_t proto_varint(llamac_cursor *c) {
     uint64_t v = 0;
     for (int shift = 0; shift < 64; shift += 7) {
@@ -178,7 +195,8 @@ static uint64_t proto_varint(llamac_cursor *c) {
     return 0;
 }
 
-/* The next field; false at the end or when the bytes make no sense (then c->bad). */
+/* Reads the next field. Returns false at the end of the message, or if the field is malformed; then
+ * c->bad is set. */
 static bool proto_next(llamac_cursor *c, proto_field *f) {
     if (c->bad || llamac_left(c) == 0) return false;
     uint64_t key = proto_varint(c);
@@ -197,11 +215,11 @@ static bool proto_next(llamac_cursor *c, proto_field *f) {
     return !c->bad;
 }
 
-enum { EXTENSIONS = 200 }; /* numbers of fields from there on are for others */
+enum { EXTENSIONS = 200 }; /* the first field number that is an extension, which is ignored */
 
-/* SentencePiece {1 piece, 2 score, 3 type} */
+/* Adds a SentencePiece {1 piece, 2 score, 3 type}. */
 static const char *parse_piece(llamac_vocab *v, llamac_cursor c) {
-    static const unsigned char wires[] = {0, 2, 5, 0};
+    static const unsigned char wires[] = {0, 2, 5, 0}; /* wire types by field number */
     proto_field f;
     const unsigned char *text = NULL;
     size_t n = 0;
@@ -214,13 +232,13 @@ static const char *parse_piece(llamac_vocab *v, llamac_cursor c) {
         if (f.number == 3 && f.wire == 0) type = f.value <= BYTE ? (int)f.value : 0;
         if (f.number >= EXTENSIONS) continue;
         if (f.number > 3 || f.wire != wires[f.number])
-            return "has a piece of more than a text, a score and a type";
+            return "has a piece with other fields than a text, a score and a type";
     }
-    if (c.bad) return "has a piece that is cut short";
+    if (c.bad) return "has a piece that is truncated";
     return vocab_add(v, (const char *)text, n, score, type);
 }
 
-/* TrainerSpec: 3 model_type, 41 bos_id, 42 eos_id; each id may be -1 */
+/* Reads a TrainerSpec {3 model_type, 41 bos_id, 42 eos_id}. An id may be -1: none. */
 static const char *parse_trainer(llamac_vocab *v, llamac_cursor c) {
     enum { BPE = 2 };
     proto_field f;
@@ -233,12 +251,13 @@ static const char *parse_trainer(llamac_vocab *v, llamac_cursor c) {
         if (f.number == 41) v->bos = (int32_t)f.value;
         if (f.number == 42) v->eos = (int32_t)f.value;
     }
-    if (c.bad) return "has a trainer_spec that is cut short";
-    return model_type == BPE ? NULL : "is not a BPE model, as LLaMA's is";
+    if (c.bad) return "has a trainer_spec that is truncated";
+    return model_type == BPE ? NULL : "is not a BPE model, the only kind supported";
 }
 
-/* NormalizerSpec: 2 precompiled_charsmap, 3 add_dummy_prefix, 4 remove_extra_whitespaces, 5
- * escape_whitespaces */
+/* Reads a NormalizerSpec {2 precompiled_charsmap, 3 add_dummy_prefix, 4 remove_extra_whitespaces, 5
+ * escape_whitespaces}. The defaults of 3, 4 and 5 are true. Only
+ * LLaMA's settings are accepted: no charsmap, 4 false, 5 true. */
 static const char *parse_normalizer(llamac_vocab *v, llamac_cursor c) {
     proto_field f;
     bool trims = true, escapes = true, maps = false;
@@ -249,22 +268,21 @@ static const char *parse_normalizer(llamac_vocab *v, llamac_cursor c) {
         if (f.number == 4 && f.wire == 0) trims = f.value != 0;
         if (f.number == 5 && f.wire == 0) escapes = f.value != 0;
     }
-    if (c.bad) return "has a normalizer_spec that is cut short";
-    return trims || maps || !escapes
-               ? "normalises text, which LLaMA's does not and is not supported"
-               : NULL;
+    if (c.bad) return "has a normalizer_spec that is truncated";
+    return trims || maps || !escapes ? "normalises text, which is not supported" : NULL;
 }
 
-/* DenormalizerSpec, for the way back: as the above */
+/* Checks that a denormalizer_spec, a NormalizerSpec used for decoding, has no charsmap. */
 static const char *parse_denormalizer(llamac_cursor c) {
     proto_field f;
     while (proto_next(&c, &f))
         if (f.number == 2 && (f.wire != 2 || llamac_left(&f.content)))
-            return "changes the text it shows, which LLaMA's does not and is not supported";
-    return c.bad ? "has a denormalizer_spec that is cut short" : NULL;
+            return "changes the text it decodes, which is not supported";
+    return c.bad ? "has a denormalizer_spec that is truncated" : NULL;
 }
 
-/* How many pieces a tokenizer.model has; 0: it is none. */
+/* Returns the number of pieces. Returns 0 if the bytes are not a protobuf message, have no pieces,
+ * or have MAX_PIECES or more. */
 static size_t proto_count(llamac_cursor c) {
     proto_field f;
     size_t pieces = 0;
@@ -272,13 +290,15 @@ static size_t proto_count(llamac_cursor c) {
     return c.bad || pieces == MAX_PIECES ? 0 : pieces;
 }
 
+/* Reads a ModelProto {1 pieces, 2 trainer_spec, 3 normalizer_spec, 4 self_test_data, 5
+ * denormalizer_spec}. */
 static const char *parse_proto(llamac_vocab *v, llamac_cursor c) {
     proto_field f;
     const char *why = NULL;
     bool trainer = false, normalizer = false;
     while (!why && proto_next(&c, &f)) {
         if (f.number >= EXTENSIONS) continue;
-        if (f.wire != 2 || f.number > 5) return "has parts that no SentencePiece model has";
+        if (f.wire != 2 || f.number > 5) return "has fields that no SentencePiece model has";
         if (f.number == 5) why = parse_denormalizer(f.content);
         if (f.number == 1) why = parse_piece(v, f.content);
         if (f.number == 2) why = parse_trainer(v, f.content), trainer = true;
@@ -289,9 +309,12 @@ static const char *parse_proto(llamac_vocab *v, llamac_cursor c) {
     return finish_vocab(v, v->bos, v->eos, v->space_in_front);
 }
 
-/* llama2.c's tokenizer.bin: the longest piece's length, then score, length and text of each piece.
- * Spaces in them stand for themselves, types are not told. */
+/* ---- 2. Reading vocabularies: llama2.c's tokenizer.bin ---- */
 
+/* The file is the length of the longest piece, then the score, length and text of each piece. It
+ * has no magic number and no types. Spaces are plain spaces, not U+2581. */
+
+/* Reads the next piece. Returns false if it is truncated. */
 static bool bin_next(llamac_cursor *c, float *score, llamac_cursor *text) {
     uint32_t bits = (uint32_t)llamac_uint(c, 4);
     uint64_t n = llamac_uint(c, 4);
@@ -301,7 +324,7 @@ static bool bin_next(llamac_cursor *c, float *score, llamac_cursor *text) {
     return p != NULL;
 }
 
-/* How many pieces it has; 0: it is none. */
+/* Returns the number of pieces. Returns 0 if the bytes do not divide into pieces exactly. */
 static size_t bin_count(llamac_cursor c) {
     size_t pieces = 0;
     float score;
@@ -311,6 +334,9 @@ static size_t bin_count(llamac_cursor c) {
     return c.bad || llamac_left(&c) ? 0 : pieces;
 }
 
+/* Reads all pieces. A piece gets its type from its id, as in LLaMA's vocabulary: 0 <unk>, 1 <s>, 2
+ * </s>, 3 to 258 bytes. An id of 3 to 258 is a byte piece only if its text is 6 bytes long, like
+ * "<0x41>", as other vocabularies may have no byte pieces. */
 static const char *parse_bin(llamac_vocab *v, llamac_cursor c) {
     enum { BOS = 1, EOS = 2, BYTES = 3, BYTES_END = 259 };
     const char *why = NULL;
@@ -320,7 +346,7 @@ static const char *parse_bin(llamac_vocab *v, llamac_cursor c) {
     for (int32_t id = 0; !why && llamac_left(&c) && bin_next(&c, &score, &text); id++) {
         char piece[MAX_PIECE + 3];
         size_t n = llamac_left(&text), to = 0;
-        for (size_t i = 0; i < n && to <= MAX_PIECE; i++) /* longer ones are refused */
+        for (size_t i = 0; i < n && to <= MAX_PIECE; i++) /* vocab_add refuses longer pieces */
             if (text.at[i] == ' ') memcpy(piece + to, SPACE, 3), to += 3;
             else piece[to++] = (char)text.at[i];
         int type = id == 0                                   ? UNKNOWN
@@ -332,36 +358,40 @@ static const char *parse_bin(llamac_vocab *v, llamac_cursor c) {
     return why ? why : finish_vocab(v, BOS, EOS, true);
 }
 
-/* Hugging Face's tokenizer.json, where it says what LLaMA's tokenizer.model says: BPE with bytes to
- * fall back on, a space in front. It has merges in the place of scores. */
+/* ---- 2. Reading vocabularies: Hugging Face's tokenizer.json ---- */
 
-static const float UNSCORED = -3e38f;    /* a piece whose merge was not seen yet */
-static const float SPACES_SCORE = -1e9f; /* what tokenizer.model gives runs of spaces */
+/* Accepted if it describes LLaMA's tokenizer: BPE, byte_fallback, a space in front of the text.
+ * The file has an ordered list of merges where tokenizer.model has scores. The scores are derived
+ * from that order. */
+
+static const float UNSCORED = -3e38f;    /* a piece that no merge read so far forms */
+static const float SPACES_SCORE = -1e9f; /* the score of runs of spaces in tokenizer.model */
 
 typedef struct {
     llamac_arena scratch;
     struct {
-        const char *text; /* NULL: no such id */
-        size_t n;
+        const char *text; /* NULL: no piece with this id was read */
+        size_t n;         /* bytes */
         int type;
-    } * pieces;      /* [capacity] by id */
-    size_t capacity; /* ids that may be */
-    size_t size;     /* the highest id and one */
-    bool bpe, byte_fallback, space_in_front;
-    /* the added token being read */
-    const char *content;
+    } * pieces;                              /* [capacity], by id */
+    size_t capacity;                         /* tokens of the model; ids must be lower */
+    size_t size;                             /* the highest id read, plus 1 */
+    bool bpe, byte_fallback, space_in_front; /* settings found; each is required */
+    /* The added token that is being read */
+    const char *content; /* [n_content], escapes not resolved; NULL: not read */
     size_t n_content;
-    double id;
+    double id; /* -1: not read */
 } json_vocab;
 
-/* A JSON string with its escapes resolved, in UTF-8; NULL: it is none and *why says so, or there is
- * no memory for it. */
+/* Returns a JSON string's text in UTF-8, with its escapes resolved, and sets *length. The syntax of
+ * the escapes was checked by the JSON reader. Returns NULL and sets *why if a high
+ * surrogate is not followed by a low one, or if memory is short. */
 static char *json_unescape(llamac_arena *arena, const char *text, size_t n, size_t *length,
                            const char **why) {
     static const char from[] = "\"\\/bfnrt", to[] = "\"\\/\b\f\n\r\t";
     char *out = llamac_new(arena, n + 1, 1);
     size_t k = 0;
-    *why = out ? "has a text that is none" : out_of_memory;
+    *why = out ? "has a string with half a surrogate pair" : out_of_memory;
     for (size_t i = 0; out && i < n; i++) {
         if (text[i] != '\\') {
             out[k++] = text[i];
@@ -373,7 +403,7 @@ static char *json_unescape(llamac_arena *arena, const char *text, size_t n, size
             continue;
         }
         uint32_t code = 0, high = 0;
-        for (int turn = 0; turn < 2 && (turn == 0 || high); turn++) { /* a pair makes one */
+        for (int turn = 0; turn < 2 && (turn == 0 || high); turn++) { /* turn 1: low surrogate */
             if (turn && (n - i < 7 || text[++i] != '\\' || text[++i] != 'u')) return NULL;
             if (text[i] != 'u' || n - i < 5) return NULL;
             code = 0;
@@ -389,7 +419,7 @@ static char *json_unescape(llamac_arena *arena, const char *text, size_t n, size
             if (turn) code = 0x10000 + ((high - 0xd800) << 10) + (code - 0xdc00);
             high = !turn && code >= 0xd800 && code < 0xdc00 ? code : 0;
         }
-        if (code >= 0x80) { /* at most as long as its escape */
+        if (code >= 0x80) { /* UTF-8 is never longer than the escape, so `out` is large enough */
             int more = code < 0x800 ? 1 : code < 0x10000 ? 2 : 3;
             static const unsigned char first[] = {0, 0xc0, 0xe0, 0xf0};
             out[k++] = (char)(first[more] | code >> (6 * more));
@@ -400,26 +430,28 @@ static char *json_unescape(llamac_arena *arena, const char *text, size_t n, size
     return out;
 }
 
-/* A piece of that id and type, which the vocabulary and the added tokens may both have. */
+/* Notes a piece. The vocabulary and the added tokens may both have it; then the texts must be the
+ * same, and the type of the added token, CONTROL, is kept in whichever order they come. */
 static const char *json_piece(json_vocab *k, double id, const char *text, size_t n, int type) {
     if (!(id >= 0 && id < (double)k->capacity && id == (double)(size_t)id))
-        return "has more pieces than the model, or ids that are none";
+        return "has more pieces than the model has tokens, or an id that is not valid";
     size_t i = (size_t)id, length = 0;
     const char *why, *plain = json_unescape(&k->scratch, text, n, &length, &why);
     if (!plain) return why;
     if (k->pieces[i].text &&
         (k->pieces[i].n != length || memcmp(k->pieces[i].text, plain, length) != 0))
         return "has two pieces of one id";
-    if (!k->pieces[i].text || type == CONTROL) k->pieces[i].type = type; /* in whichever order */
+    if (!k->pieces[i].text || type == CONTROL) k->pieces[i].type = type;
     k->pieces[i].text = plain;
     k->pieces[i].n = length;
     if (i + 1 > k->size) k->size = i + 1;
     return NULL;
 }
 
-/* One value outside the merges: a piece, or what says how text is treated. */
-static const char *json_setting(json_vocab *k, const llamac_json *j) {
-    static const char other[] = "treats text otherwise than LLaMA's SentencePiece does";
+/* Reads a value outside the merges: a piece, a field of an added token, or a setting. A setting in
+ * the table must have one of the values listed there, separated by '|'. */
+static const char *json_value(json_vocab *k, const llamac_json *j) {
+    static const char other[] = "treats text differently from LLaMA's tokenizer.model";
     const struct {
         const char *part, *key, *text;
     } wants[] = {{"model", "type", "BPE"},
@@ -431,23 +463,23 @@ static const char *json_setting(json_vocab *k, const llamac_json *j) {
                  {"pre_tokenizer", "replacement", SPACE},
                  {"pre_tokenizer", "prepend_scheme", "first|always"}};
     size_t n = 0;
-    const char *why, *says = "";
+    const char *why, *value = "";
     if (strchr("[]{}n", j->value.kind)) return NULL;
     for (size_t i = 0; i < sizeof wants / sizeof *wants; i++) {
         if (!llamac_json_under(j, 1, wants[i].part) ||
             !llamac_json_under(j, j->level, wants[i].key) ||
-            (i == 0 && j->level != 2)) /* pieces may be called so too */
+            (i == 0 && j->level != 2)) /* deeper, "type" may be a piece of the vocabulary */
             continue;
-        bool right = false;
+        bool accepted = false;
         if (j->value.kind == '"' &&
-            !(says = json_unescape(&k->scratch, j->value.text, j->value.n, &n, &why)))
+            !(value = json_unescape(&k->scratch, j->value.text, j->value.n, &n, &why)))
             return why;
-        for (const char *one = wants[i].text; one;
-             one = strchr(one, '|') ? strchr(one, '|') + 1 : NULL)
-            right |= strcspn(one, "|") == n && memcmp(one, says, n) == 0;
-        if (!right) return i == 0 ? "is not BPE, as LLaMA's is" : other;
+        for (const char *want = wants[i].text; want;
+             want = strchr(want, '|') ? strchr(want, '|') + 1 : NULL)
+            accepted |= strcspn(want, "|") == n && memcmp(want, value, n) == 0;
+        if (!accepted) return i == 0 ? "is not BPE, the only kind supported" : other;
         k->bpe |= i == 0;
-        k->space_in_front |= wants[i].key[0] == 'p'; /* prepend, prepend_scheme */
+        k->space_in_front |= wants[i].key[0] == 'p'; /* the keys prepend and prepend_scheme */
     }
     if (llamac_json_under(j, 1, "model") && llamac_json_under(j, 2, "byte_fallback"))
         k->byte_fallback = j->value.kind == 't';
@@ -461,7 +493,7 @@ static const char *json_setting(json_vocab *k, const llamac_json *j) {
     return NULL;
 }
 
-/* All but the merges. */
+/* Reads everything except the merges. */
 static const char *json_pieces(json_vocab *k, llamac_json j) {
     const char *why = NULL;
     while (!why && llamac_json_next(&j)) {
@@ -470,40 +502,41 @@ static const char *json_pieces(json_vocab *k, llamac_json j) {
         else if (j.level == 2 && llamac_json_under(&j, 1, "added_tokens") && j.value.kind == '}')
             why = k->content ? json_piece(k, k->id, k->content, k->n_content, CONTROL)
                              : "has an added token without content";
-        else if (!llamac_json_under(&j, 2, "merges")) why = json_setting(k, &j);
+        else if (!llamac_json_under(&j, 2, "merges")) why = json_value(k, &j);
     }
     if (why) return why;
     if (j.c.bad) return "is not JSON";
     if (!k->bpe || !k->byte_fallback || !k->space_in_front)
-        return "is not a BPE vocabulary with byte_fallback and a space in front, as LLaMA's is";
+        return "is not a BPE vocabulary with byte_fallback and a space in front of the text";
     return NULL;
 }
 
-/* The next merge, "left right" or ["left", "right"], joined in memory of ours: its length; 0: there
- * is none, or it is malformed and *why says so. */
+/* Reads the next merge, "left right" or ["left", "right"]. Sets *joined to the concatenation, in
+ * scratch memory, and returns its length. Returns 0 after the last merge, or with *why set if the
+ * merge is malformed or memory is short. */
 static size_t json_merge(json_vocab *k, llamac_json *j, char **joined, const char **why) {
     char *left = NULL;
     size_t n_left = 0, n = 0;
     while (llamac_json_next(j)) {
-        static const char none[] = "has a merge that is none";
+        static const char malformed[] = "has a merge that is not two pieces";
         const char *wrong;
         if (j->level < 3 || !llamac_json_under(j, 1, "model") ||
             !llamac_json_under(j, 2, "merges") ||
-            (j->level == 3 && strchr("[]", j->value.kind) && !left)) /* around a pair */
+            (j->level == 3 && strchr("[]", j->value.kind) && !left)) /* the brackets of a pair */
             continue;
-        if (j->value.kind != '"' || j->level > 4) return *why = none, 0;
+        if (j->value.kind != '"' || j->level > 4) return *why = malformed, 0;
         char *text = json_unescape(&k->scratch, j->value.text, j->value.n, &n, &wrong);
         char *space = text && j->level == 3 ? memchr(text, ' ', n) : NULL;
         if (!text || (j->level == 3 && !space)) {
-            *why = text ? none : wrong;
+            *why = text ? malformed : wrong;
             return 0;
         }
-        if (space) { /* the two parts move together */
+        if (space) { /* concatenate by removing the space */
             memmove(space, space + 1, n - (size_t)(space + 1 - text));
             *joined = text;
             return n - 1;
         }
-        if (!left) left = text, n_left = n; /* the first of a pair */
+        if (!left) left = text, n_left = n; /* the first element of a pair */
         else {
             *joined = llamac_new(&k->scratch, n_left + n + 1, 1);
             if (!*joined) return *why = out_of_memory, 0;
@@ -515,13 +548,20 @@ static size_t json_merge(json_vocab *k, llamac_json *j, char **joined, const cha
     return 0;
 }
 
-/* The earlier a merge, the higher its piece's score. All merges of a piece must be neighbours, as
- * scores make them. Pieces of spaces alone, where they come last, have one score together. */
+/* Sets the scores from the order of the merges: the earlier a merge, the higher the score of the
+ * piece it forms.
+ *
+ * Several merges may form the same piece. They must be adjacent in the list, as the merges of a
+ * piece all have its score. The exception is runs of spaces, which all have the same score in
+ * tokenizer.model, so their merges may alternate. If the merges of all runs of spaces come last,
+ * these pieces get SPACES_SCORE. If they do not come last, they must be adjacent too. */
 static const char *json_scores(json_vocab *k, llamac_vocab *v, llamac_json j) {
-    static const char other[] = "has merges that are not SentencePiece's";
+    static const char other[] = "has merges that no SentencePiece scores can express";
     int32_t previous = -1, id;
-    float rank = 0, others = 0, spaces = 0; /* so far; the last of others; the first of spaces */
-    bool apart = false;                     /* a piece of spaces was met in two places */
+    /* rank: pieces scored so far, the score is -rank; last_other, first_spaces: the ranks of the
+     * last piece that is not a run of spaces and of the first that is */
+    float rank = 0, last_other = 0, first_spaces = 0;
+    bool apart = false; /* merges of a run of spaces are not adjacent */
     const char *why = NULL;
     char *text;
     for (size_t n; (n = json_merge(k, &j, &text, &why)); previous = id) {
@@ -533,19 +573,22 @@ static const char *json_scores(json_vocab *k, llamac_vocab *v, llamac_json j) {
         if (v->pieces[id].score != UNSCORED && !space) return other;
         apart |= v->pieces[id].score != UNSCORED;
         v->pieces[id].score = -++rank;
-        if (!space) others = rank;
-        else if (spaces == 0) spaces = rank;
+        if (!space) last_other = rank;
+        else if (first_spaces == 0) first_spaces = rank;
     }
-    if (!why && apart && spaces < others) why = other;
+    if (!why && apart && first_spaces < last_other) why = other;
     for (int32_t i = 0; i < v->size && !why; i++) {
         vocab_piece *p = &v->pieces[i];
-        bool one = utf8_length((const unsigned char *)p->text, p->n) == p->n;
-        if (p->type == NORMAL && p->score == UNSCORED && !one) why = other; /* no merge makes it */
-        if (spaces > others && p->score <= -spaces && p->score != UNSCORED) p->score = SPACES_SCORE;
+        bool character = utf8_length((const unsigned char *)p->text, p->n) == p->n;
+        if (p->type == NORMAL && p->score == UNSCORED && !character) why = other; /* no merge */
+        if (first_spaces > last_other && p->score <= -first_spaces && p->score != UNSCORED)
+            p->score = SPACES_SCORE;
     }
     return why;
 }
 
+/* Reads the file in two passes: the pieces by id, then the merges. Allocates *out, as only the
+ * first pass tells the number of pieces. */
 static const char *parse_json(llamac_vocab **out, llamac_cursor c, size_t max_pieces,
                               llamac_arena *arena) {
     json_vocab k = {.scratch = {arena->allocator, NULL}, .capacity = max_pieces};
@@ -575,8 +618,12 @@ static const char *parse_json(llamac_vocab **out, llamac_cursor c, size_t max_pi
     return why;
 }
 
-/* ---- GGUF has texts, scores and types in three arrays ---- */
+/* ---- 2. Reading vocabularies: GGUF ---- */
 
+/* GGUF has the texts, scores and types of the pieces in three arrays, and the rest in single
+ * values. */
+
+/* Notes the value of a key of GGUF's metadata if the key is about the vocabulary. */
 LLAMAC_SHARED void llamac_vocab_note(llamac_gguf_vocab *g, const llamac_pair *p) {
     const llamac_value *v = &p->value;
     static const char prefix[] = "tokenizer.ggml.";
@@ -603,11 +650,14 @@ LLAMAC_SHARED void llamac_vocab_note(llamac_gguf_vocab *g, const llamac_pair *p)
     }
 }
 
+/* Returns whether the value of tokenizer.ggml.model is this name. */
 static bool is_model(const llamac_gguf_vocab *g, const char *name) {
     return g->model.kind == '"' && llamac_is(g->model.text, (size_t)g->model.n, name);
 }
 
-/* Added tokens, which are user-defined there, are shown and never made from text. */
+/* Makes the vocabulary from the values that llamac_vocab_note noted. *out stays NULL if the file
+ * has no vocabulary. Added tokens have the type USER_DEFINED in GGUF and become UNUSED: they can be
+ * decoded, and encoding never makes them. Fails with LLAMA_EFORMAT or LLAMA_ENOMEM. */
 LLAMAC_SHARED int llamac_vocab_gather(llamac_vocab **out, llamac_gguf_vocab *g, size_t max_pieces,
                                       const char *file, llamac_arena *arena, llama_error *err) {
     const char *why = NULL;
@@ -623,7 +673,9 @@ LLAMAC_SHARED int llamac_vocab_gather(llamac_vocab **out, llamac_gguf_vocab *g, 
             g->model.text ? g->model.text : "");
     if (g->tokens.kind != '[' || g->tokens.n > max_pieces || g->scores.kind != '[' ||
         g->types.kind != '[' || g->scores.n != g->tokens.n || g->types.n != g->tokens.n)
-        return llamac_fail(err, LLAMA_EFORMAT, "%s: its vocabulary is not whole; make it anew",
+        return llamac_fail(err, LLAMA_EFORMAT,
+                           "%s: its tokens, scores or token_type are missing, differ in number or "
+                           "are more than the model's tokens; convert the model to GGUF again",
                            file);
     llamac_vocab *v = vocab_new(arena, (size_t)g->tokens.n);
     if (!v) return llamac_out_of_memory(err, file);
@@ -633,21 +685,24 @@ LLAMAC_SHARED int llamac_vocab_gather(llamac_vocab **out, llamac_gguf_vocab *g, 
             llamac_gguf_value(&g->scores.items, g->scores.type, &score) != '0' ||
             llamac_gguf_value(&g->types.items, g->types.type, &type) != '0' ||
             !(type.number >= 0 && type.number <= BYTE))
-            why = "has a vocabulary of other types than texts and numbers";
+            why = "has tokens that are not strings, or scores or types that are not valid numbers";
         else
             why = vocab_add(v, text.text, (size_t)text.n, (float)score.number,
                             type.number == USER_DEFINED ? UNUSED : (int)type.number);
     }
     if (!why) why = finish_vocab(v, g->bos, g->eos, g->space_in_front != 0);
     if (why == out_of_memory) return llamac_out_of_memory(err, file);
-    if (why) return llamac_fail(err, LLAMA_EFORMAT, "%s: %s; make it anew", file, why);
+    if (why)
+        return llamac_fail(err, LLAMA_EFORMAT, "%s: %s; convert the model to GGUF again", file,
+                           why);
     *out = v;
     return LLAMA_OK;
 }
 
-/* ---- Whichever it is ---- */
+/* ---- 2. Reading vocabularies: detecting the format of a file ---- */
 
-/* Llama 3's: lines of a piece in base64 and its rank. */
+/* Returns whether the file is Llama 3's tokenizer.model. Its lines are a piece in base64 and its
+ * rank; the first rank is 0. */
 static bool is_tiktoken(llamac_cursor c) {
     size_t n = 0;
     while (c.at < c.end && n++ < 64 &&
@@ -657,9 +712,13 @@ static bool is_tiktoken(llamac_cursor c) {
     return n > 1 && llamac_uint(&c, 2) == (' ' | '0' << 8) && llamac_uint(&c, 1) == '\n';
 }
 
+/* Reads a tokenizer.model, tokenizer.bin or tokenizer.json. The name does not matter: the format is
+ * the first whose syntax the bytes have. A tokenizer.bin must have exactly as many pieces as the
+ * model has tokens, max_pieces; the others may have fewer. Fails with LLAMA_EFORMAT or
+ * LLAMA_ENOMEM. */
 LLAMAC_SHARED int llamac_vocab_parse(llamac_vocab **out, llamac_cursor bytes, size_t max_pieces,
                                      const char *file, llamac_arena *arena, llama_error *err) {
-    static const char advice[] = "use the tokenizer.model Meta ships";
+    static const char advice[] = "use the tokenizer.model that Meta ships with LLaMA 1 and 2";
     llamac_cursor c = bytes;
     size_t pieces = proto_count(bytes), plain = pieces ? 0 : bin_count(bytes);
     bool json = !pieces && !plain && llamac_json_is(&c, '{');
@@ -668,10 +727,12 @@ LLAMAC_SHARED int llamac_vocab_parse(llamac_vocab **out, llamac_cursor bytes, si
         return llamac_fail(err, LLAMA_EFORMAT, "%s: %s; %s", file,
                            is_tiktoken(bytes)
                                ? "is a tiktoken vocabulary (Llama 3's), which is not supported"
-                               : "is not a SentencePiece model, or cut short",
+                               : "is not a SentencePiece model, or is truncated",
                            advice);
     if (pieces + plain > max_pieces || (plain && plain < max_pieces))
-        return llamac_fail(err, LLAMA_EFORMAT, "%s: has %zu pieces, the model %zu; it is another's",
+        return llamac_fail(err, LLAMA_EFORMAT,
+                           "%s: has %zu pieces, but the model has %zu tokens; use the tokenizer of "
+                           "this model",
                            file, pieces + plain, max_pieces);
     llamac_vocab *v = json ? NULL : vocab_new(arena, pieces + plain);
     if (json) why = parse_json(&v, bytes, max_pieces, arena);
@@ -685,19 +746,20 @@ LLAMAC_SHARED int llamac_vocab_parse(llamac_vocab **out, llamac_cursor bytes, si
 LLAMAC_SHARED int32_t llamac_vocab_bos(const llamac_vocab *v) { return v->bos; }
 LLAMAC_SHARED int32_t llamac_vocab_eos(const llamac_vocab *v) { return v->eos; }
 
-/* ---- 2. Encoding ---- */
+/* ---- 3. Encoding ---- */
 
-/* One symbol: a run of the normalised text, linked to its neighbours. Merged into the one
- * on its left it has n = 0. */
+/* A symbol is a range of the normalised text, linked to its neighbours. If it is merged into its
+ * left neighbour, its n becomes 0. */
 typedef struct {
-    size_t begin, n;
-    size_t left, right; /* NOWHERE at the ends */
+    size_t begin, n;    /* bytes */
+    size_t left, right; /* indices of the neighbours; NOWHERE: none */
 } symbol;
 
-/* A pair that may be merged; out of date when the two no longer add up to n bytes. */
+/* A pair of adjacent symbols that together are a piece. It is out of date if a symbol has since
+ * been merged: then the two no longer add up to n bytes. */
 typedef struct {
-    float score;
-    size_t left, right, n;
+    float score;           /* of the piece */
+    size_t left, right, n; /* indices of the symbols; bytes of both */
 } candidate;
 
 static const size_t NOWHERE = SIZE_MAX;
@@ -705,15 +767,16 @@ static const size_t NOWHERE = SIZE_MAX;
 typedef struct {
     const llamac_vocab *v;
     const llama_allocator *allocator;
-    char *text; /* normalised */
-    size_t n_text, text_capacity;
-    symbol *symbols;
-    size_t n_symbols, symbols_capacity;
-    candidate *heap;
-    size_t n_heap, heap_capacity;
+    char *text;                         /* [n_text] normalised */
+    size_t n_text, text_capacity;       /* bytes */
+    symbol *symbols;                    /* [n_symbols] in the order of the text */
+    size_t n_symbols, symbols_capacity; /* symbols */
+    candidate *heap;                    /* [n_heap] the candidate to merge first at heap[0] */
+    size_t n_heap, heap_capacity;       /* candidates */
 } encoder;
 
-/* Spaces and invalid bytes are the only characters that change: each becomes three bytes. */
+/* Writes the normalised text: every space as U+2581 and every invalid byte as U+FFFD, three bytes
+ * each. A space is added in front if the vocabulary says so. */
 static void normalise(encoder *e, const unsigned char *text, size_t n) {
     size_t to = 0;
     if (e->v->space_in_front) memcpy(e->text, SPACE, to = 3);
@@ -730,11 +793,12 @@ static void normalise(encoder *e, const unsigned char *text, size_t n) {
     e->n_text = to;
 }
 
+/* Returns whether a is merged before b: its score is higher, or equal and a is to the left. */
 static bool merges_first(const candidate *a, const candidate *b) {
     return a->score > b->score || (a->score == b->score && a->left < b->left);
 }
 
-/* Put the pair (left, right) into the heap if its join is a piece. */
+/* Adds the pair (left, right) to the heap if its concatenation is a piece. */
 static void propose(encoder *e, size_t left, size_t right) {
     if (left == NOWHERE || right == NOWHERE) return;
     size_t n = e->symbols[left].n + e->symbols[right].n;
@@ -747,6 +811,7 @@ static void propose(encoder *e, size_t left, size_t right) {
     e->heap[i] = c;
 }
 
+/* Removes the candidate to merge first from the heap and returns it. */
 static candidate take_best(encoder *e) {
     candidate best = e->heap[0], last = e->heap[--e->n_heap];
     size_t i = 0;
@@ -759,7 +824,7 @@ static candidate take_best(encoder *e) {
     return best;
 }
 
-/* Characters into symbols, then merge until no pair makes a piece. */
+/* Makes a symbol of each character, then merges until no adjacent pair is a piece. */
 static void merge(encoder *e) {
     for (size_t i = 0; i < e->n_text;) {
         size_t n = utf8_length((const unsigned char *)e->text + i, e->n_text - i),
@@ -772,7 +837,7 @@ static void merge(encoder *e) {
     while (e->n_heap) {
         candidate c = take_best(e);
         symbol *left = &e->symbols[c.left], *right = &e->symbols[c.right];
-        if (!left->n || !right->n || left->n + right->n != c.n) continue;
+        if (!left->n || !right->n || left->n + right->n != c.n) continue; /* out of date */
         left->n = c.n;
         right->n = 0;
         left->right = right->right;
@@ -782,7 +847,9 @@ static void merge(encoder *e) {
     }
 }
 
-/* Symbols that are no piece fall back to their bytes, or to <unk>, once for a run of them. */
+/* Writes the ids of the symbols to out, at most cap of them, and returns count plus their number. A
+ * symbol that is not a piece becomes its bytes. If the vocabulary has no byte pieces, a series of
+ * such symbols becomes a single <unk>. */
 static size_t emit(const encoder *e, int32_t *out, size_t cap, size_t count) {
     const llamac_vocab *v = e->v;
     bool unknown = false;
@@ -802,6 +869,7 @@ static size_t emit(const encoder *e, int32_t *out, size_t cap, size_t count) {
     return count;
 }
 
+/* Returns memory for count elements, or NULL if there is none or the product is too large. */
 static void *allocate(encoder *e, size_t count, size_t size) {
     return count > SIZE_MAX / 2 / size ? NULL
                                        : e->allocator->alloc(e->allocator->user, count * size, 64);
@@ -814,6 +882,8 @@ static void encoder_free(encoder *e) {
     if (e->heap) a->free(a->user, e->heap, e->heap_capacity * sizeof *e->heap);
 }
 
+/* Tokenizes text. Returns the number of tokens and writes at most cap of them. An empty text has no
+ * tokens except BOS. Fails with LLAMA_EINVAL or LLAMA_ENOMEM. */
 LLAMAC_SHARED ptrdiff_t llamac_encode(const llamac_vocab *v, const llama_allocator *allocator,
                                       const char *text, size_t n, unsigned flags, int32_t *out,
                                       size_t cap) {
@@ -831,7 +901,8 @@ LLAMAC_SHARED ptrdiff_t llamac_encode(const llamac_vocab *v, const llama_allocat
     if (e.text) {
         normalise(&e, (const unsigned char *)text, n);
         e.symbols_capacity = e.n_text;
-        e.heap_capacity = 2 * e.n_text; /* a merge takes one pair out and puts two in */
+        /* At most n_text - 1 pairs at first; each merge removes a pair and adds at most two */
+        e.heap_capacity = 2 * e.n_text;
         e.symbols = allocate(&e, e.symbols_capacity, sizeof *e.symbols);
         e.heap = allocate(&e, e.heap_capacity, sizeof *e.heap);
     }
@@ -844,22 +915,24 @@ LLAMAC_SHARED ptrdiff_t llamac_encode(const llamac_vocab *v, const llama_allocat
     return enough ? (ptrdiff_t)count : LLAMA_ENOMEM;
 }
 
-/* ---- 3. Decoding ---- */
+/* ---- 4. Decoding ---- */
 
+/* Returns the text of a piece as the vocabulary has it, and sets *n. Returns NULL for an invalid
+ * token. */
 LLAMAC_SHARED const char *llamac_piece(const llamac_vocab *v, int32_t token, size_t *n) {
     if (token < 0 || token >= v->size) return NULL;
     if (n) *n = v->pieces[token].n;
     return v->pieces[token].n ? v->pieces[token].text : "";
 }
 
-/* Give out the pending bytes that are decided: whole characters, and a U+FFFD for each byte
- * that cannot begin one. With `all`, nothing more will come and every byte is decided. */
+/* Writes the pending bytes to out, removes them and returns the number of bytes written. Complete
+ * characters are copied; a byte that cannot begin a character becomes U+FFFD. Bytes that further
+ * bytes may complete stay pending, unless `all` says that no further bytes will come. */
 static size_t flush_pending(llama_decoder *u, bool all, char *out) {
     size_t to = 0;
     while (u->n) {
         size_t length = utf8_length(u->pending, u->n), used = length ? length : 1;
-        if (!length &&
-            !all) { /* might the bytes to come complete it? try the least and the greatest */
+        if (!length && !all) { /* can further bytes complete it? try the lowest and the highest */
             unsigned char low[4] = {0x80, 0x80, 0x80, 0x80}, high[4] = {0xbf, 0xbf, 0xbf, 0xbf};
             memcpy(low, u->pending, u->n);
             memcpy(high, u->pending, u->n);
@@ -873,6 +946,10 @@ static size_t flush_pending(llama_decoder *u, bool all, char *out) {
     return to;
 }
 
+/* Decodes the next token of a text and returns the number of bytes written to out. The bytes of
+ * BYTE pieces stay pending until they form a character. Any other valid token, or LLAMA_FLUSH,
+ * first writes what is pending. Control pieces have no text, <unk> is UNK_TEXT. The first piece of
+ * a text loses its leading space if encoding adds a space in front of the text. */
 LLAMAC_SHARED size_t llamac_decode(const llamac_vocab *v, llama_decoder *u, int32_t token,
                                    char out[LLAMA_TEXT_MAX]) {
     if (!u || !out || u->n >= sizeof u->pending) return 0;
