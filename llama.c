@@ -1525,7 +1525,7 @@ LLAMAC_API int llama_open(llama **model, const char *path, const llama_options *
     if (!m) return llamac_out_of_memory(err, path);
     m->arena = arena;
     m->page = (size_t)sysconf(_SC_PAGESIZE);
-    *model = m; /* already, for llama_fault */
+    *model = m; /* already, for llama_handle_sigbus */
     uint64_t mode = llamac_fp_enter();
     int status = open_model(m, path, &o, err);
     llamac_fp_leave(mode);
@@ -1546,7 +1546,7 @@ LLAMAC_API void llama_close(llama *m) {
 /* ---- A file that is cut short while it is mapped ---- */
 
 /* A page of it that is read then raises SIGBUS. The model is immutable but for this mark. */
-LLAMAC_API int llama_fault(const llama *m, const void *address) {
+LLAMAC_API int llama_handle_sigbus(const llama *m, const void *address) {
     for (size_t f = 0; m && m->files && f < m->n_shards; f++) {
         const llamac_mapping *file = &m->files[f];
         uintptr_t at = (uintptr_t)address, begin = (uintptr_t)file->data, end = begin + file->size;
@@ -1984,8 +1984,8 @@ LLAMAC_API int32_t llama_sample(llama_session *s, int seq, const llama_sampler *
     return token >= 0 ? token : llamac_failed(s, LLAMA_EINVAL, "the bias leaves no token");
 }
 
-LLAMAC_API int llama_distribution(llama_session *s, int seq, const llama_sampler *sampler,
-                                  float *probs) {
+LLAMAC_API int llama_probabilities(llama_session *s, int seq, const llama_sampler *sampler,
+                                   float *probs) {
     llama_sampler o = {0};
     sequence *q;
     int status = sampling(s, seq, sampler, &o, &q);
@@ -1999,7 +1999,8 @@ LLAMAC_API int llama_distribution(llama_session *s, int seq, const llama_sampler
 }
 
 /* Only the k best leave the heap. */
-LLAMAC_API int llama_top(const llama_session *s, int seq, llama_choice *out, int k) {
+LLAMAC_API int llama_top_logprobs(const llama_session *s, int seq, llama_token_logprob *out,
+                                  int k) {
     const sequence *q = sequence_of(s, seq);
     if (!q || !q->have_logits || !out || k < 0) return LLAMA_EINVAL;
     uint64_t mode = llamac_fp_enter();
@@ -2009,7 +2010,7 @@ LLAMAC_API int llama_top(const llama_session *s, int seq, llama_choice *out, int
     heapify(s->ids, vocab, s->probs);
     for (size_t i = 0; i < n; i++) {
         int32_t id = heap_pop(s->ids, vocab - i, s->probs);
-        out[i] = (llama_choice){id, (float)(s->probs[id] - all)};
+        out[i] = (llama_token_logprob){id, (float)(s->probs[id] - all)};
     }
     llamac_fp_leave(mode);
     return (int)n;
@@ -2248,7 +2249,7 @@ LLAMAC_API int llama_load(llama_session *s, int seq, llama_read_fn fn, void *use
 
 /* From the first byte to the last, by one thread: the kernel reads ahead as fast as the disk goes,
  * in large pages; two threads, or asking for pages ahead, took up to twice as long. */
-LLAMAC_API int llama_warm(const llama *m, llama_progress_fn progress, void *user) {
+LLAMAC_API int llama_prefetch(const llama *m, llama_progress_fn progress, void *user) {
     enum { PIECE = 4 << 20 };
     uint64_t done = 0;
     for (size_t f = 0; m && f < m->n_shards; f++)

@@ -7,7 +7,7 @@
  *         llama *model;
  *         llama_session *s;
  *         llama_error err;
- *         llama_utf8 utf8 = {.started = 1};
+ *         llama_decoder utf8 = {.started = 1};
  *         llama_sampler sampler = {.size = sizeof sampler, .temperature = 0.8f, .top_p = 0.95f};
  *         if (llama_open(&model, "LLaMA/7B", NULL, &err) ||
  *             llama_session_new(&s, model, NULL, &err))
@@ -20,9 +20,9 @@
  *             if (llama_eval(s, 0, t, (size_t)n)) break;
  *             t[0] = llama_sample(s, 0, &sampler);
  *             if (t[0] < 0 || t[0] == llama_eos(model)) break;
- *             fwrite(text, 1, llama_utf8_push(model, &utf8, t[0], text), stdout);
+ *             fwrite(text, 1, llama_token_to_text(model, &utf8, t[0], text), stdout);
  *         }
- *         fwrite(text, 1, llama_utf8_push(model, &utf8, LLAMA_FLUSH, text), stdout);
+ *         fwrite(text, 1, llama_token_to_text(model, &utf8, LLAMA_FLUSH, text), stdout);
  *         llama_session_free(s);
  *         llama_close(model);
  *     }
@@ -39,7 +39,7 @@
  * a time. A session allocates nothing after llama_session_new returns (llama_load may, see
  * there); text functions allocate and free through the model's allocator, which must be
  * thread-safe. Option, info and sampler structs start with their size and may grow at the end
- * (the sampler within llama_text, then, with a new major release); a zero field means its default.
+ * (the sampler within llama_request, then, with a new major release); a zero field means its default.
  * Functions returning int give LLAMA_OK or a negative code; on any failure the session is as if the
  * call had not been made, but where it says otherwise below.
  *
@@ -58,7 +58,7 @@
  *
  * Files are hostile: whatever their bytes, a call gives what it promises here or an error. They
  * are also mapped, so that one which is cut short while it is in use raises SIGBUS; a host that
- * hands that to llama_fault gets an LLAMA_EIO and lives on. One that is rewritten in place gives
+ * hands that to llama_handle_sigbus gets an LLAMA_EIO and lives on. One that is rewritten in place gives
  * the numbers of what is read at the time, and does no other harm. A file that is replaced by
  * another of its name (mv, rename) is another file: a model that is open keeps the old one.
  *
@@ -105,11 +105,16 @@ enum { /* how weights are held; AUTO is MAP today, and LOCK is MAP plus mlock */
        LLAMA_MEMORY_LOCK,
        LLAMA_MEMORY_STREAM
 };
-enum { LLAMA_GOING = 0, LLAMA_EOS, LLAMA_STOP, LLAMA_LENGTH }; /* why a text ended */
+enum {
+    LLAMA_FINISH_NONE = 0,
+    LLAMA_FINISH_EOS,
+    LLAMA_FINISH_STOP,
+    LLAMA_FINISH_LENGTH
+};                                        /* why a text ended */
 enum { LLAMA_EXACT = 0, LLAMA_FAST = 1 }; /* numerics: one answer everywhere | AMX where there is */
 
 #define LLAMA_TEXT_MAX 1024 /* bytes one push can complete; longer pieces are refused at open */
-#define LLAMA_FLUSH    INT32_MIN /* to llama_utf8_push, in place of a token: the text ends here */
+#define LLAMA_FLUSH    INT32_MIN /* to llama_token_to_text, in place of a token: the text ends here */
 
 /* ---- Structs; each that starts with `size` wants sizeof itself there ---- */
 
@@ -189,25 +194,27 @@ typedef struct {
 typedef struct {
     int32_t token;
     float logprob;
-} llama_choice;
+} llama_token_logprob;
 typedef struct
 { /* zero at the start of a text; started = 1 to continue one (a leading space stays) */
     unsigned char pending[4];
     unsigned char n, started;
-} llama_utf8;
+} llama_decoder;
 /* A text for llama_generate to make. Zero what is not given; `seq` and below are results. */
 typedef struct {
     const int32_t *prompt; /* [n_prompt], with BOS where it is wanted */
     size_t n_prompt;
     llama_sampler sampler;
-    size_t most;     /* tokens to generate; with the prompt they may be one more than the context */
-    llama_utf8 utf8; /* started = 1: the prompt has text, the first token's leading space stays */
-    int seq;         /* the sequence it has */
-    int finish;      /* LLAMA_GOING while it is under way */
-    size_t known;    /* tokens of the prompt that stood in the session before */
+    size_t
+        max_tokens; /* tokens to generate; with the prompt they may be one more than the context */
+    llama_decoder
+        utf8;          /* started = 1: the prompt has text, the first token's leading space stays */
+    int seq;           /* the sequence it has */
+    int finish_reason; /* LLAMA_FINISH_NONE while it is under way */
+    size_t cached_tokens; /* tokens of the prompt that stood in the session before */
     size_t generated;
     int32_t token; /* the last one drawn */
-} llama_text;
+} llama_request;
 /* An ending for llama_loglikelihood. */
 typedef struct {
     const char *context, *ending; /* texts */
@@ -215,11 +222,11 @@ typedef struct {
     size_t given, tokens;         /* results: tokens of the context and of the ending; */
     double logprob;               /* the sum over the latter; */
     int greedy;                   /* 1 if each of these was the most likely */
-} llama_ending;
+} llama_continuation;
 /* With each token drawn: the text it completes, whole characters (n may be 0); the sequence still
  * has the logits it was drawn from. Then once more when the text ends, with `finish` set. Returns 0
  * to go on; more than 0: this text ends here; a negative code ends llama_generate. */
-typedef int (*llama_text_fn)(void *user, llama_text *, const char *text, size_t n);
+typedef int (*llama_request_fn)(void *user, llama_request *, const char *text, size_t n);
 typedef int (*llama_write_fn)(void *user, const void *p, size_t n); /* 0 on success */
 typedef int (*llama_read_fn)(void *user, void *p, size_t n);        /* 0 on success */
 /* x is [rows][cols], rows are tokens; name as Meta's modules: "layers.3.attention.wq" */
@@ -256,15 +263,15 @@ LLAMAC_API ptrdiff_t llama_text_to_tokens(const llama *, const char *text, size_
 LLAMAC_API const char *llama_token_text(const llama *, int32_t token, size_t *n);
 /* The bytes of text that `token` completes: whole characters only; each invalid byte
  * becomes one U+FFFD; control tokens give nothing. Returns how many bytes stand in out. */
-LLAMAC_API size_t llama_utf8_push(const llama *, llama_utf8 *, int32_t token,
-                                  char out[LLAMA_TEXT_MAX]);
+LLAMAC_API size_t llama_token_to_text(const llama *, llama_decoder *, int32_t token,
+                                      char out[LLAMA_TEXT_MAX]);
 
 /* The UTF-8 character at the start of n > 0 bytes, in *number; -1: there is none. Returns its
  * bytes, or 1. */
 LLAMAC_API size_t llama_utf8_next(const char *text, size_t n, int32_t *number);
 /* 1: on a terminal that character (-1: a byte that is none) would act and not be shown: control
  * characters, and those that turn the direction of writing and make a text look like another. */
-LLAMAC_API int llama_acts(int32_t c);
+LLAMAC_API int llama_is_control(int32_t c);
 /* Where the first of the stop texts begins, or n; and in *keep how many of the last bytes may turn
  * out to be the beginning of one, so that a stream had better hold them back. */
 LLAMAC_API size_t llama_find_stop(const char *text, size_t n, const char *const *stops,
@@ -276,10 +283,10 @@ LLAMAC_API int llama_describe(const llama *, llama_info *); /* EINVAL: size is n
 /* [vocab] after the last token, valid until the sequence changes; NULL if not there. */
 LLAMAC_API const float *llama_logits(const llama_session *, int seq);
 /* probs[vocab]: what llama_sample draws from. EINVAL. */
-LLAMAC_API int llama_distribution(llama_session *, int seq, const llama_sampler *, float *probs);
+LLAMAC_API int llama_probabilities(llama_session *, int seq, const llama_sampler *, float *probs);
 /* The k best of the unfiltered softmax with natural-log probabilities; returns how many, or
  * EINVAL. */
-LLAMAC_API int llama_top(const llama_session *, int seq, llama_choice *out, int k);
+LLAMAC_API int llama_top_logprobs(const llama_session *, int seq, llama_token_logprob *out, int k);
 /* Append like llama_eval; logprob[i] is that of tokens[i] given all before it (0 at position 0).
  * EINVAL too where the sequence has tokens and, after a rewind, no logits. */
 LLAMAC_API int llama_score(llama_session *, int seq, const int32_t *tokens, size_t n,
@@ -333,13 +340,13 @@ LLAMAC_API int llama_load_file(llama_session *, int seq, const char *path, llama
 
 /* Let a sequence hold these tokens and their logits; of what it holds, the beginning that is the
  * same stays and is not evaluated again. Errors as llama_eval; that beginning is then left. */
-LLAMAC_API int llama_prompt(llama_session *, int seq, const int32_t *tokens, size_t n);
+LLAMAC_API int llama_prefill(llama_session *, int seq, const int32_t *tokens, size_t n);
 /* Make n texts, each with the bits it has alone, as many in one pass over the weights as the
  * session has sequences, 64 at most. What stands in a sequence already (of an earlier call, of a
  * llama_load) and begins like a prompt is used, and prompts that begin alike share that. Errors as
  * llama_eval_batch and llama_sample, or fn's; the sequences keep what they have. */
-LLAMAC_API int llama_generate(const llama *, llama_session *, llama_text *, size_t n,
-                              llama_text_fn fn, void *user);
+LLAMAC_API int llama_generate(const llama *, llama_session *, llama_request *, size_t n,
+                              llama_request_fn fn, void *user);
 /* log p(ending | context) of n endings, as Language Model Evaluation Harness has it: the two are
  * tokenized as one text with <s> in front, but for the last white space (Unicode's) of the context,
  * which goes to the ending; its tokens are those behind as many as the context has alone (of
@@ -348,7 +355,7 @@ LLAMAC_API int llama_generate(const llama *, llama_session *, llama_text *, size
  * those in a row that have it, and one other besides. The session needs three sequences or more;
  * NULL: only the tokens are counted. What the sequences held is lost, also where it fails. Errors
  * as llama_text_to_tokens and llama_eval_batch. */
-LLAMAC_API int llama_loglikelihood(const llama *, llama_session *, llama_ending *, size_t n);
+LLAMAC_API int llama_loglikelihood(const llama *, llama_session *, llama_continuation *, size_t n);
 
 /* ---- Library ---- */
 
@@ -357,7 +364,7 @@ LLAMAC_API int llama_loglikelihood(const llama *, llama_session *, llama_ending 
  * their MD5 sums. Progress in bytes, of "weights", then "md5". EFORMAT, EIO, ECANCEL. */
 LLAMAC_API int llama_check(const llama *, llama_progress_fn, void *user, llama_error *);
 /* Page the weights in, from the first byte of the files to the last; safe beside eval. ECANCEL. */
-LLAMAC_API int llama_warm(const llama *, llama_progress_fn, void *user);
+LLAMAC_API int llama_prefetch(const llama *, llama_progress_fn, void *user);
 /* For a host's handler of SIGBUS, which passes on si_addr: safe in a signal handler, as it calls
  * nothing but mmap. Is the address in one of the model's files, then that was cut short, or its
  * disk cannot read it: from here on the rest of the file is zeros, the evaluation under way and
@@ -367,9 +374,9 @@ LLAMAC_API int llama_warm(const llama *, llama_progress_fn, void *user);
  *
  *     static llama *model; // given to llama_open as it is
  *     static void on_bus(int signal_number, siginfo_t *info, void *context) {
- *         if (!llama_fault(model, info->si_addr)) signal(SIGBUS, SIG_DFL);
+ *         if (!llama_handle_sigbus(model, info->si_addr)) signal(SIGBUS, SIG_DFL);
  *     } */
-LLAMAC_API int llama_fault(const llama *, const void *address);
+LLAMAC_API int llama_handle_sigbus(const llama *, const void *address);
 LLAMAC_API const char *llama_strerror(int status);
 LLAMAC_API int llama_release(void);       /* the LLAMA_RELEASE it was compiled as */
 LLAMAC_API const char *llama_build(void); /* compiler, kernels compiled in, OpenMP or not */
@@ -734,7 +741,7 @@ __attribute__((format(printf, 3, 4))) LLAMAC_INLINE int llamac_fail(llama_error 
     for (size_t i = 0, n = strlen(err->text), size; i < n; i += size) {
         int32_t c;
         size = llama_utf8_next(err->text + i, n - i, &c);
-        if (llama_acts(c)) memset(err->text + i, '?', size); /* a name may not act */
+        if (llama_is_control(c)) memset(err->text + i, '?', size); /* a name may not act */
     }
     return status;
 }
@@ -1019,7 +1026,7 @@ LLAMAC_SHARED ptrdiff_t llamac_encode(const llamac_vocab *, const llama_allocato
                                       const char *text, size_t n, unsigned flags, int32_t *out,
                                       size_t cap);
 LLAMAC_SHARED const char *llamac_piece(const llamac_vocab *, int32_t token, size_t *n);
-LLAMAC_SHARED size_t llamac_decode(const llamac_vocab *, llama_utf8 *, int32_t token,
+LLAMAC_SHARED size_t llamac_decode(const llamac_vocab *, llama_decoder *, int32_t token,
                                    char out[LLAMA_TEXT_MAX]);
 
 #endif /* LLAMA_PRIVATE */

@@ -43,7 +43,8 @@ static void put_visible(FILE *f, const char *text, size_t n, bool lines) {
     for (size_t i = 0, size; i < n; i += size) {
         int32_t c;
         size = llama_utf8_next(text + i, n - i, &c);
-        if (!llama_acts(c) || (lines && (c == '\n' || c == '\t'))) fwrite(text + i, 1, size, f);
+        if (!llama_is_control(c) || (lines && (c == '\n' || c == '\t')))
+            fwrite(text + i, 1, size, f);
         else if (c < 0) fprintf(f, "<%02X>", (unsigned)(unsigned char)text[i]);
         else if (c < 0x80) fprintf(f, "^%c", (int)c ^ 0x40);
         else fprintf(f, "<U+%04lX>", (unsigned long)c);
@@ -56,7 +57,7 @@ static void put_json(const char *text, size_t n) {
         int32_t c;
         size = llama_utf8_next(text + i, n - i, &c);
         if (c == '"' || c == '\\') printf("\\%c", (int)c);
-        else if (llama_acts(c)) printf("\\u%04x", c < 0 ? 0xfffdU : (unsigned)c);
+        else if (llama_is_control(c)) printf("\\u%04x", c < 0 ? 0xfffdU : (unsigned)c);
         else fwrite(text + i, 1, size, stdout);
     }
     putchar('"');
@@ -553,7 +554,7 @@ static void settle_model(void) {
 /* A file of weights was cut short: then evaluation says so. */
 static void on_lost_page(int signal_number, siginfo_t *lost, void *state) {
     (void)state;
-    if (!llama_fault(model, lost->si_addr)) signal(signal_number, SIG_DFL);
+    if (!llama_handle_sigbus(model, lost->si_addr)) signal(signal_number, SIG_DFL);
 }
 
 static void open_model(void) {
@@ -611,9 +612,9 @@ static void read_ids(input *in) {
 
 static void append_tokens(bytes *b, const int32_t *tokens, size_t n) {
     char text[LLAMA_TEXT_MAX];
-    llama_utf8 utf8 = {.n = 0};
+    llama_decoder utf8 = {.n = 0};
     for (size_t i = 0; i <= n; i++)
-        append(b, text, llama_utf8_push(model, &utf8, i < n ? tokens[i] : LLAMA_FLUSH, text));
+        append(b, text, llama_token_to_text(model, &utf8, i < n ? tokens[i] : LLAMA_FLUSH, text));
 }
 
 /* ---- 4. Sessions ---- */
@@ -633,7 +634,7 @@ static int on_progress(void *user, const char *what, uint64_t done, uint64_t tot
     return interrupted;
 }
 
-static void *warm(void *user) { return llama_warm(model, NULL, NULL), user; }
+static void *warm(void *user) { return llama_prefetch(model, NULL, NULL), user; }
 static double ram(void) { return (double)sysconf(_SC_PHYS_PAGES) * (double)sysconf(_SC_PAGESIZE); }
 
 /* Of n sequences, as many as half of the free memory holds, but not less than so many. */
@@ -702,40 +703,40 @@ static bool save(const char *path) {
 
 /* ---- 5. Completion ---- */
 
-enum { INTERRUPTED = LLAMA_LENGTH + 1 }; /* one more finish */
+enum { INTERRUPTED = LLAMA_FINISH_LENGTH + 1 }; /* one more finish */
 
 typedef struct {         /* what of a text there is so far */
     bytes out;           /* its text */
-    bytes picks;         /* for --json its tokens, llama_choice [generated][1 + tops] */
+    bytes picks;         /* for --json its tokens, llama_token_logprob [generated][1 + tops] */
     size_t ready, shown; /* bytes of out that begin no stop text; that stdout has */
     double first, ended; /* when its first token was there; when it was done */
 } lane;
 
-static llama_text *texts;    /* [n_texts] */
+static llama_request *texts; /* [n_texts] */
 static lane *lanes;          /* [n_texts] */
 static size_t n_texts, head; /* head: so many are shown whole */
 
 /* For --json: the token and its log-probability, then the best there were. */
-static void note_token(lane *l, const llama_text *t) {
-    llama_choice best[1 + TOPS];
+static void note_token(lane *l, const llama_request *t) {
+    llama_token_logprob best[1 + TOPS];
     const float *logits = llama_logits(session, t->seq);
-    best[0] = (llama_choice){.token = t->token};
-    if (o.tops && llama_top(session, t->seq, best + 1, o.tops) > 0)
+    best[0] = (llama_token_logprob){.token = t->token};
+    if (o.tops && llama_top_logprobs(session, t->seq, best + 1, o.tops) > 0)
         best[0].logprob = best[1].logprob + (logits[t->token] - logits[best[1].token]);
     append(&l->picks, best, (size_t)(1 + o.tops) * sizeof *best);
 }
 
-static void put_object(const llama_text *t, const lane *l) {
+static void put_object(const llama_request *t, const lane *l) {
     static const char *const words[] = {"", "eos", "stop", "length", "interrupted"};
-    const llama_choice *p = (const void *)l->picks.text;
+    const llama_token_logprob *p = (const void *)l->picks.text;
     size_t width = 1 + (size_t)o.tops, i = (size_t)(t - texts), k = (size_t)o.samples;
-    bool full = t->finish == LLAMA_LENGTH && (int64_t)t->most != o.n;
+    bool full = t->finish_reason == LLAMA_FINISH_LENGTH && (int64_t)t->max_tokens != o.n;
     printf("{\"prompt\": %zu, \"sample\": %zu, \"text\": ", i / k, i % k);
     put_json(l->out.text, l->out.n);
     printf(", \"tokens\": [");
     for (i = 0; i < t->generated; i++) printf("%s%d", i ? ", " : "", (int)p[i * width].token);
     printf("], \"finish\": \"%s\", \"seed\": %" PRIu64 ", \"prompt_tokens\": %zu",
-           full ? "context" : words[t->finish], t->sampler.seed, t->n_prompt);
+           full ? "context" : words[t->finish_reason], t->sampler.seed, t->n_prompt);
     printf(", \"first_token_seconds\": %.6f, \"seconds\": %.6f",
            l->first > 0 ? l->first - figures.opened : 0, l->ended - figures.opened);
     if (o.tops) printf(", \"logprobs\": [");
@@ -753,17 +754,17 @@ static void put_object(const llama_text *t, const lane *l) {
 /* On stdout, in order: what of each text is ready, or, when it is done, its object. */
 static void show_texts(void) {
     for (; head < n_texts; head++) {
-        llama_text *t = &texts[head];
+        llama_request *t = &texts[head];
         lane *l = &lanes[head];
         bool alone = n_texts == 1 && !o.lines && !o.nul && !o.talk;
-        if (l->ready > l->shown || t->finish) clear_bar();
+        if (l->ready > l->shown || t->finish_reason) clear_bar();
         if (!o.json && l->ready > l->shown) write_out(l->out.text + l->shown, l->ready - l->shown);
         l->shown = l->ready;
-        if (!t->finish) break;
+        if (!t->finish_reason) break;
         if (o.json) put_object(t, l);
         else if (!alone) putchar(o.nul ? 0 : '\n');
         else if (isatty(STDOUT_FILENO) && isatty(STDERR_FILENO)) fputc('\n', stderr);
-        if (t->finish == LLAMA_LENGTH && (int64_t)t->most != o.n)
+        if (t->finish_reason == LLAMA_FINISH_LENGTH && (int64_t)t->max_tokens != o.n)
             note("the context of %zu positions is full; see %s", context, o.talk ? "/reset" : "-c");
     }
     flush();
@@ -771,16 +772,16 @@ static void show_texts(void) {
 }
 
 /* Text that a token completed goes to the others, up to a stop text. */
-static int on_text(void *user, llama_text *t, const char *text, size_t n) {
+static int on_text(void *user, llama_request *t, const char *text, size_t n) {
     lane *l = &((lane *)user)[t - texts];
     if (l->first == 0) l->first = now();
-    if (t->finish) l->ended = now();
-    if (!t->finish && o.json) note_token(l, t);
+    if (t->finish_reason) l->ended = now();
+    if (!t->finish_reason && o.json) note_token(l, t);
     append(&l->out, text, n);
     size_t keep, left = l->out.n - l->ready;
     size_t at = llama_find_stop(l->out.text + l->ready, left, o.stops, o.n_stops, &keep);
     l->out.n = l->ready + at;
-    l->ready = l->out.n - (at < left || t->finish ? 0 : keep);
+    l->ready = l->out.n - (at < left || t->finish_reason ? 0 : keep);
     show_texts();
     return interrupted ? LLAMA_ECANCEL : at < left;
 }
@@ -797,9 +798,9 @@ static bool make_texts(void) {
     for (size_t i = 0; i < n_texts; i++) {
         const input *in = &inputs[i / samples];
         size_t room = context - in->n_tokens + 1;
-        texts[i] = (llama_text){
+        texts[i] = (llama_request){
             .prompt = in->tokens, .n_prompt = in->n_tokens, .utf8.started = in->text.n > 0};
-        texts[i].most = o.n < 0 || (size_t)o.n > room ? room : (size_t)o.n;
+        texts[i].max_tokens = o.n < 0 || (size_t)o.n > room ? room : (size_t)o.n;
         texts[i].sampler = o.draw;
         texts[i].sampler.seed += i % samples;
         if (o.echo && !o.talk) append(&lanes[i].out, in->text.text, in->text.n);
@@ -810,16 +811,16 @@ static bool make_texts(void) {
     double end = now(), first = lanes->first > 0 ? lanes->first : end;
     figures.seconds[0] += first - began, figures.seconds[1] += end - first;
     if (figures.generated == 0) figures.first = first;
-    for (const llama_text *t = texts; t < texts + n_texts; t++) {
-        figures.known += t->known, figures.evaluated += t->n_prompt - t->known;
+    for (const llama_request *t = texts; t < texts + n_texts; t++) {
+        figures.known += t->cached_tokens, figures.evaluated += t->n_prompt - t->cached_tokens;
         figures.generated += t->generated, figures.later += t->generated - (t->generated > 0);
     }
     clear_bar();
     if (status && head < n_texts) { /* cut short: what there is */
         char text[LLAMA_TEXT_MAX];
-        texts[head].finish = INTERRUPTED;
+        texts[head].finish_reason = INTERRUPTED;
         on_text(lanes, &texts[head], text,
-                llama_utf8_push(model, &texts[head].utf8, LLAMA_FLUSH, text));
+                llama_token_to_text(model, &texts[head].utf8, LLAMA_FLUSH, text));
     }
     if (status != LLAMA_ECANCEL) expect(status);
     return !status;
@@ -844,7 +845,7 @@ static int read_line(bytes *line) {
 static bool keep_talk(const char *path) {
     tokenize(inputs, o.no_bos ? 0 : LLAMA_ADD_BOS);
     size_t n = inputs->n_tokens, most = n < context ? n : context; /* the last one may not fit */
-    int status = llama_prompt(session, 0, inputs->tokens, most);
+    int status = llama_prefill(session, 0, inputs->tokens, most);
     if (status == LLAMA_ECANCEL) return say("%s: is not written", path), false;
     expect(status);
     clear_bar();
@@ -945,9 +946,9 @@ static void run_complete(void) {
 /* ---- 7. Scoring ---- */
 
 typedef struct {
-    long label;      /* the right ending; -1: not known */
-    size_t n;        /* endings: */
-    llama_ending *e; /* [2n] behind their contexts, then behind "Answer:" */
+    long label;            /* the right ending; -1: not known */
+    size_t n;              /* endings: */
+    llama_continuation *e; /* [2n] behind their contexts, then behind "Answer:" */
 } item;
 enum { GREEDY = 4, RULES }; /* before it: by sum, tokens, bytes, "Answer:" */
 
@@ -961,12 +962,12 @@ static void read_item(item *it, char *line, size_t number) {
         refuse("item %zu: not the number of an ending, a context and endings", number);
     it->e = take(2 * it->n * sizeof *it->e);
     size_t length = unescape(context_text, strlen(context_text), NULL);
-    for (llama_ending *e = it->e; (text = strsep(&line, "\t")); e++) {
+    for (llama_continuation *e = it->e; (text = strsep(&line, "\t")); e++) {
         size_t mark = 0, n = unescape(text, strlen(text), &mark);
         bytes own = {.n = 0}; /* context */
         if (mark) append(&own, context_text, length), append(&own, text, mark);
         if (mark == n) refuse("item %zu: an ending is empty", number);
-        *e = (llama_ending){
+        *e = (llama_continuation){
             mark ? own.text : context_text, text + mark, length + mark, n - mark, 0, 0, 0, 0};
         e[it->n] = *e;
         e[it->n].context = "Answer:", e[it->n].n_context = strlen("Answer:");
@@ -979,7 +980,7 @@ static void print_item(const item *it, size_t number, size_t right[RULES]) {
     size_t best[GREEDY] = {0};
     double top[GREEDY] = {0};
     for (size_t k = 0; k < it->n; k++) {
-        const llama_ending *e = &it->e[k], *after = e + it->n;
+        const llama_continuation *e = &it->e[k], *after = e + it->n;
         double sum = e->logprob, length = (double)e->n_ending;
         double by[] = {sum, sum / (double)e->tokens, sum / length, sum - after->logprob};
         for (int rule = 0; rule < GREEDY; rule++)
@@ -1146,7 +1147,7 @@ static void run_trace(void) {
     o.run.batch = (int)inputs->n_tokens;
     new_session(1, false);
     llama_trace(session, show_rows, found);
-    expect(llama_prompt(session, 0, inputs->tokens, inputs->n_tokens));
+    expect(llama_prefill(session, 0, inputs->tokens, inputs->n_tokens));
     for (size_t i = 0; i < o.n_words; i++)
         if (!found[i]) refuse("there is no '%s'; without names, all are shown", o.words[i]);
 }

@@ -102,7 +102,7 @@ LLAMAC_API size_t llama_utf8_next(const char *text, size_t n, int32_t *number) {
     return want;
 }
 
-LLAMAC_API int llama_acts(int32_t c) {
+LLAMAC_API int llama_is_control(int32_t c) {
     return c < ' ' || (c >= 0x7f && c < 0xa0) || c == 0x61c || c == 0x200e || c == 0x200f ||
            (c >= 0x202a && c <= 0x202e) || (c >= 0x2066 && c <= 0x2069);
 }
@@ -879,7 +879,7 @@ LLAMAC_SHARED const char *llamac_piece(const llamac_vocab *v, int32_t token, siz
 
 /* Give out the pending bytes that are decided: whole characters, and a U+FFFD for each byte
  * that cannot begin one. With `all`, nothing more will come and every byte is decided. */
-static size_t settle_pending(llama_utf8 *u, bool all, char *out) {
+static size_t settle_pending(llama_decoder *u, bool all, char *out) {
     size_t to = 0;
     while (u->n) {
         size_t length = utf8_length(u->pending, u->n), used = length ? length : 1;
@@ -898,7 +898,7 @@ static size_t settle_pending(llama_utf8 *u, bool all, char *out) {
     return to;
 }
 
-LLAMAC_SHARED size_t llamac_decode(const llamac_vocab *v, llama_utf8 *u, int32_t token,
+LLAMAC_SHARED size_t llamac_decode(const llamac_vocab *v, llama_decoder *u, int32_t token,
                                    char out[LLAMA_TEXT_MAX]) {
     if (!u || !out || u->n >= sizeof u->pending) return 0;
     if (token == LLAMA_FLUSH) return settle_pending(u, true, out);
@@ -935,8 +935,8 @@ LLAMAC_API const char *llama_token_text(const llama *m, int32_t token, size_t *n
     return v ? llamac_piece(v, token, n) : NULL;
 }
 
-LLAMAC_API size_t llama_utf8_push(const llama *m, llama_utf8 *u, int32_t token,
-                                  char out[LLAMA_TEXT_MAX]) {
+LLAMAC_API size_t llama_token_to_text(const llama *m, llama_decoder *u, int32_t token,
+                                      char out[LLAMA_TEXT_MAX]) {
     const llamac_vocab *v = llamac_vocab_of(m);
     return v ? llamac_decode(v, u, token, out) : 0;
 }
@@ -978,7 +978,7 @@ static size_t cut_back(llama_session *s, int seq, size_t keep, size_t n) {
     return keep;
 }
 
-LLAMAC_API int llama_prompt(llama_session *s, int seq, const int32_t *tokens, size_t n) {
+LLAMAC_API int llama_prefill(llama_session *s, int seq, const int32_t *tokens, size_t n) {
     if (!llama_tokens(s, seq) || (n && !tokens)) return llama_eval(s, seq, tokens, n); /* why not */
     size_t keep = cut_back(s, seq, standing(s, seq, tokens, n), n);
     return llama_eval(s, seq, tokens + keep, n - keep);
@@ -989,7 +989,7 @@ enum { WORTH = 8 };    /* so many tokens in common, and a text waits for them, o
 
 /* Give a text a free sequence, and all of its prompt that stands in any. False: there is none, or
  * one that begins now will have more of it in a moment. */
-static bool admit(llama_session *s, llama_text *t, llama_text **in, int sequences) {
+static bool admit(llama_session *s, llama_request *t, llama_request **in, int sequences) {
     size_t most = 0, coming = 0, n = t->n_prompt;
     int from = -1, to = -1;
     for (int k = 0; k < sequences; k++) {
@@ -1007,34 +1007,35 @@ static bool admit(llama_session *s, llama_text *t, llama_text **in, int sequence
     else most = standing(s, to, t->prompt, n);
     in[to] = t;
     t->seq = to;
-    t->finish = LLAMA_GOING;
+    t->finish_reason = LLAMA_FINISH_NONE;
     t->generated = 0;
-    t->known = cut_back(s, to, most, n);
+    t->cached_tokens = cut_back(s, to, most, n);
     return true;
 }
 
 /* The next token of a text whose sequence has logits; after the last one, its finish. */
-static int draw(const llama *m, llama_session *s, llama_text *t, llama_text_fn fn, void *user) {
+static int draw(const llama *m, llama_session *s, llama_request *t, llama_request_fn fn,
+                void *user) {
     char text[LLAMA_TEXT_MAX];
     int said = 0;
-    if (t->most == 0) t->finish = LLAMA_LENGTH;
+    if (t->max_tokens == 0) t->finish_reason = LLAMA_FINISH_LENGTH;
     else if ((t->token = llama_sample(s, t->seq, &t->sampler)) < 0) return t->token;
-    else if (t->token == llama_eos(m)) t->finish = LLAMA_EOS;
-    if (!t->finish) {
+    else if (t->token == llama_eos(m)) t->finish_reason = LLAMA_FINISH_EOS;
+    if (!t->finish_reason) {
         t->generated++;
-        said = fn(user, t, text, llama_utf8_push(m, &t->utf8, t->token, text));
+        said = fn(user, t, text, llama_token_to_text(m, &t->utf8, t->token, text));
         if (said < 0) return said;
-        if (said > 0) t->finish = LLAMA_STOP;
-        else if (t->generated == t->most) t->finish = LLAMA_LENGTH;
-        if (!t->finish) return LLAMA_OK;
+        if (said > 0) t->finish_reason = LLAMA_FINISH_STOP;
+        else if (t->generated == t->max_tokens) t->finish_reason = LLAMA_FINISH_LENGTH;
+        if (!t->finish_reason) return LLAMA_OK;
     }
-    said = fn(user, t, text, said > 0 ? 0 : llama_utf8_push(m, &t->utf8, LLAMA_FLUSH, text));
+    said = fn(user, t, text, said > 0 ? 0 : llama_token_to_text(m, &t->utf8, LLAMA_FLUSH, text));
     return said < 0 ? said : LLAMA_OK;
 }
 
-LLAMAC_API int llama_generate(const llama *m, llama_session *s, llama_text *texts, size_t n,
-                              llama_text_fn fn, void *user) {
-    llama_text *in[AT_ONCE] = {NULL}; /* the text of each sequence */
+LLAMAC_API int llama_generate(const llama *m, llama_session *s, llama_request *texts, size_t n,
+                              llama_request_fn fn, void *user) {
+    llama_request *in[AT_ONCE] = {NULL}; /* the text of each sequence */
     llama_span spans[AT_ONCE];
     int sequences = 0, status = LLAMA_OK;
     bool given = m && s && fn && (!n || texts);
@@ -1046,15 +1047,16 @@ LLAMAC_API int llama_generate(const llama *m, llama_session *s, llama_text *text
         /* The prompts of texts that begin, the last tokens of the others */
         going = 0;
         for (int k = 0; k < sequences; k++) {
-            llama_text *t = in[k];
+            llama_request *t = in[k];
             if (t && t->generated) spans[going++] = (llama_span){k, &t->token, 1};
             else if (t)
-                spans[going++] = (llama_span){k, t->prompt + t->known, t->n_prompt - t->known};
+                spans[going++] =
+                    (llama_span){k, t->prompt + t->cached_tokens, t->n_prompt - t->cached_tokens};
         }
         status = llama_eval_batch(s, spans, going);
         for (int k = 0; k < sequences && status == LLAMA_OK; k++) {
             if (in[k]) status = draw(m, s, in[k], fn, user);
-            if (in[k] && in[k]->finish) in[k] = NULL;
+            if (in[k] && in[k]->finish_reason) in[k] = NULL;
         }
     }
     return status;
@@ -1084,7 +1086,8 @@ static size_t bare_length(const char *text, size_t n) {
 
 /* The tokens of context and ending as one text, [given + tokens]: but those of the context are the
  * ones it has alone, and the last one is the ending's even where the joint fell into it. */
-static int tokenize_ending(const llama *m, llama_ending *e, int32_t **tokens, llamac_arena *arena) {
+static int tokenize_ending(const llama *m, llama_continuation *e, int32_t **tokens,
+                           llamac_arena *arena) {
     size_t n = e->n_context + e->n_ending;
     size_t room = 3 * (n + 1) + 1, bare; /* a space may be 3 tokens */
     if ((!e->context && e->n_context) || (!e->ending && e->n_ending)) return LLAMA_EINVAL;
@@ -1113,7 +1116,7 @@ static int context_sequence(const llama_session *s, const int32_t *tokens, size_
 }
 
 /* Endings that fit into the sequences there are, in one pass behind those of their contexts. */
-static int score_endings(const llama *m, llama_session *s, llama_ending *e, size_t n,
+static int score_endings(const llama *m, llama_session *s, llama_continuation *e, size_t n,
                          llamac_arena *arena) {
     llama_span spans[AT_ONCE];
     size_t total = 0;
@@ -1122,7 +1125,7 @@ static int score_endings(const llama *m, llama_session *s, llama_ending *e, size
         int32_t *tokens;
         if ((status = tokenize_ending(m, &e[k], &tokens, arena)) || !s) continue;
         int from = context_sequence(s, tokens, e[k].given), to = CONTEXTS + (int)k;
-        status = llama_prompt(s, from, tokens, e[k].given);
+        status = llama_prefill(s, from, tokens, e[k].given);
         if (status == LLAMA_OK) status = llama_fork(s, to, from);
         spans[k] = (llama_span){to, tokens + e[k].given, e[k].tokens};
         total += e[k].tokens;
@@ -1143,7 +1146,8 @@ static int score_endings(const llama *m, llama_session *s, llama_ending *e, size
     return status;
 }
 
-LLAMAC_API int llama_loglikelihood(const llama *m, llama_session *s, llama_ending *e, size_t n) {
+LLAMAC_API int llama_loglikelihood(const llama *m, llama_session *s, llama_continuation *e,
+                                   size_t n) {
     int sequences = 0, status = LLAMA_OK;
     if (!m || (n && !e)) return llamac_failed(s, LLAMA_EINVAL, "endings must be given");
     while (sequences < AT_ONCE + CONTEXTS && llama_tokens(s, sequences)) sequences++;
