@@ -1,14 +1,15 @@
 /* main.c - the command line: complete prompts, talk, score endings, look at a model.
  * It uses llama.h alone. stdout carries the result and nothing else; the rest goes to stderr.
  *
- *   1. Words         exit codes, messages, text for terminals and in JSON, memory
- *   2. Options       a table of verbs and one of options: reading, help, completion in shells
- *   3. Input         texts from arguments, files and pipes; the model; tokens
- *   4. Sessions      what verbs do with one; figures; saved state
- *   5. Completion    prompts -> tokens -> texts, many in one pass; stop texts
- *   6. Conversation
- *   7. Scoring       endings of contexts; perplexity
- *   8. Other verbs   info, check, tokenize, trace, bench
+ *   1. Terminal and messages   exit codes, messages, text for terminals and in JSON
+ *   2. Memory
+ *   3. Command line            a table of verbs and one of options: reading, help, completion
+ *   4. Input                   texts from arguments, files and pipes; tokens
+ *   5. Model and session       opening, progress, what verbs do with a session; figures; saved state
+ *   6. Complete                prompts -> tokens -> texts, many in one pass; stop texts
+ *   7. Chat
+ *   8. Score, ppl              endings of contexts; perplexity
+ *   9. Info, check, tokenize, trace, bench
  */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
@@ -30,7 +31,7 @@
 #include <time.h>
 #include <unistd.h>
 
-/* ---- 1. Words ---- */
+/* ---- 1. Terminal and messages ---- */
 
 enum { EXIT_RUN = 1, EXIT_USAGE, EXIT_MODEL, EXIT_MEMORY, EXIT_TOO_LONG, EXIT_INTERRUPTED = 130 };
 
@@ -117,6 +118,8 @@ static double now(void) {
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
+/* ---- 2. Memory ---- */
+
 /* All memory is taken here, zeroed, and given back by the end of the process. */
 typedef struct block {
     struct block *next;
@@ -147,17 +150,7 @@ static void append(bytes *b, const void *text, size_t n) {
     b->text[b->n += n] = 0;
 }
 
-static void show_bar(const char *what, double done, double total) {
-    double part = total > 0 ? done / total : 1, time = now();
-    if (bar.began == 0) bar.began = time;
-    if (!bar.wanted || time - bar.began < 0.5 || (time - bar.shown < 0.1 && done < total)) return;
-    bar.shown = time;
-    fprintf(stderr, "\r%-8s%3.0f%% [%-40.*s]", what, 100 * part, (int)(40 * part),
-            "########################################");
-    if (part > 0) fprintf(stderr, " %.0f s left \b", (time - bar.began) * (1 - part) / part);
-}
-
-/* ---- 2. Options ---- */
+/* ---- 3. Command line ---- */
 
 static void run_complete(void), run_score(void), run_ppl(void), run_tokenize(void), run_info(void),
     run_check(void), run_trace(void), run_bench(void);
@@ -441,7 +434,7 @@ static void print_completion(void) {
     puts(shells[k][2]);
 }
 
-/* ---- 3. Input ---- */
+/* ---- 4. Input ---- */
 
 typedef struct { /* a text and its tokens */
     bytes text;
@@ -452,9 +445,9 @@ typedef struct { /* a text and its tokens */
 static bytes input_memory;
 static input *inputs; /* [n_inputs] in it: what there is to work on */
 static size_t n_inputs;
+static size_t context; /* positions */
 static llama *model;
 static llama_info info;
-static size_t context; /* positions */
 
 /* \n \t \r \\ \" \' \xNN, in place; others stay as they are, but \c, if there is a `mark`, goes and
  * leaves its place there. Returns the new length. */
@@ -539,38 +532,6 @@ static void read_inputs(void) {
     add_file("-");
 }
 
-/* Take the model from the words, unless -m or $LLAMA_MODEL give it: then they are a prompt. */
-static void settle_model(void) {
-    const char *standing = getenv("LLAMA_MODEL"), *end = o.n_words ? strrchr(*o.words, '.') : NULL;
-    struct stat st;
-    if (o.model) return;
-    if (standing && *standing) o.model = standing;
-    bool file = end && (!strcmp(end, ".gguf") || !strcmp(end, ".bin"));
-    bool there = o.n_words && stat(o.words[0], &st) == 0 && (S_ISDIR(st.st_mode) || file);
-    if (o.n_words && (there || !o.model)) o.model = *o.words++, o.n_words--;
-    if (!o.model) refuse("no model: give its folder or file, or set $LLAMA_MODEL");
-}
-
-/* A file of weights was cut short: then evaluation says so. */
-static void on_lost_page(int signal_number, siginfo_t *lost, void *state) {
-    (void)state;
-    if (!llama_handle_sigbus(model, lost->si_addr)) signal(signal_number, SIG_DFL);
-}
-
-static void open_model(void) {
-    static const char *const modes[] = {"auto", "map", "lock", "stream"}; /* LLAMA_MEMORY_... */
-    struct sigaction action = {.sa_sigaction = on_lost_page, .sa_flags = SA_SIGINFO};
-    int *memory = &o.open.memory;
-    llama_error err;
-    while (o.memory && *memory < 4 && strcmp(o.memory, modes[*memory]) != 0) ++*memory;
-    if (*memory == 4) refuse("--memory: '%s' is not auto, map or lock", o.memory);
-    sigaction(SIGBUS, &action, NULL);
-    check(llama_open(&model, o.model, &o.open, &err), err.text);
-    info.size = sizeof info;
-    llama_describe(model, &info);
-    context = (size_t)(o.run.context ? o.run.context : info.context);
-}
-
 static void want_tokenizer(void) {
     if (!llama_token_text(model, 0, NULL))
         die(EXIT_MODEL, "the model has no tokenizer in or beside it: give one with --tokenizer");
@@ -617,7 +578,49 @@ static void append_tokens(bytes *b, const int32_t *tokens, size_t n) {
         append(b, text, llama_token_to_text(model, &utf8, i < n ? tokens[i] : LLAMA_FLUSH, text));
 }
 
-/* ---- 4. Sessions ---- */
+/* ---- 5. Model and session ---- */
+
+static void show_bar(const char *what, double done, double total) {
+    double part = total > 0 ? done / total : 1, time = now();
+    if (bar.began == 0) bar.began = time;
+    if (!bar.wanted || time - bar.began < 0.5 || (time - bar.shown < 0.1 && done < total)) return;
+    bar.shown = time;
+    fprintf(stderr, "\r%-8s%3.0f%% [%-40.*s]", what, 100 * part, (int)(40 * part),
+            "########################################");
+    if (part > 0) fprintf(stderr, " %.0f s left \b", (time - bar.began) * (1 - part) / part);
+}
+
+/* Take the model from the words, unless -m or $LLAMA_MODEL give it: then they are a prompt. */
+static void settle_model(void) {
+    const char *standing = getenv("LLAMA_MODEL"), *end = o.n_words ? strrchr(*o.words, '.') : NULL;
+    struct stat st;
+    if (o.model) return;
+    if (standing && *standing) o.model = standing;
+    bool file = end && (!strcmp(end, ".gguf") || !strcmp(end, ".bin"));
+    bool there = o.n_words && stat(o.words[0], &st) == 0 && (S_ISDIR(st.st_mode) || file);
+    if (o.n_words && (there || !o.model)) o.model = *o.words++, o.n_words--;
+    if (!o.model) refuse("no model: give its folder or file, or set $LLAMA_MODEL");
+}
+
+/* A file of weights was cut short: then evaluation says so. */
+static void on_lost_page(int signal_number, siginfo_t *lost, void *state) {
+    (void)state;
+    if (!llama_handle_sigbus(model, lost->si_addr)) signal(signal_number, SIG_DFL);
+}
+
+static void open_model(void) {
+    static const char *const modes[] = {"auto", "map", "lock", "stream"}; /* LLAMA_MEMORY_... */
+    struct sigaction action = {.sa_sigaction = on_lost_page, .sa_flags = SA_SIGINFO};
+    int *memory = &o.open.memory;
+    llama_error err;
+    while (o.memory && *memory < 4 && strcmp(o.memory, modes[*memory]) != 0) ++*memory;
+    if (*memory == 4) refuse("--memory: '%s' is not auto, map or lock", o.memory);
+    sigaction(SIGBUS, &action, NULL);
+    check(llama_open(&model, o.model, &o.open, &err), err.text);
+    info.size = sizeof info;
+    llama_describe(model, &info);
+    context = (size_t)(o.run.context ? o.run.context : info.context);
+}
 
 static llama_session *session;
 static struct {                  /* for --stats */
@@ -701,7 +704,9 @@ static bool save(const char *path) {
     return say("%s", err.text), false;
 }
 
-/* ---- 5. Completion ---- */
+/* ---- 6. Complete ---- */
+
+static bool converse(void), keep_talk(const char *path);
 
 enum { INTERRUPTED = LLAMA_FINISH_LENGTH + 1 }; /* one more finish */
 
@@ -826,7 +831,39 @@ static bool make_texts(void) {
     return !status;
 }
 
-/* ---- 6. Conversation: its text is inputs[0], which grows, tokenized anew for each reply ---- */
+/* Of many texts the context is as long as they need, and as many are under way as half of the free
+ * memory holds. */
+static void run_complete(void) {
+    size_t longest = 1;
+    if (o.cache && o.fast) refuse("--prompt-cache: not with --fast: bits would change");
+    if (o.tops > info.vocab) o.tops = info.vocab;
+    if (o.tops && !o.json) refuse("--logprobs: only with --json");
+    if (o.talk && (o.json || o.lines || o.nul || o.samples > 1 || n_inputs > 1))
+        refuse("-i: a conversation is one text, without --json, --lines, -0 or -k");
+    for (const char **stop = o.stops; stop < o.stops + o.n_stops; stop++) {
+        if (o.escapes) *stop = unescaped(*stop);
+        if (!**stop || (**stop & 0xc0) == 0x80)
+            refuse("--stop: the text is empty, or begins inside a character");
+    }
+    if (o.escapes) o.prefix = unescaped(o.prefix), o.suffix = unescaped(o.suffix);
+    if (o.talk && n_inputs == 0) add_input("", 0);
+    for (input *in = inputs; in < inputs + n_inputs; in++) {
+        tokenize_prompt(in);
+        if (in->n_tokens > longest) longest = in->n_tokens;
+    }
+    size_t n = n_inputs * (size_t)o.samples;
+    if (n == 0) return;
+    if (n > 1 && !o.run.context && o.n >= 0 && longest + (size_t)o.n < context)
+        context = longest + (size_t)o.n;
+    new_session(fitting(n < SLOTS ? n : SLOTS, 1), true);
+    if (o.cache) load(o.cache, true);
+    bool done = o.talk ? converse() : make_texts();
+    if (o.cache && figures.evaluated > 1 && !(o.talk ? keep_talk : save)(o.cache)) exit(EXIT_RUN);
+    if (!done && o.stats) print_stats();
+    if (!done) exit(EXIT_INTERRUPTED);
+}
+
+/* ---- 7. Chat: its text is inputs[0], which grows, tokenized anew for each reply ---- */
 
 /* A line of stdin without its newline. 1: there is one; 0: the end; -1: Ctrl-C, which is looked for
  * ten times a second: one that comes just before a read would not end it. */
@@ -911,39 +948,7 @@ static bool converse(void) {
     return true;
 }
 
-/* Of many texts the context is as long as they need, and as many are under way as half of the free
- * memory holds. */
-static void run_complete(void) {
-    size_t longest = 1;
-    if (o.cache && o.fast) refuse("--prompt-cache: not with --fast: bits would change");
-    if (o.tops > info.vocab) o.tops = info.vocab;
-    if (o.tops && !o.json) refuse("--logprobs: only with --json");
-    if (o.talk && (o.json || o.lines || o.nul || o.samples > 1 || n_inputs > 1))
-        refuse("-i: a conversation is one text, without --json, --lines, -0 or -k");
-    for (const char **stop = o.stops; stop < o.stops + o.n_stops; stop++) {
-        if (o.escapes) *stop = unescaped(*stop);
-        if (!**stop || (**stop & 0xc0) == 0x80)
-            refuse("--stop: the text is empty, or begins inside a character");
-    }
-    if (o.escapes) o.prefix = unescaped(o.prefix), o.suffix = unescaped(o.suffix);
-    if (o.talk && n_inputs == 0) add_input("", 0);
-    for (input *in = inputs; in < inputs + n_inputs; in++) {
-        tokenize_prompt(in);
-        if (in->n_tokens > longest) longest = in->n_tokens;
-    }
-    size_t n = n_inputs * (size_t)o.samples;
-    if (n == 0) return;
-    if (n > 1 && !o.run.context && o.n >= 0 && longest + (size_t)o.n < context)
-        context = longest + (size_t)o.n;
-    new_session(fitting(n < SLOTS ? n : SLOTS, 1), true);
-    if (o.cache) load(o.cache, true);
-    bool done = o.talk ? converse() : make_texts();
-    if (o.cache && figures.evaluated > 1 && !(o.talk ? keep_talk : save)(o.cache)) exit(EXIT_RUN);
-    if (!done && o.stats) print_stats();
-    if (!done) exit(EXIT_INTERRUPTED);
-}
-
-/* ---- 7. Scoring ---- */
+/* ---- 8. Score, ppl ---- */
 
 typedef struct {
     long label;            /* the right ending; -1: not known */
@@ -1067,7 +1072,7 @@ static void run_ppl(void) {
     printf("%s", o.verb->more);
 }
 
-/* ---- 8. Other verbs ---- */
+/* ---- 9. Info, check, tokenize, trace, bench ---- */
 
 static void run_info(void) {
     new_session(1, false);
