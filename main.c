@@ -769,7 +769,7 @@ static void add_input(const char *text, size_t n) {
 
 /* Return the content of a file, or of stdin if `path` is "-". Exits with an error if it cannot be
  * read. */
-static bytes read_file(const char *path) {
+static bytes read_all(const char *path) {
     bool is_stdin = strcmp(path, "-") == 0;
     FILE *f = is_stdin ? stdin : fopen(path, "rb");
     char part[1 << 14];
@@ -788,7 +788,7 @@ static bytes read_file(const char *path) {
 static void add_file(const char *path) {
     int kind = (int)options.command->input;
     bool many = options.lines || options.null;
-    bytes all = read_file(path);
+    bytes all = read_all(path);
     bool prompt = !many && (kind == PROMPTS || kind == PROMPT_AND_NAMES);
     bool newline = prompt && all.n && all.text[all.n - 1] == '\n';
     if (newline) all.n--;
