@@ -424,7 +424,7 @@ static int fuzz_poll(struct pollfd *p, nfds_t n, int milliseconds) {
 }
 
 static int fuzz_load_file(llama_session *s, int seq, const char *path, llama_error *err) {
-    must(s == session && seq == 0 && path, "the first sequence, and a file");
+    must(s == run.session && seq == 0 && path, "the first sequence, and a file");
     snprintf(err->text, sizeof err->text, "%s: is no state", path);
     return err->status = strlen(path) % 2 ? LLAMA_EMISMATCH : LLAMA_EFORMAT;
 }
@@ -809,11 +809,8 @@ static void try_cli(const char *s, size_t n) {
     world.err = open_memstream(&written[1], &length[1]);
     must(world.in && world.out && world.err, "memory for what is said");
     options = (struct options){.command = commands, .samples = 1};
-    run.model = tiny;
-    run.inputs = NULL;
-    run.n_inputs = run.n_requests = run.n_printed = 0;
-    memset(&run.input_memory, 0, sizeof run.input_memory);
-    run.context = POSITIONS;
+    run = (struct run){.model = tiny, .session = session, .context = POSITIONS, .info.size = sizeof run.info};
+    must(llama_describe(tiny, &run.info) == LLAMA_OK, "a model is described");
     if (setjmp(world.end) == 0) {
         tries[which](s, n);
         fuzz_exit(0);
