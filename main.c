@@ -238,6 +238,7 @@ static void *allocate(size_t bytes) {
     return b->data;
 }
 
+/* Append n bytes. The old array stays allocated when a larger one replaces it. */
 static void append(bytes *b, const void *text, size_t n) {
     if (b->capacity <= b->n + n) {
         char *larger = allocate(b->capacity = 2 * (b->n + n) + 64);
@@ -251,7 +252,7 @@ static void append(bytes *b, const void *text, size_t n) {
 /* ---- 3. Command line ---- */
 
 static const char complete_help[] =
-    "Prints the text that the model generates after the prompt. With -i it is a chat.\n"
+    "Prints the text that the model generates after the prompt. With -i: a chat.\n"
     "\n"
     "The prompt is the argument PROMPT, the TEXT of -p or the content of -f FILE.\n"
     "Without any of these, it is read from stdin. If a file or stdin ends with a\n"
@@ -266,7 +267,8 @@ static const char complete_help[] =
     "followed by a newline, or with -0 by a NUL.\n"
     "\n"
     "With --json each text is printed as a JSON object, on a line of its own:\n"
-    "  prompt, sample    the numbers of the prompt and of its text, from 0\n"
+    "  prompt, sample    the number of the prompt; the number of the text among the\n"
+    "                    texts of that prompt; both from 0\n"
     "  text, tokens      the generated text; the ids of its tokens\n"
     "  finish            why it ended: eos, stop, length, context, interrupted\n"
     "  seed              the seed that generates the same text again\n"
@@ -292,9 +294,9 @@ static const char complete_help[] =
     "\n"
     "--prompt-cache loads the KV cache from FILE before the run and saves it there\n"
     "after the run. Tokens at the start of a prompt that FILE holds are not evaluated\n"
-    "again. The output does not change by a bit. If FILE does not exist, is empty or\n"
-    "is another model's, it is written new. If it is longer than the context, it is\n"
-    "neither used nor changed. If it is anything else, the command refuses it.\n";
+    "again. The output stays bit-identical. If FILE does not exist, is empty or holds\n"
+    "the state of another model, it is replaced. If its state is longer than the\n"
+    "context, it is neither used nor changed. Any other file is an error.\n";
 
 static const char score_help[] =
     "Prints the log-probability of each possible continuation of a context, the best\n"
@@ -316,7 +318,8 @@ static const char score_help[] =
     "  ending    item, continuation, its log-probability, its tokens, its bytes,\n"
     "            1 if greedy decoding generates it (else 0),\n"
     "            its log-probability after \"Answer:\" instead of the context\n"
-    "  pick      item, label, best continuation by the rules sum, token, byte, answer\n"
+    "  pick      item, label, and the best continuation by each of four rules: sum,\n"
+    "            token, byte, answer\n"
     "  accuracy  rule, accuracy, its standard error, items that the rule got right,\n"
     "            items with a label\n"
     "An ending row is printed for each continuation and a pick row for each item.\n"
@@ -343,7 +346,8 @@ static const char ppl_help[] =
     "  perplexity  the perplexity +- its standard error\n"
     "  nll         the mean of -log p, in nats and in bits; the bits for each byte\n"
     "              of the text, if every token but <s> was scored\n"
-    "  tokens      the number of tokens that were scored, of all; the windows\n";
+    "  tokens      how many of all tokens were scored; the length of the windows and\n"
+    "              the distance between their starts\n";
 
 static const char tokenize_help[] =
     "Prints the token ids of a text, separated by spaces, on one line.\n"
@@ -439,13 +443,19 @@ static const command commands[] = {
 };
 enum { COMMANDS = sizeof commands / sizeof *commands };
 
-/* `help` of an option has to make sense alone: people find it with grep. */
+/* The options. The first line of an option's help has to make sense alone: people find it with
+ * grep. IN and AT give offset, min and max. */
 #define IN(field, min, max) offsetof(struct options, field), min, max
 #define AT(field)           IN(field, 0, 0)
-enum { NO_LIMIT = 1 << 30, MAX_CONTEXT = 1 << 20, MAX_LOGPROBS = 100, MAX_TOGETHER = 32 };
+enum {
+    NO_LIMIT = 1 << 30,
+    MAX_CONTEXT = 1 << 20, /* positions */
+    MAX_LOGPROBS = 100,
+    MAX_TOGETHER = 32 /* texts in one pass over the weights */
+};
 
 static const struct {
-    int commands; /* those that have it */
+    int commands; /* the set of commands that have the option */
     const char *names;
     enum { FLAG, STRING, INTEGER, REAL, SEED, STOP_TEXT, PROMPT_TEXT, PROMPT_FILE } kind;
     size_t offset;   /* of its value in `options` */
@@ -464,15 +474,15 @@ static const struct {
     {COMPLETE, "-0, --null", FLAG, AT(null),
      "prompts in files and stdin end with NUL;\nso do the texts that are printed"},
     {COMPLETE, "-k, --samples N", INTEGER, IN(samples, 1, NO_LIMIT),
-     "generate N texts per prompt (default 1);\ntheir seeds are those of -s, -s + 1, ..."},
+     "generate N texts per prompt (default 1); the first\nuses the seed of -s, the next that seed "
+     "+ 1, ..."},
     {COMPLETE, "--json", FLAG, AT(json), "print each text as a JSON object on its own line"},
     {COMPLETE, "--logprobs K", INTEGER, IN(logprobs, 1, MAX_LOGPROBS),
      "with --json: print the log-probability of each token\n"
      "and of the K most likely tokens (1 to 100)"},
     {COMPLETE, "-i, --interactive", FLAG, AT(interactive), "chat: reply to each line of stdin"},
     {COMPLETE, "--in-prefix TEXT", STRING, AT(in_prefix),
-     "with -i: text before each line (default: a newline,\nif the text so far does not end with "
-     "one)"},
+     "with -i: text before each line (default: a newline,\nunless the text so far ends with one)"},
     {COMPLETE, "--in-suffix TEXT", STRING, AT(in_suffix),
      "with -i: text after each line (default: a newline)"},
     {COMPLETE, "-r, --stop TEXT", STOP_TEXT, AT(stops),
@@ -482,8 +492,7 @@ static const struct {
     {COMPLETE | SCORE | PPL | INFO | TRACE | COMMON, "-c, --ctx, --ctx-size N", INTEGER,
      IN(session.context, 1, MAX_CONTEXT), "context length in tokens (default: the model's)"},
     {PPL, "--stride N", INTEGER, IN(stride, 1, NO_LIMIT),
-     "tokens from one window's start to the next\n(default: --ctx, so that windows do not "
-     "overlap)"},
+     "tokens from one window's start to the next\n(default: --ctx, so windows do not overlap)"},
     {PPL, "--ids", FLAG, AT(ids), "the file has token ids, as `llama tokenize` prints"},
     {COMPLETE | COMMON, "-s, --seed N", SEED, AT(sampler.seed),
      "sampling seed: same seed, same text (default random)"},
@@ -494,12 +503,12 @@ static const struct {
     {COMPLETE, "--top-k K", INTEGER, IN(sampler.top_k, 0, NO_LIMIT),
      "keep only the K most likely tokens (default 0: off)"},
     {COMPLETE, "--min-p P", REAL, IN(sampler.min_p, 0, 1),
-     "drop tokens whose probability is below P times the\nhighest one (default 0: off)"},
+     "drop tokens less likely than P times the most likely\ntoken (default 0: off)"},
     {COMPLETE, "--repeat-penalty R", REAL, IN(sampler.repeat_penalty, 0, 1e6),
-     "make tokens that occurred R times less likely:\npositive logits are divided by R, negative "
-     "ones\nmultiplied by R (default 1: off)"},
+     "penalize tokens that occurred: divide their positive\nlogits by R, multiply negative ones "
+     "by R\n(default 1: off)"},
     {COMPLETE, "--repeat-last-n N", INTEGER, IN(sampler.repeat_last, -1, NO_LIMIT),
-     "penalize tokens among the last N (default 64;\n-1: among all)"},
+     "penalize the last N tokens (default 64; -1: all)"},
     {COMPLETE | PPL | TRACE, "--no-bos", FLAG, AT(no_bos),
      "do not put the start token <s> before the text"},
     {COMPLETE, "--ignore-eos", FLAG, AT(ignore_eos), "never generate the end token </s>"},
@@ -520,8 +529,8 @@ static const struct {
     {EVALUATE, "--kernels NAME", STRING, AT(session.kernels),
      "scalar, avx2, avx512 or neon (default: the fastest)"},
     {EVALUATE, "--fast", FLAG, AT(fast),
-     "use AMX for prompts, if the CPU has it; the bits\ndiffer from the defined ones, the accuracy "
-     "does not"},
+     "use AMX for prompts, if the CPU has it: as accurate,\nbut the last bits of the results "
+     "differ"},
     {COMPLETE | COMMON, "--stats", FLAG, AT(stats),
      "print speed, memory, kernels and seed on stderr"},
     {MODEL, "-q, --quiet", FLAG, AT(quiet), "print errors only: no notes and no progress bar"},
@@ -582,8 +591,7 @@ static void set_number(size_t i, const char *value) {
                whole ? "whole " : "", min, max,
                at == &options.session.threads ? "; -t is threads, the temperature is --temp" : "");
     if (whole) *(int *)at = (int)v;
-    else
-        *(float *)at = (float)(v > 0 && v < 1e-30 ? 1e-30 : v); /* so that it is not 0 as a float */
+    else *(float *)at = (float)(v > 0 && v < 1e-30 ? 1e-30 : v); /* not 0, which may mean off */
 }
 
 /* Store the value of row i where the table says. */
@@ -627,7 +635,8 @@ static void check_options(void) {
                    options.command->name, options.command->name);
 }
 
-/* Parse the command line into `options`. The command is the first argument; "--" ends the options. */
+/* Parse the command line into `options`. The first argument may be a command; "--" ends the
+ * options. */
 static void read_options(int argc, char **argv) {
     size_t max = (size_t)argc + 1;
     bool ended = false;
@@ -682,7 +691,7 @@ static void print_first_screen(void) {
     for (const command *c = commands; c < commands + COMMANDS; c++)
         printf("  llama %-8s %-23s%s\n", c->name, c->arguments, c->summary);
     puts("\nMODEL is a folder in Meta's or Hugging Face's layout, a .gguf file or llama2.c's\n"
-         ".bin file. By default it is $LLAMA_MODEL. By default stdin is the prompt.\n");
+         ".bin file. Without MODEL, $LLAMA_MODEL is used. Without PROMPT, stdin is read.\n");
     print_options(COMMON);
     puts("\nexample: llama LLaMA/7B \"I believe the meaning of life is\" -n 64");
     for (int i = 0; i < EXIT_CODES; i++)
@@ -917,6 +926,7 @@ static void on_sigbus(int signal_number, siginfo_t *fault, void *state) {
     if (!llama_handle_sigbus(run.model, fault->si_addr)) signal(signal_number, SIG_DFL);
 }
 
+/* Open the model and describe it in run.info. Exits with an error if that fails. */
 static void open_model(void) {
     static const char *const modes[] = {"auto", "map", "lock", "stream"}; /* LLAMA_MEMORY_... */
     struct sigaction action = {.sa_sigaction = on_sigbus, .sa_flags = SA_SIGINFO};
@@ -932,7 +942,8 @@ static void open_model(void) {
     run.context = (size_t)(options.session.context ? options.session.context : run.info.context);
 }
 
-/* Draw a progress bar with the time left, if the work has taken more than half a second. */
+/* Draw a progress bar with the time left, if the work has taken more than half a second. `what` is
+ * the kind of work, done and total are in any unit. */
 static void show_progress(const char *what, double done, double total) {
     double part = total > 0 ? done / total : 1, time = now();
     if (run.progress.start_time == 0) run.progress.start_time = time;
@@ -945,8 +956,9 @@ static void show_progress(const char *what, double done, double total) {
     if (part > 0) fprintf(stderr, " %.0f s left \b", elapsed * (1 - part) / part);
 }
 
-/* Show the progress of what the library reports. A prompt's progress is shown only if it is evaluated
- * alone: with several texts, print_outputs shows how many are complete. */
+/* The progress callback of sessions and of llama_check: draw the bar. A prompt's progress is shown
+ * only if it is the only one: with several texts, print_outputs shows how many are complete.
+ * Returns nonzero after Ctrl-C, which cancels the call. */
 static int on_progress(void *user, const char *what, uint64_t done, uint64_t total) {
     bool alone = options.command->bit == COMPLETE && options.session.sequences == 1;
     bool prompt = alone && total > (uint64_t)run.info.layers; /* more than one token */
@@ -960,7 +972,8 @@ static double physical_memory(void) {
     return (double)sysconf(_SC_PHYS_PAGES) * (double)sysconf(_SC_PAGESIZE);
 }
 
-/* Return how many of n sequences fit in half of the memory that the weights leave, at least `min`. */
+/* Return how many of n sequences fit in half of the memory that the weights leave free; at least
+ * `min`. */
 static size_t fit_sequences(size_t n, size_t min) {
     double available = (physical_memory() - (double)run.info.file_bytes) / 2;
     double bytes_each = (double)(run.context * run.info.kv_bytes_per_token);
@@ -968,6 +981,7 @@ static size_t fit_sequences(size_t n, size_t min) {
     return n;
 }
 
+/* The thread that reads the weights ahead. */
 static void *prefetch(void *user) { return llama_prefetch(run.model, NULL, NULL), user; }
 
 /* Make the session, with n sequences. With `read_ahead`, a thread reads the weights at the disk's
@@ -990,6 +1004,7 @@ static void must(int status) { exit_on_error(status, llama_session_error(run.ses
 /* Return n per second. */
 static double rate(size_t n, double seconds) { return seconds > 0 ? (double)n / seconds : 0; }
 
+/* For --stats and /stats: print speed, memory, kernels and seed on stderr. */
 static void print_stats(void) {
     double prompt = run.stats.prompt_seconds, generation = run.stats.generation_seconds;
     double speed = rate(run.stats.after_first, generation);
@@ -1020,9 +1035,11 @@ static bool load_state(const char *path) {
     return say("%s", err.text), false;
 }
 
-/* Load the --prompt-cache. A file that does not exist or is empty is silently written later. Another
- * model's state is replaced later, and a state longer than the context is kept but not used; a note
- * says so. Exits with an error if the file is anything else: the user has to remove it. */
+/* Load the --prompt-cache into sequence 0. After the run the file is written again.
+ *   no such file, or an empty one     nothing is loaded
+ *   the state of another model        the same, and a note says so
+ *   a state longer than the context   the same, but the file is not written
+ *   anything else                     exits with an error: the user has to remove the file */
 static void load_cache(void) {
     const char *path = options.cache_path;
     struct stat st;
@@ -1057,7 +1074,8 @@ static bool context_full(const llama_request *t) {
     return t->finish_reason == LLAMA_FINISH_LENGTH && (int64_t)t->max_tokens != options.max_tokens;
 }
 
-/* For --json: record the token that was drawn and its log-probability, then the most likely ones. */
+/* For --json: record the token that was drawn and its log-probability, then the most likely
+ * tokens and theirs. */
 static void record_token(output *out, const llama_request *t) {
     llama_token_logprob row[1 + MAX_LOGPROBS] = {{.token = t->token}}, *top = row + 1;
     const float *logits = llama_logits(run.session, t->seq);
@@ -1117,7 +1135,8 @@ static void print_output(const llama_request *t, output *out) {
              options.interactive ? "/reset" : "-c");
 }
 
-/* Print what is new on stdout, in input order: a text only after all texts before it are complete. */
+/* Print what is new on stdout, in input order: a text is printed only when all texts before it are
+ * complete. */
 static void print_outputs(void) {
     for (; run.n_printed < run.n_requests; run.n_printed++) {
         print_output(&run.requests[run.n_printed], &run.outputs[run.n_printed]);
@@ -1128,8 +1147,8 @@ static void print_outputs(void) {
         show_progress("texts", (double)run.n_printed, (double)run.n_requests);
 }
 
-/* The callback of llama_generate: append the text that a token completed, up to a stop text. Returns
- * 1 if there was a stop text, a negative code after Ctrl-C, else 0. */
+/* The callback of llama_generate: append the text that a token completed, up to a stop text, and
+ * print what is ready. Returns 1 if a stop text was found, LLAMA_ECANCEL after Ctrl-C, else 0. */
 static int on_text(void *user, llama_request *t, const char *text, size_t n) {
     output *out = &((output *)user)[t - run.requests];
     if (out->first_token_time == 0) out->first_token_time = now();
@@ -1225,6 +1244,7 @@ static void check_complete_options(void) {
     if (options.escapes) options.in_suffix = unescaped(options.in_suffix);
 }
 
+/* Generate a text for each sample of each prompt, or chat. */
 static void run_complete(void) {
     size_t longest = 1;
     check_complete_options();
@@ -1267,7 +1287,8 @@ static int read_line(bytes *line) {
     return ch == '\n' || line->n;
 }
 
-/* Save the chat, as far as it fits in the context. Returns whether that worked; if not, prints why. */
+/* Save the chat, as far as it fits in the context. Returns whether that worked; if not, prints
+ * why. */
 static bool save_chat(const char *path) {
     tokenize_with_bos(run.inputs);
     size_t n = run.inputs->n_tokens, fits = n < run.context ? n : run.context;
@@ -1281,8 +1302,8 @@ static bool save_chat(const char *path) {
     return save_state(path);
 }
 
-/* Run a chat command: a line that begins with a slash. `prompt` is the text before the chat. Returns
- * false if the chat ends. If a command fails and stdin is not a terminal, exits. */
+/* Run a chat command: a line that begins with a slash. `prompt` is the text before the chat.
+ * Returns false if the chat ends. If the command fails and stdin is not a terminal, exits. */
 static bool run_chat_command(const char *line, const bytes *prompt) {
     bytes *chat_text = &run.inputs->text;
     bool ok = true;
@@ -1302,8 +1323,8 @@ static bool run_chat_command(const char *line, const bytes *prompt) {
     return true;
 }
 
-/* Append the user's line to the chat, then the model's reply, which is printed. If the line does not
- * fit in the context, it is not appended: prints why, and exits if stdin is not a terminal. */
+/* Append the user's line to the chat, then generate, print and append the reply. If the line does
+ * not fit in the context, it is not appended: prints why, and exits if stdin is not a terminal. */
 static void add_turn(const char *line, size_t n) {
     bytes *chat_text = &run.inputs->text;
     size_t before = chat_text->n;
@@ -1439,6 +1460,7 @@ static item *read_items(size_t *n, size_t *max_continuations, size_t *longest) {
     return (void *)memory.text;
 }
 
+/* Score the continuations of all items, and print the accuracy of each rule. */
 static void run_score(void) {
     static const char *const rules[] = {"sum", "token", "byte", "answer", "greedy"};
     size_t n = 0, max_continuations = 1, longest = 1, labelled = 0, right[RULES] = {0};
