@@ -128,7 +128,7 @@ static const struct {
     int statuses[2];            /* the LLAMA_E... that end in this code; 0: none */
 } exit_codes[] = {
     {EXIT_SUCCESS, "done", "everything was done", {0}},
-    {EXIT_RUN, "failed", "it failed otherwise: stdout cannot be written, ...", {0}},
+    {EXIT_RUN, "failed", "any other failure, such as stdout that cannot be written", {0}},
     {EXIT_USAGE, "usage", "an option, an argument or an input is not valid", {LLAMA_EINVAL}},
     {EXIT_MODEL, "model", "the model cannot be read or is not valid", {LLAMA_EIO, LLAMA_EFORMAT}},
     {EXIT_MEMORY, "memory", "there is not enough memory", {LLAMA_ENOMEM}},
@@ -295,7 +295,7 @@ static const char complete_help[] =
     "--prompt-cache loads the KV cache from FILE before the run and saves it there\n"
     "after the run. Tokens at the start of a prompt that FILE holds are not evaluated\n"
     "again. The output stays bit-identical. If FILE does not exist, is empty or holds\n"
-    "the state of another model, it is replaced. If its state is longer than the\n"
+    "another model's state, a new state is written. If its state is longer than the\n"
     "context, it is neither used nor changed. Any other file is an error.\n";
 
 static const char score_help[] =
@@ -372,12 +372,12 @@ static const char trace_help[] =
     "Modules are named as in Meta's code. A NAME selects that module and everything\n"
     "inside it: layers.3 selects layer 3. Without a NAME all modules are printed.\n"
     "Each line has the name, the shape [tokens, columns], the mean, the root mean\n"
-    "square (rms), the CRC-32 of the float32 bytes, and the first numbers.\n";
+    "square (rms), the CRC-32 of the float32 bytes and the first numbers, up to four.\n";
 
 static const char bench_help[] =
-    "Measures the speed of this model on this machine. It evaluates a prompt of 128\n"
-    "tokens at once, then 32 tokens one after the other, and does so five times. It\n"
-    "prints the best speed of each.\n";
+    "Measures the speed of this model on this machine. A run evaluates a prompt of 128\n"
+    "tokens at once, then 32 tokens one after the other as in generation. Prints the\n"
+    "highest speeds of five runs.\n";
 
 static const char help_help[] =
     "Prints the first screen. With COMMAND, prints everything about that command.\n"
@@ -869,7 +869,7 @@ static void tokenize(input *in, unsigned flags) {
 /* Compute the tokens of an input, with <s> first unless --no-bos is given. */
 static void tokenize_with_bos(input *in) { tokenize(in, options.no_bos ? 0 : LLAMA_ADD_BOS); }
 
-/* The same for a prompt. Exits with an error if it is empty or does not fit in the context. */
+/* Compute the tokens of a prompt, as tokenize_with_bos does. Exits with an error if it is empty or does not fit in the context. */
 static void tokenize_prompt(input *in) {
     tokenize_with_bos(in);
     if (in->n_tokens == 0 && !options.interactive)
@@ -902,9 +902,9 @@ static void append_tokens(bytes *b, const int32_t *tokens, size_t n) {
 
 /* ---- 5. Model and session ---- */
 
-/* Set the model's path: -m, else the first argument, else $LLAMA_MODEL. If $LLAMA_MODEL is set, the
- * first argument is the model only if it is a folder or an existing .gguf or .bin file; else it is
- * the prompt. */
+/* Set the model's path to -m, the first argument or $LLAMA_MODEL. If $LLAMA_MODEL is set, the first
+ * argument is the model only if it is a folder or an existing .gguf or .bin file. Otherwise it is a
+ * text. Exits with an error if there is no model. */
 static void find_model(void) {
     const char *fallback = getenv("LLAMA_MODEL");
     struct stat st;
