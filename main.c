@@ -375,9 +375,9 @@ static const char trace_help[] =
     "square (rms), the CRC-32 of the float32 bytes and the first numbers, up to four.\n";
 
 static const char bench_help[] =
-    "Measures the speed of this model on this machine. A run evaluates a prompt of 128\n"
-    "tokens at once, then 32 tokens one after the other as in generation. Prints the\n"
-    "highest speeds of five runs.\n";
+    "Measures the speed of this model on this machine. Each run evaluates a prompt of\n"
+    "128 tokens at once, then 32 tokens one after the other as in generation. Prints\n"
+    "the highest speeds of five runs.\n";
 
 static const char help_help[] =
     "Prints the first screen. With COMMAND, prints everything about that command.\n"
@@ -869,7 +869,8 @@ static void tokenize(input *in, unsigned flags) {
 /* Compute the tokens of an input, with <s> first unless --no-bos is given. */
 static void tokenize_with_bos(input *in) { tokenize(in, options.no_bos ? 0 : LLAMA_ADD_BOS); }
 
-/* Compute the tokens of a prompt, as tokenize_with_bos does. Exits with an error if it is empty or does not fit in the context. */
+/* Compute the tokens of a prompt, as tokenize_with_bos does. Exits with an error if it is empty or
+ * does not fit in the context. */
 static void tokenize_prompt(input *in) {
     tokenize_with_bos(in);
     if (in->n_tokens == 0 && !options.interactive)
@@ -1297,7 +1298,7 @@ static bool save_chat(const char *path) {
     must(status);
     clear_progress();
     if (fits < n)
-        note("%s: saved without the last %zu of %zu tokens: the context is full", path, n - fits,
+        note("%s: the context is full; the last %zu of %zu tokens are not saved", path, n - fits,
              n);
     return save_state(path);
 }

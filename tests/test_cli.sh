@@ -358,7 +358,7 @@ if [ $? -eq 5 ]; then ok; else no "-i: a full context ends a pipe's conversation
 holds "-i: says so" grep -q "context of 40 positions is full" $work/err
 printf 'one\n/save %s\n/exit\nnot sent\n' "$work/full" | $llama $model -i --temp 0 -n -1 --ignore-eos --echo -c 40 >$work/out 2>$work/err
 if [ $? -eq 0 ]; then ok; else no "-i: /save of a full context: $(cat $work/err)"; fi
-holds "-i: what of it is not saved is said: $(cat $work/err)" grep -q "full: saved without the last [0-9]* of [0-9]* tokens" $work/err
+holds "-i: what of it is not saved is said: $(cat $work/err)" grep -q "full: the context is full; the last [0-9]* of [0-9]* tokens are not saved" $work/err
 holds "-i: but the rest is" test -s $work/full
 holds "-i: --echo is not for conversations" [ "$(grep -c one $work/out)" -eq 0 ]
 printf '/load %s\n' "$work/readme" | $llama $model -i >$work/out 2>$work/err
