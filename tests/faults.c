@@ -22,19 +22,14 @@
  * was when it began. What it no longer holds, and did not give back, is a leak. */
 void cli_reset(void);
 void cli_reset(void) {
-    llama_session_free(session);
-    llama_close(model);
-    for (block *next; blocks; blocks = next) {
-        next = blocks->next;
-        free(blocks);
+    llama_session_free(run.session);
+    llama_close(run.model);
+    for (block *next; run.blocks; run.blocks = next) {
+        next = run.blocks->next;
+        free(run.blocks);
     }
-    o = (options){.n = 0};
-    info = (llama_info){.size = 0};
-    memset(&bar, 0, sizeof bar);
-    memset(&figures, 0, sizeof figures);
-    memset(&input_memory, 0, sizeof input_memory);
-    blocks = NULL, model = NULL, session = NULL, inputs = NULL, texts = NULL, lanes = NULL;
-    n_inputs = context = n_texts = head = 0;
+    options = (struct options){.command = NULL};
+    run = (struct run){.blocks = NULL};
     interrupted = 0;
 }
 #else

@@ -94,7 +94,7 @@ static int fuzz_loglikelihood(const llama *m, llama_session *s, llama_ending *e,
 #define llama_prompt               fuzz_prompt
 #define llama_generate             fuzz_generate
 #define llama_check                fuzz_check
-#define check                      cli_check /* test.h has one */
+#define must                       cli_must /* this file has one */
 #define main                       cli_main
 #include "../main.c"
 #undef stdin
@@ -120,7 +120,7 @@ static int fuzz_loglikelihood(const llama *m, llama_session *s, llama_ending *e,
 #undef llama_prompt
 #undef llama_generate
 #undef llama_check
-#undef check
+#undef must
 #undef main
 #define stdin  stdin
 #define stdout stdout
@@ -424,13 +424,13 @@ static int fuzz_poll(struct pollfd *p, nfds_t n, int milliseconds) {
 }
 
 static int fuzz_load_file(llama_session *s, int seq, const char *path, llama_error *err) {
-    must(s == session && seq == 0 && path, "the first sequence, and a file");
+    must(s == run.session && seq == 0 && path, "the first sequence, and a file");
     snprintf(err->text, sizeof err->text, "%s: is no state", path);
     return err->status = strlen(path) % 2 ? LLAMA_EMISMATCH : LLAMA_EFORMAT;
 }
 
 static int fuzz_save_file(llama_session *s, int seq, const char *path, llama_error *err) {
-    must(s == session && seq == 0 && path, "the first sequence, and a file");
+    must(s == run.session && seq == 0 && path, "the first sequence, and a file");
     snprintf(err->text, sizeof err->text, "%s: cannot be written", path);
     return err->status = LLAMA_EIO;
 }
@@ -440,7 +440,7 @@ static int fuzz_loglikelihood(const llama *m, llama_session *s, llama_ending *e,
     must(m == tiny && n && n % 2 == 0, "endings twice");
     if (!s) return llama_loglikelihood(m, NULL, e, n);
     for (size_t i = 0; i < n; i++) {
-        must(e[i].n_ending && e[i].tokens && e[i].given + e[i].tokens <= context, "an ending that fits in the context");
+        must(e[i].n_ending && e[i].tokens && e[i].given + e[i].tokens <= run.context, "an ending that fits in the context");
         e[i].logprob = -(double)e[i].tokens;
         e[i].greedy = e[i].tokens % 2;
     }
@@ -449,61 +449,61 @@ static int fuzz_loglikelihood(const llama *m, llama_session *s, llama_ending *e,
 
 /* What was read are texts, each with a 0 behind it; none has what divides them. */
 static void must_be_inputs(void) {
-    char divides = o.nul ? 0 : '\n';
-    size_t n = o.verb->input == 'n' ? 0 : o.n_words, sum = n ? n - 1 : 0, all = 0;
-    bool files = n && o.verb->input == 'f', given = n > 0;
-    must(n_inputs * sizeof *inputs == input_memory.n, "as many texts as there is memory for");
-    for (size_t i = 0; i < n; i++) sum += strlen(o.words[i]);
-    for (size_t i = 0; i < o.n_sources; i++) {
-        if (o.sources[i].is_file) files = true;
-        else sum += strlen(o.sources[i].text), given = true;
+    char divides = options.null ? 0 : '\n';
+    size_t n = options.command->input == PROMPT_AND_NAMES ? 0 : options.n_arguments, sum = n ? n - 1 : 0, all = 0;
+    bool files = n && options.command->input == ONE_FILE, given = n > 0;
+    must(run.n_inputs * sizeof *run.inputs == run.input_memory.n, "as many texts as there is memory for");
+    for (size_t i = 0; i < n; i++) sum += strlen(options.arguments[i]);
+    for (size_t i = 0; i < options.n_sources; i++) {
+        if (options.sources[i].is_file) files = true;
+        else sum += strlen(options.sources[i].text), given = true;
     }
-    for (size_t i = 0; i < n_inputs; i++) {
-        const bytes *b = &inputs[i].text;
-        must(b->n < b->room && b->text[b->n] == 0, "a 0 stands behind a text");
-        if ((o.lines || o.nul) && !given && !o.escapes) must(!memchr(b->text, divides, b->n), "a line is one");
+    for (size_t i = 0; i < run.n_inputs; i++) {
+        const bytes *b = &run.inputs[i].text;
+        must(b->n < b->capacity && b->text[b->n] == 0, "a 0 stands behind a text");
+        if ((options.lines || options.null) && !given && !options.escapes) must(!memchr(b->text, divides, b->n), "a line is one");
         all += b->n;
     }
-    if (n + o.n_sources && o.verb->input && !files)
-        must(o.escapes ? all <= sum && 4 * all >= sum : all == sum, "texts are what the arguments are");
+    if (n + options.n_sources && options.command->input && !files)
+        must(options.escapes ? all <= sum && 4 * all >= sum : all == sum, "texts are what the arguments are");
 }
 
 /* All is read. Numbers that were given are within their limits. */
 static int fuzz_open(llama **m, const char *path, const llama_options *lo, llama_error *err) {
     for (size_t i = 0; i < OPTIONS; i++) {
         int kind = (int)option_table[i].kind;
-        const void *at = (const char *)&o + option_table[i].at;
-        if (!(o.given >> i & 1)) continue;
-        must(strchr(option_table[i].verbs, o.verb->letter) != NULL, "an option is one of the verb's");
-        if (kind != WHOLE && kind != REAL) continue;
-        double v = kind == WHOLE ? *(const int *)at : (double)*(const float *)at;
-        must(v >= option_table[i].least && v <= option_table[i].most, "a number within its limits");
+        const void *at = (const char *)&options + option_table[i].offset;
+        if (!(options.given >> i & 1)) continue;
+        must((option_table[i].commands & options.command->bit) != 0, "an option is one of the verb's");
+        if (kind != INTEGER && kind != REAL) continue;
+        double v = kind == INTEGER ? *(const int *)at : (double)*(const float *)at;
+        must(v >= option_table[i].min && v <= option_table[i].max, "a number within its limits");
     }
-    must(path && path == o.model && lo == &o.open, "a model is named");
+    must(path && path == options.model_path && lo == &options.model, "a model is named");
     must(lo->memory >= LLAMA_MEMORY_AUTO && lo->memory <= LLAMA_MEMORY_STREAM, "a mode of memory");
     must_be_inputs();
-    if (o.talk && (!o.run.context || o.run.context > POSITIONS)) o.run.context = POSITIONS; /* it is tokenized line by line */
+    if (options.interactive && (!options.session.context || options.session.context > POSITIONS)) options.session.context = POSITIONS; /* it is tokenized line by line */
     *err->text = 0;
     *m = tiny;
     return LLAMA_OK;
 }
 
 static void must_be_tokens(const int32_t *tokens, size_t n) {
-    must(n > 0 && n <= context, "a prompt that fits in the context");
-    for (size_t i = 0; i < n; i++) must(tokens[i] >= 0 && tokens[i] < info.vocab, "tokens of the vocabulary");
+    must(n > 0 && n <= run.context, "a prompt that fits in the context");
+    for (size_t i = 0; i < n; i++) must(tokens[i] >= 0 && tokens[i] < run.info.vocab, "tokens of the vocabulary");
 }
 
 static int fuzz_session_new(llama_session **s, const llama *m, const llama_session_options *so, llama_error *err) {
-    must(m == tiny && *s == session && err, "a session of the model");
-    must(so->context >= 1 && so->context <= 1 << 20 && so->sequences >= 1 && so->sequences <= SLOTS + 2, "a session's size");
+    must(m == tiny && *s == run.session && err, "a session of the model");
+    must(so->context >= 1 && so->context <= 1 << 20 && so->sequences >= 1 && so->sequences <= MAX_TOGETHER + 2, "a session's size");
     must(so->threads >= 0 && so->threads <= 1024 && so->batch >= 0, "a session's threads and batch");
-    if (!strchr("cis", o.verb->letter)) fuzz_exit(0); /* what others go on with is numbers */
+    if (!(options.command->bit & (COMPLETE | INFO | SCORE))) fuzz_exit(0); /* what others go on with is numbers */
     world.began = true;
     return LLAMA_OK;
 }
 
 static int fuzz_prompt(llama_session *s, int seq, const int32_t *tokens, size_t n) {
-    must(s == session && seq == 0, "the first sequence");
+    must(s == run.session && seq == 0, "the first sequence");
     must_be_tokens(tokens, n);
     return LLAMA_OK;
 }
@@ -511,12 +511,12 @@ static int fuzz_prompt(llama_session *s, int seq, const int32_t *tokens, size_t 
 /* Each text gets a token; the library takes its sampler. */
 static int fuzz_generate(const llama *m, llama_session *s, llama_text *t, size_t n, llama_text_fn fn, void *user) {
     float probs[VOCAB];
-    must(m == tiny && s == session, "the session");
-    for (size_t i = 0; i < o.n_stops; i++) must(*o.stops[i] && (*o.stops[i] & 0xc0) != 0x80, "a stop text is characters");
+    must(m == tiny && s == run.session, "the session");
+    for (size_t i = 0; i < options.n_stops; i++) must(*options.stops[i] && (*options.stops[i] & 0xc0) != 0x80, "a stop text is characters");
     for (size_t i = 0; i < n; i++, t++) {
         must_be_tokens(t->prompt, t->n_prompt);
-        must(t->n_prompt + t->most <= context + 1, "no more than the context, and one");
-        if (i == 0) must(llama_distribution(session, 0, &t->sampler, probs) == LLAMA_OK, "options make a sampler");
+        must(t->n_prompt + t->most <= run.context + 1, "no more than the context, and one");
+        if (i == 0) must(llama_distribution(run.session, 0, &t->sampler, probs) == LLAMA_OK, "options make a sampler");
         for (int k = 0; k < VOCAB && i == 0; k++) must(probs[k] >= 0 && probs[k] <= 1.0001f, "probabilities");
         t->token = (int32_t)i % VOCAB;
         t->generated = t->most > 0;
@@ -597,7 +597,7 @@ static void must_be_scores(const char *out, size_t n) {
     for (const char *line = out; line < out + n; line = strchr(line, '\n') + 1) {
         int kind = 0;
         while (kind < 3 && strncmp(line, kinds[kind], strlen(kinds[kind])) != 0) kind++;
-        must(kind < (o.quiet ? 1 : 3), "a line of a score");
+        must(kind < (options.quiet ? 1 : 3), "a line of a score");
     }
     must((n == 0 || out[n - 1] == '\n') && harmless(out, n) && !strstr(out, "nan"), "lines of numbers");
 }
@@ -605,23 +605,23 @@ static void must_be_scores(const char *out, size_t n) {
 /* What main left with, and what it wrote. */
 static void must_be_outcome(const char *out, size_t n, size_t n_err) {
     int code = world.code;
-    char verb = o.verb ? o.verb->letter : 0;
-    bool unsaved = code == EXIT_RUN && (o.cache || o.talk); /* the state, where there is no disk */
+    int command = options.command ? options.command->bit : 0;
+    bool unsaved = code == EXIT_RUN && (options.cache_path || options.interactive); /* the state, where there is no disk */
     must(code == 0 || code == EXIT_USAGE || code == EXIT_TOO_LONG || code == EXIT_MEMORY || unsaved, "done, or refused");
     must((code == EXIT_MEMORY) == (world.taken >= ROOM), "no memory when there is none");
     must(code != EXIT_USAGE || n == 0, "nothing is done of what is refused");
     must(code == 0 || n_err > 0, "a refusal says why");
     must(code != EXIT_TOO_LONG || !world.began || !world.terminal, "a conversation that is full goes on");
     if (code) return;
-    if (o.version) must(lines_in(out, n) == 1, "one line of version");
-    else if (o.shell) must(lines_in(out, n) == 1 && harmless(out, n), "one line of completion");
-    else if (o.help || verb == 'h') must_be_help(out, n);
-    else if (verb == 'k' && o.decode) must(valid_utf8((const unsigned char *)out, n), "decoded are whole characters");
-    else if (verb == 'k') must(lines_in(out, n) == 1 && strspn(out, "0123456789 \n") == n, "ids in a line");
-    else if (verb == 'i') must(lines_in(out, n) >= 10, "what a model is");
-    else if (verb == 's') must_be_scores(out, n);
-    else if (verb != 'c') must(n == 0, "nothing yet");
-    if (verb != 'c' || !o.json || o.help || o.version || o.shell) return;
+    if (options.version) must(lines_in(out, n) == 1, "one line of version");
+    else if (options.shell) must(lines_in(out, n) == 1 && harmless(out, n), "one line of completion");
+    else if (options.help || command == HELP) must_be_help(out, n);
+    else if (command == TOKENIZE && options.decode) must(valid_utf8((const unsigned char *)out, n), "decoded are whole characters");
+    else if (command == TOKENIZE) must(lines_in(out, n) == 1 && strspn(out, "0123456789 \n") == n, "ids in a line");
+    else if (command == INFO) must(lines_in(out, n) >= 10, "what a model is");
+    else if (command == SCORE) must_be_scores(out, n);
+    else if (command != COMPLETE) must(n == 0, "nothing yet");
+    if (command != COMPLETE || !options.json || options.help || options.version || options.shell) return;
     for (const char *line = out; line < out + n;)
         must(*line == '{' && (line = json_value(line)) != NULL && *line++ == '\n', "an object, and a newline");
     must(harmless(out, n), "objects act on no terminal");
@@ -631,14 +631,14 @@ static void must_be_outcome(const char *out, size_t n, size_t n_err) {
 
 /* A text whose memory ends where it does, or so many zeros behind it. */
 static char *copied(const char *s, size_t n, size_t zeros) {
-    char *copy = take(n + zeros);
+    char *copy = allocate(n + zeros);
     if (n) memcpy(copy, s, n);
     return copy;
 }
 
 /* Each of the parts that a 0 divides the n bytes into, [*count], behind a first one. */
 static char **divide(const char *s, size_t n, int *count) {
-    char **at = take((n + 3) * sizeof *at);
+    char **at = allocate((n + 3) * sizeof *at);
     for (*count = 1; n; ++*count) {
         size_t length = strnlen(s, n), whole = length < n ? length + 1 : n;
         at[*count] = copied(s, length, 1);
@@ -651,7 +651,7 @@ static char **divide(const char *s, size_t n, int *count) {
 
 /* All bytes written as \xNN are read as they were. */
 static void try_unescape(const char *s, size_t n) {
-    char *copy = copied(s, n, 0), *written = take(4 * n + 1);
+    char *copy = copied(s, n, 0), *written = allocate(4 * n + 1);
     size_t k = unescape(copy, n, NULL), mark = 0;
     must(k <= n && 4 * k >= n, "unescaped text is no longer, nor shorter than a quarter");
     must((n && memchr(s, '\\', n)) || (k == n && memcmp(copy, s, n) == 0), "without a backslash nothing changes");
@@ -672,9 +672,9 @@ static void try_main(const char *s, size_t n) {
 /* Where text that comes in pieces of that size must end: a stop text ends it in the piece that completes it. */
 static size_t end_of(const char *s, size_t n, size_t piece) {
     size_t first = SIZE_MAX, at = n;
-    for (size_t i = 0; i < o.n_stops; i++) {
-        size_t length = strlen(o.stops[i]);
-        const char *p = memmem(s, n, o.stops[i], length);
+    for (size_t i = 0; i < options.n_stops; i++) {
+        size_t length = strlen(options.stops[i]);
+        const char *p = memmem(s, n, options.stops[i], length);
         if (!p) continue;
         size_t last = ((size_t)(p - s) + length - 1) / piece;
         if (last < first || (last == first && (size_t)(p - s) < at)) at = (size_t)(p - s);
@@ -691,10 +691,10 @@ static struct {
 /* How long the pieces are, stop texts up to an empty one, the text. */
 static void try_stops(const char *s, size_t n) {
     size_t piece = n ? 1 + (unsigned char)*s % 16 : 1, stop = find_option("--stop", 6);
-    o.stops = take((n + 1) * sizeof *o.stops);
-    texts = take(sizeof *texts);
-    lanes = take(sizeof *lanes);
-    n_texts = 1;
+    options.stops = allocate((n + 1) * sizeof *options.stops);
+    run.requests = allocate(sizeof *run.requests);
+    run.outputs = allocate(sizeof *run.outputs);
+    run.n_requests = 1;
     must(stop < OPTIONS, "there is --stop");
     for (s += n > 0, n -= n > 0; n && *s;) {
         size_t size = strnlen(s, n), whole = size + (size < n);
@@ -704,37 +704,37 @@ static void try_stops(const char *s, size_t n) {
     s += n > 0, n -= n > 0;
     stopped.text = s;
     stopped.end = end_of(s, n, piece);
-    for (size_t k = 0; k < n && !texts->finish; k += piece) {
-        int said = on_text(lanes, texts, s + k, n - k < piece ? n - k : piece);
+    for (size_t k = 0; k < n && !run.requests->finish; k += piece) {
+        int said = on_text(run.outputs, run.requests, s + k, n - k < piece ? n - k : piece);
         must(said == 0 || said == 1, "a text goes on, or ends");
-        if (said) texts->finish = LLAMA_STOP;
+        if (said) run.requests->finish = LLAMA_STOP;
     }
-    if (!texts->finish) texts->finish = LLAMA_EOS;
-    must(on_text(lanes, texts, "", 0) == 0, "a text ends");
+    if (!run.requests->finish) run.requests->finish = LLAMA_EOS;
+    must(on_text(run.outputs, run.requests, "", 0) == 0, "a text ends");
 }
 
 /* As many tokens as there are numbers, and the same of their ids written. */
 static void try_ids(const char *s, size_t n) {
     size_t words = 0;
     bytes text = {.n = 0}, written = {.n = 0};
-    o.escapes = world.terminal;
+    options.escapes = world.terminal;
     add_input(s, n);
-    read_ids(inputs);
-    const input *in = inputs;
+    read_ids(run.inputs);
+    const input *in = run.inputs;
     for (size_t i = 0; i < in->text.n; i++)
         words += isdigit((unsigned char)in->text.text[i]) && (i == 0 || !isdigit((unsigned char)in->text.text[i - 1]));
     must(in->n_tokens == words, "each number is an id");
     append(&written, "", 0);
     for (size_t i = 0; i < in->n_tokens; i++) {
         char id[16];
-        must(in->tokens[i] >= 0 && in->tokens[i] < info.vocab, "tokens of the vocabulary");
+        must(in->tokens[i] >= 0 && in->tokens[i] < run.info.vocab, "tokens of the vocabulary");
         append(&written, id, (size_t)snprintf(id, sizeof id, "\n%d", (int)in->tokens[i]));
     }
-    o.escapes = false;
+    options.escapes = false;
     add_input(written.text, written.n);
-    read_ids(&inputs[1]);
-    must(inputs[1].n_tokens == words && memcmp(inputs[0].tokens, inputs[1].tokens, words * sizeof(int32_t)) == 0, "the same ids");
-    append_tokens(&text, inputs->tokens, words);
+    read_ids(&run.inputs[1]);
+    must(run.inputs[1].n_tokens == words && memcmp(run.inputs[0].tokens, run.inputs[1].tokens, words * sizeof(int32_t)) == 0, "the same ids");
+    append_tokens(&text, run.inputs->tokens, words);
     must(valid_utf8((unsigned char *)text.text, text.n), "decoded are whole characters");
 }
 
@@ -748,10 +748,10 @@ static void try_distance(const char *s, size_t n) {
     char **word = divide(s, n, &count), *a = count > 1 ? word[1] : "", *b = count > 2 ? word[2] : "";
     size_t x = strlen(a), y = strlen(b);
     if (y > LONGEST) b[y = LONGEST] = 0;
-    size_t d = distance(a, x, b, y);
+    size_t d = edit_distance(a, x, b, y);
     must(d <= (x > y ? x : y) && d >= (x > y ? x - y : y - x), "a distance within the lengths");
     must((d == 0) == (strcmp(a, b) == 0), "no distance is the same word");
-    must(x > LONGEST || distance(b, y, a, x) == d, "as far back");
+    must(x > LONGEST || edit_distance(b, y, a, x) == d, "as far back");
     must(find_option(a, x) < OPTIONS, "an option, or there is none");
 }
 
@@ -808,20 +808,17 @@ static void try_cli(const char *s, size_t n) {
     world.out = open_memstream(&written[0], &length[0]);
     world.err = open_memstream(&written[1], &length[1]);
     must(world.in && world.out && world.err, "memory for what is said");
-    o = (options){.verb = verbs, .samples = 1};
-    model = tiny;
-    inputs = NULL;
-    n_inputs = n_texts = head = 0;
-    memset(&input_memory, 0, sizeof input_memory);
-    context = POSITIONS;
+    options = (struct options){.command = commands, .samples = 1};
+    run = (struct run){.model = tiny, .session = session, .context = POSITIONS, .info.size = sizeof run.info};
+    must(llama_describe(tiny, &run.info) == LLAMA_OK, "a model is described");
     if (setjmp(world.end) == 0) {
         tries[which](s, n);
         fuzz_exit(0);
     }
     fclose(world.in), fclose(world.out), fclose(world.err);
-    for (block *next; blocks; blocks = next) { /* as the end of a process does */
-        next = blocks->next;
-        free(blocks);
+    for (block *next; run.blocks; run.blocks = next) { /* as the end of a process does */
+        next = run.blocks->next;
+        free(run.blocks);
     }
     if (which == 1) must_be_outcome(written[0], length[0], length[1]);
     else if (which == 3 || which == 6) must(world.code == EXIT_USAGE || world.code == 0, "done, or refused");
@@ -829,8 +826,8 @@ static void try_cli(const char *s, size_t n) {
     must(which == 2 || which == 4 || which == 5 || which == 1 || length[0] == 0, "nothing is shown");
     must_be_shown(which, s, n, written[0], length[0]);
     must(harmless(written[1], length[1]), "an error acts on no terminal");
-    if (which != 1 || (!o.talk && !o.stats))
-        must(lines_in(written[1], length[1]) <= (which == 1 ? 2 + n_texts : 1) && (!length[1] || written[1][length[1] - 1] == '\n'),
+    if (which != 1 || (!options.interactive && !options.stats))
+        must(lines_in(written[1], length[1]) <= (which == 1 ? 2 + run.n_requests : 1) && (!length[1] || written[1][length[1] - 1] == '\n'),
              "one line of error; a completion may have notes: its cache is made anew, the context of a text is full, the cache "
              "cannot be written");
     free(written[0]), free(written[1]);

@@ -15,7 +15,9 @@ END
     BEGIN { filled = 1 }
     /^usage: / && !synopsis { synopsis = 1; print ".nf"; filled = 0; print plain(substr($0, 8)); next }
     /^usage: / { section(toupper($3)); print plain(substr($0, 8)); next }
-    /^MODEL: / { section("MODEL") }
+    /^MODEL is / { section("MODEL") }
+    /^exit codes:/ { section("EXIT STATUS"); next }
+    /^          / && filled { sub(/^ +/, "") } # the help of an option goes on
     /^  -/ {
         if (filled == 0) print ".fi"
         filled = 1

@@ -126,7 +126,7 @@ holds "valid UTF-8" iconv -f UTF-8 -t UTF-8 $work/out
 # Refusals: one line, nothing on stdout, the right code
 refuse 2 "no model" "no model" $llama
 refuse 2 "no such option" "no such option" $llama $model x --frobnicate
-refuse 2 "a value is missing" "wants a value" $llama $model x -n
+refuse 2 "a value is missing" "needs a value" $llama $model x -n
 refuse 2 "-n" "whole number" $llama $model x -n many
 refuse 2 "-n -5" "whole number" $llama $model x -n -5
 refuse 2 "-t 0.8 explains itself" "temp" $llama $model x -t 0.8
@@ -240,7 +240,7 @@ run 0 "a smaller context" $llama $model "$prompt" --temp 0 -n 2 -c 20 --prompt-c
 holds "a state longer than the context: a note" grep -q "longer than the context; it is not used" $work/err
 same "and it is left as it is" $work/blank $work/kept
 run 0 "another model's state" $llama $forms/meta "There" -n 2 --prompt-cache $work/blank
-holds "another model's state: a note" grep -q "another model's; it is made anew" $work/err
+holds "another model's state: a note" grep -q "another model's; it will be replaced" $work/err
 run 0 "-q: no note" $llama $model "$prompt" --temp 0 -n 2 -q --prompt-cache $work/blank
 empty "-q: no note" $work/err
 echo notes >$work/notes
@@ -358,7 +358,7 @@ if [ $? -eq 5 ]; then ok; else no "-i: a full context ends a pipe's conversation
 holds "-i: says so" grep -q "context of 40 positions is full" $work/err
 printf 'one\n/save %s\n/exit\nnot sent\n' "$work/full" | $llama $model -i --temp 0 -n -1 --ignore-eos --echo -c 40 >$work/out 2>$work/err
 if [ $? -eq 0 ]; then ok; else no "-i: /save of a full context: $(cat $work/err)"; fi
-holds "-i: what of it is not saved is said: $(cat $work/err)" grep -q "full: without the last [0-9]* of [0-9]* tokens" $work/err
+holds "-i: what of it is not saved is said: $(cat $work/err)" grep -q "full: the context is full; the last [0-9]* of [0-9]* tokens are not saved" $work/err
 holds "-i: but the rest is" test -s $work/full
 holds "-i: --echo is not for conversations" [ "$(grep -c one $work/out)" -eq 0 ]
 printf '/load %s\n' "$work/readme" | $llama $model -i >$work/out 2>$work/err
@@ -414,12 +414,12 @@ holds "score: without a label there is no accuracy" sh -c "grep -q '^pick	0	-	' 
 n=0
 for item in 'x\ty\tz' '2\ty\tz\tz' '-1\ty\tz' '0x\ty\tz' '0\ty' '0' '\t' '99999999999999999999\ty\tz'; do
     printf -- "$item\n" >$work/item
-    refuse 2 "score of no item, $n" "item 0: not the number of an ending, a context and endings" $llama score $model -f $work/item
+    refuse 2 "score of no item, $n" "item 0: a line must be a label" $llama score $model -f $work/item
     n=$((n + 1))
 done
 for item in '0\ty\t' '0\ty\tz\t\tz' '0\ty\tz\\c'; do
     printf "0\ta\tb\n$item\n" >$work/item
-    refuse 2 "score of an empty ending, $n" "item 1: an ending is empty" $llama score $model -f $work/item
+    refuse 2 "score of an empty ending, $n" "item 1: a continuation is empty" $llama score $model -f $work/item
     n=$((n + 1))
 done
 printf '0\ta\tb\0c\n' >$work/item
@@ -446,7 +446,7 @@ run 0 "ppl in windows side by side" $llama ppl $model $work/prose --ctx-size 100
 holds "ppl: but the first of each window" grep -q "^tokens      $((n - (n + 99) / 100)) of $n, in windows of 100, 100 apart" $work/out
 run 0 "ppl --no-bos" $llama ppl $model $work/prose --no-bos
 holds "ppl --no-bos: a token less" grep -q "^tokens      $((n - 2)) of $((n - 1))" $work/out
-refuse 2 "ppl of nothing" "two are the least" $llama ppl $model $work/void
+refuse 2 "ppl of nothing" "needs 2" $llama ppl $model $work/void
 refuse 2 "ppl: a stride too long" "more than the window" $llama ppl $model $work/prose --ctx 10 --stride 11
 refuse 2 "ppl of ids that are none" "not a token id" $llama ppl $model $work/prose --ids
 refuse 2 "ppl of a file that is not there" "cannot be opened" $llama ppl $model $work/none
@@ -628,10 +628,10 @@ sed -n 's/^exit: //p' $work/help | grep -oE '\b[0-9]+ ' | while read -r code; do
     grep -qE "(run|refuse) $code |code -eq $code " "$0" || echo $code
 done >$work/untried
 empty "each exit code is tried here" $work/untried
-refuse 2 "help of no verb" "no such verb" $llama help sing
+refuse 2 "help of no verb" "no such command" $llama help sing
 refuse 2 "the nearest option" "did you mean --temp?" $llama $model x --tepm 0
 refuse 2 "the nearest option" "did you mean --repeat-penalty?" $llama $model x --repeat-penality 2
-refuse 2 "nothing is near" "no such option; llama -h" $llama $model x --frobnicate
+refuse 2 "nothing is near" "no such option; llama help all" $llama $model x --frobnicate
 refuse 2 "an option of another verb" "see llama help info" $llama info $model --temp 1
 for shell in bash zsh fish; do
     run 0 "--completion $shell" $llama --completion $shell
@@ -689,7 +689,7 @@ refuse 2 "--decode --count" "not with" $llama tokenize $model --decode --count 5
 refuse 2 "a NUL in an option" "NUL" $llama $model x -e --in-prefix 'A\x00'
 refuse 5 "which prompt is too long" "prompt 1: " $llama $model -p x -p "$prompt" -c 4
 refuse 2 "a range is told in figures" "from 1 to 1048576" $llama $model x -c 0
-refuse 2 "whose option it is not" "score does not have it" $llama score $model --json
+refuse 2 "whose option it is not" "not an option of score" $llama score $model --json
 run 0 "complete -h" $llama complete -h
 $llama help complete >$work/want
 same "complete -h is of complete" $work/out $work/want
