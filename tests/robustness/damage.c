@@ -166,7 +166,7 @@ static void count(const victim *v, tally *t, buffer *got, const char *how, size_
 static void turn_bits(const victim *v, tally *t, buffer *got, int fd) {
     char how[32];
     for (size_t i = 0; i < v->sound.n; i++)
-        for (int bit = 0; bit < 8 && v->header[i]; bit++) {
+        for (int bit = 0; bit < 8 && v->header[i] && test_sampled(i, 7); bit++) {
             unsigned char byte = v->sound.at[i] ^ (unsigned char)(1 << bit);
             snprintf(how, sizeof how, "with bit %d turned of", bit);
             if (pwrite(fd, &byte, 1, (off_t)i) == 1) count(v, t, got, how, i, v->why[i]);
@@ -177,7 +177,7 @@ static void turn_bits(const victim *v, tally *t, buffer *got, int fd) {
 /* Every length that ends in a header, and some that end in weights, from the longest to nothing. */
 static void cut(const victim *v, tally *t, buffer *got, int fd) {
     for (size_t n = v->sound.n; n-- > 0;)
-        if ((v->header[n] || n % 37 == 0) && ftruncate(fd, (off_t)n) == 0) count(v, t, got, "cut at", n, NULL);
+        if ((v->header[n] || n % 37 == 0) && test_sampled(n, 7) && ftruncate(fd, (off_t)n) == 0) count(v, t, got, "cut at", n, NULL);
 }
 
 static void sweep(victim *v) {

@@ -166,7 +166,7 @@ static const char *self_model;
 
 static void test_tiny(void) {
     char reference[65] = "";
-    all_ways(self_model, NULL, 1, reference);
+    all_ways(self_model, NULL, test_quick ? 5 : 1, reference);
 }
 
 static void test_made(void) {
@@ -190,7 +190,7 @@ static void test_made(void) {
             if (m.dim % m.shards || m.hidden % m.shards || m.vocab % m.shards || m.kv_heads * m.dim / m.heads % m.shards) continue;
             snprintf(folder, sizeof folder, "build/bits/%zu-%s", i, forms[f].name);
             model_write(&m, folder);
-            all_ways(folder, NULL, f ? 4 : 1, reference);
+            all_ways(folder, NULL, test_quick ? (f ? 9 : 5) : f ? 4 : 1, reference);
         }
     }
 }

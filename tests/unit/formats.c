@@ -596,6 +596,7 @@ static void test_damage(void) {
         size_t n = 0, refused = 0, opened = 0;
         char *sound = read_file(file, &n);
         for (size_t i = 0; sound && i < 2 * n && i < n + 4000; i += i < n && i > 200 && i + 300 < n ? 41 : 1) {
+            if (!test_sampled(i, 7)) continue;
             buffer b = {0};
             llama *m = NULL;
             llama_session *s = NULL;
