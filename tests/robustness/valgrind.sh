@@ -27,9 +27,9 @@ run() { # NAME ARGUMENTS
 }
 run api tests/tiny
 run texts tests/tiny
-run hostile tests/tiny $work/hostile
-run formats tests/tiny $work/formats
-run state $work/state still # valgrind does not tell a handler of SIGBUS the address
-run damage $work/damage
+run hostile tests/tiny $work/work.hostile
+run formats tests/tiny $work/work.formats
+run state $work/work.state still # valgrind does not tell a handler of SIGBUS the address
+run damage $work/work.damage
 run bits tests/tiny tests/tiny/golden.json
 [ $failed -eq 0 ]

@@ -1,7 +1,7 @@
 #!/bin/sh
 # coverage.sh - which lines and branches of the library the tests reach, by gcov. At the top of the tree:
 #
-#   coverage.sh          builds and runs the tests of `make test` in build/coverage/, prints the percentages,
+#   coverage.sh          builds and runs the tests of `make check` in build/coverage/, prints the percentages,
 #                        leaves uncovered.txt and untaken.txt there; fails below 95 % of lines or 90 % of branches
 #   coverage.sh report   counts again what an earlier run left
 #
@@ -21,24 +21,25 @@ export LC_ALL=C OMP_WAIT_POLICY=passive
 # Counters are atomic: those of threads add up.
 flags="-std=c11 -g -O0 -fopenmp --coverage -fprofile-update=atomic -Dalways_inline=unused"
 
-# What `make test` runs of the library and the command, but of test_bits one way of computing and not all: so compiled,
-# they take longer than all else together. What they alone reach, as gather() of divided weights, counts as missed.
+# What `make check` runs of the library and the command in C and shell, but of bits one way of computing and not all: so
+# compiled, they take longer than all else together. What they alone reach, as gather() of divided weights, counts as missed.
 commands() {
-    sed -n '/^test: llama/,/^$/ { /^\tbuild\//p; /^\tsh tests\/test_cli/p; }' Makefile |
-        sed -e 's/^\t//' -e 's/test_bits --self tests.tiny/test_bits tests\/tiny tests\/tiny\/golden.json/' \
+    awk '/^[a-z]/ && ($3 ~ /^build\/tests\// || $1 == "cli") { $1 = $2 = ""; print }' tests/tools/suites |
+        sed -e 's/^ *//' -e 's/ \$quick//; s/\${quick:-\([^}]*\)}/\1/' -e 's/bits --self tests.tiny/bits tests\/tiny tests\/tiny\/golden.json/' \
             -e "s| \./llama | build/llama |g; s|build/|$work/|g"
 }
 
 failed=0
 if [ "${1:-}" != report ]; then
     rm -rf $work
-    mkdir -p $work
+    mkdir -p $work/tests $work/work build/work
     for source in llama tokenizer main; do $cc $flags -c -o $work/$source.o $source.c || exit 1; done
-    for test in $(commands | sed -n "s|^$work/\([a-z_]*\).*|\1|p"); do
-        $cc $flags -c -o $work/$test.o tests/$test.c || exit 1
+    for test in $(commands | sed -n "s|^$work/tests/\([a-z_]*\).*|\1|p"); do
+        source=$(ls tests/*/"$test".c)
+        $cc $flags -c -o $work/$test.o "$source" || exit 1
         library="$work/llama.o $work/tokenizer.o"
-        if grep -q '^#include "../llama.c"' tests/$test.c; then library=; fi
-        $cc $flags -pthread -o $work/$test $work/$test.o $library -lm || exit 1
+        if grep -q '^#include "../../llama.c"' "$source"; then library=; fi
+        $cc $flags -pthread -o $work/tests/$test $work/$test.o $library -lm || exit 1
     done
     $cc $flags -pthread -o $work/llama $work/main.o $work/llama.o $work/tokenizer.o -lm || exit 1
     commands >$work/commands
