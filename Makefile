@@ -1,6 +1,6 @@
 # llama.c: make, make demo, make test; make help lists the rest.
 CC ?= cc
-CFLAGS ?= -O3 -g
+CFLAGS ?= -O3 -g1
 WARNINGS = -Wall -Wextra -Wpedantic
 HASH := \#
 PROBE = $(HASH)include <omp.h>\nint main(void) { return omp_get_num_procs() < 1; }\n

@@ -12,7 +12,7 @@
 list=tests/tools/suites
 work=build/test
 mode=test
-limit=${TEST_SECONDS:-900} # a suite may take
+limit=${TEST_SECONDS:-900} # that a suite may take
 export LC_ALL=C OMP_WAIT_POLICY=passive # threads that spin while they wait crawl on a busy machine
 
 names() { awk -v all="$1" '/^[a-z]/ && (all == "check" || $2 == "test") { print $1 }' $list; }
@@ -22,9 +22,9 @@ tenths() { echo $(($(date +%s%N) / 100000000)); }
 # Run a suite, print its line and what failed, and leave its counts in $work/NAME.count
 run_suite() { # NAME [CASE]
     eval "command=\"$(command_of "$1")\""
-    [ -z "${2:-}" ] || command="$command --case $2"
+    command=${command% } # where $quick is empty
     start=$(tenths)
-    timeout -k 5 "$limit" $command >$work/"$1".log 2>&1 </dev/null
+    timeout -k 5 "$limit" $command ${2:+--case "$2"} >$work/"$1".log 2>&1 </dev/null
     code=$?
     took=$(($(tenths) - start))
     awk -v name="$1" -v code=$code -v took=$took -v limit="$limit" -v command="$command" -v count=$work/"$1".count -v log_file=$work/"$1".log '
