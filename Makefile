@@ -60,7 +60,11 @@ build/tests/math build/tests/amx: build/tests/%: tests/unit/%.c $(TEST_HEADERS) 
 	@mkdir -p build/tests
 	$(CC) $(ALL_CFLAGS) $(TEST_CFLAGS) -o $@ $< -lm
 
-build/tests/bench.o: TEST_CFLAGS = # it measures the machine too
+# As the library is compiled
+build/tests/math_optimized: tests/unit/math.c $(TEST_HEADERS) $(LIBRARY) $(HEADERS) build/flags
+	@mkdir -p build/tests
+	$(CC) $(ALL_CFLAGS) -o $@ $< -lm
+build/tests/amx build/tests/bench.o: TEST_CFLAGS =
 
 .SECONDARY:
 

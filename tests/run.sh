@@ -42,10 +42,10 @@ run_suite() { # NAME [CASE]
             if (why != "") { failed++; alone[test] = 1; shown = shown "\n    " name (test == "" ? "" : ", in " test) ": it " why }
             printf "%d %d\n", passed, failed >count
             if (failed) {
-                printf "FAILED %-10s %6d of %d checks  %5.1f s, log: %s%s\n", name, failed, passed + failed, took / 10, log_file, shown
+                printf "FAILED %-14s %6d of %d checks  %5.1f s, log: %s%s\n", name, failed, passed + failed, took / 10, log_file, shown
                 for (test in alone) print "    run it alone: " command (test == "" ? "" : " --case " test)
-            } else if (only_skip) printf "SKIP   %-10s %s\n", name, skipped
-            else printf "ok     %-10s %6d checks %6.1f s%s\n", name, passed, took / 10, skipped == "" ? "" : "  SKIP: " skipped
+            } else if (only_skip) printf "SKIP   %-14s %s\n", name, skipped
+            else printf "ok     %-14s %6d checks %6.1f s%s\n", name, passed, took / 10, skipped == "" ? "" : "  SKIP: " skipped
         }' $work/"$1".log
 }
 
