@@ -15,7 +15,9 @@ mode=test
 limit=${TEST_SECONDS:-900} # that a suite may take
 export LC_ALL=C OMP_WAIT_POLICY=passive # threads that spin while they wait crawl on a busy machine
 
-names() { awk -v all="$1" '/^[a-z]/ && (all == "check" || $2 == "test") { print $1 }' $list; }
+names() { # WITHOUT="build style": not these
+    awk -v all="$1" -v without=" ${WITHOUT:-} " '/^[a-z]/ && (all == "check" || $2 == "test") && !index(without, " " $1 " ") { print $1 }' $list
+}
 command_of() { awk -v name="$1" '$1 == name { $1 = $2 = ""; sub(/^ +/, ""); print }' $list; }
 tenths() { echo $(($(date +%s%N) / 100000000)); }
 
