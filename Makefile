@@ -1,6 +1,6 @@
 # llama.c: make, make demo, make test; make help lists the rest.
 CC ?= cc
-CFLAGS ?= -O3 -g
+CFLAGS ?= -O3 -g1
 WARNINGS = -Wall -Wextra -Wpedantic
 HASH := \#
 PROBE = $(HASH)include <omp.h>\nint main(void) { return omp_get_num_procs() < 1; }\n
@@ -25,11 +25,11 @@ FLAGS = $(CC) $(ALL_CFLAGS) $(LDFLAGS)
 
 all: llama
 
-llama: build/main.o build/llama.o build/tokenizer.o
+llama: build/llama.o build/main.o build/tokenizer.o
 	$(CC) $(ALL_CFLAGS) $(LDFLAGS) -pthread -o $@ $^ -lm
 
-build/llama.1: llama tests/manpage.sh
-	sh tests/manpage.sh ./llama >$@
+build/llama.1: llama tests/tools/manpage.sh
+	sh tests/tools/manpage.sh ./llama >$@
 
 build/%.o: %.c $(HEADERS) build/flags
 	$(CC) $(ALL_CFLAGS) $(PIC) -c -o $@ $<
@@ -44,13 +44,30 @@ build/libllamac.a: build/llama.o build/tokenizer.o
 build/$(SONAME): build/llama.o build/tokenizer.o
 	$(CC) $(ALL_CFLAGS) $(LDFLAGS) -shared -Wl,-soname,$(SONAME) -o $@ $^ -lm
 
-build/%: tests/%.c tests/test.h tests/checkpoint.h build/llama.o build/tokenizer.o
-	$(CC) $(ALL_CFLAGS) $(LDFLAGS) -o $@ $< build/llama.o build/tokenizer.o -lm
+# Test programs. They are compiled quickly, as they are run once: -O1 without -g is three times as fast as -O3 -g.
+TEST_CFLAGS = -O1 -g0
+TEST_HEADERS = tests/tools/test.h tests/tools/checkpoint.h
+vpath %.c tests/unit tests/robustness tests/reference tests/performance
 
-build/test_math build/test_amx: build/%: tests/%.c tests/test.h tests/checkpoint.h $(LIBRARY) $(HEADERS) build/flags
+build/tests/%: build/tests/%.o build/llama.o build/tokenizer.o
+	$(CC) $(ALL_CFLAGS) $(LDFLAGS) -pthread -o $@ $^ -lm
+
+build/tests/%.o: %.c $(TEST_HEADERS) $(HEADERS) build/flags
+	@mkdir -p build/tests
+	$(CC) $(ALL_CFLAGS) $(TEST_CFLAGS) -c -o $@ $<
+
+# Programs that include llama.c
+build/tests/math build/tests/amx: build/tests/%: tests/unit/%.c $(TEST_HEADERS) $(LIBRARY) $(HEADERS) build/flags
+	@mkdir -p build/tests
+	$(CC) $(ALL_CFLAGS) $(TEST_CFLAGS) -o $@ $< -lm
+
+# As the library is compiled
+build/tests/math_optimized: tests/unit/math.c $(TEST_HEADERS) $(LIBRARY) $(HEADERS) build/flags
+	@mkdir -p build/tests
 	$(CC) $(ALL_CFLAGS) -o $@ $< -lm
+build/tests/amx build/tests/bench.o: TEST_CFLAGS =
 
-build/test_threads: LDFLAGS += -pthread
+.SECONDARY:
 
 build/flags: FORCE
 	@mkdir -p build
@@ -60,46 +77,31 @@ build/flags: FORCE
 demo: llama
 	@./llama tests/tiny "There was once a poor woodcutter" -c 256 -n 220 --temp 0.8 --top-p 0.9 --echo
 
-# Needs a C compiler and a shell; no network, no other data. (Threads that sleep while they wait: a busy
-# machine must not make the tests slow.)
-test: export OMP_WAIT_POLICY = passive
-test: llama build/$(SONAME) build/test_math build/test_api build/test_bits build/test_hostile build/test_threads build/test_formats build/test_amx build/test_state build/test_damage build/test_texts build/soak
-	build/test_math
-	build/test_api tests/tiny
-	build/test_texts tests/tiny
-	build/test_bits --self tests/tiny
-	build/test_hostile tests/tiny build/hostile
-	build/test_threads tests/tiny
-	build/test_formats tests/tiny build/formats
-	build/test_amx
-	build/test_state build/state
-	build/test_damage build/damage
-	build/soak tests/tiny 4000 400
-	sh tests/test_cli.sh ./llama tests/tiny build/formats/cli
-	sh tests/python.sh pty tests/terminal.py ./llama tests/tiny
-	sh tests/test_build.sh
-	sh tests/python.sh numpy tests/trace.py build/$(SONAME) ./llama tests/tiny
-	sh tests/python.sh "numpy, sentencepiece" tests/score.py ./llama tests/tiny tests/tiny/items.tsv
-	sh tests/python.sh json tests/paper/test_paper.py ./llama tests/tiny
-	sh tests/style.sh
+# The tests: tests/README.md. The runner builds what its suites need, on all cores; it needs no network and no other data.
+test:
+	+@sh tests/run.sh test
+
+# Everything, which takes minutes
+check:
+	+@sh tests/run.sh check
 
 # Against the goldens, where the conformance data are: ../shared/conformance.tar.xz
 CONFORMANCE ?= ../shared/conformance.tar.xz
-conformance: llama build/$(SONAME) build/conformance build/test_bits build/test_math build/test_amx build/tokenizer_speed
-	sh tests/conformance.sh '$(CONFORMANCE)'
+conformance: llama build/$(SONAME) $(addprefix build/tests/,conformance bits math amx tokenizer_speed)
+	sh tests/reference/conformance.sh '$(CONFORMANCE)'
 
 # The same bits from every compiler, flag, thread count, batch and kernel: needs the conformance data
 bits:
-	sh tests/one_answer.sh '$(CONFORMANCE)'
+	sh tests/reference/one_answer.sh '$(CONFORMANCE)'
 
 # How fast, as fractions of this machine's limits; without MODEL, a folder of 1.3 GB is made under build/
-bench: build/bench
-	build/bench $(BENCH) $(MODEL)
+bench: build/tests/bench
+	build/tests/bench $(BENCH) $(MODEL)
 
 # libFuzzer over everything that reads what others wrote, SECONDS each; needs clang. TARGETS: some of them
 SECONDS ?= 60
 fuzz:
-	sh tests/fuzz.sh $(SECONDS) $(TARGETS)
+	sh tests/robustness/fuzz.sh $(SECONDS) $(TARGETS)
 
 # Every allocation and system call of the library and the command failed, once and from then on
 WRAPPED = aligned_alloc malloc calloc realloc free open close fstat stat access mmap munmap madvise mincore mlock read \
@@ -107,37 +109,38 @@ WRAPPED = aligned_alloc malloc calloc realloc free open close fstat stat access 
     poll getentropy clock_gettime exit
 SANITIZED = -std=c11 $(WARNINGS) -O2 -g -fno-omit-frame-pointer $(OMP) -fsanitize=address,undefined -fno-sanitize-recover=undefined
 
-build/faults: tests/faults.c tests/test.h tests/checkpoint.h $(LIBRARY) main.c $(HEADERS) build/flags
-	$(CC) $(SANITIZED) -DCOMMAND -c -o build/faults_main.o tests/faults.c
-	$(CC) $(SANITIZED) $(WRAPPED:%=-Wl,--wrap=%) -o $@ tests/faults.c $(LIBRARY) build/faults_main.o -pthread -lm
+build/tests/faults: tests/robustness/faults.c $(TEST_HEADERS) $(LIBRARY) main.c $(HEADERS) build/flags
+	@mkdir -p build/tests
+	$(CC) $(SANITIZED) -DCOMMAND -c -o build/tests/faults_main.o $<
+	$(CC) $(SANITIZED) $(WRAPPED:%=-Wl,--wrap=%) -o $@ $< $(LIBRARY) build/tests/faults_main.o -pthread -lm
 
 faults: export OMP_WAIT_POLICY = passive
-faults: build/faults build/test_formats
-	build/test_formats tests/tiny build/formats
-	build/faults tests/tiny build/formats/cli build/faulty
+faults: build/tests/faults build/tests/formats
+	build/tests/formats tests/tiny build/work/forms --case vocabularies
+	build/tests/faults tests/tiny build/work/forms/cli build/work/faults
 
 # 100,000 tokens and 10,000 models opened and closed: nothing grows
-soak: build/soak
-	build/soak tests/tiny 100000 10000
+soak: build/tests/soak
+	build/tests/soak tests/tiny 100000 10000
 
 # kill -9 while a prompt cache is written, so many times: the old file stays, or the new one is there
 KILLS ?= 1000
 killed: llama
-	sh tests/killed.sh ./llama tests/tiny $(KILLS)
+	sh tests/robustness/killed.sh ./llama tests/tiny $(KILLS)
 
 # What valgrind says of the tests
 valgrind: export OMP_WAIT_POLICY = passive
 valgrind:
-	sh tests/valgrind.sh
+	sh tests/robustness/valgrind.sh
 
 # Which lines and branches the tests reach (gcov); what compilers and analysers find
 coverage:
-	sh tests/coverage.sh
+	sh tests/tools/coverage.sh
 analyze:
-	sh tests/analyze.sh
+	sh tests/tools/analyze.sh
 
-style:
-	sh tests/style.sh
+style: llama
+	sh tests/tools/style.sh
 
 # The names leave those of llama.cpp alone: libllamac, llamac.pc, llamac/llama.h
 install: llama build/llama.1 build/libllamac.a build/$(SONAME)
@@ -167,7 +170,8 @@ clean:
 help:
 	@echo 'make               the command ./llama (OPENMP=0: without threads)'
 	@echo 'make demo          a story by our own tiny model'
-	@echo 'make test          the tests; need nothing but a compiler'
+	@echo 'make test          the tests, in a minute; need nothing but a compiler'
+	@echo 'make check         the tests at full length, and the slow ones: every way to build, Python references, style'
 	@echo 'make conformance   the goldens, where their data are (CONFORMANCE=FILE.tar.xz)'
 	@echo 'make bits          one SHA-256 from every build, where the data are'
 	@echo 'make bench         speed against this machine (MODEL=folder, BENCH="-t 1 -r 9 --json", PEER="command")'
@@ -178,9 +182,9 @@ help:
 	@echo 'make valgrind      the tests under valgrind'
 	@echo 'make coverage      lines and branches the tests reach'
 	@echo 'make analyze       gcc -fanalyzer, -Wconversion, clang-tidy, cppcheck'
-	@echo 'make style         lengths, comments, globals'
+	@echo 'make style         rooms: what each file may hold and call'
 	@echo 'make install       to PREFIX=/usr/local, under DESTDIR; make uninstall'
 	@echo 'make dist          build/llama.c-$(VERSION).tar.gz'
 	@echo 'make clean'
 
-.PHONY: all demo test conformance bits bench fuzz faults soak killed valgrind coverage analyze style install uninstall dist clean help FORCE
+.PHONY: all demo test check conformance bits bench fuzz faults soak killed valgrind coverage analyze style install uninstall dist clean help FORCE

@@ -1,0 +1,834 @@
+#!/bin/sh
+# cli.sh - the command's contract: what goes to stdout, what to stderr, and with which exit code.
+#
+#   cli.sh LLAMA MODEL FORMATS [--quick] [--case NAME]     MODEL: our tiny model with its tokenizer; FORMATS: the program
+#                                     build/tests/formats, which writes one model in every format
+llama=$1 model=$2 formats=$3
+shift 3
+quick= only=
+while [ $# -gt 0 ]; do
+    case $1 in --quick) quick=1 ;; --case) only=$2; shift ;; esac
+    shift
+done
+work=build/work/cli
+forms=build/work/cli/forms/cli
+passed=0 failed=0
+rm -rf $work
+mkdir -p $work
+unset LLAMA_MODEL
+
+ok() { passed=$((passed + 1)); }
+no() { failed=$((failed + 1)); echo "FAIL: $1"; }
+
+# run EXPECTED_CODE NAME command...: stdout in $work/out, stderr in $work/err
+run() {
+    want=$1 name=$2
+    shift 2
+    "$@" >$work/out 2>$work/err </dev/null
+    code=$?
+    if [ $code -eq "$want" ]; then ok; else no "$name: exit $code, not $want: $(head -c 200 $work/err)"; fi
+}
+holds() { name=$1; shift; if "$@" >/dev/null 2>&1; then ok; else no "$name"; fi; }
+same() { if cmp -s "$2" "$3"; then ok; else no "$1"; fi; }
+empty() { if [ ! -s "$2" ]; then ok; else no "$1: $(head -c 200 "$2")"; fi; }
+one_line() { if [ "$(wc -l <$work/err)" -eq 1 ]; then ok; else no "$1: not one line: $(cat $work/err)"; fi; }
+refuse() { # CODE NAME WORDS command...: that code, one line with these words, nothing on stdout
+    want=$1 name=$2 words=$3
+    shift 3
+    run "$want" "$name" "$@"
+    empty "$name: stdout" $work/out
+    one_line "$name"
+    holds "$name: says $words ($(cat $work/err))" grep -q -- "$words" $work/err
+}
+
+prompt="There was once a poor woodcutter"
+greedy="--temp 0 -n 24"
+
+one="There was once" two="The king" three="A wolf came out of the wood and said"
+items=tests/tiny/items.tsv
+
+# What several cases compare with
+$llama $model "$prompt" $greedy >$work/text
+$llama $model "$prompt" -s 7 -n 60 >$work/seven
+$llama tokenize $model "$one" >$work/ids
+for p in "$one" "$two" "$three"; do $llama $model "$p" -n 20 -s 4 >>$work/alone && echo >>$work/alone; done
+tr '\n' ' ' <tests/tiny/README.md | head -c 1500 >$work/prose
+head -c 500 README.md >$work/readme
+: >$work/void
+$formats tests/tiny $work/forms --case vocabularies >$work/log || no "the models in every format: $(tail -n 3 $work/log)"
+
+# The text alone on stdout, the same for every way to give the prompt
+case_text() {
+    run 0 "a completion" $llama $model "$prompt" $greedy
+    cp $work/out $work/text
+    holds "text comes" test -s $work/text
+    empty "nothing on stderr off a terminal" $work/err
+    run 0 "-m -p" $llama -m $model -p "$prompt" $greedy
+    same "-m -p" $work/out $work/text
+    run 0 "--name=value" $llama --model=$model --prompt="$prompt" --temp=0 --n-predict=24
+    same "--name=value" $work/out $work/text
+    printf '%s\n' "$prompt" >$work/prompt
+    run 0 "-f" $llama $model -f $work/prompt $greedy
+    same "-f" $work/out $work/text
+    run 0 "complete --file" $llama complete $model --file $work/prompt --temperature 0 -n 24 --threads 1 --quiet
+    same "complete --file" $work/out $work/text
+    echo "$prompt" | $llama $model $greedy >$work/out 2>$work/err
+    same "a pipe is the prompt" $work/out $work/text
+    echo "other" | $llama $model "$prompt" $greedy >$work/out
+    same "stdin is not read when there is a prompt" $work/out $work/text
+    LLAMA_MODEL=$model run 0 "LLAMA_MODEL" $llama "$prompt" $greedy
+    LLAMA_MODEL=$model $llama "$prompt" $greedy >$work/out
+    same "LLAMA_MODEL" $work/out $work/text
+    LLAMA_MODEL=/nowhere $llama $model "$prompt" $greedy >$work/out
+    same "a model given goes before LLAMA_MODEL" $work/out $work/text
+    run 0 "--fast" $llama $model "$prompt" $greedy --fast --stats
+    same "--fast: with fewer than 32 tokens, or without AMX, the same text" $work/out $work/text
+    holds "--fast: says what runs" grep -q "^kernels *[a-z]" $work/err
+    run 0 "--tokenizer" $llama $model "$prompt" $greedy --tokenizer $model/tokenizer.model
+    same "--tokenizer" $work/out $work/text
+    run 0 "-e" $llama $model 'There\x20was once\ta poor' -e $greedy
+    cp $work/out $work/escaped
+    run 0 "a tab" $llama $model "There was once	a poor" $greedy
+    same "-e" $work/out $work/escaped
+    run 0 "--echo" $llama $model "$prompt" $greedy --echo
+    printf '%s' "$prompt" | cat - $work/text >$work/want
+    same "--echo" $work/out $work/want
+    run 0 "-n 0" $llama $model "$prompt" -n 0
+    empty "-n 0" $work/out
+    run 0 "--" $llama $model $greedy -- "$prompt"
+    same "--" $work/out $work/text
+}
+
+# The same command and seed give the same bytes; kernels, threads and batch change nothing
+case_seeds() {
+    run 0 "a seed" $llama $model "$prompt" -s 7 -n 60
+    cp $work/out $work/seven
+    for way in "-t 1" "-t 2" "-b 1" "-b 3" "--kernels scalar" "--memory map" "-q" "--stats"; do
+        run 0 "$way" $llama $model "$prompt" -s 7 -n 60 $way
+        same "$way changes the text" $work/out $work/seven
+    done
+    holds "--stats tells the seed" grep -q "seed *7" $work/err
+    run 0 "another seed" $llama $model "$prompt" -s 8 -n 60
+    if cmp -s $work/out $work/seven; then no "another seed, the same text"; else ok; fi
+    run 0 "a random seed" $llama $model "$prompt" -n 60 --stats
+    seed=$(sed -n 's/^seed *//p' $work/err)
+    cp $work/out $work/random
+    run 0 "the random seed again" $llama $model "$prompt" -n 60 -s "$seed"
+    same "the seed --stats shows gives the text again" $work/out $work/random
+    for way in "--top-k 1" "--top-p 0.000001" "--min-p 1"; do
+        run 0 "$way" $llama $model "$prompt" -n 24 $way
+        same "$way is greedy" $work/out $work/text
+    done
+    run 0 "--repeat-penalty" $llama $model "$prompt" $greedy --repeat-penalty 1.5 --repeat-last-n -1
+    if cmp -s $work/out $work/text; then no "--repeat-penalty does nothing"; else ok; fi
+    run 0 "--no-bos" $llama $model "$prompt" $greedy --no-bos
+    if cmp -s $work/out $work/text; then no "--no-bos does nothing"; else ok; fi
+}
+
+# Stop texts: the text up to them, never a part of one, in whatever pieces it comes
+case_stop() {
+    whole=$($llama $model "$prompt" --temp 0 -n 60)
+    for stop in "," "th" "autiful" " th" "ing" "."; do
+        case $whole in *"$stop"*) want=${whole%%"$stop"*} ;; *) want=$whole ;; esac
+        got=$($llama $model "$prompt" --temp 0 -n 60 -r "$stop")
+        if [ "$got" = "$want" ]; then ok; else no "--stop '$stop': '$got', not '$want'"; fi
+    done
+    got=$($llama $model "$prompt" --temp 0 -n 60 --stop "zzzz" --stop "$(printf '%s' "$whole" | cut -c 30-34)")
+    if [ "$got" = "$(printf '%s' "$whole" | cut -c -29)" ]; then ok; else no "two stop texts: '$got'"; fi
+    for from in 5 14 22 33 47; do # over several tokens
+        stop=$(printf '%s' "$whole" | cut -c $from-$((from + 11)))
+        got=$($llama $model "$prompt" --temp 0 -n 60 -r "$stop"; echo .)
+        if [ "$got" = "$(printf '%s' "$whole" | cut -c -$((from - 1)))." ]; then ok; else no "--stop '$stop': '$got'"; fi
+    done
+    tail=$(printf '%s' "$whole" | tail -c 3)
+    run 0 "a stop text half there at the end" $llama $model "$prompt" --temp 0 -n 60 -r "${tail}zzz"
+    if [ "$(cat $work/out)" = "$whole" ]; then ok; else no "what only began like a stop text is not printed"; fi
+}
+
+# Characters of several bytes come whole: byte pieces are made likely by a prompt of nothing else
+case_utf8() {
+    $llama $model "éüñ你好🙂 éüñ你好🙂 éüñ你好🙂" -s 3 --temp 2 --top-p 1 -n 200 >$work/out
+    holds "valid UTF-8" iconv -f UTF-8 -t UTF-8 $work/out
+}
+
+# Refusals: one line, nothing on stdout, the right code
+case_refusals() {
+    refuse 2 "no model" "no model" $llama
+    refuse 2 "no such option" "no such option" $llama $model x --frobnicate
+    refuse 2 "a value is missing" "needs a value" $llama $model x -n
+    refuse 2 "-n" "whole number" $llama $model x -n many
+    refuse 2 "-n -5" "whole number" $llama $model x -n -5
+    refuse 2 "-t 0.8 explains itself" "temp" $llama $model x -t 0.8
+    refuse 2 "--temp" "number" $llama $model x --temp -1
+    refuse 2 "--top-p" "number" $llama $model x --top-p 1.5
+    refuse 2 "--temp nan" "number" $llama $model x --temp nan
+    refuse 2 "-s" "whole number" $llama $model x -s -1
+    refuse 2 "-s" "2^64" $llama $model x -s 18446744073709551616
+    refuse 2 "an empty stop" "empty" $llama $model x -r ""
+    refuse 2 "an escape that is nothing to stop at" "NUL" $llama $model x -e -r '\x00'
+    refuse 2 "an escape inside a character" "inside a character" $llama $model x -e -r '\x80'
+    refuse 2 "half a character to stop at" "inside a character" $llama $model x -r "$(printf '\251')"
+    refuse 2 "an argument of two lines" "1^J2" $llama $model x -n "$(printf '1\n2')"
+    refuse 2 "info of a text" "no text" $llama info $model x
+    refuse 2 "tokenize of two texts" "more than one" $llama tokenize $model x -p y
+    refuse 5 "--echo does not come before a refusal" "context" $llama $model "$prompt" -c 4 --echo
+    refuse 2 "two prompts" "more than one" $llama $model x y
+    refuse 2 "two prompts" "more than one" $llama $model x -p y
+    refuse 2 "no prompt file" "cannot be opened" $llama $model -f $work/none
+    refuse 2 "a folder for a prompt" "cannot be read" $llama $model -f $work
+    refuse 2 "--kernels" "kernels" $llama $model x --kernels mmx
+    refuse 2 "--memory" "map or lock" $llama $model x --memory disk
+    refuse 2 "--memory stream" "later" $llama $model x --memory stream
+    $llama $model x --memory lock -n 1 >$work/out 2>$work/err # where ulimit -l lets it
+    code=$?
+    if [ $code -eq 0 ] || { [ $code -eq 4 ] && grep -q ulimit $work/err; }; then ok; else no "--memory lock: $code"; fi
+    refuse 2 "nothing to start from" "empty" $llama $model "" --no-bos
+    refuse 2 "a flag with a value" "takes no value" $llama $model x --echo=1
+    refuse 3 "no such model" "/no/such" $llama /no/such x
+    refuse 3 "not a folder" "folder" $llama README.md x
+    refuse 3 "an empty folder" "params.json" $llama $work x
+    refuse 3 "no such tokenizer" "$work/none" $llama $model x --tokenizer $work/none
+    refuse 3 "a bad tokenizer" "SentencePiece" $llama $model x --tokenizer README.md
+    refuse 5 "the prompt is too long" "context" $llama $model "$prompt" -c 4
+    mkdir $work/bare
+    cp $model/params.json $work/bare
+    head -c 1000000 $model/consolidated.00.pth >$work/bare/consolidated.00.pth
+    refuse 3 "a shard cut short" "consolidated.00.pth" $llama $work/bare x
+    cp $model/consolidated.00.pth $work/bare
+    refuse 3 "no tokenizer" "tokenizer" $llama $work/bare x
+    refuse 3 "no tokenizer to decode with" "tokenizer" $llama tokenize $work/bare --decode 5
+    refuse 3 "score without a tokenizer" "tokenizer" $llama score $work/bare -f tests/tiny/items.tsv
+    refuse 3 "trace without a tokenizer" "tokenizer" $llama trace $work/bare "$prompt"
+    run 0 "info without a tokenizer" $llama info $work/bare
+    holds "info says so" grep -q "tokenizer *none" $work/out
+    cp $model/tokenizer.model $work
+    run 0 "the tokenizer in the parent folder" $llama $work/bare "$prompt" $greedy
+    same "the tokenizer in the parent folder" $work/out $work/text
+}
+
+# The context filling up ends it well, with a note; -q is quiet
+case_full() {
+    run 0 "a full context" $llama $model "$prompt" --temp 0 -c 16 -n 100 --ignore-eos
+    holds "says so" grep -q "context of 16 positions is full" $work/err
+    holds "with its text" test -s $work/out
+    run 0 "-q" $llama $model "$prompt" --temp 0 -c 16 -n 100 --ignore-eos -q
+    empty "-q" $work/err
+}
+
+# Pipes, full disks, closed files, Ctrl-C
+case_pipes() {
+    if [ -e /dev/full ]; then
+        $llama $model "$prompt" $greedy >/dev/full 2>$work/err
+        code=$?
+        if [ $code -eq 1 ]; then ok; else no "/dev/full: exit $code"; fi
+        one_line "/dev/full"
+        $llama tokenize $model "$prompt" >/dev/full 2>$work/err
+        if [ $? -eq 1 ]; then ok; else no "tokenize to /dev/full"; fi
+    fi
+    $llama $model "$prompt" -n 2000 --ignore-eos -q 2>$work/err | head -c 10 >/dev/null
+    empty "a closed pipe is quiet" $work/err
+    timeout 10 $llama $model $greedy <&- >$work/out 2>$work/err
+    code=$?
+    if [ $code -eq 2 ]; then ok; else no "closed stdin: exit $code"; fi
+    timeout 10 $llama $model $greedy </dev/null >$work/out 2>$work/err
+    code=$?
+    if [ $code -eq 0 ] && [ -s $work/out ]; then ok; else no "an empty stdin is an empty prompt: exit $code"; fi
+    timeout 10 $llama $model "$prompt" $greedy <&- >$work/out 2>$work/err
+    same "closed stdin with a prompt" $work/out $work/text
+    rm -f $work/out
+    $llama $model "$prompt" --kernels scalar -t 1 -n -1 --ignore-eos >$work/out 2>$work/err &
+    pid=$!
+    tries=0
+    while [ ! -s $work/out ] && [ $tries -lt 100 ]; do sleep 0.05; tries=$((tries + 1)); done
+    kill -INT $pid
+    wait $pid
+    code=$?
+    if [ $code -eq 130 ] && [ -s $work/out ]; then ok; else no "SIGINT: exit $code"; fi
+    long=$($llama $model "$prompt" --kernels scalar -t 1 -n 1 -q)
+    if [ -n "$long" ]; then ok; else no "one token"; fi
+}
+
+# The prompt cache: the same text with it, less to evaluate; what is not one is left alone
+case_cache() {
+    cache=$work/cache
+    for n in 1 2; do
+        run 0 "--prompt-cache, $n" $llama $model "$prompt" $greedy --prompt-cache $cache --stats
+        same "--prompt-cache, $n: the same text" $work/out $work/text
+        holds "--prompt-cache: a file" test -s $cache
+        [ $n = 1 ] && holds "nothing known at first" grep -q "^cache *0 tokens" $work/err
+    done
+    holds "all but the last token known then" grep -q "^prompt *1 tokens in" $work/err
+    cp $cache $work/kept
+    run 0 "another end" $llama $model "$prompt and his wife" $greedy
+    cp $work/out $work/longer
+    run 0 "--prompt-cache, another end" $llama $model "$prompt and his wife" $greedy --prompt-cache $cache --stats
+    same "--prompt-cache, another end: the same text" $work/out $work/longer
+    holds "the common tokens are known" grep -qE "^cache *[1-9][0-9]* tokens" $work/err
+    if cmp -s $cache $work/kept; then no "a longer prompt is kept"; else ok; fi
+    run 0 "--prompt-cache, a seed" $llama $model "$prompt" -s 7 -n 60 --prompt-cache $work/kept
+    same "--prompt-cache, a seed: the same text" $work/out $work/seven
+    : >$work/blank
+    run 0 "an empty file is an empty cache" $llama $model "$prompt" $greedy --prompt-cache $work/blank
+    same "an empty file: the same text" $work/out $work/text
+    same "and is filled, byte for byte" $work/blank $work/kept
+    run 0 "a smaller context" $llama $model "$prompt" --temp 0 -n 2 -c 20 --prompt-cache $work/blank
+    holds "a state longer than the context: a note" grep -q "longer than the context; it is not used" $work/err
+    same "and it is left as it is" $work/blank $work/kept
+    run 0 "another model's state" $llama $forms/meta "There" -n 2 --prompt-cache $work/blank
+    holds "another model's state: a note" grep -q "another model's; it will be replaced" $work/err
+    run 0 "-q: no note" $llama $model "$prompt" --temp 0 -n 2 -q --prompt-cache $work/blank
+    empty "-q: no note" $work/err
+    echo notes >$work/notes
+    refuse 2 "a file that is no state" "not a saved state; remove it" $llama $model "$prompt" --prompt-cache $work/readme
+    refuse 2 "a file that is no state" "could not be read, or is cut short" $llama $model "$prompt" --prompt-cache $work/notes
+    if [ "$(cat $work/notes)" = notes ]; then ok; else no "a file that is no state is left as it is"; fi
+    cat $work/kept $work/notes >$work/more
+    refuse 2 "something behind a state" "more in it" $llama $model "$prompt" --prompt-cache $work/more
+    head -c 2000 $work/kept >$work/less
+    refuse 2 "a state cut short" "cut short" $llama $model "$prompt" --prompt-cache $work/less
+    refuse 2 "a folder for a cache" "regular file" $llama $model "$prompt" --prompt-cache $work
+    mkfifo $work/fifo
+    refuse 2 "a FIFO for a cache" "regular file" timeout 5 $llama $model "$prompt" --prompt-cache $work/fifo
+    refuse 2 "with --fast" "not with --fast" $llama $model "$prompt" --fast --prompt-cache $cache
+    run 1 "a folder that is not there" $llama $model "$prompt" $greedy --prompt-cache $work/none/cache -q
+    same "a cache that cannot be written: the same text" $work/out $work/text
+    holds "and a note" grep -q "$work/none/cache: cannot be written: No such" $work/err
+    if ls $work/*.?????? 2>/dev/null | grep -q "cache\."; then no "temporary files stay"; else ok; fi
+}
+
+# Several prompts together: in order, each with the text it has alone, whatever separates them
+case_batch() {
+    run 0 "-p -p -p" $llama $model -p "$one" -p "$two" -p "$three" -n 20 -s 4
+    same "-p -p -p" $work/out $work/alone
+    printf '%s\n' "$one" "$two" "$three" >$work/lines
+    run 0 "--lines" $llama $model --lines -f $work/lines -n 20 -s 4
+    same "--lines" $work/out $work/alone
+    $llama $model --lines -n 20 -s 4 <$work/lines >$work/out
+    same "--lines of a pipe" $work/out $work/alone
+    printf '%s\0' "$one" "$two" "$three" >$work/nuls
+    run 0 "-0" $llama $model -0 -f $work/nuls -n 20 -s 4
+    tr '\n' '\0' <$work/alone >$work/want
+    holds "-0: as many NULs" [ "$(tr -dc '\0' <$work/out | wc -c)" -eq 3 ]
+    tr '\0' '\n' <$work/out >$work/got
+    same "-0" $work/got $work/alone
+    run 0 "--null" $llama $model --null -f $work/nuls -n 20 -s 4 -b 2 -t 1
+    tr '\0' '\n' <$work/out >$work/got
+    same "--null, in other passes" $work/got $work/alone
+    printf '%s' "$one" >$work/f1
+    run 0 "-f -p -f" $llama $model -f $work/f1 -p "$two" -f $work/f1 -n 20 -s 4
+    $llama $model -p "$one" -p "$two" -p "$one" -n 20 -s 4 >$work/want
+    same "-f -p -f: in their order" $work/out $work/want
+    printf 'There\\x20was once\n' | $llama $model --lines -e -n 20 -s 4 >$work/out
+    head -n 1 $work/alone | cmp -s - $work/out && ok || no "--lines -e"
+    printf 'There was once\n\nThe king' | $llama $model --lines -n 3 -s 4 >$work/out
+    holds "--lines: an empty line is a prompt, the last needs no newline" [ "$(wc -l <$work/out)" -eq 3 ]
+    run 0 "--lines of nothing" $llama $model --lines -f $work/void
+    empty "--lines of nothing" $work/out
+    for i in $(seq 40); do echo "Number $i of them"; done >$work/forty # more than run together
+    run 0 "forty" $llama $model --lines -f $work/forty -n 9 --temp 0
+    for i in 1 17 33 40; do
+        $llama $model "Number $i of them" -n 9 --temp 0 >$work/want
+        if [ "$(sed -n ${i}p $work/out)" = "$(cat $work/want)" ]; then ok; else no "number $i of forty: $(sed -n ${i}p $work/out)"; fi
+    done
+    for seed in 4 5 6; do $llama $model "$one" -n 20 -s $seed >>$work/samples && echo >>$work/samples; done
+    run 0 "-k 3" $llama $model "$one" -n 20 -s 4 -k 3 --stats
+    same "-k 3: the seeds from -s on" $work/out $work/samples
+    holds "-k 3: the prompt is evaluated once" grep -q "^prompt *$(($($llama tokenize $model --count "$one") + 1)) tokens" $work/err
+    run 0 "--samples" $llama $model "$one" --n-predict 20 --seed 4 --samples 3
+    same "--samples" $work/out $work/samples
+    refuse 5 "one of them is too long" "context" $llama $model -p x -p "$prompt" -c 4
+}
+
+# --json: an object a line, that python reads; text, tokens, finish, seed, and the probabilities
+case_json() {
+    cat >$work/objects.py <<'END'
+import json, math, sys
+rows = [json.loads(line) for line in open(sys.argv[1], encoding="utf-8")]
+alone = open(sys.argv[2], encoding="utf-8").read().split("\n")
+assert [r["prompt"] for r in rows] == [0, 0, 1, 1, 2, 2] and [r["sample"] for r in rows] == [0, 1] * 3, rows
+for r in rows:
+    assert r["seed"] == 4 + r["sample"] and r["finish"] == "length" and len(r["tokens"]) == 20 and r["prompt_tokens"] > 1, r
+    assert 0 <= r["first_token_seconds"] <= r["seconds"] < 100
+    assert len(r["logprobs"]) == 20
+    for token, p in zip(r["tokens"], r["logprobs"]):
+        assert p["token"] == token and len(p["top"]) == 3
+        assert all(a["logprob"] >= b["logprob"] for a, b in zip(p["top"], p["top"][1:])) and p["logprob"] <= p["top"][0]["logprob"] + 1e-5 <= 1e-5
+        assert sum(math.exp(t["logprob"]) for t in p["top"]) <= 1.00001
+        assert all(abs(t["logprob"] - p["logprob"]) < 1e-5 for t in p["top"] if t["token"] == token)
+assert [r["text"] for r in rows if r["sample"] == 0] == alone[:3], rows
+END
+    run 0 "--json" $llama $model -p "$one" -p "$two" -p "$three" -n 20 -s 4 -k 2 --json --logprobs 3
+    if command -v python3 >/dev/null 2>&1; then
+        holds "--json: $(head -c 300 $work/out)" python3 $work/objects.py $work/out $work/alone
+    else
+        echo "SKIP: what --json writes (no python3)"
+    fi
+    holds "--json: six lines" [ "$(wc -l <$work/out)" -eq 6 ]
+    run 0 "--json: finishes" $llama $model -p "$one" --stop "," --json --temp 0 -n 60
+    holds "stop" grep -q '"finish": "stop"' $work/out
+    run 0 "--json: a full context" $llama $model -p "$one" -c 12 --json -n -1 --ignore-eos -q
+    holds "context" grep -q '"finish": "context"' $work/out
+    run 0 "--json: no tokens" $llama $model -p "a\"b\\c" -n 0 --json --echo
+    holds "--json: escapes ($(cat $work/out))" grep -qF '"text": "a\"b\\c", "tokens": [], "finish": "length"' $work/out
+    bad=$(printf 'x\033\302\233\377\tz')
+    run 0 "--json: what is no text" $llama $model -p "$bad" -n 0 --json --echo
+    holds "--json: control characters ($(cat $work/out))" grep -qF '"text": "x\u001b\u009b\ufffd\u0009z"' $work/out
+    refuse 2 "--logprobs alone" "only with --json" $llama $model x --logprobs 2
+    refuse 2 "-i and --json" "one text" $llama $model -i --json
+    refuse 2 "-i and -k" "one text" $llama $model -i -k 2
+}
+
+# A conversation through pipes; tests/cli/terminal.py has the rest. The cache serves it too
+case_talk() {
+    printf 'The king\n/sing\n//x\n' | $llama $model --interactive --temp 0 -n 12 --in-prefix 'A: ' --in-suffix '\nB:' --escape >$work/out 2>$work/err
+    holds "-i: a reply a line" [ "$(wc -l <$work/out)" -ge 2 ]
+    one_line "-i: no such command"
+    holds "-i: says which there are" grep -q "/reset, /save FILE, /load FILE, /stats, /exit" $work/err
+    cp $work/out $work/talk
+    for n in 1 2; do
+        printf 'The king\n/sing\n//x\n' | $llama $model -i --temp 0 -n 12 --in-prefix 'A: ' --in-suffix '\nB:' -e --prompt-cache $work/talked >$work/out 2>/dev/null
+        same "-i --prompt-cache, $n: the same replies" $work/out $work/talk
+        holds "-i --prompt-cache: a file" test -s $work/talked
+    done
+    printf 'one\ntwo\nthree\nfour\nfive\nsix\n' | $llama $model -i --temp 0 -n 12 -c 40 >$work/out 2>$work/err
+    if [ $? -eq 5 ]; then ok; else no "-i: a full context ends a pipe's conversation"; fi
+    holds "-i: says so" grep -q "context of 40 positions is full" $work/err
+    printf 'one\n/save %s\n/exit\nnot sent\n' "$work/full" | $llama $model -i --temp 0 -n -1 --ignore-eos --echo -c 40 >$work/out 2>$work/err
+    if [ $? -eq 0 ]; then ok; else no "-i: /save of a full context: $(cat $work/err)"; fi
+    holds "-i: what of it is not saved is said: $(cat $work/err)" grep -q "full: the context is full; the last [0-9]* of [0-9]* tokens are not saved" $work/err
+    holds "-i: but the rest is" test -s $work/full
+    holds "-i: --echo is not for conversations" [ "$(grep -c one $work/out)" -eq 0 ]
+    printf '/load %s\n' "$work/readme" | $llama $model -i >$work/out 2>$work/err
+    holds "/load of no state" grep -q "not a saved state" $work/err
+    printf '/load %s\n' "$work/nowhere" | $llama $model -i >$work/out 2>$work/err
+    holds "/load of nothing" grep -q "No such file" $work/err
+    empty "/load of nothing says nothing else" $work/out
+    printf '/save %s\n' "$work/no/where" | $llama $model -i >$work/out 2>$work/err
+    holds "/save to nowhere" grep -q "cannot be written" $work/err
+    (ulimit -v 2000000 && $llama $model x -c 1048576 -t 1 -n 1 >$work/out 2>$work/err)
+    if [ $? -eq 4 ]; then ok; else no "no memory for the context: $(cat $work/err)"; fi
+
+    if command -v python3 >/dev/null 2>&1; then # lines that come together, from a pipe that stays open, are all answered
+        cat >$work/open.py <<'END'
+import os, subprocess, sys
+talk = subprocess.Popen(sys.argv[1:], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+os.write(talk.stdin.fileno(), b"one\n/reset\ntwo\n/reset\nthree\n")
+for line in range(3):
+    while os.read(talk.stdout.fileno(), 1) not in (b"\n", b""):
+        pass
+talk.stdin.close()
+sys.exit(talk.wait())
+END
+        holds "-i: lines that come together" timeout 20 python3 $work/open.py $llama $model -i --temp 0 -n 3
+        $llama $model -i -n 1 <$work >$work/out 2>$work/err
+        if [ $? -eq 2 ]; then ok; else no "-i: of a folder"; fi
+        holds "-i: stdin cannot be read" grep -q "stdin cannot be read" $work/err
+    fi
+}
+
+# score: as numpy has it (tests/reference/score.py --write); the same bits and lines however it comes about; what is no item
+case_score() {
+    run 0 "score" $llama score $model -f $items
+    cp $work/out $work/scores
+    awk 'BEGIN { FS = "\t" }
+         FNR == NR { want[FNR] = $0; n = FNR; next }
+         { same = NF == split(want[FNR], w, "\t")
+           for (i = 1; i <= NF; i++)
+               same = same && ($1 == "ending" && (i == 4 || i == 8) ? ($i - w[i]) ^ 2 <= 1e-6 : $i "" == w[i] "")
+           if (!same) { print $0 ", not " want[FNR]; bad = 1 } }
+         END { exit bad || FNR != n }' tests/tiny/items.expected $work/scores >$work/differ
+    holds "score: numpy's figures ($(head -n 1 $work/differ))" [ $? -eq 0 -a ! -s $work/differ ]
+    run 0 "score of other bits of work" $llama score $model -f $items -t 1 -b 3 --kernels scalar -c 300
+    same "score: the same bits" $work/out $work/scores
+    $llama score $model <$items >$work/out 2>$work/err
+    same "score of a pipe" $work/out $work/scores
+    awk '{ printf "%s\r\n\r\n", $0 }' $items | $llama score $model >$work/out 2>$work/err
+    same "score: lines that end in CR LF, empty ones between" $work/out $work/scores
+    run 0 "score -q" $llama score $model -q -f $items
+    grep '^accuracy' $work/scores >$work/accuracy
+    same "score -q: the accuracies alone" $work/out $work/accuracy
+    head -n 1 $items | sed 's/^[0-9]*/-/' | $llama score $model >$work/out 2>$work/err
+    holds "score: without a label there is no accuracy" sh -c "grep -q '^pick	0	-	' $work/out && ! grep -q '^accuracy' $work/out"
+    n=0
+    for item in 'x\ty\tz' '2\ty\tz\tz' '-1\ty\tz' '0x\ty\tz' '0\ty' '0' '\t' '99999999999999999999\ty\tz'; do
+        printf -- "$item\n" >$work/item
+        refuse 2 "score of no item, $n" "item 0: a line must be a label" $llama score $model -f $work/item
+        n=$((n + 1))
+    done
+    for item in '0\ty\t' '0\ty\tz\t\tz' '0\ty\tz\\c'; do
+        printf "0\ta\tb\n$item\n" >$work/item
+        refuse 2 "score of an empty ending, $n" "item 1: a continuation is empty" $llama score $model -f $work/item
+        n=$((n + 1))
+    done
+    printf '0\ta\tb\0c\n' >$work/item
+    refuse 2 "score of a NUL" "have a NUL in them" $llama score $model -f $work/item
+    printf '\n\n' >$work/item
+    refuse 2 "score of nothing" "no items" $llama score $model -f $work/item
+    refuse 5 "score of too much" "item 0: [0-9]* tokens do not fit in a context of 5" $llama score $model -f $items -c 5
+}
+
+# ppl: the same for a text and its ids; windows; what it says of itself
+case_ppl() {
+    run 0 "ppl" $llama ppl $model $work/prose
+    cp $work/out $work/ppl
+    holds "ppl: figures" grep -qE '^perplexity  [0-9.]+ \+- [0-9.]+$' $work/out
+    holds "ppl: its definition" grep -q "^exp of the mean of -log p" $work/out
+    $llama tokenize $model --bos <$work/prose >$work/prose.ids
+    run 0 "ppl --ids" $llama ppl $model $work/prose.ids --ids
+    holds "ppl --ids: the same" [ "$(head -n 1 $work/out)" = "$(head -n 1 $work/ppl)" ]
+    run 0 "ppl of other bits of work" $llama ppl $model -f $work/prose -t 1 --batch-size 7 --kernels scalar
+    same "ppl: the same bits" $work/out $work/ppl
+    run 0 "ppl in windows" $llama ppl $model $work/prose --ctx 100 --stride 50
+    n=$(wc -w <$work/prose.ids)
+    holds "ppl: each token once ($(sed -n 3p $work/out))" grep -q "^tokens      $((n - 1)) of $n, in windows of 100, 50 apart" $work/out
+    run 0 "ppl in windows side by side" $llama ppl $model $work/prose --ctx-size 100
+    holds "ppl: but the first of each window" grep -q "^tokens      $((n - (n + 99) / 100)) of $n, in windows of 100, 100 apart" $work/out
+    run 0 "ppl --no-bos" $llama ppl $model $work/prose --no-bos
+    holds "ppl --no-bos: a token less" grep -q "^tokens      $((n - 2)) of $((n - 1))" $work/out
+    refuse 2 "ppl of nothing" "needs 2" $llama ppl $model $work/void
+    refuse 2 "ppl: a stride too long" "more than the window" $llama ppl $model $work/prose --ctx 10 --stride 11
+    refuse 2 "ppl of ids that are none" "not a token id" $llama ppl $model $work/prose --ids
+    refuse 2 "ppl of a file that is not there" "cannot be opened" $llama ppl $model $work/none
+}
+
+# A model cut short under way, and what is no model: an error, soon
+case_cut() {
+    cp -r $model $work/cut
+    rm $work/out
+    $llama $work/cut "$prompt" --kernels scalar -t 1 -n -1 --ignore-eos >$work/out 2>$work/err &
+    pid=$!
+    tries=0
+    while [ ! -s $work/out ] && [ $tries -lt 100 ]; do sleep 0.05; tries=$((tries + 1)); done
+    head -c 5000 $model/consolidated.00.pth >$work/cut/consolidated.00.pth
+    wait $pid
+    code=$?
+    if [ $code -eq 3 ] && [ -s $work/out ]; then ok; else no "cut short under way: exit $code"; fi
+    one_line "cut short under way"
+    holds "cut short: says what ($(cat $work/err))" grep -q "consolidated.00.pth: was cut short" $work/err
+    mkfifo $work/model.gguf
+    for what in $work/model.gguf /dev/zero /dev/null; do
+        refuse 3 "$what for a model" "regular file" timeout 5 $llama $what "$prompt"
+    done
+}
+
+# On a terminal, what would act on it is shown; through a pipe it passes as it is
+case_terminals() {
+    if command -v script >/dev/null 2>&1; then
+        # ESC, backspace, C1 (CSI), a turn of direction, a byte that is no text; then what may pass
+        bad=$(printf 'a\033[31m\010\302\233m\342\200\256b\233\tc é')
+        cat >$work/terminal.sh <<END
+$llama $model "$bad" -n 0 --echo -q
+END
+        script -qec "sh $work/terminal.sh" /dev/null </dev/null >$work/out 2>&1
+        holds "shown on a terminal: $(od -c $work/out | head -3)" grep -qF "a^[[31m^H<U+009B>m<U+202E>b<9B>	c é" $work/out
+        sh $work/terminal.sh >$work/out
+        if [ "$(cat $work/out)" = "$bad" ]; then ok; else no "through a pipe it passes"; fi
+        bad2=$(printf 'a\355\240\200\340\200\212\364\220\200\200b') # a surrogate, an overlong newline, behind the last
+        script -qec "$llama $model x -n '$bad2'" /dev/null </dev/null >$work/out 2>&1
+        holds "what is no UTF-8 is shown by its bytes" grep -qF "a<ED><A0><80><E0><80><8A><F4><90><80><80>b" $work/out
+        script -qec "$llama $model x -n '$bad'" /dev/null </dev/null >$work/out 2>&1
+        holds "shown in a complaint" grep -qF "a^[[31m^H<U+009B>m<U+202E>b<9B>^Ic é" $work/out
+    else
+        echo "SKIP: terminals (no script)"
+    fi
+}
+
+# trace: every name once, the same checksums whatever computes them; those asked for alone
+case_trace() {
+    run 0 "trace" $llama trace $model "$prompt"
+    cp $work/out $work/trace
+    holds "trace: all of 4 layers" [ "$(wc -l <$work/trace)" -eq 39 ]
+    holds "trace: a line" grep -qE '^layers\.3\.feed_forward\.w1 +\[[0-9]+, 512\]  mean [-0-9.e]+  rms [0-9.]+  crc32 [0-9a-f]{8}  first( [-0-9.e]+){4}$' $work/trace
+    run 0 "trace, otherwise" $llama trace $model "$prompt" -t 1 --kernels scalar
+    same "trace: the same bits" $work/out $work/trace
+    run 0 "trace of names" $llama trace $model "$prompt" output layers.2
+    holds "trace of names: a layer and the output" [ "$(wc -l <$work/out)" -eq 10 ]
+    holds "trace of names: they are those of all" [ "$(grep -cFxf $work/out $work/trace)" -eq 10 ]
+    run 0 "trace -p" $llama trace $model -p "$prompt" norm
+    holds "trace -p: one line" [ "$(grep -cFxf $work/out $work/trace)" -eq 1 ]
+    echo "$prompt" | $llama trace $model >$work/out
+    same "trace of a pipe" $work/out $work/trace
+    run 2 "trace of no such name" $llama trace $model "$prompt" layers.2 layer
+    one_line "trace of no such name"
+    refuse 2 "trace without a prompt" "prompt is empty" $llama trace $model --no-bos -p ""
+    refuse 5 "trace of too much" "a context of 3" $llama trace $model "$prompt" -c 3
+}
+
+# bench: three lines, and no text
+case_bench() {
+    run 0 "bench" $llama bench $model -t 1
+    holds "bench: figures" grep -qE '^prompt +128 tokens, [0-9.]+ tokens/s$' $work/out
+    holds "bench: figures" grep -qE '^generation +32 tokens, [0-9.]+ tokens/s, [0-9.]+ GB/s of weights$' $work/out
+    holds "bench: kernels" grep -qE '^kernels +[a-z0-9]+, 1 thread$' $work/out
+    refuse 2 "bench of a text" "no text" $llama bench $model x
+    refuse 3 "bench of nothing" "cannot be opened" $llama bench $work/nothing
+}
+
+# info, tokenize, help
+case_info() {
+    run 0 "info" $llama info $model -c 128
+    holds "info: shape" grep -q "dim 192, layers 4, heads 6, kv_heads 6, head_dim 32, hidden 512, vocab 1024" $work/out
+    holds "info: KV cache" grep -q "128 positions, KV cache 786432 bytes" $work/out
+    holds "info: kernels" grep -q "^kernels  *[a-z0-9 ]*, [0-9]* thread" $work/out
+    holds "info: dtype" grep -q "meta, float16, 1 shard$" $work/out
+    run 0 "tokenize" $llama tokenize $model "There was once"
+    printf '%s' "There was once" | $llama tokenize $model >$work/ids
+    same "tokenize from stdin" $work/out $work/ids
+    if [ "$(wc -l <$work/ids)" -eq 1 ]; then ok; else no "one line of ids"; fi
+    run 0 "tokenize -p" $llama tokenize $model -p "There was once"
+    same "tokenize -p" $work/out $work/ids
+    echo hi >$work/hello
+    LLAMA_MODEL=$model $llama $work/hello $greedy >$work/out 2>$work/err
+    if [ $? -eq 0 ] && [ -s $work/out ]; then ok; else no "a file's name is a prompt where LLAMA_MODEL stands: $(cat $work/err)"; fi
+    LLAMA_MODEL=$model $llama tokenize There was once >$work/out
+    same "tokenize with LLAMA_MODEL" $work/out $work/ids
+}
+
+# Every format alike: the same text and ids, info, check
+case_formats() {
+    for form in $forms/meta $forms/hf $forms/model.gguf $forms/bin/model.bin; do
+        run 0 "$form: ppl" $llama ppl $form $work/prose --ctx 64
+        [ $form = $forms/meta ] && cp $work/out $work/perplexed
+        same "$form: the perplexity of the others" $work/out $work/perplexed
+        run 0 "$form: a batch" $llama $form -p "There" -p "The king" -k 2 -n 6 -s 1
+        [ $form = $forms/meta ] && cp $work/out $work/batch
+        same "$form: the batch of the others" $work/out $work/batch
+        run 0 "$form: completes" $llama $form "There was once" $greedy
+        [ $form = $forms/meta ] && cp $work/out $work/first
+        same "$form: the text of the others" $work/out $work/first
+        holds "$form: text comes" test -s $work/out
+        LLAMA_MODEL=$model $llama $form "There was once" $greedy >$work/out
+        same "$form: goes before LLAMA_MODEL" $work/out $work/first
+        run 0 "$form: tokenize" $llama tokenize $form "There was once"
+        same "$form: the ids of the others" $work/out $work/ids
+        run 0 "$form: info" $llama info $form
+        holds "$form: info's shape" grep -q "dim 16, layers 1, heads 2, kv_heads 1, head_dim 8, hidden 32, vocab 1024" $work/out
+        holds "$form: info's tokenizer" grep -q "bos 1, eos 2" $work/out
+        run 0 "$form: check" $llama check $form
+        holds "$form: check says so" grep -q "^$form: sound, [0-9]* parameters in [13] file" $work/out
+        empty "$form: no bar off a terminal" $work/err
+        run 0 "$form: score" $llama score $form -f $items
+        [ $form = $forms/meta ] && cp $work/out $work/scored
+        same "$form: the scores of the others" $work/out $work/scored
+        run 0 "$form: trace" $llama trace $form "There" layers.0.attention.wq
+        [ $form = $forms/meta ] && cp $work/out $work/traced
+        same "$form: the queries of the others" $work/out $work/traced
+    done
+    run 0 "info: huggingface" $llama info $forms/hf
+    holds "info: huggingface, shards, context" grep -q "huggingface, float16, 3 shards$" $work/out
+    holds "info: its context" grep -q "^context *512 positions" $work/out
+    refuse 2 "check of a text" "no text" $llama check $model x
+    refuse 3 "check of nothing" "cannot be opened" $llama check $work/nothing
+    cp -r $forms/bin $work/bent
+    head -c 40000 /dev/zero | dd of=$work/bent/model.bin bs=1 seek=28 conv=notrunc 2>/dev/null
+    dd if=$work/bent/model.bin bs=40000 count=2 2>/dev/null | tr '\0' '\377' >$work/bent/ones
+    cp $work/bent/model.bin $work/bent/model2.bin
+    dd if=$work/bent/ones of=$work/bent/model2.bin bs=1 seek=28 count=64 conv=notrunc 2>/dev/null
+    refuse 3 "check of weights that are no numbers" "tok_embeddings.weight has a number that is not finite at row 0, column 0" $llama check $work/bent/model2.bin
+    refuse 3 "a checkpoint's own file" "give a model's folder" $llama $forms/meta/consolidated.00.pth x
+    mkfifo $work/pipe
+    exec 3<>$work/pipe
+    timeout 1 head -c 65536 /dev/zero >&3 # full: the next write waits
+    $llama $model "$prompt" -n -1 >&3 2>$work/err &
+    pid=$!
+    sleep 0.5
+    kill -INT $pid
+    wait $pid
+    code=$?
+    exec 3<&-
+    if [ $code -eq 130 ] && [ ! -s $work/err ]; then ok; else no "SIGINT while stdout waits: exit $code, $(cat $work/err)"; fi
+    run 0 "tokenize --count" $llama tokenize $model --count There was once
+    if [ "$(cat $work/out)" -eq "$(wc -w <$work/ids)" ]; then ok; else no "tokenize --count"; fi
+    $llama tokenize $model --decode <$work/ids >$work/out
+    if [ "$(cat $work/out)" = "There was once" ]; then ok; else no "tokenize --decode: $(cat $work/out)"; fi
+    run 0 "tokenize --decode of arguments" $llama tokenize $model --decode $(cat $work/ids)
+    if [ "$(cat $work/out)" = "There was once" ]; then ok; else no "tokenize --decode of arguments"; fi
+    refuse 2 "an id that is none" "not a token id" $llama tokenize $model --decode 99999
+    refuse 2 "an id that is none" "not a token id" $llama tokenize $model --decode -- -3
+    run 0 "--bos" $llama tokenize $model --bos "There was once"
+    if [ "$(cat $work/out)" = "1 $(cat $work/ids)" ]; then ok; else no "--bos"; fi
+    refuse 3 "tokenize without a model" "/no/such" $llama tokenize /no/such x
+}
+
+# Help: a first screen, all of each verb, what shells complete, the manual page; and each option it names is tried here
+case_help() {
+    run 0 "-h" $llama -h
+    cp $work/out $work/help
+    holds "-h fits a screen" sh -c "[ \$(wc -l <$work/out) -le 24 ] && [ -z \"\$(awk 'length > 80' $work/out)\" ]"
+    run 0 "help" $llama help
+    same "help: the first screen" $work/out $work/help
+    run 0 "--help behind a model" $llama $model --help
+    same "--help behind a model: the first screen" $work/out $work/help
+    verbs="complete score ppl tokenize info check trace bench help"
+    for verb in $verbs; do
+        holds "-h has $verb" grep -q "^  llama $verb " $work/help
+        run 0 "help $verb" $llama help $verb
+        holds "help $verb: usage, an example" sh -c "grep -q '^usage: llama $verb' $work/out && grep -q '^example: llama ' $work/out"
+        cp $work/out $work/one
+        [ $verb = complete ] || [ $verb = help ] || { run 0 "$verb -h" $llama $verb -h && same "$verb -h" $work/out $work/one; }
+        holds "$verb is tried here" grep -q "\$llama $verb" "$0"
+    done
+    run 0 "help all" $llama help all
+    cp $work/out $work/all
+    holds "help all: 80 columns" [ -z "$(awk 'length > 80' $work/all)" ]
+    sed -n 's/^  \(-[^ ].\{23\}\).*/\1/p' $work/all | grep -oE -- '--?[a-z0-9][a-z0-9-]*' | sort -u >$work/names
+    holds "help all: there are options" [ "$(wc -l <$work/names)" -ge 50 ]
+    tr "\"'=" '   ' <"$0" >$work/self
+    for name in $(cat $work/names); do # each as a word of its own
+        holds "$name is tried here" grep -qE -- "(^|[ (])$name([ );]|\$)" $work/self
+    done
+    sed -n 's/^exit: //p' $work/help | grep -oE '\b[0-9]+ ' | while read -r code; do
+        grep -qE "(run|refuse) $code |code -eq $code " "$0" || echo $code
+    done >$work/untried
+    empty "each exit code is tried here" $work/untried
+    refuse 2 "help of no verb" "no such command" $llama help sing
+    refuse 2 "the nearest option" "did you mean --temp?" $llama $model x --tepm 0
+    refuse 2 "the nearest option" "did you mean --repeat-penalty?" $llama $model x --repeat-penality 2
+    refuse 2 "nothing is near" "no such option; llama help all" $llama $model x --frobnicate
+    refuse 2 "an option of another verb" "see llama help info" $llama info $model --temp 1
+    for shell in bash zsh fish; do
+        run 0 "--completion $shell" $llama --completion $shell
+        holds "--completion $shell: its words" sh -c "for w in $verbs \$(cat $work/names); do grep -qE -- \"[' (]\$w[' )]\" $work/out || exit 1; done"
+        if command -v $shell >/dev/null 2>&1; then
+            holds "--completion $shell: $shell takes it" $shell -c "$(cat $work/out)"
+        fi
+    done
+    $llama --completion bash >$work/complete
+    bash -c ". $work/complete; complete -p llama" >$work/out 2>&1 && holds "bash has it" grep -q -- "--prompt-cache" $work/out
+    refuse 2 "--completion of another" "not bash, zsh or fish" $llama --completion tcsh
+    holds "the manual page is made" sh -c "sh tests/tools/manpage.sh $llama >$work/llama.1"
+    tr -d '\\' <$work/llama.1 >$work/page
+    for name in $(cat $work/names) $verbs; do
+        holds "the manual page has $name" grep -qE -- "(^|[ ,])$name([ ,]|\$)" $work/page
+    done
+    if command -v groff >/dev/null 2>&1; then
+        groff -man -Tutf8 -ww -z $work/llama.1 >$work/out 2>&1
+        empty "groff has nothing to say of the manual page" $work/out
+    else
+        echo "SKIP: the manual page's form (no groff)"
+    fi
+}
+
+# What surprised people
+case_surprises() {
+    crlf() { printf "$1" | sed 's/$/\r/'; } # lines as Windows ends them
+    printf 'The king\nA wolf\n' >$work/lf
+    crlf 'The king\nA wolf\n' >$work/crlf
+    $llama $model --lines -f $work/lf -n 6 --temp 0 >$work/want
+    run 0 "--lines as Windows ends them" $llama $model --lines -f $work/crlf -n 6 --temp 0
+    same "--lines as Windows ends them" $work/out $work/want
+    crlf "$prompt\n" >$work/crlf
+    run 0 "a file as Windows ends it" $llama $model -f $work/crlf $greedy
+    same "a file as Windows ends it" $work/out $work/text
+    printf 'The king\n/stats\n' | $llama $model -i -n 6 --temp 0 >$work/want 2>/dev/null
+    crlf 'The king\n/stats\n' | $llama $model -i -n 6 --temp 0 >$work/out 2>$work/err
+    same "-i: lines as Windows ends them" $work/out $work/want
+    holds "-i: and commands" grep -q "^seed " $work/err
+    printf 'The king\r\0' | $llama $model -0 -n 6 --temp 0 >$work/out
+    $llama $model -p "$(printf 'The king\r')" -n 6 --temp 0 | tr '\n' '\0' >$work/want
+    printf '\0' >>$work/want
+    same "-0 takes a text as it is" $work/out $work/want
+    refuse 2 "ppl of a window of one" "predicts nothing" $llama ppl $model $work/prose --ctx 1
+    $llama ppl $model $work/prose >$work/all
+    holds "ppl: bits a byte of all of the text" grep -q "bits a byte" $work/all
+    run 0 "ppl of a part" $llama ppl $model $work/prose --ctx 16
+    holds "ppl: and not of a part" sh -c "! grep -q 'a byte' $work/out"
+    for zero in "--top-p 0" "--top-p 0.0"; do
+        run 0 "$zero" $llama $model "$prompt" -n 24 -s 5 $zero
+        same "$zero keeps the best alone" $work/out $work/text
+    done
+    run 0 "--repeat-last-n 0" $llama $model "$prompt" $greedy --repeat-penalty 2 --repeat-last-n 0
+    same "--repeat-last-n 0 penalises nothing" $work/out $work/text
+    LLAMA_MODEL=$model refuse 2 "a wrong name and LLAMA_MODEL" 'LLAMA_MODEL is set' $llama no/such "$prompt"
+    LLAMA_MODEL=$model refuse 2 "a wrong name and LLAMA_MODEL" 'LLAMA_MODEL is set' $llama info no/such
+    refuse 2 "--decode --count" "not with" $llama tokenize $model --decode --count 5
+    refuse 2 "a NUL in an option" "NUL" $llama $model x -e --in-prefix 'A\x00'
+    refuse 5 "which prompt is too long" "prompt 1: " $llama $model -p x -p "$prompt" -c 4
+    refuse 2 "a range is told in figures" "from 1 to 1048576" $llama $model x -c 0
+    refuse 2 "whose option it is not" "not an option of score" $llama score $model --json
+    run 0 "complete -h" $llama complete -h
+    $llama help complete >$work/want
+    same "complete -h is of complete" $work/out $work/want
+    printf 'hi\n' | $llama $model -i --no-bos -n 2 >$work/out 2>$work/err
+    holds "-i --no-bos: $(cat $work/err)" test -s $work/out
+}
+
+# A turn begins on a line of its own, as it is shown
+case_turns() {
+    printf 'The king said\nThe queen said\n' | $llama $model -i -n 8 --temp 0 >$work/out
+    first=$($llama $model -e 'The king said\n' -n 8 --temp 0)
+    second=$($llama $model -e "The king said\n$first\nThe queen said\n" -n 8 --temp 0)
+    printf '%s\n' "$first" "$second" >$work/want
+    same "-i: the second turn" $work/out $work/want
+}
+
+# Nothing is lost by a slip, nor silently
+case_slips() {
+    echo "dear diary" >$work/diary
+    printf 'hi\n/save %s\nhi\n' $work/diary | $llama $model -i -n 3 -q >$work/out 2>$work/err
+    code=$?
+    if [ $code -eq 1 ] && grep -q "no saved state" $work/err && [ "$(cat $work/diary)" = "dear diary" ]; then ok; else no "/save over a file: $code, $(cat $work/err)"; fi
+    for what in "/save $work/no/where" "/load $work/no/where"; do
+        printf 'hi\n%s\nhi\n' "$what" | $llama $model -i -n 3 -q >$work/out 2>$work/err
+        code=$?
+        if [ $code -eq 1 ] && [ "$(wc -l <$work/err)" -eq 1 ]; then ok; else no "$what through a pipe: $code, $(cat $work/err)"; fi
+    done
+    rm -f $work/real $work/link
+    run 0 "a cache" $llama $model "$prompt" $greedy --prompt-cache $work/real
+    chmod 644 $work/real
+    ln -s real $work/link
+    run 0 "a cache behind a link" $llama $model "$prompt and his wife" $greedy --prompt-cache $work/link
+    holds "the link stays" test -L $work/link
+    holds "and so does the mode" sh -c "ls -l $work/real | grep -q ^-rw-r--r--"
+    cp $work/real $work/want
+    $llama $model -i --prompt-cache $work/real </dev/null 2>/dev/null
+    same "a conversation in which nothing is said leaves the cache" $work/real $work/want
+}
+
+# JSON: when a text was done, what a double holds, a list that is empty
+case_json_times() {
+    if command -v python3 >/dev/null 2>&1; then
+        run 0 "--json" $llama $model -p x -p "$one" -n 200 --ignore-eos --stop king --json --logprobs 2 --temp 0
+        holds "--json: times and probabilities ($(head -c 200 $work/out))" python3 -c "
+import json
+for row in map(json.loads, open('$work/out')):
+    assert all(t['logprob'] == p['logprob'] for p in row['logprobs'] for t in p['top'] if t['token'] == p['token'])
+"
+        run 0 "--json, a text that is short" $llama $model -p "$three" -p "$one" -n 300 --ignore-eos --stop king --json --temp 0 --kernels scalar -t 1
+        holds "--json: a text is done when it is done" python3 -c "
+import json
+a, b = map(json.loads, open('$work/out'))
+assert len(a['tokens']) > 9 * len(b['tokens']) and a['seconds'] > 2 * b['seconds'], (a['seconds'], b['seconds'])
+"
+        run 0 "--json, no tokens" $llama $model -p x -n 0 --json --logprobs 2
+        holds "--json: the list is there" python3 -c "import json; assert json.load(open('$work/out'))['logprobs'] == []"
+        for i in 1 2 3 4 5 6 7 8; do $llama $model x -n 0 --json; done >$work/out
+        holds "--json: a drawn seed is a double's" python3 -c "
+import json
+seeds = [json.loads(line)['seed'] for line in open('$work/out')]
+assert len(set(seeds)) == 8 and all(s == int(float(s)) < 2 ** 53 for s in seeds) and max(seeds) > 2 ** 40, seeds
+"
+    fi
+}
+
+case_version() {
+    run 0 "--version" $llama --version
+    holds "--version" grep -q "^llama.c 0.1.0" $work/out
+}
+
+# ---- All cases, or some ----
+
+cases="text seeds stop utf8 refusals full pipes cache batch json talk score ppl cut terminals trace bench info formats help surprises turns slips json_times version"
+slow="batch formats help json_times ppl score surprises" # left to make check
+matched=0
+for name in $cases; do
+    [ -z "$only" ] || [ "$only" = "$name" ] || continue
+    matched=1
+    case " $slow " in *" $name "*) [ -z "$quick" ] || continue ;; esac
+    echo "-- $name"
+    case_"$name"
+done
+echo "--"
+[ $matched -eq 1 ] || no "there is no case $only"
+echo "cli: $passed passed, $failed failed"
+[ $failed -eq 0 ]

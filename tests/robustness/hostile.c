@@ -1,0 +1,616 @@
+/* hostile.c - damaged and malicious files: each is refused with a line that names it, or opens; none
+ * crashes, hangs or runs anything. Made here, from a small sound checkpoint.
+ *
+ *   hostile MODEL WORKDIR
+ */
+#include "../tools/checkpoint.h"
+#include <time.h>
+#include <unistd.h>
+
+enum { LONGEST = 4300 }; /* a path */
+
+static char folder[1024];
+static const char *tiny_folder; /* tests/tiny */
+static const model_spec spec = {.dim = 16, .layers = 2, .heads = 2, .kv_heads = 1, .hidden = 32, .vocab = 24, .shards = 1};
+
+static void in_folder(const char *name, const buffer *b) {
+    char path[2048];
+    snprintf(path, sizeof path, "%s/%s", folder, name);
+    check(write_file(path, b), "%s: cannot be written", path);
+}
+
+/* No file may make us take much more memory than it has bytes itself. */
+static size_t taken, most_taken;
+static void *counting_alloc(void *user, size_t bytes, size_t align) {
+    (void)user;
+    taken += bytes;
+    if (taken > most_taken) most_taken = taken;
+    return aligned_alloc(align, (bytes + align - 1) / align * align);
+}
+static void counting_free(void *user, void *p, size_t bytes) {
+    (void)user;
+    taken -= bytes;
+    free(p);
+}
+
+static size_t bytes_here(void) {
+    size_t sum = 0;
+    for (int i = -2; i < 60; i++) {
+        char path[2048], name[32];
+        struct stat st;
+        snprintf(name, sizeof name, i == -2 ? "params.json" : i == -1 ? "tokenizer.model" : "consolidated.%02d.pth", i);
+        snprintf(path, sizeof path, "%s/%s", folder, name);
+        if (stat(path, &st) == 0 && S_ISREG(st.st_mode)) sum += (size_t)st.st_size;
+    }
+    return sum;
+}
+
+/* Open, and if that works evaluate and close: the status, and in err why. */
+static int try_open(llama_error *err) {
+    llama *m = NULL;
+    llama_session *s = NULL;
+    llama_session_options o = {.size = sizeof o, .context = 8, .threads = 1};
+    struct timespec a, b;
+    clock_gettime(CLOCK_MONOTONIC, &a);
+    llama_allocator counting = {NULL, counting_alloc, counting_free};
+    llama_options options = {.size = sizeof options, .allocator = &counting};
+    most_taken = 0;
+    int status = llama_open(&m, folder, &options, err);
+    check(most_taken <= 16 * bytes_here() + (1 << 20), "%zu bytes of memory for files of %zu", most_taken, bytes_here());
+    if (status == LLAMA_OK) {
+        check(llama_session_new(&s, m, &o, NULL) == LLAMA_OK, "session");
+        llama_eval(s, 0, (int32_t[]){1, 2, 3}, 3);
+        llama_session_free(s);
+    } else
+        check(m == NULL && err->status == status && strstr(err->text, folder) && !strchr(err->text, '\n'), "no line that names the file: %s", err->text);
+    llama_close(m);
+    check(taken == 0, "%zu bytes are left", taken);
+    clock_gettime(CLOCK_MONOTONIC, &b);
+    check(b.tv_sec - a.tv_sec <= 1, "took over a second");
+    return status;
+}
+
+static void refuse(const char *what, int want, const char *says) {
+    llama_error err;
+    int status = try_open(&err);
+    check(status == want && strstr(err.text, says), "%s: %d, %s", what, status, err.text);
+}
+
+/* ---- params.json ---- */
+
+static void params_case(const char *text, int want, const char *says) {
+    buffer b = {0};
+    put_text(&b, text);
+    in_folder("params.json", &b);
+    llama_error err = {0, ""};
+    int status = try_open(&err);
+    check(status == want && strstr(err.text, says), "params.json %s: %d, %s", text, status, err.text);
+    free(b.at);
+}
+
+static void test_params(void) {
+    static const char good[] = "\"n_layers\": 2, \"n_heads\": 2, \"n_kv_heads\": 1, \"norm_eps\": 1e-5";
+    char text[512];
+#define PARAMS(format, want, says) (snprintf(text, sizeof text, format, good), params_case(text, want, says))
+    PARAMS("{\"dim\": 16, %s}", LLAMA_OK, "");
+    PARAMS("\t{\"dim\":16.0,\"vocab_size\":24,\"name\":\"a \\\" b\",\"flag\":true,\"x\":null, %s } \n", LLAMA_OK, "");
+    PARAMS("{\"dim\": 16, \"ffn_dim_multiplier\": null, \"multiple_of\": 32, \"dim\": 16, %s}", LLAMA_EFORMAT, "hidden 64");
+    PARAMS("{\"dim\": 16, \"multiple_of\": 32, \"ffn_dim_multiplier\": 0.75, %s}", LLAMA_OK, "");
+    PARAMS("{\"dim\": 16, \"multiple_of\": 32, \"ffn_dim_multiplier\": 1.3, %s}", LLAMA_EFORMAT, "hidden 64");
+    PARAMS("{\"dim\": 0, %s}", LLAMA_EFORMAT, "'dim'");
+    PARAMS("{\"dim\": -16, %s}", LLAMA_EFORMAT, "'dim'");
+    PARAMS("{\"dim\": 1e300, %s}", LLAMA_EFORMAT, "'dim'");
+    PARAMS("{\"dim\": 16.5, %s}", LLAMA_EFORMAT, "'dim'");
+    PARAMS("{\"dim\": \"16\", %s}", LLAMA_EFORMAT, "'dim'");
+    PARAMS("{\"dim\": 18, %s}", LLAMA_EFORMAT, "RoPE");
+    PARAMS("{\"dim\": 32, %s}", LLAMA_EFORMAT, "[24][16]");
+    PARAMS("{\"dim\": 16, \"vocab_size\": 25, %s}", LLAMA_EFORMAT, "vocab_size 25");
+    PARAMS("{\"dim\": 16, \"rope_theta\": 0, %s}", LLAMA_EFORMAT, "rope_theta");
+    PARAMS("{\"dim\": 16, \"use_scaled_rope\": true, %s}", LLAMA_EFORMAT, "use_scaled_rope");
+    PARAMS("{\"dim\": 16, \"moe\": {\"experts\": 8}, %s}", LLAMA_EFORMAT, "'moe'");
+    PARAMS("{\"dim\": 16, %s", LLAMA_EFORMAT, "JSON object, as byte 74 shows");
+    PARAMS("{\"dim\": 16, %s} x", LLAMA_EFORMAT, "JSON object, as byte 76 shows");
+    PARAMS("{\"dim\": 16, %s,}", LLAMA_EFORMAT, "JSON");
+    PARAMS("[{\"dim\": 16, %s}]", LLAMA_EFORMAT, "JSON");
+    PARAMS("{\"dim\": 1e, %s}", LLAMA_EFORMAT, "JSON object, as byte 10 shows");
+    PARAMS("{\"dim\": truly, %s}", LLAMA_EFORMAT, "JSON");
+    params_case("{}", LLAMA_EFORMAT, "must be there");
+    params_case("{\"dim", LLAMA_EFORMAT, "JSON");
+    params_case("{\"dim\"", LLAMA_EFORMAT, "JSON");
+    params_case("{\"dim\": 16, \"n_layers\": 2, \"n_heads\": 3, \"norm_eps\": 1e-5}", LLAMA_EFORMAT, "divide");
+    params_case("{\"dim\": 16, \"n_layers\": 1, \"n_heads\": 2, \"n_kv_heads\": 1, \"norm_eps\": 1e-5}", LLAMA_EFORMAT, "n_layers");
+    params_case("{\"dim\": 16, \"n_layers\": 3, \"n_heads\": 2, \"n_kv_heads\": 1, \"norm_eps\": 1e-5}", LLAMA_EFORMAT, "layers.2.");
+    params_case("{\"dim\": 1048576, \"n_layers\": 1, \"n_heads\": 1, \"norm_eps\": 1e-5}", LLAMA_EFORMAT, "too small for a model");
+    params_case("{\"dim\": 16, \"n_layers\": 1024, \"n_heads\": 2, \"norm_eps\": 1e-5}", LLAMA_EFORMAT, "too small for a model");
+    params_case("{\"dim\": 16, \"n_layers\": 100000, \"n_heads\": 2, \"norm_eps\": 1e-5}", LLAMA_EFORMAT, "'n_layers'");
+    params_case("{\"dim\": 16, \"n_layers\": 2, \"n_heads\": 2, \"n_kv_heads\": 1, \"norm_eps\": 1e-9999}", LLAMA_EFORMAT, "norm_eps");
+    buffer deep = {0};
+    for (int i = 0; i < 100000; i++) put_text(&deep, "[");
+    in_folder("params.json", &deep);
+    refuse("100,000 brackets", LLAMA_EFORMAT, "JSON");
+    deep.n = 0;
+    in_folder("params.json", &deep);
+    refuse("an empty params.json", LLAMA_EFORMAT, "empty");
+    free(deep.at);
+    model_params(&spec, folder);
+}
+
+/* ---- The archive and its pickle ---- */
+
+/* A checkpoint of this pickle and 64 bytes of storage "0". */
+static void pickle_case(const char *what, const buffer *pickle, const char *says) {
+    zip z = {0};
+    unsigned char storage[64] = {0};
+    zip_add(&z, "a/data.pkl", pickle->at, pickle->n);
+    zip_add(&z, "a/data/0", storage, sizeof storage);
+    static const unsigned char more[1024]; /* a file this small would be refused for its size */
+    zip_add(&z, "a/more", more, sizeof more);
+    buffer file = zip_end(&z);
+    in_folder("consolidated.00.pth", &file);
+    refuse(what, LLAMA_EFORMAT, says);
+    free(file.at);
+}
+
+static void bytes_case(const char *what, const char *bytes, size_t n, const char *says) {
+    buffer b = {0};
+    put(&b, bytes, n);
+    pickle_case(what, &b, says);
+    free(b.at);
+}
+#define BYTES(what, literal, says) bytes_case(what, literal, sizeof(literal) - 1, says)
+
+static void tensor_case(const char *what, const char *key, int64_t numel, int64_t offset, int64_t rows, int64_t cols, int64_t stride, const char *says) {
+    buffer b = {0};
+    put_text(&b, "\x80\x02}(");
+    pickle_tensor(&b, "tok_embeddings.weight", key, numel, offset, rows, cols, stride, false);
+    put_text(&b, "u.");
+    pickle_case(what, &b, says);
+    free(b.at);
+}
+
+static void test_pickles(void) {
+    BYTES("os.system", "\x80\x02" "cos\nsystem\n(X\x04\x00\x00\x00" "truetR.", "'os system' is asked for");
+    BYTES("eval", "\x80\x02" "c__builtin__\neval\n.", "'__builtin__ eval'");
+    BYTES("a global of protocol 4", "\x80\x04\x8c\x02os\x8c\x06system\x93.", "'os system'");
+    BYTES("a global with control characters", "\x80\x02" "c\x1b[31m\nx\n.", "'?[31m x'");
+    BYTES("a global that turns the direction of writing", "\x80\x02" "c\xe2\x80\xae\xc2\x9b\xd8\x9c\xe2\x81\xa6\xe2\x80\x8f\x7f|\xc3\xa9\xe2\x80\x93\nx\n.", "'??????????????|\xc3\xa9\xe2\x80\x93 x'");
+    BYTES("a global without its lines", "\x80\x02" "cos", "global");
+    BYTES("STACK_GLOBAL of numbers", "\x80\x04K\x01K\x02\x93.", "global has no name");
+    BYTES("INST", "\x80\x02(ios\nsystem\n.", "opcode 0x69");
+    BYTES("OBJ", "\x80\x02(o.", "opcode 0x6f");
+    BYTES("NEWOBJ", "\x80\x02)\x81.", "opcode 0x81");
+    BYTES("POP", "\x80\x02" "0.", "opcode 0x30");
+    BYTES("protocol 9", "\x80\x09}.", "protocol");
+    BYTES("REDUCE of nothing", "\x80\x02R.", "called");
+    BYTES("a dict is called", "\x80\x02})R.", "called");
+    BYTES("_rebuild_parameter of nothing", "\x80\x02" "ctorch._utils\n_rebuild_parameter\n)R.", "called");
+    BYTES("no STOP", "\x80\x02}", "end is missing");
+    BYTES("nothing", "", "end is missing");
+    BYTES("STOP alone", ".", "not a dict");
+    BYTES("a number", "\x80\x02K\x01.", "not a dict");
+    BYTES("an empty dict", "\x80\x02}.", "no tensor");
+    BYTES("SETITEMS without a mark", "\x80\x02}u.", "mark");
+    BYTES("SETITEMS of an odd number", "\x80\x02}(K\x01u.", "not a dict");
+    BYTES("SETITEM on a number", "\x80\x02K\x01K\x02K\x03s.", "not a dict");
+    BYTES("SETITEM on nothing", "\x80\x02K\x02s.", "stack is empty");
+    BYTES("TUPLE3 of one", "\x80\x02K\x01\x87.", "stack is empty");
+    BYTES("BUILD of nothing", "\x80\x02}b.", "stack is empty");
+    BYTES("PUT of nothing", "\x80\x02q\x00.", "memo");
+    BYTES("GET of nothing", "\x80\x02h\x05.", "memo");
+    BYTES("LONG_BINPUT far away", "\x80\x02}r\xff\xff\xff\xff.", "memo");
+    BYTES("a string of 4 GiB", "\x80\x02X\xff\xff\xff\xff" "abc.", "string");
+    BYTES("a string of 2^63", "\x80\x04\x8d\xff\xff\xff\xff\xff\xff\xff\x7f.", "string");
+    BYTES("LONG1 of 255 bytes", "\x80\x02\x8a\xff.", "too large");
+    BYTES("a persistent id of a number", "\x80\x02K\x01Q.", "persistent id");
+    BYTES("a dict in itself", "\x80\x02}q\x00X\x01\x00\x00\x00" "ah\x00s.", "no tensor");
+    buffer marks = {0};
+    for (int i = 0; i < 1000000; i++) put_text(&marks, "(");
+    pickle_case("a million marks", &marks, "stack");
+    marks.n = 0;
+    for (int i = 0; i < 300000; i++) put_text(&marks, "))\x86");
+    pickle_case("tuples in tuples without end", &marks, "stack");
+    marks.n = 0;
+    put_text(&marks, "\x80\x04}");
+    for (int i = 0; i < 200000; i++) put_text(&marks, "\x94"); /* a byte that asks for 24, doubled again and again */
+    pickle_case("a memo of the same again and again", &marks, "more is made");
+    marks.n = 0;
+    put_text(&marks, "\x80\x04)");
+    for (int i = 0; i < 200000; i++) put_text(&marks, "\x85");
+    pickle_case("tuples of one in tuples of one", &marks, "more is made");
+    free(marks.at);
+    tensor_case("a storage that is not there", "7", 32, 0, 1, 32, 32, "storage");
+    tensor_case("a storage longer than its record", "0", 33, 0, 1, 32, 32, "storage");
+    tensor_case("a storage of 2^63", "0", INT64_MAX, 0, 1, 32, 32, "storage");
+    tensor_case("a storage of less than nothing", "0", -1, 0, 1, 32, 32, "persistent id");
+    tensor_case("an offset past the end", "0", 32, 32, 1, 1, 1, "reaches past");
+    tensor_case("a negative offset", "0", 32, -1, 1, 1, 1, "malformed");
+    tensor_case("a size that overflows", "0", 32, 0, INT64_MAX, INT64_MAX, 1, "reaches past");
+    tensor_case("a stride that overflows", "0", 32, 0, 3, 3, INT64_MAX, "reaches past");
+    tensor_case("rows one upon the other", "0", 32, 0, 1000, 32, 0, "reaches past");
+    tensor_case("a size of nothing", "0", 32, 0, 24, -16, 16, "size or stride");
+    buffer long_name = {0};
+    char name[300] = "";
+    put_text(&long_name, "\x80\x02}(");
+    pickle_tensor(&long_name, memset(name, 'x', 257), "0", 32, 0, 1, 32, 32, false);
+    put_text(&long_name, "u.");
+    pickle_case("a name of 257 bytes", &long_name, "a name longer than any");
+    free(long_name.at);
+    tensor_case("another shape", "0", 32, 0, 2, 16, 16, "w1.weight is missing");
+}
+
+/* A small file whose tensors all view one storage, in a way that makes a copy of each: the copies would be
+ * many times the file. */
+static void overlap(int stride, const char *says) {
+    enum { WIDTH = 64, LAYERS = 12 };
+    static const char *const names[] = {"attention.wq", "attention.wk", "attention.wv", "attention.wo", "feed_forward.w1",
+                                        "feed_forward.w2", "feed_forward.w3", "attention_norm", "ffn_norm"};
+    static unsigned char storage[2 * WIDTH * (WIDTH + 1)];
+    const model_spec wide = {.dim = WIDTH, .layers = LAYERS, .heads = 2, .kv_heads = 2, .hidden = WIDTH, .vocab = WIDTH, .shards = 1};
+    zip z = {0};
+    buffer pickle = {0};
+    put_text(&pickle, "\x80\x02}(");
+    for (int i = 0; i < 3 + 9 * LAYERS; i++) {
+        static const char *const outside[] = {"tok_embeddings.weight", "output.weight", "norm.weight"};
+        char name[64];
+        bool vector = i < 3 ? i == 2 : (i - 3) % 9 > 6;
+        snprintf(name, sizeof name, "layers.%d.%s.weight", (i - 3) / 9, names[i < 3 ? 0 : (i - 3) % 9]);
+        pickle_tensor(&pickle, i < 3 ? outside[i] : name, "0", sizeof storage / 2, 0, vector ? 0 : WIDTH, WIDTH, stride, false);
+    }
+    put_text(&pickle, "u.");
+    zip_add(&z, "a/data.pkl", pickle.at, pickle.n);
+    zip_add(&z, "a/data/0", storage, sizeof storage);
+    buffer file = zip_end(&z);
+    in_folder("consolidated.00.pth", &file);
+    model_params(&wide, folder);
+    refuse("tensors one upon the other", LLAMA_EFORMAT, says);
+    model_params(&spec, folder);
+    free(pickle.at), free(file.at);
+}
+
+static void test_overlap(void) {
+    overlap(63, "has elements that overlap");
+    overlap(65, "its tensors overlap");
+}
+
+/* Two shards that are not of one model: of other types, or too many, or too wide together. */
+static void test_shards(void) {
+    model_spec two = spec;
+    two.shards = 2;
+    two.legacy = true; /* a form without lengths of its text */
+    model_write(&two, folder);
+    buffer second = model_shard(&two, 1), bent = {0};
+    for (size_t i = 0; i < second.n; i++) {
+        bool half = i + 11 < second.n && memcmp(second.at + i, "HalfStorage", 11) == 0;
+        put(&bent, half ? "BFloat16Storage" : (char *)second.at + i, half ? 15 : 1);
+        i += half ? 10 : 0;
+    }
+    in_folder("consolidated.01.pth", &bent);
+    refuse("shards of two types", LLAMA_EFORMAT, "is bfloat16, in the first shard float16");
+    in_folder("consolidated.01.pth", &second);
+    in_folder("consolidated.02.pth", &second);
+    refuse("one shard too many", LLAMA_EFORMAT, "does not divide over 3 shards");
+    free(second.at), free(bent.at);
+    const model_spec wide = {.dim = 2, .layers = 1, .heads = 1, .kv_heads = 1, .hidden = (1 << 20) + 2, .vocab = 4, .shards = 2};
+    char path[2048];
+    snprintf(path, sizeof path, "%s/consolidated.02.pth", folder);
+    unlink(path);
+    model_write(&wide, folder);
+    refuse("a w1 that is too wide", LLAMA_EFORMAT, "w1 is 1048578 wide");
+    snprintf(path, sizeof path, "%s/consolidated.01.pth", folder);
+    unlink(path);
+    model_write(&spec, folder);
+}
+
+/* Sixty shards of next to nothing, of a model of which each would have a part of every weight. */
+static void test_many_shards(void) {
+    char path[2048], name[32];
+    buffer b = {0};
+    for (int i = 0; i < 900; i++) put_text(&b, "x");
+    for (int i = 0; i < 60; i++) {
+        snprintf(name, sizeof name, "consolidated.%02d.pth", i);
+        in_folder(name, &b);
+    }
+    free(b.at);
+    params_case("{\"dim\": 2, \"n_layers\": 1024, \"n_heads\": 1, \"norm_eps\": 1e-5}", LLAMA_EFORMAT, "too small for a model");
+    for (int i = 0; i < 60; i++) {
+        snprintf(path, sizeof path, "%s/consolidated.%02d.pth", folder, i);
+        unlink(path);
+    }
+    model_write(&spec, folder);
+}
+
+/* Paths that are as long as can be: the folder's, those of files in it. */
+static void long_path(size_t length, bool file, const char *says) {
+    static char path[LONGEST + 8];
+    llama *m = NULL;
+    llama_error err;
+    size_t n = (size_t)snprintf(path, sizeof path, "%s", folder);
+    const char *name = file ? "/model.bin" : "";
+    while (n + strlen(name) < length) path[n] = n + 1 + strlen(name) < length && path[n - 1] != '/' ? '/' : path[n - 1] == '/' ? '.' : '/', n++;
+    snprintf(path + n, sizeof path - n, "%s", name);
+    int status = llama_open(&m, path, NULL, &err);
+    check(status == (says ? LLAMA_EINVAL : LLAMA_OK) && (!says || strstr(err.text, says)), "a path of %zu: %d, %.100s...%s", strlen(path), status, err.text,
+          strlen(err.text) > 60 ? err.text + strlen(err.text) - 60 : "");
+    llama_close(m);
+}
+
+static void test_paths(void) {
+    model_write_as(&spec, BIN_0, folder);
+    long_path(200, false, NULL);
+    long_path(4074, false, NULL);
+    long_path(4080, false, "the path is too long"); /* for consolidated.00.pth, not for params.json */
+    long_path(4096, false, "the path is too long");
+    long_path(4200, false, "the path is too long");
+    long_path(4085, true, NULL);
+    long_path(4092, true, "the path is too long"); /* for tokenizer.model beside it */
+}
+
+/* A split model of 1,001 files, all of them there. */
+static void test_many_files(void) {
+    char first[2048], path[2048];
+    llama *m = NULL;
+    llama_error err;
+    snprintf(path, sizeof path, "%s/many", folder);
+    make_folder(path);
+    buffer b = model_gguf(&spec, 0, 1, NULL, 0);
+    snprintf(first, sizeof first, "%s/many/x-00001-of-01001.gguf", folder);
+    check(write_file(first, &b), "%s", first);
+    for (int i = 2; i <= 1001; i++) {
+        snprintf(path, sizeof path, "%s/many/x-%05d-of-01001.gguf", folder, i);
+        unlink(path);
+        check(link(first, path) == 0, "%s", path);
+    }
+    check(llama_open(&m, first, NULL, &err) == LLAMA_EFORMAT && strstr(err.text, "over 1000 files"), "1,001 files: %s", err.text);
+    for (int i = 1; i <= 1001; i++) {
+        snprintf(path, sizeof path, "%s/many/x-%05d-of-01001.gguf", folder, i);
+        unlink(path);
+    }
+    free(b.at);
+}
+
+/* A parameter file that is no parameter file: 64 MB and more, with a hole. */
+static void test_large_json(void) {
+    char path[2048];
+    snprintf(path, sizeof path, "%s/params.json", folder);
+    check(truncate(path, (64 << 20) + 1) == 0, "truncate");
+    refuse("a params.json of 64 MB", LLAMA_EFORMAT, "too large");
+    model_params(&spec, folder);
+}
+
+/* ---- A sound file, damaged everywhere ---- */
+
+/* Truncated at each length near its ends and at many between; a bit turned of each byte from `first` up to
+ * `last`, where the headers are. */
+static void damage(const char *what, const buffer *sound, size_t first, size_t last) {
+    buffer b = {0};
+    size_t refused = 0, opened = 0;
+    llama_error err;
+    in_folder("consolidated.00.pth", sound);
+    check(try_open(&err) == LLAMA_OK, "%s, sound: %s", what, err.text);
+    for (size_t n = 0; n < sound->n; n += n < 300 || n + 4000 > sound->n ? 1 : 97) {
+        if (!test_sampled(n, 11)) continue;
+        b.n = 0;
+        put(&b, sound->at, n);
+        in_folder("consolidated.00.pth", &b);
+        check(try_open(&err) == LLAMA_EFORMAT, "%s, cut at %zu of %zu, opens", what, n, sound->n);
+        refused++;
+    }
+    for (size_t i = first; i < last; i++) {
+        if (!test_sampled(i, 7)) continue;
+        b.n = 0;
+        put(&b, sound->at, sound->n);
+        b.at[i] ^= (unsigned char)(1 << (i * 5 + i / 8) % 8);
+        in_folder("consolidated.00.pth", &b);
+        int status = try_open(&err);
+        check(status == LLAMA_OK || status == LLAMA_EFORMAT, "%s, byte %zu: %d, %s", what, i, status, err.text);
+        refused += status != LLAMA_OK;
+        opened += status == LLAMA_OK;
+    }
+    printf("damaged, %s: %zu refused, %zu opened\n", what, refused, opened);
+    in_folder("consolidated.00.pth", sound);
+    free(b.at);
+}
+
+static void test_damage(void) {
+    buffer zip_form = model_shard(&spec, 0);
+    size_t header = 0;
+    for (size_t i = zip_form.n; i-- > 4 && memcmp(zip_form.at + i, "archive/data.pkl", 16) != 0;) header = i;
+    damage("zip", &zip_form, header > 5000 ? header - 5000 : 0, zip_form.n); /* the pickle, then the directory */
+    free(zip_form.at);
+    model_spec older = spec;
+    older.legacy = true;
+    buffer form = model_shard(&older, 0);
+    for (header = 0; header + 8 < form.n && memcmp(form.at + header, "\x80\x02](", 4) != 0;) header++;
+    damage("older form", &form, 0, header + 400); /* all pickles */
+    free(form.at);
+}
+
+/* The older form, as its pickles may be bent: the rest of the file is sound. */
+static void test_legacy(void) {
+    static const struct {
+        const char *what, *from, *to; /* replaced in the file, of one length */
+        size_t n;
+        const char *says;
+    } cases[] = {
+        {"another protocol", "M\xe9\x03.", "M\xe8\x03.", 4, "not 1001"},
+        {"a big-endian machine", "little_endian\x88", "little_endian\x89", 14, "little_endian"},
+        {"a view of a storage", "NtQ", ")tQ", 3, "persistent id"},
+        {"keys in no list", "\x80\x02](", "\x80\x02}(", 4, "not a list"},
+        {"a key that no tensor has", "\x80\x02](X\x04\x00\x00\x00" "9000", "\x80\x02](X\x04\x00\x00\x00" "900x", 13, "no tensor"},
+        {"a key twice", "\x80\x02](X\x04\x00\x00\x00" "9000", "\x80\x02](X\x04\x00\x00\x00" "8999", 13, "no tensor"},
+        {"a storage of 2^62 elements", "e.\x80\x01\x00\x00\x00\x00\x00\x00", "e.\x80\x01\x00\x00\x00\x00\x00\x40", 10, "cut short"},
+        {"a storage of one element less", "e.\x80\x01", "e.\x7f\x01", 4, "cut short"},
+    };
+    model_spec older = spec;
+    older.legacy = true;
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        buffer form = model_shard(&older, 0);
+        size_t at = 0;
+        while (at + cases[i].n < form.n && memcmp(form.at + at, cases[i].from, cases[i].n) != 0) at++;
+        check(at + cases[i].n < form.n, "%s: nothing to replace", cases[i].what);
+        memcpy(form.at + at, cases[i].to, cases[i].n);
+        in_folder("consolidated.00.pth", &form);
+        refuse(cases[i].what, LLAMA_EFORMAT, cases[i].says);
+        free(form.at);
+    }
+}
+
+/* What is not a regular file is refused at once. */
+static void test_not_files(void) {
+    char path[2048], fifo[2048];
+    snprintf(path, sizeof path, "%s/consolidated.00.pth", folder);
+    snprintf(fifo, sizeof fifo, "%s/params.json", folder);
+    llama_error err;
+    unlink(path);
+    check(mkdir(path, 0777) == 0 && try_open(&err) == LLAMA_EIO, "a folder for a shard: %s", err.text);
+    rmdir(path);
+    check(try_open(&err) == LLAMA_EIO, "no shard");
+    unlink(fifo);
+    check(mkfifo(fifo, 0666) == 0 && try_open(&err) == LLAMA_EIO && strstr(err.text, "regular"), "a FIFO: %s", err.text);
+    unlink(fifo);
+}
+
+/* ---- tokenizer.model ---- */
+
+static void test_tokenizers(void) {
+    const char *model = tiny_folder;
+    char path[2048];
+    size_t n = 0;
+    snprintf(path, sizeof path, "%s/tokenizer.model", model);
+    char *sound = read_file(path, &n);
+    if (!check(sound != NULL, "%s", path)) return;
+    snprintf(path, sizeof path, "%s/tokenizer.model", folder);
+    llama_options o = {.size = sizeof o, .tokenizer = path};
+    size_t refused = 0, opened = 0;
+    for (size_t i = 0; i < 2 * n; i += i < 200 || (i > n - 300 && i < n + 200) || i + 300 > 2 * n ? 1 : 23) {
+        buffer b = {0};
+        put(&b, sound, i < n ? i : n); /* first cut, then with a byte damaged */
+        if (i >= n) b.at[i - n] ^= (unsigned char)(1 << i % 8);
+        in_folder("tokenizer.model", &b);
+        free(b.at);
+        llama *m = NULL;
+        llama_error err;
+        int status = llama_open(&m, model, &o, &err), ids[64];
+        check(status == LLAMA_OK || (status == LLAMA_EFORMAT && strstr(err.text, path)), "tokenizer %zu: %s", i, err.text);
+        if (m) llama_text_to_tokens(m, "once upon a time, \xff", 18, 0, ids, 64);
+        for (int32_t t = 0; m && t < 1024; t += 7) {
+            char out[LLAMA_TEXT_MAX];
+            llama_decoder u = {.n = 0};
+            llama_token_to_text(m, &u, t, out);
+        }
+        refused += status != LLAMA_OK;
+        opened += status == LLAMA_OK;
+        llama_close(m);
+    }
+    printf("damaged tokenizers: %zu refused, %zu opened\n", refused, opened);
+    unlink(path);
+    free(sound);
+}
+
+/* ---- tokenizers made here: what is sound in form and wrong in content ---- */
+
+static void proto_bytes(buffer *b, int field, const void *p, size_t n) {
+    put_int(b, (uint64_t)field << 3 | 2, 1);
+    put_int(b, n, 1); /* all under 128 */
+    put(b, p, n);
+}
+
+static void proto_number(buffer *b, int field, int v) {
+    put_int(b, ((uint64_t)field << 3 & 127) | (field > 15 ? 128 : 0), 1);
+    if (field > 15) put_int(b, (uint64_t)field >> 4, 1);
+    put_int(b, (uint64_t)v, 1);
+}
+
+static void proto_piece(buffer *b, const char *text, int type) {
+    buffer piece = {0};
+    proto_bytes(&piece, 1, text, strlen(text));
+    proto_number(&piece, 3, type);
+    proto_bytes(b, 1, piece.at, piece.n);
+    free(piece.at);
+}
+
+typedef struct {
+    const char *name, *text; /* a fifth piece, of this type; NULL: none */
+    int type, unk, model, dummy, trims, eos;
+    const char *says; /* NULL: it opens */
+} vocab_case;
+
+static void test_made_tokenizers(void) {
+    static const vocab_case cases[] = {
+        {"sound", NULL, 1, 2, 2, 1, 0, 2, NULL},
+        {"a piece that is not UTF-8", "a\xff", 1, 2, 2, 1, 0, 2, "UTF-8"},
+        {"no <unk>", NULL, 1, 1, 2, 1, 0, 2, "<unk>"},
+        {"one byte piece of 256", "<0x41>", 6, 2, 2, 1, 0, 2, "byte pieces"},
+        {"a byte piece that is none", "<0xzz>", 6, 2, 2, 1, 0, 2, "<0xNN>"},
+        {"an empty piece", "", 1, 2, 2, 1, 0, 2, "empty"},
+        {"a type that is none", "x", 9, 2, 2, 1, 0, 2, "type"},
+        {"user-defined pieces", "x", 4, 2, 2, 1, 0, 2, "user-defined"},
+        {"a unigram model", NULL, 1, 2, 1, 1, 0, 2, "BPE"},
+        {"white space is trimmed", NULL, 1, 2, 2, 1, 1, 2, "normalises"},
+        {"an eos that is not there", NULL, 1, 2, 2, 1, 0, 100, "bos or eos"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        const vocab_case *c = &cases[i];
+        buffer b = {0}, spec = {0};
+        proto_piece(&b, "<unk>", c->unk);
+        proto_piece(&b, "<s>", 3);
+        proto_piece(&b, "</s>", 3);
+        proto_piece(&b, "\xe2\x96\x81", 1);
+        if (c->text) proto_piece(&b, c->text, c->type);
+        proto_number(&spec, 3, c->model);
+        proto_number(&spec, 42, c->eos);
+        proto_bytes(&b, 2, spec.at, spec.n);
+        spec.n = 0;
+        proto_number(&spec, 3, c->dummy);
+        proto_number(&spec, 4, c->trims);
+        proto_bytes(&b, 3, spec.at, spec.n);
+        in_folder("tokenizer.model", &b);
+        llama_error err;
+        int status = try_open(&err);
+        check(c->says ? status == LLAMA_EFORMAT && strstr(err.text, c->says) : status == LLAMA_OK,
+              "tokenizer, %s: %d, %s", c->name, status, err.text);
+        free(b.at), free(spec.at);
+    }
+    buffer many = {0};
+    for (int i = 0; i < 24; i++) proto_piece(&many, "<unk>", 2);
+    in_folder("tokenizer.model", &many);
+    refuse("pieces without their specs", LLAMA_EFORMAT, "trainer_spec");
+    proto_piece(&many, "<unk>", 2);
+    in_folder("tokenizer.model", &many);
+    refuse("more pieces than the model has", LLAMA_EFORMAT, "25 pieces, the model 24");
+    many.n = 0;
+    put_text(&many, "IQ== 0\nIg== 1\nIw== 2\n");
+    in_folder("tokenizer.model", &many);
+    refuse("a tiktoken vocabulary", LLAMA_EFORMAT, "tiktoken");
+    free(many.at);
+    /* Runs of spaces, which LLaMA's vocabulary has: merges of them are ranked by nothing but their place */
+#define S "\xe2\x96\x81"
+    static const char spaces[] = "{\"added_tokens\": [{\"id\": 0, \"content\": \"<unk>\"}, {\"id\": 1, \"content\": \"<s>\"}, {\"id\": 2, \"content\": \"</s>\"}], "
+                                 "\"normalizer\": {\"type\": \"Prepend\", \"prepend\": \"" S "\"}, \"model\": {\"type\": \"BPE\", \"byte_fallback\": true, \"vocab\": "
+                                 "{\"<unk>\": 0, \"<s>\": 1, \"</s>\": 2, \"a\": 3, \"" S "\": 4, \"aa\": 5, \"" S S "\": 6, \"" S S S "\": 7, \"" S S S S "\": 8}, "
+                                 "\"merges\": [\"a a\", \"" S " " S "\", \"" S " " S S "\", \"" S S " " S "\", \"" S S " " S S "\"]}}";
+#undef S
+    buffer json = {0};
+    put_text(&json, spaces);
+    in_folder("tokenizer.model", &json);
+    llama_error err;
+    check(try_open(&err) == LLAMA_OK, "merges of spaces: %s", err.text);
+    free(json.at);
+    char path[2048];
+    snprintf(path, sizeof path, "%s/tokenizer.model", folder);
+    unlink(path);
+}
+
+static const test_case cases[] = {
+    CASE(params), CASE(pickles), CASE(overlap), CASE(legacy), CASE(shards), CASE(many_shards), CASE(paths),
+    CASE(many_files), CASE(large_json), CASE(damage), CASE(tokenizers), CASE(made_tokenizers), CASE(not_files)};
+
+int main(int argc, char **argv) {
+    if ((argc = tests_begin(argc, argv)) < 3) return 2;
+    tiny_folder = argv[1];
+    snprintf(folder, sizeof folder, "%.1000s", argv[2]);
+    make_folder("build");
+    model_write(&spec, folder);
+    RUN(cases);
+    return tests_done("hostile");
+}

@@ -1,0 +1,87 @@
+#!/bin/sh
+# style.sh - what each file may hold and call, and how the source is formatted. At the top of the tree, after make.
+#
+#   style.sh [--case NAME]
+passed=0 failed=0
+work=build/work/style
+[ "${1:-}" != ./llama ] || shift # the runner names what has to be built
+only=${2:-}
+sources="llama.h llama.c tokenizer.c main.c"
+mkdir -p $work
+
+# none WHAT LINES: the lines are findings, of which there should be none
+none() {
+    if [ -z "$2" ]; then passed=$((passed + 1)); return; fi
+    failed=$((failed + 1))
+    echo "FAIL: $1: $(echo "$2" | wc -l) findings"
+    echo "$2" | head -n 10 | sed 's/^/    /'
+}
+
+# The functions of a system that belong into the platform section of llama.c
+calls='open|openat|read|pread|write|close|mmap|munmap|madvise|posix_madvise|mincore|mlock|munlock|stat|fstat|lstat|access|sysconf|syscall|getpid|rename'
+calls="$calls|unlink|fsync|realpath|clock_gettime|fchmod|poll|fork|sched_[a-z_]+|pthread_[a-z_]+|fopen|fread|fwrite|fclose|opendir|readdir|getauxval"
+
+# code FILE: the file without comments and strings, line by line
+code() {
+    awk '{ line = $0; out = ""
+           while (line != "") {
+               if (inside) { i = index(line, "*/"); if (!i) { line = ""; break } line = substr(line, i + 2); inside = 0; continue }
+               if (match(line, /"([^"\\]|\\.)*"|\/\*|\/\//) == 0) { out = out line; break }
+               out = out substr(line, 1, RSTART - 1)
+               if (substr(line, RSTART, 2) == "//") break
+               if (substr(line, RSTART, 2) == "/*") { inside = 1; line = substr(line, RSTART + 2) }
+               else { out = out "\"\""; line = substr(line, RSTART + RLENGTH) }
+           }
+           print out }' "$1"
+}
+
+# Calls of these functions in stdin, as "LINE: text". Fields and names such as llama_open and u->open are other names.
+system_calls() { grep -nE "(^|[^A-Za-z0-9_.>])($calls) ?\("; }
+
+# llama.c without its platform section, which begins at a banner with the word Platform and ends at the next banner.
+# Line numbers stay.
+outside_platform() {
+    awk '/^\/\* (----|====)/ { platform = /Platform/ } { print platform ? "" : $0 }' llama.c >$work/outside.c
+    code $work/outside.c
+}
+
+case_header() { # a declaration ends in ";", a body begins with "{" after the ")" of a function's head
+    none "function bodies in llama.h" "$(code llama.h | grep -nE '\) *\{')"
+}
+case_tokenizer() { # nothing of ours is needed by the tokenizer's object
+    none "names of ours that tokenizer.o refers to" "$(nm -u build/tokenizer.o | awk '{ print $NF }' | grep -E '^llama')"
+}
+case_system() {
+    none "system calls in llama.c outside its section Platform" "$(outside_platform | system_calls)"
+    none "system calls in tokenizer.c" "$(code tokenizer.c | system_calls)"
+}
+case_globals() {
+    none "writable globals" "$(grep -nE '^(static )?(int|char|float|double|size_t|bool|uint[0-9]+_t|void|struct [a-z_]+|[a-z_]+) \**[a-z_]+(\[.*\])?( =.*)?;' llama.c tokenizer.c)"
+}
+case_names() { # no public name is one of llama.cpp's
+    { nm -g --defined-only build/llama.o build/tokenizer.o | awk 'NF == 3 { print $3 }'
+      code llama.h | grep -oE '\bllama_[a-z0-9_]+'; } | sort -u >$work/names
+    grep -v '^#' tests/tools/llama_cpp_names.txt | sort -u >$work/theirs
+    none "public names that are llama.cpp's" "$(comm -12 $work/names $work/theirs)"
+}
+case_macros() {
+    count=$(grep -cE '^#define [A-Za-z_]+\(' llama.c)
+    none "more than 8 function-like macros in llama.c" "$([ "$count" -le 8 ] || echo "$count")"
+}
+case_top() { # the files at the top of the tree
+    none "things at the top" "$(git ls-files 2>/dev/null | cut -d/ -f1 | sort -u | grep -vxE 'llama\.h|llama\.c|main\.c|tokenizer\.c|Makefile|tests|README\.md|LICENSE|\..*')"
+}
+case_format() {
+    none "tabs and trailing spaces" "$(grep -nE '	| $' $sources)"
+    if ! command -v clang-format >/dev/null 2>&1; then echo "SKIP: clang-format is not here"; return; fi
+    none "files that clang-format would change" "$(for f in $sources; do clang-format "$f" | cmp -s - "$f" || echo "$f"; done)"
+}
+
+for name in header tokenizer system globals names macros top format; do
+    [ -z "$only" ] || [ "$only" = $name ] || continue
+    echo "-- $name"
+    case_$name
+done
+echo "--"
+echo "style: $passed passed, $failed failed"
+[ $failed -eq 0 ] && [ $passed -gt 0 ]

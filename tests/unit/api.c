@@ -1,0 +1,641 @@
+/* api.c - the library through llama.h: exactness on our tiny model, every function, every refusal.
+ *
+ *   api MODEL        a folder with golden.json, truth_f32le.bin and tokens.jsonl: tests/tiny
+ */
+#include "../tools/checkpoint.h"
+#include <fenv.h>
+#include <locale.h>
+#include <signal.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+static const char *folder;
+static llama *model;
+
+static llama_session *session(const llama *m, llama_session_options o) {
+    llama_session *s = NULL;
+    llama_error err;
+    o.size = sizeof o;
+    check(llama_session_new(&s, m, &o, &err) == LLAMA_OK, "session: %s", err.text);
+    return s;
+}
+
+static void test_golden(void) {
+    gate g = gate_golden(model, folder, "tiny");
+    printf("tiny: max abs %.2e, rms %.2e, KL %.2e of the float64 truth\n", g.max_abs, g.rms, g.kl);
+}
+
+static void test_describe(void) {
+    llama_info i = {.size = sizeof i};
+    check(llama_describe(model, &i) == LLAMA_OK && i.dim == 192 && i.layers == 4 && i.heads == 6 && i.kv_heads == 6 &&
+              i.head_dim == 32 && i.hidden == 512 && i.vocab == 1024 && i.context == 2048 && i.shards == 1 &&
+              i.bos == 1 && i.eos == 2 && strcmp(i.dtype, "float16") == 0 && strcmp(i.format, "meta") == 0 &&
+              i.norm_eps == 1e-6f && i.rope_theta == 10000 && i.parameters == 2164416 &&
+              i.kv_bytes_per_token == 4 * 2 * 192 * 4 && i.file_bytes == 4340728,
+          "llama_describe: %llu parameters", (unsigned long long)i.parameters);
+    llama_info small;
+    memset(&small, 0x55, sizeof small);
+    small.size = offsetof(llama_info, layers);
+    check(llama_describe(model, &small) == LLAMA_OK && small.dim == 192 && small.layers == 0x55555555, "an older llama_info is not overrun");
+    small.size = 0;
+    check(llama_describe(model, &small) == LLAMA_EINVAL && llama_describe(NULL, &i) == LLAMA_EINVAL, "llama_describe refuses");
+    check(llama_eos(model) == 2 && llama_eos(NULL) == -1, "llama_eos");
+}
+
+/* ---- Text ---- */
+
+static void test_vectors(void) {
+    char path[4096];
+    snprintf(path, sizeof path, "%s/tokens.jsonl", folder);
+    char *lines = read_file(path, NULL);
+    int n = 0;
+    for (char *line = lines ? strtok(lines, "\n") : NULL; line; line = strtok(NULL, "\n"), n++) {
+        size_t n_text = 0, n_ids, n_decoded = 0, n_out = 0;
+        char *text = json_text(line, "text", &n_text), *decoded = json_text(line, "decoded", &n_decoded);
+        if (!text) {
+            text = json_text(line, "bytes_hex", &n_text);
+            for (size_t i = 0; i < n_text / 2; i++) sscanf(text + 2 * i, "%2hhx", (unsigned char *)text + i);
+            n_text /= 2;
+        }
+        int32_t *ids = json_ids(line, "ids", &n_ids), ours[1024];
+        ptrdiff_t count = llama_text_to_tokens(model, text, n_text, 0, ours, 1024);
+        check(count == (ptrdiff_t)n_ids && memcmp(ours, ids, n_ids * sizeof *ids) == 0, "line %d is encoded otherwise", n);
+        char *out = must_alloc((n_ids + 1) * LLAMA_TEXT_MAX);
+        llama_decoder u = {.n = 0};
+        for (size_t i = 0; i < n_ids; i++) n_out += llama_token_to_text(model, &u, ids[i], out + n_out);
+        n_out += llama_token_to_text(model, &u, LLAMA_FLUSH, out + n_out);
+        check(n_out == n_decoded && memcmp(out, decoded, n_out) == 0, "line %d is decoded otherwise", n);
+        free(text), free(decoded), free(ids), free(out);
+    }
+    check(n > 60, "%s: %d vectors", path, n);
+    free(lines);
+}
+
+static void test_text(void) {
+    int32_t t[8] = {-5, -5, -5};
+    size_t n;
+    char out[LLAMA_TEXT_MAX];
+    check(llama_text_to_tokens(model, "", 0, 0, t, 8) == 0, "no text, no tokens");
+    check(llama_text_to_tokens(model, NULL, 0, LLAMA_ADD_BOS, t, 8) == 1 && t[0] == 1, "BOS alone");
+    ptrdiff_t want = llama_text_to_tokens(model, "the king", 8, LLAMA_ADD_BOS, NULL, 0);
+    check(want > 2 && llama_text_to_tokens(model, "the king", 8, LLAMA_ADD_BOS, t, 2) == want && t[0] == 1 && t[2] == -5,
+          "the count needed is told, and cap kept");
+    check(llama_text_to_tokens(NULL, "a", 1, 0, t, 8) == LLAMA_EINVAL && llama_text_to_tokens(model, NULL, 1, 0, t, 8) == LLAMA_EINVAL &&
+              llama_text_to_tokens(model, "a", 1, 2, t, 8) == LLAMA_EINVAL, "llama_text_to_tokens refuses");
+    const char *piece = llama_token_text(model, 13, &n);
+    check(piece && n == 6 && memcmp(piece, "<0x0A>", 6) == 0, "the piece of a byte is its name");
+    check(!llama_token_text(model, -1, &n) && n == 0 && !llama_token_text(model, 1024, NULL), "no such token");
+    llama_decoder u = {.n = 0};
+    check(llama_token_to_text(model, &u, 3 + 0xf0, out) == 0 && llama_token_to_text(model, &u, 3 + 0x9f, out) == 0 &&
+              llama_token_to_text(model, &u, 3 + 0xa6, out) == 0 && llama_token_to_text(model, &u, 3 + 0x99, out) == 4 &&
+              memcmp(out, "\xf0\x9f\xa6\x99", 4) == 0, "a character comes when it is whole");
+    check(llama_token_to_text(model, &u, 3 + 0xe4, out) == 0 && llama_token_to_text(model, &u, 3 + 'A', out) == 4 &&
+              memcmp(out, "\xef\xbf\xbd" "A", 4) == 0, "a byte that begins nothing becomes U+FFFD as soon as that is known");
+    piece = llama_token_text(model, 700, &n);
+    check(llama_token_to_text(model, &u, 3 + 0xe4, out) == 0 && llama_token_to_text(model, &u, 3 + 0xb8, out) == 0 &&
+              llama_token_to_text(model, &u, 700, out) >= 7 && memcmp(out, "\xef\xbf\xbd\xef\xbf\xbd", 6) == 0,
+          "bytes cut short by a piece (%.*s) become U+FFFD before it", (int)n, piece);
+    check(llama_token_to_text(model, &u, 3 + 0xe4, out) == 0 && llama_token_to_text(model, &u, LLAMA_FLUSH, out) == 3 && u.n == 0, "and at the end");
+    check(llama_token_to_text(model, &u, 5000, out) == 0 && llama_token_to_text(model, &u, -7, out) == 0, "no such token gives nothing");
+    u.n = 9;
+    check(llama_token_to_text(model, &u, 3 + 0xe4, out) == 0, "a damaged state is not followed");
+}
+
+/* ---- Evaluating ---- */
+
+static const int32_t some[] = {1, 563, 956, 332, 643, 261, 523, 427, 309, 261, 632, 390};
+enum { SOME = sizeof some / sizeof *some };
+
+static void test_eval_refusals(void) {
+    llama_session *s = session(model, (llama_session_options){.context = 16, .sequences = 2});
+    float before[1024];
+    check(llama_logits(s, 0) == NULL && llama_length(s, 0) == 0, "nothing is there yet");
+    check(llama_sample(s, 0, &(llama_sampler){.size = sizeof(llama_sampler)}) == LLAMA_EINVAL && *llama_session_error(s), "no logits, no token");
+    check(llama_eval(s, 0, some, 0) == LLAMA_OK && llama_logits(s, 0) == NULL, "n = 0 does nothing");
+    check(llama_eval(s, 0, some, SOME) == LLAMA_OK && llama_length(s, 0) == SOME, "eval");
+    memcpy(before, llama_logits(s, 0), sizeof before);
+    check(llama_eval(s, 0, (int32_t[]){5, 1024}, 2) == LLAMA_EINVAL && llama_eval(s, 0, (int32_t[]){-1}, 1) == LLAMA_EINVAL, "no such token");
+    check(llama_eval(s, 2, some, 1) == LLAMA_EINVAL && llama_eval(s, -1, some, 1) == LLAMA_EINVAL, "no such sequence");
+    check(llama_eval(s, 0, NULL, 1) == LLAMA_EINVAL && llama_eval(NULL, 0, some, 1) == LLAMA_EINVAL, "NULL");
+    check(llama_eval(s, 0, some, 5) == LLAMA_EFULL && strstr(llama_session_error(s), "full"), "full");
+    check(llama_eval(s, 0, some, (size_t)LLAMA_EINVAL) == LLAMA_EFULL && llama_eval(s, 1, some, SIZE_MAX / 4) == LLAMA_EFULL,
+          "an error taken for a number of tokens: none of them is looked at");
+    check(llama_length(s, 0) == SOME && memcmp(before, llama_logits(s, 0), sizeof before) == 0, "a refusal changes nothing");
+    check(llama_eval(s, 1, some, SOME) == LLAMA_OK && memcmp(before, llama_logits(s, 1), sizeof before) == 0, "sequences are alike and apart");
+    check(llama_rewind(s, 0, 17) == LLAMA_EINVAL && llama_rewind(s, 0, SOME) == LLAMA_OK && llama_logits(s, 0), "rewind to here");
+    check(llama_rewind(s, 0, 4) == LLAMA_OK && !llama_logits(s, 0) && llama_length(s, 0) == 4, "rewind");
+    check(llama_eval(s, 0, some + 4, SOME - 4) == LLAMA_OK && memcmp(before, llama_logits(s, 0), sizeof before) == 0, "and on again, the same");
+    llama_session_free(s);
+    llama_session_free(NULL);
+}
+
+/* Several sequences: that the bits are those of each alone, bits.c shows. */
+static void test_sequences(void) {
+    llama_session *s = session(model, (llama_session_options){.context = 16, .sequences = 4, .batch = 5});
+    llama_span spans[] = {{2, some, 7}, {0, some, 0}, {1, some + 2, 1}, {3, some, 9}};
+    float before[1024];
+    check(llama_eval_batch(s, spans, 4) == LLAMA_OK && llama_length(s, 2) == 7 && llama_length(s, 0) == 0 && llama_length(s, 1) == 1 && llama_length(s, 3) == 9,
+          "spans of 7, 0, 1 and 9 tokens");
+    check(!llama_logits(s, 0) && llama_logits(s, 1) && memcmp(llama_logits(s, 2), llama_logits(s, 3), 4096) != 0, "each has its own logits");
+    memcpy(before, llama_logits(s, 2), sizeof before);
+    llama_span twice[] = {{2, some, 1}, {1, some, 1}, {2, some, 1}}, absent[] = {{2, some, 1}, {4, some, 1}}, full[] = {{2, some, 1}, {3, some, 8}},
+               token[] = {{2, some, 1}, {1, (int32_t[]){1024}, 1}}, missing[] = {{2, some, 1}, {1, NULL, 1}};
+    check(llama_eval_batch(s, twice, 3) == LLAMA_EINVAL && strstr(llama_session_error(s), "twice"), "a sequence twice");
+    check(llama_eval_batch(s, absent, 2) == LLAMA_EINVAL && llama_eval_batch(s, token, 2) == LLAMA_EINVAL && llama_eval_batch(s, missing, 2) == LLAMA_EINVAL &&
+              llama_eval_batch(s, full, 2) == LLAMA_EFULL && llama_eval_batch(s, NULL, 1) == LLAMA_EINVAL && llama_eval_batch(NULL, spans, 1) == LLAMA_EINVAL,
+          "refusals");
+    check(llama_length(s, 2) == 7 && memcmp(before, llama_logits(s, 2), sizeof before) == 0, "and the first span of a refused call has not happened");
+    check(llama_eval_batch(s, NULL, 0) == LLAMA_OK, "no spans, nothing to do");
+    check(llama_fork(s, 0, 2) == LLAMA_OK && llama_length(s, 0) == 7 && memcmp(before, llama_logits(s, 0), sizeof before) == 0, "fork");
+    llama_sampler o = {.size = sizeof o, .temperature = 1, .repeat_penalty = 3, .repeat_last = -1, .seed = 3};
+    float p[1024], q[1024];
+    check(!llama_probabilities(s, 0, &o, p) && !llama_probabilities(s, 2, &o, q) && memcmp(p, q, sizeof p) == 0, "the tokens are copied too: the same penalty");
+    check(llama_eval(s, 0, some, 1) == LLAMA_OK && llama_eval(s, 2, some + 3, 1) == LLAMA_OK && llama_length(s, 2) == 8 &&
+              memcmp(llama_logits(s, 0), llama_logits(s, 2), 4096) != 0, "and then each goes its way");
+    llama_rewind(s, 1, 0);
+    check(llama_fork(s, 0, 1) == LLAMA_OK && llama_length(s, 0) == 0 && !llama_logits(s, 0), "a fork of nothing is nothing");
+    check(llama_fork(s, 3, 3) == LLAMA_OK && llama_length(s, 3) == 9 && llama_fork(s, 4, 0) == LLAMA_EINVAL && llama_fork(s, 0, -1) == LLAMA_EINVAL &&
+              llama_fork(NULL, 0, 0) == LLAMA_EINVAL, "fork of itself, and refusals");
+    llama_session_free(s);
+}
+
+/* Over several blocks of positions, with tokens of a tile that see different numbers of them. */
+static void test_long(void) {
+    enum { N = 203 };
+    int32_t t[N];
+    for (int i = 0; i < N; i++) t[i] = (i * 37 + 1) % 1024;
+    llama_session *a = session(model, (llama_session_options){.context = 256}), *b = session(model, (llama_session_options){.context = 256, .batch = 61});
+    llama_session *c = session(model, (llama_session_options){.context = 256, .kernels = "scalar"});
+    check(!llama_eval(a, 0, t, N) && !llama_eval(b, 0, t, N) && !llama_eval(c, 0, t, N), "a long prompt");
+    check(memcmp(llama_logits(a, 0), llama_logits(b, 0), 4096) == 0, "in batches of 61: the same bits");
+    check(memcmp(llama_logits(a, 0), llama_logits(c, 0), 4096) == 0, "by the plain kernels: the same bits");
+    llama_rewind(b, 0, 0);
+    for (int i = 0; i < N; i++) llama_eval(b, 0, &t[i], 1);
+    check(memcmp(llama_logits(a, 0), llama_logits(b, 0), 4096) == 0, "token by token: the same bits");
+    llama_session_free(a), llama_session_free(b), llama_session_free(c);
+}
+
+/* What belongs to the process is as it was: signals, locale, umask, the folder, rounding. */
+typedef struct {
+    struct sigaction signals[32];
+    sigset_t mask;
+    mode_t umask;
+    char locale[64], folder[4096];
+    int rounding;
+} process;
+
+static process process_now(void) {
+    process p;
+    memset(&p, 0, sizeof p);
+    for (int i = 1; i < 32; i++) sigaction(i, NULL, &p.signals[i]);
+    sigprocmask(SIG_BLOCK, NULL, &p.mask);
+    umask(p.umask = umask(0));
+    snprintf(p.locale, sizeof p.locale, "%s", setlocale(LC_ALL, NULL));
+    check(getcwd(p.folder, sizeof p.folder) != NULL, "a folder");
+    p.rounding = fegetround();
+    return p;
+}
+
+static int to_nowhere(void *user, const void *p, size_t n) {
+    (void)p;
+    *(size_t *)user += n;
+    return 0;
+}
+
+static void test_process(void) {
+    const char *path = folder;
+    size_t bytes = 0;
+    umask(027);
+    fesetround(FE_UPWARD);
+    process before = process_now();
+    llama *m = NULL;
+    llama_error err;
+    check(llama_open(&m, path, NULL, &err) == LLAMA_OK, "%s", err.text);
+    llama_session *s = session(m, (llama_session_options){.context = 32, .threads = 2});
+    llama_sampler o = {.size = sizeof o, .temperature = 1};
+    check(!llama_eval(s, 0, some, 5) && llama_sample(s, 0, &o) >= 0 && !llama_save(s, 0, to_nowhere, &bytes) && bytes > 0 && !llama_check(m, NULL, NULL, NULL) &&
+              !llama_prefetch(m, NULL, NULL), "everything once");
+    llama_session_free(s);
+    llama_close(m);
+    process after = process_now();
+    fesetround(FE_TONEAREST);
+    umask(022);
+    for (int i = 0; i < 32; i++)
+        check(before.signals[i].sa_handler == after.signals[i].sa_handler && before.signals[i].sa_flags == after.signals[i].sa_flags, "signal %d is as it was", i);
+    check(memcmp(&before.mask, &after.mask, sizeof before.mask) == 0 && before.umask == after.umask && strcmp(before.locale, after.locale) == 0 &&
+              strcmp(before.folder, after.folder) == 0 && before.rounding == after.rounding, "the mask of signals, umask, locale, folder and rounding are as they were");
+}
+
+/* Weights that cannot be kept in memory: of a user who may lock none. */
+static void test_lock(void) {
+    const char *path = folder;
+    struct rlimit before, none;
+    llama_options o = {.size = sizeof o, .memory = LLAMA_MEMORY_LOCK};
+    llama *m = NULL;
+    llama_error err;
+    bool root = geteuid() == 0;
+    getrlimit(RLIMIT_MEMLOCK, &before);
+    none = before, none.rlim_cur = 0;
+    setrlimit(RLIMIT_MEMLOCK, &none);
+    if (root && seteuid(65534) != 0) return; /* root may lock what it likes */
+    bool locks = mlock(&before, 1) == 0; /* as under sanitizers, which make mlock do nothing */
+    int status = llama_open(&m, path, &o, &err);
+    if (root) check(seteuid(0) == 0, "root again");
+    setrlimit(RLIMIT_MEMLOCK, &before);
+    bool hidden = status == LLAMA_EIO; /* the folder is root's alone */
+    check(hidden || locks || (status == LLAMA_ENOMEM && !m && strstr(err.text, "ulimit -l")), "locked: %d, %s", status, err.text);
+    llama_close(m);
+}
+
+static void test_options(void) {
+    llama_session *s = (void *)1;
+    llama_error err;
+    llama_session_options bad[] = {{.context = -1}, {.context = (1 << 20) + 1}, {.sequences = -1}, {.batch = -1}, {.threads = -1},
+                                   {.numerics = -1}, {.numerics = 7}, {.kernels = "mmx"}};
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        bad[i].size = sizeof bad[i];
+        check(llama_session_new(&s, model, &bad[i], &err) == LLAMA_EINVAL && s == NULL && *err.text && llama_session_bytes(model, &bad[i]) == 0,
+              "bad session options %zu", i);
+    }
+    llama_session_options none = {.size = 3}, huge = {.size = sizeof huge, .context = 1 << 20, .sequences = 1 << 20};
+    check(llama_session_new(&s, model, &none, &err) == LLAMA_EINVAL, "options without a size");
+    check(llama_session_new(&s, model, &huge, &err) == LLAMA_ENOMEM && s == NULL, "more than there is: %s", err.text);
+    check(llama_session_new(&s, NULL, NULL, NULL) == LLAMA_EINVAL && llama_session_new(NULL, model, NULL, NULL) == LLAMA_EINVAL, "NULL");
+    llama *m = (void *)1;
+    llama_options stream = {.size = sizeof stream, .memory = LLAMA_MEMORY_STREAM}, odd = {.size = sizeof odd, .memory = 9};
+    llama_options unset = {.size = 0};
+    check(llama_open(&m, folder, &unset, &err) == LLAMA_EINVAL && m == NULL, "options without a size leave no model");
+    m = (void *)1;
+    check(llama_open(&m, folder, &stream, &err) == LLAMA_EINVAL && m == NULL && strstr(err.text, "later"), "stream is to come");
+    check(llama_open(&m, folder, &odd, &err) == LLAMA_EINVAL && llama_open(NULL, folder, NULL, &err) == LLAMA_EINVAL &&
+              llama_open(&m, NULL, NULL, NULL) == LLAMA_EINVAL, "bad open options");
+    check(llama_open(&m, "/no/such/folder", NULL, &err) == LLAMA_EIO && err.status == LLAMA_EIO && strstr(err.text, "/no/such/folder"), "no such folder");
+    check(llama_open(&m, __FILE__, NULL, &err) == LLAMA_EFORMAT && strstr(err.text, "folder"), "a file: %s", err.text);
+    llama_close(NULL);
+    for (int i = -9; i < 2; i++) check(*llama_strerror(i), "llama_strerror");
+    check(llama_release() == LLAMA_RELEASE && strstr(llama_build(), "kernels scalar"), "the build is told");
+    s = session(model, (llama_session_options){.threads = 1, .kernels = "scalar"});
+    check(strcmp(llama_session_kernels(s), "scalar, 1 thread") == 0, "kernels are told");
+    llama_session_free(s);
+}
+
+static void test_score(void) {
+    llama_session *s = session(model, (llama_session_options){.context = 64, .batch = 5}), *one = session(model, (llama_session_options){.context = 64});
+    float scores[SOME], worst = 0;
+    check(llama_score(s, 0, some, SOME, scores) == LLAMA_OK && scores[0] == 0, "score");
+    for (int i = 0; i + 1 < SOME; i++) {
+        llama_eval(one, 0, &some[i], 1);
+        worst = fmaxf(worst, fabsf(scores[i + 1] + (float)nll_of(llama_logits(one, 0), 1024, some[i + 1])));
+    }
+    check(worst < 1e-6f, "score is off by %g", (double)worst);
+    llama_eval(one, 0, &some[SOME - 1], 1);
+    check(memcmp(llama_logits(s, 0), llama_logits(one, 0), 4096) == 0, "score leaves eval's logits");
+    float more;
+    llama_token_logprob top[3];
+    check(llama_top_logprobs(s, 0, top, 3) == 3 && top[0].logprob >= top[1].logprob && top[1].logprob >= top[2].logprob, "top");
+    int32_t best = top[0].token;
+    check(llama_score(s, 0, &best, 1, &more) == LLAMA_OK && more == top[0].logprob, "score and top agree");
+    check(llama_top_logprobs(s, 0, top, -1) == LLAMA_EINVAL && llama_top_logprobs(s, 3, top, 1) == LLAMA_EINVAL && llama_score(s, 0, &best, 1, NULL) == LLAMA_EINVAL, "refusals");
+    llama_rewind(s, 0, 3);
+    check(llama_score(s, 0, &best, 1, &more) == LLAMA_EINVAL, "no logits to score from after a rewind");
+    llama_session_free(s);
+    llama_session_free(one);
+}
+
+/* Spans of several sequences, one of them empty before, in passes of any size: each as llama_score has it alone. */
+static void test_score_batch(void) {
+    static const int32_t more[] = {300, 5, 261, 700, 9, 42, 261, 261, 13, 88, 523, 4};
+    static const struct {
+        int seq;
+        size_t before, n; /* tokens of `some` that it has; of `more` that come */
+    } parts[] = {{2, 4, 7}, {0, 0, 12}, {3, 12, 1}, {1, 1, 0}, {4, 9, 10}};
+    enum { PARTS = sizeof parts / sizeof *parts, TOTAL = 7 + 12 + 1 + 10 };
+    static const int batches[] = {1, 3, 8, 9, 64};
+    for (int b = 0; b < 5; b++) {
+        llama_session *s = session(model, (llama_session_options){.context = 64, .sequences = 5, .batch = batches[b]});
+        llama_session *one = session(model, (llama_session_options){.context = 64});
+        llama_span spans[PARTS];
+        float got[TOTAL + 1] = {0}, want[TOTAL], *at = want;
+        int32_t rank[TOTAL + 1], above[TOTAL] = {0}, *r = above;
+        got[TOTAL] = 99, rank[TOTAL] = 99;
+        for (int k = 0; k < PARTS; k++) {
+            llama_eval(s, parts[k].seq, some, parts[k].before);
+            spans[k] = (llama_span){parts[k].seq, more, parts[k].n};
+        }
+        check(llama_score_batch(s, spans, PARTS, got, rank) == LLAMA_OK, "a batch: %s", llama_session_error(s));
+        for (int k = 0; k < PARTS; k++) {
+            llama_rewind(one, 0, 0);
+            llama_eval(one, 0, some, parts[k].before);
+            for (size_t t = 0; t < parts[k].n; t++, r++) {
+                const float *logits = llama_logits(one, 0);
+                for (int i = 0; i < 1024 && logits; i++) *r += logits[i] > logits[more[t]] || (logits[i] == logits[more[t]] && i < more[t]);
+                check(llama_score(one, 0, &more[t], 1, at++) == LLAMA_OK, "alone");
+            }
+            if (parts[k].n)
+                check(memcmp(llama_logits(s, parts[k].seq), llama_logits(one, 0), 4096) == 0, "sequence %d: its last logits", parts[k].seq);
+            check(llama_length(s, parts[k].seq) == parts[k].before + parts[k].n, "sequence %d: its length", parts[k].seq);
+        }
+        check(memcmp(got, want, sizeof want) == 0 && got[TOTAL] == 99, "%d at once: the same bits as alone", batches[b]);
+        check(memcmp(rank, above, sizeof above) == 0 && rank[TOTAL] == 99, "%d at once: ranks", batches[b]);
+        llama_rewind(s, 4, 9);
+        check(llama_score_batch(s, spans, PARTS, got, NULL) == LLAMA_EINVAL && llama_length(s, 2) == 11, "one has no logits: none is changed");
+        check(llama_score_batch(s, (llama_span[]){{2, more, 1}, {2, more, 1}}, 2, got, NULL) == LLAMA_EINVAL, "a sequence twice");
+        check(llama_score_batch(s, NULL, 1, got, NULL) == LLAMA_EINVAL && llama_score_batch(NULL, spans, 1, got, NULL) == LLAMA_EINVAL, "NULL");
+        check(llama_score_batch(s, spans, 1, NULL, NULL) == LLAMA_OK && llama_length(s, 2) == 18, "without logprob: llama_eval_batch");
+        llama_session_free(s), llama_session_free(one);
+    }
+}
+
+typedef struct {
+    int calls, stop_at;
+    uint64_t last, total;
+} watch;
+static int on_progress(void *user, const char *what, uint64_t done, uint64_t total) {
+    watch *w = user;
+    check(strcmp(what, "prompt") == 0 || strcmp(what, "weights") == 0, "progress: %s", what);
+    w->last = done;
+    w->total = total;
+    return ++w->calls == w->stop_at;
+}
+
+static void test_progress(void) {
+    watch w = {0};
+    llama_session *s = session(model, (llama_session_options){.context = 64, .batch = 4, .progress = on_progress, .user = &w});
+    check(llama_eval(s, 0, some, SOME) == LLAMA_OK && w.calls >= 3 * 4, "at least once a layer");
+    float before[1024];
+    memcpy(before, llama_logits(s, 0), sizeof before);
+    w.stop_at = w.calls + 6;
+    check(llama_eval(s, 0, some, SOME) == LLAMA_ECANCEL && llama_length(s, 0) == SOME && memcmp(before, llama_logits(s, 0), 4096) == 0, "cancelled: as if not called");
+    llama_session *two = session(model, (llama_session_options){.context = 64, .sequences = 2, .batch = 4, .progress = on_progress, .user = &w});
+    w.stop_at = w.calls + 9; /* in the third batch, when the first sequence is through */
+    check(llama_eval_batch(two, (llama_span[]){{0, some, 3}, {1, some, 9}}, 2) == LLAMA_ECANCEL && llama_length(two, 0) == 0 && !llama_logits(two, 0),
+          "cancelled: none of the sequences has its tokens");
+    llama_session_free(two);
+    check(llama_prefetch(model, on_progress, &w) == LLAMA_OK && w.last == w.total, "warm");
+    w.stop_at = w.calls + 1;
+    check(llama_prefetch(model, on_progress, &w) == LLAMA_ECANCEL && llama_prefetch(NULL, NULL, NULL) == LLAMA_EINVAL, "warm is cancelled");
+    llama_session_free(s);
+}
+
+typedef struct {
+    int calls;
+    char names[64][64];
+    float last[1024], embedding[192];
+} traced;
+static void on_trace(void *user, const char *name, const float *x, size_t rows, size_t cols) {
+    traced *t = user;
+    if (t->calls < 64) snprintf(t->names[t->calls++], 64, "%s %zux%zu", name, rows, cols);
+    if (strcmp(name, "output") == 0) memcpy(t->last, x, 4096);
+    if (strcmp(name, "tok_embeddings") == 0) memcpy(t->embedding, x + 192 * (rows - 1), 768);
+}
+
+static void test_trace(void) {
+    static traced t, again;
+    llama_session *s = session(model, (llama_session_options){.context = 64});
+    check(llama_trace(s, on_trace, &t) == LLAMA_OK && llama_eval(s, 0, some, 3) == LLAMA_OK, "trace");
+    check(t.calls == 3 + 4 * 9 && strcmp(t.names[0], "tok_embeddings 3x192") == 0 && strcmp(t.names[1], "layers.0.attention_norm 3x192") == 0 &&
+              strcmp(t.names[2], "layers.0.attention.wq 3x192") == 0 && strcmp(t.names[36], "layers.3.feed_forward.w2 3x192") == 0 &&
+              strcmp(t.names[34], "layers.3.feed_forward.w1 3x512") == 0 && strcmp(t.names[38], "output 1x1024") == 0,
+          "%d intermediates, %s", t.calls, t.names[34]);
+    check(memcmp(t.last, llama_logits(s, 0), 4096) == 0, "the last one is the logits");
+    llama_rewind(s, 0, 2);
+    llama_trace(s, on_trace, &again);
+    llama_eval(s, 0, some + 2, 1);
+    check(memcmp(t.embedding, again.embedding, 768) == 0 && memcmp(t.last, llama_logits(s, 0), 4096) == 0, "tracing changes no bit");
+    llama_trace(s, NULL, NULL);
+    again.calls = 0;
+    check(llama_eval(s, 0, some, 1) == LLAMA_OK && again.calls == 0 && llama_trace(NULL, NULL, NULL) == LLAMA_EINVAL, "NULL stops it");
+    llama_session_free(s);
+}
+
+/* A host that rounds upward gets the same bits, and its mode back. */
+static void test_float_mode(void) {
+    llama_session *a = session(model, (llama_session_options){.context = 64}), *b = session(model, (llama_session_options){.context = 64});
+    llama_eval(a, 0, some, SOME);
+    fesetround(FE_UPWARD);
+    int status = llama_eval(b, 0, some, SOME), mode = fegetround();
+    fesetround(FE_TONEAREST);
+    check(status == LLAMA_OK && mode == FE_UPWARD, "the rounding mode is put back");
+    check(memcmp(llama_logits(a, 0), llama_logits(b, 0), 4096) == 0, "the host's rounding changes no bit");
+    /* one that has its exceptions raise signals gets none of them */
+    llama_sampler none = {.size = sizeof none, .top_p = NAN};
+    feenableexcept(FE_INVALID | FE_DIVBYZERO | FE_OVERFLOW);
+    int before = fegetexcept(); /* as it took it: valgrind has none */
+    status = llama_sample(b, 0, &none);
+    int traps = fegetexcept();
+    fedisableexcept(FE_ALL_EXCEPT);
+    check(status == LLAMA_EINVAL && traps == before, "a sampler that is no number: %d, %x", status, (unsigned)traps);
+    llama_session_free(a);
+    llama_session_free(b);
+}
+
+/* ---- Sampling ---- */
+
+/* Chi-square's upper tail, by the Wilson-Hilferty approximation. */
+static double chi_square_p(double x, double degrees) {
+    double z = (cbrt(x / degrees) - (1 - 2 / (9 * degrees))) / sqrt(2 / (9 * degrees));
+    return 0.5 * erfc(z / sqrt(2));
+}
+
+static void draws(llama_session *s, llama_sampler o, int vocab, const char *name, uint64_t step) {
+    enum { DRAWS = 1000000 };
+    float p[64];
+    int counts[64] = {0}, kinds = -1;
+    check(llama_probabilities(s, 0, &o, p) == LLAMA_OK, "distribution");
+    for (int i = 0; i < DRAWS; i++) {
+        o.seed = (uint64_t)i * step;
+        int32_t token = llama_sample(s, 0, &o);
+        if (token < 0 || token >= vocab) {
+            check(false, "%s: token %d", name, (int)token);
+            return;
+        }
+        counts[token]++;
+    }
+    double x = 0;
+    for (int i = 0; i < vocab; i++) {
+        if (p[i] == 0) check(counts[i] == 0, "%s: a token of probability 0 is drawn", name);
+        if (p[i] == 0) continue;
+        kinds++;
+        x += (counts[i] - DRAWS * (double)p[i]) * (counts[i] - DRAWS * (double)p[i]) / (DRAWS * (double)p[i]);
+    }
+    check(chi_square_p(x, kinds) > 1e-4, "%s: chi-square %.1f of %d", name, x, kinds);
+    printf("%s: chi-square %.1f of %d, p %.3f\n", name, x, kinds, chi_square_p(x, kinds));
+}
+
+/* What top_k and top_p keep, from even to steep, against their definitions written plainly. */
+static void kept(llama_session *s, float steep, int top_k, float top_p) {
+    float bias[40], p[40];
+    double e[40], sum = 0, all = 0, before = 0;
+    int order[40];
+    for (int i = 0; i < 40; i++) bias[i] = -steep * (float)((i * 29) % 40) / 40;
+    for (int i = 0; i < 40; i++) sum += e[i] = exp((double)bias[i]);
+    for (int i = 0; i < 40; i++) order[steep > 0 ? (i * 29) % 40 : i] = i; /* the foremost first */
+    int n = top_k ? top_k : 40, keep = 0;
+    for (int i = 0; i < n; i++) all += e[order[i]] / sum;
+    while (keep < n && before / all <= (double)top_p) before += e[order[keep++]] / sum;
+    llama_sampler o = {.size = sizeof o, .temperature = 1, .top_k = top_k, .top_p = top_p, .bias = bias};
+    bool same = !llama_probabilities(s, 0, &o, p);
+    for (int i = 0; i < 40; i++) same = same && fabs((double)p[order[i]] - (i < keep ? e[order[i]] / sum / before : 0)) < 1e-6;
+    check(same, "steep %g, top_k %d, top_p %g", (double)steep, top_k, (double)top_p);
+}
+
+static void test_sampler(void) {
+    model_spec spec = {.dim = 16, .layers = 1, .heads = 1, .kv_heads = 1, .hidden = 16, .vocab = 40, .shards = 1, .zero_output = true};
+    model_write(&spec, "build/sampler");
+    llama *m = NULL;
+    check(!llama_open(&m, "build/sampler", NULL, NULL), "open");
+    llama_session *s = session(m, (llama_session_options){.context = 64, .threads = 1});
+    int32_t history[] = {3, 5, 3};
+    float bias[40], p[40];
+    for (int i = 0; i < 40; i++) bias[i] = (float)((i * 29) % 40) / 10; /* 0 to 3.9, each once */
+    llama_eval(s, 0, history, 3);
+    llama_sampler o = {.size = sizeof o, .bias = bias};
+    check(llama_sample(s, 0, &o) == 11, "greedy: the highest");
+    for (int i = 0; i < 4 * 4 * 7; i++) {
+        static const float steep[] = {0, 0.3f, 4, 30}, top_p[] = {0.01f, 0.31f, 0.52f, 0.77f, 0.93f, 0.981f, 0.9997f};
+        kept(s, steep[i % 4], i / 4 % 4 * 11, top_p[i / 16]);
+    }
+    float flat[40] = {0};
+    o.bias = flat;
+    check(llama_sample(s, 0, &o) == 0, "greedy: the lower id of equals");
+    flat[0] = -1;
+    check(llama_sample(s, 0, &o) == 1, "and of the others");
+    o.temperature = 1;
+    o.top_k = 3;
+    check(!llama_probabilities(s, 0, &o, p) && p[1] == 1.0f / 3 && p[3] == 1.0f / 3 && p[4] == 0, "top_k takes the lower ids of equals");
+    o = (llama_sampler){.size = sizeof o, .temperature = 1, .repeat_penalty = 2, .bias = (flat[3] = 1, flat[5] = -1, flat)};
+    check(!llama_probabilities(s, 0, &o, p) && fabs(log((double)p[3] / p[1]) - 0.5) < 1e-6 && fabs(log((double)p[5] / p[1]) + 2) < 1e-6, "each id is penalised once");
+    o.repeat_last = 1;
+    check(!llama_probabilities(s, 0, &o, p) && fabs(log((double)p[3] / p[1]) - 0.5) < 1e-6 && fabs(log((double)p[5] / p[1]) + 1) < 1e-6, "only in the window");
+    llama_sampler bad[] = {{.temperature = -1}, {.top_p = NAN}, {.min_p = -1}, {.top_k = -1}, {.repeat_penalty = -1}, {.repeat_last = -2}, {.temperature = INFINITY}};
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        bad[i].size = sizeof bad[i];
+        check(llama_sample(s, 0, &bad[i]) == LLAMA_EINVAL && llama_probabilities(s, 0, &bad[i], p) == LLAMA_EINVAL, "bad sampler %zu", i);
+    }
+    check(llama_sample(s, 0, &(llama_sampler){.temperature = 1}) == LLAMA_EINVAL && strstr(llama_session_error(s), "size") && llama_sample(s, 0, NULL) == LLAMA_EINVAL,
+          "a sampler without its size, or none");
+    float none[40];
+    for (int i = 0; i < 40; i++) none[i] = i % 2 ? -INFINITY : NAN;
+    for (int i = 0; i < 4; i++) { /* with NaN among them or all -inf, drawn or greedy */
+        if (i == 2) none[0] = 1;
+        if (i == 3)
+            for (int k = 0; k < 40; k++) none[k] = -INFINITY;
+        o = (llama_sampler){.size = sizeof o, .temperature = (float)(i % 2), .top_p = 0.5f, .bias = none};
+        check(llama_sample(s, 0, &o) == LLAMA_EINVAL && llama_probabilities(s, 0, &o, p) == LLAMA_EINVAL, "a bias that leaves no token, %d", i);
+        o.temperature = 0;
+        check(llama_sample(s, 0, &o) == LLAMA_EINVAL, "a bias that leaves no token, greedy, %d", i);
+    }
+    draws(s, (llama_sampler){.size = sizeof o, .temperature = 1, .bias = bias}, 40, "temperature 1", 1);
+    draws(s, (llama_sampler){.size = sizeof o, .temperature = 0.8f, .top_p = 0.95f, .bias = bias}, 40, "top_p 0.95", (uint64_t)1 << 32);
+    draws(s, (llama_sampler){.size = sizeof o, .temperature = 1.5f, .top_k = 12, .min_p = 0.05f, .bias = bias}, 40, "top_k, min_p", 0x9e3779b97f4a7c15);
+    o = (llama_sampler){.size = sizeof o, .temperature = 1, .bias = bias, .seed = 7};
+    int32_t first = llama_sample(s, 0, &o), changed = 0;
+    check(llama_sample(s, 0, &o) == first, "sampling is pure");
+    for (int i = 0; i < 20; i++) {
+        llama_eval(s, 0, history, 1);
+        changed += llama_sample(s, 0, &o) != first;
+    }
+    check(changed > 10, "another position, another draw");
+    llama_session_free(s);
+    llama_close(m);
+}
+
+/* ---- Memory ---- */
+
+typedef struct {
+    long live, calls, fail_at;
+    uint64_t bytes;
+} counter;
+static void *counting_alloc(void *user, size_t bytes, size_t align) {
+    counter *c = user;
+    if (++c->calls == c->fail_at) return NULL;
+    c->live++;
+    c->bytes += bytes;
+    return aligned_alloc(align, (bytes + align - 1) / align * align);
+}
+static void counting_free(void *user, void *p, size_t bytes) {
+    counter *c = user;
+    c->live--;
+    c->bytes -= bytes;
+    free(p);
+}
+
+static void test_memory(void) {
+    counter c = {0}, sc = {0};
+    llama_allocator a = {&c, counting_alloc, counting_free}, sa = {&sc, counting_alloc, counting_free};
+    llama_options o = {.size = sizeof o, .allocator = &a};
+    llama_session_options so = {.size = sizeof so, .context = 64, .allocator = &sa};
+    llama *m = NULL;
+    llama_session *s = NULL;
+    llama_error err;
+    for (long site = 1;; site++) { /* fail each allocation of opening once */
+        c = (counter){.fail_at = site};
+        int status = llama_open(&m, folder, &o, &err);
+        if (status == LLAMA_OK) break;
+        check(status == LLAMA_ENOMEM && m == NULL && c.live == 0 && *err.text, "allocation %ld failed: %s", site, err.text);
+    }
+    printf("llama_open: %ld allocations, each failed once\n", c.calls);
+    sc.fail_at = 1;
+    check(llama_session_new(&s, m, &so, &err) == LLAMA_ENOMEM && s == NULL && sc.live == 0, "no memory for a session: %s", err.text);
+    check(llama_session_new(&s, m, &so, &err) == LLAMA_OK && sc.live == 1, "a session is one allocation");
+    uint64_t bytes = llama_session_bytes(m, &so);
+    check(sc.bytes == bytes, "llama_session_bytes says %llu, it is %llu", (unsigned long long)bytes, (unsigned long long)sc.bytes);
+    long calls = sc.calls;
+    check(!llama_eval(s, 0, some, SOME) && llama_sample(s, 0, &(llama_sampler){.size = sizeof(llama_sampler), .temperature = 1}) >= 0 && sc.calls == calls, "eval and sample allocate nothing");
+    for (long site = 1; site < 4; site++) {
+        int32_t t[16];
+        long live = c.live;
+        c.calls = 0;
+        c.fail_at = site;
+        check(llama_text_to_tokens(m, "the king", 8, 0, t, 16) == LLAMA_ENOMEM && c.live == live, "text: allocation %ld", site);
+    }
+    llama_session_free(s);
+    llama_close(m);
+    check(c.live == 0 && sc.live == 0 && c.bytes == 0 && sc.bytes == 0, "all memory is given back");
+}
+
+/* Whether the mapping that p is in has this flag in /proc/self/smaps; -1: nothing is said of it. */
+static int mapping_has(const void *p, const char *flag) {
+    FILE *f = fopen("/proc/self/smaps", "r");
+    int has = -1;
+    bool inside = false;
+    for (char line[4096]; f && fgets(line, sizeof line, f);) {
+        unsigned long begin, end;
+        if (sscanf(line, "%lx-%lx ", &begin, &end) == 2) inside = (uintptr_t)p >= begin && (uintptr_t)p < end;
+        if (inside && strncmp(line, "VmFlags:", 8) == 0) has = strstr(line, flag) != NULL;
+    }
+    if (f) fclose(f);
+    return has;
+}
+
+/* A large page for each head would be all of the cache: its memory is touched as used. */
+static void test_small_pages(void) {
+    llama_session_options o = {.size = sizeof o, .context = 1 << 16, .threads = 1};
+    llama_session *s = NULL;
+    check(llama_session_bytes(model, &o) > 64 << 20, "a session of more than 64 MB");
+    if (!check(llama_session_new(&s, model, &o, NULL) == LLAMA_OK, "a large session")) return;
+    void *page = mmap(NULL, 1 << 16, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0); /* to see whether advice is taken and told */
+    if (page == MAP_FAILED || madvise(page, 1 << 16, MADV_NOHUGEPAGE) || mapping_has(page, " nh") != 1)
+        puts("SKIP: the kernel does not say which memory is to have no large pages");
+    else check(mapping_has(llama_tokens(s, 0), " nh") == 1, "the KV cache has no large pages");
+    if (page != MAP_FAILED) munmap(page, 1 << 16);
+    llama_session_free(s);
+}
+
+static const test_case cases[] = {
+    CASE(golden), CASE(describe), CASE(vectors), CASE(text), CASE(eval_refusals), CASE(sequences), CASE(long),
+    CASE(process), CASE(lock), CASE(options), CASE(score), CASE(score_batch), CASE(progress), CASE(trace),
+    CASE(float_mode), CASE(sampler), CASE(memory), CASE(small_pages)};
+
+int main(int argc, char **argv) {
+    llama_error err;
+    argc = tests_begin(argc, argv);
+    folder = argc > 1 ? argv[1] : "tests/tiny";
+    make_folder("build");
+    if (!check(llama_open(&model, folder, NULL, &err) == LLAMA_OK, "%s", err.text)) return tests_done("api");
+    check(*err.text == 0 && err.status == 0, "no error, no text");
+    RUN(cases);
+    llama_close(model);
+    return tests_done("api");
+}

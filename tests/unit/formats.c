@@ -1,0 +1,943 @@
+/* formats.c - the same model in every format: the same bits, the same ids; and each format's files damaged.
+ *
+ *   formats TINY WORKDIR       TINY: tests/tiny, for its tokenizer
+ */
+#include "../tools/checkpoint.h"
+#include <sys/stat.h>
+#include <unistd.h>
+
+static char work[1024];
+static const char *tiny_folder; /* tests/tiny */
+static const char *const form_names[FORMS] = {"safetensors", "safetensors in three files", "PyTorch", "PyTorch in two files",
+                                              "GGUF", "GGUF in two files", "llama2.c version 0", "llama2.c version 1"};
+static const int32_t some[] = {1, 5, 9, 2, 7, 7, 3, 11, 4, 8, 6, 10, 1};
+enum { SOME = sizeof some / sizeof *some };
+
+static const char *in_work(const char *name) {
+    static char path[4][2048];
+    static int turn;
+    snprintf(path[++turn % 4], sizeof *path, "%s/%s", work, name);
+    return path[turn % 4];
+}
+
+/* The logits behind each of some tokens, [SOME][vocab], to be freed; NULL: it does not open. */
+static float *all_logits(const char *path, llama_info *info, int batch, int threads) {
+    llama *m = NULL;
+    llama_session *s = NULL;
+    llama_error err;
+    llama_session_options o = {.size = sizeof o, .batch = batch, .threads = threads};
+    if (!check(llama_open(&m, path, NULL, &err) == LLAMA_OK, "%s: %s", path, err.text)) return NULL;
+    *info = (llama_info){.size = sizeof *info};
+    llama_describe(m, info);
+    check(llama_check(m, NULL, NULL, &err) == LLAMA_OK, "%s: check: %s", path, err.text);
+    check(llama_session_new(&s, m, &o, &err) == LLAMA_OK, "%s", err.text);
+    float *out = must_alloc(SOME * (size_t)info->vocab * sizeof *out);
+    for (int i = 0; i < SOME; i++) {
+        check(llama_eval(s, 0, some + i, 1) == LLAMA_OK, "%s: eval", path);
+        memcpy(out + (size_t)i * (size_t)info->vocab, llama_logits(s, 0), (size_t)info->vocab * sizeof *out);
+        llama_rewind(s, 0, 0); /* and once more, all at once */
+        check(llama_eval(s, 0, some, (size_t)i + 1) == LLAMA_OK, "%s: eval", path);
+        check(memcmp(out + (size_t)i * (size_t)info->vocab, llama_logits(s, 0), (size_t)info->vocab * sizeof *out) == 0, "%s: together and alone", path);
+    }
+    llama_session_free(s);
+    llama_close(m);
+    return out;
+}
+
+/* Every format against Meta's folder, in bits. */
+/* The same sixteen bits taken for bfloat16, in the formats that say so: the same logits by all kernels. */
+static void test_bfloat16(void) {
+    static const char *const kernels[] = {"scalar", "avx2", "avx512", "neon"};
+    const model_spec m = {.dim = 48, .layers = 1, .heads = 3, .kv_heads = 1, .hidden = 40, .vocab = 20, .shards = 1};
+    float want[20];
+    for (int gguf = 0; gguf < 2; gguf++) {
+        char path[2048], file[2100];
+        size_t n = 0;
+        snprintf(path, sizeof path, "%s", model_write_as(&m, gguf ? GGUF_FILE : SAFETENSORS, in_work("bfloat16")));
+        snprintf(file, sizeof file, gguf ? "%s" : "%s/model.safetensors", path);
+        char *bytes = read_file(file, &n);
+        buffer b = {0};
+        size_t type = SIZE_MAX; /* GGUF: where the next one's stands, behind name, number of dimensions, these */
+        for (size_t i = 0; bytes && i < n; i++) {
+            bool safe = !gguf && i + 5 < n && memcmp(bytes + i, "\"F16\"", 5) == 0;
+            if (gguf && i > 7 && memcmp(bytes + i - 7, ".weight", 7) == 0) type = i + 4 + 8 * (size_t)bytes[i];
+            put(&b, safe ? "\"BF16\"" : i == type && bytes[i] == 1 ? "\36" : bytes + i, safe ? 6 : 1);
+            i += safe ? 4 : 0;
+        }
+        if (!gguf) memcpy(b.at, &(uint64_t){*(uint64_t *)(void *)bytes + b.n - n}, 8);
+        check(write_file(file, &b), "%s", file);
+        llama *model = NULL;
+        llama_error err;
+        llama_info info = {.size = sizeof info};
+        if (!check(llama_open(&model, path, NULL, &err) == LLAMA_OK, "bfloat16: %s", err.text)) return;
+        check(llama_describe(model, &info) == LLAMA_OK && strcmp(info.dtype, gguf ? "mixed" : "bfloat16") == 0, "the norms of GGUF are float32");
+        bool first = true;
+        for (int k = 0; k < 4; k++) {
+            llama_session_options o = {.size = sizeof o, .context = 16, .kernels = kernels[k]};
+            llama_session *s = NULL;
+            if (llama_session_new(&s, model, &o, NULL)) continue; /* not on this processor */
+            check(llama_eval(s, 0, some, 7) == LLAMA_OK, "%s", llama_session_error(s));
+            if (first) memcpy(want, llama_logits(s, 0), sizeof want);
+            check(want[3] != 0 && memcmp(want, llama_logits(s, 0), sizeof want) == 0, "bfloat16, %s, %s: other bits", gguf ? "GGUF" : "safetensors", kernels[k]);
+            first = false;
+            llama_session_free(s);
+        }
+        llama_close(model);
+        free(b.at), free(bytes);
+    }
+}
+
+static void test_same_bits(void) {
+    static const model_spec specs[] = {
+        {.dim = 16, .layers = 2, .heads = 2, .kv_heads = 1, .hidden = 32, .vocab = 24, .shards = 1},
+        {.dim = 90, .layers = 3, .heads = 5, .kv_heads = 5, .hidden = 77, .vocab = 33, .shards = 1},
+        {.dim = 48, .layers = 1, .heads = 6, .kv_heads = 2, .hidden = 130, .vocab = 40, .shards = 1, .tied = true},
+    };
+    static const char *const formats[] = {"huggingface", "huggingface", "huggingface", "huggingface", "gguf", "gguf", "llama2.c", "llama2.c"};
+    for (size_t i = 0; i < sizeof specs / sizeof *specs; i++) {
+        llama_info info, want_info;
+        char name[64];
+        snprintf(name, sizeof name, "meta-%zu", i);
+        model_write(&specs[i], in_work(name));
+        float *want = all_logits(in_work(name), &want_info, 0, 1);
+        for (int form = 0; form < FORMS && want; form++) {
+            snprintf(name, sizeof name, "form-%zu-%d", i, form);
+            const char *path = model_write_as(&specs[i], (model_form)form, in_work(name));
+            float *got = all_logits(path, &info, form % 2 ? 5 : 0, 1 + form % 2);
+            if (!got) continue;
+            check(memcmp(want, got, SOME * (size_t)info.vocab * sizeof *got) == 0, "%s of shape %zu: other bits than Meta's", form_names[form], i);
+            check(strcmp(info.format, formats[form]) == 0, "%s is called %s", form_names[form], info.format);
+            check(info.context == 512 && info.hidden == want_info.hidden && info.kv_heads == want_info.kv_heads, "%s: info", form_names[form]);
+            uint64_t twice = specs[i].tied ? (uint64_t)specs[i].vocab * (uint64_t)specs[i].dim : 0;
+            check(info.parameters == want_info.parameters - twice, "%s: %llu parameters", form_names[form], (unsigned long long)info.parameters);
+            free(got);
+        }
+        free(want);
+    }
+}
+
+/* ---- Vocabularies ---- */
+
+typedef struct {
+    const char *text;
+    size_t n;
+    float score;
+    int type;
+} test_piece;
+
+/* The pieces of a tokenizer.model, read here once more. */
+static int read_pieces(const char *file, test_piece *out, int most) {
+    size_t n = 0;
+    static char *kept; /* the file: texts point into it */
+    free(kept);
+    kept = read_file(file, &n);
+    const unsigned char *p = (const unsigned char *)kept, *end = p + n;
+    int count = 0;
+    while (p && p < end && *p == 0x0a && count < most) { /* field 1: a piece, all under 128 bytes */
+        const unsigned char *stop = p + 2 + p[1];
+        test_piece *e = &out[count++];
+        *e = (test_piece){.type = 1};
+        for (p += 2; p < stop;) {
+            int field = *p >> 3;
+            if (field == 1) e->text = (const char *)p + 2, e->n = p[1], p += 2 + p[1];
+            else if (field == 2) memcpy(&e->score, p + 1, 4), p += 5;
+            else e->type = p[1], p += 2;
+        }
+    }
+    return count;
+}
+
+static const test_piece *pieces;
+static int by_score(const void *a, const void *b) {
+    const test_piece *x = &pieces[*(const int *)a], *y = &pieces[*(const int *)b];
+    return x->score != y->score ? (x->score < y->score) - (x->score > y->score) : *(const int *)a - *(const int *)b;
+}
+
+static int find_piece(const test_piece *p, int n, const char *text, size_t length) {
+    for (int i = 0; i < n; i++)
+        if (p[i].type == 1 && p[i].n == length && memcmp(p[i].text, text, length) == 0) return i;
+    return -1;
+}
+
+static void json_quoted(buffer *b, const char *text, size_t n, bool ascii) {
+    put_text(b, "\"");
+    for (size_t i = 0; i < n; i++) {
+        if (text[i] == '"' || text[i] == '\\') put_text(b, "\\");
+        if (ascii && n - i >= 3 && memcmp(text + i, "\xe2\x96\x81", 3) == 0) put_text(b, "\\u2581"), i += 2;
+        else put(b, text + i, 1);
+    }
+    put_text(b, "\"");
+}
+
+/* tokenizer.json as LLaMA's conversions have it, of the older or the newer kind. */
+static buffer make_tokenizer_json(const test_piece *p, int n, bool newer) {
+    buffer b = {0};
+    int *order = must_alloc((size_t)n * sizeof *order);
+    put_text(&b, "{\"version\": \"1.0\", \"truncation\": null, \"added_tokens\": [");
+    for (int i = 0; i < 3; i++) {
+        char text[160];
+        snprintf(text, sizeof text, "%s{\"id\": %d, \"content\": \"%.*s\", \"special\": true, \"lstrip\": false}", i ? ", " : "", i, (int)p[i].n, p[i].text);
+        put_text(&b, text);
+    }
+    put_text(&b, newer ? "], \"normalizer\": null, \"pre_tokenizer\": {\"type\": \"Metaspace\", \"replacement\": \"\xe2\x96\x81\", \"prepend_scheme\": \"first\", \"split\": false}"
+                       : "], \"normalizer\": {\"type\": \"Sequence\", \"normalizers\": [{\"type\": \"Prepend\", \"prepend\": \"\xe2\x96\x81\"}, "
+                         "{\"type\": \"Replace\", \"pattern\": {\"String\": \" \"}, \"content\": \"\\u2581\"}]}, \"pre_tokenizer\": null");
+    put_text(&b, ", \"model\": {\"type\": \"BPE\", \"dropout\": null, \"unk_token\": \"<unk>\", \"fuse_unk\": true, \"byte_fallback\": true, \"vocab\": {");
+    for (int i = 0; i < n; i++) {
+        char text[32];
+        order[i] = i;
+        put_text(&b, i ? ", " : "");
+        json_quoted(&b, p[i].text, p[i].n, i % 2);
+        snprintf(text, sizeof text, ": %d", i);
+        put_text(&b, text);
+    }
+    put_text(&b, "}, \"merges\": [");
+    pieces = p;
+    qsort(order, (size_t)n, sizeof *order, by_score);
+    for (int k = 0, first = 1; k < n; k++) {
+        const test_piece *e = &p[order[k]];
+        for (size_t cut = 1; e->type == 1 && cut < e->n; cut++) {
+            if (find_piece(p, n, e->text, cut) < 0 || find_piece(p, n, e->text + cut, e->n - cut) < 0) continue;
+            put_text(&b, first ? "" : ", ");
+            first = 0;
+            if (newer) {
+                put_text(&b, "[");
+                json_quoted(&b, e->text, cut, false);
+                put_text(&b, ", ");
+                json_quoted(&b, e->text + cut, e->n - cut, true);
+                put_text(&b, "]");
+            } else {
+                char *pair = must_alloc(e->n + 2);
+                snprintf(pair, e->n + 2, "%.*s %.*s", (int)cut, e->text, (int)(e->n - cut), e->text + cut);
+                json_quoted(&b, pair, e->n + 1, false);
+                free(pair);
+            }
+        }
+    }
+    put_text(&b, "]}}");
+    free(order);
+    return b;
+}
+
+static buffer make_tokenizer_bin(const test_piece *p, int n) {
+    buffer b = {0};
+    put_int(&b, 10, 4); /* the longest: its first byte is that of a protobuf's first piece */
+    for (int i = 0; i < n; i++) {
+        buffer text = {0};
+        for (size_t k = 0; k < p[i].n; k++)
+            if (p[i].n - k >= 3 && memcmp(p[i].text + k, "\xe2\x96\x81", 3) == 0) put_text(&text, " "), k += 2;
+            else put(&text, p[i].text + k, 1);
+        put(&b, &p[i].score, 4);
+        put_int(&b, text.n + (i == 1 || i == 2 ? 2 : 0), 4);
+        if (i == 1 || i == 2) put_text(&b, "\n"); /* as llama2.c writes <s> */
+        put(&b, text.at, text.n);
+        if (i == 1 || i == 2) put_text(&b, "\n");
+        free(text.at);
+    }
+    return b;
+}
+
+/* Six pairs for GGUF. */
+static buffer make_gguf_vocab(const test_piece *p, int n, int eos) {
+    buffer b = {0};
+    gguf_text(&b, "tokenizer.ggml.model");
+    put_int(&b, 8, 4);
+    gguf_text(&b, "llama");
+    gguf_text(&b, "tokenizer.ggml.tokens");
+    put_int(&b, 9, 4), put_int(&b, 8, 4), put_int(&b, (uint64_t)n, 8);
+    for (int i = 0; i < n; i++) {
+        put_int(&b, p[i].n, 8);
+        put(&b, p[i].text, p[i].n);
+    }
+    gguf_text(&b, "tokenizer.ggml.scores");
+    put_int(&b, 9, 4), put_int(&b, 6, 4), put_int(&b, (uint64_t)n, 8);
+    for (int i = 0; i < n; i++) put(&b, &p[i].score, 4);
+    gguf_text(&b, "tokenizer.ggml.token_type");
+    put_int(&b, 9, 4), put_int(&b, 5, 4), put_int(&b, (uint64_t)n, 8);
+    for (int i = 0; i < n; i++) put_int(&b, (uint64_t)p[i].type, 4);
+    gguf_u32(&b, "tokenizer.ggml.bos_token_id", 1);
+    gguf_u32(&b, "tokenizer.ggml.eos_token_id", (uint32_t)eos);
+    return b;
+}
+
+/* The same ids and the same text back as with tokenizer.model. */
+static void same_ids(const llama *want, const llama *got, const char *what) {
+    static const char *const texts[] = {"", " ", "Once upon a time there was a poor woodcutter.", "  two  and\n\ttabs", "caf\xc3\xa9 \xf0\x9f\x99\x82 \xff",
+                                        "<s></s><unk><0x0A>", "\"quoted\" \\back\\", "                                   spaces", "theThe the,the"};
+    for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) {
+        int32_t a[256], b[256];
+        ptrdiff_t n = llama_text_to_tokens(want, texts[i], strlen(texts[i]), LLAMA_ADD_BOS, a, 256);
+        ptrdiff_t k = llama_text_to_tokens(got, texts[i], strlen(texts[i]), LLAMA_ADD_BOS, b, 256);
+        check(n == k && n > 0 && memcmp(a, b, (size_t)n * sizeof *a) == 0, "%s: \"%s\" is %td tokens, not %td", what, texts[i], k, n);
+        llama_decoder u = {.n = 0}, v = {.n = 0};
+        for (ptrdiff_t t = 0; t < n; t++) {
+            char x[LLAMA_TEXT_MAX], y[LLAMA_TEXT_MAX];
+            size_t l = llama_token_to_text(want, &u, a[t], x);
+            check(llama_token_to_text(got, &v, a[t], y) == l && memcmp(x, y, l) == 0, "%s: id %d is other text", what, (int)a[t]);
+        }
+    }
+    check(llama_eos(want) == llama_eos(got), "%s: eos %d", what, (int)llama_eos(got));
+}
+
+static void open_with(llama **m, const char *path, const char *tokenizer, const char *what) {
+    llama_error err;
+    llama_options o = {.size = sizeof o, .tokenizer = tokenizer};
+    check(llama_open(m, path, &o, &err) == LLAMA_OK, "%s: %s", what, err.text);
+}
+
+static void test_vocabularies(void) {
+    const char *tiny = tiny_folder;
+    enum { MOST = 2048 };
+    static test_piece p[MOST];
+    char model_file[2048];
+    snprintf(model_file, sizeof model_file, "%s/tokenizer.model", tiny);
+    int n = read_pieces(model_file, p, MOST);
+    check(n > 300, "%d pieces in %s", n, model_file);
+    model_spec spec = {.dim = 16, .layers = 1, .heads = 2, .kv_heads = 1, .hidden = 32, .vocab = n, .shards = 1};
+    llama *want = NULL, *got = NULL;
+    llama_error err;
+    char folder[2048];
+    snprintf(folder, sizeof folder, "%s", in_work("vocabulary"));
+    model_write_as(&spec, SAFETENSORS, folder);
+    open_with(&want, folder, model_file, "tokenizer.model");
+    if (!want) return;
+    buffer files[] = {make_tokenizer_json(p, n, false), make_tokenizer_json(p, n, true), make_tokenizer_bin(p, n)};
+    static const char *const names[] = {"tokenizer.json", "tokenizer.json of the newer kind", "tokenizer.bin"};
+    for (int i = 0; i < 3; i++) {
+        put_file(&files[i], folder, i < 2 ? "tokenizer.json" : "vocab.bin");
+        open_with(&got, folder, i < 2 ? NULL : in_work("vocabulary/vocab.bin"), names[i]);
+        if (got) same_ids(want, got, names[i]);
+        llama_close(got);
+        got = NULL;
+    }
+    buffer vocab = make_gguf_vocab(p, n, 2), gguf = model_gguf(&spec, 0, 1, &vocab, 6);
+    put_file(&gguf, work, "vocabulary.gguf");
+    open_with(&got, in_work("vocabulary.gguf"), NULL, "GGUF's vocabulary");
+    if (got) same_ids(want, got, "GGUF's vocabulary");
+    llama_close(got);
+    got = NULL;
+
+    /* added tokens: shown, and never made from text */
+    int word = n - 1; /* the last piece that begins with a space */
+    while (word > 0 && !(p[word].n > 5 && memcmp(p[word].text, "\xe2\x96\x81", 3) == 0)) word--;
+    p[word].type = 4;
+    buffer with_added = make_gguf_vocab(p, n, word), added_gguf = model_gguf(&spec, 0, 1, &with_added, 6);
+    put_file(&added_gguf, work, "added.gguf");
+    open_with(&got, in_work("added.gguf"), NULL, "GGUF with an added token");
+    for (int k = 0; got && k < 2; k++) { /* with tokenizer.model the same text is that piece */
+        int32_t t[16];
+        size_t length = 0;
+        ptrdiff_t count = llama_text_to_tokens(k ? want : got, p[word].text + 3, p[word].n - 3, 0, t, 16);
+        check(k ? count == 1 && t[0] == word : count > 1, "\"%.*s\" is %td tokens", (int)p[word].n, p[word].text, count);
+        const char *text = llama_token_text(got, word, &length);
+        check(length == p[word].n && memcmp(text, p[word].text, length) == 0 && llama_eos(got) == word, "the added token's text");
+    }
+    llama_close(got);
+    got = NULL;
+    p[word].type = 1;
+    free(with_added.at), free(added_gguf.at);
+
+    /* escapes, a pair that is one character among them */
+    static const char escaped[] =
+        "{\"normalizer\": {\"prepend\": \"\\u2581\"}, \"model\": {\"type\": \"BPE\", \"byte_fallback\": true, \"merges\": [\"t y\", \"p e\", \"ty pe\"     ], \"vocab\": {"
+        "\"<unk>\": 0, \"\\ud83d\\uDE42\": 1, \"\\\"\": 2, \"\\\\\": 3, \"\\/\": 4, \"\\u00e9\": 5, \"\\n\": 6, \"\\u0041\": 7, "
+        "\"t\": 8, \"y\": 9, \"p\": 10, \"e\": 11, \"ty\": 12, \"pe\": 13, \"type\": 14}}}";
+    static const char *const wanted[] = {"<unk>", "\xf0\x9f\x99\x82", "\"", "\\", "/", "\xc3\xa9", "\n", "A", "t", "y", "p", "e", "ty", "pe", "type"};
+    buffer few = {0};
+    put_text(&few, escaped);
+    put_file(&few, work, "escaped.json");
+    open_with(&got, folder, in_work("escaped.json"), "escapes");
+    for (int i = 0; got && i < 15; i++) {
+        size_t length = 0;
+        const char *text = llama_token_text(got, i, &length);
+        check(length == strlen(wanted[i]) && memcmp(text, wanted[i], length) == 0, "escape %d is %.*s", i, (int)length, text);
+    }
+    llama_close(got);
+    got = NULL;
+    static const struct {
+        const char *what, *to;
+    } bent_merges[] = {{"a piece that no merge makes", "\"t y\", \"p e\""}, {"one piece's merges apart", "\"t y\",\"p e\",\"t y\",\"ty pe\""}};
+    for (int i = 0; i < 2; i++) {
+        char *at = strstr((char *)few.at, "\"t y\"");
+        memset(at, ' ', strlen("\"t y\", \"p e\", \"ty pe\""));
+        memcpy(at, bent_merges[i].to, strlen(bent_merges[i].to));
+        put_file(&few, work, "escaped.json");
+        llama_options o = {.size = sizeof o, .tokenizer = in_work("escaped.json")};
+        check(llama_open(&got, folder, &o, &err) == LLAMA_EFORMAT && strstr(err.text, "merges that are not"), "%s: %s", bent_merges[i].what, err.text);
+    }
+    static const char *const halves[] = {"\\ud83d\\u0041", "\\ud83d      ", "\\uDE42\\uDE42", "\\ud83d\\uDEG2"};
+    for (int i = 0; i < 4; i++) {
+        llama_options o = {.size = sizeof o, .tokenizer = in_work("escaped.json")};
+        memcpy(strstr((char *)few.at, "\": 1") - 12, halves[i], 12);
+        put_file(&few, work, "escaped.json");
+        check(llama_open(&got, folder, &o, &err) == LLAMA_EFORMAT && strstr(err.text, i == 3 ? "is not JSON" : i == 2 ? "UTF-8" : "a text that is none"), "half a pair %d: %s", i, err.text);
+    }
+    free(few.at);
+
+    /* one model in four formats, each with a tokenizer, for the command's tests */
+    size_t n_model = 0;
+    buffer model = {0};
+    char *bytes = read_file(model_file, &n_model);
+    put(&model, bytes, n_model);
+    make_folder(in_work("cli"));
+    model_write(&spec, in_work("cli/meta"));
+    put_file(&model, work, "cli/meta/tokenizer.model");
+    model_write_as(&spec, SAFETENSORS_SPLIT, in_work("cli/hf"));
+    put_file(&files[0], work, "cli/hf/tokenizer.json");
+    put_file(&gguf, work, "cli/model.gguf");
+    model_write_as(&spec, BIN_0, in_work("cli/bin"));
+    put_file(&files[2], work, "cli/bin/tokenizer.bin");
+    free(bytes), free(model.at);
+
+    /* refused by name */
+    const struct {
+        const char *what, *from, *to, *says;
+    } cases[] = {
+        {"no bytes", "\"byte_fallback\": true", "\"byte_fallback\": false", "byte_fallback"},
+        {"not BPE", "\"type\": \"BPE\"", "\"type\": \"BPX\"", "not BPE"},
+        {"a normalizer of its own", "\"type\": \"Prepend\"", "\"type\": \"Xrepend\"", "treats text"},
+        {"no space in front", "\"prepend\": ", "\"pre_end\": ", "space in front"},
+        {"an id that is not there", ": 500", ": 501", "two pieces"},
+        {"merges that are none", "\"merges\": [", "\"merges\": [\"q q\",", "merges"},
+        {"JSON cut short", "]}}", "]}", "JSON"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        buffer b = {0};
+        put_int(&files[0], 0, 1);
+        files[0].n--;
+        char *at = strstr((char *)files[0].at, cases[i].from);
+        if (!check(at != NULL, "%s: nothing to replace", cases[i].what)) continue;
+        size_t before = (size_t)(at - (char *)files[0].at);
+        put(&b, files[0].at, before);
+        put_text(&b, cases[i].to);
+        put(&b, at + strlen(cases[i].from), files[0].n - before - strlen(cases[i].from));
+        put_file(&b, folder, "tokenizer.json");
+        check(llama_open(&got, folder, NULL, &err) == LLAMA_EFORMAT && strstr(err.text, cases[i].says), "%s: %s", cases[i].what, err.text);
+        free(b.at);
+    }
+    llama_close(want);
+    for (int i = 0; i < 3; i++) free(files[i].at);
+    free(vocab.at), free(gguf.at);
+}
+
+/* ---- Refusals ---- */
+
+static const model_spec small = {.dim = 16, .layers = 2, .heads = 2, .kv_heads = 1, .hidden = 32, .vocab = 24, .shards = 1};
+
+/* Replace `from` by `to` in a file, try to open `path`, put the file back. */
+static void bent(const char *what, const char *path, const char *file, const void *from, size_t n_from, const void *to, size_t n_to, const char *says) {
+    size_t n = 0, at = 0;
+    char *sound = read_file(file, &n);
+    llama *m = NULL;
+    llama_error err;
+    while (sound && at + n_from <= n && memcmp(sound + at, from, n_from) != 0) at++;
+    if (!check(sound && at + n_from <= n, "%s: nothing to replace", what)) return;
+    buffer b = {0};
+    put(&b, sound, at);
+    put(&b, to, n_to);
+    put(&b, sound + at + n_from, n - at - n_from);
+    check(write_file(file, &b), "%s", file);
+    int status = llama_open(&m, path, NULL, &err);
+    if (!says) check(status == LLAMA_OK, "%s: %s", what, err.text);
+    else check((status == LLAMA_EFORMAT || status == LLAMA_EIO) && strstr(err.text, says) && strchr(err.text, ';') && !strchr(err.text, '\n'), "%s: %d, %s", what, status, err.text);
+    llama_close(m);
+    b.n = 0;
+    put(&b, sound, n);
+    check(write_file(file, &b), "%s", file);
+    free(b.at), free(sound);
+}
+#define BENT(what, from, to, says) bent(what, path, file, from, sizeof(from) - 1, to, sizeof(to) - 1, says)
+
+static void test_config(void) {
+    char path[2048], file[2100];
+    snprintf(path, sizeof path, "%s", model_write_as(&small, SAFETENSORS, in_work("bent")));
+    snprintf(file, sizeof file, "%s/config.json", path);
+    BENT("another architecture", "\"LlamaForCausalLM\"", "\"QwenForCausalLM\"", "architectures");
+    BENT("another model", "\"model_type\": \"llama\"", "\"model_type\": \"mistral\"", "mistral");
+    BENT("GELU", "\"silu\"", "\"gelu\"", "hidden_act");
+    BENT("RoPE scaled", "{", "{\"rope_scaling\": {\"type\": \"linear\", \"factor\": 2.0}, ", "linear");
+    BENT("RoPE scaled, newer", "{", "{\"rope_parameters\": {\"rope_type\": \"llama3\", \"rope_theta\": 1e4}, ", "llama3");
+    BENT("RoPE scaled without a type", "{", "{\"rope_scaling\": {\"factor\": 8.0}, ", "factor");
+    BENT("RoPE not scaled", "{", "{\"rope_parameters\": {\"rope_type\": \"default\", \"rope_theta\": 10000.0}, \"rope_scaling\": null, ", NULL);
+    BENT("biases", "{", "{\"attention_bias\": true, ", "attention_bias");
+    BENT("no biases", "{", "{\"attention_bias\": false, \"mlp_bias\": false, \"pretraining_tp\": 1, \"eos_token_id\": [2, 3], \"x\": {\"y\": [{}]}, ", NULL);
+    BENT("quantised", "{", "{\"quantization_config\": {\"bits\": 4}, ", "quantization_config");
+    BENT("a short window", "{", "{\"sliding_window\": 256, ", "window");
+    BENT("a long window", "{", "{\"sliding_window\": 512, ", NULL);
+    BENT("heads of another width", "{", "{\"head_dim\": 16, ", "wide");
+    BENT("another hidden width", "\"intermediate_size\": 32", "\"intermediate_size\": 48", "hidden");
+    BENT("another vocabulary", "\"vocab_size\": 24", "\"vocab_size\": 25", "vocab_size 25");
+    BENT("no layers", "\"num_hidden_layers\": 2", "\"num_hidden_layers\": 0", "num_hidden_layers");
+    BENT("more layers", "\"num_hidden_layers\": 2", "\"num_hidden_layers\": 3", "model.layers.2.");
+    BENT("fewer layers", "\"num_hidden_layers\": 2", "\"num_hidden_layers\": 1", "model.layers.1.");
+    BENT("a number for a flag", "\"tie_word_embeddings\": false", "\"tie_word_embeddings\": 0", "tie_word_embeddings");
+    BENT("no epsilon", "rms_norm_eps", "rms_norm_epz", "epsilon");
+    BENT("JSON cut short", "}", "", "JSON");
+    BENT("a comma missing", "\"silu\",", "\"silu\" ", "JSON");
+    BENT("a comma twice", "\"silu\",", "\"silu\",,", "JSON");
+    BENT("a comma in front", "{", "{,", "JSON");
+    BENT("a comma at the end", "}", ",}", "JSON");
+    BENT("a list ended as an object", "[\"LlamaForCausalLM\"]", "[\"LlamaForCausalLM\"}", "JSON");
+    BENT("more behind it", "}", "} {}", "JSON");
+    BENT("a key without a colon", "\"hidden_act\":", "\"hidden_act\" ", "JSON");
+    BENT("33 lists in one another", "{", "{\"x\": [[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[1]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]], ", "JSON");
+    BENT("31 lists in one another", "{", "{\"x\": [[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[1]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]], ", NULL);
+    snprintf(file, sizeof file, "%s/model.safetensors", path);
+    BENT("a tensor with a bias", "layers.0.self_attn.v_proj.weight", "layers.0.self_attn.v_proj.biases", "v_proj.biases");
+    BENT("no embeddings", "model.embed_tokens", "model.embed_t0kens", "model.embed_tokens.weight");
+    BENT("frequencies that scale RoPE", "model.norm.weight", "rope_freqs.weight", "rope_freqs");
+    BENT("another dtype", "\"F16\"", "\"I16\"", "I16");
+    BENT("a tensor twice", "model.layers.0.self_attn.k_proj", "model.layers.0.self_attn.q_proj", "twice");
+    BENT("another shape", "\"shape\":[24,16]", "\"shape\":[16,24]", "16");
+    BENT("one element more", "\"shape\":[24,16]", "\"shape\":[24,17]", "shape");
+    BENT("a shape of zeros", "\"shape\":[24,16]", "\"shape\":[0, 16]", "empty");
+    BENT("a negative shape", "\"shape\":[24,16]", "\"shape\":[-2,16]", "no tensor's");
+    BENT("five dimensions", "\"shape\":[24,16]", "\"shape\":[1,1,1,24,16]", "no tensor's");
+    BENT("offsets back to front", "\"data_offsets\":[0,768]", "\"data_offsets\":[768,0]", "sound entry");
+    BENT("one offset", "\"data_offsets\":[0,768]", "\"data_offsets\":[768  ]", "sound entry");
+    BENT("an offset far away", "\"data_offsets\":[0,768]", "\"data_offsets\":[9e9,9e10]", "past the end");
+    BENT("metadata of any kind", "{\"format\":\"pt\"}", "{\"format\":[[1],{\"dtype\":7}]}", "JSON"); /* the header's length is off now */
+    BENT("metadata that is no object", "{\"format\":\"pt\"}", "[\"format\",  \"pt\"]", "safetensors");
+    unlink(file);
+    llama_error err;
+    llama *m = NULL;
+    check(llama_open(&m, path, NULL, &err) == LLAMA_EFORMAT && strstr(err.text, "neither"), "no weights: %s", err.text);
+}
+
+static void test_index(void) {
+    char path[2048], file[2100];
+    snprintf(path, sizeof path, "%s", model_write_as(&small, SAFETENSORS_SPLIT, in_work("index")));
+    snprintf(file, sizeof file, "%s/model.safetensors.index.json", path);
+    BENT("a file elsewhere", "model-2.safetensors", "../model-2.safetensors", "not beside it");
+    BENT("a file at the root", "model-2.safetensors", "/etc/passwd", "not beside it");
+    BENT("a hidden file", "model-2.safetensors", ".hidden", "not beside it");
+    BENT("a file that is not there", "model-2.safetensors", "model-9.safetensors", "model-9.safetensors");
+    BENT("a file left out", "model-2.safetensors", "model-1.safetensors", "missing");
+    BENT("no files", "weight_map", "weight_mop", "index");
+    BENT("JSON cut short", "}}", "}", "index");
+    BENT("a name that is long", "model-2.safetensors", "mmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmm"
+         "mmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmm"
+         "mmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmm", "not beside it");
+}
+
+static void test_gguf(void) {
+    char path[2048], file[2100];
+    snprintf(path, sizeof path, "%s", model_write_as(&small, GGUF_FILE, in_work("gguf")));
+    snprintf(file, sizeof file, "%s", path);
+    BENT("version 1", "GGUF\3", "GGUF\1", "version 1");
+    BENT("another architecture", "\x05\0\0\0\0\0\0\0llama", "\x05\0\0\0\0\0\0\0qwen2", "qwen2");
+    BENT("no architecture", "general.architecture", "general.architecturX", "architecture");
+    BENT("an alignment of 48", "general.alignment\x04\0\0\0\x40", "general.alignment\x04\0\0\0\x30", "keys");
+    BENT("an alignment of 0", "general.alignment\x04\0\0\0\x40", "general.alignment\x04\0\0\0\x00", "keys");
+    BENT("experts", "\x14\0\0\0\0\0\0\0llama.context_length\x04\0\0\0\0", "\x12\0\0\0\0\0\0\0llama.expert_count\x04\0\0\0\0", "expert_count");
+    BENT("a type of value there is not", "llama.context_length\x04", "llama.context_length\x0d", "keys");
+    BENT("a number as text", "llama.context_length\x04\0\0\0\0\2\0\0", "llama.context_length\x08\0\0\0\0\0\0\0", "keys");
+    BENT("Q8_0", "blk.0.attn_q.weight\2\0\0\0\x10\0\0\0\0\0\0\0\x10\0\0\0\0\0\0\0\1", "blk.0.attn_q.weight\2\0\0\0\x10\0\0\0\0\0\0\0\x10\0\0\0\0\0\0\0\x08", "Q8_0");
+    BENT("a type there is not", "blk.0.attn_q.weight\2\0\0\0\x10\0\0\0\0\0\0\0\x10\0\0\0\0\0\0\0\1", "blk.0.attn_q.weight\2\0\0\0\x10\0\0\0\0\0\0\0\x10\0\0\0\0\0\0\0\x63", "type 99");
+    BENT("turned round", "blk.0.ffn_down.weight\2\0\0\0\x20\0\0\0\0\0\0\0\x10", "blk.0.ffn_down.weight\2\0\0\0\x10\0\0\0\0\0\0\0\x20", "[32][16]");
+    BENT("an odd address", "output_norm.weight\1\0\0\0\x10\0\0\0\0\0\0\0\0\0\0\0\0\3", "output_norm.weight\1\0\0\0\x10\0\0\0\0\0\0\0\0\0\0\0\4\3", "aligned");
+    BENT("a tensor twice", "blk.0.attn_k.weight", "blk.0.attn_q.weight", "twice");
+    BENT("2^61 rows", "token_embd.weight\2\0\0\0\x10\0\0\0\0\0\0\0\x18\0\0\0\0\0\0\0", "token_embd.weight\2\0\0\0\x10\0\0\0\0\0\0\0\x18\0\0\0\0\0\0\x20", "past the end");
+    snprintf(path, sizeof path, "%s", model_write_as(&small, GGUF_SPLIT, in_work("split")));
+    snprintf(file, sizeof file, "%s", path);
+    char second[2200];
+    snprintf(second, sizeof second, "%s/model-00002-of-00002.gguf", in_work("split"));
+    llama *m = NULL;
+    llama_error err;
+    check(llama_open(&m, second, NULL, &err) == LLAMA_EFORMAT && strstr(err.text, "00001"), "the second of two: %s", err.text);
+    unlink(second);
+    check(llama_open(&m, path, NULL, &err) == LLAMA_EIO && strstr(err.text, "00002"), "without the second: %s", err.text);
+}
+
+static void test_bin(void) {
+    for (int version = 0; version < 2; version++) {
+        char path[2048], file[2100];
+        snprintf(path, sizeof path, "%s", model_write_as(&small, version ? BIN_1 : BIN_0, in_work("bin")));
+        snprintf(file, sizeof file, "%s", path);
+        BENT("a wider model", "\x10\0\0\0\x20\0\0\0\2\0\0\0", "\x12\0\0\0\x20\0\0\0\2\0\0\0", version ? "odd head" : "header says");
+        BENT("more layers", "\x10\0\0\0\x20\0\0\0\2\0\0\0", "\x10\0\0\0\x20\0\0\0\3\0\0\0", "header says");
+        BENT("no heads", "\2\0\0\0\2\0\0\0\1\0\0\0", "\2\0\0\0\0\0\0\0\1\0\0\0", version ? "num_attention_heads" : "header says");
+        BENT("2^31 layers", "\2\0\0\0\2\0\0\0\1\0\0\0", "\2\0\0\x80\2\0\0\0\1\0\0\0", version ? "num_hidden_layers" : "header says");
+        if (version) BENT("no vocabulary", "\x18\0\0\0\0\2\0\0", "\0\0\0\0\0\2\0\0", "header says");
+        else BENT("no vocabulary", "\xe8\xff\xff\xff\0\2\0\0", "\0\0\0\0\0\2\0\0", "header says");
+        if (version) BENT("a vocabulary of -1", "\x18\0\0\0\0\2\0\0", "\xff\xff\xff\xff\0\2\0\0", "header says");
+        if (version) BENT("version 2", "24ka\1", "24ka\2", "version 2");
+        if (version) BENT("tied or not", "\x18\0\0\0\0\2\0\0\0", "\x18\0\0\0\0\2\0\0\1", "header says");
+    }
+}
+
+/* As long as its header says, with no embeddings at all. */
+static void test_no_words(void) {
+    model_spec one = small;
+    one.vocab = 1;
+    one.tied = true;
+    buffer b = model_bin(&one, 1), cut = {0};
+    size_t row = 16 * sizeof(float), at = 256 + 5 * row; /* behind the norms */
+    put(&cut, b.at, at);
+    put(&cut, b.at + at + row, b.n - at - row);
+    memcpy(cut.at + 28, &(int){0}, 4);
+    put_file(&cut, work, "words.bin");
+    llama *m = NULL;
+    llama_error err;
+    check(llama_open(&m, in_work("words.bin"), NULL, &err) == LLAMA_EFORMAT && strstr(err.text, "header says"), "no words: %s", err.text);
+    put_file(&b, work, "words.bin");
+    check(llama_open(&m, in_work("words.bin"), NULL, &err) == LLAMA_OK, "one word: %s", err.text);
+    llama_close(m);
+    free(b.at), free(cut.at);
+}
+
+/* Each form cut at many lengths, and with a bit turned in each byte of its first `header`. */
+static void test_damage(void) {
+    for (int form = 0; form < FORMS; form++) {
+        char path[2048], file[2100];
+        static const char *const names[] = {"model.safetensors", "model.safetensors.index.json", "config.json", "pytorch_model.bin.index.json"};
+        snprintf(path, sizeof path, "%s", model_write_as(&small, (model_form)form, in_work("damaged")));
+        snprintf(file, sizeof file, form < GGUF_FILE ? "%s/%s" : "%s", path, form < GGUF_FILE ? names[form] : "");
+        size_t n = 0, refused = 0, opened = 0;
+        char *sound = read_file(file, &n);
+        for (size_t i = 0; sound && i < 2 * n && i < n + 4000; i += i < n && i > 200 && i + 300 < n ? 41 : 1) {
+            if (!test_sampled(i, 7)) continue;
+            buffer b = {0};
+            llama *m = NULL;
+            llama_session *s = NULL;
+            llama_session_options o = {.size = sizeof o, .context = 8, .threads = 1};
+            llama_error err;
+            put(&b, sound, i < n ? i : n);
+            if (i >= n) b.at[i - n] ^= (unsigned char)(1 << (i * 5 + i / 8) % 8);
+            check(write_file(file, &b), "%s", file);
+            int status = llama_open(&m, path, NULL, &err);
+            if (i < n) check(status != LLAMA_OK, "%s, cut at %zu of %zu, opens", form_names[form], i, n);
+            check(status == LLAMA_OK || (err.text[0] && strstr(err.text, in_work("damaged")) && !strchr(err.text, '\n')), "%s %zu: %d %s", form_names[form], i, status, err.text);
+            refused += status != LLAMA_OK;
+            opened += status == LLAMA_OK;
+            if (m && llama_session_new(&s, m, &o, NULL) == LLAMA_OK) llama_eval(s, 0, some, 3);
+            if (m) llama_check(m, NULL, NULL, NULL);
+            llama_session_free(s);
+            llama_close(m);
+            free(b.at);
+        }
+        printf("damaged, %s: %zu refused, %zu opened\n", form_names[form], refused, opened);
+        unlink(file);
+        free(sound);
+        char command[2200];
+        snprintf(command, sizeof command, "rm -rf '%s'", in_work("damaged"));
+        check(system(command) == 0, "%s", command);
+    }
+}
+
+/* ---- llama_check ---- */
+
+static int stop_at(void *user, const char *what, uint64_t done, uint64_t total) {
+    (void)what;
+    check(done <= total, "progress beyond its end");
+    return --*(int *)user < 0;
+}
+
+/* Open, check; the text of what is wrong. */
+static void checked(const char *what, const char *path, int want, const char *says) {
+    llama *m = NULL;
+    llama_error err;
+    if (!check(llama_open(&m, path, NULL, &err) == LLAMA_OK, "%s: %s", what, err.text)) return;
+    int status = llama_check(m, NULL, NULL, &err);
+    check(status == want && strstr(err.text, says) && (want == LLAMA_OK) == (err.text[0] == 0), "%s: %d, %s", what, status, err.text);
+    llama_close(m);
+}
+
+/* Put n bytes of value v at an offset of a file. */
+static void poke(const char *file, long at, unsigned char v, size_t n) {
+    FILE *f = fopen(file, "r+b");
+    if (!check(f && fseek(f, at, SEEK_SET) == 0, "%s", file)) return;
+    while (n--) fputc(v, f);
+    fclose(f);
+}
+
+static void test_check(void) {
+    const model_spec wide = {.dim = 256, .layers = 1, .heads = 2, .kv_heads = 2, .hidden = 512, .vocab = 24, .shards = 1};
+    char path[2048], file[2100], text[2100];
+    snprintf(path, sizeof path, "%s", model_write_as(&wide, BIN_1, in_work("check")));
+    snprintf(file, sizeof file, "%s", path);
+    checked("sound", path, LLAMA_OK, "");
+    long norm = 256 + 2 * 256 * 4 + 4 * 17, wq = 256 + (3 * 256 + 24 * 256) * 4, w1 = wq + 4 * 256 * 256 * 4;
+    poke(file, norm + 2, 0xc0, 1), poke(file, norm + 3, 0x7f, 1);
+    checked("a norm that is not a number", path, LLAMA_EFORMAT, "norm.weight has a number that is not finite at row 0, column 17");
+    model_write_as(&wide, BIN_1, in_work("check"));
+    poke(file, norm + 4 * (255 - 17) + 2, 0xc0, 1), poke(file, norm + 4 * (255 - 17) + 3, 0x7f, 1);
+    checked("the last of a norm", path, LLAMA_EFORMAT, "norm.weight has a number that is not finite at row 0, column 255");
+    model_write_as(&wide, BIN_1, in_work("check"));
+    poke(file, wq + (3 * 256 + 5) * 4 + 2, 0x80, 1), poke(file, wq + (3 * 256 + 5) * 4 + 3, 0xff, 1);
+    checked("an infinite weight", path, LLAMA_EFORMAT, "layers.0.attention.wq.weight has a number that is not finite at row 3, column");
+    for (int bf16 = 0; bf16 < 2; bf16++) { /* the same bits, under either name */
+        char folder[2048];
+        size_t n = 0;
+        snprintf(folder, sizeof folder, "%.2000s", model_write_as(&wide, SAFETENSORS, in_work("check16")));
+        snprintf(text, sizeof text, "%s/model.safetensors", folder);
+        char *bytes = read_file(text, &n);
+        buffer b = {0};
+        for (size_t i = 0; bytes && i < n; i++) {
+            bool type = bf16 && i + 5 < n && memcmp(bytes + i, "\"F16\",", 6) == 0;
+            put(&b, type ? "\"BF16\"" : bytes + i, type ? 6 : 1);
+            if (type) i += 4;
+        }
+        size_t header = b.n - (n - 8 - *(uint64_t *)(void *)bytes) - 8;
+        memcpy(b.at, &(uint64_t){header}, 8);
+        check(write_file(text, &b), "%s", text);
+        checked(bf16 ? "sound bfloat16" : "sound float16", folder, LLAMA_OK, "");
+        poke(text, (long)(8 + header) + (2 * 256 + 9) * 2 + 1, bf16 ? 0x7f : 0x7c, 1);
+        poke(text, (long)(8 + header) + (2 * 256 + 9) * 2, bf16 ? 0x80 : 0x00, 1);
+        checked(bf16 ? "an infinite bfloat16" : "an infinite float16", folder, LLAMA_EFORMAT, "tok_embeddings.weight has a number that is not finite at row 2, column 9");
+        free(b.at), free(bytes);
+    }
+    model_write_as(&wide, BIN_1, in_work("check"));
+    poke(file, w1 + 100 * 256 * 4, 0, 100 * 1024);
+    checked("a hole", path, LLAMA_EFORMAT, "layers.0.feed_forward.w1.weight has only zeros");
+    model_write_as(&wide, BIN_1, in_work("check"));
+    poke(file, 256, 0, 256 * 4);
+    checked("a norm of zeros", path, LLAMA_EFORMAT, "layers.0.attention_norm.weight has only zeros");
+    model_write_as(&wide, BIN_1, in_work("check"));
+    poke(file, w1 + 100 * 256 * 4, 0, 3 * 256 * 4);
+    checked("three rows of zeros", path, LLAMA_OK, "");
+
+    /* Meta's list of sums, as md5sum makes it */
+    snprintf(path, sizeof path, "%s", in_work("sums"));
+    const model_spec two = {.dim = 64, .layers = 1, .heads = 2, .kv_heads = 2, .hidden = 64, .vocab = 24, .shards = 2};
+    model_write(&two, path);
+    snprintf(text, sizeof text, "%s/checklist.chk", path);
+    unlink(text);
+    checked("no list", path, LLAMA_OK, "");
+    char command[3000];
+    for (int n = 1; n < 130; n++) { /* of every length to a block, the last of which is filled up */
+        buffer b = {0};
+        char name[32];
+        snprintf(name, sizeof name, "length%d", n);
+        for (int i = 0; i < n; i++) put_int(&b, (uint64_t)(i * n), 1);
+        put_file(&b, path, name);
+        free(b.at);
+    }
+    snprintf(command, sizeof command, "cd '%s' && md5sum consolidated.*.pth params.json length* > checklist.chk", path);
+    if (system(command) != 0) {
+        printf("SKIP: MD5 sums (no md5sum)\n");
+        return;
+    }
+    checked("a list that agrees", path, LLAMA_OK, "");
+    int calls = 1000, few = 1;
+    llama *m = NULL;
+    llama_error err;
+    open_with(&m, path, NULL, "sums");
+    check(llama_check(m, stop_at, &calls, &err) == LLAMA_OK && calls < 990, "progress: %d left, %s", calls, err.text);
+    check(llama_check(m, stop_at, &few, &err) == LLAMA_ECANCEL && err.text[0], "stopped: %s", err.text);
+    calls -= 1000 - 2; /* in the last file's sum */
+    few = -calls;
+    check(llama_check(m, stop_at, &few, &err) == LLAMA_ECANCEL, "stopped late: %s", err.text);
+    check(llama_check(NULL, NULL, NULL, &err) == LLAMA_EINVAL && err.text[0], "no model");
+    llama_close(m);
+    size_t n = 0;
+    char *sums = read_file(text, &n);
+    buffer b = {0};
+    put(&b, sums, n);
+    b.at[0] = b.at[0] == 'f' ? 'e' : 'f';
+    put_file(&b, path, "checklist.chk");
+    checked("another sum", path, LLAMA_EFORMAT, "consolidated.00.pth: its MD5 is");
+    b.n = 0;
+    put_text(&b, "0123\n");
+    put_file(&b, path, "checklist.chk");
+    checked("no list of sums", path, LLAMA_EFORMAT, "not a list");
+    b.n = 0;
+    put_text(&b, "d41d8cd98f00b204e9800998ecf8427e  ../x\n");
+    put_file(&b, path, "checklist.chk");
+    checked("a file elsewhere", path, LLAMA_EFORMAT, "not a list");
+    b.n = 0;
+    put_text(&b, "d41d8cd98f00b204e9800998ecf8427e  absent\n");
+    put_file(&b, path, "checklist.chk");
+    checked("a file that is not there", path, LLAMA_EIO, "absent");
+    unlink(text);
+    free(b.at), free(sums);
+}
+
+/* ---- Memory ---- */
+
+typedef struct {
+    long calls, fails_at, held; /* fails_at: the call that gets nothing */
+} miser;
+static void *miser_alloc(void *user, size_t bytes, size_t align) {
+    miser *m = user;
+    if (m->calls++ == m->fails_at) return NULL;
+    m->held++;
+    return aligned_alloc(align, (bytes + align - 1) / align * align);
+}
+static void miser_free(void *user, void *p, size_t bytes) {
+    (void)bytes;
+    ((miser *)user)->held--;
+    free(p);
+}
+
+/* Each allocation of opening a model failed once: ENOMEM, and nothing is kept. */
+static void test_no_memory(void) {
+    static const char *const paths[] = {"cli/meta", "cli/hf", "cli/model.gguf", "cli/bin/model.bin", "form-1-2"};
+    for (int i = 0; i < 5; i++) {
+        long n = 0;
+        int status = LLAMA_ENOMEM;
+        for (; status == LLAMA_ENOMEM && n < 1000; n++) {
+            miser purse = {0, n, 0};
+            llama_allocator a = {&purse, miser_alloc, miser_free};
+            llama_options o = {.size = sizeof o, .allocator = &a};
+            llama *m = NULL;
+            llama_error err;
+            status = llama_open(&m, in_work(paths[i]), &o, &err);
+            check(status == LLAMA_OK || (status == LLAMA_ENOMEM && strstr(err.text, "memory") && !m), "%s, allocation %ld: %d, %s", paths[i], n, status, err.text);
+            llama_close(m);
+            check(purse.held == 0, "%s, allocation %ld: %ld blocks are kept", paths[i], n, purse.held);
+        }
+        check(n > 2, "%s: %ld allocations", paths[i], n - 1);
+        printf("%s: %ld allocations, each failed once\n", paths[i], n - 1);
+    }
+}
+
+static long anonymous_kb(void) {
+    char *status = NULL, *at;
+    FILE *f = fopen("/proc/self/status", "r");
+    size_t room = 0;
+    long kb = -1;
+    while (f && getline(&status, &room, f) > 0)
+        if ((at = strstr(status, "RssAnon:"))) kb = strtol(at + 8, NULL, 10);
+    if (f) fclose(f);
+    free(status);
+    return kb;
+}
+
+/* The headers of a 7B model; its weights are a hole in the file. No page of them is read or copied. */
+static void test_memory(void) {
+    const model_spec b7 = {.dim = 4096, .layers = 32, .heads = 32, .kv_heads = 32, .hidden = 11008, .vocab = 32000, .shards = 1};
+    model_weight w;
+    for (int form = 0; form < 3; form++) { /* safetensors, GGUF, llama2.c */
+        char path[2048], file[2100], text[256];
+        buffer b = {0}, list = {0};
+        uint64_t bytes = 0;
+        int n = 0;
+        make_folder(in_work("large"));
+        snprintf(path, sizeof path, "%s", in_work("large"));
+        snprintf(file, sizeof file, "%s/%s", path, form == 0 ? "model.safetensors" : form == 1 ? "large.gguf" : "large.bin");
+        for (; model_nth(&b7, form > 0, n, &w); n++) {
+            uint64_t count = (uint64_t)(w.rows ? w.rows : 1) * (uint64_t)w.cols, size = form == 2 || (form == 1 && !w.rows) ? 4 : 2;
+            if (form == 0) {
+                snprintf(text, sizeof text, "%s\"%s\":{\"dtype\":\"F16\",\"shape\":[%d%s", n ? "," : "{", w.name, w.rows ? w.rows : w.cols, w.rows ? ",": "]");
+                put_text(&list, text);
+                if (w.rows) snprintf(text, sizeof text, "%d]", w.cols), put_text(&list, text);
+                snprintf(text, sizeof text, ",\"data_offsets\":[%llu,%llu]}", (unsigned long long)bytes, (unsigned long long)(bytes + count * size));
+                put_text(&list, text);
+            } else if (form == 1) {
+                gguf_text(&list, w.name);
+                put_int(&list, w.rows ? 2 : 1, 4);
+                put_int(&list, (uint64_t)w.cols, 8);
+                if (w.rows) put_int(&list, (uint64_t)w.rows, 8);
+                put_int(&list, w.rows ? 1 : 0, 4);
+                put_int(&list, bytes, 8);
+            }
+            bytes += count * size;
+        }
+        if (form == 0) {
+            put_text(&list, "}");
+            put_int(&b, list.n, 8);
+            put(&b, list.at, list.n);
+            model_config(&b7, path);
+        } else if (form == 1) {
+            model_spec none = b7;
+            none.layers = 0; /* its header, then the right numbers */
+            none.vocab = 1;
+            buffer head = model_gguf(&none, 0, 1, NULL, 0);
+            size_t at = 0;
+            while (memcmp(head.at + at, "token_embd", 10) != 0) at++;
+            put(&b, head.at, at - 8);
+            memcpy(b.at + 8, &(uint64_t){(uint64_t)n}, 8);
+            for (at = 0; memcmp(b.at + at, "block_count", 11) != 0;) at++;
+            b.at[at + 15] = 32;
+            put(&b, list.at, list.n);
+            while (b.n % 64) put_int(&b, 0, 1);
+            free(head.at);
+        } else {
+            int header[] = {4096, 11008, 32, 32, 32, -32000, 2048};
+            for (int i = 0; i < 7; i++) put_int(&b, (uint32_t)header[i], 4);
+            bytes += 2048 * 128 * 4;
+        }
+        check(write_file(file, &b) && truncate(file, (off_t)(b.n + bytes)) == 0, "%s: a file of %llu bytes with a hole", file, (unsigned long long)bytes);
+        llama *m = NULL;
+        llama_error err;
+        long before = anonymous_kb();
+        if (form == 0) open_with(&m, path, NULL, "large");
+        else open_with(&m, file, NULL, "large");
+        llama_info info = {.size = sizeof info};
+        if (m) llama_describe(m, &info);
+        long after = anonymous_kb();
+        check(info.parameters == 6738415616 && info.format, "large, form %d: %llu parameters", form, (unsigned long long)info.parameters);
+        check(before < 0 || after - before < 20000, "large, form %d: %ld KB", form, after - before);
+        if (before >= 0 && m) printf("7B as %s: %ld KB of memory\n", info.format, after - before);
+        if (m) check(llama_check(m, NULL, NULL, &err) == LLAMA_EFORMAT && strstr(err.text, "only zeros"), "a hole of a whole model: %s", err.text);
+        llama_close(m);
+        unlink(file);
+        free(b.at), free(list.at);
+    }
+}
+
+/* The smallest LLaMA there can be is a model. */
+static void test_least(void) {
+    static const model_spec least = {.dim = 2, .layers = 1, .heads = 1, .kv_heads = 1, .hidden = 1, .vocab = 1, .shards = 1, .tied = true};
+    llama *m = NULL;
+    llama_error err;
+    size_t n = 0;
+    char *bytes = read_file(model_write_as(&least, BIN_0, in_work("least")), &n);
+    buffer b = {0};
+    put(&b, bytes, n - 511 * 2 * sizeof(float)); /* tables of RoPE for one position, not for 512 */
+    memcpy(b.at + 24, "\1\0", 2);
+    put_file(&b, work, "least.bin");
+    check(llama_open(&m, in_work("least.bin"), NULL, &err) == LLAMA_OK, "%zu bytes: %s", b.n, err.text);
+    llama_close(m);
+    free(b.at), free(bytes);
+}
+
+/* A vocabulary that puts no space in front of a text takes none away. */
+static void test_no_space_in_front(void) {
+    const char *folder = tiny_folder;
+    static const char setting[] = "identity\x12\x00\x18"; /* then add_dummy_prefix */
+    char path[2048];
+    size_t n = 0, at = 0;
+    snprintf(path, sizeof path, "%.2000s/tokenizer.model", folder);
+    char *bytes = read_file(path, &n);
+    while (at + sizeof setting < n && memcmp(bytes + at, setting, sizeof setting - 1) != 0) at++;
+    check(bytes[at + sizeof setting - 1] == 1, "%s puts a space in front", path);
+    bytes[at + sizeof setting - 1] = 0;
+    buffer b = {0};
+    put(&b, bytes, n);
+    put_file(&b, work, "plain.model");
+    llama *m = NULL;
+    llama_error err;
+    llama_options o = {.size = sizeof o, .tokenizer = in_work("plain.model")};
+    check(llama_open(&m, folder, &o, &err) == LLAMA_OK, "%s", err.text);
+    static const char *const texts[] = {"the king", " the king", "  two", " ", "x"};
+    for (int i = 0; i < 5; i++) {
+        int32_t t[16];
+        char out[LLAMA_TEXT_MAX], all[256] = "";
+        size_t have = 0;
+        llama_decoder u = {.n = 0};
+        ptrdiff_t count = llama_text_to_tokens(m, texts[i], strlen(texts[i]), LLAMA_ADD_BOS, t, 16);
+        for (ptrdiff_t k = 0; k <= count; k++) {
+            size_t got = llama_token_to_text(m, &u, k < count ? t[k] : LLAMA_FLUSH, out);
+            memcpy(all + have, out, got);
+            have += got;
+        }
+        check(count > 1 && strcmp(all, texts[i]) == 0, "'%s' comes back as '%s'", texts[i], all);
+    }
+    llama_close(m);
+    free(b.at), free(bytes);
+}
+
+static const test_case cases[] = {
+    CASE(memory), CASE(same_bits), CASE(bfloat16), CASE(vocabularies), CASE(config), CASE(index), CASE(gguf),
+    CASE(bin), CASE(least), CASE(no_space_in_front), CASE(no_words), CASE(damage), CASE(check), CASE(no_memory)};
+
+int main(int argc, char **argv) {
+    if ((argc = tests_begin(argc, argv)) < 3) return 2;
+    tiny_folder = argv[1];
+    snprintf(work, sizeof work, "%.1000s", argv[2]);
+    make_folder(work);
+    RUN(cases); /* memory is the first, while nothing was freed to be used again */
+    return tests_done("formats");
+}

@@ -1,0 +1,100 @@
+/* threads.c - one model, several of the host's threads with several sessions each: all get the serial
+ * answer, and none gets in another's way (built with ThreadSanitizer, that no byte is shared unguarded). A child
+ * of fork() gets it too.
+ *
+ *   threads MODEL
+ */
+#include "../tools/test.h"
+#include <pthread.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+enum { THREADS = 8, SESSIONS = 8, TOKENS = 16 };
+static llama *model;
+static llama_info info = {.size = sizeof info};
+static int32_t want[SESSIONS][TOKENS]; /* what each session draws, computed alone */
+
+/* A prompt of its own, then draws; sessions take turns, token by token. false: a call failed */
+static bool draw(int32_t out[SESSIONS][TOKENS], int threads) {
+    llama_session_options o = {.size = sizeof o, .context = 64, .threads = threads};
+    llama_sampler sampler = {.size = sizeof sampler, .temperature = 1, .top_p = 0.9f};
+    llama_session *s[SESSIONS] = {NULL};
+    bool good = true;
+    for (int k = 0; k < SESSIONS; k++) {
+        char prompt[32];
+        int32_t tokens[32];
+        int length = snprintf(prompt, sizeof prompt, "The king's son number %d", k);
+        ptrdiff_t n = llama_text_to_tokens(model, prompt, (size_t)length, LLAMA_ADD_BOS, tokens, 32);
+        good = good && !llama_session_new(&s[k], model, &o, NULL) && n > 0 && !llama_eval(s[k], 0, tokens, (size_t)n);
+    }
+    for (int i = 0; i < TOKENS && good; i++)
+        for (int k = 0; k < SESSIONS && good; k++) {
+            sampler.seed = (uint64_t)k;
+            out[k][i] = llama_sample(s[k], 0, &sampler);
+            good = out[k][i] >= 0 && !llama_eval(s[k], 0, &out[k][i], 1);
+        }
+    for (int k = 0; k < SESSIONS; k++) llama_session_free(s[k]);
+    return good;
+}
+
+static void *in_thread(void *threads) {
+    int32_t got[SESSIONS][TOKENS] = {{0}};
+    bool good = draw(got, *(int *)threads);
+    return good && memcmp(got, want, sizeof want) == 0 ? model : NULL;
+}
+
+static void all_at_once(int each) {
+    pthread_t ids[THREADS];
+    int same = 0;
+    for (int i = 0; i < THREADS; i++) check(!pthread_create(&ids[i], NULL, in_thread, &each), "a thread");
+    for (int i = 0; i < THREADS; i++) {
+        void *good;
+        pthread_join(ids[i], &good);
+        same += good != NULL;
+    }
+    check(same == THREADS, "%d of %d threads, with %d workers each, get the serial answer", same, THREADS, each);
+}
+
+/* Sessions that had workers, used by a child that has none of them. */
+static void test_child(void) {
+    llama_session_options o = {.size = sizeof o, .context = 64, .threads = 2};
+    llama_session *s = NULL;
+    int32_t tokens[48], status = -1;
+    for (int i = 0; i < 48; i++) tokens[i] = i + 3;
+    check(!llama_session_new(&s, model, &o, NULL) && !llama_eval(s, 0, tokens, 47), "in the parent");
+    size_t bytes = (size_t)info.vocab * sizeof(float);
+    float *parent = must_alloc(bytes);
+    pid_t child = fork();
+    if (child == 0) {
+        llama_eval(s, 0, tokens + 47, 1);
+        llama_rewind(s, 0, 0); /* and a prompt, which would be worth a team */
+        llama_eval(s, 0, tokens, 48);
+        memcpy(parent, llama_logits(s, 0), bytes);
+        llama_rewind(s, 0, 47);
+        llama_eval(s, 0, tokens + 47, 1);
+        int other = memcmp(parent, llama_logits(s, 0), bytes) != 0;
+        llama_session *own = NULL; /* the child's, of the model that had workers */
+        other |= llama_session_new(&own, model, &o, NULL) || llama_eval(own, 0, tokens, 48) || memcmp(parent, llama_logits(own, 0), bytes) != 0;
+        _exit(other);
+    }
+    alarm(60); /* a child that waits for threads it does not have */
+    check(waitpid(child, &status, 0) == child && WIFEXITED(status) && WEXITSTATUS(status) == 0, "a child of fork()");
+    free(parent);
+    llama_session_free(s);
+}
+
+static void test_one_worker(void) { all_at_once(1); }
+static void test_two_workers(void) { all_at_once(2); }
+
+static const test_case cases[] = {CASE(one_worker), CASE(two_workers), CASE(child)};
+
+int main(int argc, char **argv) {
+    if (tests_begin(argc, argv) < 2 || llama_open(&model, argv[1], NULL, NULL) || llama_describe(model, &info)) return 2;
+    check(draw(want, 1), "alone");
+    int different = 0;
+    for (int k = 1; k < SESSIONS; k++) different += memcmp(want[k], want[0], sizeof want[0]) != 0;
+    check(different == SESSIONS - 1, "each session its own text");
+    RUN(cases);
+    llama_close(model);
+    return tests_done("threads");
+}
