@@ -91,7 +91,8 @@ conformance: llama build/$(SONAME) build/conformance build/test_bits build/test_
 bits:
 	sh tests/one_answer.sh '$(CONFORMANCE)'
 
-# How fast, as fractions of this machine's limits; without MODEL, a folder of 1.3 GB is made under build/
+# How fast, as fractions of this machine's limits; fails if a fraction is over 100%. Without MODEL, a folder of 1.3 GB is
+# made under build/
 bench: build/bench
 	build/bench $(BENCH) $(MODEL)
 
@@ -170,7 +171,7 @@ help:
 	@echo 'make test          the tests; need nothing but a compiler'
 	@echo 'make conformance   the goldens, where their data are (CONFORMANCE=FILE.tar.xz)'
 	@echo 'make bits          one SHA-256 from every build, where the data are'
-	@echo 'make bench         speed against this machine (MODEL=folder, BENCH="-t 1 -r 9 --json", PEER="command")'
+	@echo 'make bench         speed against this machine (MODEL=folder, BENCH="-t 1 -r 9 -n 1,8,512 --json", PEER="command")'
 	@echo 'make fuzz          fuzz the parsers for SECONDS=60 each, or some: TARGETS="gguf pth" (clang)'
 	@echo 'make faults        every allocation and system call failed (gcc, glibc)'
 	@echo 'make soak          100,000 tokens, 10,000 models opened: nothing grows'

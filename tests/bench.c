@@ -17,6 +17,7 @@
  * in each round too. */
 #define _GNU_SOURCE
 #include "checkpoint.h"
+#include <dirent.h>
 #include <fcntl.h>
 #include <math.h>
 #include <sys/mman.h>
@@ -44,6 +45,22 @@ static double now(void) {
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+/* Seconds that this process's threads were ready to run, but had no processor; 0 where the system does not tell. */
+static double waited(void) {
+    double sum = 0;
+    DIR *tasks = opendir("/proc/self/task");
+    for (struct dirent *e; tasks && (e = readdir(tasks));) {
+        char path[300], text[100];
+        snprintf(path, sizeof path, "/proc/self/task/%s/schedstat", e->d_name);
+        FILE *f = fopen(path, "r");
+        unsigned long long ns; /* the second number */
+        if (f && fgets(text, sizeof text, f) && sscanf(text, "%*u %llu", &ns) == 1) sum += 1e-9 * (double)ns;
+        if (f) fclose(f);
+    }
+    if (tasks) closedir(tasks);
+    return sum;
 }
 
 /* ---- Figures ---- */
@@ -179,13 +196,17 @@ static const way ways[] = {
     {"avx2", "256 bits, 2 streams, prefetch", read_256, 2, true},
     {"avx2", "256 bits, 4 streams, prefetch", read_256, 4, true},
     {"avx2", "256 bits, 8 streams, prefetch", read_256, 8, true},
+    {"avx2", "256 bits, 2 streams", read_256, 2, false},
     {"avx2", "256 bits, 4 streams", read_256, 4, false},
+    {"avx2", "256 bits, 8 streams", read_256, 8, false},
     {"avx512", "512 bits, 1 stream, prefetch", read_512, 1, true},
     {"avx512", "512 bits, 2 streams, prefetch", read_512, 2, true},
     {"avx512", "512 bits, 4 streams, prefetch", read_512, 4, true},
     {"avx512", "512 bits, 8 streams, prefetch", read_512, 8, true},
+    {"avx512", "512 bits, 4 streams", read_512, 4, false},
 #else
     {"", "128 bits, 1 stream", read_128, 1, false},
+    {"", "128 bits, 4 streams", read_128, 4, false},
     {"", "128 bits, 2 streams, prefetch", read_128, 2, true},
     {"", "128 bits, 4 streams, prefetch", read_128, 4, true},
     {"", "128 bits, 8 streams, prefetch", read_128, 8, true},
@@ -312,10 +333,11 @@ typedef struct {
 static region mapped_file, anonymous_memory;
 static int read_mapped, read_anonymous, first_way; /* figures */
 static int multiply_add[4];                                 /* figures, of each of peaks; -1: not on this CPU */
+static int waiting;                                 /* figure */
 static int widest = -1;                            /* of peaks: the program's instruction set; -1: none is known */
 
 static limits probe(void) {
-    limits l = {strongest(&mapped_file, (size_t)1 << 28, first_way), strongest(&anonymous_memory, (size_t)1 << 27, -1), 0};
+    limits l = {strongest(&mapped_file, (size_t)1 << 29, first_way), strongest(&anonymous_memory, (size_t)1 << 28, -1), 0};
     for (int i = 0; peaks[i].name; i++) {
         if (multiply_add[i] < 0) continue;
         double rate = multiply_adds(i);
@@ -355,6 +377,18 @@ static llama_session *new_session(const char *kernels, int sequences, int contex
     return s;
 }
 
+static double waited_before; /* of the measurement that was begun last */
+static double begin(void) {
+    waited_before = waited();
+    return now();
+}
+/* Seconds since then; notes for how much of that there was no processor. */
+static double end(double began) {
+    double took = now() - began;
+    add(waiting, 100 * (waited() - waited_before) / (took * threads));
+    return took;
+}
+
 static void must(int status) {
     if (status == LLAMA_OK) return;
     fprintf(stderr, "bench: %s\n", llama_strerror(status));
@@ -364,18 +398,18 @@ static void must(int status) {
 /* Seconds that n tokens take from a position on. */
 static double timed(llama_session *s, size_t from, size_t n, size_t each) {
     must(llama_rewind(s, 0, from));
-    double began = now();
+    double began = begin();
     for (size_t i = 0; i < n; i += each) must(llama_eval(s, 0, tokens + from + i, each));
-    return now() - began;
+    return end(began);
 }
 
 /* Seconds that one token of each of 32 sequences takes. */
 static double timed_batch(llama_session *s) {
     llama_span spans[MANY];
     for (int i = 0; i < MANY; i++) spans[i] = (llama_span){i, tokens + i, 1};
-    double began = now();
+    double began = begin();
     must(llama_eval_batch(s, spans, MANY));
-    return now() - began;
+    return end(began);
 }
 
 /* Weights that n tokens meet, each counted for every token. The last layer computes keys and values of all tokens, but
@@ -455,6 +489,7 @@ static int run(const char *path, const char *kernels) {
     }
     double weights = weights_met(1) * (double)info.file_bytes / (double)info.parameters / 1e9;
     double kv = (double)info.kv_bytes_per_token * LONGEST / 1e9;
+    waiting = new_figure("waiting for a processor", "%");
     int opening = new_figure("opening", "ms"), first = new_figure("first token of 16", "ms");
     int near = new_figure("decode, first positions", "tokens/s"), far = new_figure("decode, position 2,048", "tokens/s");
     int prompt[MOST_PROMPTS], beside = new_figure("decode, 32 sequences at once", "tokens/s");
@@ -467,6 +502,7 @@ static int run(const char *path, const char *kernels) {
     int other = new_figure("the peer's command", "s");
     timed(s, 0, 64, 64); /* the pages of the weights are mapped, the threads are there */
     timed_batch(many);
+    figures[waiting].n = 0;
     strongest(&mapped_file, mapped_file.bytes, -1); /* the same for the probe's own mapping */
     for (int r = 0; r < repeats; r++) {
         llama *again = NULL;
@@ -507,6 +543,8 @@ static int run(const char *path, const char *kernels) {
              "Its fraction of that is judged in each round against the larger of the probes just before and after it;\n"
              "the median may exceed 100% by the probes' noise: their median difference / sqrt(rounds), at most 10%.");
         if (figures[near].in_cache) puts("The model is so small that it may stay in a cache: no fraction is a failure.");
+        if (median(figures[waiting].value, figures[waiting].n) > 5)
+            puts("Other programs keep the processors busy: passes wait for them, and look slower than they are.");
         puts("");
     }
     int failed = report(figures[read_mapped].name, multiplying);
