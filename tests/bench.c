@@ -27,7 +27,6 @@
 #ifdef _OPENMP
 #include <omp.h>
 #else
-static int omp_get_thread_num(void) { return 0; }
 static int omp_get_num_procs(void) { return 1; }
 #endif
 #if defined(__x86_64__)
@@ -385,7 +384,7 @@ static double begin(void) {
 /* Seconds since then; notes for how much of that there was no processor. */
 static double end(double began) {
     double took = now() - began;
-    add(waiting, 100 * (waited() - waited_before) / (took * threads));
+    add(waiting, 100 * fmin(1, (waited() - waited_before) / (took * threads)));
     return took;
 }
 
