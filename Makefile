@@ -94,7 +94,8 @@ conformance: llama build/$(SONAME) $(addprefix build/tests/,conformance bits mat
 bits:
 	sh tests/reference/one_answer.sh '$(CONFORMANCE)'
 
-# How fast, as fractions of this machine's limits; without MODEL, a folder of 1.3 GB is made under build/
+# How fast, as fractions of this machine's limits; fails if a fraction is over 100%. Without MODEL, a folder of 1.3 GB is
+# made under build/
 bench: build/tests/bench
 	build/tests/bench $(BENCH) $(MODEL)
 
@@ -174,7 +175,7 @@ help:
 	@echo 'make check         the tests at full length, and the slow ones: every way to build, Python references, style'
 	@echo 'make conformance   the goldens, where their data are (CONFORMANCE=FILE.tar.xz)'
 	@echo 'make bits          one SHA-256 from every build, where the data are'
-	@echo 'make bench         speed against this machine (MODEL=folder, BENCH="-t 1 -r 9 --json", PEER="command")'
+	@echo 'make bench         speed against this machine (MODEL=folder, BENCH="-t 1 -r 9 -n 1,8,512 --json", PEER="command")'
 	@echo 'make fuzz          fuzz the parsers for SECONDS=60 each, or some: TARGETS="gguf pth" (clang)'
 	@echo 'make faults        every allocation and system call failed (gcc, glibc)'
 	@echo 'make soak          100,000 tokens, 10,000 models opened: nothing grows'

@@ -1,15 +1,25 @@
-/* bench.c - how fast, as a fraction of what this machine can do, all in one run.
+/* bench.c - measure the speed of the library as a fraction of what this machine can do, in one run.
  *
- *   bench [-t THREADS] [-r REPEATS] [--kernels NAME] [--json] [MODEL]
+ *   bench [-t THREADS] [-r REPEATS] [-n TOKENS,...] [--kernels NAME] [--json] [--weak-probe] [MODEL]
  *
- * First the limits: memory read (anonymous, and the checkpoint as it is mapped) and float32 multiply-adds of each
- * instruction set. Then the library, through llama.h: opening, decode at both ends of the context, prompts of 1 to
- * 2,048 tokens, 32 sequences at once, the first token. Every figure is taken once in each repeat, so that all see the
- * same machine; medians are shown, with the least and the most. Without MODEL a folder of LLaMA-7B's shape with two
- * layers of noise is made under build/. $PEER, a command, is timed in each repeat too. */
+ * The law: a pass of n tokens takes at least
+ *     max(bytes of weights / read bandwidth, 2 n weights / multiply-add peak).
+ * Each round measures, through llama.h: opening, decode at both ends of the context, prompts of 1 to 2,048 tokens (or
+ * those of -n), 32 sequences at once, the first token. Both limits are measured just before and just after each of
+ * these, because the speed of a shared machine changes from second to second. The larger of the two probes is the limit.
+ * The fraction shown is the median of the rounds' fractions.
+ *
+ * No program is faster than its machine. If a fraction is over 100% by more than the noise of the probes, the probe is
+ * weaker than the program; the bench then names the figure and fails (exit code 1). --weak-probe reads with one thread,
+ * byte by byte, to show that.
+ *
+ * Without MODEL a folder of LLaMA-7B's shape with two layers of noise is made under build/. $PEER, a command, is timed
+ * in each round too. */
 #define _GNU_SOURCE
 #include "../tools/checkpoint.h"
+#include <dirent.h>
 #include <fcntl.h>
+#include <math.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <time.h>
@@ -17,17 +27,18 @@
 #ifdef _OPENMP
 #include <omp.h>
 #else
-static int omp_get_thread_num(void) { return 0; }
 static int omp_get_num_procs(void) { return 1; }
 #endif
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
 
-enum { MOST_REPEATS = 101, CONTEXT = 2112, LONGEST = 2048, DECODED = 8, MANY = 32 };
+enum { MOST_REPEATS = 101, CONTEXT = 2112, LONGEST = 2048, DECODED = 8, MANY = 32, MOST_PROMPTS = 16 };
 
 static int threads, repeats = 5;
-static bool json;
+static bool json, weak;
+static size_t prompts[MOST_PROMPTS] = {1, 2, 4, 8, 16, 32, 128, 512, LONGEST};
+static int n_prompts = 9;
 
 static double now(void) {
     struct timespec t;
@@ -35,101 +46,221 @@ static double now(void) {
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
+/* Seconds that this process's threads were ready to run, but had no processor; 0 where the system does not tell. */
+static double waited(void) {
+    double sum = 0;
+    DIR *tasks = opendir("/proc/self/task");
+    for (struct dirent *e; tasks && (e = readdir(tasks));) {
+        char path[300], text[100];
+        snprintf(path, sizeof path, "/proc/self/task/%s/schedstat", e->d_name);
+        FILE *f = fopen(path, "r");
+        unsigned long long ns; /* the second number */
+        if (f && fgets(text, sizeof text, f) && sscanf(text, "%*u %llu", &ns) == 1) sum += 1e-9 * (double)ns;
+        if (f) fclose(f);
+    }
+    if (tasks) closedir(tasks);
+    return sum;
+}
+
 /* ---- Figures ---- */
 
 typedef struct {
-    const char *name, *unit; /* what `value` counts: "GB/s", "GFLOP/s", "tokens/s", "ms" */
-    double per_second[MOST_REPEATS];
-    int n, limit; /* limit: which figure it is a fraction of; -1: none */
-    double work;  /* in the limit's unit, for one of ours: bytes or operations, in 10^9 */
+    const char *name, *unit; /* unit: "GB/s", "GFLOP/s", "tokens/s", "ms" */
+    double value[MOST_REPEATS * 2 * (MOST_PROMPTS + 8)];
+    int n;
+
+    /* For a figure that the law judges; one entry a round: */
+    double fraction[MOST_REPEATS]; /* least time by the law / time taken */
+    double spread[MOST_REPEATS];   /* of the limit that counts: larger / smaller of the two probes - 1 */
+    int rounds, reading;           /* rounds judged; rounds in which reading was the limit */
+    bool in_cache;                 /* the weights may stay in a cache: never a failure */
 } figure;
-static figure figures[48];
+static figure figures[64];
 static int n_figures;
 
-static int new_figure(const char *name, const char *unit, int limit, double work) {
-    figures[n_figures] = (figure){.name = name, .unit = unit, .limit = limit, .work = work};
+static int new_figure(const char *name, const char *unit) {
+    figures[n_figures] = (figure){.name = name, .unit = unit};
     return n_figures++;
 }
 static void add(int which, double value) {
     figure *f = &figures[which];
-    if (f->n < MOST_REPEATS) f->per_second[f->n++] = value;
+    if (which >= 0 && f->n < (int)(sizeof f->value / sizeof *f->value)) f->value[f->n++] = value;
 }
 
 static int ascending(const void *a, const void *b) {
     double x = *(const double *)a, y = *(const double *)b;
     return (x > y) - (x < y);
 }
-static double median(figure *f) {
-    qsort(f->per_second, (size_t)f->n, sizeof *f->per_second, ascending);
-    return f->n ? f->per_second[f->n / 2] : 0;
+/* Sorts. */
+static double median(double *v, int n) {
+    qsort(v, (size_t)n, sizeof *v, ascending);
+    return n ? (v[(n - 1) / 2] + v[n / 2]) / 2 : 0;
 }
 
-static void report(void) {
+/* How far over 1 the fraction of a program that reaches the limit can be by chance: the median difference between the
+ * two probes of a round, over sqrt(rounds) as for a mean; at most MOST_NOISE. */
+static double allowance(figure *f) {
+    const double MOST_NOISE = 0.10;
+    double noise = median(f->spread, f->rounds);
+    noise /= sqrt(f->rounds);
+    return noise < MOST_NOISE ? noise : MOST_NOISE;
+}
+
+/* Print all figures. Returns how many exceed their limit. */
+static int report(const char *reading, const char *multiplying) {
+    int failed = 0;
     for (int i = 0; i < n_figures; i++) {
         figure *f = &figures[i];
-        double value = median(f), most = f->limit >= 0 ? median(&figures[f->limit]) : 0;
         if (!f->n) continue;
+        double value = median(f->value, f->n);
         if (json)
             printf("{\"name\": \"%s\", \"unit\": \"%s\", \"median\": %.6g, \"min\": %.6g, \"max\": %.6g", f->name, f->unit,
-                   value, f->per_second[0], f->per_second[f->n - 1]);
+                   value, f->value[0], f->value[f->n - 1]);
         else
-            printf("%-38s %10.4g %-9s (%.4g to %.4g)", f->name, value, f->unit, f->per_second[0], f->per_second[f->n - 1]);
-        if (most > 0 && json)
-            printf(", \"of\": \"%s\", \"fraction\": %.4f", figures[f->limit].name, value * f->work / most);
-        else if (most > 0)
-            printf("  %6.1f GB or GFLOP/s, %5.1f%% of %s", value * f->work, 100 * value * f->work / most, figures[f->limit].name);
+            printf("%-38s %10.4g %-9s (%.4g to %.4g)", f->name, value, f->unit, f->value[0], f->value[f->n - 1]);
+        if (f->rounds) {
+            const char *of = 2 * f->reading > f->rounds ? reading : multiplying;
+            double fraction = median(f->fraction, f->rounds), allowed = 1 + allowance(f);
+            bool over = fraction > allowed && !f->in_cache;
+            failed += over;
+            if (json)
+                printf(", \"of\": \"%s\", \"fraction\": %.4f, \"allowed\": %.4f, \"in_cache\": %s, \"failed\": %s", of, fraction,
+                       allowed, f->in_cache ? "true" : "false", over ? "true" : "false");
+            else
+                printf("  %5.1f%% of %s (at most %.1f%%)%s", 100 * fraction, of, 100 * allowed, over ? " FAILED" : "");
+            if (over)
+                fprintf(stderr, "bench: FAILED: %s: %.1f%% of %s, more than %.1f%%: the probe is weaker than the program\n", f->name,
+                        100 * fraction, of, 100 * allowed);
+        }
         puts(json ? "}" : "");
     }
+    return failed;
 }
 
 /* ---- The machine's limits ---- */
 
-/* Read all of p once, by all threads; the strongest of several ways counts. GB/s */
+/* Read `streams` regions at once, which stand one behind the other from p on; each is prefetched into L2 `ahead` bytes
+ * before it is read, if ahead > 0. `region`: bytes of each, a multiple of 128. Made for several widths of vectors. */
+#define UNROLL _Pragma("GCC unroll 16")
+#define READER(name, attribute, width)                                                                                 \
+    typedef uint64_t name##_vec __attribute__((vector_size(width), may_alias));                                        \
+    attribute __attribute__((always_inline)) static inline uint64_t name##_some(const char *p, size_t region,          \
+                                                                                const int streams, const size_t ahead) { \
+        name##_vec sum[4] = {{0}};                                                                                     \
+        for (size_t i = 0; i < region; i += 128, p += 128) {                                                           \
+            UNROLL for (int s = 0; s < streams; s++) {                                                                 \
+                const char *at = p + (size_t)s * region;                                                               \
+                if (ahead) __builtin_prefetch(at + ahead, 0, 2), __builtin_prefetch(at + ahead + 64, 0, 2);            \
+                UNROLL for (int k = 0; k < 128 / width; k++) sum[k % 4] ^= *(const name##_vec *)(const void *)(at + k * width); \
+            }                                                                                                          \
+        }                                                                                                              \
+        sum[0] ^= sum[1] ^ sum[2] ^ sum[3];                                                                            \
+        return sum[0][0] ^ sum[0][1];                                                                                  \
+    }                                                                                                                  \
+    attribute static uint64_t name(const char *p, size_t n, int streams, bool prefetch) {                              \
+        enum { AHEAD = 8192 };                                                                                         \
+        size_t region = n / (size_t)streams;                                                                           \
+        switch (streams) {                                                                                             \
+        case 1: return prefetch ? name##_some(p, region, 1, AHEAD) : name##_some(p, region, 1, 0);                     \
+        case 2: return prefetch ? name##_some(p, region, 2, AHEAD) : name##_some(p, region, 2, 0);                     \
+        case 4: return prefetch ? name##_some(p, region, 4, AHEAD) : name##_some(p, region, 4, 0);                     \
+        default: return prefetch ? name##_some(p, region, 8, AHEAD) : name##_some(p, region, 8, 0);                    \
+        }                                                                                                              \
+    }
+READER(read_128, , 16)
 #if defined(__x86_64__)
-__attribute__((target("avx2"))) static uint64_t read_some(const char *p, size_t n, size_t ahead) {
-    __m256i a = _mm256_setzero_si256(), b = a, c = a, d = a;
-    for (size_t i = 0; i + 256 <= n; i += 256) {
-        for (size_t k = 0; ahead && k < 256; k += 64) _mm_prefetch(p + i + k + ahead, _MM_HINT_T0);
-        a = _mm256_xor_si256(a, _mm256_xor_si256(_mm256_loadu_si256((const void *)(p + i)), _mm256_loadu_si256((const void *)(p + i + 32))));
-        b = _mm256_xor_si256(b, _mm256_xor_si256(_mm256_loadu_si256((const void *)(p + i + 64)), _mm256_loadu_si256((const void *)(p + i + 96))));
-        c = _mm256_xor_si256(c, _mm256_xor_si256(_mm256_loadu_si256((const void *)(p + i + 128)), _mm256_loadu_si256((const void *)(p + i + 160))));
-        d = _mm256_xor_si256(d, _mm256_xor_si256(_mm256_loadu_si256((const void *)(p + i + 192)), _mm256_loadu_si256((const void *)(p + i + 224))));
-    }
-    a = _mm256_xor_si256(_mm256_xor_si256(a, b), _mm256_xor_si256(c, d));
-    return (uint64_t)_mm256_extract_epi64(a, 0) ^ (uint64_t)_mm256_extract_epi64(a, 3);
-}
-#else
-static uint64_t read_some(const char *p, size_t n, size_t ahead) {
-    uint64_t sum = 0, v[8];
-    for (size_t i = 0; i + 64 <= n; i += 64) {
-        if (ahead) __builtin_prefetch(p + i + ahead);
-        memcpy(v, p + i, 64);
-        for (int k = 0; k < 8; k++) sum ^= v[k];
-    }
-    return sum;
-}
+READER(read_256, __attribute__((target("avx2"))), 32)
+READER(read_512, __attribute__((target("avx512f"))), 64)
 #endif
 
-static double bandwidth(const char *p, size_t n) {
-    static const size_t aheads[] = {0, 1024, 4096, 16384};
-    double best = 0;
-    volatile uint64_t sink = 0;
-    for (int way = 0; way < 4; way++) {
-        double began = now();
-#ifdef _OPENMP
-#pragma omp parallel num_threads(threads)
+static uint64_t read_bytes(const char *p, size_t n, int streams, bool prefetch) {
+    uint64_t sum = 0;
+    (void)streams, (void)prefetch;
+    for (size_t i = 0; i < n; i++) sum += *(const volatile char *)(p + i);
+    return sum;
+}
+
+/* The ways to read; the fastest of them is the limit. */
+typedef struct {
+    const char *kernels; /* the instruction set that it needs; "": none */
+    const char *name;
+    uint64_t (*run)(const char *p, size_t n, int streams, bool prefetch);
+    int streams;
+    bool prefetch;
+} way;
+static const way ways[] = {
+#if defined(__x86_64__)
+    {"avx2", "256 bits, 1 stream", read_256, 1, false},
+    {"avx2", "256 bits, 1 stream, prefetch", read_256, 1, true},
+    {"avx2", "256 bits, 2 streams, prefetch", read_256, 2, true},
+    {"avx2", "256 bits, 4 streams, prefetch", read_256, 4, true},
+    {"avx2", "256 bits, 8 streams, prefetch", read_256, 8, true},
+    {"avx2", "256 bits, 2 streams", read_256, 2, false},
+    {"avx2", "256 bits, 4 streams", read_256, 4, false},
+    {"avx2", "256 bits, 8 streams", read_256, 8, false},
+    {"avx512", "512 bits, 1 stream, prefetch", read_512, 1, true},
+    {"avx512", "512 bits, 2 streams, prefetch", read_512, 2, true},
+    {"avx512", "512 bits, 4 streams, prefetch", read_512, 4, true},
+    {"avx512", "512 bits, 8 streams, prefetch", read_512, 8, true},
+    {"avx512", "512 bits, 4 streams", read_512, 4, false},
+#else
+    {"", "128 bits, 1 stream", read_128, 1, false},
+    {"", "128 bits, 4 streams", read_128, 4, false},
+    {"", "128 bits, 2 streams, prefetch", read_128, 2, true},
+    {"", "128 bits, 4 streams, prefetch", read_128, 4, true},
+    {"", "128 bits, 8 streams, prefetch", read_128, 8, true},
 #endif
-        {
-            size_t share = n / (size_t)threads / 4096 * 4096;
-            sink ^= read_some(p + share * (size_t)omp_get_thread_num(), share, aheads[way]);
-        }
-        double rate = (double)n / (now() - began) / 1e9;
+    {"", "128 bits, 1 stream, prefetch", read_128, 1, true},
+};
+enum { WAYS = sizeof ways / sizeof *ways };
+static const way weak_way = {"", "a byte at a time", read_bytes, 1, false};
+
+static bool has(const char *kernels);
+
+/* Memory to be read: each probe reads the part after the last one's, so that no cache holds it. */
+typedef struct {
+    const char *p;
+    size_t bytes, next;
+} region;
+
+/* Read `total` bytes in one of the ways: from where the last reading of this region ended, and around its end. The
+ * threads take chunks as they become free, as the library's do with rows. Returns GB/s. */
+static double bandwidth(region *m, const way *w, size_t total, int team) {
+    enum { UNIT = 4096, LARGEST = 2 << 20, CHUNKS = 8 };
+    size_t chunk = total / ((size_t)team * CHUNKS), own = m->bytes / (size_t)team;
+    if (chunk > own) chunk = own;
+    if (chunk > LARGEST) chunk = LARGEST;
+    chunk = chunk < UNIT ? UNIT : chunk / UNIT * UNIT;
+    size_t there = m->bytes / chunk, chunks = total / chunk, from = m->next;
+    uint64_t sink = 0;
+    (void)team;
+    double began = now();
+#ifdef _OPENMP
+#pragma omp parallel for num_threads(team) schedule(dynamic, 1) reduction(^ : sink)
+#endif
+    for (size_t c = 0; c < chunks; c++) sink ^= w->run(m->p + (from + c) % there * chunk, chunk, w->streams, w->prefetch);
+    double rate = (double)(chunks * chunk) / (now() - began) / 1e9;
+    volatile uint64_t used = sink;
+    (void)used;
+    m->next = (from + chunks) % there;
+    return rate;
+}
+
+/* The strongest of all the ways, GB/s; each way's rate goes to its figure, if there is a first of them. */
+static double strongest(region *m, size_t total, int first_figure) {
+    double best = 0;
+    if (weak) return bandwidth(m, &weak_way, total / 4, 1);
+    for (int i = 0; i < WAYS; i++) {
+        if (*ways[i].kernels && !has(ways[i].kernels)) continue;
+        double rate = bandwidth(m, &ways[i], total, threads);
+        if (first_figure >= 0) add(first_figure + i, rate);
         if (rate > best) best = rate;
     }
     return best;
 }
 
-/* Multiply-adds that touch no memory, in enough chains to hide their latency. GFLOP/s */
+/* Multiply-adds that touch no memory. The chains hide the latency: two pipes of five cycles want ten, four of four (NEON)
+ * sixteen. All accumulators stay in registers. */
 #define FMA_PEAK(name, attribute, vec, chains, set, fma)                                                               \
     attribute static float name(long n) {                                                                              \
         vec v[chains], a = set(0.999f), b = set(1e-3f);                                                                \
@@ -175,16 +306,60 @@ static bool has(const char *kernels) {
 #endif
 }
 
+/* The best of some runs, GFLOP/s. */
 static double multiply_adds(int i) {
-    enum { TURNS = 2000000 };
+    enum { TURNS = 1000000, RUNS = 3 };
     volatile float sink;
-    double began = now();
+    double best = 0;
+    for (int r = 0; r < RUNS; r++) {
+        double began = now();
 #ifdef _OPENMP
 #pragma omp parallel num_threads(threads)
 #endif
-    sink = peaks[i].run(TURNS);
+        sink = peaks[i].run(TURNS);
+        double rate = peaks[i].each * TURNS * threads / (now() - began) / 1e9;
+        if (rate > best) best = rate;
+    }
     (void)sink;
-    return peaks[i].each * TURNS * threads / (now() - began) / 1e9;
+    return best;
+}
+
+/* The limits at one moment: GB/s of the mapped file and of anonymous memory, GFLOP/s of the program's instruction set. */
+typedef struct {
+    double mapped, anonymous, peak;
+} limits;
+
+static region mapped_file, anonymous_memory;
+static int read_mapped, read_anonymous, first_way; /* figures */
+static int multiply_add[4];                                 /* figures, of each of peaks; -1: not on this CPU */
+static int waiting;                                 /* figure */
+static int widest = -1;                            /* of peaks: the program's instruction set; -1: none is known */
+
+static limits probe(void) {
+    limits l = {strongest(&mapped_file, (size_t)1 << 29, first_way), strongest(&anonymous_memory, (size_t)1 << 28, -1), 0};
+    for (int i = 0; peaks[i].name; i++) {
+        if (multiply_add[i] < 0) continue;
+        double rate = multiply_adds(i);
+        add(multiply_add[i], rate);
+        if (i <= widest && rate > l.peak) l.peak = rate; /* a wide program may use narrow vectors too */
+    }
+    add(read_mapped, l.mapped);
+    add(read_anonymous, l.anonymous);
+    return l;
+}
+
+/* Judge one measurement by the law, against the larger of the probes before and after it. Takes seconds, 10^9 bytes of
+ * weights and of keys and values, and 10^9 operations. */
+static void judge(int which, double seconds, double weights, double kv, double operations, limits a, limits b) {
+    figure *f = &figures[which];
+    if (f->rounds == MOST_REPEATS) return;
+    limits l = {fmax(a.mapped, b.mapped), fmax(a.anonymous, b.anonymous), fmax(a.peak, b.peak)};
+    double reading = weights / l.mapped + kv / fmax(l.mapped, l.anonymous);
+    double multiplying = l.peak > 0 ? operations / l.peak : 0;
+    bool reads = reading >= multiplying;
+    f->reading += reads;
+    f->fraction[f->rounds] = fmax(reading, multiplying) / seconds;
+    f->spread[f->rounds++] = reads ? l.mapped / fmin(a.mapped, b.mapped) - 1 : l.peak / fmin(a.peak, b.peak) - 1;
 }
 
 /* ---- The library ---- */
@@ -201,30 +376,51 @@ static llama_session *new_session(const char *kernels, int sequences, int contex
     return s;
 }
 
+static double waited_before; /* of the measurement that was begun last */
+static double begin(void) {
+    waited_before = waited();
+    return now();
+}
+/* Seconds since then; notes for how much of that there was no processor. */
+static double end(double began) {
+    double took = now() - began;
+    add(waiting, 100 * fmin(1, (waited() - waited_before) / (took * threads)));
+    return took;
+}
+
+static void must(int status) {
+    if (status == LLAMA_OK) return;
+    fprintf(stderr, "bench: %s\n", llama_strerror(status));
+    exit(1);
+}
+
 /* Seconds that n tokens take from a position on. */
 static double timed(llama_session *s, size_t from, size_t n, size_t each) {
-    if (llama_rewind(s, 0, from)) return 1e9;
-    double began = now();
-    for (size_t i = 0; i < n; i += each)
-        if (llama_eval(s, 0, tokens + from + i, each)) return 1e9;
-    return now() - began;
+    must(llama_rewind(s, 0, from));
+    double began = begin();
+    for (size_t i = 0; i < n; i += each) must(llama_eval(s, 0, tokens + from + i, each));
+    return end(began);
 }
 
 /* Seconds that one token of each of 32 sequences takes. */
 static double timed_batch(llama_session *s) {
     llama_span spans[MANY];
     for (int i = 0; i < MANY; i++) spans[i] = (llama_span){i, tokens + i, 1};
-    double began = now();
-    return llama_eval_batch(s, spans, MANY) ? 1e9 : now() - began;
+    double began = begin();
+    must(llama_eval_batch(s, spans, MANY));
+    return end(began);
 }
 
-/* Operations of n tokens from a position on, in 10^9: two for each weight that a token meets, and attention's two
- * products. The last layer has keys and values of all tokens, the rest of it and the output only of the last. */
-static double operations(double from, double n) {
+/* Weights that n tokens meet, each counted for every token. The last layer computes keys and values of all tokens, but
+ * the rest of it and the output only for the last token. */
+static double weights_met(double n) {
     double d = info.dim, kv = 2 * d * info.kv_heads * info.head_dim, layer = 2 * d * d + kv + 3 * d * info.hidden;
-    double weights = (info.layers - 1) * layer * n + kv * n + (layer - kv) + (double)info.vocab * d;
+    return (info.layers - 1) * layer * n + kv * n + (layer - kv) + (double)info.vocab * d;
+}
+/* Operations of n tokens from a position on, in 10^9: two for each weight, and attention's two products. */
+static double operations(double from, double n) {
     double positions = (info.layers - 1) * n * (from + (n + 1) / 2) + from + n;
-    return (2 * weights + 4 * d * positions) / 1e9;
+    return (2 * weights_met(n) + 4.0 * info.dim * positions) / 1e9;
 }
 
 /* The file with the weights, or the first of them. */
@@ -241,70 +437,135 @@ static int open_weights(const char *path) {
     return -1;
 }
 
-static void set_limits_and_run(const char *path, const char *kernels) {
-    static const size_t prompts[] = {1, 8, 32, 128, 512, LONGEST};
-    static char prompt_names[6][40];
+/* Map the file with the weights, or the first part of it, as the library does. */
+static bool map_weights(const char *path) {
+    const size_t MOST = (size_t)2 << 30;
     int fd = open_weights(path);
-    size_t file_bytes = fd < 0 ? 0 : (size_t)lseek(fd, 0, SEEK_END), bytes = (size_t)1 << 30;
-    if (file_bytes > bytes) file_bytes = bytes;
-    char *file = fd < 0 ? MAP_FAILED : mmap(NULL, file_bytes, PROT_READ, MAP_SHARED, fd, 0);
-    char *memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (memory == MAP_FAILED || file == MAP_FAILED) return;
-    madvise(memory, bytes, MADV_HUGEPAGE);
-    memset(memory, 1, bytes);
+    size_t bytes = fd < 0 ? 0 : (size_t)lseek(fd, 0, SEEK_END);
+    if (bytes > MOST) bytes = MOST;
+    void *p = bytes >= 4096 ? mmap(NULL, bytes, PROT_READ, MAP_SHARED, fd, 0) : MAP_FAILED;
+    if (fd >= 0) close(fd);
+    if (p == MAP_FAILED) return false;
+    madvise(p, bytes, MADV_HUGEPAGE);
+    mapped_file = (region){p, bytes, 0};
+    return true;
+}
+static bool get_memory(void) {
+    const size_t bytes = (size_t)1 << 29;
+    void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (p == MAP_FAILED) return false;
+    madvise(p, bytes, MADV_HUGEPAGE);
+    memset(p, 1, bytes);
+    anonymous_memory = (region){p, bytes, 0};
+    return true;
+}
 
+/* Whether a pass may find weights in a cache. */
+static bool fits_a_cache(double bytes) {
+    double cache = 0;
+#ifdef _SC_LEVEL3_CACHE_SIZE
+    cache = (double)sysconf(_SC_LEVEL3_CACHE_SIZE);
+#endif
+    return bytes < fmax(4 * cache, 1 << 28);
+}
+
+/* Everything, in rounds. Returns how many figures exceed their limit; -1: it cannot be done. */
+static int run(const char *path, const char *kernels) {
+    static char prompt_names[MOST_PROMPTS][40];
     llama_session *s = new_session(kernels, 1, CONTEXT), *many = new_session(kernels, MANY, 16);
-    if (!s || !many) return;
-    int anonymous = new_figure("read, anonymous memory", "GB/s", -1, 0), mapped = new_figure("read, the mapped file", "GB/s", -1, 0);
-    int fma[2] = {-1, -1}, best = -1;
+    if (!s || !many) return -1;
+    if (!map_weights(path) || !get_memory()) return fprintf(stderr, "bench: no file or no memory to read for the limits\n"), -1;
+    read_anonymous = new_figure("read, anonymous memory", "GB/s");
+    read_mapped = new_figure("read, the mapped file", "GB/s");
+    for (int i = 0; i < WAYS; i++) {
+        int way = new_figure(ways[i].name, "GB/s");
+        if (i == 0) first_way = way;
+    }
+    const char *multiplying = "";
     for (int i = 0; peaks[i].name; i++) {
-        fma[i] = has(peaks[i].kernels) ? new_figure(peaks[i].name, "GFLOP/s", -1, 0) : -1;
-        if (strstr(llama_session_kernels(s), peaks[i].kernels)) best = i;
+        multiply_add[i] = has(peaks[i].kernels) ? new_figure(peaks[i].name, "GFLOP/s") : -1;
+        if (strstr(llama_session_kernels(s), peaks[i].kernels)) widest = i, multiplying = peaks[i].name;
     }
-    int limit = best < 0 ? -1 : fma[best];
-    double element = (double)info.file_bytes / (double)info.parameters;
-    double weights = operations(0, 1) / 2 * element; /* attention at position 0 is nothing */
-    int opening = new_figure("opening", "ms", -1, 0), first = new_figure("first token of 16", "ms", -1, 0);
-    int near = new_figure("decode, first positions", "tokens/s", mapped, weights);
-    int far = new_figure("decode, position 2,048", "tokens/s", mapped, weights + (double)info.kv_bytes_per_token * LONGEST / 1e9);
-    int prompt[6], beside = new_figure("decode, 32 sequences at once", "tokens/s", limit, operations(0, 1));
-    for (int i = 0; i < 6; i++) {
+    double weights = weights_met(1) * (double)info.file_bytes / (double)info.parameters / 1e9;
+    double kv = (double)info.kv_bytes_per_token * LONGEST / 1e9;
+    waiting = new_figure("waiting for a processor", "%");
+    int opening = new_figure("opening", "ms"), first = new_figure("first token of 16", "ms");
+    int near = new_figure("decode, first positions", "tokens/s"), far = new_figure("decode, position 2,048", "tokens/s");
+    int prompt[MOST_PROMPTS], beside = new_figure("decode, 32 sequences at once", "tokens/s");
+    for (int i = 0; i < n_prompts; i++) {
         snprintf(prompt_names[i], sizeof prompt_names[i], "prompt of %zu", prompts[i]);
-        prompt[i] = new_figure(prompt_names[i], "tokens/s", limit, operations(0, (double)prompts[i]) / (double)prompts[i]);
+        prompt[i] = new_figure(prompt_names[i], "tokens/s");
     }
+    for (int i = near; i < n_figures; i++) figures[i].in_cache = fits_a_cache(weights * 1e9);
     const char *peer = getenv("PEER");
-    int other = new_figure("the peer's command", "s", -1, 0);
+    int other = new_figure("the peer's command", "s");
     timed(s, 0, 64, 64); /* the pages of the weights are mapped, the threads are there */
     timed_batch(many);
+    figures[waiting].n = 0;
+    strongest(&mapped_file, mapped_file.bytes, -1); /* the same for the probe's own mapping */
     for (int r = 0; r < repeats; r++) {
-        add(anonymous, bandwidth(memory, bytes));
-        add(mapped, bandwidth(file, file_bytes));
-        for (int i = 0; peaks[i].name; i++)
-            if (fma[i] >= 0) add(fma[i], multiply_adds(i));
         llama *again = NULL;
-        double began = now();
-        llama_open(&again, path, NULL, NULL);
+        double began = now(), took;
+        must(llama_open(&again, path, NULL, NULL));
         add(opening, (now() - began) * 1e3);
         llama_close(again);
-        add(near, DECODED / timed(s, 0, DECODED, 1));
-        add(beside, MANY / timed_batch(many));
+        limits before = probe(), after;
+
+        add(near, DECODED / (took = timed(s, 0, DECODED, 1)));
+        judge(near, took, weights * DECODED, 0, operations(0, DECODED), before, after = probe());
+        before = after;
+
         for (int i = 0; i < MANY; i++) llama_rewind(many, i, 0);
-        for (int i = 0; i < 6; i++) add(prompt[i], (double)prompts[i] / timed(s, 0, prompts[i], prompts[i]));
-        add(far, DECODED / timed(s, LONGEST, DECODED, 1));
+        add(beside, MANY / (took = timed_batch(many)));
+        judge(beside, took, weights, 0, operations(0, 1) * MANY, before, after = probe());
+        before = after;
+
+        for (int i = 0; i < n_prompts; i++) {
+            double n = (double)prompts[i];
+            add(prompt[i], n / (took = timed(s, 0, prompts[i], prompts[i])));
+            judge(prompt[i], took, weights, 0, operations(0, n), before, after = probe());
+            before = after;
+            if (prompts[i] != LONGEST) continue;
+            add(far, DECODED / (took = timed(s, LONGEST, DECODED, 1)));
+            judge(far, took, weights * DECODED, kv * DECODED, operations(LONGEST, 1) * DECODED, before, after = probe());
+            before = after;
+        }
         add(first, timed(s, 0, 16, 16) * 1e3);
         began = now();
         if (peer && system(peer) == 0) add(other, now() - began);
         fprintf(stderr, "\rbench: %d of %d%s", r + 1, repeats, r + 1 < repeats ? "" : "\n");
     }
-    if (!json)
+    if (!json) {
         printf("%s: dim %d, %d layers, %s, %.2f GB; %s\n", path, info.dim, info.layers, info.dtype,
                (double)info.file_bytes / 1e9, llama_session_kernels(s));
-    report();
+        puts("A pass of n tokens takes at least max(bytes of weights / read bandwidth, 2 n weights / multiply-add peak).\n"
+             "Its fraction of that is judged in each round against the larger of the probes just before and after it;\n"
+             "the median may exceed 100% by the probes' noise: their median difference / sqrt(rounds), at most 10%.");
+        if (figures[near].in_cache) puts("The model is so small that it may stay in a cache: no fraction is a failure.");
+        if (median(figures[waiting].value, figures[waiting].n) > 5)
+            puts("Other programs keep the processors busy: passes wait for them, and look slower than they are.");
+        puts("");
+    }
+    int failed = report(figures[read_mapped].name, multiplying);
     llama_session_free(s);
     llama_session_free(many);
-    munmap(memory, bytes);
-    munmap(file, file_bytes);
-    close(fd);
+    munmap((void *)(uintptr_t)mapped_file.p, mapped_file.bytes);
+    munmap((void *)(uintptr_t)anonymous_memory.p, anonymous_memory.bytes);
+    return failed;
+}
+
+/* "1,8,512": lengths of prompts, in ascending order or not. */
+static bool read_prompts(const char *text) {
+    for (n_prompts = 0; n_prompts < MOST_PROMPTS; text++) {
+        char *end;
+        unsigned long n = strtoul(text, &end, 10);
+        if (end == text || n < 1 || n > LONGEST) return false;
+        prompts[n_prompts++] = n;
+        text = end;
+        if (!*text) return true;
+        if (*text != ',') return false;
+    }
+    return false;
 }
 
 int main(int argc, char **argv) {
@@ -315,12 +576,12 @@ int main(int argc, char **argv) {
         if (strcmp(argv[i], "--json") == 0) json = true;
         else if (i + 1 < argc && strcmp(argv[i], "-t") == 0) threads = atoi(argv[++i]);
         else if (i + 1 < argc && strcmp(argv[i], "-r") == 0) repeats = atoi(argv[++i]);
-        else if (i + 1 < argc && strcmp(argv[i], "--kernels") == 0) kernels = argv[++i];
+        else if (strcmp(argv[i], "--weak-probe") == 0) weak = true;
+        else if (i + 1 < argc && strcmp(argv[i], "-n") == 0) {
+            if (!read_prompts(argv[++i])) return fprintf(stderr, "bench: -n: not 1 to 16 lengths from 1 to 2048: %s\n", argv[i]), 2;
+        } else if (i + 1 < argc && strcmp(argv[i], "--kernels") == 0) kernels = argv[++i];
         else path = argv[i];
     }
-#if defined(__x86_64__)
-    if (!has("avx2")) return fprintf(stderr, "bench: wants AVX2\n"), 1;
-#endif
 #ifndef _OPENMP
     threads = 1;
 #endif
@@ -336,7 +597,7 @@ int main(int argc, char **argv) {
     if (llama_open(&model, path, NULL, &err)) return fprintf(stderr, "bench: %s\n", err.text), 3;
     llama_describe(model, &info);
     for (int i = 0; i < CONTEXT; i++) tokens[i] = (i * 7919 + 1) % info.vocab;
-    set_limits_and_run(path, kernels);
+    int failed = run(path, kernels);
     llama_close(model);
-    return 0;
+    return failed != 0;
 }
