@@ -9,8 +9,8 @@
  * these, because the speed of a shared machine changes from second to second. The larger of the two probes is the limit.
  * The fraction shown is the median of the rounds' fractions.
  *
- * No program is faster than its machine. If a fraction is over 100% by more than the noise of the probes, the probe is
- * weaker than the program; the bench then names the figure and fails (exit code 1). --weak-probe reads with one thread,
+ * No program is faster than its machine. If a fraction is over 100%, the probe is weaker than the program: the bench
+ * names the figure and fails (exit code 1). --weak-probe reads with one thread,
  * byte by byte, to show that.
  *
  * Without MODEL a folder of LLaMA-7B's shape with two layers of noise is made under build/. $PEER, a command, is timed
@@ -71,7 +71,6 @@ typedef struct {
 
     /* For a figure that the law judges; one entry a round: */
     double fraction[MOST_REPEATS]; /* least time by the law / time taken */
-    double spread[MOST_REPEATS];   /* of the limit that counts: larger / smaller of the two probes - 1 */
     int rounds, reading;           /* rounds judged; rounds in which reading was the limit */
     bool in_cache;                 /* the weights may stay in a cache: never a failure */
 } figure;
@@ -97,15 +96,6 @@ static double median(double *v, int n) {
     return n ? (v[(n - 1) / 2] + v[n / 2]) / 2 : 0;
 }
 
-/* How far over 1 the fraction of a program that reaches the limit can be by chance: the median difference between the
- * two probes of a round, over sqrt(rounds) as for a mean; at most MOST_NOISE. */
-static double allowance(figure *f) {
-    const double MOST_NOISE = 0.10;
-    double noise = median(f->spread, f->rounds);
-    noise /= sqrt(f->rounds);
-    return noise < MOST_NOISE ? noise : MOST_NOISE;
-}
-
 /* Print all figures. Returns how many exceed their limit. */
 static int report(const char *reading, const char *multiplying) {
     int failed = 0;
@@ -120,17 +110,16 @@ static int report(const char *reading, const char *multiplying) {
             printf("%-38s %10.4g %-9s (%.4g to %.4g)", f->name, value, f->unit, f->value[0], f->value[f->n - 1]);
         if (f->rounds) {
             const char *of = 2 * f->reading > f->rounds ? reading : multiplying;
-            double fraction = median(f->fraction, f->rounds), allowed = 1 + allowance(f);
-            bool over = fraction > allowed && !f->in_cache;
+            double fraction = median(f->fraction, f->rounds);
+            bool over = fraction > 1 && !f->in_cache;
             failed += over;
             if (json)
-                printf(", \"of\": \"%s\", \"fraction\": %.4f, \"allowed\": %.4f, \"in_cache\": %s, \"failed\": %s", of, fraction,
-                       allowed, f->in_cache ? "true" : "false", over ? "true" : "false");
+                printf(", \"of\": \"%s\", \"fraction\": %.4f, \"in_cache\": %s, \"failed\": %s", of, fraction,
+                       f->in_cache ? "true" : "false", over ? "true" : "false");
             else
-                printf("  %5.1f%% of %s (at most %.1f%%)%s", 100 * fraction, of, 100 * allowed, over ? " FAILED" : "");
+                printf("  %5.1f%% of %s%s", 100 * fraction, of, over ? " FAILED" : "");
             if (over)
-                fprintf(stderr, "bench: FAILED: %s: %.1f%% of %s, more than %.1f%%: the probe is weaker than the program\n", f->name,
-                        100 * fraction, of, 100 * allowed);
+                fprintf(stderr, "bench: FAILED: %s: %.1f%% of %s: the probe is weaker than the program\n", f->name, 100 * fraction, of);
         }
         puts(json ? "}" : "");
     }
@@ -359,7 +348,7 @@ static void judge(int which, double seconds, double weights, double kv, double o
     bool reads = reading >= multiplying;
     f->reading += reads;
     f->fraction[f->rounds] = fmax(reading, multiplying) / seconds;
-    f->spread[f->rounds++] = reads ? l.mapped / fmin(a.mapped, b.mapped) - 1 : l.peak / fmin(a.peak, b.peak) - 1;
+    f->rounds++;
 }
 
 /* ---- The library ---- */
@@ -539,8 +528,8 @@ static int run(const char *path, const char *kernels) {
         printf("%s: dim %d, %d layers, %s, %.2f GB; %s\n", path, info.dim, info.layers, info.dtype,
                (double)info.file_bytes / 1e9, llama_session_kernels(s));
         puts("A pass of n tokens takes at least max(bytes of weights / read bandwidth, 2 n weights / multiply-add peak).\n"
-             "Its fraction of that is judged in each round against the larger of the probes just before and after it;\n"
-             "the median may exceed 100% by the probes' noise: their median difference / sqrt(rounds), at most 10%.");
+             "Its fraction of that is judged in each round against the larger of the probes just before and after it.\n"
+             "The median of the rounds is shown. Over 100% the probe would be weaker than the program: the bench fails.");
         if (figures[near].in_cache) puts("The model is so small that it may stay in a cache: no fraction is a failure.");
         if (median(figures[waiting].value, figures[waiting].n) > 5)
             puts("Other programs keep the processors busy: passes wait for them, and look slower than they are.");
