@@ -4906,6 +4906,11 @@ static sequence *sequence_of(const llama_session *s, int seq) {
     return s && seq >= 0 && (size_t)seq < s->n_sequences ? &s->sequences[seq] : NULL;
 }
 
+/* Reports a sequence that does not exist. Returns LLAMA_EINVAL. */
+static int no_sequence(llama_session *s) {
+    return s ? llamac_failed(s, LLAMA_EINVAL, "there is no such sequence") : LLAMA_EINVAL;
+}
+
 /* Fills row t of the next batch with token number i of a span: its sequence, its position, its
  * token, and the sines and cosines of its rotation. */
 static void set_row(llama_session *s, size_t t, const llama_span *span, size_t i) {
@@ -5008,7 +5013,7 @@ LLAMAC_API int llama_score_batch(llama_session *s, const llama_span *spans, size
     s->calls++;
     for (size_t i = 0; i < n; i++) {
         sequence *q = sequence_of(s, spans[i].seq);
-        if (!q) return llamac_failed(s, LLAMA_EINVAL, "there is no such sequence");
+        if (!q) return no_sequence(s);
         if (q->call == s->calls) return llamac_failed(s, LLAMA_EINVAL, "a sequence is named twice");
         if (spans[i].n && !spans[i].tokens)
             return llamac_failed(s, LLAMA_EINVAL, "tokens must be given");
@@ -5079,11 +5084,6 @@ LLAMAC_API const char *llama_session_kernels(const llama_session *s) {
 }
 
 /* ---- Sequences ---- */
-
-/* Reports a sequence that does not exist. Returns LLAMA_EINVAL. */
-static int no_sequence(llama_session *s) {
-    return s ? llamac_failed(s, LLAMA_EINVAL, "there is no such sequence") : LLAMA_EINVAL;
-}
 
 LLAMAC_API size_t llama_length(const llama_session *s, int seq) {
     const sequence *q = sequence_of(s, seq);
@@ -5953,9 +5953,8 @@ LLAMAC_API int llama_loglikelihood(const llama *m, llama_session *s, llama_conti
 
 /* Guarantee: these functions need no model, allocate nothing and return constants. */
 
-/* Returns the kind of failure that a status means, as a constant text. Only the llama_error of the
- * failed call says which file and why. */
-static const char *status_text(int status) {
+/* Only the llama_error of the failed call says which file and why. */
+LLAMAC_API const char *llama_strerror(int status) {
     static const char *const texts[] = {
         [-LLAMA_OK] = "no error",
         [-LLAMA_EINVAL] = "invalid argument",
@@ -5970,29 +5969,28 @@ static const char *status_text(int status) {
     return status <= LLAMA_OK && status >= LLAMA_ENUMERIC ? texts[-status] : "unknown error";
 }
 
-/* The text of llama_build: the compiler, the kernels compiled in, OpenMP or not. */
-static const char build_text[] =
+LLAMAC_API int llama_release(void) { return LLAMA_RELEASE; }
+
+LLAMAC_API const char *llama_build(void) {
+    return
 #if defined(__clang__)
-    "clang " __clang_version__
+        "clang " __clang_version__
 #else
-    "gcc " __VERSION__
+        "gcc " __VERSION__
 #endif
 #if defined(__x86_64__)
-    ", kernels scalar avx2 avx512 amx"
+        ", kernels scalar avx2 avx512 amx"
 #elif defined(__aarch64__)
-    ", kernels scalar neon"
+        ", kernels scalar neon"
 #else
         ", kernels scalar"
 #endif
 #ifdef _OPENMP
-    ", OpenMP";
+        ", OpenMP";
 #else
-    ", no OpenMP";
+        ", no OpenMP";
 #endif
-
-LLAMAC_API const char *llama_strerror(int status) { return status_text(status); }
-LLAMAC_API int llama_release(void) { return LLAMA_RELEASE; }
-LLAMAC_API const char *llama_build(void) { return build_text; }
+}
 
 #if !defined(__clang__)
 #pragma GCC pop_options
