@@ -2490,50 +2490,59 @@ LLAMAC_SHARED size_t llamac_decode(const llamac_vocab *, llama_decoder *, int32_
 /* V. Reading files                                                                               */
 /* ============================================================================================== */
 
+/* Guarantee: a tensor on an archive's list has a name of at most MAX_NAME bytes and at most
+ * MAX_DIMS dimensions. All its elements are inside the mapped file. Elements are not copied or
+ * converted. A file with a feature that no checkpoint uses is refused, and so is a file with an
+ * offset or a length that does not agree with the rest of the file. */
+
 /* ---- Tensors of any format ---- */
 
-enum { MAX_DIMS = 4, MAX_TENSORS = 65536 /* in one file */, MAX_NAME = 256 /* bytes of one's */ };
+enum { MAX_DIMS = 4, MAX_TENSORS = 65536 /* in one file */, MAX_NAME = 256 /* bytes of a name */ };
 
 typedef struct tensor {
     struct tensor *next;
-    const char *name; /* in the file, [length] */
+    const char *name; /* [length] in the mapped file */
     size_t length;
-    const unsigned char *data;                  /* the first element, at any address */
-    uint64_t shape[MAX_DIMS], stride[MAX_DIMS]; /* [dims] in elements; the last the fastest */
+    const unsigned char
+        *data; /* the first element, which need not be aligned; NULL if type is -1 */
+    uint64_t shape[MAX_DIMS],
+        stride
+            [MAX_DIMS]; /* [dims] in elements; the last dimension is contiguous except in PyTorch */
     int dims;
-    uint64_t begin, end; /* where it lies among the elements; of safetensors alone */
-    size_t file;         /* its number in llama.paths, once it is bound */
-    int type;            /* dtype; -1: another one, then data is NULL and */
-    char stored[16];     /* this is what the file calls it */
+    uint64_t begin,
+        end;     /* safetensors: first byte and byte after the last, from the end of the header */
+    size_t file; /* index in llama.paths; set when the tensor is bound */
+    int type;    /* dtype; -1: a type that is not supported */
+    char stored[16]; /* safetensors, GGUF: the name of its type in the file */
 } tensor;
 
-typedef struct { /* a file while it is read */
+typedef struct { /* a file that is being read */
     const char *file;
-    llamac_cursor bytes;   /* all of them */
-    llamac_arena *scratch; /* freed when the model is open */
+    llamac_cursor bytes;   /* the complete file */
+    llamac_arena *scratch; /* owns the list; freed when the model is open */
     llama_error *err;
-    tensor *tensors; /* found so far, the last one first */
+    tensor *tensors; /* found so far, the last first */
 } archive;
 
-/* A refusal names the file, what is wrong, and what can be done about it. Every refusal of an
- * archive ends alike, as what the user can do is the same. */
+/* Reports that a file is damaged. `why` is a clause with a subject. Returns LLAMA_EFORMAT. */
 static int bad_archive(const archive *a, const char *why) {
     return llamac_fail(a->err, LLAMA_EFORMAT,
-                       "%s: %s; it is damaged or not a checkpoint: download it again", a->file,
-                       why);
+                       "%s: %s; the file is damaged or is not a checkpoint: download it again",
+                       a->file, why);
 }
 
-/* The same of one tensor. */
+/* Reports that one tensor is not valid. `why` begins with a verb. Returns LLAMA_EFORMAT. */
 static int bad_tensor(const archive *a, const tensor *t, const char *why) {
-    return llamac_fail(a->err, LLAMA_EFORMAT,
-                       "%s: tensor '%.*s' %s; it is damaged or not LLaMA's: download it again",
-                       a->file, (int)(t->length < 80 ? t->length : 80), t->name, why);
+    return llamac_fail(
+        a->err, LLAMA_EFORMAT,
+        "%s: tensor '%.*s' %s; the file is damaged or is not LLaMA's: download it again", a->file,
+        (int)(t->length < 80 ? t->length : 80), t->name, why);
 }
 
-/* Put a tensor on the list. The caller's struct is copied, its name and elements stay where they
- * are in the file. */
+/* Copies the struct of a tensor to the front of the list. Its name and elements stay in the mapped
+ * file. Returns LLAMA_EFORMAT if the name is too long, LLAMA_ENOMEM if memory runs out. */
 static int add_tensor(archive *a, tensor t) {
-    if (t.length > MAX_NAME) return bad_tensor(a, &t, "has a name longer than any");
+    if (t.length > MAX_NAME) return bad_tensor(a, &t, "has a name of more than 256 bytes");
     tensor *kept = llamac_new(a->scratch, 1, sizeof *kept);
     if (!kept) return llamac_out_of_memory(a->err, a->file);
     t.next = a->tensors;
@@ -2542,19 +2551,21 @@ static int add_tensor(archive *a, tensor t) {
     return LLAMA_OK;
 }
 
-/* A tensor whose elements lie side by side from offset on among `data`: its strides, and how many
- * bytes it takes, which must be there. */
+/* Adds a tensor whose elements are contiguous and row-major. They begin `offset` bytes into `data`.
+ * Sets its strides, and *bytes to the size of its elements. Returns LLAMA_EFORMAT if it has no
+ * elements or reaches past the end of `data`. If its type is not supported, only the name and the
+ * shape are kept, and *bytes is not set. */
 static int add_dense(archive *a, tensor t, llamac_cursor data, uint64_t offset, uint64_t *bytes) {
     uint64_t n = 1;
-    bool over = false;
+    bool overflow = false;
     for (int d = t.dims; d-- > 0;) {
         t.stride[d] = n;
-        over |= __builtin_mul_overflow(n, t.shape[d], &n);
+        overflow |= __builtin_mul_overflow(n, t.shape[d], &n);
     }
-    if (t.type < 0) return add_tensor(a, t); /* kept, to be refused by name */
-    over |= __builtin_mul_overflow(n, dtype_bytes[t.type], bytes);
+    if (t.type < 0) return add_tensor(a, t); /* refused by name if the model needs it */
+    overflow |= __builtin_mul_overflow(n, dtype_bytes[t.type], bytes);
     llamac_take(&data, offset);
-    t.data = over ? NULL : llamac_take(&data, *bytes);
+    t.data = overflow ? NULL : llamac_take(&data, *bytes);
     if (!t.data || n == 0) return bad_tensor(a, &t, "is empty or reaches past the end of the file");
     return add_tensor(a, t);
 }
@@ -3197,15 +3208,15 @@ static int torch_tensor(torch_file *z, const named *e) {
     tensor t = {.name = e->name, .length = e->length, .type = s->type, .dims = v->dims};
     const entry *stored = find_storage(z, s->key, s->key_length);
     uint64_t size = dtype_bytes[s->type], bytes, reach, last = v->offset, elements = 1;
-    bool over = false;
+    bool overflow = false;
     if (!stored || __builtin_mul_overflow(s->numel, size, &bytes) || bytes != stored->size)
         return bad_tensor(z->a, &t, "has a storage that is absent or cut short");
     for (int d = 0; d < v->dims; d++) {
-        over |= __builtin_mul_overflow(v->shape[d] - 1, v->stride[d], &reach);
-        over |= __builtin_add_overflow(last, reach, &last);
-        over |= __builtin_mul_overflow(elements, v->shape[d], &elements);
+        overflow |= __builtin_mul_overflow(v->shape[d] - 1, v->stride[d], &reach);
+        overflow |= __builtin_add_overflow(last, reach, &last);
+        overflow |= __builtin_mul_overflow(elements, v->shape[d], &elements);
     }
-    if (over || last >= s->numel || elements > s->numel)
+    if (overflow || last >= s->numel || elements > s->numel)
         return bad_tensor(z->a, &t, "reaches past its storage");
     if (overlaps_itself(v)) return bad_tensor(z->a, &t, "has elements that overlap");
     t.data = stored->data + v->offset * size;
