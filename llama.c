@@ -2570,45 +2570,48 @@ static int add_dense(archive *a, tensor t, llamac_cursor data, uint64_t offset, 
     return add_tensor(a, t);
 }
 
-/* ---- PyTorch's zip: stored entries, found through the central directory (APPNOTE.TXT 4.3) ---- */
+/* ---- PyTorch: the zip file (APPNOTE.TXT 4.3) ---- */
 
-/* Read from its end:
+/* The layout. A zip file is read from its end, where the record is that leads to all others:
  *
- *   entry       "PK\3\4", a header of 30 bytes, name, extra field, the bytes themselves: of
- *               ROOT/data.pkl, the pickle, and of ROOT/data/0, ROOT/data/1, ..., the storages
+ *   entry       "PK\3\4", a header of 30 bytes in all, name, extra field, then the data. The entry
+ *               ROOT/data.pkl holds the pickle; ROOT/data/0, ROOT/data/1, ... hold the storages
  *   ...
- *   directory   for each entry "PK\1\2", 46 bytes: its sizes, its name, where it begins; what
- *               needs more than 32 bits stands in an extra field
- *   zip64 end   "PK\6\6": how many entries, where the directory begins, in 64 bits
- *   locator     "PK\6\7": where the zip64 end is
- *   end         "PK\5\6": the same in 16 and 32 bits; the last thing in the file
+ *   directory   for each entry "PK\1\2", 46 bytes in all: its sizes, its name, its offset; numbers
+ *               that need more than 32 bits are in an extra field
+ *   zip64 end   "PK\6\6": number of entries, size and offset of the directory, in 64 bits
+ *   locator     "PK\6\7": the offset of the zip64 end
+ *   end         "PK\5\6": as zip64 end, in 16 and 32 bits; then a comment, usually empty
  *
- * The headers before the bytes are no help: PyTorch leaves sizes of 0 there. */
+ * The sizes come from the directory, because PyTorch writes 0 for them in the headers. Entries must
+ * be stored without compression. */
 
-typedef struct {      /* the bytes of a storage */
-    const char *name; /* its key; of a zip's entries at first the whole ROOT/data/KEY */
+typedef struct {      /* a storage, or another entry of a zip file */
+    const char *name; /* its key; in zip_open first the complete name ROOT/data/KEY */
     size_t name_length;
-    const unsigned char *data; /* the first byte, in the mapped file */
+    const unsigned char *data; /* its first byte, in the mapped file */
     uint64_t size;             /* in bytes */
-    size_t turn;               /* in the older form, how many come before it in the file */
-    int type;                  /* dtype, -1 until a tensor tells it */
+    size_t index;              /* older form: its index in the list of keys */
+    int type;                  /* dtype; -1: no tensor's storage has named it yet */
 } entry;
 
-typedef struct { /* a file of PyTorch's while it is read */
+typedef struct { /* a PyTorch file that is being read */
     archive *a;
-    entry *entries; /* [n_entries] in the end sorted by key */
+    entry *entries; /* [n_entries] the storages, finally sorted by key */
     size_t n_entries;
-    entry pickle; /* of a zip: data NULL until found */
+    entry pickle; /* zip: the entry data.pkl; data is NULL until it is found */
 } torch_file;
 
-/* The n-byte number at an offset; 0 outside. */
+/* Returns the n-byte number at an offset, or 0 if it is not inside the file. */
 static uint64_t number_at(llamac_cursor c, uint64_t offset, int n) {
     llamac_take(&c, offset);
     return llamac_uint(&c, n);
 }
 
-/* The directory, through the end record and, where there is one, its zip64 form. The end
- * record is the last thing in the file but for a comment, whose length must fit. */
+/* Finds the directory through the end record, or through the zip64 end if there is a locator. Sets
+ * *count to the number of entries. After the end record only a comment of up to 65535 bytes may
+ * follow. The record has the comment's length, which must match. Returns LLAMA_EFORMAT if a record
+ * is missing or wrong. */
 static int zip_directory(torch_file *z, llamac_cursor *directory, uint64_t *count) {
     enum { END = 22, LOCATOR = 20, COMMENT_MAX = 65535 };
     llamac_cursor c = z->a->bytes;
@@ -2624,31 +2627,35 @@ static int zip_directory(torch_file *z, llamac_cursor *directory, uint64_t *coun
     if (end >= LOCATOR && number_at(c, end - LOCATOR, 4) == 0x07064b50) {
         end = number_at(c, end - LOCATOR + 8, 8);
         if (number_at(c, end, 4) != 0x06064b50)
-            return bad_archive(z->a, "its zip64 end record is lost");
+            return bad_archive(z->a, "its zip64 end record is not where its locator says");
         *count = number_at(c, end + 32, 8);
         bytes = number_at(c, end + 40, 8);
         at = number_at(c, end + 48, 8);
     }
     llamac_take(&c, at);
     const unsigned char *p = llamac_take(&c, bytes);
-    if (!p) return bad_archive(z->a, "its zip directory lies outside the file");
+    if (!p) return bad_archive(z->a, "its zip directory is outside the file");
     *directory = llamac_cursor_on(p, (size_t)bytes);
     return LLAMA_OK;
 }
 
-/* One directory entry, at *c, which moves to the next. Its extra field 1 has, in order, the
- * numbers that did not fit in 32 bits. The data follow the local header, which has the same name
- * and an extra field of its own; behind them comes the next header, or a descriptor.
+/* Reads the directory entry at *c into *e and advances *c to the next. Returns LLAMA_EFORMAT if a
+ * check fails.
  *
- * All of that is looked at, though it could be done without: a bit that was turned in one of these
- * lengths or offsets would have the weights begin elsewhere, and no other check would tell. */
-static int zip_one(const torch_file *z, llamac_cursor *c, entry *e) {
+ * Extra field 1 has the numbers that do not fit in 32 bits: size, compressed size, offset, in this
+ * order. The data follow the local header, which repeats the name and has its own extra field.
+ * After the data comes the next header or a data descriptor.
+ *
+ * The local header is not needed to find correct data. It is checked because one flipped bit in a
+ * length or an offset would move the start of the weights, and no other check would notice. */
+static int zip_entry(const torch_file *z, llamac_cursor *c, entry *e) {
     enum { HEADER = 46, LOCAL = 30 };
-    static const uint32_t behind[] = {0x04034b50, 0x02014b50, 0x08074b50}; /* PK and 34, 12, 78 */
+    static const uint32_t next_magic[] = {0x04034b50, 0x02014b50,
+                                          0x08074b50}; /* "PK" and 3 4, 1 2, 7 8 */
     llamac_cursor h = *c, data = z->a->bytes;
     llamac_take(c, HEADER);
     uint64_t name = number_at(h, 28, 2), extra = number_at(h, 30, 2);
-    uint64_t packed = number_at(h, 20, 4), size = number_at(h, 24, 4), at = number_at(h, 42, 4);
+    uint64_t compressed = number_at(h, 20, 4), size = number_at(h, 24, 4), at = number_at(h, 42, 4);
     e->name = (const char *)llamac_take(c, name);
     e->name_length = (size_t)name;
     const unsigned char *fields = llamac_take(c, extra);
@@ -2662,48 +2669,50 @@ static int zip_one(const torch_file *z, llamac_cursor *c, entry *e) {
         if (!p || id != 1) continue;
         llamac_cursor wide = llamac_cursor_on(p, (size_t)n);
         if (size == UINT32_MAX) size = llamac_uint(&wide, 8);
-        if (packed == UINT32_MAX) packed = llamac_uint(&wide, 8);
+        if (compressed == UINT32_MAX) compressed = llamac_uint(&wide, 8);
         if (at == UINT32_MAX) at = llamac_uint(&wide, 8);
-        if (wide.bad) return bad_archive(z->a, "a zip64 field is cut short");
+        if (wide.bad) return bad_archive(z->a, "a zip64 field is truncated");
     }
-    if ((number_at(h, 8, 2) & 1) || number_at(h, 10, 2) != 0 || packed != size)
-        return bad_archive(z->a, "an entry is compressed or encrypted, as no checkpoint's is");
+    if ((number_at(h, 8, 2) & 1) || number_at(h, 10, 2) != 0 || compressed != size)
+        return bad_archive(z->a,
+                           "a zip entry is compressed or encrypted, which PyTorch does not do");
     llamac_take(&data, at);
     llamac_cursor local = data;
     llamac_take(&data, LOCAL);
-    const unsigned char *again = llamac_take(&data, number_at(local, 26, 2));
-    if (number_at(local, 0, 4) != 0x04034b50 || number_at(local, 26, 2) != name || !again ||
-        memcmp(again, e->name, e->name_length) != 0)
-        return bad_archive(z->a, "an entry is not where it should be");
-    uint64_t own = number_at(local, 28, 2); /* made of fields: id, length, bytes */
-    fields = llamac_take(&data, own);
-    x = llamac_cursor_on(fields, fields ? (size_t)own : 0);
+    const unsigned char *local_name = llamac_take(&data, number_at(local, 26, 2));
+    if (number_at(local, 0, 4) != 0x04034b50 || number_at(local, 26, 2) != name || !local_name ||
+        memcmp(local_name, e->name, e->name_length) != 0)
+        return bad_archive(z->a, "a zip entry is not where the zip directory says");
+    uint64_t local_extra = number_at(local, 28, 2); /* consists of fields: id, length, bytes */
+    fields = llamac_take(&data, local_extra);
+    x = llamac_cursor_on(fields, fields ? (size_t)local_extra : 0);
     while (llamac_left(&x)) llamac_uint(&x, 2), llamac_take(&x, llamac_uint(&x, 2));
-    if (x.bad) return bad_archive(z->a, "a header's extra field is damaged");
+    if (x.bad) return bad_archive(z->a, "the extra field of a zip entry is damaged");
     e->data = llamac_take(&data, size);
     e->size = size;
     e->type = -1;
-    if (!e->data) return bad_archive(z->a, "an entry reaches past the end");
+    if (!e->data) return bad_archive(z->a, "a zip entry reaches past the end of the file");
     for (int i = 0; i < 3; i++)
-        if (number_at(data, 0, 4) == behind[i]) return LLAMA_OK;
-    return bad_archive(z->a, "an entry does not end where the next begins");
+        if (number_at(data, 0, 4) == next_magic[i]) return LLAMA_OK;
+    return bad_archive(z->a, "a zip entry does not end where the next one begins");
 }
 
-/* Storages are looked up by key. */
+/* Compares two entries by key: the shorter key first. For qsort and bsearch. */
 static int compare_keys(const void *a, const void *b) {
     const entry *x = a, *y = b;
     if (x->name_length != y->name_length) return x->name_length < y->name_length ? -1 : 1;
     return memcmp(x->name, y->name, x->name_length);
 }
 
-/* The storage of that key; NULL: there is none. */
+/* Returns the storage whose key has these n bytes, or NULL. */
 static entry *find_storage(const torch_file *z, const char *key, size_t n) {
     entry want = {.name = key, .name_length = n};
     return bsearch(&want, z->entries, z->n_entries, sizeof want, compare_keys);
 }
 
-/* The pickle is the entry named ROOT/data.pkl, whatever the root, the storages those named
- * ROOT/data/KEY. */
+/* Reads the zip directory. Sets z->pickle to the entry ROOT/data.pkl, for any ROOT, and z->entries
+ * to the entries ROOT/data/KEY, sorted by key. Returns LLAMA_EFORMAT if the zip file is not
+ * valid. */
 static int zip_open(torch_file *z) {
     enum { ENTRY_MIN = 46, SUFFIX = 9 };
     llamac_cursor directory = {0};
@@ -2711,16 +2720,16 @@ static int zip_open(torch_file *z) {
     int status = zip_directory(z, &directory, &count);
     if (status) return status;
     if (count > llamac_left(&directory) / ENTRY_MIN || count > MAX_TENSORS)
-        return bad_archive(z->a, "its zip directory has more entries than bytes for them");
+        return bad_archive(z->a, "its zip directory declares more entries than it has or may have");
     z->entries = llamac_new(z->a->scratch, count, sizeof *z->entries);
     if (!z->entries) return llamac_out_of_memory(z->a->err, z->a->file);
     for (; z->n_entries < count; z->n_entries++) {
         entry *e = &z->entries[z->n_entries];
-        if ((status = zip_one(z, &directory, e))) return status;
+        if ((status = zip_entry(z, &directory, e))) return status;
         if (e->name_length < SUFFIX) continue;
         if (memcmp(e->name + e->name_length - SUFFIX, "/data.pkl", SUFFIX) == 0) z->pickle = *e;
     }
-    if (!z->pickle.data) return bad_archive(z->a, "it holds no data.pkl");
+    if (!z->pickle.data) return bad_archive(z->a, "it has no data.pkl");
     size_t root = z->pickle.name_length - SUFFIX, prefix = root + 6, kept = 0;
     for (size_t i = 0; i < count; i++) {
         entry e = z->entries[i];
@@ -3153,7 +3162,7 @@ static int legacy_storages(torch_file *z, const pickle *p, llamac_cursor c) {
         z->entries[n] = (entry){e->name, e->length, NULL, 0, n, -1};
     }
     qsort(z->entries, z->n_entries, sizeof *z->entries, compare_keys);
-    for (size_t i = 0; i < z->n_entries; i++) order[z->entries[i].turn] = i;
+    for (size_t i = 0; i < z->n_entries; i++) order[z->entries[i].index] = i;
     if (!tell_types(z, p)) return bad_archive(z->a, "it has a storage of no tensor");
     for (size_t i = 0; i < z->n_entries; i++) {
         entry *e = &z->entries[order[i]];
