@@ -2572,13 +2572,14 @@ static int add_dense(archive *a, tensor t, llamac_cursor data, uint64_t offset, 
 
 /* ---- PyTorch: the zip file (APPNOTE.TXT 4.3) ---- */
 
-/* The layout. A zip file is read from its end, where the record is that leads to all others:
+/* The layout. A reader starts at the end of the file, because the last record leads to the others:
  *
- *   entry       "PK\3\4", a header of 30 bytes in all, name, extra field, then the data. The entry
+ *   entry       a header of 30 bytes that begins with "PK\3\4", name, extra field, data. The entry
  *               ROOT/data.pkl holds the pickle; ROOT/data/0, ROOT/data/1, ... hold the storages
  *   ...
- *   directory   for each entry "PK\1\2", 46 bytes in all: its sizes, its name, its offset; numbers
- *               that need more than 32 bits are in an extra field
+ *   directory   for each entry a header of 46 bytes that begins with "PK\1\2" and has the sizes and
+ *               the offset of the entry, name, extra field, comment. Numbers that need more than 32
+ *               bits are in the extra field
  *   zip64 end   "PK\6\6": number of entries, size and offset of the directory, in 64 bits
  *   locator     "PK\6\7": the offset of the zip64 end
  *   end         "PK\5\6": as zip64 end, in 16 and 32 bits; then a comment, usually empty
@@ -2592,7 +2593,7 @@ typedef struct {      /* a storage, or another entry of a zip file */
     const unsigned char *data; /* its first byte, in the mapped file */
     uint64_t size;             /* in bytes */
     size_t index;              /* older form: its index in the list of keys */
-    int type;                  /* dtype; -1: no tensor's storage has named it yet */
+    int type;                  /* dtype; -1: not known yet */
 } entry;
 
 typedef struct { /* a PyTorch file that is being read */
@@ -2646,12 +2647,13 @@ static int zip_directory(torch_file *z, llamac_cursor *directory, uint64_t *coun
  * order. The data follow the local header, which repeats the name and has its own extra field.
  * After the data comes the next header or a data descriptor.
  *
- * The local header is not needed to find correct data. It is checked because one flipped bit in a
- * length or an offset would move the start of the weights, and no other check would notice. */
+ * Some checks are not needed to read a correct file: the local name, the fields of the local extra
+ * field, what follows the data. They are made because one flipped bit in a length or an offset
+ * would move the start of the weights, and no other check would notice. */
 static int zip_entry(const torch_file *z, llamac_cursor *c, entry *e) {
     enum { HEADER = 46, LOCAL = 30 };
-    static const uint32_t next_magic[] = {0x04034b50, 0x02014b50,
-                                          0x08074b50}; /* "PK" and 3 4, 1 2, 7 8 */
+    /* "PK" and 3 4, 1 2, 7 8 */
+    static const uint32_t next_magic[] = {0x04034b50, 0x02014b50, 0x08074b50};
     llamac_cursor h = *c, data = z->a->bytes;
     llamac_take(c, HEADER);
     uint64_t name = number_at(h, 28, 2), extra = number_at(h, 30, 2);
@@ -2720,7 +2722,7 @@ static int zip_open(torch_file *z) {
     int status = zip_directory(z, &directory, &count);
     if (status) return status;
     if (count > llamac_left(&directory) / ENTRY_MIN || count > MAX_TENSORS)
-        return bad_archive(z->a, "its zip directory declares more entries than it has or may have");
+        return bad_archive(z->a, "its zip directory declares too many entries");
     z->entries = llamac_new(z->a->scratch, count, sizeof *z->entries);
     if (!z->entries) return llamac_out_of_memory(z->a->err, z->a->file);
     for (; z->n_entries < count; z->n_entries++) {
@@ -2745,138 +2747,146 @@ static int zip_open(torch_file *z) {
     return LLAMA_OK;
 }
 
-/* ---- The pickle: a stack machine that can build tensors, and nothing else ---- */
+/* ---- PyTorch: the pickle ---- */
 
-/* A checkpoint's dict of tensors is a program for a stack machine (Python's pickletools.py
- * names the opcodes). Ours knows the opcodes and globals listed below and refuses all
- * others by name; a "call" makes a record of a tensor, and no code but this runs. To say
- * {"norm.weight": a tensor of 4096 halves} the program goes, in essence:
+/* A checkpoint's dict of tensors is a program for a stack machine. Python's pickletools.py
+ * documents the opcodes. This interpreter can build tensors and nothing else. It knows the opcodes
+ * in step() and the functions and classes in push_global(), and refuses all others by name. A
+ * "call" makes a record of a tensor; no code from the file or from Python runs. The program for
+ * {"norm.weight": a tensor of 4096 float16 numbers} is, without details:
  *
  *   EMPTY_DICT                                  stack: {}
  *   MARK BINUNICODE "norm.weight"               {} ( "norm.weight"
  *   GLOBAL torch._utils _rebuild_tensor_v2      ... callable
  *   MARK
  *     MARK "storage" torch.HalfStorage "0" "cpu" 4096 TUPLE BINPERSID      ... storage "0"
- *     0 (4096,) (1,) False OrderedDict()        its offset, shape, stride, two things unused
+ *     0 (4096,) (1,) False OrderedDict()        offset, shape, stride, two unused arguments
  *   TUPLE REDUCE                                {} ( "norm.weight" tensor
  *   SETITEMS STOP                               {"norm.weight": tensor}
  *
- * with BINPUT between, which numbers the top of the stack for a BINGET to use again. */
+ * Between these, BINPUT stores the top of the stack in a numbered memo, and BINGET pushes it
+ * again. */
 
 /* clang-format off */
 typedef enum {
-    P_NONE,   /* None, True and False: nothing asks which */
+    P_NONE,   /* None, True or False; which of them does not matter */
     P_INT,
     P_TEXT,
     P_TUPLE,
     P_DICT,
     P_LIST,
-    P_GLOBAL, /* a function or class that was named */
-    P_STORE,  /* a storage */
+    P_GLOBAL, /* an allowed function or class */
+    P_STORAGE,  /* a storage */
     P_TENSOR,
-    P_MARK    /* where the items of a tuple or list begin */
+    P_MARK    /* the start of the items of a tuple, list or dict */
 } value_kind;
 /* clang-format on */
 typedef enum { G_TENSOR, G_PARAMETER, G_ORDERED_DICT, G_STORAGE /* + dtype */ } global;
 
 enum { MEMO_MAX = 1 << 18 };
-enum { STACK_MAX = 4096 }; /* Python batches items by 1000: 2,010 is all it stacks */
+enum { STACK_MAX = 4096 }; /* values; Python writes items in batches of 1000, which needs 2,010 */
 
 typedef struct storage {
-    const struct storage *next; /* the one named before */
+    const struct storage *next; /* the storage named before this one */
     int type;                   /* dtype */
-    const char *key;            /* "0", in the mapped file */
-    size_t key_length;          /* in bytes */
-    uint64_t numel;             /* how many elements it should have */
+    const char *key;            /* [key_length] in the mapped file, for example "0" */
+    size_t key_length;
+    uint64_t numel; /* number of elements, as the pickle states it */
 } storage;
 
-typedef struct {                                        /* what _rebuild_tensor_v2 is given */
-    const storage *storage;                             /* whose elements it shows */
+typedef struct {                                        /* the arguments of _rebuild_tensor_v2 */
+    const storage *storage;                             /* the storage that holds the elements */
     uint64_t offset, shape[MAX_DIMS], stride[MAX_DIMS]; /* in elements */
-    int dims;                                           /* how many of shape and stride */
+    int dims;                                           /* number of dimensions */
 } pickled_tensor;
 
 typedef struct value {
     value_kind kind;
-    uint32_t n; /* bytes of a string, items of a tuple */
+    uint32_t n; /* bytes of text, number of items */
     union {
-        int64_t integer;              /* P_INT; P_GLOBAL, P_DICT, P_LIST: which */
-        const char *text;             /* P_TEXT: in the mapped file */
-        const struct value *items;    /* P_TUPLE */
+        int64_t integer;              /* P_INT; P_GLOBAL: see global; P_DICT, P_LIST: its number */
+        const char *text;             /* P_TEXT: [n] in the mapped file */
+        const struct value *items;    /* P_TUPLE: [n] */
         const storage *storage;       /* P_STORE */
         const pickled_tensor *tensor; /* P_TENSOR */
     };
 } value;
 
-typedef struct named {  /* dict[name] = tensor; or a list's item, a name without a tensor */
-    struct named *next; /* the one named before */
-    int64_t dict;       /* its number, or the list's */
-    const char *name;   /* in the mapped file */
-    size_t length;      /* in bytes */
+typedef struct named {  /* an item dict[name] = tensor; in a list a name only */
+    struct named *next; /* the item added before this one */
+    int64_t dict;       /* number of the dict or list */
+    const char *name;   /* [length] in the mapped file */
+    size_t length;
     const pickled_tensor *tensor; /* NULL in a list */
 } named;
 
 typedef struct {
-    torch_file *z;                /* whose pickle it is */
-    llamac_cursor c;              /* the program, from the next opcode on */
-    value stack[STACK_MAX];       /* [depth] in use */
-    size_t depth;                 /* values on the stack */
-    value *memo;                  /* [n_memo] that the program numbered, to use again */
-    size_t n_memo, memo_capacity; /* numbered; allocated */
-    int64_t n_dicts;              /* dicts and lists made so far: their numbers */
-    uint64_t made;                /* bytes of memory */
-    /* what it was all for */
-    int64_t dict;            /* which dict or list the result is */
-    named *names;            /* the last one first */
-    const storage *storages; /* all that were named, the last one first */
-    int status;              /* LLAMA_OK, or why the machine stopped */
+    torch_file *z;          /* the file of this pickle */
+    llamac_cursor c;        /* the program, at the next opcode */
+    value stack[STACK_MAX]; /* [depth] */
+    size_t depth;
+    value *memo;                  /* [n_memo] values stored for BINGET */
+    size_t n_memo, memo_capacity; /* values stored; values allocated */
+    int64_t n_dicts;              /* number of dicts and lists made so far */
+    uint64_t allocated;           /* bytes allocated so far */
+    /* the result */
+    int64_t dict; /* number of the resulting dict or list; if it is an integer, its value */
+    named *names; /* items of all dicts and lists, the last first */
+    const storage *storages; /* all storages named, the last first */
+    int status;              /* LLAMA_OK, or the error that stopped the machine */
 } pickle;
 
-/* These return false, for the machine to stop with p->status. */
+/* Sets p->status and the error text, unless an earlier error has done so. Returns false, so that a
+ * step can return it and thereby stop the machine. */
 static bool pickle_fail(pickle *p, const char *why) {
-    if (p->status) return false; /* the first reason is the one to tell */
-    p->status =
-        llamac_fail(p->z->a->err, LLAMA_EFORMAT,
-                    "%s: in its pickle %s; it is not a LLaMA checkpoint", p->z->a->file, why);
+    if (p->status) return false;
+    p->status = llamac_fail(p->z->a->err, LLAMA_EFORMAT,
+                            "%s: in its pickle, %s; the file is damaged or is not a LLaMA "
+                            "checkpoint: download it again",
+                            p->z->a->file, why);
     return false;
 }
 
-/* Zeroed memory, or NULL with p->status set. An opcode of one byte may ask for many, so what a
- * program gets in all is bound to the file's size. */
+/* Returns zeroed memory for count items, or NULL with p->status set. The total is limited to 256 KB
+ * plus 8 times the size of the file, because a one-byte opcode may ask for much memory. */
 static void *pickle_new(pickle *p, uint64_t count, size_t size) {
     enum { TIMES = 8, AT_LEAST = 1 << 18 };
-    p->made += count * size; /* of count there are no more than the file has bytes */
-    if (p->made > AT_LEAST + TIMES * (uint64_t)llamac_left(&p->z->a->bytes))
-        return pickle_fail(p, "more is made than such a file can hold"), NULL;
-    void *made = llamac_new(p->z->a->scratch, count, size);
-    if (!made) p->status = llamac_out_of_memory(p->z->a->err, p->z->a->file);
-    return made;
+    p->allocated +=
+        count * size; /* count is at most about twice the bytes of the file: no overflow */
+    if (p->allocated > AT_LEAST + TIMES * (uint64_t)llamac_left(&p->z->a->bytes))
+        return pickle_fail(p, "it needs more memory than a file of this size can need"), NULL;
+    void *allocated = llamac_new(p->z->a->scratch, count, size);
+    if (!allocated) p->status = llamac_out_of_memory(p->z->a->err, p->z->a->file);
+    return allocated;
 }
 
-/* The stack has a fixed size, so a program of a million marks is refused and not followed. */
+/* Pushes a value. The stack has a fixed size, so a program of a million marks is refused. Returns
+ * false if the stack is full. */
 static bool push(pickle *p, value v) {
-    if (p->depth == STACK_MAX) return pickle_fail(p, "the stack outgrows any checkpoint's");
+    if (p->depth == STACK_MAX) return pickle_fail(p, "the stack needs more than 4096 values");
     p->stack[p->depth++] = v;
     return true;
 }
 
-/* What is told by a number alone: see `value`. */
+/* Pushes a value that consists of its kind and an integer: see `value`. */
 static bool push_int(pickle *p, value_kind kind, int64_t i) {
     return push(p, (value){kind, 0, {.integer = i}});
 }
 
-/* The topmost value, taken off; a mark if there is none. */
+/* Pops the top value. Returns it, or a mark if the stack is empty. */
 static value pop(pickle *p) {
     return p->depth ? p->stack[--p->depth] : (value){P_MARK, 0, {.integer = 0}};
 }
 
-/* Take the n topmost values off: they stay readable at the pointer until the next push. */
+/* Pops the n top values. Returns a pointer to the lowest, valid until the next push, or NULL if
+ * there are fewer. */
 static const value *pop_many(pickle *p, size_t n) {
     if (n > p->depth) return pickle_fail(p, "the stack is empty"), NULL;
     return &p->stack[p->depth -= n];
 }
 
-/* The same for those above the topmost mark; the mark goes too. */
+/* Pops the values above the top mark, and the mark. Sets *n to their number. Returns as pop_many,
+ * or NULL if there is no mark. */
 static const value *pop_marked(pickle *p, size_t *n) {
     for (size_t i = p->depth; i-- > 0;)
         if (p->stack[i].kind == P_MARK) {
@@ -2887,7 +2897,8 @@ static const value *pop_marked(pickle *p, size_t *n) {
     return pickle_fail(p, "a mark is missing"), NULL;
 }
 
-/* A tuple of n values that stand at `from` (NULL: they could not be taken). */
+/* Pushes a tuple of the n values at `from`. Fails if `from` is NULL, which means that they could
+ * not be popped. */
 static bool push_tuple(pickle *p, const value *from, size_t n) {
     value *items = from ? pickle_new(p, n, sizeof *items) : NULL;
     if (!items) return false;
@@ -2895,34 +2906,35 @@ static bool push_tuple(pickle *p, const value *from, size_t n) {
     return push(p, (value){P_TUPLE, (uint32_t)n, {.items = items}});
 }
 
-/* Item i of a tuple; a mark if it is not a tuple or has no such item. */
+/* Returns item i of a tuple, or a mark if `tuple` is not a tuple or has no such item. */
 static value item(value tuple, size_t i) {
     if (tuple.kind != P_TUPLE || i >= tuple.n) return (value){P_MARK, 0, {.integer = 0}};
     return tuple.items[i];
 }
 
-/* Strings stay in the file: a value points to the n bytes that come next. */
+/* Pushes the next n bytes as a string. They stay in the mapped file. */
 static bool push_string(pickle *p, uint64_t n) {
     const unsigned char *s = llamac_take(&p->c, n);
     if (!s || n > UINT32_MAX) return pickle_fail(p, "a string reaches past the end");
     return push(p, (value){P_TEXT, (uint32_t)n, {.text = (const char *)s}});
 }
 
-/* A little-endian two's complement number of n <= 8 bytes. */
+/* Pushes a little-endian two's complement integer of n bytes. Fails if n > 8. */
 static bool push_long(pickle *p, uint64_t n) {
-    if (n > 8) return pickle_fail(p, "a number is too large");
+    if (n > 8) return pickle_fail(p, "a number has more than 8 bytes");
     uint64_t v = llamac_uint(&p->c, (int)n);
     if (n && n < 8 && v >> (8 * n - 1)) v |= UINT64_MAX << (8 * n);
     return push_int(p, P_INT, (int64_t)v);
 }
 
-/* Is it this string? */
+/* Returns whether v is this string. */
 static bool is_text(value v, const char *text) {
     return v.kind == P_TEXT && llamac_is(v.text, v.n, text);
 }
 
-/* The rest of a line, as GLOBAL writes its two names. */
-static value line(pickle *p) {
+/* Takes the rest of a line and its newline; GLOBAL has its two names in two lines. Returns a mark
+ * if no newline follows within 256 bytes. */
+static value take_line(pickle *p) {
     value v = {P_TEXT, 0, {.text = (const char *)p->c.at}};
     while (p->c.at < p->c.end && *p->c.at != '\n' && v.n < 256) p->c.at++, v.n++;
     if (!llamac_take(&p->c, 1)) v.kind = P_MARK;
@@ -2966,7 +2978,7 @@ static bool push_storage(pickle *p, value id) {
     *s = (storage){p->storages, (int)type.integer - G_STORAGE, key.text, key.n,
                    (uint64_t)numel.integer};
     p->storages = s;
-    return push(p, (value){P_STORE, 0, {.storage = s}});
+    return push(p, (value){P_STORAGE, 0, {.storage = s}});
 }
 
 /* _rebuild_tensor_v2(storage, offset, shape, stride, ...). How far it reaches,
@@ -2974,7 +2986,7 @@ static bool push_storage(pickle *p, value id) {
 static bool push_tensor(pickle *p, value args) {
     value from = item(args, 0), offset = item(args, 1), shape = item(args, 2),
           stride = item(args, 3);
-    if (from.kind != P_STORE || offset.kind != P_INT || offset.integer < 0 ||
+    if (from.kind != P_STORAGE || offset.kind != P_INT || offset.integer < 0 ||
         shape.kind != P_TUPLE || stride.kind != P_TUPLE || shape.n != stride.n ||
         shape.n > MAX_DIMS)
         return pickle_fail(p, "a tensor is malformed");
@@ -3092,7 +3104,9 @@ static bool step(pickle *p) {
     case 0x94: return memoize(p, p->n_memo);            /* MEMOIZE */
     case 'h': return recall(p, llamac_uint(&p->c, 1));  /* BINGET, LONG_BINGET */
     case 'j': return recall(p, llamac_uint(&p->c, 4));  /* LONG_BINGET */
-    case 'c': module = line(p), name = line(p); return push_global(p, module, name); /* GLOBAL */
+    case 'c':
+        module = take_line(p), name = take_line(p);
+        return push_global(p, module, name); /* GLOBAL */
     case 0x93:
         name = pop(p), module = pop(p);
         return push_global(p, module, name);                             /* STACK_GLOBAL */
