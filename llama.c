@@ -2769,16 +2769,16 @@ static int zip_open(torch_file *z) {
 
 /* clang-format off */
 typedef enum {
-    P_NONE,   /* None, True or False; which of them does not matter */
+    P_NONE,    /* None, True or False; its integer is 1 for True, else 0 */
     P_INT,
     P_TEXT,
     P_TUPLE,
     P_DICT,
     P_LIST,
-    P_GLOBAL, /* an allowed function or class */
-    P_STORAGE,  /* a storage */
+    P_GLOBAL,  /* an allowed function or class */
+    P_STORAGE,
     P_TENSOR,
-    P_MARK    /* the start of the items of a tuple, list or dict */
+    P_MARK     /* the start of the items of a tuple, list or dict */
 } value_kind;
 /* clang-format on */
 typedef enum { G_TENSOR, G_PARAMETER, G_ORDERED_DICT, G_STORAGE /* + dtype */ } global;
@@ -2804,10 +2804,10 @@ typedef struct value {
     value_kind kind;
     uint32_t n; /* bytes of text, number of items */
     union {
-        int64_t integer;              /* P_INT; P_GLOBAL: see global; P_DICT, P_LIST: its number */
-        const char *text;             /* P_TEXT: [n] in the mapped file */
-        const struct value *items;    /* P_TUPLE: [n] */
-        const storage *storage;       /* P_STORE */
+        int64_t integer;           /* P_INT, P_NONE; P_GLOBAL: a `global`; P_DICT, P_LIST: number */
+        const char *text;          /* P_TEXT: [n] in the mapped file */
+        const struct value *items; /* P_TUPLE: [n] */
+        const storage *storage;    /* P_STORE */
         const pickled_tensor *tensor; /* P_TENSOR */
     };
 } value;
@@ -2836,8 +2836,9 @@ typedef struct {
     int status;              /* LLAMA_OK, or the error that stopped the machine */
 } pickle;
 
-/* Sets p->status and the error text, unless an earlier error has done so. Returns false, so that a
- * step can return it and thereby stop the machine. */
+/* Stops the machine: sets p->status and the error text, unless an earlier error has done so.
+ * Returns false. Each function below that returns bool returns false after an error, which ends the
+ * run. */
 static bool pickle_fail(pickle *p, const char *why) {
     if (p->status) return false;
     p->status = llamac_fail(p->z->a->err, LLAMA_EFORMAT,
@@ -2851,8 +2852,7 @@ static bool pickle_fail(pickle *p, const char *why) {
  * plus 8 times the size of the file, because a one-byte opcode may ask for much memory. */
 static void *pickle_new(pickle *p, uint64_t count, size_t size) {
     enum { TIMES = 8, AT_LEAST = 1 << 18 };
-    p->allocated +=
-        count * size; /* count is at most about twice the bytes of the file: no overflow */
+    p->allocated += count * size; /* no overflow: count < 2^20, by MEMO_MAX and STACK_MAX */
     if (p->allocated > AT_LEAST + TIMES * (uint64_t)llamac_left(&p->z->a->bytes))
         return pickle_fail(p, "it needs more memory than a file of this size can need"), NULL;
     void *allocated = llamac_new(p->z->a->scratch, count, size);
@@ -2932,8 +2932,8 @@ static bool is_text(value v, const char *text) {
     return v.kind == P_TEXT && llamac_is(v.text, v.n, text);
 }
 
-/* Takes the rest of a line and its newline; GLOBAL has its two names in two lines. Returns a mark
- * if no newline follows within 256 bytes. */
+/* Takes the rest of a line, at most 256 bytes, and its newline. GLOBAL has its two names in two
+ * lines. Returns a mark if the program ends before the newline. */
 static value take_line(pickle *p) {
     value v = {P_TEXT, 0, {.text = (const char *)p->c.at}};
     while (p->c.at < p->c.end && *p->c.at != '\n' && v.n < 256) p->c.at++, v.n++;
@@ -2941,7 +2941,7 @@ static value take_line(pickle *p) {
     return v;
 }
 
-/* The globals a checkpoint may name. */
+/* Pushes a function or class if it is in the table of those that a checkpoint may use. */
 static bool push_global(pickle *p, value module, value name) {
     static const struct {
         const char *module, *name;
@@ -2957,22 +2957,25 @@ static bool push_global(pickle *p, value module, value name) {
     for (size_t i = 0; i < sizeof allowed / sizeof *allowed; i++)
         if (is_text(module, allowed[i].module) && is_text(name, allowed[i].name))
             return push_int(p, P_GLOBAL, allowed[i].global);
-    if (module.kind != P_TEXT || name.kind != P_TEXT) return pickle_fail(p, "a global has no name");
+    if (module.kind != P_TEXT || name.kind != P_TEXT)
+        return pickle_fail(p, "a global has no module or no name");
     char why[192];
-    snprintf(why, sizeof why, "'%.*s %.*s' is asked for, which is not run",
+    snprintf(why, sizeof why, "it asks for '%.*s %.*s', which is not allowed",
              (int)(module.n < 60 ? module.n : 60), module.text, (int)(name.n < 60 ? name.n : 60),
              name.text);
     return pickle_fail(p, why);
 }
 
-/* A persistent id names a storage: ('storage', type, key, location, numel), in the older form
- * with None behind it, for a storage that is no view of another. */
+/* Pushes the storage that a persistent id names: ('storage', type, key, location, numel). In the
+ * older form the id has a sixth item, which is None unless the storage is a view of another; views
+ * are refused. */
 static bool push_storage(pickle *p, value id) {
     value type = item(id, 1), key = item(id, 2), numel = item(id, 4);
     if (!is_text(item(id, 0), "storage") || type.kind != P_GLOBAL || type.integer < G_STORAGE ||
         key.kind != P_TEXT || numel.kind != P_INT || numel.integer < 0 ||
         (id.n > 5 && item(id, 5).kind != P_NONE))
-        return pickle_fail(p, "a persistent id is not of a float storage");
+        return pickle_fail(p,
+                           "a persistent id does not name a float32, float16 or bfloat16 storage");
     storage *s = pickle_new(p, 1, sizeof *s);
     if (!s) return false;
     *s = (storage){p->storages, (int)type.integer - G_STORAGE, key.text, key.n,
@@ -2981,8 +2984,8 @@ static bool push_storage(pickle *p, value id) {
     return push(p, (value){P_STORAGE, 0, {.storage = s}});
 }
 
-/* _rebuild_tensor_v2(storage, offset, shape, stride, ...). How far it reaches,
- * torch_tensor checks. */
+/* Pushes the result of _rebuild_tensor_v2(storage, offset, shape, stride, ...). Whether the
+ * elements are inside the storage is checked later, by torch_tensor. */
 static bool push_tensor(pickle *p, value args) {
     value from = item(args, 0), offset = item(args, 1), shape = item(args, 2),
           stride = item(args, 3);
@@ -2996,24 +2999,25 @@ static bool push_tensor(pickle *p, value args) {
     for (size_t i = 0; i < shape.n; i++) {
         value size = item(shape, i), step = item(stride, i);
         if (size.kind != P_INT || step.kind != P_INT || size.integer < 1 || step.integer < 0)
-            return pickle_fail(p, "a tensor has a size or stride that is none");
+            return pickle_fail(p, "a tensor has a size or a stride that is not valid");
         t->shape[i] = (uint64_t)size.integer;
         t->stride[i] = (uint64_t)step.integer;
     }
     return push(p, (value){P_TENSOR, 0, {.tensor = t}});
 }
 
-/* callable(*args), for the three callables there are. _rebuild_parameter only wraps a tensor. */
+/* Pops args and callable and pushes callable(*args), for the three allowed functions and classes.
+ * _rebuild_parameter(tensor, ...) gives the tensor itself. */
 static bool reduce(pickle *p) {
     value args = pop(p), callable = pop(p), inner = item(args, 0);
     int64_t which = callable.kind == P_GLOBAL && args.kind == P_TUPLE ? callable.integer : -1;
     if (which == G_TENSOR) return push_tensor(p, args);
     if (which == G_ORDERED_DICT) return push_int(p, P_DICT, p->n_dicts++);
     if (which == G_PARAMETER && inner.kind == P_TENSOR) return push(p, inner);
-    return pickle_fail(p, "something is called that cannot be");
+    return pickle_fail(p, "it calls something that is not allowed, or with wrong arguments");
 }
 
-/* Note a name in the dict or list on top. */
+/* Adds an item to the dict or list on top of the stack; t is NULL for a list. */
 static bool add_name(pickle *p, value name, const pickled_tensor *t) {
     named *e = pickle_new(p, 1, sizeof *e);
     if (!e) return false;
@@ -3022,12 +3026,14 @@ static bool add_name(pickle *p, value name, const pickled_tensor *t) {
     return true;
 }
 
-/* dict[key] = value for n values (key, value, ...); the dict is on top. Only named tensors
- * are kept: the rest is PyTorch's _metadata, or the older form's note on its machine. */
+/* Sets dict[key] = value for n values (key, value, key, value ...); the dict is on top of the
+ * stack. Only tensors with a string as key are kept. The other items are PyTorch's _metadata, or
+ * the older form's description of the machine, whose little_endian must not be False. Fails if
+ * `from` is NULL. */
 static bool set_items(pickle *p, const value *from, size_t n) {
     if (!from) return false;
     if (n % 2 || p->depth == 0 || p->stack[p->depth - 1].kind != P_DICT)
-        return pickle_fail(p, "items are set on what is not a dict");
+        return pickle_fail(p, "items are set in a value that is not a dict, or a value is missing");
     for (size_t i = 0; i < n; i += 2) {
         if (is_text(from[i], "little_endian") && from[i + 1].integer == 0)
             return pickle_fail(p, "little_endian is False");
@@ -3038,17 +3044,20 @@ static bool set_items(pickle *p, const value *from, size_t n) {
     return true;
 }
 
-/* list.extend(n values); the list is on top. Of interest are strings: keys of storages. */
+/* Appends n values to the list on top of the stack. Only strings are kept: the keys of storages.
+ * Fails if `from` is NULL. */
 static bool append_items(pickle *p, const value *from, size_t n) {
     if (!from) return false;
     if (p->depth == 0 || p->stack[p->depth - 1].kind != P_LIST)
-        return pickle_fail(p, "items are appended to what is not a list");
+        return pickle_fail(p, "items are appended to a value that is not a list");
     for (size_t i = 0; i < n; i++)
         if (from[i].kind == P_TEXT && !add_name(p, from[i], NULL)) return false;
     return true;
 }
 
-/* Python numbers the memo 0, 1, 2, ... (or from 1): no attacker's index is followed further. */
+/* Stores the top of the stack in the memo, without popping it. Python numbers the memo 0, 1, 2, ...
+ * or from 1. A number that skips more than one is refused, so the memo cannot grow faster than the
+ * program. */
 static bool memoize(pickle *p, uint64_t index) {
     if (p->depth == 0 || index > p->n_memo + 1 || index >= MEMO_MAX)
         return pickle_fail(p, "the memo is used out of order");
@@ -3064,46 +3073,49 @@ static bool memoize(pickle *p, uint64_t index) {
     return true;
 }
 
-/* BINGET: the value that was given this number. */
+/* Pushes the value that the memo has under this number. */
 static bool recall(pickle *p, uint64_t index) {
     if (index >= p->n_memo) return pickle_fail(p, "the memo has no such value");
     return push(p, p->memo[index]);
 }
 
-/* One opcode; false ends the run, at STOP or with a failure in status. */
+/* Executes one opcode. Returns false if the machine must stop: at STOP, or after an error, which
+ * sets p->status. */
 static bool step(pickle *p) {
     unsigned op = (unsigned)llamac_uint(&p->c, 1);
-    if (p->c.bad) return pickle_fail(p, "the end is missing");
+    if (p->c.bad) return pickle_fail(p, "the program is truncated");
     size_t n = 0;
     const value *from;
     value module, name;
     char why[64];
     switch (op) {
-    case 0x80: return llamac_uint(&p->c, 1) <= 5 || pickle_fail(p, "the protocol is over 5");
-    case 0x95: return llamac_take(&p->c, 8) || pickle_fail(p, "the end is missing"); /* FRAME */
-    case '(': return push_int(p, P_MARK, 0);                                         /* MARK */
-    case 'N': return push_int(p, P_NONE, 0);                                         /* NONE */
-    case 0x88: return push_int(p, P_NONE, 1); /* NEWTRUE, NEWFALSE: nothing asks which */
-    case 0x89: return push_int(p, P_NONE, 0);
-    case 'K': return push_int(p, P_INT, (int64_t)llamac_uint(&p->c, 1)); /* BININT1 */
-    case 'M': return push_int(p, P_INT, (int64_t)llamac_uint(&p->c, 2)); /* BININT2 */
-    case 'J': return push_long(p, 4);                                    /* BININT */
-    case 0x8a: return push_long(p, llamac_uint(&p->c, 1));               /* LONG1 */
-    case 0x8c: return push_string(p, llamac_uint(&p->c, 1));             /* SHORT_BINUNICODE */
-    case 'X': return push_string(p, llamac_uint(&p->c, 4));              /* BINUNICODE */
-    case 0x8d: return push_string(p, llamac_uint(&p->c, 8));             /* BINUNICODE8 */
-    case '}': return push_int(p, P_DICT, p->n_dicts++);                  /* EMPTY_DICT */
-    case ']': return push_int(p, P_LIST, p->n_dicts++);                  /* EMPTY_LIST */
-    case ')': return push_tuple(p, p->stack, 0);                         /* EMPTY_TUPLE */
-    case 0x85: return push_tuple(p, pop_many(p, 1), 1);                  /* TUPLE1, 2, 3 */
-    case 0x86: return push_tuple(p, pop_many(p, 2), 2);                  /* TUPLE2 */
-    case 0x87: return push_tuple(p, pop_many(p, 3), 3);                  /* TUPLE3 */
-    case 't': from = pop_marked(p, &n); return push_tuple(p, from, n);   /* TUPLE */
-    case 'q': return memoize(p, llamac_uint(&p->c, 1)); /* BINPUT, LONG_BINPUT, MEMOIZE */
-    case 'r': return memoize(p, llamac_uint(&p->c, 4)); /* LONG_BINPUT */
-    case 0x94: return memoize(p, p->n_memo);            /* MEMOIZE */
-    case 'h': return recall(p, llamac_uint(&p->c, 1));  /* BINGET, LONG_BINGET */
-    case 'j': return recall(p, llamac_uint(&p->c, 4));  /* LONG_BINGET */
+    case 0x80: /* PROTO */
+        return llamac_uint(&p->c, 1) <= 5 || pickle_fail(p, "its protocol is newer than 5");
+    case 0x95:
+        return llamac_take(&p->c, 8) || pickle_fail(p, "the program is truncated"); /* FRAME */
+    case '(': return push_int(p, P_MARK, 0);                                        /* MARK */
+    case 'N': return push_int(p, P_NONE, 0);                                        /* NONE */
+    case 0x88: return push_int(p, P_NONE, 1);                                       /* NEWTRUE */
+    case 0x89: return push_int(p, P_NONE, 0);                                       /* NEWFALSE */
+    case 'K': return push_int(p, P_INT, (int64_t)llamac_uint(&p->c, 1));            /* BININT1 */
+    case 'M': return push_int(p, P_INT, (int64_t)llamac_uint(&p->c, 2));            /* BININT2 */
+    case 'J': return push_long(p, 4);                                               /* BININT */
+    case 0x8a: return push_long(p, llamac_uint(&p->c, 1));                          /* LONG1 */
+    case 0x8c: return push_string(p, llamac_uint(&p->c, 1));           /* SHORT_BINUNICODE */
+    case 'X': return push_string(p, llamac_uint(&p->c, 4));            /* BINUNICODE */
+    case 0x8d: return push_string(p, llamac_uint(&p->c, 8));           /* BINUNICODE8 */
+    case '}': return push_int(p, P_DICT, p->n_dicts++);                /* EMPTY_DICT */
+    case ']': return push_int(p, P_LIST, p->n_dicts++);                /* EMPTY_LIST */
+    case ')': return push_tuple(p, p->stack, 0);                       /* EMPTY_TUPLE */
+    case 0x85: return push_tuple(p, pop_many(p, 1), 1);                /* TUPLE1 */
+    case 0x86: return push_tuple(p, pop_many(p, 2), 2);                /* TUPLE2 */
+    case 0x87: return push_tuple(p, pop_many(p, 3), 3);                /* TUPLE3 */
+    case 't': from = pop_marked(p, &n); return push_tuple(p, from, n); /* TUPLE */
+    case 'q': return memoize(p, llamac_uint(&p->c, 1));                /* BINPUT */
+    case 'r': return memoize(p, llamac_uint(&p->c, 4));                /* LONG_BINPUT */
+    case 0x94: return memoize(p, p->n_memo);                           /* MEMOIZE */
+    case 'h': return recall(p, llamac_uint(&p->c, 1));                 /* BINGET */
+    case 'j': return recall(p, llamac_uint(&p->c, 4));                 /* LONG_BINGET */
     case 'c':
         module = take_line(p), name = take_line(p);
         return push_global(p, module, name); /* GLOBAL */
@@ -3120,12 +3132,13 @@ static bool step(pickle *p) {
         return pop_many(p, 1) && (p->depth || pickle_fail(p, "the stack is empty")); /* BUILD */
     case '.': return false;                                                          /* STOP */
     }
-    snprintf(why, sizeof why, "opcode 0x%02x is not one that builds tensors", op);
+    snprintf(why, sizeof why, "opcode 0x%02x is not used to build tensors", op);
     return pickle_fail(p, why);
 }
 
-/* Run the program at c, which moves to its end. The result must be of this kind; of p->names
- * those count that are p->dict's. */
+/* Runs the program at *c and advances *c to its end. The result must be of kind `result`.
+ * Afterwards p->dict is the number of the resulting dict or list, or the integer, and p->names has
+ * the items of this and other dicts and lists. Returns p->status. */
 static int pickle_run(pickle *p, llamac_cursor *c, value_kind result) {
     p->c = *c;
     p->depth = p->n_memo = 0;
