@@ -3152,20 +3152,26 @@ static int pickle_run(pickle *p, llamac_cursor *c, value_kind result) {
     return p->status;
 }
 
-/* ---- PyTorch's older form: five pickles, then the storages one after the other ---- */
+/* ---- PyTorch: the older form of a file ---- */
 
-/* A number as magic; the number of the form, 1001; a dict about the machine; the dict of tensors;
- * a list of the storages' keys. Then for each key an int64, how many elements, and the elements,
- * packed without a gap and so, often, at odd addresses. */
+/* The layout, before PyTorch 1.6:
+ *
+ *   5 pickles   the magic number; the version of the form, 1001; a dict that describes the machine;
+ *               the dict of tensors; a list of the keys of the storages
+ *   storages    for each key, in the order of the list: the number of elements in 64 bits, then the
+ *               elements
+ *
+ * There are no gaps, so the elements are often at odd addresses. */
 
-/* The first pickle: the number 0x1950a86a20f9469cfc6c. */
+/* The first pickle; its number is 0x1950a86a20f9469cfc6c. */
 static const unsigned char legacy_magic[] = {0x80, 0x02, 0x8a, 0x0a, 0x6c, 0xfc, 0x9c, 0x46,
                                              0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19, 0x2e};
 
-/* Have the tensors tell the types of the storages. False: there is a storage that no tensor has. A
- * file has no such, as PyTorch writes the storages that it met while it wrote the tensors; so a key
- * that was damaged into another one's leaves a storage alone, and is found out. */
-static bool tell_types(torch_file *z, const pickle *p) {
+/* Sets the type of each storage to the type that the pickle gives it. Returns false if the pickle
+ * names no tensor of some storage. PyTorch never writes such a file, because it writes the storages
+ * that it finds in tensors. If a damaged key has become the key of another storage, its own storage
+ * has no tensor, so the damage is detected. */
+static bool set_storage_types(torch_file *z, const pickle *p) {
     for (const storage *s = p->storages; s; s = s->next) {
         entry *e = find_storage(z, s->key, s->key_length);
         if (e) e->type = s->type;
@@ -3175,40 +3181,41 @@ static bool tell_types(torch_file *z, const pickle *p) {
     return true;
 }
 
-/* The storages, in the order of the list of keys: a count of elements (int64), then the
- * elements, at any address. Their types are known from the tensors. */
+/* Reads the storages at c into z->entries, sorted by key. p->names is the list of keys. Returns
+ * LLAMA_EFORMAT if a storage is truncated or has no tensor, or if the file does not end after the
+ * last storage; LLAMA_ENOMEM if memory runs out. */
 static int legacy_storages(torch_file *z, const pickle *p, llamac_cursor c) {
     size_t n = 0;
     for (const named *e = p->names; e; e = e->next) n++;
-    size_t *order = llamac_new(z->a->scratch, n, sizeof *order); /* [turn] of the sorted entries */
+    size_t *order = llamac_new(z->a->scratch, n, sizeof *order); /* [index]: see entry */
     z->entries = llamac_new(z->a->scratch, n, sizeof *z->entries);
     if (!order || !z->entries) return llamac_out_of_memory(z->a->err, z->a->file);
     z->n_entries = n;
-    for (const named *e = p->names; e; e = e->next) { /* the last one first */
+    for (const named *e = p->names; e; e = e->next) { /* the last first */
         n--;
         z->entries[n] = (entry){e->name, e->length, NULL, 0, n, -1};
     }
     qsort(z->entries, z->n_entries, sizeof *z->entries, compare_keys);
     for (size_t i = 0; i < z->n_entries; i++) order[z->entries[i].index] = i;
-    if (!tell_types(z, p)) return bad_archive(z->a, "it has a storage of no tensor");
+    if (!set_storage_types(z, p)) return bad_archive(z->a, "it has a storage that no tensor uses");
     for (size_t i = 0; i < z->n_entries; i++) {
         entry *e = &z->entries[order[i]];
         uint64_t numel = llamac_uint(&c, 8);
         if (__builtin_mul_overflow(numel, dtype_bytes[e->type], &e->size) ||
             !(e->data = llamac_take(&c, e->size)))
-            return bad_archive(z->a, "a storage is cut short");
+            return bad_archive(z->a, "a storage is truncated");
     }
-    return llamac_left(&c) ? bad_archive(z->a, "bytes are left behind its storages") : LLAMA_OK;
+    return llamac_left(&c) ? bad_archive(z->a, "there are bytes after its last storage") : LLAMA_OK;
 }
 
-/* After the magic: the protocol's number, a dict about the machine, the dict of tensors,
- * the list of keys. The tensors' dict is the result. */
+/* Reads a file of the older form. Afterwards p->names and p->dict are those of the dict of tensors.
+ * Returns LLAMA_EFORMAT or LLAMA_ENOMEM on failure. */
 static int legacy_read(torch_file *z, pickle *p) {
     llamac_cursor c = z->a->bytes;
     llamac_take(&c, sizeof legacy_magic);
     int status = pickle_run(p, &c, P_INT);
     if (status == LLAMA_OK && p->dict != 1001)
-        return bad_archive(z->a, "the number of its form is not 1001");
+        return bad_archive(z->a, "its version of the older form is not 1001");
     if (status == LLAMA_OK) status = pickle_run(p, &c, P_DICT);
     if (status == LLAMA_OK) status = pickle_run(p, &c, P_DICT);
     named *names = p->names;
@@ -3220,12 +3227,13 @@ static int legacy_read(torch_file *z, pickle *p) {
     return status;
 }
 
-/* ---- A file of PyTorch's, of either form ---- */
+/* ---- PyTorch: the tensors, of either form ---- */
 
-/* Do two of its elements lie in one place? Each dimension must step over all of those with smaller
- * steps: of a matrix with rows of 8 in memory, stride (8, 1), over the 7 steps of a row; that is so
- * too if it was transposed, (1, 8), or has gaps, (10, 1). PyTorch can make others, by expand(),
- * which no model has as weights. What it reaches is known not to overflow. */
+/* Returns whether two elements of a tensor may share an address. They do not if the stride of each
+ * dimension exceeds the reach of all dimensions with smaller or equal strides. For a matrix with
+ * rows of 8 elements, strides (8, 1) are valid because 8 > 7 * 1. So are (1, 8), the transposed
+ * matrix, and (10, 1), which has gaps. PyTorch's expand() makes tensors that overlap, but no model
+ * has them as weights. The caller has checked that the products do not overflow. */
 static bool overlaps_itself(const pickled_tensor *v) {
     for (int d = 0; d < v->dims; d++) {
         uint64_t inner = 0;
@@ -3237,7 +3245,9 @@ static bool overlaps_itself(const pickled_tensor *v) {
     return false;
 }
 
-/* One of the tensors that were named: its bytes, if its storage has all of them. */
+/* Adds a tensor of the dict to the archive's list. Returns LLAMA_EFORMAT if its storage is missing
+ * or has the wrong size, or if its elements are outside the storage or overlap; LLAMA_ENOMEM if
+ * memory runs out. */
 static int torch_tensor(torch_file *z, const named *e) {
     const pickled_tensor *v = e->tensor;
     const storage *s = v->storage;
@@ -3246,14 +3256,14 @@ static int torch_tensor(torch_file *z, const named *e) {
     uint64_t size = dtype_bytes[s->type], bytes, reach, last = v->offset, elements = 1;
     bool overflow = false;
     if (!stored || __builtin_mul_overflow(s->numel, size, &bytes) || bytes != stored->size)
-        return bad_tensor(z->a, &t, "has a storage that is absent or cut short");
+        return bad_tensor(z->a, &t, "has a storage that is missing or has the wrong size");
     for (int d = 0; d < v->dims; d++) {
         overflow |= __builtin_mul_overflow(v->shape[d] - 1, v->stride[d], &reach);
         overflow |= __builtin_add_overflow(last, reach, &last);
         overflow |= __builtin_mul_overflow(elements, v->shape[d], &elements);
     }
     if (overflow || last >= s->numel || elements > s->numel)
-        return bad_tensor(z->a, &t, "reaches past its storage");
+        return bad_tensor(z->a, &t, "reaches past the end of its storage");
     if (overlaps_itself(v)) return bad_tensor(z->a, &t, "has elements that overlap");
     t.data = stored->data + v->offset * size;
     memcpy(t.shape, v->shape, sizeof t.shape);
@@ -3261,7 +3271,8 @@ static int torch_tensor(torch_file *z, const named *e) {
     return add_tensor(z->a, t);
 }
 
-/* The dict of tensors, whichever the form. */
+/* Lists the tensors of a PyTorch file. The magic number tells the older form from a zip file.
+ * Returns LLAMA_EFORMAT or LLAMA_ENOMEM on failure. */
 static int read_torch(archive *a) {
     torch_file z = {.a = a};
     pickle *p = llamac_new(a->scratch, 1, sizeof *p);
@@ -3275,8 +3286,8 @@ static int read_torch(archive *a) {
     else if ((status = zip_open(&z)) == LLAMA_OK) {
         llamac_cursor c = llamac_cursor_on(z.pickle.data, (size_t)z.pickle.size);
         status = pickle_run(p, &c, P_DICT);
-        if (status == LLAMA_OK && !tell_types(&z, p))
-            status = bad_archive(a, "it has a storage of no tensor");
+        if (status == LLAMA_OK && !set_storage_types(&z, p))
+            status = bad_archive(a, "it has a storage that no tensor uses");
     }
     for (const named *e = p->names; e && status == LLAMA_OK; e = e->next)
         if (e->dict == p->dict) status = torch_tensor(&z, e);
