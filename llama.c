@@ -2807,7 +2807,7 @@ typedef struct value {
         int64_t integer;           /* P_INT, P_NONE; P_GLOBAL: a `global`; P_DICT, P_LIST: number */
         const char *text;          /* P_TEXT: [n] in the mapped file */
         const struct value *items; /* P_TUPLE: [n] */
-        const storage *storage;    /* P_STORE */
+        const storage *storage;    /* P_STORAGE */
         const pickled_tensor *tensor; /* P_TENSOR */
     };
 } value;
@@ -3168,9 +3168,9 @@ static const unsigned char legacy_magic[] = {0x80, 0x02, 0x8a, 0x0a, 0x6c, 0xfc,
                                              0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19, 0x2e};
 
 /* Sets the type of each storage to the type that the pickle gives it. Returns false if the pickle
- * names no tensor of some storage. PyTorch never writes such a file, because it writes the storages
- * that it finds in tensors. If a damaged key has become the key of another storage, its own storage
- * has no tensor, so the damage is detected. */
+ * does not name some storage. PyTorch never writes such a file, because it writes the storages that
+ * it finds in tensors. The check detects a damaged key: if one key turns into another, a storage is
+ * left without a tensor. */
 static bool set_storage_types(torch_file *z, const pickle *p) {
     for (const storage *s = p->storages; s; s = s->next) {
         entry *e = find_storage(z, s->key, s->key_length);
@@ -3294,29 +3294,34 @@ static int read_torch(archive *a) {
     return status;
 }
 
-/* ---- safetensors: the length of a JSON header, the header, the elements ---- */
+/* ---- safetensors ---- */
 
-/*   8 bytes     n, the length of the header
+/* The layout:
+ *
+ *   8 bytes     n, the length of the header
  *   n bytes     {"__metadata__": {...}, "model.norm.weight": {...}, ...}, padded with spaces
- *   the rest    elements, wherever the header says; at odd addresses too if n is odd */
-
-/* A tensor's entry is
+ *   the rest    the elements, at the offsets in the header; at odd addresses too if n is odd
+ *
+ * The entry of a tensor in the header is
+ *
  *     "name": {"dtype": "F16", "shape": [4096, 4096], "data_offsets": [0, 33554432]}
- * with the offsets counted from the end of the header. */
-typedef struct {
-    tensor t;            /* as far as it was read */
-    uint64_t offsets[2]; /* of the first byte and of the one behind the last */
-    int n_offsets;       /* of them read */
+ *
+ * Offsets are in bytes from the end of the header. */
+
+typedef struct {         /* an entry of the header that is being read */
+    tensor t;            /* the fields read so far */
+    uint64_t offsets[2]; /* of the first byte; of the byte after the last */
+    int n_offsets;       /* number of offsets read so far */
 } safe_entry;
 
-/* One value inside an entry; false: it is not what it should be. A type we do not know is kept by
- * name, for it may be of a tensor that nobody needs. */
+/* Stores one value of an entry in *e. Returns false if the value is not valid. If its dtype is not
+ * supported, its name is kept and t.type stays -1: the model may not need this tensor. */
 static bool safe_value(safe_entry *e, const llamac_json *j) {
     static const char *const names[DTYPES] = {"F32", "F16", "BF16"};
-    uint64_t whole = j->value.kind == '0' && j->value.number >= 0 && j->value.number < 0x1p53
-                         ? (uint64_t)j->value.number
-                         : 0;
-    bool counts = j->level == 3 && j->value.kind == '0' && (double)whole == j->value.number;
+    uint64_t integer = j->value.kind == '0' && j->value.number >= 0 && j->value.number < 0x1p53
+                           ? (uint64_t)j->value.number
+                           : 0;
+    bool is_count = j->level == 3 && j->value.kind == '0' && (double)integer == j->value.number;
     if (llamac_json_under(j, 2, "dtype") && j->value.kind == '"') {
         snprintf(e->t.stored, sizeof e->t.stored, "%.*s", (int)(j->value.n < 15 ? j->value.n : 15),
                  j->value.text);
@@ -3324,27 +3329,27 @@ static bool safe_value(safe_entry *e, const llamac_json *j) {
             if (strcmp(e->t.stored, names[i]) == 0) e->t.type = i;
         return true;
     }
-    if (llamac_json_under(j, 2, "shape") && counts && e->t.dims < MAX_DIMS) {
-        e->t.shape[e->t.dims++] = whole;
+    if (llamac_json_under(j, 2, "shape") && is_count && e->t.dims < MAX_DIMS) {
+        e->t.shape[e->t.dims++] = integer;
         return true;
     }
-    if (llamac_json_under(j, 2, "data_offsets") && counts && e->n_offsets < 2) {
-        e->offsets[e->n_offsets++] = whole;
+    if (llamac_json_under(j, 2, "data_offsets") && is_count && e->n_offsets < 2) {
+        e->offsets[e->n_offsets++] = integer;
         return true;
     }
     return j->value.kind == '[' || j->value.kind == ']';
 }
 
-/* By where they begin, of equal ones by where they end. */
+/* Compares two tensors by begin, then by end. For qsort. */
 static int compare_begins(const void *a, const void *b) {
     const tensor *x = *(const tensor *const *)a, *y = *(const tensor *const *)b;
     return x->begin != y->begin ? (x->begin > y->begin) - (x->begin < y->begin)
                                 : (x->end > y->end) - (x->end < y->end);
 }
 
-/* All n tensors must fill the `size` bytes of elements, without a hole or an overlap, in whatever
- * order the header names them: so the format has it, and the library that defines it refuses what
- * is otherwise. */
+/* Checks that the n tensors fill the `size` bytes of elements without a gap or an overlap, in any
+ * order. The format requires this, and the safetensors library refuses other files too. Returns
+ * LLAMA_EFORMAT if they do not. */
 static int safe_filled(archive *a, size_t n, uint64_t size) {
     const tensor **order = llamac_new(a->scratch, n, sizeof *order);
     uint64_t at = 0;
@@ -3354,38 +3359,40 @@ static int safe_filled(archive *a, size_t n, uint64_t size) {
     qsort(order, n, sizeof *order, compare_begins);
     for (i = 0; i < n; at = order[i++]->end)
         if (order[i]->begin != at)
-            return bad_tensor(a, order[i], "is not where the one before it ends");
-    return at == size ? LLAMA_OK : bad_archive(a, "bytes are left behind its tensors");
+            return bad_tensor(a, order[i], "does not begin where the tensor before it ends");
+    return at == size ? LLAMA_OK : bad_archive(a, "its tensors do not end at the end of the file");
 }
 
-/* Entry by entry; what "__metadata__" says is of no use to us. */
+/* Lists the tensors of a safetensors file. Ignores "__metadata__". Returns LLAMA_EFORMAT if the
+ * header is not valid, LLAMA_ENOMEM if memory runs out. */
 static int read_safetensors(archive *a) {
     llamac_cursor c = a->bytes;
     uint64_t length = llamac_uint(&c, 8), bytes = 0, n = 0;
     const unsigned char *header = llamac_take(&c, length);
-    if (!header) return bad_archive(a, "its header is cut short");
+    if (!header) return bad_archive(a, "its header is truncated");
     llamac_json j = llamac_json_on(header, (size_t)length);
     safe_entry e = {0};
     for (int status; llamac_json_next(&j);) {
-        bool noted = llamac_json_under(&j, 1, "__metadata__");
+        bool in_metadata = llamac_json_under(&j, 1, "__metadata__");
         if (j.level == 1 && j.value.kind == '{') e = (safe_entry){.t = {.type = -1}};
-        else if (j.level == 1 && j.value.kind == '}' && !noted) {
+        else if (j.level == 1 && j.value.kind == '}' && !in_metadata) {
             e.t.name = j.key[1].text;
             e.t.length = j.key[1].n;
             if (e.n_offsets != 2 || e.offsets[0] > e.offsets[1] || !e.t.stored[0] ||
                 n++ == MAX_TENSORS)
-                return bad_tensor(a, &e.t, "has no sound entry in the header");
+                return bad_tensor(a, &e.t, "has no valid entry in the header");
             e.t.begin = e.offsets[0];
             e.t.end = e.offsets[1];
             if ((status = add_dense(a, e.t, c, e.offsets[0], &bytes))) return status;
             if (e.t.type >= 0 && bytes != e.offsets[1] - e.offsets[0])
-                return bad_tensor(a, &e.t, "is not as long as its shape");
+                return bad_tensor(a, &e.t,
+                                  "has data_offsets that do not match its shape and dtype");
         } else if (j.level == 1 && j.value.kind != '}')
-            return bad_archive(a, "its header is not of safetensors");
-        else if (j.level > 1 && !noted && !safe_value(&e, &j))
-            return bad_archive(a, "its header has an entry that is no tensor's");
+            return bad_archive(a, "its header is not a safetensors header");
+        else if (j.level > 1 && !in_metadata && !safe_value(&e, &j))
+            return bad_archive(a, "its header has an entry that does not describe a tensor");
     }
-    if (j.c.bad || n == 0) return bad_archive(a, "its header is not JSON with tensors");
+    if (j.c.bad || n == 0) return bad_archive(a, "its header is not JSON, or has no tensors");
     return safe_filled(a, (size_t)n, llamac_left(&c));
 }
 
@@ -3498,7 +3505,7 @@ static int gguf_tensors(gguf_file *g) {
         gguf_entry(&g->c, &t, &offset);
         if (offset % g->alignment) return bad_tensor(a, &t, "is not aligned as the file says");
         if (known ? offset != end : offset < end)
-            return bad_tensor(a, &t, "is not where the one before it ends");
+            return bad_tensor(a, &t, "does not begin where the tensor before it ends");
         int status = add_dense(a, t, data, offset, &bytes);
         if (status) return status;
         known = t.type >= 0;
@@ -3509,7 +3516,7 @@ static int gguf_tensors(gguf_file *g) {
             if (llamac_uint(&padding, 1)) return bad_tensor(a, &t, "is not followed by zeros");
     }
     if (known && llamac_left(&data) > end)
-        return bad_archive(a, "bytes are left behind its tensors");
+        return bad_archive(a, "there are bytes after its last tensor");
     return LLAMA_OK;
 }
 
