@@ -3396,42 +3396,48 @@ static int read_safetensors(archive *a) {
     return safe_filled(a, (size_t)n, llamac_left(&c));
 }
 
-/* ---- GGUF: pairs of keys and values, a list of tensors, their elements ---- */
+/* ---- GGUF ---- */
 
-/*   "GGUF"      version (32 bits), how many tensors, how many pairs (64 bits each)
- *   pairs       a key; the type of the value (32 bits); the value
- *   tensors     a name, how many dimensions (32 bits), these, its type (32 bits), its offset
- *   elements    from the next multiple of general.alignment on, which is 32 if no pair says more
+/* The layout:
  *
- * A string is its length in 64 bits and its bytes; an array the type of its items, how many in 64
- * bits, the items. All numbers are little-endian. */
+ *   header      "GGUF"; version (32 bits); number of tensors, number of pairs (64 bits each)
+ *   pairs       for each: key; type of the value (32 bits); value
+ *   tensors     for each: name; number of dimensions (32 bits); dimensions (64 bits each), the
+ *               contiguous one first; type (32 bits); offset in the elements (64 bits)
+ *   elements    from the next multiple of general.alignment on; the default is 32
+ *
+ * A string is its length (64 bits) and its bytes. An array is the type of its items (32 bits),
+ * their number (64 bits) and the items. All numbers are little-endian. */
 
 typedef struct {
-    archive *a;                  /* whose bytes it has */
-    llamac_cursor c;             /* behind what was read */
-    uint64_t n_tensors, n_pairs; /* by the header */
+    archive *a;
+    llamac_cursor c;             /* after what has been read */
+    uint64_t n_tensors, n_pairs; /* as the header states them */
     uint64_t alignment;          /* in bytes, a power of two */
 } gguf_file;
 
-/* The header. */
+/* Starts to read a GGUF file: reads the header. Returns LLAMA_EFORMAT if it is not valid, or if the
+ * version is not 2 or 3. */
 static int gguf_open(gguf_file *g, archive *a) {
     *g = (gguf_file){.a = a, .c = a->bytes, .alignment = 32};
     uint64_t magic = llamac_uint(&g->c, 4), version = llamac_uint(&g->c, 4);
     g->n_tensors = llamac_uint(&g->c, 8);
     g->n_pairs = llamac_uint(&g->c, 8);
-    if (g->c.bad || magic != 0x46554747) return bad_archive(a, "is not GGUF, or is cut short");
+    if (g->c.bad || magic != 0x46554747)
+        return bad_archive(a, "it is not GGUF, or it is truncated");
     if (version != 2 && version != 3)
         return llamac_fail(a->err, LLAMA_EFORMAT,
-                           "%s: is GGUF of version %llu, not 2 or 3; make it anew", a->file,
-                           (unsigned long long)version);
+                           "%s: is GGUF version %llu, but only 2 and 3 are supported; convert the "
+                           "model to GGUF again",
+                           a->file, (unsigned long long)version);
     if (g->n_tensors > MAX_TENSORS || g->n_pairs > MAX_TENSORS)
-        return bad_archive(a, "its header counts more than there can be");
+        return bad_archive(a, "its header declares more than 65536 tensors or keys");
     return LLAMA_OK;
 }
 
-/* The next pair; false: it is malformed. Arrays are gone over, for the next one to be found. The
- * one key that is followed here is that of the alignment, which the tensors need: 32 bytes unless
- * it says otherwise, and a power of two. */
+/* Reads the next pair into *p. Returns false if it is malformed. For an array, p->value is at the
+ * first item, and the items are skipped to find the next pair. If the key is general.alignment,
+ * sets g->alignment, which must be a power of two. */
 static bool gguf_next(gguf_file *g, llamac_pair *p) {
     llamac_cursor *c = &g->c;
     llamac_value *v = &p->value, item;
@@ -3444,7 +3450,8 @@ static bool gguf_next(gguf_file *g, llamac_pair *p) {
         v->type = llamac_uint(c, 4);
         v->n = (size_t)llamac_uint(c, 8);
         v->items = *c;
-        for (size_t i = 0; i < v->n; i++) /* each takes a byte at least */
+        for (size_t i = 0; i < v->n;
+             i++) /* each item takes at least one byte, so the file bounds the loop */
             if (!llamac_gguf_value(c, v->type, &item)) return false;
     } else llamac_gguf_value(c, type, v);
     if (p->key && llamac_is(p->key, p->length, "general.alignment"))
@@ -3453,8 +3460,9 @@ static bool gguf_next(gguf_file *g, llamac_pair *p) {
     return !c->bad && v->kind && g->alignment && !(g->alignment & (g->alignment - 1));
 }
 
-/* What GGUF calls the types we do not compute with: whole numbers, and the blocks of few bits a
- * weight that quantised files have. A refusal that says "Q4_K" tells which file to look for. */
+/* Returns GGUF's name of a type, or "" if it is unknown. Only F32, F16 and BF16 are supported. The
+ * other names are for error messages: a user who reads "Q4_K" knows that the file is quantised, and
+ * which file to replace. */
 static const char *gguf_type(uint64_t type) {
     static const char *const names[] = {
         "F32",     "F16",    "Q4_0",    "Q4_1",  "",       "",      "Q5_0",  "Q5_1",
@@ -3464,7 +3472,8 @@ static const char *gguf_type(uint64_t type) {
     return type < sizeof names / sizeof *names ? names[type] : "";
 }
 
-/* One tensor's entry; its dimensions stand there the fastest first. */
+/* Reads the entry of a tensor into *t and *offset. Reverses the dimensions, because the file has
+ * the contiguous one first. Returns false if it is malformed. */
 static bool gguf_entry(llamac_cursor *c, tensor *t, uint64_t *offset) {
     enum { TYPE_F32 = 0, TYPE_F16 = 1, TYPE_BF16 = 30 };
     *t = (tensor){.type = -1};
@@ -3484,26 +3493,29 @@ static bool gguf_entry(llamac_cursor *c, tensor *t, uint64_t *offset) {
     return !c->bad;
 }
 
-/* After the pairs: the tensors. Offsets count from the first aligned byte behind their entries.
- * Each is the next aligned one behind the tensor before, with zeros between, as all writers do it;
- * of types that we do not know the length is unknown too.
+/* Lists the tensors; the pairs have been read. Offsets count from the first aligned byte after the
+ * list of tensors. Each tensor must begin at the first aligned byte after the tensor before it,
+ * with zeros between them. All writers of GGUF do this. The size of a tensor of an unsupported type
+ * is unknown, so the next tensor may begin anywhere after the start of that tensor.
  *
- * Only so is a damaged offset or type told from a sound one: there are other elements wherever it
- * points. The zeros are looked at where there are any, at the ends of small tensors; the large ones
- * of real models are whole multiples of the alignment, and none of their pages is read for this. */
+ * These checks detect damaged offsets and types, which otherwise would select other elements of the
+ * file. Large tensors of real models fill a multiple of the alignment, so they have no zeros after
+ * them and none of their pages is read. */
 static int gguf_tensors(gguf_file *g) {
     archive *a = g->a;
-    llamac_cursor ends = g->c, data = a->bytes;
-    uint64_t offset, bytes, i, end = 0; /* end: of the tensor before, as far as it is known */
-    bool known = true;
+    llamac_cursor entries = g->c, data = a->bytes;
+    uint64_t offset, bytes, i,
+        end = 0; /* end: aligned end of the tensor before; its offset if its size is unknown */
+    bool known = true; /* the size of the tensor before is known */
     tensor t;
-    for (i = 0; i < g->n_tensors && gguf_entry(&ends, &t, &offset); i++) {}
+    for (i = 0; i < g->n_tensors && gguf_entry(&entries, &t, &offset); i++) {}
     if (i < g->n_tensors) return bad_archive(a, "its list of tensors is damaged");
-    uint64_t begin = (uint64_t)(ends.at - a->bytes.at) + g->alignment - 1;
+    uint64_t begin = (uint64_t)(entries.at - a->bytes.at) + g->alignment - 1;
     llamac_take(&data, begin / g->alignment * g->alignment);
     for (i = 0; i < g->n_tensors; i++) {
         gguf_entry(&g->c, &t, &offset);
-        if (offset % g->alignment) return bad_tensor(a, &t, "is not aligned as the file says");
+        if (offset % g->alignment)
+            return bad_tensor(a, &t, "has an offset that is not a multiple of general.alignment");
         if (known ? offset != end : offset < end)
             return bad_tensor(a, &t, "does not begin where the tensor before it ends");
         int status = add_dense(a, t, data, offset, &bytes);
@@ -3513,14 +3525,16 @@ static int gguf_tensors(gguf_file *g) {
         llamac_cursor padding = data;
         llamac_take(&padding, known ? offset + bytes : offset);
         for (uint64_t k = offset + (known ? bytes : 0); k < end && llamac_left(&padding); k++)
-            if (llamac_uint(&padding, 1)) return bad_tensor(a, &t, "is not followed by zeros");
+            if (llamac_uint(&padding, 1))
+                return bad_tensor(a, &t, "is not followed by zeros up to the next tensor");
     }
     if (known && llamac_left(&data) > end)
         return bad_archive(a, "there are bytes after its last tensor");
     return LLAMA_OK;
 }
 
-/* The pairs of a file, then its tensors. */
+/* Lists the tensors of a GGUF file. Skips its pairs, which part VI reads. Returns LLAMA_EFORMAT if
+ * the file is not valid, LLAMA_ENOMEM if memory runs out. */
 static int read_gguf(archive *a) {
     gguf_file g;
     llamac_pair pair;
@@ -3530,19 +3544,22 @@ static int read_gguf(archive *a) {
     return status ? status : gguf_tensors(&g);
 }
 
-/* ---- MD5 (RFC 1321), for checklist.chk: no secret, only a sum ---- */
+/* ---- MD5 (RFC 1321) ---- */
 
-/* The sums in checklist.chk are those of md5sum, 32 hexadecimal digits for a file. They tell a
- * damaged download, not a forged one. Four words are stirred by each block of 64 bytes in 64
- * steps of four kinds; the last block is filled up with one bit, zeros and the length in bits.
- * Little-endian, as everything here. */
+/* checklist.chk has the MD5 sums of Meta's files, 32 hexadecimal digits each, as md5sum prints
+ * them. They detect a damaged download. They do not detect forgery, because MD5 collisions are easy
+ * to make.
+ *
+ * The state is four 32-bit words. Each block of 64 bytes updates it in 64 steps, in four rounds of
+ * 16. The last block is padded with a 1 bit, zeros and the length in bits. All numbers are
+ * little-endian. */
 
-/* Take in n blocks of 64 bytes. */
+/* Updates the state with n blocks of 64 bytes. */
 static void md5_blocks(uint32_t state[4], const unsigned char *p, size_t n) {
-    static const unsigned char turns[4][4] = {
+    static const unsigned char shifts[4][4] = {
         {7, 12, 17, 22}, {5, 9, 14, 20}, {4, 11, 16, 23}, {6, 10, 15, 21}};
     static const uint32_t sines[64] = {
-        /* |sin(i + 1)| 2^32 */
+        /* floor(|sin(i + 1)| 2^32) */
         0xd76aa478, 0xe8c7b756, 0x242070db, 0xc1bdceee, 0xf57c0faf, 0x4787c62a, 0xa8304613,
         0xfd469501, 0x698098d8, 0x8b44f7af, 0xffff5bb1, 0x895cd7be, 0x6b901122, 0xfd987193,
         0xa679438e, 0x49b40821, 0xf61e2562, 0xc040b340, 0x265e5a51, 0xe9b6c7aa, 0xd62f105d,
@@ -3557,7 +3574,7 @@ static void md5_blocks(uint32_t state[4], const unsigned char *p, size_t n) {
         uint32_t a = state[0], b = state[1], c = state[2], d = state[3];
         for (unsigned i = 0; i < 64; i++) {
             uint32_t f, word;
-            unsigned k, round = i / 16, turn = turns[round][i % 4];
+            unsigned k, round = i / 16, shift = shifts[round][i % 4];
             if (round == 0) f = (b & c) | (~b & d), k = i;
             else if (round == 1) f = (d & b) | (~d & c), k = (5 * i + 1) % 16;
             else if (round == 2) f = b ^ c ^ d, k = (3 * i + 5) % 16;
@@ -3565,13 +3582,14 @@ static void md5_blocks(uint32_t state[4], const unsigned char *p, size_t n) {
             memcpy(&word, p + 4 * k, 4);
             f += a + sines[i] + word;
             a = d, d = c, c = b;
-            b += f << turn | f >> (32 - turn);
+            b += f << shift | f >> (32 - shift);
         }
         state[0] += a, state[1] += b, state[2] += c, state[3] += d;
     }
 }
 
-/* With all whole blocks taken in: the last bytes of `size`, then the sum as md5sum writes it. */
+/* Finishes a sum of `size` bytes. All complete blocks are in the state; `tail` has the remaining
+ * size % 64 bytes. Writes 32 hexadecimal digits and a final 0 to out. */
 static void md5_end(uint32_t state[4], const unsigned char *tail, uint64_t size, char out[33]) {
     unsigned char last[128] = {0}, sum[16];
     size_t rest = (size_t)(size % 64), blocks = rest < 56 ? 1 : 2;
@@ -3584,23 +3602,23 @@ static void md5_end(uint32_t state[4], const unsigned char *tail, uint64_t size,
     for (int i = 0; i < 16; i++) snprintf(out + 2 * i, 3, "%02x", sum[i]);
 }
 
-/* The sum of an open file of `size` bytes, read through a buffer of whole blocks; progress in bytes
- * of the file. */
+/* Computes the sum of an open file. Reports progress in bytes. Returns LLAMA_EIO if the file cannot
+ * be read, LLAMA_ECANCEL if the progress function cancels. */
 static int md5_sum(const llamac_file *f, char out[33], llama_progress_fn progress, void *user) {
-    unsigned char piece[1 << 15];
+    unsigned char buffer[1 << 15];
     uint32_t state[4] = {0x67452301, 0xefcdab89, 0x98badcfe, 0x10325476};
     uint64_t size = f->size;
-    for (uint64_t done = 0, n = sizeof piece; n == sizeof piece; done += n) {
-        if (size - done < n) n = size - done; /* the last, perhaps none */
-        if (llamac_read(f, piece, (size_t)n) != (ptrdiff_t)n) return LLAMA_EIO;
-        md5_blocks(state, piece, (size_t)n / 64);
+    for (uint64_t done = 0, n = sizeof buffer; n == sizeof buffer; done += n) {
+        if (size - done < n) n = size - done; /* the last part, which may be empty */
+        if (llamac_read(f, buffer, (size_t)n) != (ptrdiff_t)n) return LLAMA_EIO;
+        md5_blocks(state, buffer, (size_t)n / 64);
         if (progress && progress(user, "md5", done + n, size)) return LLAMA_ECANCEL;
-        if (n < sizeof piece) md5_end(state, piece + n / 64 * 64, size, out);
+        if (n < sizeof buffer) md5_end(state, buffer + n / 64 * 64, size, out);
     }
     return LLAMA_OK;
 }
 
-/* One file against its sum. */
+/* Checks that a file has the sum `want`, 32 digits. Returns LLAMA_EFORMAT if it has another sum. */
 static int md5_file(const char *folder, const char *name, const char *want,
                     llama_progress_fn progress, void *user, llama_error *err) {
     char path[LLAMAC_PATH_BYTES], sum[33] = "";
@@ -3618,16 +3636,16 @@ static int md5_file(const char *folder, const char *name, const char *want,
     return status;
 }
 
-/* All files of a list, if it is there: lines of 32 digits, two characters (a space and a space or
- * a star, as md5sum writes them) and a name. A name with a slash would lead out of the folder and
- * is refused. */
+/* Checks all files of a list in the format of md5sum: lines of 32 digits, two characters (a space,
+ * then a space or a star) and a name. Returns LLAMA_OK if there is no list. Returns LLAMA_EFORMAT
+ * if a name has a slash, which could lead out of the folder. */
 static int md5_list(const char *folder, const char *list, llamac_arena *scratch,
                     llama_progress_fn progress, void *user, llama_error *err) {
-    enum { NAME = 34, LARGEST = 1 << 14 }; /* Meta's have ten lines or fewer */
+    enum { NAME = 34, MAX_BYTES = 1 << 14 }; /* bytes; Meta's lists have at most ten lines */
     char path[LLAMAC_PATH_BYTES], name[256];
     llamac_cursor c = {0};
     int status = llamac_join(path, folder, list, err);
-    if (status == LLAMA_OK) status = llamac_read_file(&c, scratch, path, LARGEST, err);
+    if (status == LLAMA_OK) status = llamac_read_file(&c, scratch, path, MAX_BYTES, err);
     if (status) return llamac_is_not_found(status) ? LLAMA_OK : status;
     while (llamac_left(&c) && status == LLAMA_OK) {
         const char *line = (const char *)c.at, *end = memchr(line, '\n', llamac_left(&c));
