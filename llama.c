@@ -3450,8 +3450,8 @@ static bool gguf_next(gguf_file *g, llamac_pair *p) {
         v->type = llamac_uint(c, 4);
         v->n = (size_t)llamac_uint(c, 8);
         v->items = *c;
-        for (size_t i = 0; i < v->n;
-             i++) /* each item takes at least one byte, so the file bounds the loop */
+        /* each item takes at least one byte, so the size of the file bounds the loop */
+        for (size_t i = 0; i < v->n; i++)
             if (!llamac_gguf_value(c, v->type, &item)) return false;
     } else llamac_gguf_value(c, type, v);
     if (p->key && llamac_is(p->key, p->length, "general.alignment"))
@@ -3461,8 +3461,8 @@ static bool gguf_next(gguf_file *g, llamac_pair *p) {
 }
 
 /* Returns GGUF's name of a type, or "" if it is unknown. Only F32, F16 and BF16 are supported. The
- * other names are for error messages: a user who reads "Q4_K" knows that the file is quantised, and
- * which file to replace. */
+ * other names are for error messages: from "Q4_K" a user sees that the file is quantised, and looks
+ * for an F16 or BF16 file. */
 static const char *gguf_type(uint64_t type) {
     static const char *const names[] = {
         "F32",     "F16",    "Q4_0",    "Q4_1",  "",       "",      "Q5_0",  "Q5_1",
@@ -3493,20 +3493,20 @@ static bool gguf_entry(llamac_cursor *c, tensor *t, uint64_t *offset) {
     return !c->bad;
 }
 
-/* Lists the tensors; the pairs have been read. Offsets count from the first aligned byte after the
- * list of tensors. Each tensor must begin at the first aligned byte after the tensor before it,
- * with zeros between them. All writers of GGUF do this. The size of a tensor of an unsupported type
- * is unknown, so the next tensor may begin anywhere after the start of that tensor.
+/* Lists the tensors; the pairs must have been read. Offsets count from the first aligned byte after
+ * the list of tensors. Each tensor must begin at the first aligned byte after the end of the tensor
+ * before it, with zeros between them. All writers of GGUF do this. If the type of a tensor is not
+ * supported, its size is unknown. The next tensor may then begin anywhere at or after the start of
+ * that tensor.
  *
- * These checks detect damaged offsets and types, which otherwise would select other elements of the
- * file. Large tensors of real models fill a multiple of the alignment, so they have no zeros after
- * them and none of their pages is read. */
+ * These checks detect damaged offsets and types, which would otherwise select wrong elements. The
+ * size of a large tensor in real models is a multiple of the alignment, so no zeros follow it and
+ * none of its pages is read. */
 static int gguf_tensors(gguf_file *g) {
     archive *a = g->a;
     llamac_cursor entries = g->c, data = a->bytes;
-    uint64_t offset, bytes, i,
-        end = 0; /* end: aligned end of the tensor before; its offset if its size is unknown */
-    bool known = true; /* the size of the tensor before is known */
+    uint64_t offset, bytes, i, end = 0; /* end: aligned end of the tensor before, if it is known, */
+    bool known = true;                  /* else the offset of that tensor */
     tensor t;
     for (i = 0; i < g->n_tensors && gguf_entry(&entries, &t, &offset); i++) {}
     if (i < g->n_tensors) return bad_archive(a, "its list of tensors is damaged");
@@ -3547,8 +3547,8 @@ static int read_gguf(archive *a) {
 /* ---- MD5 (RFC 1321) ---- */
 
 /* checklist.chk has the MD5 sums of Meta's files, 32 hexadecimal digits each, as md5sum prints
- * them. They detect a damaged download. They do not detect forgery, because MD5 collisions are easy
- * to make.
+ * them. They detect a damaged download, but not a forged one: who forges a file can forge the list
+ * too.
  *
  * The state is four 32-bit words. Each block of 64 bytes updates it in 64 steps, in four rounds of
  * 16. The last block is padded with a 1 bit, zeros and the length in bits. All numbers are
