@@ -2490,50 +2490,59 @@ LLAMAC_SHARED size_t llamac_decode(const llamac_vocab *, llama_decoder *, int32_
 /* V. Reading files                                                                               */
 /* ============================================================================================== */
 
+/* Guarantee: a tensor on an archive's list has a name of at most MAX_NAME bytes and at most
+ * MAX_DIMS dimensions. All its elements are inside the mapped file. Elements are not copied or
+ * converted. A file with a feature that no checkpoint uses is refused, and so is a file with an
+ * offset or a length that does not agree with the rest of the file. */
+
 /* ---- Tensors of any format ---- */
 
-enum { MAX_DIMS = 4, MAX_TENSORS = 65536 /* in one file */, MAX_NAME = 256 /* bytes of one's */ };
+enum { MAX_DIMS = 4, MAX_TENSORS = 65536 /* in one file */, MAX_NAME = 256 /* bytes of a name */ };
 
 typedef struct tensor {
     struct tensor *next;
-    const char *name; /* in the file, [length] */
+    const char *name; /* [length] in the mapped file */
     size_t length;
-    const unsigned char *data;                  /* the first element, at any address */
-    uint64_t shape[MAX_DIMS], stride[MAX_DIMS]; /* [dims] in elements; the last the fastest */
+    const unsigned char
+        *data; /* the first element, which need not be aligned; NULL if type is -1 */
+    uint64_t shape[MAX_DIMS],
+        stride
+            [MAX_DIMS]; /* [dims] in elements; the last dimension is contiguous except in PyTorch */
     int dims;
-    uint64_t begin, end; /* where it lies among the elements; of safetensors alone */
-    size_t file;         /* its number in llama.paths, once it is bound */
-    int type;            /* dtype; -1: another one, then data is NULL and */
-    char stored[16];     /* this is what the file calls it */
+    uint64_t begin,
+        end;     /* safetensors: first byte and byte after the last, from the end of the header */
+    size_t file; /* index in llama.paths; set when the tensor is bound */
+    int type;    /* dtype; -1: a type that is not supported */
+    char stored[16]; /* safetensors, GGUF: the name of its type in the file */
 } tensor;
 
-typedef struct { /* a file while it is read */
+typedef struct { /* a file that is being read */
     const char *file;
-    llamac_cursor bytes;   /* all of them */
-    llamac_arena *scratch; /* freed when the model is open */
+    llamac_cursor bytes;   /* the complete file */
+    llamac_arena *scratch; /* owns the list; freed when the model is open */
     llama_error *err;
-    tensor *tensors; /* found so far, the last one first */
+    tensor *tensors; /* found so far, the last first */
 } archive;
 
-/* A refusal names the file, what is wrong, and what can be done about it. Every refusal of an
- * archive ends alike, as what the user can do is the same. */
+/* Reports that a file is damaged. `why` is a clause with a subject. Returns LLAMA_EFORMAT. */
 static int bad_archive(const archive *a, const char *why) {
     return llamac_fail(a->err, LLAMA_EFORMAT,
-                       "%s: %s; it is damaged or not a checkpoint: download it again", a->file,
-                       why);
+                       "%s: %s; the file is damaged or is not a checkpoint: download it again",
+                       a->file, why);
 }
 
-/* The same of one tensor. */
+/* Reports that one tensor is not valid. `why` begins with a verb. Returns LLAMA_EFORMAT. */
 static int bad_tensor(const archive *a, const tensor *t, const char *why) {
-    return llamac_fail(a->err, LLAMA_EFORMAT,
-                       "%s: tensor '%.*s' %s; it is damaged or not LLaMA's: download it again",
-                       a->file, (int)(t->length < 80 ? t->length : 80), t->name, why);
+    return llamac_fail(
+        a->err, LLAMA_EFORMAT,
+        "%s: tensor '%.*s' %s; the file is damaged or is not LLaMA's: download it again", a->file,
+        (int)(t->length < 80 ? t->length : 80), t->name, why);
 }
 
-/* Put a tensor on the list. The caller's struct is copied, its name and elements stay where they
- * are in the file. */
+/* Copies the struct of a tensor to the front of the list. Its name and elements stay in the mapped
+ * file. Returns LLAMA_EFORMAT if the name is too long, LLAMA_ENOMEM if memory runs out. */
 static int add_tensor(archive *a, tensor t) {
-    if (t.length > MAX_NAME) return bad_tensor(a, &t, "has a name longer than any");
+    if (t.length > MAX_NAME) return bad_tensor(a, &t, "has a name of more than 256 bytes");
     tensor *kept = llamac_new(a->scratch, 1, sizeof *kept);
     if (!kept) return llamac_out_of_memory(a->err, a->file);
     t.next = a->tensors;
@@ -2542,62 +2551,68 @@ static int add_tensor(archive *a, tensor t) {
     return LLAMA_OK;
 }
 
-/* A tensor whose elements lie side by side from offset on among `data`: its strides, and how many
- * bytes it takes, which must be there. */
+/* Adds a tensor whose elements are contiguous and row-major. They begin `offset` bytes into `data`.
+ * Sets its strides, and *bytes to the size of its elements. Returns LLAMA_EFORMAT if it has no
+ * elements or reaches past the end of `data`. If its type is not supported, only the name and the
+ * shape are kept, and *bytes is not set. */
 static int add_dense(archive *a, tensor t, llamac_cursor data, uint64_t offset, uint64_t *bytes) {
     uint64_t n = 1;
-    bool over = false;
+    bool overflow = false;
     for (int d = t.dims; d-- > 0;) {
         t.stride[d] = n;
-        over |= __builtin_mul_overflow(n, t.shape[d], &n);
+        overflow |= __builtin_mul_overflow(n, t.shape[d], &n);
     }
-    if (t.type < 0) return add_tensor(a, t); /* kept, to be refused by name */
-    over |= __builtin_mul_overflow(n, dtype_bytes[t.type], bytes);
+    if (t.type < 0) return add_tensor(a, t); /* refused by name if the model needs it */
+    overflow |= __builtin_mul_overflow(n, dtype_bytes[t.type], bytes);
     llamac_take(&data, offset);
-    t.data = over ? NULL : llamac_take(&data, *bytes);
+    t.data = overflow ? NULL : llamac_take(&data, *bytes);
     if (!t.data || n == 0) return bad_tensor(a, &t, "is empty or reaches past the end of the file");
     return add_tensor(a, t);
 }
 
-/* ---- PyTorch's zip: stored entries, found through the central directory (APPNOTE.TXT 4.3) ---- */
+/* ---- PyTorch: the zip file (APPNOTE.TXT 4.3) ---- */
 
-/* Read from its end:
+/* The layout. A reader starts at the end of the file, because the last record leads to the others:
  *
- *   entry       "PK\3\4", a header of 30 bytes, name, extra field, the bytes themselves: of
- *               ROOT/data.pkl, the pickle, and of ROOT/data/0, ROOT/data/1, ..., the storages
+ *   entry       a header of 30 bytes that begins with "PK\3\4", name, extra field, data. The entry
+ *               ROOT/data.pkl holds the pickle; ROOT/data/0, ROOT/data/1, ... hold the storages
  *   ...
- *   directory   for each entry "PK\1\2", 46 bytes: its sizes, its name, where it begins; what
- *               needs more than 32 bits stands in an extra field
- *   zip64 end   "PK\6\6": how many entries, where the directory begins, in 64 bits
- *   locator     "PK\6\7": where the zip64 end is
- *   end         "PK\5\6": the same in 16 and 32 bits; the last thing in the file
+ *   directory   for each entry a header of 46 bytes that begins with "PK\1\2" and has the sizes and
+ *               the offset of the entry, name, extra field, comment. Numbers that need more than 32
+ *               bits are in the extra field
+ *   zip64 end   "PK\6\6": number of entries, size and offset of the directory, in 64 bits
+ *   locator     "PK\6\7": the offset of the zip64 end
+ *   end         "PK\5\6": as zip64 end, in 16 and 32 bits; then a comment, usually empty
  *
- * The headers before the bytes are no help: PyTorch leaves sizes of 0 there. */
+ * The sizes come from the directory, because PyTorch writes 0 for them in the headers. Entries must
+ * be stored without compression. */
 
-typedef struct {      /* the bytes of a storage */
-    const char *name; /* its key; of a zip's entries at first the whole ROOT/data/KEY */
+typedef struct {      /* a storage, or another entry of a zip file */
+    const char *name; /* its key; in zip_open first the complete name ROOT/data/KEY */
     size_t name_length;
-    const unsigned char *data; /* the first byte, in the mapped file */
+    const unsigned char *data; /* its first byte, in the mapped file */
     uint64_t size;             /* in bytes */
-    size_t turn;               /* in the older form, how many come before it in the file */
-    int type;                  /* dtype, -1 until a tensor tells it */
+    size_t index;              /* older form: its index in the list of keys */
+    int type;                  /* dtype; -1: not known yet */
 } entry;
 
-typedef struct { /* a file of PyTorch's while it is read */
+typedef struct { /* a PyTorch file that is being read */
     archive *a;
-    entry *entries; /* [n_entries] in the end sorted by key */
+    entry *entries; /* [n_entries] the storages, finally sorted by key */
     size_t n_entries;
-    entry pickle; /* of a zip: data NULL until found */
+    entry pickle; /* zip: the entry data.pkl; data is NULL until it is found */
 } torch_file;
 
-/* The n-byte number at an offset; 0 outside. */
+/* Returns the n-byte number at an offset, or 0 if it is not inside the file. */
 static uint64_t number_at(llamac_cursor c, uint64_t offset, int n) {
     llamac_take(&c, offset);
     return llamac_uint(&c, n);
 }
 
-/* The directory, through the end record and, where there is one, its zip64 form. The end
- * record is the last thing in the file but for a comment, whose length must fit. */
+/* Finds the directory through the end record, or through the zip64 end if there is a locator. Sets
+ * *count to the number of entries. After the end record only a comment of up to 65535 bytes may
+ * follow. The record has the comment's length, which must match. Returns LLAMA_EFORMAT if a record
+ * is missing or wrong. */
 static int zip_directory(torch_file *z, llamac_cursor *directory, uint64_t *count) {
     enum { END = 22, LOCATOR = 20, COMMENT_MAX = 65535 };
     llamac_cursor c = z->a->bytes;
@@ -2613,31 +2628,36 @@ static int zip_directory(torch_file *z, llamac_cursor *directory, uint64_t *coun
     if (end >= LOCATOR && number_at(c, end - LOCATOR, 4) == 0x07064b50) {
         end = number_at(c, end - LOCATOR + 8, 8);
         if (number_at(c, end, 4) != 0x06064b50)
-            return bad_archive(z->a, "its zip64 end record is lost");
+            return bad_archive(z->a, "its zip64 end record is not where its locator says");
         *count = number_at(c, end + 32, 8);
         bytes = number_at(c, end + 40, 8);
         at = number_at(c, end + 48, 8);
     }
     llamac_take(&c, at);
     const unsigned char *p = llamac_take(&c, bytes);
-    if (!p) return bad_archive(z->a, "its zip directory lies outside the file");
+    if (!p) return bad_archive(z->a, "its zip directory is outside the file");
     *directory = llamac_cursor_on(p, (size_t)bytes);
     return LLAMA_OK;
 }
 
-/* One directory entry, at *c, which moves to the next. Its extra field 1 has, in order, the
- * numbers that did not fit in 32 bits. The data follow the local header, which has the same name
- * and an extra field of its own; behind them comes the next header, or a descriptor.
+/* Reads the directory entry at *c into *e and advances *c to the next. Returns LLAMA_EFORMAT if a
+ * check fails.
  *
- * All of that is looked at, though it could be done without: a bit that was turned in one of these
- * lengths or offsets would have the weights begin elsewhere, and no other check would tell. */
-static int zip_one(const torch_file *z, llamac_cursor *c, entry *e) {
+ * Extra field 1 has the numbers that do not fit in 32 bits: size, compressed size, offset, in this
+ * order. The data follow the local header, which repeats the name and has its own extra field.
+ * After the data comes the next header or a data descriptor.
+ *
+ * Some checks are not needed to read a correct file: the local name, the fields of the local extra
+ * field, what follows the data. They are made because one flipped bit in a length or an offset
+ * would move the start of the weights, and no other check would notice. */
+static int zip_entry(const torch_file *z, llamac_cursor *c, entry *e) {
     enum { HEADER = 46, LOCAL = 30 };
-    static const uint32_t behind[] = {0x04034b50, 0x02014b50, 0x08074b50}; /* PK and 34, 12, 78 */
+    /* "PK" and 3 4, 1 2, 7 8 */
+    static const uint32_t next_magic[] = {0x04034b50, 0x02014b50, 0x08074b50};
     llamac_cursor h = *c, data = z->a->bytes;
     llamac_take(c, HEADER);
     uint64_t name = number_at(h, 28, 2), extra = number_at(h, 30, 2);
-    uint64_t packed = number_at(h, 20, 4), size = number_at(h, 24, 4), at = number_at(h, 42, 4);
+    uint64_t compressed = number_at(h, 20, 4), size = number_at(h, 24, 4), at = number_at(h, 42, 4);
     e->name = (const char *)llamac_take(c, name);
     e->name_length = (size_t)name;
     const unsigned char *fields = llamac_take(c, extra);
@@ -2651,48 +2671,50 @@ static int zip_one(const torch_file *z, llamac_cursor *c, entry *e) {
         if (!p || id != 1) continue;
         llamac_cursor wide = llamac_cursor_on(p, (size_t)n);
         if (size == UINT32_MAX) size = llamac_uint(&wide, 8);
-        if (packed == UINT32_MAX) packed = llamac_uint(&wide, 8);
+        if (compressed == UINT32_MAX) compressed = llamac_uint(&wide, 8);
         if (at == UINT32_MAX) at = llamac_uint(&wide, 8);
-        if (wide.bad) return bad_archive(z->a, "a zip64 field is cut short");
+        if (wide.bad) return bad_archive(z->a, "a zip64 field is truncated");
     }
-    if ((number_at(h, 8, 2) & 1) || number_at(h, 10, 2) != 0 || packed != size)
-        return bad_archive(z->a, "an entry is compressed or encrypted, as no checkpoint's is");
+    if ((number_at(h, 8, 2) & 1) || number_at(h, 10, 2) != 0 || compressed != size)
+        return bad_archive(z->a,
+                           "a zip entry is compressed or encrypted, which PyTorch does not do");
     llamac_take(&data, at);
     llamac_cursor local = data;
     llamac_take(&data, LOCAL);
-    const unsigned char *again = llamac_take(&data, number_at(local, 26, 2));
-    if (number_at(local, 0, 4) != 0x04034b50 || number_at(local, 26, 2) != name || !again ||
-        memcmp(again, e->name, e->name_length) != 0)
-        return bad_archive(z->a, "an entry is not where it should be");
-    uint64_t own = number_at(local, 28, 2); /* made of fields: id, length, bytes */
-    fields = llamac_take(&data, own);
-    x = llamac_cursor_on(fields, fields ? (size_t)own : 0);
+    const unsigned char *local_name = llamac_take(&data, number_at(local, 26, 2));
+    if (number_at(local, 0, 4) != 0x04034b50 || number_at(local, 26, 2) != name || !local_name ||
+        memcmp(local_name, e->name, e->name_length) != 0)
+        return bad_archive(z->a, "a zip entry is not where the zip directory says");
+    uint64_t local_extra = number_at(local, 28, 2); /* consists of fields: id, length, bytes */
+    fields = llamac_take(&data, local_extra);
+    x = llamac_cursor_on(fields, fields ? (size_t)local_extra : 0);
     while (llamac_left(&x)) llamac_uint(&x, 2), llamac_take(&x, llamac_uint(&x, 2));
-    if (x.bad) return bad_archive(z->a, "a header's extra field is damaged");
+    if (x.bad) return bad_archive(z->a, "the extra field of a zip entry is damaged");
     e->data = llamac_take(&data, size);
     e->size = size;
     e->type = -1;
-    if (!e->data) return bad_archive(z->a, "an entry reaches past the end");
+    if (!e->data) return bad_archive(z->a, "a zip entry reaches past the end of the file");
     for (int i = 0; i < 3; i++)
-        if (number_at(data, 0, 4) == behind[i]) return LLAMA_OK;
-    return bad_archive(z->a, "an entry does not end where the next begins");
+        if (number_at(data, 0, 4) == next_magic[i]) return LLAMA_OK;
+    return bad_archive(z->a, "a zip entry does not end where the next one begins");
 }
 
-/* Storages are looked up by key. */
+/* Compares two entries by key: the shorter key first. For qsort and bsearch. */
 static int compare_keys(const void *a, const void *b) {
     const entry *x = a, *y = b;
     if (x->name_length != y->name_length) return x->name_length < y->name_length ? -1 : 1;
     return memcmp(x->name, y->name, x->name_length);
 }
 
-/* The storage of that key; NULL: there is none. */
+/* Returns the storage whose key has these n bytes, or NULL. */
 static entry *find_storage(const torch_file *z, const char *key, size_t n) {
     entry want = {.name = key, .name_length = n};
     return bsearch(&want, z->entries, z->n_entries, sizeof want, compare_keys);
 }
 
-/* The pickle is the entry named ROOT/data.pkl, whatever the root, the storages those named
- * ROOT/data/KEY. */
+/* Reads the zip directory. Sets z->pickle to the entry ROOT/data.pkl, for any ROOT, and z->entries
+ * to the entries ROOT/data/KEY, sorted by key. Returns LLAMA_EFORMAT if the zip file is not
+ * valid. */
 static int zip_open(torch_file *z) {
     enum { ENTRY_MIN = 46, SUFFIX = 9 };
     llamac_cursor directory = {0};
@@ -2700,16 +2722,16 @@ static int zip_open(torch_file *z) {
     int status = zip_directory(z, &directory, &count);
     if (status) return status;
     if (count > llamac_left(&directory) / ENTRY_MIN || count > MAX_TENSORS)
-        return bad_archive(z->a, "its zip directory has more entries than bytes for them");
+        return bad_archive(z->a, "its zip directory declares too many entries");
     z->entries = llamac_new(z->a->scratch, count, sizeof *z->entries);
     if (!z->entries) return llamac_out_of_memory(z->a->err, z->a->file);
     for (; z->n_entries < count; z->n_entries++) {
         entry *e = &z->entries[z->n_entries];
-        if ((status = zip_one(z, &directory, e))) return status;
+        if ((status = zip_entry(z, &directory, e))) return status;
         if (e->name_length < SUFFIX) continue;
         if (memcmp(e->name + e->name_length - SUFFIX, "/data.pkl", SUFFIX) == 0) z->pickle = *e;
     }
-    if (!z->pickle.data) return bad_archive(z->a, "it holds no data.pkl");
+    if (!z->pickle.data) return bad_archive(z->a, "it has no data.pkl");
     size_t root = z->pickle.name_length - SUFFIX, prefix = root + 6, kept = 0;
     for (size_t i = 0; i < count; i++) {
         entry e = z->entries[i];
@@ -2725,138 +2747,146 @@ static int zip_open(torch_file *z) {
     return LLAMA_OK;
 }
 
-/* ---- The pickle: a stack machine that can build tensors, and nothing else ---- */
+/* ---- PyTorch: the pickle ---- */
 
-/* A checkpoint's dict of tensors is a program for a stack machine (Python's pickletools.py
- * names the opcodes). Ours knows the opcodes and globals listed below and refuses all
- * others by name; a "call" makes a record of a tensor, and no code but this runs. To say
- * {"norm.weight": a tensor of 4096 halves} the program goes, in essence:
+/* A checkpoint's dict of tensors is a program for a stack machine. Python's pickletools.py
+ * documents the opcodes. This interpreter can build tensors and nothing else. It knows the opcodes
+ * in step() and the functions and classes in push_global(), and refuses all others by name. A
+ * "call" makes a record of a tensor; no code from the file or from Python runs. The program for
+ * {"norm.weight": a tensor of 4096 float16 numbers} is, without details:
  *
  *   EMPTY_DICT                                  stack: {}
  *   MARK BINUNICODE "norm.weight"               {} ( "norm.weight"
  *   GLOBAL torch._utils _rebuild_tensor_v2      ... callable
  *   MARK
  *     MARK "storage" torch.HalfStorage "0" "cpu" 4096 TUPLE BINPERSID      ... storage "0"
- *     0 (4096,) (1,) False OrderedDict()        its offset, shape, stride, two things unused
+ *     0 (4096,) (1,) False OrderedDict()        offset, shape, stride, two unused arguments
  *   TUPLE REDUCE                                {} ( "norm.weight" tensor
  *   SETITEMS STOP                               {"norm.weight": tensor}
  *
- * with BINPUT between, which numbers the top of the stack for a BINGET to use again. */
+ * Between these, BINPUT stores the top of the stack in a numbered memo, and BINGET pushes it
+ * again. */
 
 /* clang-format off */
 typedef enum {
-    P_NONE,   /* None, True and False: nothing asks which */
+    P_NONE,    /* None, True or False; its integer is 1 for True, else 0 */
     P_INT,
     P_TEXT,
     P_TUPLE,
     P_DICT,
     P_LIST,
-    P_GLOBAL, /* a function or class that was named */
-    P_STORE,  /* a storage */
+    P_GLOBAL,  /* an allowed function or class */
+    P_STORAGE,
     P_TENSOR,
-    P_MARK    /* where the items of a tuple or list begin */
+    P_MARK     /* the start of the items of a tuple, list or dict */
 } value_kind;
 /* clang-format on */
 typedef enum { G_TENSOR, G_PARAMETER, G_ORDERED_DICT, G_STORAGE /* + dtype */ } global;
 
 enum { MEMO_MAX = 1 << 18 };
-enum { STACK_MAX = 4096 }; /* Python batches items by 1000: 2,010 is all it stacks */
+enum { STACK_MAX = 4096 }; /* values; Python writes items in batches of 1000, which needs 2,010 */
 
 typedef struct storage {
-    const struct storage *next; /* the one named before */
+    const struct storage *next; /* the storage named before this one */
     int type;                   /* dtype */
-    const char *key;            /* "0", in the mapped file */
-    size_t key_length;          /* in bytes */
-    uint64_t numel;             /* how many elements it should have */
+    const char *key;            /* [key_length] in the mapped file, for example "0" */
+    size_t key_length;
+    uint64_t numel; /* number of elements, as the pickle states it */
 } storage;
 
-typedef struct {                                        /* what _rebuild_tensor_v2 is given */
-    const storage *storage;                             /* whose elements it shows */
+typedef struct {                                        /* the arguments of _rebuild_tensor_v2 */
+    const storage *storage;                             /* the storage that holds the elements */
     uint64_t offset, shape[MAX_DIMS], stride[MAX_DIMS]; /* in elements */
-    int dims;                                           /* how many of shape and stride */
+    int dims;                                           /* number of dimensions */
 } pickled_tensor;
 
 typedef struct value {
     value_kind kind;
-    uint32_t n; /* bytes of a string, items of a tuple */
+    uint32_t n; /* bytes of text, number of items */
     union {
-        int64_t integer;              /* P_INT; P_GLOBAL, P_DICT, P_LIST: which */
-        const char *text;             /* P_TEXT: in the mapped file */
-        const struct value *items;    /* P_TUPLE */
-        const storage *storage;       /* P_STORE */
+        int64_t integer;           /* P_INT, P_NONE; P_GLOBAL: a `global`; P_DICT, P_LIST: number */
+        const char *text;          /* P_TEXT: [n] in the mapped file */
+        const struct value *items; /* P_TUPLE: [n] */
+        const storage *storage;    /* P_STORAGE */
         const pickled_tensor *tensor; /* P_TENSOR */
     };
 } value;
 
-typedef struct named {  /* dict[name] = tensor; or a list's item, a name without a tensor */
-    struct named *next; /* the one named before */
-    int64_t dict;       /* its number, or the list's */
-    const char *name;   /* in the mapped file */
-    size_t length;      /* in bytes */
+typedef struct named {  /* an item dict[name] = tensor; in a list a name only */
+    struct named *next; /* the item added before this one */
+    int64_t dict;       /* number of the dict or list */
+    const char *name;   /* [length] in the mapped file */
+    size_t length;
     const pickled_tensor *tensor; /* NULL in a list */
 } named;
 
 typedef struct {
-    torch_file *z;                /* whose pickle it is */
-    llamac_cursor c;              /* the program, from the next opcode on */
-    value stack[STACK_MAX];       /* [depth] in use */
-    size_t depth;                 /* values on the stack */
-    value *memo;                  /* [n_memo] that the program numbered, to use again */
-    size_t n_memo, memo_capacity; /* numbered; allocated */
-    int64_t n_dicts;              /* dicts and lists made so far: their numbers */
-    uint64_t made;                /* bytes of memory */
-    /* what it was all for */
-    int64_t dict;            /* which dict or list the result is */
-    named *names;            /* the last one first */
-    const storage *storages; /* all that were named, the last one first */
-    int status;              /* LLAMA_OK, or why the machine stopped */
+    torch_file *z;          /* the file of this pickle */
+    llamac_cursor c;        /* the program, at the next opcode */
+    value stack[STACK_MAX]; /* [depth] */
+    size_t depth;
+    value *memo;                  /* [n_memo] values stored for BINGET */
+    size_t n_memo, memo_capacity; /* values stored; values allocated */
+    int64_t n_dicts;              /* number of dicts and lists made so far */
+    uint64_t allocated;           /* bytes allocated so far */
+    /* the result */
+    int64_t dict; /* number of the resulting dict or list; if it is an integer, its value */
+    named *names; /* items of all dicts and lists, the last first */
+    const storage *storages; /* all storages named, the last first */
+    int status;              /* LLAMA_OK, or the error that stopped the machine */
 } pickle;
 
-/* These return false, for the machine to stop with p->status. */
+/* Stops the machine: sets p->status and the error text, unless an earlier error has done so.
+ * Returns false. Each function below that returns bool returns false after an error, which ends the
+ * run. */
 static bool pickle_fail(pickle *p, const char *why) {
-    if (p->status) return false; /* the first reason is the one to tell */
-    p->status =
-        llamac_fail(p->z->a->err, LLAMA_EFORMAT,
-                    "%s: in its pickle %s; it is not a LLaMA checkpoint", p->z->a->file, why);
+    if (p->status) return false;
+    p->status = llamac_fail(p->z->a->err, LLAMA_EFORMAT,
+                            "%s: in its pickle, %s; the file is damaged or is not a LLaMA "
+                            "checkpoint: download it again",
+                            p->z->a->file, why);
     return false;
 }
 
-/* Zeroed memory, or NULL with p->status set. An opcode of one byte may ask for many, so what a
- * program gets in all is bound to the file's size. */
+/* Returns zeroed memory for count items, or NULL with p->status set. The total is limited to 256 KB
+ * plus 8 times the size of the file, because a one-byte opcode may ask for much memory. */
 static void *pickle_new(pickle *p, uint64_t count, size_t size) {
     enum { TIMES = 8, AT_LEAST = 1 << 18 };
-    p->made += count * size; /* of count there are no more than the file has bytes */
-    if (p->made > AT_LEAST + TIMES * (uint64_t)llamac_left(&p->z->a->bytes))
-        return pickle_fail(p, "more is made than such a file can hold"), NULL;
-    void *made = llamac_new(p->z->a->scratch, count, size);
-    if (!made) p->status = llamac_out_of_memory(p->z->a->err, p->z->a->file);
-    return made;
+    p->allocated += count * size; /* no overflow: count < 2^20, by MEMO_MAX and STACK_MAX */
+    if (p->allocated > AT_LEAST + TIMES * (uint64_t)llamac_left(&p->z->a->bytes))
+        return pickle_fail(p, "it needs more memory than a file of this size can need"), NULL;
+    void *allocated = llamac_new(p->z->a->scratch, count, size);
+    if (!allocated) p->status = llamac_out_of_memory(p->z->a->err, p->z->a->file);
+    return allocated;
 }
 
-/* The stack has a fixed size, so a program of a million marks is refused and not followed. */
+/* Pushes a value. The stack has a fixed size, so a program of a million marks is refused. Returns
+ * false if the stack is full. */
 static bool push(pickle *p, value v) {
-    if (p->depth == STACK_MAX) return pickle_fail(p, "the stack outgrows any checkpoint's");
+    if (p->depth == STACK_MAX) return pickle_fail(p, "the stack needs more than 4096 values");
     p->stack[p->depth++] = v;
     return true;
 }
 
-/* What is told by a number alone: see `value`. */
+/* Pushes a value that consists of its kind and an integer: see `value`. */
 static bool push_int(pickle *p, value_kind kind, int64_t i) {
     return push(p, (value){kind, 0, {.integer = i}});
 }
 
-/* The topmost value, taken off; a mark if there is none. */
+/* Pops the top value. Returns it, or a mark if the stack is empty. */
 static value pop(pickle *p) {
     return p->depth ? p->stack[--p->depth] : (value){P_MARK, 0, {.integer = 0}};
 }
 
-/* Take the n topmost values off: they stay readable at the pointer until the next push. */
+/* Pops the n top values. Returns a pointer to the lowest, valid until the next push, or NULL if
+ * there are fewer. */
 static const value *pop_many(pickle *p, size_t n) {
     if (n > p->depth) return pickle_fail(p, "the stack is empty"), NULL;
     return &p->stack[p->depth -= n];
 }
 
-/* The same for those above the topmost mark; the mark goes too. */
+/* Pops the values above the top mark, and the mark. Sets *n to their number. Returns as pop_many,
+ * or NULL if there is no mark. */
 static const value *pop_marked(pickle *p, size_t *n) {
     for (size_t i = p->depth; i-- > 0;)
         if (p->stack[i].kind == P_MARK) {
@@ -2867,7 +2897,8 @@ static const value *pop_marked(pickle *p, size_t *n) {
     return pickle_fail(p, "a mark is missing"), NULL;
 }
 
-/* A tuple of n values that stand at `from` (NULL: they could not be taken). */
+/* Pushes a tuple of the n values at `from`. Fails if `from` is NULL, which means that they could
+ * not be popped. */
 static bool push_tuple(pickle *p, const value *from, size_t n) {
     value *items = from ? pickle_new(p, n, sizeof *items) : NULL;
     if (!items) return false;
@@ -2875,41 +2906,42 @@ static bool push_tuple(pickle *p, const value *from, size_t n) {
     return push(p, (value){P_TUPLE, (uint32_t)n, {.items = items}});
 }
 
-/* Item i of a tuple; a mark if it is not a tuple or has no such item. */
+/* Returns item i of a tuple, or a mark if `tuple` is not a tuple or has no such item. */
 static value item(value tuple, size_t i) {
     if (tuple.kind != P_TUPLE || i >= tuple.n) return (value){P_MARK, 0, {.integer = 0}};
     return tuple.items[i];
 }
 
-/* Strings stay in the file: a value points to the n bytes that come next. */
+/* Pushes the next n bytes as a string. They stay in the mapped file. */
 static bool push_string(pickle *p, uint64_t n) {
     const unsigned char *s = llamac_take(&p->c, n);
     if (!s || n > UINT32_MAX) return pickle_fail(p, "a string reaches past the end");
     return push(p, (value){P_TEXT, (uint32_t)n, {.text = (const char *)s}});
 }
 
-/* A little-endian two's complement number of n <= 8 bytes. */
+/* Pushes a little-endian two's complement integer of n bytes. Fails if n > 8. */
 static bool push_long(pickle *p, uint64_t n) {
-    if (n > 8) return pickle_fail(p, "a number is too large");
+    if (n > 8) return pickle_fail(p, "a number has more than 8 bytes");
     uint64_t v = llamac_uint(&p->c, (int)n);
     if (n && n < 8 && v >> (8 * n - 1)) v |= UINT64_MAX << (8 * n);
     return push_int(p, P_INT, (int64_t)v);
 }
 
-/* Is it this string? */
+/* Returns whether v is this string. */
 static bool is_text(value v, const char *text) {
     return v.kind == P_TEXT && llamac_is(v.text, v.n, text);
 }
 
-/* The rest of a line, as GLOBAL writes its two names. */
-static value line(pickle *p) {
+/* Takes the rest of a line, at most 256 bytes, and its newline. GLOBAL has its two names in two
+ * lines. Returns a mark if the program ends before the newline. */
+static value take_line(pickle *p) {
     value v = {P_TEXT, 0, {.text = (const char *)p->c.at}};
     while (p->c.at < p->c.end && *p->c.at != '\n' && v.n < 256) p->c.at++, v.n++;
     if (!llamac_take(&p->c, 1)) v.kind = P_MARK;
     return v;
 }
 
-/* The globals a checkpoint may name. */
+/* Pushes a function or class if it is in the table of those that a checkpoint may use. */
 static bool push_global(pickle *p, value module, value name) {
     static const struct {
         const char *module, *name;
@@ -2925,36 +2957,39 @@ static bool push_global(pickle *p, value module, value name) {
     for (size_t i = 0; i < sizeof allowed / sizeof *allowed; i++)
         if (is_text(module, allowed[i].module) && is_text(name, allowed[i].name))
             return push_int(p, P_GLOBAL, allowed[i].global);
-    if (module.kind != P_TEXT || name.kind != P_TEXT) return pickle_fail(p, "a global has no name");
+    if (module.kind != P_TEXT || name.kind != P_TEXT)
+        return pickle_fail(p, "a global has no module or no name");
     char why[192];
-    snprintf(why, sizeof why, "'%.*s %.*s' is asked for, which is not run",
+    snprintf(why, sizeof why, "it asks for '%.*s %.*s', which is not allowed",
              (int)(module.n < 60 ? module.n : 60), module.text, (int)(name.n < 60 ? name.n : 60),
              name.text);
     return pickle_fail(p, why);
 }
 
-/* A persistent id names a storage: ('storage', type, key, location, numel), in the older form
- * with None behind it, for a storage that is no view of another. */
+/* Pushes the storage that a persistent id names: ('storage', type, key, location, numel). In the
+ * older form the id has a sixth item, which is None unless the storage is a view of another; views
+ * are refused. */
 static bool push_storage(pickle *p, value id) {
     value type = item(id, 1), key = item(id, 2), numel = item(id, 4);
     if (!is_text(item(id, 0), "storage") || type.kind != P_GLOBAL || type.integer < G_STORAGE ||
         key.kind != P_TEXT || numel.kind != P_INT || numel.integer < 0 ||
         (id.n > 5 && item(id, 5).kind != P_NONE))
-        return pickle_fail(p, "a persistent id is not of a float storage");
+        return pickle_fail(p,
+                           "a persistent id does not name a float32, float16 or bfloat16 storage");
     storage *s = pickle_new(p, 1, sizeof *s);
     if (!s) return false;
     *s = (storage){p->storages, (int)type.integer - G_STORAGE, key.text, key.n,
                    (uint64_t)numel.integer};
     p->storages = s;
-    return push(p, (value){P_STORE, 0, {.storage = s}});
+    return push(p, (value){P_STORAGE, 0, {.storage = s}});
 }
 
-/* _rebuild_tensor_v2(storage, offset, shape, stride, ...). How far it reaches,
- * torch_tensor checks. */
+/* Pushes the result of _rebuild_tensor_v2(storage, offset, shape, stride, ...). Whether the
+ * elements are inside the storage is checked later, by torch_tensor. */
 static bool push_tensor(pickle *p, value args) {
     value from = item(args, 0), offset = item(args, 1), shape = item(args, 2),
           stride = item(args, 3);
-    if (from.kind != P_STORE || offset.kind != P_INT || offset.integer < 0 ||
+    if (from.kind != P_STORAGE || offset.kind != P_INT || offset.integer < 0 ||
         shape.kind != P_TUPLE || stride.kind != P_TUPLE || shape.n != stride.n ||
         shape.n > MAX_DIMS)
         return pickle_fail(p, "a tensor is malformed");
@@ -2964,24 +2999,25 @@ static bool push_tensor(pickle *p, value args) {
     for (size_t i = 0; i < shape.n; i++) {
         value size = item(shape, i), step = item(stride, i);
         if (size.kind != P_INT || step.kind != P_INT || size.integer < 1 || step.integer < 0)
-            return pickle_fail(p, "a tensor has a size or stride that is none");
+            return pickle_fail(p, "a tensor has a size or a stride that is not valid");
         t->shape[i] = (uint64_t)size.integer;
         t->stride[i] = (uint64_t)step.integer;
     }
     return push(p, (value){P_TENSOR, 0, {.tensor = t}});
 }
 
-/* callable(*args), for the three callables there are. _rebuild_parameter only wraps a tensor. */
+/* Pops args and callable and pushes callable(*args), for the three allowed functions and classes.
+ * _rebuild_parameter(tensor, ...) gives the tensor itself. */
 static bool reduce(pickle *p) {
     value args = pop(p), callable = pop(p), inner = item(args, 0);
     int64_t which = callable.kind == P_GLOBAL && args.kind == P_TUPLE ? callable.integer : -1;
     if (which == G_TENSOR) return push_tensor(p, args);
     if (which == G_ORDERED_DICT) return push_int(p, P_DICT, p->n_dicts++);
     if (which == G_PARAMETER && inner.kind == P_TENSOR) return push(p, inner);
-    return pickle_fail(p, "something is called that cannot be");
+    return pickle_fail(p, "it calls something that is not allowed, or with wrong arguments");
 }
 
-/* Note a name in the dict or list on top. */
+/* Adds an item to the dict or list on top of the stack; t is NULL for a list. */
 static bool add_name(pickle *p, value name, const pickled_tensor *t) {
     named *e = pickle_new(p, 1, sizeof *e);
     if (!e) return false;
@@ -2990,12 +3026,14 @@ static bool add_name(pickle *p, value name, const pickled_tensor *t) {
     return true;
 }
 
-/* dict[key] = value for n values (key, value, ...); the dict is on top. Only named tensors
- * are kept: the rest is PyTorch's _metadata, or the older form's note on its machine. */
+/* Sets dict[key] = value for n values (key, value, key, value ...); the dict is on top of the
+ * stack. Only tensors with a string as key are kept. The other items are PyTorch's _metadata, or
+ * the older form's description of the machine, whose little_endian must not be False. Fails if
+ * `from` is NULL. */
 static bool set_items(pickle *p, const value *from, size_t n) {
     if (!from) return false;
     if (n % 2 || p->depth == 0 || p->stack[p->depth - 1].kind != P_DICT)
-        return pickle_fail(p, "items are set on what is not a dict");
+        return pickle_fail(p, "items are set in a value that is not a dict, or a value is missing");
     for (size_t i = 0; i < n; i += 2) {
         if (is_text(from[i], "little_endian") && from[i + 1].integer == 0)
             return pickle_fail(p, "little_endian is False");
@@ -3006,17 +3044,20 @@ static bool set_items(pickle *p, const value *from, size_t n) {
     return true;
 }
 
-/* list.extend(n values); the list is on top. Of interest are strings: keys of storages. */
+/* Appends n values to the list on top of the stack. Only strings are kept: the keys of storages.
+ * Fails if `from` is NULL. */
 static bool append_items(pickle *p, const value *from, size_t n) {
     if (!from) return false;
     if (p->depth == 0 || p->stack[p->depth - 1].kind != P_LIST)
-        return pickle_fail(p, "items are appended to what is not a list");
+        return pickle_fail(p, "items are appended to a value that is not a list");
     for (size_t i = 0; i < n; i++)
         if (from[i].kind == P_TEXT && !add_name(p, from[i], NULL)) return false;
     return true;
 }
 
-/* Python numbers the memo 0, 1, 2, ... (or from 1): no attacker's index is followed further. */
+/* Stores the top of the stack in the memo, without popping it. Python numbers the memo 0, 1, 2, ...
+ * or from 1. A number that skips more than one is refused, so the memo cannot grow faster than the
+ * program. */
 static bool memoize(pickle *p, uint64_t index) {
     if (p->depth == 0 || index > p->n_memo + 1 || index >= MEMO_MAX)
         return pickle_fail(p, "the memo is used out of order");
@@ -3032,47 +3073,52 @@ static bool memoize(pickle *p, uint64_t index) {
     return true;
 }
 
-/* BINGET: the value that was given this number. */
+/* Pushes the value that the memo has under this number. */
 static bool recall(pickle *p, uint64_t index) {
     if (index >= p->n_memo) return pickle_fail(p, "the memo has no such value");
     return push(p, p->memo[index]);
 }
 
-/* One opcode; false ends the run, at STOP or with a failure in status. */
+/* Executes one opcode. Returns false if the machine must stop: at STOP, or after an error, which
+ * sets p->status. */
 static bool step(pickle *p) {
     unsigned op = (unsigned)llamac_uint(&p->c, 1);
-    if (p->c.bad) return pickle_fail(p, "the end is missing");
+    if (p->c.bad) return pickle_fail(p, "the program is truncated");
     size_t n = 0;
     const value *from;
     value module, name;
     char why[64];
     switch (op) {
-    case 0x80: return llamac_uint(&p->c, 1) <= 5 || pickle_fail(p, "the protocol is over 5");
-    case 0x95: return llamac_take(&p->c, 8) || pickle_fail(p, "the end is missing"); /* FRAME */
-    case '(': return push_int(p, P_MARK, 0);                                         /* MARK */
-    case 'N': return push_int(p, P_NONE, 0);                                         /* NONE */
-    case 0x88: return push_int(p, P_NONE, 1); /* NEWTRUE, NEWFALSE: nothing asks which */
-    case 0x89: return push_int(p, P_NONE, 0);
-    case 'K': return push_int(p, P_INT, (int64_t)llamac_uint(&p->c, 1)); /* BININT1 */
-    case 'M': return push_int(p, P_INT, (int64_t)llamac_uint(&p->c, 2)); /* BININT2 */
-    case 'J': return push_long(p, 4);                                    /* BININT */
-    case 0x8a: return push_long(p, llamac_uint(&p->c, 1));               /* LONG1 */
-    case 0x8c: return push_string(p, llamac_uint(&p->c, 1));             /* SHORT_BINUNICODE */
-    case 'X': return push_string(p, llamac_uint(&p->c, 4));              /* BINUNICODE */
-    case 0x8d: return push_string(p, llamac_uint(&p->c, 8));             /* BINUNICODE8 */
-    case '}': return push_int(p, P_DICT, p->n_dicts++);                  /* EMPTY_DICT */
-    case ']': return push_int(p, P_LIST, p->n_dicts++);                  /* EMPTY_LIST */
-    case ')': return push_tuple(p, p->stack, 0);                         /* EMPTY_TUPLE */
-    case 0x85: return push_tuple(p, pop_many(p, 1), 1);                  /* TUPLE1, 2, 3 */
-    case 0x86: return push_tuple(p, pop_many(p, 2), 2);                  /* TUPLE2 */
-    case 0x87: return push_tuple(p, pop_many(p, 3), 3);                  /* TUPLE3 */
-    case 't': from = pop_marked(p, &n); return push_tuple(p, from, n);   /* TUPLE */
-    case 'q': return memoize(p, llamac_uint(&p->c, 1)); /* BINPUT, LONG_BINPUT, MEMOIZE */
-    case 'r': return memoize(p, llamac_uint(&p->c, 4)); /* LONG_BINPUT */
-    case 0x94: return memoize(p, p->n_memo);            /* MEMOIZE */
-    case 'h': return recall(p, llamac_uint(&p->c, 1));  /* BINGET, LONG_BINGET */
-    case 'j': return recall(p, llamac_uint(&p->c, 4));  /* LONG_BINGET */
-    case 'c': module = line(p), name = line(p); return push_global(p, module, name); /* GLOBAL */
+    case 0x80: /* PROTO */
+        return llamac_uint(&p->c, 1) <= 5 || pickle_fail(p, "its protocol is newer than 5");
+    case 0x95:
+        return llamac_take(&p->c, 8) || pickle_fail(p, "the program is truncated"); /* FRAME */
+    case '(': return push_int(p, P_MARK, 0);                                        /* MARK */
+    case 'N': return push_int(p, P_NONE, 0);                                        /* NONE */
+    case 0x88: return push_int(p, P_NONE, 1);                                       /* NEWTRUE */
+    case 0x89: return push_int(p, P_NONE, 0);                                       /* NEWFALSE */
+    case 'K': return push_int(p, P_INT, (int64_t)llamac_uint(&p->c, 1));            /* BININT1 */
+    case 'M': return push_int(p, P_INT, (int64_t)llamac_uint(&p->c, 2));            /* BININT2 */
+    case 'J': return push_long(p, 4);                                               /* BININT */
+    case 0x8a: return push_long(p, llamac_uint(&p->c, 1));                          /* LONG1 */
+    case 0x8c: return push_string(p, llamac_uint(&p->c, 1));           /* SHORT_BINUNICODE */
+    case 'X': return push_string(p, llamac_uint(&p->c, 4));            /* BINUNICODE */
+    case 0x8d: return push_string(p, llamac_uint(&p->c, 8));           /* BINUNICODE8 */
+    case '}': return push_int(p, P_DICT, p->n_dicts++);                /* EMPTY_DICT */
+    case ']': return push_int(p, P_LIST, p->n_dicts++);                /* EMPTY_LIST */
+    case ')': return push_tuple(p, p->stack, 0);                       /* EMPTY_TUPLE */
+    case 0x85: return push_tuple(p, pop_many(p, 1), 1);                /* TUPLE1 */
+    case 0x86: return push_tuple(p, pop_many(p, 2), 2);                /* TUPLE2 */
+    case 0x87: return push_tuple(p, pop_many(p, 3), 3);                /* TUPLE3 */
+    case 't': from = pop_marked(p, &n); return push_tuple(p, from, n); /* TUPLE */
+    case 'q': return memoize(p, llamac_uint(&p->c, 1));                /* BINPUT */
+    case 'r': return memoize(p, llamac_uint(&p->c, 4));                /* LONG_BINPUT */
+    case 0x94: return memoize(p, p->n_memo);                           /* MEMOIZE */
+    case 'h': return recall(p, llamac_uint(&p->c, 1));                 /* BINGET */
+    case 'j': return recall(p, llamac_uint(&p->c, 4));                 /* LONG_BINGET */
+    case 'c':
+        module = take_line(p), name = take_line(p);
+        return push_global(p, module, name); /* GLOBAL */
     case 0x93:
         name = pop(p), module = pop(p);
         return push_global(p, module, name);                             /* STACK_GLOBAL */
@@ -3086,12 +3132,13 @@ static bool step(pickle *p) {
         return pop_many(p, 1) && (p->depth || pickle_fail(p, "the stack is empty")); /* BUILD */
     case '.': return false;                                                          /* STOP */
     }
-    snprintf(why, sizeof why, "opcode 0x%02x is not one that builds tensors", op);
+    snprintf(why, sizeof why, "opcode 0x%02x is not used to build tensors", op);
     return pickle_fail(p, why);
 }
 
-/* Run the program at c, which moves to its end. The result must be of this kind; of p->names
- * those count that are p->dict's. */
+/* Runs the program at *c and advances *c to its end. The result must be of kind `result`.
+ * Afterwards p->dict is the number of the resulting dict or list, or the integer, and p->names has
+ * the items of this and other dicts and lists. Returns p->status. */
 static int pickle_run(pickle *p, llamac_cursor *c, value_kind result) {
     p->c = *c;
     p->depth = p->n_memo = 0;
@@ -3105,20 +3152,26 @@ static int pickle_run(pickle *p, llamac_cursor *c, value_kind result) {
     return p->status;
 }
 
-/* ---- PyTorch's older form: five pickles, then the storages one after the other ---- */
+/* ---- PyTorch: the older form of a file ---- */
 
-/* A number as magic; the number of the form, 1001; a dict about the machine; the dict of tensors;
- * a list of the storages' keys. Then for each key an int64, how many elements, and the elements,
- * packed without a gap and so, often, at odd addresses. */
+/* The layout, before PyTorch 1.6:
+ *
+ *   5 pickles   the magic number; the version of the form, 1001; a dict that describes the machine;
+ *               the dict of tensors; a list of the keys of the storages
+ *   storages    for each key, in the order of the list: the number of elements in 64 bits, then the
+ *               elements
+ *
+ * There are no gaps, so the elements are often at odd addresses. */
 
-/* The first pickle: the number 0x1950a86a20f9469cfc6c. */
+/* The first pickle; its number is 0x1950a86a20f9469cfc6c. */
 static const unsigned char legacy_magic[] = {0x80, 0x02, 0x8a, 0x0a, 0x6c, 0xfc, 0x9c, 0x46,
                                              0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19, 0x2e};
 
-/* Have the tensors tell the types of the storages. False: there is a storage that no tensor has. A
- * file has no such, as PyTorch writes the storages that it met while it wrote the tensors; so a key
- * that was damaged into another one's leaves a storage alone, and is found out. */
-static bool tell_types(torch_file *z, const pickle *p) {
+/* Sets the type of each storage to the type that the pickle gives it. Returns false if the pickle
+ * does not name some storage. PyTorch never writes such a file, because it writes the storages that
+ * it finds in tensors. The check detects a damaged key: if one key turns into another, a storage is
+ * left without a tensor. */
+static bool set_storage_types(torch_file *z, const pickle *p) {
     for (const storage *s = p->storages; s; s = s->next) {
         entry *e = find_storage(z, s->key, s->key_length);
         if (e) e->type = s->type;
@@ -3128,40 +3181,41 @@ static bool tell_types(torch_file *z, const pickle *p) {
     return true;
 }
 
-/* The storages, in the order of the list of keys: a count of elements (int64), then the
- * elements, at any address. Their types are known from the tensors. */
+/* Reads the storages at c into z->entries, sorted by key. p->names is the list of keys. Returns
+ * LLAMA_EFORMAT if a storage is truncated or has no tensor, or if the file does not end after the
+ * last storage; LLAMA_ENOMEM if memory runs out. */
 static int legacy_storages(torch_file *z, const pickle *p, llamac_cursor c) {
     size_t n = 0;
     for (const named *e = p->names; e; e = e->next) n++;
-    size_t *order = llamac_new(z->a->scratch, n, sizeof *order); /* [turn] of the sorted entries */
+    size_t *order = llamac_new(z->a->scratch, n, sizeof *order); /* [index]: see entry */
     z->entries = llamac_new(z->a->scratch, n, sizeof *z->entries);
     if (!order || !z->entries) return llamac_out_of_memory(z->a->err, z->a->file);
     z->n_entries = n;
-    for (const named *e = p->names; e; e = e->next) { /* the last one first */
+    for (const named *e = p->names; e; e = e->next) { /* the last first */
         n--;
         z->entries[n] = (entry){e->name, e->length, NULL, 0, n, -1};
     }
     qsort(z->entries, z->n_entries, sizeof *z->entries, compare_keys);
-    for (size_t i = 0; i < z->n_entries; i++) order[z->entries[i].turn] = i;
-    if (!tell_types(z, p)) return bad_archive(z->a, "it has a storage of no tensor");
+    for (size_t i = 0; i < z->n_entries; i++) order[z->entries[i].index] = i;
+    if (!set_storage_types(z, p)) return bad_archive(z->a, "it has a storage that no tensor uses");
     for (size_t i = 0; i < z->n_entries; i++) {
         entry *e = &z->entries[order[i]];
         uint64_t numel = llamac_uint(&c, 8);
         if (__builtin_mul_overflow(numel, dtype_bytes[e->type], &e->size) ||
             !(e->data = llamac_take(&c, e->size)))
-            return bad_archive(z->a, "a storage is cut short");
+            return bad_archive(z->a, "a storage is truncated");
     }
-    return llamac_left(&c) ? bad_archive(z->a, "bytes are left behind its storages") : LLAMA_OK;
+    return llamac_left(&c) ? bad_archive(z->a, "there are bytes after its last storage") : LLAMA_OK;
 }
 
-/* After the magic: the protocol's number, a dict about the machine, the dict of tensors,
- * the list of keys. The tensors' dict is the result. */
+/* Reads a file of the older form. Afterwards p->names and p->dict are those of the dict of tensors.
+ * Returns LLAMA_EFORMAT or LLAMA_ENOMEM on failure. */
 static int legacy_read(torch_file *z, pickle *p) {
     llamac_cursor c = z->a->bytes;
     llamac_take(&c, sizeof legacy_magic);
     int status = pickle_run(p, &c, P_INT);
     if (status == LLAMA_OK && p->dict != 1001)
-        return bad_archive(z->a, "the number of its form is not 1001");
+        return bad_archive(z->a, "its version of the older form is not 1001");
     if (status == LLAMA_OK) status = pickle_run(p, &c, P_DICT);
     if (status == LLAMA_OK) status = pickle_run(p, &c, P_DICT);
     named *names = p->names;
@@ -3173,12 +3227,13 @@ static int legacy_read(torch_file *z, pickle *p) {
     return status;
 }
 
-/* ---- A file of PyTorch's, of either form ---- */
+/* ---- PyTorch: the tensors, of either form ---- */
 
-/* Do two of its elements lie in one place? Each dimension must step over all of those with smaller
- * steps: of a matrix with rows of 8 in memory, stride (8, 1), over the 7 steps of a row; that is so
- * too if it was transposed, (1, 8), or has gaps, (10, 1). PyTorch can make others, by expand(),
- * which no model has as weights. What it reaches is known not to overflow. */
+/* Returns whether two elements of a tensor may share an address. They do not if the stride of each
+ * dimension exceeds the reach of all dimensions with smaller or equal strides. For a matrix with
+ * rows of 8 elements, strides (8, 1) are valid because 8 > 7 * 1. So are (1, 8), the transposed
+ * matrix, and (10, 1), which has gaps. PyTorch's expand() makes tensors that overlap, but no model
+ * has them as weights. The caller has checked that the products do not overflow. */
 static bool overlaps_itself(const pickled_tensor *v) {
     for (int d = 0; d < v->dims; d++) {
         uint64_t inner = 0;
@@ -3190,23 +3245,25 @@ static bool overlaps_itself(const pickled_tensor *v) {
     return false;
 }
 
-/* One of the tensors that were named: its bytes, if its storage has all of them. */
+/* Adds a tensor of the dict to the archive's list. Returns LLAMA_EFORMAT if its storage is missing
+ * or has the wrong size, or if its elements are outside the storage or overlap; LLAMA_ENOMEM if
+ * memory runs out. */
 static int torch_tensor(torch_file *z, const named *e) {
     const pickled_tensor *v = e->tensor;
     const storage *s = v->storage;
     tensor t = {.name = e->name, .length = e->length, .type = s->type, .dims = v->dims};
     const entry *stored = find_storage(z, s->key, s->key_length);
     uint64_t size = dtype_bytes[s->type], bytes, reach, last = v->offset, elements = 1;
-    bool over = false;
+    bool overflow = false;
     if (!stored || __builtin_mul_overflow(s->numel, size, &bytes) || bytes != stored->size)
-        return bad_tensor(z->a, &t, "has a storage that is absent or cut short");
+        return bad_tensor(z->a, &t, "has a storage that is missing or has the wrong size");
     for (int d = 0; d < v->dims; d++) {
-        over |= __builtin_mul_overflow(v->shape[d] - 1, v->stride[d], &reach);
-        over |= __builtin_add_overflow(last, reach, &last);
-        over |= __builtin_mul_overflow(elements, v->shape[d], &elements);
+        overflow |= __builtin_mul_overflow(v->shape[d] - 1, v->stride[d], &reach);
+        overflow |= __builtin_add_overflow(last, reach, &last);
+        overflow |= __builtin_mul_overflow(elements, v->shape[d], &elements);
     }
-    if (over || last >= s->numel || elements > s->numel)
-        return bad_tensor(z->a, &t, "reaches past its storage");
+    if (overflow || last >= s->numel || elements > s->numel)
+        return bad_tensor(z->a, &t, "reaches past the end of its storage");
     if (overlaps_itself(v)) return bad_tensor(z->a, &t, "has elements that overlap");
     t.data = stored->data + v->offset * size;
     memcpy(t.shape, v->shape, sizeof t.shape);
@@ -3214,7 +3271,8 @@ static int torch_tensor(torch_file *z, const named *e) {
     return add_tensor(z->a, t);
 }
 
-/* The dict of tensors, whichever the form. */
+/* Lists the tensors of a PyTorch file. The magic number tells the older form from a zip file.
+ * Returns LLAMA_EFORMAT or LLAMA_ENOMEM on failure. */
 static int read_torch(archive *a) {
     torch_file z = {.a = a};
     pickle *p = llamac_new(a->scratch, 1, sizeof *p);
@@ -3228,37 +3286,42 @@ static int read_torch(archive *a) {
     else if ((status = zip_open(&z)) == LLAMA_OK) {
         llamac_cursor c = llamac_cursor_on(z.pickle.data, (size_t)z.pickle.size);
         status = pickle_run(p, &c, P_DICT);
-        if (status == LLAMA_OK && !tell_types(&z, p))
-            status = bad_archive(a, "it has a storage of no tensor");
+        if (status == LLAMA_OK && !set_storage_types(&z, p))
+            status = bad_archive(a, "it has a storage that no tensor uses");
     }
     for (const named *e = p->names; e && status == LLAMA_OK; e = e->next)
         if (e->dict == p->dict) status = torch_tensor(&z, e);
     return status;
 }
 
-/* ---- safetensors: the length of a JSON header, the header, the elements ---- */
+/* ---- safetensors ---- */
 
-/*   8 bytes     n, the length of the header
+/* The layout:
+ *
+ *   8 bytes     n, the length of the header
  *   n bytes     {"__metadata__": {...}, "model.norm.weight": {...}, ...}, padded with spaces
- *   the rest    elements, wherever the header says; at odd addresses too if n is odd */
-
-/* A tensor's entry is
+ *   the rest    the elements, at the offsets in the header; at odd addresses too if n is odd
+ *
+ * The entry of a tensor in the header is
+ *
  *     "name": {"dtype": "F16", "shape": [4096, 4096], "data_offsets": [0, 33554432]}
- * with the offsets counted from the end of the header. */
-typedef struct {
-    tensor t;            /* as far as it was read */
-    uint64_t offsets[2]; /* of the first byte and of the one behind the last */
-    int n_offsets;       /* of them read */
+ *
+ * Offsets are in bytes from the end of the header. */
+
+typedef struct {         /* an entry of the header that is being read */
+    tensor t;            /* the fields read so far */
+    uint64_t offsets[2]; /* of the first byte; of the byte after the last */
+    int n_offsets;       /* number of offsets read so far */
 } safe_entry;
 
-/* One value inside an entry; false: it is not what it should be. A type we do not know is kept by
- * name, for it may be of a tensor that nobody needs. */
+/* Stores one value of an entry in *e. Returns false if the value is not valid. If its dtype is not
+ * supported, its name is kept and t.type stays -1: the model may not need this tensor. */
 static bool safe_value(safe_entry *e, const llamac_json *j) {
     static const char *const names[DTYPES] = {"F32", "F16", "BF16"};
-    uint64_t whole = j->value.kind == '0' && j->value.number >= 0 && j->value.number < 0x1p53
-                         ? (uint64_t)j->value.number
-                         : 0;
-    bool counts = j->level == 3 && j->value.kind == '0' && (double)whole == j->value.number;
+    uint64_t integer = j->value.kind == '0' && j->value.number >= 0 && j->value.number < 0x1p53
+                           ? (uint64_t)j->value.number
+                           : 0;
+    bool is_count = j->level == 3 && j->value.kind == '0' && (double)integer == j->value.number;
     if (llamac_json_under(j, 2, "dtype") && j->value.kind == '"') {
         snprintf(e->t.stored, sizeof e->t.stored, "%.*s", (int)(j->value.n < 15 ? j->value.n : 15),
                  j->value.text);
@@ -3266,27 +3329,27 @@ static bool safe_value(safe_entry *e, const llamac_json *j) {
             if (strcmp(e->t.stored, names[i]) == 0) e->t.type = i;
         return true;
     }
-    if (llamac_json_under(j, 2, "shape") && counts && e->t.dims < MAX_DIMS) {
-        e->t.shape[e->t.dims++] = whole;
+    if (llamac_json_under(j, 2, "shape") && is_count && e->t.dims < MAX_DIMS) {
+        e->t.shape[e->t.dims++] = integer;
         return true;
     }
-    if (llamac_json_under(j, 2, "data_offsets") && counts && e->n_offsets < 2) {
-        e->offsets[e->n_offsets++] = whole;
+    if (llamac_json_under(j, 2, "data_offsets") && is_count && e->n_offsets < 2) {
+        e->offsets[e->n_offsets++] = integer;
         return true;
     }
     return j->value.kind == '[' || j->value.kind == ']';
 }
 
-/* By where they begin, of equal ones by where they end. */
+/* Compares two tensors by begin, then by end. For qsort. */
 static int compare_begins(const void *a, const void *b) {
     const tensor *x = *(const tensor *const *)a, *y = *(const tensor *const *)b;
     return x->begin != y->begin ? (x->begin > y->begin) - (x->begin < y->begin)
                                 : (x->end > y->end) - (x->end < y->end);
 }
 
-/* All n tensors must fill the `size` bytes of elements, without a hole or an overlap, in whatever
- * order the header names them: so the format has it, and the library that defines it refuses what
- * is otherwise. */
+/* Checks that the n tensors fill the `size` bytes of elements without a gap or an overlap, in any
+ * order. The format requires this, and the safetensors library refuses other files too. Returns
+ * LLAMA_EFORMAT if they do not. */
 static int safe_filled(archive *a, size_t n, uint64_t size) {
     const tensor **order = llamac_new(a->scratch, n, sizeof *order);
     uint64_t at = 0;
@@ -3296,77 +3359,85 @@ static int safe_filled(archive *a, size_t n, uint64_t size) {
     qsort(order, n, sizeof *order, compare_begins);
     for (i = 0; i < n; at = order[i++]->end)
         if (order[i]->begin != at)
-            return bad_tensor(a, order[i], "is not where the one before it ends");
-    return at == size ? LLAMA_OK : bad_archive(a, "bytes are left behind its tensors");
+            return bad_tensor(a, order[i], "does not begin where the tensor before it ends");
+    return at == size ? LLAMA_OK : bad_archive(a, "its tensors do not end at the end of the file");
 }
 
-/* Entry by entry; what "__metadata__" says is of no use to us. */
+/* Lists the tensors of a safetensors file. Ignores "__metadata__". Returns LLAMA_EFORMAT if the
+ * header is not valid, LLAMA_ENOMEM if memory runs out. */
 static int read_safetensors(archive *a) {
     llamac_cursor c = a->bytes;
     uint64_t length = llamac_uint(&c, 8), bytes = 0, n = 0;
     const unsigned char *header = llamac_take(&c, length);
-    if (!header) return bad_archive(a, "its header is cut short");
+    if (!header) return bad_archive(a, "its header is truncated");
     llamac_json j = llamac_json_on(header, (size_t)length);
     safe_entry e = {0};
     for (int status; llamac_json_next(&j);) {
-        bool noted = llamac_json_under(&j, 1, "__metadata__");
+        bool in_metadata = llamac_json_under(&j, 1, "__metadata__");
         if (j.level == 1 && j.value.kind == '{') e = (safe_entry){.t = {.type = -1}};
-        else if (j.level == 1 && j.value.kind == '}' && !noted) {
+        else if (j.level == 1 && j.value.kind == '}' && !in_metadata) {
             e.t.name = j.key[1].text;
             e.t.length = j.key[1].n;
             if (e.n_offsets != 2 || e.offsets[0] > e.offsets[1] || !e.t.stored[0] ||
                 n++ == MAX_TENSORS)
-                return bad_tensor(a, &e.t, "has no sound entry in the header");
+                return bad_tensor(a, &e.t, "has no valid entry in the header");
             e.t.begin = e.offsets[0];
             e.t.end = e.offsets[1];
             if ((status = add_dense(a, e.t, c, e.offsets[0], &bytes))) return status;
             if (e.t.type >= 0 && bytes != e.offsets[1] - e.offsets[0])
-                return bad_tensor(a, &e.t, "is not as long as its shape");
+                return bad_tensor(a, &e.t,
+                                  "has data_offsets that do not match its shape and dtype");
         } else if (j.level == 1 && j.value.kind != '}')
-            return bad_archive(a, "its header is not of safetensors");
-        else if (j.level > 1 && !noted && !safe_value(&e, &j))
-            return bad_archive(a, "its header has an entry that is no tensor's");
+            return bad_archive(a, "its header is not a safetensors header");
+        else if (j.level > 1 && !in_metadata && !safe_value(&e, &j))
+            return bad_archive(a, "its header has an entry that does not describe a tensor");
     }
-    if (j.c.bad || n == 0) return bad_archive(a, "its header is not JSON with tensors");
+    if (j.c.bad || n == 0) return bad_archive(a, "its header is not JSON, or has no tensors");
     return safe_filled(a, (size_t)n, llamac_left(&c));
 }
 
-/* ---- GGUF: pairs of keys and values, a list of tensors, their elements ---- */
+/* ---- GGUF ---- */
 
-/*   "GGUF"      version (32 bits), how many tensors, how many pairs (64 bits each)
- *   pairs       a key; the type of the value (32 bits); the value
- *   tensors     a name, how many dimensions (32 bits), these, its type (32 bits), its offset
- *   elements    from the next multiple of general.alignment on, which is 32 if no pair says more
+/* The layout:
  *
- * A string is its length in 64 bits and its bytes; an array the type of its items, how many in 64
- * bits, the items. All numbers are little-endian. */
+ *   header      "GGUF"; version (32 bits); number of tensors, number of pairs (64 bits each)
+ *   pairs       for each: key; type of the value (32 bits); value
+ *   tensors     for each: name; number of dimensions (32 bits); dimensions (64 bits each), the
+ *               contiguous one first; type (32 bits); offset in the elements (64 bits)
+ *   elements    from the next multiple of general.alignment on; the default is 32
+ *
+ * A string is its length (64 bits) and its bytes. An array is the type of its items (32 bits),
+ * their number (64 bits) and the items. All numbers are little-endian. */
 
 typedef struct {
-    archive *a;                  /* whose bytes it has */
-    llamac_cursor c;             /* behind what was read */
-    uint64_t n_tensors, n_pairs; /* by the header */
+    archive *a;
+    llamac_cursor c;             /* after what has been read */
+    uint64_t n_tensors, n_pairs; /* as the header states them */
     uint64_t alignment;          /* in bytes, a power of two */
 } gguf_file;
 
-/* The header. */
+/* Starts to read a GGUF file: reads the header. Returns LLAMA_EFORMAT if it is not valid, or if the
+ * version is not 2 or 3. */
 static int gguf_open(gguf_file *g, archive *a) {
     *g = (gguf_file){.a = a, .c = a->bytes, .alignment = 32};
     uint64_t magic = llamac_uint(&g->c, 4), version = llamac_uint(&g->c, 4);
     g->n_tensors = llamac_uint(&g->c, 8);
     g->n_pairs = llamac_uint(&g->c, 8);
-    if (g->c.bad || magic != 0x46554747) return bad_archive(a, "is not GGUF, or is cut short");
+    if (g->c.bad || magic != 0x46554747)
+        return bad_archive(a, "it is not GGUF, or it is truncated");
     if (version != 2 && version != 3)
         return llamac_fail(a->err, LLAMA_EFORMAT,
-                           "%s: is GGUF of version %llu, not 2 or 3; make it anew", a->file,
-                           (unsigned long long)version);
+                           "%s: is GGUF version %llu, but only 2 and 3 are supported; convert the "
+                           "model to GGUF again",
+                           a->file, (unsigned long long)version);
     if (g->n_tensors > MAX_TENSORS || g->n_pairs > MAX_TENSORS)
-        return bad_archive(a, "its header counts more than there can be");
+        return bad_archive(a, "its header declares more than 65536 tensors or keys");
     return LLAMA_OK;
 }
 
-/* The next pair; false: it is malformed. Arrays are gone over, for the next one to be found. The
- * one key that is followed here is that of the alignment, which the tensors need: 32 bytes unless
- * it says otherwise, and a power of two. */
+/* Reads the next pair into *p. Returns false if it is malformed. For an array, p->value is at the
+ * first item, and the items are skipped to find the next pair. If the key is general.alignment,
+ * sets g->alignment, which must be a power of two. */
 static bool gguf_next(gguf_file *g, llamac_pair *p) {
     llamac_cursor *c = &g->c;
     llamac_value *v = &p->value, item;
@@ -3379,7 +3450,8 @@ static bool gguf_next(gguf_file *g, llamac_pair *p) {
         v->type = llamac_uint(c, 4);
         v->n = (size_t)llamac_uint(c, 8);
         v->items = *c;
-        for (size_t i = 0; i < v->n; i++) /* each takes a byte at least */
+        /* each item takes at least one byte, so the size of the file bounds the loop */
+        for (size_t i = 0; i < v->n; i++)
             if (!llamac_gguf_value(c, v->type, &item)) return false;
     } else llamac_gguf_value(c, type, v);
     if (p->key && llamac_is(p->key, p->length, "general.alignment"))
@@ -3388,8 +3460,9 @@ static bool gguf_next(gguf_file *g, llamac_pair *p) {
     return !c->bad && v->kind && g->alignment && !(g->alignment & (g->alignment - 1));
 }
 
-/* What GGUF calls the types we do not compute with: whole numbers, and the blocks of few bits a
- * weight that quantised files have. A refusal that says "Q4_K" tells which file to look for. */
+/* Returns GGUF's name of a type, or "" if it is unknown. Only F32, F16 and BF16 are supported. The
+ * other names are for error messages: from "Q4_K" a user sees that the file is quantised, and looks
+ * for an F16 or BF16 file. */
 static const char *gguf_type(uint64_t type) {
     static const char *const names[] = {
         "F32",     "F16",    "Q4_0",    "Q4_1",  "",       "",      "Q5_0",  "Q5_1",
@@ -3399,7 +3472,8 @@ static const char *gguf_type(uint64_t type) {
     return type < sizeof names / sizeof *names ? names[type] : "";
 }
 
-/* One tensor's entry; its dimensions stand there the fastest first. */
+/* Reads the entry of a tensor into *t and *offset. Reverses the dimensions, because the file has
+ * the contiguous one first. Returns false if it is malformed. */
 static bool gguf_entry(llamac_cursor *c, tensor *t, uint64_t *offset) {
     enum { TYPE_F32 = 0, TYPE_F16 = 1, TYPE_BF16 = 30 };
     *t = (tensor){.type = -1};
@@ -3419,28 +3493,31 @@ static bool gguf_entry(llamac_cursor *c, tensor *t, uint64_t *offset) {
     return !c->bad;
 }
 
-/* After the pairs: the tensors. Offsets count from the first aligned byte behind their entries.
- * Each is the next aligned one behind the tensor before, with zeros between, as all writers do it;
- * of types that we do not know the length is unknown too.
+/* Lists the tensors; the pairs must have been read. Offsets count from the first aligned byte after
+ * the list of tensors. Each tensor must begin at the first aligned byte after the end of the tensor
+ * before it, with zeros between them. All writers of GGUF do this. If the type of a tensor is not
+ * supported, its size is unknown. The next tensor may then begin anywhere at or after the start of
+ * that tensor.
  *
- * Only so is a damaged offset or type told from a sound one: there are other elements wherever it
- * points. The zeros are looked at where there are any, at the ends of small tensors; the large ones
- * of real models are whole multiples of the alignment, and none of their pages is read for this. */
+ * These checks detect damaged offsets and types, which would otherwise select wrong elements. The
+ * size of a large tensor in real models is a multiple of the alignment, so no zeros follow it and
+ * none of its pages is read. */
 static int gguf_tensors(gguf_file *g) {
     archive *a = g->a;
-    llamac_cursor ends = g->c, data = a->bytes;
-    uint64_t offset, bytes, i, end = 0; /* end: of the tensor before, as far as it is known */
-    bool known = true;
+    llamac_cursor entries = g->c, data = a->bytes;
+    uint64_t offset, bytes, i, end = 0; /* end: aligned end of the tensor before, if it is known, */
+    bool known = true;                  /* else the offset of that tensor */
     tensor t;
-    for (i = 0; i < g->n_tensors && gguf_entry(&ends, &t, &offset); i++) {}
+    for (i = 0; i < g->n_tensors && gguf_entry(&entries, &t, &offset); i++) {}
     if (i < g->n_tensors) return bad_archive(a, "its list of tensors is damaged");
-    uint64_t begin = (uint64_t)(ends.at - a->bytes.at) + g->alignment - 1;
+    uint64_t begin = (uint64_t)(entries.at - a->bytes.at) + g->alignment - 1;
     llamac_take(&data, begin / g->alignment * g->alignment);
     for (i = 0; i < g->n_tensors; i++) {
         gguf_entry(&g->c, &t, &offset);
-        if (offset % g->alignment) return bad_tensor(a, &t, "is not aligned as the file says");
+        if (offset % g->alignment)
+            return bad_tensor(a, &t, "has an offset that is not a multiple of general.alignment");
         if (known ? offset != end : offset < end)
-            return bad_tensor(a, &t, "is not where the one before it ends");
+            return bad_tensor(a, &t, "does not begin where the tensor before it ends");
         int status = add_dense(a, t, data, offset, &bytes);
         if (status) return status;
         known = t.type >= 0;
@@ -3448,14 +3525,16 @@ static int gguf_tensors(gguf_file *g) {
         llamac_cursor padding = data;
         llamac_take(&padding, known ? offset + bytes : offset);
         for (uint64_t k = offset + (known ? bytes : 0); k < end && llamac_left(&padding); k++)
-            if (llamac_uint(&padding, 1)) return bad_tensor(a, &t, "is not followed by zeros");
+            if (llamac_uint(&padding, 1))
+                return bad_tensor(a, &t, "is not followed by zeros up to the next tensor");
     }
     if (known && llamac_left(&data) > end)
-        return bad_archive(a, "bytes are left behind its tensors");
+        return bad_archive(a, "there are bytes after its last tensor");
     return LLAMA_OK;
 }
 
-/* The pairs of a file, then its tensors. */
+/* Lists the tensors of a GGUF file. Skips its pairs, which part VI reads. Returns LLAMA_EFORMAT if
+ * the file is not valid, LLAMA_ENOMEM if memory runs out. */
 static int read_gguf(archive *a) {
     gguf_file g;
     llamac_pair pair;
@@ -3465,19 +3544,22 @@ static int read_gguf(archive *a) {
     return status ? status : gguf_tensors(&g);
 }
 
-/* ---- MD5 (RFC 1321), for checklist.chk: no secret, only a sum ---- */
+/* ---- MD5 (RFC 1321) ---- */
 
-/* The sums in checklist.chk are those of md5sum, 32 hexadecimal digits for a file. They tell a
- * damaged download, not a forged one. Four words are stirred by each block of 64 bytes in 64
- * steps of four kinds; the last block is filled up with one bit, zeros and the length in bits.
- * Little-endian, as everything here. */
+/* checklist.chk has the MD5 sums of Meta's files, 32 hexadecimal digits each, as md5sum prints
+ * them. They detect a damaged download, but not a forged one: who forges a file can forge the list
+ * too.
+ *
+ * The state is four 32-bit words. Each block of 64 bytes updates it in 64 steps, in four rounds of
+ * 16. The last block is padded with a 1 bit, zeros and the length in bits. All numbers are
+ * little-endian. */
 
-/* Take in n blocks of 64 bytes. */
+/* Updates the state with n blocks of 64 bytes. */
 static void md5_blocks(uint32_t state[4], const unsigned char *p, size_t n) {
-    static const unsigned char turns[4][4] = {
+    static const unsigned char shifts[4][4] = {
         {7, 12, 17, 22}, {5, 9, 14, 20}, {4, 11, 16, 23}, {6, 10, 15, 21}};
     static const uint32_t sines[64] = {
-        /* |sin(i + 1)| 2^32 */
+        /* floor(|sin(i + 1)| 2^32) */
         0xd76aa478, 0xe8c7b756, 0x242070db, 0xc1bdceee, 0xf57c0faf, 0x4787c62a, 0xa8304613,
         0xfd469501, 0x698098d8, 0x8b44f7af, 0xffff5bb1, 0x895cd7be, 0x6b901122, 0xfd987193,
         0xa679438e, 0x49b40821, 0xf61e2562, 0xc040b340, 0x265e5a51, 0xe9b6c7aa, 0xd62f105d,
@@ -3492,7 +3574,7 @@ static void md5_blocks(uint32_t state[4], const unsigned char *p, size_t n) {
         uint32_t a = state[0], b = state[1], c = state[2], d = state[3];
         for (unsigned i = 0; i < 64; i++) {
             uint32_t f, word;
-            unsigned k, round = i / 16, turn = turns[round][i % 4];
+            unsigned k, round = i / 16, shift = shifts[round][i % 4];
             if (round == 0) f = (b & c) | (~b & d), k = i;
             else if (round == 1) f = (d & b) | (~d & c), k = (5 * i + 1) % 16;
             else if (round == 2) f = b ^ c ^ d, k = (3 * i + 5) % 16;
@@ -3500,13 +3582,14 @@ static void md5_blocks(uint32_t state[4], const unsigned char *p, size_t n) {
             memcpy(&word, p + 4 * k, 4);
             f += a + sines[i] + word;
             a = d, d = c, c = b;
-            b += f << turn | f >> (32 - turn);
+            b += f << shift | f >> (32 - shift);
         }
         state[0] += a, state[1] += b, state[2] += c, state[3] += d;
     }
 }
 
-/* With all whole blocks taken in: the last bytes of `size`, then the sum as md5sum writes it. */
+/* Finishes a sum of `size` bytes. All complete blocks are in the state; `tail` has the remaining
+ * size % 64 bytes. Writes 32 hexadecimal digits and a final 0 to out. */
 static void md5_end(uint32_t state[4], const unsigned char *tail, uint64_t size, char out[33]) {
     unsigned char last[128] = {0}, sum[16];
     size_t rest = (size_t)(size % 64), blocks = rest < 56 ? 1 : 2;
@@ -3519,23 +3602,23 @@ static void md5_end(uint32_t state[4], const unsigned char *tail, uint64_t size,
     for (int i = 0; i < 16; i++) snprintf(out + 2 * i, 3, "%02x", sum[i]);
 }
 
-/* The sum of an open file of `size` bytes, read through a buffer of whole blocks; progress in bytes
- * of the file. */
+/* Computes the sum of an open file. Reports progress in bytes. Returns LLAMA_EIO if the file cannot
+ * be read, LLAMA_ECANCEL if the progress function cancels. */
 static int md5_sum(const llamac_file *f, char out[33], llama_progress_fn progress, void *user) {
-    unsigned char piece[1 << 15];
+    unsigned char buffer[1 << 15];
     uint32_t state[4] = {0x67452301, 0xefcdab89, 0x98badcfe, 0x10325476};
     uint64_t size = f->size;
-    for (uint64_t done = 0, n = sizeof piece; n == sizeof piece; done += n) {
-        if (size - done < n) n = size - done; /* the last, perhaps none */
-        if (llamac_read(f, piece, (size_t)n) != (ptrdiff_t)n) return LLAMA_EIO;
-        md5_blocks(state, piece, (size_t)n / 64);
+    for (uint64_t done = 0, n = sizeof buffer; n == sizeof buffer; done += n) {
+        if (size - done < n) n = size - done; /* the last part, which may be empty */
+        if (llamac_read(f, buffer, (size_t)n) != (ptrdiff_t)n) return LLAMA_EIO;
+        md5_blocks(state, buffer, (size_t)n / 64);
         if (progress && progress(user, "md5", done + n, size)) return LLAMA_ECANCEL;
-        if (n < sizeof piece) md5_end(state, piece + n / 64 * 64, size, out);
+        if (n < sizeof buffer) md5_end(state, buffer + n / 64 * 64, size, out);
     }
     return LLAMA_OK;
 }
 
-/* One file against its sum. */
+/* Checks that a file has the sum `want`, 32 digits. Returns LLAMA_EFORMAT if it has another sum. */
 static int md5_file(const char *folder, const char *name, const char *want,
                     llama_progress_fn progress, void *user, llama_error *err) {
     char path[LLAMAC_PATH_BYTES], sum[33] = "";
@@ -3553,16 +3636,16 @@ static int md5_file(const char *folder, const char *name, const char *want,
     return status;
 }
 
-/* All files of a list, if it is there: lines of 32 digits, two characters (a space and a space or
- * a star, as md5sum writes them) and a name. A name with a slash would lead out of the folder and
- * is refused. */
+/* Checks all files of a list in the format of md5sum: lines of 32 digits, two characters (a space,
+ * then a space or a star) and a name. Returns LLAMA_OK if there is no list. Returns LLAMA_EFORMAT
+ * if a name has a slash, which could lead out of the folder. */
 static int md5_list(const char *folder, const char *list, llamac_arena *scratch,
                     llama_progress_fn progress, void *user, llama_error *err) {
-    enum { NAME = 34, LARGEST = 1 << 14 }; /* Meta's have ten lines or fewer */
+    enum { NAME = 34, MAX_BYTES = 1 << 14 }; /* bytes; Meta's lists have at most ten lines */
     char path[LLAMAC_PATH_BYTES], name[256];
     llamac_cursor c = {0};
     int status = llamac_join(path, folder, list, err);
-    if (status == LLAMA_OK) status = llamac_read_file(&c, scratch, path, LARGEST, err);
+    if (status == LLAMA_OK) status = llamac_read_file(&c, scratch, path, MAX_BYTES, err);
     if (status) return llamac_is_not_found(status) ? LLAMA_OK : status;
     while (llamac_left(&c) && status == LLAMA_OK) {
         const char *line = (const char *)c.at, *end = memchr(line, '\n', llamac_left(&c));
