@@ -275,17 +275,17 @@ case_cache() {
     holds "a state longer than the context: a note" grep -q "longer than the context; it is not used" $work/err
     same "and it is left as it is" $work/blank $work/kept
     run 0 "another model's state" $llama $forms/meta "There" -n 2 --prompt-cache $work/blank
-    holds "another model's state: a note" grep -q "another model's; it will be replaced" $work/err
+    holds "another model's state: a note" grep -q "another model; it will be replaced" $work/err
     run 0 "-q: no note" $llama $model "$prompt" --temp 0 -n 2 -q --prompt-cache $work/blank
     empty "-q: no note" $work/err
     echo notes >$work/notes
     refuse 2 "a file that is no state" "not a saved state; remove it" $llama $model "$prompt" --prompt-cache $work/readme
-    refuse 2 "a file that is no state" "could not be read, or is cut short" $llama $model "$prompt" --prompt-cache $work/notes
+    refuse 2 "a file that is no state" "could not be read, or is truncated" $llama $model "$prompt" --prompt-cache $work/notes
     if [ "$(cat $work/notes)" = notes ]; then ok; else no "a file that is no state is left as it is"; fi
     cat $work/kept $work/notes >$work/more
-    refuse 2 "something behind a state" "more in it" $llama $model "$prompt" --prompt-cache $work/more
+    refuse 2 "something behind a state" "longer than the state in it" $llama $model "$prompt" --prompt-cache $work/more
     head -c 2000 $work/kept >$work/less
-    refuse 2 "a state cut short" "cut short" $llama $model "$prompt" --prompt-cache $work/less
+    refuse 2 "a state cut short" "or is truncated" $llama $model "$prompt" --prompt-cache $work/less
     refuse 2 "a folder for a cache" "regular file" $llama $model "$prompt" --prompt-cache $work
     mkfifo $work/fifo
     refuse 2 "a FIFO for a cache" "regular file" timeout 5 $llama $model "$prompt" --prompt-cache $work/fifo
@@ -504,7 +504,7 @@ case_cut() {
     code=$?
     if [ $code -eq 3 ] && [ -s $work/out ]; then ok; else no "cut short under way: exit $code"; fi
     one_line "cut short under way"
-    holds "cut short: says what ($(cat $work/err))" grep -q "consolidated.00.pth: was cut short" $work/err
+    holds "cut short: says what ($(cat $work/err))" grep -q "consolidated.00.pth: was truncated" $work/err
     mkfifo $work/model.gguf
     for what in $work/model.gguf /dev/zero /dev/null; do
         refuse 3 "$what for a model" "regular file" timeout 5 $llama $what "$prompt"
@@ -767,7 +767,7 @@ case_slips() {
     echo "dear diary" >$work/diary
     printf 'hi\n/save %s\nhi\n' $work/diary | $llama $model -i -n 3 -q >$work/out 2>$work/err
     code=$?
-    if [ $code -eq 1 ] && grep -q "no saved state" $work/err && [ "$(cat $work/diary)" = "dear diary" ]; then ok; else no "/save over a file: $code, $(cat $work/err)"; fi
+    if [ $code -eq 1 ] && grep -q "not a saved state" $work/err && [ "$(cat $work/diary)" = "dear diary" ]; then ok; else no "/save over a file: $code, $(cat $work/err)"; fi
     for what in "/save $work/no/where" "/load $work/no/where"; do
         printf 'hi\n%s\nhi\n' "$what" | $llama $model -i -n 3 -q >$work/out 2>$work/err
         code=$?

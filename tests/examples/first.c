@@ -5,7 +5,7 @@ int main(void) {
     llama *model;
     llama_session *s;
     llama_error err;
-    llama_decoder utf8 = {.started = 1};
+    llama_decoder decoder = {.started = 1};
     llama_sampler sampler = {.size = sizeof sampler, .temperature = 0.8f, .top_p = 0.95f};
     if (llama_open(&model, "LLaMA/7B", NULL, &err) ||
         llama_session_new(&s, model, NULL, &err))
@@ -18,9 +18,9 @@ int main(void) {
         if (llama_eval(s, 0, t, (size_t)n)) break;
         t[0] = llama_sample(s, 0, &sampler);
         if (t[0] < 0 || t[0] == llama_eos(model)) break;
-        fwrite(text, 1, llama_token_to_text(model, &utf8, t[0], text), stdout);
+        fwrite(text, 1, llama_token_to_text(model, &decoder, t[0], text), stdout);
     }
-    fwrite(text, 1, llama_token_to_text(model, &utf8, LLAMA_FLUSH, text), stdout);
+    fwrite(text, 1, llama_token_to_text(model, &decoder, LLAMA_FLUSH, text), stdout);
     llama_session_free(s);
     llama_close(model);
 }

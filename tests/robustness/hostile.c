@@ -108,20 +108,20 @@ static void test_params(void) {
     PARAMS("{\"dim\": 16, \"rope_theta\": 0, %s}", LLAMA_EFORMAT, "rope_theta");
     PARAMS("{\"dim\": 16, \"use_scaled_rope\": true, %s}", LLAMA_EFORMAT, "use_scaled_rope");
     PARAMS("{\"dim\": 16, \"moe\": {\"experts\": 8}, %s}", LLAMA_EFORMAT, "'moe'");
-    PARAMS("{\"dim\": 16, %s", LLAMA_EFORMAT, "JSON object, as byte 74 shows");
-    PARAMS("{\"dim\": 16, %s} x", LLAMA_EFORMAT, "JSON object, as byte 76 shows");
+    PARAMS("{\"dim\": 16, %s", LLAMA_EFORMAT, "JSON object, see byte 74;");
+    PARAMS("{\"dim\": 16, %s} x", LLAMA_EFORMAT, "JSON object, see byte 76;");
     PARAMS("{\"dim\": 16, %s,}", LLAMA_EFORMAT, "JSON");
     PARAMS("[{\"dim\": 16, %s}]", LLAMA_EFORMAT, "JSON");
-    PARAMS("{\"dim\": 1e, %s}", LLAMA_EFORMAT, "JSON object, as byte 10 shows");
+    PARAMS("{\"dim\": 1e, %s}", LLAMA_EFORMAT, "JSON object, see byte 10;");
     PARAMS("{\"dim\": truly, %s}", LLAMA_EFORMAT, "JSON");
-    params_case("{}", LLAMA_EFORMAT, "must be there");
+    params_case("{}", LLAMA_EFORMAT, "norm epsilon is missing");
     params_case("{\"dim", LLAMA_EFORMAT, "JSON");
     params_case("{\"dim\"", LLAMA_EFORMAT, "JSON");
-    params_case("{\"dim\": 16, \"n_layers\": 2, \"n_heads\": 3, \"norm_eps\": 1e-5}", LLAMA_EFORMAT, "divide");
+    params_case("{\"dim\": 16, \"n_layers\": 2, \"n_heads\": 3, \"norm_eps\": 1e-5}", LLAMA_EFORMAT, "n_heads must divide the width");
     params_case("{\"dim\": 16, \"n_layers\": 1, \"n_heads\": 2, \"n_kv_heads\": 1, \"norm_eps\": 1e-5}", LLAMA_EFORMAT, "n_layers");
     params_case("{\"dim\": 16, \"n_layers\": 3, \"n_heads\": 2, \"n_kv_heads\": 1, \"norm_eps\": 1e-5}", LLAMA_EFORMAT, "layers.2.");
-    params_case("{\"dim\": 1048576, \"n_layers\": 1, \"n_heads\": 1, \"norm_eps\": 1e-5}", LLAMA_EFORMAT, "too small for a model");
-    params_case("{\"dim\": 16, \"n_layers\": 1024, \"n_heads\": 2, \"norm_eps\": 1e-5}", LLAMA_EFORMAT, "too small for a model");
+    params_case("{\"dim\": 1048576, \"n_layers\": 1, \"n_heads\": 1, \"norm_eps\": 1e-5}", LLAMA_EFORMAT, "weights are too small for the shape");
+    params_case("{\"dim\": 16, \"n_layers\": 1024, \"n_heads\": 2, \"norm_eps\": 1e-5}", LLAMA_EFORMAT, "weights are too small for the shape");
     params_case("{\"dim\": 16, \"n_layers\": 100000, \"n_heads\": 2, \"norm_eps\": 1e-5}", LLAMA_EFORMAT, "'n_layers'");
     params_case("{\"dim\": 16, \"n_layers\": 2, \"n_heads\": 2, \"n_kv_heads\": 1, \"norm_eps\": 1e-9999}", LLAMA_EFORMAT, "norm_eps");
     buffer deep = {0};
@@ -285,17 +285,17 @@ static void test_shards(void) {
         i += half ? 10 : 0;
     }
     in_folder("consolidated.01.pth", &bent);
-    refuse("shards of two types", LLAMA_EFORMAT, "is bfloat16, in the first shard float16");
+    refuse("shards of two types", LLAMA_EFORMAT, "is bfloat16, but float16 in the first shard");
     in_folder("consolidated.01.pth", &second);
     in_folder("consolidated.02.pth", &second);
-    refuse("one shard too many", LLAMA_EFORMAT, "does not divide over 3 shards");
+    refuse("one shard too many", LLAMA_EFORMAT, "cannot be divided over 3 shards");
     free(second.at), free(bent.at);
     const model_spec wide = {.dim = 2, .layers = 1, .heads = 1, .kv_heads = 1, .hidden = (1 << 20) + 2, .vocab = 4, .shards = 2};
     char path[2048];
     snprintf(path, sizeof path, "%s/consolidated.02.pth", folder);
     unlink(path);
     model_write(&wide, folder);
-    refuse("a w1 that is too wide", LLAMA_EFORMAT, "w1 is 1048578 wide");
+    refuse("a w1 that is too wide", LLAMA_EFORMAT, "w1 has 1048578 rows");
     snprintf(path, sizeof path, "%s/consolidated.01.pth", folder);
     unlink(path);
     model_write(&spec, folder);
@@ -311,7 +311,7 @@ static void test_many_shards(void) {
         in_folder(name, &b);
     }
     free(b.at);
-    params_case("{\"dim\": 2, \"n_layers\": 1024, \"n_heads\": 1, \"norm_eps\": 1e-5}", LLAMA_EFORMAT, "too small for a model");
+    params_case("{\"dim\": 2, \"n_layers\": 1024, \"n_heads\": 1, \"norm_eps\": 1e-5}", LLAMA_EFORMAT, "weights are too small for the shape");
     for (int i = 0; i < 60; i++) {
         snprintf(path, sizeof path, "%s/consolidated.%02d.pth", folder, i);
         unlink(path);
@@ -360,7 +360,7 @@ static void test_many_files(void) {
         unlink(path);
         check(link(first, path) == 0, "%s", path);
     }
-    check(llama_open(&m, first, NULL, &err) == LLAMA_EFORMAT && strstr(err.text, "over 1000 files"), "1,001 files: %s", err.text);
+    check(llama_open(&m, first, NULL, &err) == LLAMA_EFORMAT && strstr(err.text, "more than 1000 files"), "1,001 files: %s", err.text);
     for (int i = 1; i <= 1001; i++) {
         snprintf(path, sizeof path, "%s/many/x-%05d-of-01001.gguf", folder, i);
         unlink(path);
@@ -577,7 +577,7 @@ static void test_made_tokenizers(void) {
     refuse("pieces without their specs", LLAMA_EFORMAT, "trainer_spec");
     proto_piece(&many, "<unk>", 2);
     in_folder("tokenizer.model", &many);
-    refuse("more pieces than the model has", LLAMA_EFORMAT, "25 pieces, the model 24");
+    refuse("more pieces than the model has", LLAMA_EFORMAT, "25 pieces, but the model has 24");
     many.n = 0;
     put_text(&many, "IQ== 0\nIg== 1\nIw== 2\n");
     in_folder("tokenizer.model", &many);

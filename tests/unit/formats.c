@@ -363,14 +363,14 @@ static void test_vocabularies(void) {
         memcpy(at, bent_merges[i].to, strlen(bent_merges[i].to));
         put_file(&few, work, "escaped.json");
         llama_options o = {.size = sizeof o, .tokenizer = in_work("escaped.json")};
-        check(llama_open(&got, folder, &o, &err) == LLAMA_EFORMAT && strstr(err.text, "merges that are not"), "%s: %s", bent_merges[i].what, err.text);
+        check(llama_open(&got, folder, &o, &err) == LLAMA_EFORMAT && strstr(err.text, "merges that no SentencePiece scores"), "%s: %s", bent_merges[i].what, err.text);
     }
     static const char *const halves[] = {"\\ud83d\\u0041", "\\ud83d      ", "\\uDE42\\uDE42", "\\ud83d\\uDEG2"};
     for (int i = 0; i < 4; i++) {
         llama_options o = {.size = sizeof o, .tokenizer = in_work("escaped.json")};
         memcpy(strstr((char *)few.at, "\": 1") - 12, halves[i], 12);
         put_file(&few, work, "escaped.json");
-        check(llama_open(&got, folder, &o, &err) == LLAMA_EFORMAT && strstr(err.text, i == 3 ? "is not JSON" : i == 2 ? "UTF-8" : "a text that is none"), "half a pair %d: %s", i, err.text);
+        check(llama_open(&got, folder, &o, &err) == LLAMA_EFORMAT && strstr(err.text, i == 3 ? "is not JSON" : i == 2 ? "UTF-8" : "half a surrogate pair"), "half a pair %d: %s", i, err.text);
     }
     free(few.at);
 
@@ -464,7 +464,7 @@ static void test_config(void) {
     BENT("quantised", "{", "{\"quantization_config\": {\"bits\": 4}, ", "quantization_config");
     BENT("a short window", "{", "{\"sliding_window\": 256, ", "window");
     BENT("a long window", "{", "{\"sliding_window\": 512, ", NULL);
-    BENT("heads of another width", "{", "{\"head_dim\": 16, ", "wide");
+    BENT("heads of another width", "{", "{\"head_dim\": 16, ", "head width must be dim");
     BENT("another hidden width", "\"intermediate_size\": 32", "\"intermediate_size\": 48", "hidden");
     BENT("another vocabulary", "\"vocab_size\": 24", "\"vocab_size\": 25", "vocab_size 25");
     BENT("no layers", "\"num_hidden_layers\": 2", "\"num_hidden_layers\": 0", "num_hidden_layers");
@@ -508,16 +508,16 @@ static void test_index(void) {
     char path[2048], file[2100];
     snprintf(path, sizeof path, "%s", model_write_as(&small, SAFETENSORS_SPLIT, in_work("index")));
     snprintf(file, sizeof file, "%s/model.safetensors.index.json", path);
-    BENT("a file elsewhere", "model-2.safetensors", "../model-2.safetensors", "not beside it");
-    BENT("a file at the root", "model-2.safetensors", "/etc/passwd", "not beside it");
-    BENT("a hidden file", "model-2.safetensors", ".hidden", "not beside it");
+    BENT("a file elsewhere", "model-2.safetensors", "../model-2.safetensors", "empty, hidden, too long or outside its folder");
+    BENT("a file at the root", "model-2.safetensors", "/etc/passwd", "empty, hidden, too long or outside its folder");
+    BENT("a hidden file", "model-2.safetensors", ".hidden", "empty, hidden, too long or outside its folder");
     BENT("a file that is not there", "model-2.safetensors", "model-9.safetensors", "model-9.safetensors");
     BENT("a file left out", "model-2.safetensors", "model-1.safetensors", "missing");
     BENT("no files", "weight_map", "weight_mop", "index");
     BENT("JSON cut short", "}}", "}", "index");
     BENT("a name that is long", "model-2.safetensors", "mmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmm"
          "mmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmm"
-         "mmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmm", "not beside it");
+         "mmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmm", "empty, hidden, too long or outside its folder");
 }
 
 static void test_gguf(void) {
@@ -554,15 +554,15 @@ static void test_bin(void) {
         char path[2048], file[2100];
         snprintf(path, sizeof path, "%s", model_write_as(&small, version ? BIN_1 : BIN_0, in_work("bin")));
         snprintf(file, sizeof file, "%s", path);
-        BENT("a wider model", "\x10\0\0\0\x20\0\0\0\2\0\0\0", "\x12\0\0\0\x20\0\0\0\2\0\0\0", version ? "odd head" : "header says");
-        BENT("more layers", "\x10\0\0\0\x20\0\0\0\2\0\0\0", "\x10\0\0\0\x20\0\0\0\3\0\0\0", "header says");
-        BENT("no heads", "\2\0\0\0\2\0\0\0\1\0\0\0", "\2\0\0\0\0\0\0\0\1\0\0\0", version ? "num_attention_heads" : "header says");
-        BENT("2^31 layers", "\2\0\0\0\2\0\0\0\1\0\0\0", "\2\0\0\x80\2\0\0\0\1\0\0\0", version ? "num_hidden_layers" : "header says");
-        if (version) BENT("no vocabulary", "\x18\0\0\0\0\2\0\0", "\0\0\0\0\0\2\0\0", "header says");
-        else BENT("no vocabulary", "\xe8\xff\xff\xff\0\2\0\0", "\0\0\0\0\0\2\0\0", "header says");
-        if (version) BENT("a vocabulary of -1", "\x18\0\0\0\0\2\0\0", "\xff\xff\xff\xff\0\2\0\0", "header says");
+        BENT("a wider model", "\x10\0\0\0\x20\0\0\0\2\0\0\0", "\x12\0\0\0\x20\0\0\0\2\0\0\0", version ? "head width is odd" : "does not match a llama2.c header");
+        BENT("more layers", "\x10\0\0\0\x20\0\0\0\2\0\0\0", "\x10\0\0\0\x20\0\0\0\3\0\0\0", "does not match a llama2.c header");
+        BENT("no heads", "\2\0\0\0\2\0\0\0\1\0\0\0", "\2\0\0\0\0\0\0\0\1\0\0\0", version ? "num_attention_heads" : "does not match a llama2.c header");
+        BENT("2^31 layers", "\2\0\0\0\2\0\0\0\1\0\0\0", "\2\0\0\x80\2\0\0\0\1\0\0\0", version ? "num_hidden_layers" : "does not match a llama2.c header");
+        if (version) BENT("no vocabulary", "\x18\0\0\0\0\2\0\0", "\0\0\0\0\0\2\0\0", "does not match a llama2.c header");
+        else BENT("no vocabulary", "\xe8\xff\xff\xff\0\2\0\0", "\0\0\0\0\0\2\0\0", "does not match a llama2.c header");
+        if (version) BENT("a vocabulary of -1", "\x18\0\0\0\0\2\0\0", "\xff\xff\xff\xff\0\2\0\0", "does not match a llama2.c header");
         if (version) BENT("version 2", "24ka\1", "24ka\2", "version 2");
-        if (version) BENT("tied or not", "\x18\0\0\0\0\2\0\0\0", "\x18\0\0\0\0\2\0\0\1", "header says");
+        if (version) BENT("tied or not", "\x18\0\0\0\0\2\0\0\0", "\x18\0\0\0\0\2\0\0\1", "does not match a llama2.c header");
     }
 }
 
@@ -579,7 +579,7 @@ static void test_no_words(void) {
     put_file(&cut, work, "words.bin");
     llama *m = NULL;
     llama_error err;
-    check(llama_open(&m, in_work("words.bin"), NULL, &err) == LLAMA_EFORMAT && strstr(err.text, "header says"), "no words: %s", err.text);
+    check(llama_open(&m, in_work("words.bin"), NULL, &err) == LLAMA_EFORMAT && strstr(err.text, "does not match a llama2.c header"), "no words: %s", err.text);
     put_file(&b, work, "words.bin");
     check(llama_open(&m, in_work("words.bin"), NULL, &err) == LLAMA_OK, "one word: %s", err.text);
     llama_close(m);

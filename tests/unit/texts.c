@@ -230,7 +230,7 @@ static void test_said(void) {
               "again, %d: %zu tokens, %zu ends", turn, got[0].n, got[0].ends);
     }
     llama_fork(s, 0, 7); /* an older error */
-    check(llama_generate(model, s, NULL, 1, on_text, got) == LLAMA_EINVAL && strstr(llama_session_error(s), "texts"), "says why: %s", llama_session_error(s));
+    check(llama_generate(model, s, NULL, 1, on_text, got) == LLAMA_EINVAL && strstr(llama_session_error(s), "the requests or a prompt is NULL"), "says why: %s", llama_session_error(s));
     check(llama_generate(NULL, s, texts, 1, on_text, got) == LLAMA_EINVAL && llama_generate(model, NULL, texts, 1, on_text, got) == LLAMA_EINVAL &&
               llama_generate(model, s, NULL, 1, on_text, got) == LLAMA_EINVAL && llama_generate(model, s, texts, 1, NULL, got) == LLAMA_EINVAL,
           "refused");
