@@ -2490,10 +2490,10 @@ LLAMAC_SHARED size_t llamac_decode(const llamac_vocab *, llama_decoder *, int32_
 /* V. Reading files                                                                               */
 /* ============================================================================================== */
 
-/* Guarantee: a tensor on an archive's list has a name of at most MAX_NAME bytes and at most
- * MAX_DIMS dimensions. All its elements are inside the mapped file. Elements are not copied or
- * converted. A file with a feature that no checkpoint uses is refused, and so is a file with an
- * offset or a length that does not agree with the rest of the file. */
+/* Guarantee: a tensor on an archive's list has a name of at most MAX_NAME bytes, at most MAX_DIMS
+ * dimensions, and a type. If the type is supported, all its elements are inside the mapped file.
+ * They are not copied or converted. A file is refused if it uses a feature that no checkpoint uses,
+ * or if its offsets and sizes contradict each other. No code in a file is run. */
 
 /* ---- Tensors of any format ---- */
 
@@ -2503,17 +2503,14 @@ typedef struct tensor {
     struct tensor *next;
     const char *name; /* [length] in the mapped file */
     size_t length;
-    const unsigned char
-        *data; /* the first element, which need not be aligned; NULL if type is -1 */
-    uint64_t shape[MAX_DIMS],
-        stride
-            [MAX_DIMS]; /* [dims] in elements; the last dimension is contiguous except in PyTorch */
+    const unsigned char *data; /* the first element, not aligned; NULL if type is -1 */
+    /* [dims] in elements; the last stride is 1, except in PyTorch files */
+    uint64_t shape[MAX_DIMS], stride[MAX_DIMS];
     int dims;
-    uint64_t begin,
-        end;     /* safetensors: first byte and byte after the last, from the end of the header */
-    size_t file; /* index in llama.paths; set when the tensor is bound */
-    int type;    /* dtype; -1: a type that is not supported */
-    char stored[16]; /* safetensors, GGUF: the name of its type in the file */
+    uint64_t begin, end; /* safetensors: the data_offsets, in bytes */
+    size_t file;         /* index in llama.paths; set when the tensor is bound */
+    int type;            /* dtype; -1: a type that is not supported */
+    char stored[16];     /* safetensors, GGUF: the name of its type in the file */
 } tensor;
 
 typedef struct { /* a file that is being read */
@@ -2524,14 +2521,16 @@ typedef struct { /* a file that is being read */
     tensor *tensors; /* found so far, the last first */
 } archive;
 
-/* Reports that a file is damaged. `why` is a clause with a subject. Returns LLAMA_EFORMAT. */
+/* Reports that a file is damaged. `why` is a clause: "its header is truncated". Returns
+ * LLAMA_EFORMAT. */
 static int bad_archive(const archive *a, const char *why) {
     return llamac_fail(a->err, LLAMA_EFORMAT,
                        "%s: %s; the file is damaged or is not a checkpoint: download it again",
                        a->file, why);
 }
 
-/* Reports that one tensor is not valid. `why` begins with a verb. Returns LLAMA_EFORMAT. */
+/* Reports that a tensor is not valid. `why` is a predicate: "has elements that overlap". Returns
+ * LLAMA_EFORMAT. */
 static int bad_tensor(const archive *a, const tensor *t, const char *why) {
     return llamac_fail(
         a->err, LLAMA_EFORMAT,
@@ -2592,7 +2591,7 @@ typedef struct {      /* a storage, or another entry of a zip file */
     size_t name_length;
     const unsigned char *data; /* its first byte, in the mapped file */
     uint64_t size;             /* in bytes */
-    size_t index;              /* older form: its index in the list of keys */
+    size_t index;              /* older form: position in the list of keys */
     int type;                  /* dtype; -1: not known yet */
 } entry;
 
@@ -2610,9 +2609,9 @@ static uint64_t number_at(llamac_cursor c, uint64_t offset, int n) {
 }
 
 /* Finds the directory through the end record, or through the zip64 end if there is a locator. Sets
- * *count to the number of entries. After the end record only a comment of up to 65535 bytes may
- * follow. The record has the comment's length, which must match. Returns LLAMA_EFORMAT if a record
- * is missing or wrong. */
+ * *directory to its bytes and *count to its number of entries. After the end record only a comment
+ * of up to 65535 bytes may follow, whose length must match the length in the record. Returns
+ * LLAMA_EFORMAT if a record is missing or wrong. */
 static int zip_directory(torch_file *z, llamac_cursor *directory, uint64_t *count) {
     enum { END = 22, LOCATOR = 20, COMMENT_MAX = 65535 };
     llamac_cursor c = z->a->bytes;
@@ -2786,12 +2785,12 @@ typedef enum { G_TENSOR, G_PARAMETER, G_ORDERED_DICT, G_STORAGE /* + dtype */ } 
 enum { MEMO_MAX = 1 << 18 };
 enum { STACK_MAX = 4096 }; /* values; Python writes items in batches of 1000, which needs 2,010 */
 
-typedef struct storage {
-    const struct storage *next; /* the storage named before this one */
+typedef struct storage {        /* a storage, as a persistent id describes it */
+    const struct storage *next; /* the storage described before this one */
     int type;                   /* dtype */
     const char *key;            /* [key_length] in the mapped file, for example "0" */
     size_t key_length;
-    uint64_t numel; /* number of elements, as the pickle states it */
+    uint64_t numel; /* number of elements */
 } storage;
 
 typedef struct {                                        /* the arguments of _rebuild_tensor_v2 */
@@ -2804,15 +2803,15 @@ typedef struct value {
     value_kind kind;
     uint32_t n; /* bytes of text, number of items */
     union {
-        int64_t integer;           /* P_INT, P_NONE; P_GLOBAL: a `global`; P_DICT, P_LIST: number */
-        const char *text;          /* P_TEXT: [n] in the mapped file */
-        const struct value *items; /* P_TUPLE: [n] */
-        const storage *storage;    /* P_STORAGE */
+        int64_t integer;  /* P_NONE, P_INT, P_GLOBAL (a `global`), P_DICT and P_LIST (its number) */
+        const char *text; /* P_TEXT: [n] in the mapped file */
+        const struct value *items;    /* P_TUPLE: [n] */
+        const storage *storage;       /* P_STORAGE */
         const pickled_tensor *tensor; /* P_TENSOR */
     };
 } value;
 
-typedef struct named {  /* an item dict[name] = tensor; in a list a name only */
+typedef struct named {  /* an item: dict[name] = tensor, or a name in a list */
     struct named *next; /* the item added before this one */
     int64_t dict;       /* number of the dict or list */
     const char *name;   /* [length] in the mapped file */
@@ -2830,9 +2829,9 @@ typedef struct {
     int64_t n_dicts;              /* number of dicts and lists made so far */
     uint64_t allocated;           /* bytes allocated so far */
     /* the result */
-    int64_t dict; /* number of the resulting dict or list; if it is an integer, its value */
-    named *names; /* items of all dicts and lists, the last first */
-    const storage *storages; /* all storages named, the last first */
+    int64_t dict;            /* number of the dict or list; the value if the result is an integer */
+    named *names;            /* items of all dicts and lists, the last first */
+    const storage *storages; /* of all persistent ids, the last first */
     int status;              /* LLAMA_OK, or the error that stopped the machine */
 } pickle;
 
@@ -2855,9 +2854,9 @@ static void *pickle_new(pickle *p, uint64_t count, size_t size) {
     p->allocated += count * size; /* no overflow: count < 2^20, by MEMO_MAX and STACK_MAX */
     if (p->allocated > AT_LEAST + TIMES * (uint64_t)llamac_left(&p->z->a->bytes))
         return pickle_fail(p, "it needs more memory than a file of this size can need"), NULL;
-    void *allocated = llamac_new(p->z->a->scratch, count, size);
-    if (!allocated) p->status = llamac_out_of_memory(p->z->a->err, p->z->a->file);
-    return allocated;
+    void *memory = llamac_new(p->z->a->scratch, count, size);
+    if (!memory) p->status = llamac_out_of_memory(p->z->a->err, p->z->a->file);
+    return memory;
 }
 
 /* Pushes a value. The stack has a fixed size, so a program of a million marks is refused. Returns
@@ -2885,8 +2884,8 @@ static const value *pop_many(pickle *p, size_t n) {
     return &p->stack[p->depth -= n];
 }
 
-/* Pops the values above the top mark, and the mark. Sets *n to their number. Returns as pop_many,
- * or NULL if there is no mark. */
+/* Pops the values above the top mark, then the mark. Sets *n to the number of values. Returns a
+ * pointer as pop_many does, or NULL if there is no mark. */
 static const value *pop_marked(pickle *p, size_t *n) {
     for (size_t i = p->depth; i-- > 0;)
         if (p->stack[i].kind == P_MARK) {
