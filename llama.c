@@ -2503,7 +2503,7 @@ typedef struct tensor {
     struct tensor *next;
     const char *name; /* [length] in the mapped file */
     size_t length;
-    const unsigned char *data; /* the first element, not aligned; NULL if type is -1 */
+    const unsigned char *data; /* the first element, at any address; NULL if type is -1 */
     /* [dims] in elements; the last stride is 1, except in PyTorch files */
     uint64_t shape[MAX_DIMS], stride[MAX_DIMS];
     int dims;
@@ -2513,8 +2513,8 @@ typedef struct tensor {
     char stored[16];     /* safetensors, GGUF: the name of its type in the file */
 } tensor;
 
-typedef struct { /* a file that is being read */
-    const char *file;
+typedef struct {           /* a file that is being read */
+    const char *file;      /* its path */
     llamac_cursor bytes;   /* the complete file */
     llamac_arena *scratch; /* owns the list; freed when the model is open */
     llama_error *err;
@@ -3055,7 +3055,7 @@ static bool append_items(pickle *p, const value *from, size_t n) {
 }
 
 /* Stores the top of the stack in the memo, without popping it. Python numbers the memo 0, 1, 2, ...
- * or from 1. A number that skips more than one is refused, so the memo cannot grow faster than the
+ * or from 1. A number that skips two or more is refused, so the memo cannot grow faster than the
  * program. */
 static bool memoize(pickle *p, uint64_t index) {
     if (p->depth == 0 || index > p->n_memo + 1 || index >= MEMO_MAX)
@@ -3270,8 +3270,8 @@ static int torch_tensor(torch_file *z, const named *e) {
     return add_tensor(z->a, t);
 }
 
-/* Lists the tensors of a PyTorch file. The magic number tells the older form from a zip file.
- * Returns LLAMA_EFORMAT or LLAMA_ENOMEM on failure. */
+/* Lists the tensors of a PyTorch file. A file is of the older form if it begins with legacy_magic,
+ * else it must be a zip file. Returns LLAMA_EFORMAT or LLAMA_ENOMEM on failure. */
 static int read_torch(archive *a) {
     torch_file z = {.a = a};
     pickle *p = llamac_new(a->scratch, 1, sizeof *p);
@@ -3546,14 +3546,14 @@ static int read_gguf(archive *a) {
 /* ---- MD5 (RFC 1321) ---- */
 
 /* checklist.chk has the MD5 sums of Meta's files, 32 hexadecimal digits each, as md5sum prints
- * them. They detect a damaged download, but not a forged one: who forges a file can forge the list
- * too.
+ * them. They detect a damaged download. They do not detect a forged file, because the list can be
+ * forged too.
  *
  * The state is four 32-bit words. Each block of 64 bytes updates it in 64 steps, in four rounds of
  * 16. The last block is padded with a 1 bit, zeros and the length in bits. All numbers are
  * little-endian. */
 
-/* Updates the state with n blocks of 64 bytes. */
+/* Updates the state with the n blocks at p. */
 static void md5_blocks(uint32_t state[4], const unsigned char *p, size_t n) {
     static const unsigned char shifts[4][4] = {
         {7, 12, 17, 22}, {5, 9, 14, 20}, {4, 11, 16, 23}, {6, 10, 15, 21}};
@@ -3640,7 +3640,7 @@ static int md5_file(const char *folder, const char *name, const char *want,
  * if a name has a slash, which could lead out of the folder. */
 static int md5_list(const char *folder, const char *list, llamac_arena *scratch,
                     llama_progress_fn progress, void *user, llama_error *err) {
-    enum { NAME = 34, MAX_BYTES = 1 << 14 }; /* bytes; Meta's lists have at most ten lines */
+    enum { NAME = 34, MAX_BYTES = 1 << 14 }; /* bytes; Meta's lists have at most 10 lines */
     char path[LLAMAC_PATH_BYTES], name[256];
     llamac_cursor c = {0};
     int status = llamac_join(path, folder, list, err);
