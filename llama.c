@@ -2490,10 +2490,10 @@ LLAMAC_SHARED size_t llamac_decode(const llamac_vocab *, llama_decoder *, int32_
 /* V. Reading files                                                                               */
 /* ============================================================================================== */
 
-/* Guarantee: a tensor on an archive's list has a name of at most MAX_NAME bytes and at most
- * MAX_DIMS dimensions. All its elements are inside the mapped file. Elements are not copied or
- * converted. A file with a feature that no checkpoint uses is refused, and so is a file with an
- * offset or a length that does not agree with the rest of the file. */
+/* Guarantee: a tensor on an archive's list has a name of at most MAX_NAME bytes, at most MAX_DIMS
+ * dimensions, and a type. If the type is supported, all its elements are inside the mapped file.
+ * They are not copied or converted. A file is refused if it uses a feature that no checkpoint uses,
+ * or if its offsets and sizes contradict each other. No code in a file is run. */
 
 /* ---- Tensors of any format ---- */
 
@@ -2503,35 +2503,34 @@ typedef struct tensor {
     struct tensor *next;
     const char *name; /* [length] in the mapped file */
     size_t length;
-    const unsigned char
-        *data; /* the first element, which need not be aligned; NULL if type is -1 */
-    uint64_t shape[MAX_DIMS],
-        stride
-            [MAX_DIMS]; /* [dims] in elements; the last dimension is contiguous except in PyTorch */
+    const unsigned char *data; /* the first element, at any address; NULL if type is -1 */
+    /* [dims] in elements; the last stride is 1, except in PyTorch files */
+    uint64_t shape[MAX_DIMS], stride[MAX_DIMS];
     int dims;
-    uint64_t begin,
-        end;     /* safetensors: first byte and byte after the last, from the end of the header */
-    size_t file; /* index in llama.paths; set when the tensor is bound */
-    int type;    /* dtype; -1: a type that is not supported */
-    char stored[16]; /* safetensors, GGUF: the name of its type in the file */
+    uint64_t begin, end; /* safetensors: the data_offsets, in bytes */
+    size_t file;         /* index in llama.paths; set when the tensor is bound */
+    int type;            /* dtype; -1: a type that is not supported */
+    char stored[16];     /* safetensors, GGUF: the name of its type in the file */
 } tensor;
 
-typedef struct { /* a file that is being read */
-    const char *file;
+typedef struct {           /* a file that is being read */
+    const char *file;      /* its path */
     llamac_cursor bytes;   /* the complete file */
     llamac_arena *scratch; /* owns the list; freed when the model is open */
     llama_error *err;
     tensor *tensors; /* found so far, the last first */
 } archive;
 
-/* Reports that a file is damaged. `why` is a clause with a subject. Returns LLAMA_EFORMAT. */
+/* Reports that a file is damaged. `why` is a clause: "its header is truncated". Returns
+ * LLAMA_EFORMAT. */
 static int bad_archive(const archive *a, const char *why) {
     return llamac_fail(a->err, LLAMA_EFORMAT,
                        "%s: %s; the file is damaged or is not a checkpoint: download it again",
                        a->file, why);
 }
 
-/* Reports that one tensor is not valid. `why` begins with a verb. Returns LLAMA_EFORMAT. */
+/* Reports that a tensor is not valid. `why` is a predicate: "has elements that overlap". Returns
+ * LLAMA_EFORMAT. */
 static int bad_tensor(const archive *a, const tensor *t, const char *why) {
     return llamac_fail(
         a->err, LLAMA_EFORMAT,
@@ -2592,7 +2591,7 @@ typedef struct {      /* a storage, or another entry of a zip file */
     size_t name_length;
     const unsigned char *data; /* its first byte, in the mapped file */
     uint64_t size;             /* in bytes */
-    size_t index;              /* older form: its index in the list of keys */
+    size_t index;              /* older form: position in the list of keys */
     int type;                  /* dtype; -1: not known yet */
 } entry;
 
@@ -2610,9 +2609,9 @@ static uint64_t number_at(llamac_cursor c, uint64_t offset, int n) {
 }
 
 /* Finds the directory through the end record, or through the zip64 end if there is a locator. Sets
- * *count to the number of entries. After the end record only a comment of up to 65535 bytes may
- * follow. The record has the comment's length, which must match. Returns LLAMA_EFORMAT if a record
- * is missing or wrong. */
+ * *directory to its bytes and *count to its number of entries. After the end record only a comment
+ * of up to 65535 bytes may follow, whose length must match the length in the record. Returns
+ * LLAMA_EFORMAT if a record is missing or wrong. */
 static int zip_directory(torch_file *z, llamac_cursor *directory, uint64_t *count) {
     enum { END = 22, LOCATOR = 20, COMMENT_MAX = 65535 };
     llamac_cursor c = z->a->bytes;
@@ -2786,12 +2785,12 @@ typedef enum { G_TENSOR, G_PARAMETER, G_ORDERED_DICT, G_STORAGE /* + dtype */ } 
 enum { MEMO_MAX = 1 << 18 };
 enum { STACK_MAX = 4096 }; /* values; Python writes items in batches of 1000, which needs 2,010 */
 
-typedef struct storage {
-    const struct storage *next; /* the storage named before this one */
+typedef struct storage {        /* a storage, as a persistent id describes it */
+    const struct storage *next; /* the storage described before this one */
     int type;                   /* dtype */
     const char *key;            /* [key_length] in the mapped file, for example "0" */
     size_t key_length;
-    uint64_t numel; /* number of elements, as the pickle states it */
+    uint64_t numel; /* number of elements */
 } storage;
 
 typedef struct {                                        /* the arguments of _rebuild_tensor_v2 */
@@ -2804,15 +2803,15 @@ typedef struct value {
     value_kind kind;
     uint32_t n; /* bytes of text, number of items */
     union {
-        int64_t integer;           /* P_INT, P_NONE; P_GLOBAL: a `global`; P_DICT, P_LIST: number */
-        const char *text;          /* P_TEXT: [n] in the mapped file */
-        const struct value *items; /* P_TUPLE: [n] */
-        const storage *storage;    /* P_STORAGE */
+        int64_t integer;  /* P_NONE, P_INT, P_GLOBAL (a `global`), P_DICT and P_LIST (its number) */
+        const char *text; /* P_TEXT: [n] in the mapped file */
+        const struct value *items;    /* P_TUPLE: [n] */
+        const storage *storage;       /* P_STORAGE */
         const pickled_tensor *tensor; /* P_TENSOR */
     };
 } value;
 
-typedef struct named {  /* an item dict[name] = tensor; in a list a name only */
+typedef struct named {  /* an item: dict[name] = tensor, or a name in a list */
     struct named *next; /* the item added before this one */
     int64_t dict;       /* number of the dict or list */
     const char *name;   /* [length] in the mapped file */
@@ -2830,9 +2829,9 @@ typedef struct {
     int64_t n_dicts;              /* number of dicts and lists made so far */
     uint64_t allocated;           /* bytes allocated so far */
     /* the result */
-    int64_t dict; /* number of the resulting dict or list; if it is an integer, its value */
-    named *names; /* items of all dicts and lists, the last first */
-    const storage *storages; /* all storages named, the last first */
+    int64_t dict;            /* number of the dict or list; the value if the result is an integer */
+    named *names;            /* items of all dicts and lists, the last first */
+    const storage *storages; /* of all persistent ids, the last first */
     int status;              /* LLAMA_OK, or the error that stopped the machine */
 } pickle;
 
@@ -2855,9 +2854,9 @@ static void *pickle_new(pickle *p, uint64_t count, size_t size) {
     p->allocated += count * size; /* no overflow: count < 2^20, by MEMO_MAX and STACK_MAX */
     if (p->allocated > AT_LEAST + TIMES * (uint64_t)llamac_left(&p->z->a->bytes))
         return pickle_fail(p, "it needs more memory than a file of this size can need"), NULL;
-    void *allocated = llamac_new(p->z->a->scratch, count, size);
-    if (!allocated) p->status = llamac_out_of_memory(p->z->a->err, p->z->a->file);
-    return allocated;
+    void *memory = llamac_new(p->z->a->scratch, count, size);
+    if (!memory) p->status = llamac_out_of_memory(p->z->a->err, p->z->a->file);
+    return memory;
 }
 
 /* Pushes a value. The stack has a fixed size, so a program of a million marks is refused. Returns
@@ -2885,8 +2884,8 @@ static const value *pop_many(pickle *p, size_t n) {
     return &p->stack[p->depth -= n];
 }
 
-/* Pops the values above the top mark, and the mark. Sets *n to their number. Returns as pop_many,
- * or NULL if there is no mark. */
+/* Pops the values above the top mark, then the mark. Sets *n to the number of values. Returns a
+ * pointer as pop_many does, or NULL if there is no mark. */
 static const value *pop_marked(pickle *p, size_t *n) {
     for (size_t i = p->depth; i-- > 0;)
         if (p->stack[i].kind == P_MARK) {
@@ -3056,7 +3055,7 @@ static bool append_items(pickle *p, const value *from, size_t n) {
 }
 
 /* Stores the top of the stack in the memo, without popping it. Python numbers the memo 0, 1, 2, ...
- * or from 1. A number that skips more than one is refused, so the memo cannot grow faster than the
+ * or from 1. A number that skips two or more is refused, so the memo cannot grow faster than the
  * program. */
 static bool memoize(pickle *p, uint64_t index) {
     if (p->depth == 0 || index > p->n_memo + 1 || index >= MEMO_MAX)
@@ -3271,8 +3270,8 @@ static int torch_tensor(torch_file *z, const named *e) {
     return add_tensor(z->a, t);
 }
 
-/* Lists the tensors of a PyTorch file. The magic number tells the older form from a zip file.
- * Returns LLAMA_EFORMAT or LLAMA_ENOMEM on failure. */
+/* Lists the tensors of a PyTorch file. A file is of the older form if it begins with legacy_magic,
+ * else it must be a zip file. Returns LLAMA_EFORMAT or LLAMA_ENOMEM on failure. */
 static int read_torch(archive *a) {
     torch_file z = {.a = a};
     pickle *p = llamac_new(a->scratch, 1, sizeof *p);
@@ -3547,14 +3546,14 @@ static int read_gguf(archive *a) {
 /* ---- MD5 (RFC 1321) ---- */
 
 /* checklist.chk has the MD5 sums of Meta's files, 32 hexadecimal digits each, as md5sum prints
- * them. They detect a damaged download, but not a forged one: who forges a file can forge the list
- * too.
+ * them. They detect a damaged download. They do not detect a forged file, because the list can be
+ * forged too.
  *
  * The state is four 32-bit words. Each block of 64 bytes updates it in 64 steps, in four rounds of
  * 16. The last block is padded with a 1 bit, zeros and the length in bits. All numbers are
  * little-endian. */
 
-/* Updates the state with n blocks of 64 bytes. */
+/* Updates the state with the n blocks at p. */
 static void md5_blocks(uint32_t state[4], const unsigned char *p, size_t n) {
     static const unsigned char shifts[4][4] = {
         {7, 12, 17, 22}, {5, 9, 14, 20}, {4, 11, 16, 23}, {6, 10, 15, 21}};
@@ -3641,7 +3640,7 @@ static int md5_file(const char *folder, const char *name, const char *want,
  * if a name has a slash, which could lead out of the folder. */
 static int md5_list(const char *folder, const char *list, llamac_arena *scratch,
                     llama_progress_fn progress, void *user, llama_error *err) {
-    enum { NAME = 34, MAX_BYTES = 1 << 14 }; /* bytes; Meta's lists have at most ten lines */
+    enum { NAME = 34, MAX_BYTES = 1 << 14 }; /* bytes; Meta's lists have at most 10 lines */
     char path[LLAMAC_PATH_BYTES], name[256];
     llamac_cursor c = {0};
     int status = llamac_join(path, folder, list, err);
