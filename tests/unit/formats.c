@@ -491,10 +491,10 @@ static void test_config(void) {
     BENT("another shape", "\"shape\":[24,16]", "\"shape\":[16,24]", "16");
     BENT("one element more", "\"shape\":[24,16]", "\"shape\":[24,17]", "shape");
     BENT("a shape of zeros", "\"shape\":[24,16]", "\"shape\":[0, 16]", "empty");
-    BENT("a negative shape", "\"shape\":[24,16]", "\"shape\":[-2,16]", "no tensor's");
-    BENT("five dimensions", "\"shape\":[24,16]", "\"shape\":[1,1,1,24,16]", "no tensor's");
-    BENT("offsets back to front", "\"data_offsets\":[0,768]", "\"data_offsets\":[768,0]", "sound entry");
-    BENT("one offset", "\"data_offsets\":[0,768]", "\"data_offsets\":[768  ]", "sound entry");
+    BENT("a negative shape", "\"shape\":[24,16]", "\"shape\":[-2,16]", "does not describe a tensor");
+    BENT("five dimensions", "\"shape\":[24,16]", "\"shape\":[1,1,1,24,16]", "does not describe a tensor");
+    BENT("offsets back to front", "\"data_offsets\":[0,768]", "\"data_offsets\":[768,0]", "valid entry");
+    BENT("one offset", "\"data_offsets\":[0,768]", "\"data_offsets\":[768  ]", "valid entry");
     BENT("an offset far away", "\"data_offsets\":[0,768]", "\"data_offsets\":[9e9,9e10]", "past the end");
     BENT("metadata of any kind", "{\"format\":\"pt\"}", "{\"format\":[[1],{\"dtype\":7}]}", "JSON"); /* the header's length is off now */
     BENT("metadata that is no object", "{\"format\":\"pt\"}", "[\"format\",  \"pt\"]", "safetensors");
@@ -535,7 +535,7 @@ static void test_gguf(void) {
     BENT("Q8_0", "blk.0.attn_q.weight\2\0\0\0\x10\0\0\0\0\0\0\0\x10\0\0\0\0\0\0\0\1", "blk.0.attn_q.weight\2\0\0\0\x10\0\0\0\0\0\0\0\x10\0\0\0\0\0\0\0\x08", "Q8_0");
     BENT("a type there is not", "blk.0.attn_q.weight\2\0\0\0\x10\0\0\0\0\0\0\0\x10\0\0\0\0\0\0\0\1", "blk.0.attn_q.weight\2\0\0\0\x10\0\0\0\0\0\0\0\x10\0\0\0\0\0\0\0\x63", "type 99");
     BENT("turned round", "blk.0.ffn_down.weight\2\0\0\0\x20\0\0\0\0\0\0\0\x10", "blk.0.ffn_down.weight\2\0\0\0\x10\0\0\0\0\0\0\0\x20", "[32][16]");
-    BENT("an odd address", "output_norm.weight\1\0\0\0\x10\0\0\0\0\0\0\0\0\0\0\0\0\3", "output_norm.weight\1\0\0\0\x10\0\0\0\0\0\0\0\0\0\0\0\4\3", "aligned");
+    BENT("an odd address", "output_norm.weight\1\0\0\0\x10\0\0\0\0\0\0\0\0\0\0\0\0\3", "output_norm.weight\1\0\0\0\x10\0\0\0\0\0\0\0\0\0\0\0\4\3", "not a multiple of general.alignment");
     BENT("a tensor twice", "blk.0.attn_k.weight", "blk.0.attn_q.weight", "twice");
     BENT("2^61 rows", "token_embd.weight\2\0\0\0\x10\0\0\0\0\0\0\0\x18\0\0\0\0\0\0\0", "token_embd.weight\2\0\0\0\x10\0\0\0\0\0\0\0\x18\0\0\0\0\0\0\x20", "past the end");
     snprintf(path, sizeof path, "%s", model_write_as(&small, GGUF_SPLIT, in_work("split")));
