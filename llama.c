@@ -1720,29 +1720,38 @@ static const kernels *find_kernels(const char *name, bool fast) {
 /* IV. Common ground: what tokenizer.c uses too                                                   */
 /* ============================================================================================== */
 
-/* A cursor is the only way a parser reads: past the end it yields zeros and stays `bad`. So a
- * parser reads what it needs and asks once, behind it, whether all of that was there:
+/* Guarantee: a damaged file can make a parser fail, but cannot make it read outside the file's
+ * bytes. Only the platform section makes system calls. Only llamac_fail writes error texts. This
+ * part does not use the structs of the model, so tokenizer.c can compile it without the rest. */
+
+/* ---- Cursor ---- */
+
+/* Parsers read bytes only through a cursor. A read past the end returns zeros, or NULL, and sets
+ * `bad`, which stays set. A parser can therefore read several fields and check `bad` once:
  *
  *     llamac_cursor c = llamac_cursor_on(data, size);
  *     uint64_t count = llamac_uint(&c, 8), length = llamac_uint(&c, 4);
  *     const unsigned char *name = llamac_take(&c, length);
- *     if (c.bad) return "is cut short";
+ *     if (c.bad) return "is truncated";
  *
- * Only what becomes the size of a buffer or the end of a loop must be checked before its use. */
+ * A number that sets the size of a buffer or the end of a loop must be checked before it is used. */
 typedef struct {
-    const unsigned char *at, *end;
-    bool bad;
+    const unsigned char *at, *end; /* the next byte, and the end of the bytes */
+    bool bad;                      /* a read went past the end, or a parser found an error */
 } llamac_cursor;
 
-/* On n bytes; p may be NULL if n is 0. */
+/* Returns a cursor at the first of n bytes; p may be NULL if n is 0. */
 LLAMAC_INLINE llamac_cursor llamac_cursor_on(const void *p, size_t n) {
     const unsigned char *at = (const unsigned char *)p;
     llamac_cursor c = {at, n ? at + n : at, false};
     return c;
 }
+
+/* Returns the number of bytes from the cursor to the end. */
 LLAMAC_INLINE size_t llamac_left(const llamac_cursor *c) { return (size_t)(c->end - c->at); }
 
-/* The next n bytes, or NULL. */
+/* Returns a pointer to the next n bytes and moves past them. If fewer than n bytes are left, returns
+ * NULL, sets `bad` and moves to the end. */
 LLAMAC_INLINE const unsigned char *llamac_take(llamac_cursor *c, uint64_t n) {
     if (c->bad || n > llamac_left(c)) {
         c->bad = true;
@@ -1754,7 +1763,7 @@ LLAMAC_INLINE const unsigned char *llamac_take(llamac_cursor *c, uint64_t n) {
     return p;
 }
 
-/* A little-endian unsigned integer of n <= 8 bytes. */
+/* Reads a little-endian unsigned integer of n <= 8 bytes. Returns 0 past the end. */
 LLAMAC_INLINE uint64_t llamac_uint(llamac_cursor *c, int n) {
     const unsigned char *p = llamac_take(c, (uint64_t)n);
     uint64_t v = 0;
@@ -1762,38 +1771,43 @@ LLAMAC_INLINE uint64_t llamac_uint(llamac_cursor *c, int n) {
     return v;
 }
 
-/* Says whether these n bytes are this string. */
+/* Returns whether the n bytes of text are equal to the C string `want`. */
 LLAMAC_INLINE bool llamac_is(const char *text, size_t n, const char *want) {
     return strlen(want) == n && memcmp(text, want, n) == 0;
 }
 
 /* ---- UTF-8 ---- */
 
-/* Overlong forms, surrogates and values over U+10FFFF are no characters. */
+/* Decodes the character at the start of n > 0 bytes into *number and returns its length in bytes. If
+ * the bytes are not valid UTF-8, sets *number to -1 and returns 1. Overlong forms, surrogates and
+ * values above U+10FFFF are not valid. */
 LLAMAC_INLINE size_t llamac_utf8_next(const char *text, size_t n, int32_t *number) {
     static const int32_t min[] = {0, 0, 0x80, 0x800, 0x10000};
     const unsigned char *s = (const unsigned char *)text;
-    size_t want = s[0] >= 0xf0 ? 4 : s[0] >= 0xe0 ? 3 : s[0] >= 0x80 ? 2 : 1;
+    size_t size = s[0] >= 0xf0 ? 4 : s[0] >= 0xe0 ? 3 : s[0] >= 0x80 ? 2 : 1;
     *number = -1;
-    if (want > n || (s[0] >= 0x80 && s[0] < 0xc2) || s[0] > 0xf4) return 1;
-    int32_t code = want == 1 ? s[0] : s[0] & (0x7f >> want);
-    for (size_t i = 1; i < want; i++) {
+    if (size > n || (s[0] >= 0x80 && s[0] < 0xc2) || s[0] > 0xf4) return 1;
+    int32_t code = size == 1 ? s[0] : s[0] & (0x7f >> size);
+    for (size_t i = 1; i < size; i++) {
         if ((s[i] & 0xc0) != 0x80) return 1;
         code = code << 6 | (s[i] & 0x3f);
     }
-    if (code < min[want] || code > 0x10ffff || (code >= 0xd800 && code < 0xe000)) return 1;
+    if (code < min[size] || code > 0x10ffff || (code >= 0xd800 && code < 0xe000)) return 1;
     *number = code;
-    return want;
+    return size;
 }
 
+/* Returns whether a terminal would act on the character instead of showing it: C0 and C1 controls,
+ * DEL, characters that change the direction of writing, and -1 (an invalid byte). */
 LLAMAC_INLINE bool llamac_is_control(int32_t c) {
     return c < ' ' || (c >= 0x7f && c < 0xa0) || c == 0x61c || c == 0x200e || c == 0x200f ||
            (c >= 0x202a && c <= 0x202e) || (c >= 0x2066 && c <= 0x2069);
 }
 
-/* ---- Memory, and errors ---- */
+/* ---- Memory and errors ---- */
 
-/* The allocator of a host that gives none. C11 wants a multiple of the alignment. */
+/* Allocates memory if the host gives no allocator. C11's aligned_alloc requires a size that is a
+ * multiple of the alignment. */
 LLAMAC_INLINE void *llamac_default_alloc(void *user, size_t bytes, size_t align) {
     (void)user;
     return aligned_alloc(align, (bytes + align - 1) / align * align);
@@ -1804,24 +1818,28 @@ LLAMAC_INLINE void llamac_default_free(void *user, void *p, size_t bytes) {
     free(p);
 }
 
-/* A copy, so that the host may throw its own away. */
+/* Returns a copy of the host's allocator, or the default allocator if the host gives none. The host
+ * may reuse its struct after the call. */
 LLAMAC_INLINE llama_allocator llamac_allocator_or_default(const llama_allocator *a) {
     static const llama_allocator standard = {NULL, llamac_default_alloc, llamac_default_free};
     return a && a->alloc && a->free ? *a : standard;
 }
 
-/* Copy a caller's struct, which may be older (shorter) or newer than ours; absent fields are 0. */
+/* Copies a caller's options, whose first field is their size in bytes. They may be shorter or longer
+ * than the `known` bytes of this version: absent fields become 0, unknown fields are ignored. If
+ * `from` is NULL, all fields become 0. Returns false if the size was not set. */
 LLAMAC_INLINE bool llamac_copy_options(void *to, size_t known, const void *from) {
     size_t size = known;
     memset(to, 0, known);
     if (!from) return true;
     memcpy(&size, from, sizeof size);
-    if (size < sizeof size) return false; /* a size that was never set */
+    if (size < sizeof size) return false;
     memcpy(to, from, size < known ? size : known);
     return true;
 }
 
-/* count * size bytes, zeroed, or NULL (also when the product overflows). */
+/* Allocates count * size zeroed bytes in the arena, aligned to 16 bytes. Returns NULL if memory runs
+ * out or if the product overflows. */
 LLAMAC_INLINE void *llamac_new(llamac_arena *a, uint64_t count, uint64_t size) {
     uint64_t bytes;
     if (__builtin_mul_overflow(count, size, &bytes) || bytes > SIZE_MAX / 4) return NULL;
@@ -1839,7 +1857,7 @@ LLAMAC_INLINE void *llamac_new(llamac_arena *a, uint64_t count, uint64_t size) {
     return memset(p, 0, need);
 }
 
-/* All of it, large and small. */
+/* Frees all allocations of the arena, which can then be used again. */
 LLAMAC_INLINE void llamac_free_all(llamac_arena *a) {
     while (a->last) {
         llamac_block *b = a->last;
@@ -1848,8 +1866,9 @@ LLAMAC_INLINE void llamac_free_all(llamac_arena *a) {
     }
 }
 
-/* Fill err, which may be NULL, with the formatted text and return status: the one place where
- * an error gets its text. One line, cut at the size of the struct. */
+/* Writes the status and the formatted text to err, which may be NULL, and returns the status. The
+ * text is one line, truncated at the size of err->text. Control characters and invalid UTF-8 become
+ * '?', because file names and tensor names are part of the text and must not control a terminal. */
 __attribute__((format(printf, 3, 4))) LLAMAC_INLINE int llamac_fail(llama_error *err, int status,
                                                                     const char *format, ...) {
     if (!err) return status;
@@ -1861,12 +1880,12 @@ __attribute__((format(printf, 3, 4))) LLAMAC_INLINE int llamac_fail(llama_error 
     for (size_t i = 0, n = strlen(err->text), size; i < n; i += size) {
         int32_t c;
         size = llamac_utf8_next(err->text + i, n - i, &c);
-        if (llamac_is_control(c)) memset(err->text + i, '?', size); /* a name may not act */
+        if (llamac_is_control(c)) memset(err->text + i, '?', size);
     }
     return status;
 }
 
-/* `what` was to be made or read: a file, mostly. */
+/* Reports that memory ran out. `what` names what needed it, usually a file. */
 LLAMAC_INLINE int llamac_out_of_memory(llama_error *err, const char *what) {
     return llamac_fail(err, LLAMA_ENOMEM, "%s: out of memory", what);
 }
