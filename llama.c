@@ -1734,7 +1734,8 @@ static const kernels *find_kernels(const char *name, bool fast) {
  *     const unsigned char *name = llamac_take(&c, length);
  *     if (c.bad) return "is truncated";
  *
- * A number that sets the size of a buffer or the end of a loop must be checked before it is used. */
+ * A number that sets the size of a buffer or the end of a loop must be checked before it is
+ * used. */
 typedef struct {
     const unsigned char *at, *end; /* the next byte, and the end of the bytes */
     bool bad;                      /* a read went past the end, or a parser found an error */
@@ -1750,8 +1751,8 @@ LLAMAC_INLINE llamac_cursor llamac_cursor_on(const void *p, size_t n) {
 /* Returns the number of bytes from the cursor to the end. */
 LLAMAC_INLINE size_t llamac_left(const llamac_cursor *c) { return (size_t)(c->end - c->at); }
 
-/* Returns a pointer to the next n bytes and moves past them. If fewer than n bytes are left, returns
- * NULL, sets `bad` and moves to the end. */
+/* Returns a pointer to the next n bytes and moves past them. If fewer than n bytes are left,
+ * returns NULL, sets `bad` and moves to the end. */
 LLAMAC_INLINE const unsigned char *llamac_take(llamac_cursor *c, uint64_t n) {
     if (c->bad || n > llamac_left(c)) {
         c->bad = true;
@@ -1778,9 +1779,9 @@ LLAMAC_INLINE bool llamac_is(const char *text, size_t n, const char *want) {
 
 /* ---- UTF-8 ---- */
 
-/* Decodes the character at the start of n > 0 bytes into *number and returns its length in bytes. If
- * the bytes are not valid UTF-8, sets *number to -1 and returns 1. Overlong forms, surrogates and
- * values above U+10FFFF are not valid. */
+/* Decodes the character at the start of n > 0 bytes into *number and returns its length in bytes.
+ * If the bytes are not valid UTF-8, sets *number to -1 and returns 1. Overlong forms, surrogates
+ * and values above U+10FFFF are not valid. */
 LLAMAC_INLINE size_t llamac_utf8_next(const char *text, size_t n, int32_t *number) {
     static const int32_t min[] = {0, 0, 0x80, 0x800, 0x10000};
     const unsigned char *s = (const unsigned char *)text;
@@ -1825,9 +1826,9 @@ LLAMAC_INLINE llama_allocator llamac_allocator_or_default(const llama_allocator 
     return a && a->alloc && a->free ? *a : standard;
 }
 
-/* Copies a caller's options, whose first field is their size in bytes. They may be shorter or longer
- * than the `known` bytes of this version: absent fields become 0, unknown fields are ignored. If
- * `from` is NULL, all fields become 0. Returns false if the size was not set. */
+/* Copies a caller's options, whose first field is their size in bytes. They may be shorter or
+ * longer than the `known` bytes of this version: absent fields become 0, unknown fields are
+ * ignored. If `from` is NULL, all fields become 0. Returns false if the size was not set. */
 LLAMAC_INLINE bool llamac_copy_options(void *to, size_t known, const void *from) {
     size_t size = known;
     memset(to, 0, known);
@@ -1838,8 +1839,8 @@ LLAMAC_INLINE bool llamac_copy_options(void *to, size_t known, const void *from)
     return true;
 }
 
-/* Allocates count * size zeroed bytes in the arena, aligned to 16 bytes. Returns NULL if memory runs
- * out or if the product overflows. */
+/* Allocates count * size zeroed bytes in the arena, aligned to 16 bytes. Returns NULL if memory
+ * runs out or if the product overflows. */
 LLAMAC_INLINE void *llamac_new(llamac_arena *a, uint64_t count, uint64_t size) {
     uint64_t bytes;
     if (__builtin_mul_overflow(count, size, &bytes) || bytes > SIZE_MAX / 4) return NULL;
@@ -1890,16 +1891,21 @@ LLAMAC_INLINE int llamac_out_of_memory(llama_error *err, const char *what) {
     return llamac_fail(err, LLAMA_ENOMEM, "%s: out of memory", what);
 }
 
-/* ---- Values, in JSON and in GGUF ---- */
+/* ---- Values of JSON and GGUF ---- */
 
+/* The kinds of a value:
+ *
+ *     '0'        a number            '{'  '['   the start of an object or array
+ *     '"'        a string            '}'  ']'   the end of an object or array (JSON only)
+ *     't'  'f'   true or false       0          not a value
+ *     'n'        null */
 typedef struct {
-    char kind;           /* '0' a number, '"' a string, 't' true, 'f' false, 'n' null;
-                          * '{' '[' the start of a container, '}' ']' its end; 0: not a value */
-    double number;       /* of a '0' */
-    const char *text;    /* of a '"': [n] bytes, with JSON's escapes as they are in the file */
-    size_t n;            /* bytes of text; GGUF: items of an array */
-    uint64_t type;       /* GGUF's type of the value or of an array's items; else GGUF_NONE */
-    llamac_cursor items; /* GGUF: at the first item of an array */
+    char kind;
+    double number;       /* of kind '0' */
+    const char *text;    /* of kind '"': [n] bytes; the escapes of JSON are not decoded */
+    size_t n;            /* bytes of text, or items of a GGUF array */
+    uint64_t type;       /* GGUF's type of the value or of an array's items; JSON: GGUF_NONE */
+    llamac_cursor items; /* of a GGUF array: at the first item */
 } llamac_value;
 
 typedef struct {     /* a key and its value */
@@ -1908,16 +1914,16 @@ typedef struct {     /* a key and its value */
     llamac_value value;
 } llamac_pair;
 
-/* GGUF's types that are not whole numbers. A bool is a byte, 0 or 1. */
+/* The types of GGUF that are not integers. A bool is one byte, 0 or 1. */
 enum { GGUF_FLOAT = 6, GGUF_BOOL, GGUF_STRING, GGUF_ARRAY, GGUF_DOUBLE = 12, GGUF_NONE = 255 };
 
 /* ---- JSON ---- */
 
-/* JSON (ECMA-404); nothing recurses, nothing is allocated: strings stay in the document. The files
- * beside the weights are JSON, and so are safetensors' headers and tokenizer.json. What is not
- * JSON by the letter (a comma too many, a comment) is refused. */
+/* Parameter files, index files, safetensors headers and tokenizer.json are JSON (ECMA-404). The
+ * parser does not recurse and does not allocate: strings are pointers into the document. It refuses
+ * what ECMA-404 does not allow, such as a trailing comma or a comment. It does not check UTF-8. */
 
-/* Skip space, then take this character if it is next. */
+/* Skips white space. Returns true and takes the next character if it is `want`. */
 LLAMAC_INLINE bool llamac_json_is(llamac_cursor *c, char want) {
     while (c->at < c->end && memchr(" \t\r\n", *c->at, 4)) c->at++;
     if (c->at == c->end || *c->at != (unsigned char)want) return false;
@@ -1925,7 +1931,8 @@ LLAMAC_INLINE bool llamac_json_is(llamac_cursor *c, char want) {
     return true;
 }
 
-/* A string, its escapes left as they stand: the keys we look for have none. */
+/* Reads a string. Returns false if it is not valid. Its escapes are checked but not decoded: the
+ * keys that this library looks for have none. */
 LLAMAC_INLINE bool llamac_json_string(llamac_cursor *c, const char **text, size_t *n) {
     if (!llamac_json_is(c, '"')) return false;
     *text = (const char *)c->at;
@@ -1940,62 +1947,73 @@ LLAMAC_INLINE bool llamac_json_string(llamac_cursor *c, const char **text, size_
     return llamac_take(c, 1) != NULL;
 }
 
-/* Decimal digits onto v, counted into *n; more than 400 are no number. (The library's strtod would
- * follow the host's locale, which may want a comma.) */
+/* Reads decimal digits, appends them to the number v, and adds their count to *n. Stops when *n is
+ * 400; a document with so long a number is refused. strtod is not used, because it follows the
+ * host's locale, which may expect a decimal comma. */
 LLAMAC_INLINE double llamac_json_digits(llamac_cursor *c, double v, int *n) {
     for (; c->at < c->end && *c->at >= '0' && *c->at <= '9' && *n < 400; ++*n)
         v = v * 10 + (*c->at++ - '0');
     return v;
 }
 
-/* A number, exact to a double for up to 15 digits and exponents within 22, as params.json has. */
+/* Reads a number. Returns false if it is not valid. The result is correctly rounded if the number
+ * has at most 15 digits and, written as an integer times a power of ten, an exponent from -22 to
+ * 22: then both factors are exact doubles. The numbers in params.json are of this kind. */
 LLAMAC_INLINE bool llamac_json_number(llamac_cursor *c, double *out) {
-    bool minus = llamac_json_is(c, '-'), down = false; /* the sign, and the exponent's */
-    bool zero = c->at < c->end && *c->at == '0';       /* which only a 0 begins with */
-    int whole = 0, all = 0, digits = 0; /* digits before the point, in all, of the exponent */
-    double v = llamac_json_digits(c, 0, &whole), scale = 1, exponent = 0; /* v scale^+-1 */
-    if (zero && whole > 1) return false;                                  /* 08 */
-    all = whole;
-    if (whole && c->at < c->end && *c->at == '.') {
-        c->at++, v = llamac_json_digits(c, v, &all);
-        if (all == whole) return false; /* 8. */
+    bool negative = llamac_json_is(c, '-'), negative_exponent = false;
+    bool zero = c->at < c->end && *c->at == '0'; /* the number must then be 0, 0.x or 0e.. */
+    int before_point = 0, digits = 0, exponent_digits = 0; /* digits: before and after the point */
+    double v = llamac_json_digits(c, 0, &before_point), scale = 1, exponent = 0;
+    if (zero && before_point > 1) return false; /* such as 08 */
+    digits = before_point;
+    if (before_point && c->at < c->end && *c->at == '.') {
+        c->at++, v = llamac_json_digits(c, v, &digits);
+        if (digits == before_point) return false; /* such as 8. */
     }
-    if (whole && c->at < c->end && (*c->at | 32) == 'e') {
+    if (before_point && c->at < c->end && (*c->at | 32) == 'e') {
         c->at++;
-        if (c->at < c->end && (*c->at == '+' || *c->at == '-')) down = *c->at++ == '-';
-        exponent = llamac_json_digits(c, 0, &digits);
-        if (!digits) return false;
-        if (exponent > 1000) exponent = 1000; /* 0 or infinite in any case */
+        if (c->at < c->end && (*c->at == '+' || *c->at == '-')) negative_exponent = *c->at++ == '-';
+        exponent = llamac_json_digits(c, 0, &exponent_digits);
+        if (!exponent_digits) return false;
+        if (exponent > 1000) exponent = 1000; /* bounds the loop below */
     }
-    exponent = (down ? -exponent : exponent) + whole - all;
+    exponent = (negative_exponent ? -exponent : exponent) + before_point - digits;
     for (double i = exponent < 0 ? -exponent : exponent; i > 0; i--) scale *= 10;
     v = exponent < 0 ? v / scale : v * scale;
-    *out = minus ? -v : v;
-    return whole && all < 400;
+    *out = negative ? -v : v;
+    return before_point && digits < 400;
 }
 
-/* A document is walked value by value. A value has a level, how many objects and arrays it is in,
- * and a key at each: key[1] is that in the outermost object; in an array it is "". The values of
+/* llamac_json_next reads a document value by value. A container is an object or an array. The level
+ * of a value is the number of containers that it is in. For each level l from 1 to that of the
+ * value, key[l] is the key of the value, or of the container around it, at level l. In an array the
+ * key is "". For example,
  *
  *     {"dim": 4096, "rope": {"type": "default"}, "ends": [2, 3]}
  *
- * come as '{' at level 0; '0' at level 1, key[1] "dim"; '{' at level 1, key[1] "rope"; '"' at level
- * 2, key[1] "rope" and key[2] "type"; '}' at level 1; '[' at level 1, key[1] "ends"; '0' and '0' at
- * level 2, key[2] ""; ']' at level 1; '}' at level 0. */
+ * has these values:
+ *
+ *     kind        '{'   '0'    '{'     '"'     '}'     '['     '0'     '0'     ']'     '}'
+ *     level       0     1      1       2       1       1       2       2       1       0
+ *     key[1]            dim    rope    rope    rope    ends    ends    ends    ends
+ *     key[2]                           type                    ""      ""
+ *
+ * A document with containers nested deeper than LLAMAC_JSON_DEPTH is refused. */
 enum { LLAMAC_JSON_DEPTH = 32 };
 typedef struct {
-    llamac_cursor c;               /* c.bad: it is not JSON */
-    int level, depth;              /* of the value; containers open behind it */
-    bool begun;                    /* a value stands before, in the same container */
-    char close[LLAMAC_JSON_DEPTH]; /* what ends each container that is open */
+    llamac_cursor c;               /* at the next value; c.bad: the document is not valid JSON */
+    int level;                     /* of the value */
+    int depth;                     /* number of open containers after the value */
+    bool begun;                    /* the current container, or the document, has had a value */
+    char close[LLAMAC_JSON_DEPTH]; /* [depth] the character that ends each open container */
     struct {
-        const char *text; /* escapes as they stand */
+        const char *text; /* [n] bytes, escapes not decoded */
         size_t n;
-    } key[LLAMAC_JSON_DEPTH + 1];
+    } key[LLAMAC_JSON_DEPTH + 1]; /* by level */
     llamac_value value;
 } llamac_json;
 
-/* Before the first value. */
+/* Returns a parser that is before the first value of n bytes. */
 LLAMAC_INLINE llamac_json llamac_json_on(const void *p, size_t n) {
     llamac_json j = {0};
     j.c = llamac_cursor_on(p, n);
@@ -2003,7 +2021,7 @@ LLAMAC_INLINE llamac_json llamac_json_on(const void *p, size_t n) {
     return j;
 }
 
-/* The kind of a value that is no container; 0: it is none. */
+/* Reads a value that is not a container and returns its kind; 0 if it is not valid. */
 LLAMAC_INLINE char llamac_json_plain(llamac_json *j) {
     static const char *const words[] = {"true", "false", "null"};
     llamac_cursor *c = &j->c;
@@ -2018,13 +2036,13 @@ LLAMAC_INLINE char llamac_json_plain(llamac_json *j) {
     return llamac_json_number(c, &j->value.number) ? '0' : 0;
 }
 
-/* The next value's kind: '0' a number, '"' a string, 't', 'f' or 'n' the words, '{' or '[' the
- * beginning of a container, whose values follow, '}' or ']' its end. 0: that was all, or c.bad. */
+/* Reads the next value into j and returns its kind. Returns 0 at the end of the document, or with
+ * c.bad set if the document is not valid JSON. */
 LLAMAC_INLINE char llamac_json_next(llamac_json *j) {
     llamac_cursor *c = &j->c;
     char close = j->depth ? j->close[j->depth - 1] : 0;
     j->value.kind = 0;
-    if (!close && j->begun) { /* nothing but space may follow the document */
+    if (!close && j->begun) { /* only white space may follow the document's value */
         c->bad = llamac_json_is(c, 0) || c->at != c->end;
         return 0;
     }
@@ -2050,13 +2068,20 @@ LLAMAC_INLINE char llamac_json_next(llamac_json *j) {
     return j->value.kind;
 }
 
-/* Is the value at this level, or in the container that is, under that key? */
+/* Returns whether the value at this level, or the container at this level around it, has this
+ * key. */
 LLAMAC_INLINE bool llamac_json_under(const llamac_json *j, int level, const char *key) {
     return j->level >= level && llamac_is(j->key[level].text, j->key[level].n, key);
 }
 
-/* A value of one of GGUF's plain types: its kind as in JSON; 0: no such type, or cut short. */
+/* ---- GGUF values ---- */
+
+/* Reads a GGUF value that is not an array, and returns its kind. Returns 0 if the type is unknown,
+ * if a bool is not 0 or 1, or if the file is truncated. Integers above 2^53 are rounded to a
+ * double. A string is its length in 8 bytes, then its text. */
 LLAMAC_INLINE char llamac_gguf_value(llamac_cursor *c, uint64_t type, llamac_value *v) {
+    /* by type: uint8, int8, uint16, int16, uint32, int32, float, bool, string's length, array,
+     * uint64, int64, double */
     static const unsigned char bytes[] = {1, 1, 2, 2, 4, 4, 4, 1, 8, 0, 8, 8, 8};
     if (type >= sizeof bytes || !bytes[type]) return v->kind = 0;
     int n = bytes[type];
@@ -2064,7 +2089,7 @@ LLAMAC_INLINE char llamac_gguf_value(llamac_cursor *c, uint64_t type, llamac_val
     uint64_t bits = llamac_uint(c, n);
     if (type == GGUF_BOOL && bits > 1) return v->kind = 0;
     v->number = (double)bits;
-    if (type == 1 || type == 3 || type == 5 || type == 11) { /* signed */
+    if (type == 1 || type == 3 || type == 5 || type == 11) { /* signed: extend the sign bit */
         if (n < 8 && bits >> (8 * n - 1)) bits |= UINT64_MAX << (8 * n);
         v->number = (double)(int64_t)bits;
     }
@@ -2119,9 +2144,9 @@ LLAMAC_INLINE bool llamac_file_exists(const char *folder, const char *name);
 /* Returns 1 for a folder, 0 for anything else, LLAMA_EIO if the path cannot be examined. */
 LLAMAC_INLINE int llamac_is_folder(const char *path, llama_error *);
 
-/* Replacing a file. Begin and end return 0, or -1 with errno set. The path must exist unless is_new.
- * Write is a llama_write_fn. End with keep renames the new file into place once it is on the disk;
- * on failure, or without keep, it removes the new file. */
+/* Replacing a file. Begin and end return 0, or -1 with errno set. The path must exist unless
+ * is_new. Write is a llama_write_fn. End with keep renames the new file into place once it is on
+ * the disk; on failure, or without keep, it removes the new file. */
 LLAMAC_INLINE int llamac_replace_begin(llamac_replacement *, const char *path, bool is_new,
                                        unsigned mode);
 LLAMAC_INLINE int llamac_replace_write(void *replacement, const void *p, size_t n);
@@ -2355,7 +2380,8 @@ LLAMAC_INLINE int llamac_process(void) { return (int)getpid(); }
  *
  * 150000 of 100000 are one and a half cores: two threads use them best. */
 
-/* Reads a file that the kernel makes, up to capacity - 1 bytes, and adds a final 0; "" on failure. */
+/* Reads a file that the kernel makes, up to capacity - 1 bytes, and adds a final 0; "" on
+ * failure. */
 LLAMAC_INLINE void llamac_read_small(const char *path, char *text, size_t capacity) {
     int fd = open(path, O_RDONLY | O_CLOEXEC);
     ssize_t n = fd < 0 ? 0 : read(fd, text, capacity - 1);
