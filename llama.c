@@ -2002,8 +2002,7 @@ LLAMAC_INLINE bool llamac_json_number(llamac_cursor *c, double *out) {
 enum { LLAMAC_JSON_DEPTH = 32 };
 typedef struct {
     llamac_cursor c;               /* at the next value; c.bad: the document is not valid JSON */
-    int level;                     /* of the value */
-    int depth;                     /* number of open containers after the value */
+    int level, depth;              /* level of the value; containers open after the value */
     bool begun;                    /* the current container, or the document, has had a value */
     char close[LLAMAC_JSON_DEPTH]; /* [depth] the character that ends each open container */
     struct {
@@ -2106,78 +2105,92 @@ LLAMAC_INLINE char llamac_gguf_value(llamac_cursor *c, uint64_t type, llamac_val
     return v->kind = c->bad ? 0 : v->kind;
 }
 
-/* ---- Platform: what this library asks of the operating system and of the processor's mode ---- */
+/* ---- Platform: what the library needs from the operating system and the processor ---- */
 
-/* No other place makes a system call. First the functions, then their bodies for POSIX and Linux.
- * A function that can fail returns a status of llama.h and gives the reason in err, or it returns
- * -1 and leaves the reason in errno, as noted.
+/* No other section makes system calls. The functions are declared first; their bodies for POSIX and
+ * Linux follow. A function that can fail reports it in one of two ways, as its comment says: it
+ * returns a status of llama.h and writes the reason to err, or it returns -1 and sets errno.
  *
- * Weights are mapped read-only and shared: their pages are the kernel's page cache. So nothing is
- * copied, opening reads only headers, and processes that open one model hold its weights in memory
- * once. Reading a page that is not in memory waits for the disk. Small files (parameters, the
- * tokenizer, an index) are read into memory, where no other process can truncate them. */
+ * Weights are mapped read-only and shared, so the mapped pages are the kernel's page cache. Weights
+ * are not copied, and opening a model reads only headers. Processes that open the same model share
+ * one copy of its weights in memory. Reading a page that is not in memory waits for the disk.
+ * Small files (parameters, tokenizer, index) are read into memory, because another process can
+ * truncate a mapped file. */
 
-enum { LLAMAC_PATH_BYTES = 4096 }; /* the longest path, its final 0 included */
+enum { LLAMAC_PATH_BYTES = 4096 }; /* limit of a path, including its final 0 */
 
 typedef struct {
     int fd;         /* -1: not open */
     uint64_t size;  /* in bytes */
-    uint64_t id[2]; /* device and inode: two names of one file have the same */
-    unsigned mode;  /* the permission bits */
+    uint64_t id[2]; /* device and inode: the same for all names of one file */
+    unsigned mode;  /* permission bits */
 } llamac_file;
 
-typedef struct { /* a new file that replaces another one completely, or leaves it as it is */
+typedef struct { /* a new file that replaces `path` after all of it is written */
     int fd;
-    unsigned mode;                      /* permission bits of the result */
-    char path[LLAMAC_PATH_BYTES];       /* the file to replace, with all links resolved */
-    char beside[LLAMAC_PATH_BYTES + 8]; /* the file that is written, in the same folder */
+    unsigned mode;                /* permission bits of the new file */
+    char path[LLAMAC_PATH_BYTES]; /* the file to replace; links of an existing file resolved */
+    char temporary[LLAMAC_PATH_BYTES + 8]; /* the file that is written, in the same folder */
 } llamac_replacement;
 
-/* Files. Opening takes regular files only: LLAMA_EFORMAT means that the file is empty. After
- * LLAMA_EIO, llamac_is_not_found says whether the path does not exist. */
+/* Opens a regular file for reading. Returns LLAMA_EFORMAT if it is empty, and LLAMA_EIO if it
+ * cannot be opened or is not a regular file. */
 LLAMAC_INLINE int llamac_open_file(llamac_file *, const char *path, llama_error *);
+/* Returns whether opening, mapping or reading a file failed because the path does not exist. Reads
+ * errno: call it directly after the function that returned the status. */
 LLAMAC_INLINE bool llamac_is_not_found(int status);
-/* Returns the number of bytes read: fewer than n only at the end of the file; -1 on failure. */
+/* Returns the number of bytes read, which is less than n only at the end of the file. Returns -1 on
+ * failure. */
 LLAMAC_INLINE ptrdiff_t llamac_read(const llamac_file *, void *to, size_t n);
 LLAMAC_INLINE void llamac_close_file(llamac_file *);
 LLAMAC_INLINE bool llamac_file_exists(const char *folder, const char *name);
 /* Returns 1 for a folder, 0 for anything else, LLAMA_EIO if the path cannot be examined. */
 LLAMAC_INLINE int llamac_is_folder(const char *path, llama_error *);
 
-/* Replacing a file. Begin and end return 0, or -1 with errno set. The path must exist unless
- * is_new. Write is a llama_write_fn. End with keep renames the new file into place once it is on
- * the disk; on failure, or without keep, it removes the new file. */
+/* Creates a temporary file in the folder of `path`. If is_new is false, `path` must exist. Returns
+ * 0, or -1 with errno set. */
 LLAMAC_INLINE int llamac_replace_begin(llamac_replacement *, const char *path, bool is_new,
                                        unsigned mode);
+/* Appends n bytes to the temporary file: a llama_write_fn. Returns 0, or -1 with errno set. */
 LLAMAC_INLINE int llamac_replace_write(void *replacement, const void *p, size_t n);
+/* If `keep` is true, flushes the temporary file to the disk and renames it to `path`. If it is
+ * false, or if that fails, removes the temporary file and returns -1; errno is the failure's. */
 LLAMAC_INLINE int llamac_replace_end(llamac_replacement *, bool keep);
 
-/* Mapped files. */
+/* Maps a complete file. Fails as llamac_open_file does, or with LLAMA_ENOMEM. */
 LLAMAC_INLINE int llamac_map_file(llamac_mapping *, const char *path, llama_error *);
-LLAMAC_INLINE void llamac_unmap_file(llamac_mapping *); /* also if it was never mapped */
-/* Says whether the path still is the mapped file, with the same size. */
+/* Does nothing if no file is mapped. */
+LLAMAC_INLINE void llamac_unmap_file(llamac_mapping *);
+/* Returns whether `path` is still the file that was mapped, with the same size. */
 LLAMAC_INLINE bool llamac_is_mapped(const llamac_mapping *, const char *path);
-/* Before scattered reads: no read-ahead. Returns true if none of the file was in memory, judged by
- * one page in 16 MB. Pass that to llamac_advise_normal, which goes back to large pages. */
+/* Turns read-ahead off, for scattered reads. Returns true if the file is cold: if none of it is in
+ * memory, judged by one page in 16 MB. */
 LLAMAC_INLINE bool llamac_advise_random(const llamac_mapping *);
+/* Turns read-ahead on again and asks for large pages. `cold` is what llamac_advise_random
+ * returned. */
 LLAMAC_INLINE void llamac_advise_normal(const llamac_mapping *, bool cold);
-/* Reads n mapped bytes into memory. */
+/* Reads n mapped bytes from the disk into memory. */
 LLAMAC_INLINE void llamac_page_in(const unsigned char *data, size_t n);
-/* Keeps a mapped file in memory. Returns 0, or -1 with errno set. */
+/* Locks a mapped file in memory. Returns 0, or -1 with errno set. */
 LLAMAC_INLINE int llamac_lock(const llamac_mapping *);
-/* Replaces a mapped file, from the page of this address to the end, by zeros. Returns false if it
- * failed. Safe in a signal handler. */
+/* Replaces the pages of a mapping by zeros, from the page of `address` to the end. Returns false on
+ * failure. Safe in a signal handler. */
 LLAMAC_INLINE bool llamac_map_zeros(const llamac_mapping *, uintptr_t address, size_t page);
 
-/* Memory, cores, the processor. */
-LLAMAC_INLINE size_t llamac_page_size(void); /* in bytes */
-/* Asks for small pages for n bytes that are used sparsely. Where the system gives large pages
- * unasked, one byte would take 2 MB. Blocks below 32 MB stay as they are: malloc shares them. */
+/* Returns the size of a page in bytes. */
+LLAMAC_INLINE size_t llamac_page_size(void);
+/* Asks for small pages for n bytes that are used sparsely. If the system uses large pages by
+ * default, touching one byte takes 2 MB. Leaves blocks of up to 32 MB as they are, because malloc
+ * may have put other data into their pages. */
 LLAMAC_INLINE void llamac_advise_small_pages(void *p, size_t n, size_t page);
-LLAMAC_INLINE int llamac_process(void);    /* the id of this process */
-LLAMAC_INLINE int llamac_cores(void);      /* that this process may use: its affinity and quota */
-LLAMAC_INLINE bool llamac_allow_amx(void); /* Linux lets this process use AMX's tiles */
-/* llamac_fp_enter and llamac_fp_leave, the floating-point mode, are declared before part I. */
+/* Returns the id of this process. */
+LLAMAC_INLINE int llamac_process(void);
+/* Returns how many cores this process may use: the smaller of its CPU affinity and its quota. */
+LLAMAC_INLINE int llamac_cores(void);
+/* Asks Linux for permission to use the AMX tiles in this process. Returns whether it is granted. */
+LLAMAC_INLINE bool llamac_allow_amx(void);
+/* llamac_fp_enter and llamac_fp_leave set the floating-point mode. They are declared before part
+ * I. */
 
 /* ---- Platform: files ---- */
 
@@ -2185,7 +2198,7 @@ LLAMAC_INLINE bool llamac_is_not_found(int status) {
     return status == LLAMA_EIO && errno == ENOENT;
 }
 
-/* O_NONBLOCK: opening a FIFO must not wait for its writer. */
+/* O_NONBLOCK: if the path is a FIFO, opening it must not wait for a writer. */
 LLAMAC_INLINE int llamac_open_file(llamac_file *f, const char *path, llama_error *err) {
     struct stat st;
     int status = LLAMA_OK, fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
@@ -2219,7 +2232,7 @@ LLAMAC_INLINE void llamac_close_file(llamac_file *f) {
     f->fd = -1;
 }
 
-/* read may return fewer bytes than it was asked for, and a signal may interrupt it. */
+/* read may return fewer bytes than requested, and a signal may interrupt it. */
 LLAMAC_INLINE ptrdiff_t llamac_read(const llamac_file *f, void *to, size_t n) {
     size_t done = 0;
     while (done < n) {
@@ -2246,7 +2259,8 @@ LLAMAC_INLINE int llamac_is_folder(const char *path, llama_error *err) {
 
 /* ---- Platform: replacing a file ---- */
 
-/* The name beside has six digits made from the process id, and the next number if it is taken. */
+/* The temporary name is `path` plus six hexadecimal digits, made from the process id. If a file has
+ * that name, the next number is tried, up to 100 numbers. */
 LLAMAC_INLINE int llamac_replace_begin(llamac_replacement *r, const char *path, bool is_new,
                                        unsigned mode) {
     r->fd = -1;
@@ -2255,9 +2269,9 @@ LLAMAC_INLINE int llamac_replace_begin(llamac_replacement *r, const char *path, 
     else if (!realpath(path, r->path)) return -1;
     errno = EEXIST;
     for (unsigned i = 0; i < 100 && r->fd < 0 && errno == EEXIST; i++) {
-        snprintf(r->beside, sizeof r->beside, "%s.%06x", r->path,
+        snprintf(r->temporary, sizeof r->temporary, "%s.%06x", r->path,
                  ((unsigned)getpid() * 100 + i) & 0xffffff);
-        r->fd = open(r->beside, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+        r->fd = open(r->temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
     }
     return r->fd < 0 ? -1 : 0;
 }
@@ -2276,8 +2290,8 @@ LLAMAC_INLINE int llamac_replace_end(llamac_replacement *r, bool keep) {
     bool good = keep && fchmod(r->fd, r->mode) == 0 && fsync(r->fd) == 0;
     int why = errno;
     if (close(r->fd) != 0 && good) good = false, why = errno;
-    if (good && rename(r->beside, r->path) != 0) good = false, why = errno;
-    if (!good) unlink(r->beside);
+    if (good && rename(r->temporary, r->path) != 0) good = false, why = errno;
+    if (!good) unlink(r->temporary);
     errno = why;
     return good ? 0 : -1;
 }
@@ -2294,8 +2308,8 @@ LLAMAC_INLINE int llamac_map_file(llamac_mapping *m, const char *path, llama_err
         status = llamac_fail(err, errno == ENOMEM ? LLAMA_ENOMEM : LLAMA_EIO,
                              "%s: cannot be mapped: %s", path, strerror(errno));
     else *m = (llamac_mapping){(const unsigned char *)p, (size_t)f.size, {f.id[0], f.id[1]}};
-    llamac_close_file(&f); /* the mapping stays */
-    if (status) errno = 0;
+    llamac_close_file(&f); /* the mapping stays valid */
+    if (status) errno = 0; /* not ENOENT: the file exists */
     return status;
 }
 
@@ -2311,16 +2325,16 @@ LLAMAC_INLINE bool llamac_is_mapped(const llamac_mapping *m, const char *path) {
 }
 
 LLAMAC_INLINE bool llamac_advise_random(const llamac_mapping *m) {
-    enum { APART = 1 << 24 };
+    enum { STEP = 1 << 24 };
     unsigned char *data = (unsigned char *)(uintptr_t)m->data, resident = 0;
-    for (size_t i = 0; i < m->size && !(resident & 1); i += APART)
+    for (size_t i = 0; i < m->size && !(resident & 1); i += STEP)
         if (mincore(data + i, 1, &resident) != 0) resident = 1;
     madvise(data, m->size, MADV_RANDOM);
     return !(resident & 1);
 }
 
-/* The small pages that the scattered reads of a cold file left are paged out, or the kernel would
- * not read large pages around them. */
+/* Scattered reads of a cold file leave small pages in memory. The kernel does not read a large page
+ * where a small page is, so the small pages are removed from memory first. */
 LLAMAC_INLINE void llamac_advise_normal(const llamac_mapping *m, bool cold) {
     void *data = (void *)(uintptr_t)m->data;
     (void)cold;
@@ -2333,8 +2347,8 @@ LLAMAC_INLINE void llamac_advise_normal(const llamac_mapping *m, bool cold) {
 #endif
 }
 
-/* One call lets the kernel map all pages. Touching them costs a fault each, even for pages in
- * memory; that is left for Linux before 5.14, which has no such call. */
+/* MADV_POPULATE_READ maps all pages in one call. Linux before 5.14 does not have it; there each
+ * page is touched, which costs one page fault per page, even if the page is in memory. */
 LLAMAC_INLINE void llamac_page_in(const unsigned char *data, size_t n) {
     enum { PAGE = 4096 };
 #ifdef MADV_POPULATE_READ
@@ -2358,11 +2372,11 @@ LLAMAC_INLINE bool llamac_map_zeros(const llamac_mapping *m, uintptr_t address, 
 LLAMAC_INLINE size_t llamac_page_size(void) { return (size_t)sysconf(_SC_PAGESIZE); }
 
 LLAMAC_INLINE void llamac_advise_small_pages(void *p, size_t n, size_t page) {
-    enum { ALONE = 32 << 20 };
+    enum { SHARED_MAX = 32 << 20 };
     (void)p, (void)page;
 #ifdef MADV_NOHUGEPAGE
     size_t before = (page - (uintptr_t)p % page) % page;
-    if (n > ALONE) madvise((unsigned char *)p + before, n - before, MADV_NOHUGEPAGE);
+    if (n > SHARED_MAX) madvise((unsigned char *)p + before, n - before, MADV_NOHUGEPAGE);
 #endif
 }
 
@@ -2370,18 +2384,20 @@ LLAMAC_INLINE int llamac_process(void) { return (int)getpid(); }
 
 /* ---- Platform: cores ---- */
 
-/* Containers get a share of the machine by cgroups: folders under /sys/fs/cgroup whose files limit
- * the time of their processes, in microseconds of all cores per period. /proc/self/cgroup names the
- * folders a process is in. Every folder above such a folder limits the process too.
+/* Cgroups limit the share of the machine that a container gets. A cgroup is a folder under
+ * /sys/fs/cgroup. Its files limit the CPU time of its processes: a quota of microseconds per
+ * period, summed over all cores. /proc/self/cgroup lists the cgroups of a process. All folders
+ * above a cgroup limit the process too.
  *
- *     version 2   0::/user.slice/a          cpu.max             "150000 100000" or "max 100000"
- *     version 1   4:cpu,cpuacct:/docker/b   cpu.cfs_quota_us    "150000", or "-1" for no limit
+ *     version   line of /proc/self/cgroup   file                content
+ *     2         0::/user.slice/a            cpu.max             "150000 100000" or "max 100000"
+ *     1         4:cpu,cpuacct:/docker/b     cpu.cfs_quota_us    "150000", or "-1" for no limit
  *                                           cpu.cfs_period_us   "100000"
  *
- * 150000 of 100000 are one and a half cores: two threads use them best. */
+ * A quota of 150000 in a period of 100000 is 1.5 cores. It is rounded up: two threads use 1.5 cores
+ * best. */
 
-/* Reads a file that the kernel makes, up to capacity - 1 bytes, and adds a final 0; "" on
- * failure. */
+/* Reads up to capacity - 1 bytes of a kernel file and adds a final 0. On failure, text is "". */
 LLAMAC_INLINE void llamac_read_small(const char *path, char *text, size_t capacity) {
     int fd = open(path, O_RDONLY | O_CLOEXEC);
     ssize_t n = fd < 0 ? 0 : read(fd, text, capacity - 1);
@@ -2389,13 +2405,13 @@ LLAMAC_INLINE void llamac_read_small(const char *path, char *text, size_t capaci
     text[n > 0 ? n : 0] = 0;
 }
 
-/* Returns how many cores a cgroup may use, rounded up; 0 for no limit. Version 2 has "quota period"
- * in one file, version 1 has a file for each. */
+/* Returns how many cores a cgroup may use, rounded up; 0 for no limit. Version 2 has the quota and
+ * the period in one file, version 1 has two files. */
 LLAMAC_INLINE long llamac_cgroup_quota(const char *folder, bool v2) {
     char path[LLAMAC_PATH_BYTES + 32], text[64], *end = text;
     snprintf(path, sizeof path, "%s/%s", folder, v2 ? "cpu.max" : "cpu.cfs_quota_us");
     llamac_read_small(path, text, sizeof text);
-    long quota = strtol(text, &end, 10), period; /* "max" gives 0; -1 is version 1's no limit */
+    long quota = strtol(text, &end, 10), period; /* "max": 0; version 1 without limit: -1 */
     if (!v2) {
         snprintf(path, sizeof path, "%s/cpu.cfs_period_us", folder);
         llamac_read_small(path, end = text, sizeof text);
@@ -2404,8 +2420,10 @@ LLAMAC_INLINE long llamac_cgroup_quota(const char *folder, bool v2) {
     return quota > 0 && period > 0 ? quota / period + (quota % period > 0) : 0;
 }
 
-/* Returns the smallest quota of the cgroups of this process and of the folders above them; 0 for no
- * limit. Each line of `proc` is "number:controllers:/path"; version 2 lists no controllers. */
+/* Returns the smallest quota, in cores, of the cgroups in the file `proc` and of the folders above
+ * them; 0 for no limit. Each line of `proc` is "number:controllers:/path". Version 2 lists no
+ * controllers. The folder is sys/path in version 2, sys/cpu/path in version 1. In a container, the
+ * path may be the host's and not exist; the root folder then has the container's own limit. */
 LLAMAC_INLINE long llamac_cgroup_cores(const char *proc, const char *sys) {
     char lines[LLAMAC_PATH_BYTES], folder[LLAMAC_PATH_BYTES], *rest = lines, *line;
     long min = 0, cores;
@@ -2419,7 +2437,7 @@ LLAMAC_INLINE long llamac_cgroup_cores(const char *proc, const char *sys) {
         int n = snprintf(folder, sizeof folder, "%s%s%s", sys, v2 ? "" : "/cpu", path);
         if (n < 0 || n >= (int)sizeof folder) continue;
         for (char *slash = folder; slash; slash = strrchr(folder + root, '/')) {
-            if (slash != folder) *slash = 0; /* go up; in a container the path may be the host's */
+            if (slash != folder) *slash = 0; /* go up one folder */
             if ((cores = llamac_cgroup_quota(folder, v2)) > 0 && (min == 0 || cores < min))
                 min = cores;
         }
@@ -2440,7 +2458,8 @@ LLAMAC_INLINE int llamac_cores(void) {
 
 /* ---- Platform: the processor ---- */
 
-/* Linux wants to be asked once, as threads that use tiles must save 8 KB more of registers. */
+/* Linux grants AMX only on request, once per process, because it must then save 8 KB more of
+ * registers for each thread that uses tiles. */
 LLAMAC_INLINE bool llamac_allow_amx(void) {
 #if defined(__x86_64__) && defined(__linux__)
     enum { ARCH_REQ_XCOMP_PERM = 0x1023, XFEATURE_XTILEDATA = 18 };
@@ -2462,7 +2481,8 @@ LLAMAC_INLINE uint64_t llamac_fp_enter(void) {
     return old;
 }
 
-/* On other machines there is nothing to save, and the host is trusted. */
+/* On other machines both functions do nothing: the host must use the default floating-point
+ * mode. */
 LLAMAC_INLINE void llamac_fp_leave(uint64_t old) {
     (void)old;
 #if defined(__x86_64__)
@@ -2472,17 +2492,18 @@ LLAMAC_INLINE void llamac_fp_leave(uint64_t old) {
 #endif
 }
 
-/* ---- Files, by the platform's functions ---- */
+/* ---- Files: paths, and files read into memory ---- */
 
-/* out = folder/name */
+/* Writes "folder/name" to out. Returns LLAMA_EINVAL if it does not fit. */
 LLAMAC_INLINE int llamac_join(char out[LLAMAC_PATH_BYTES], const char *folder, const char *name,
                               llama_error *err) {
     int n = snprintf(out, LLAMAC_PATH_BYTES, "%s/%s", folder, name);
-    if (n > 0 && n < LLAMAC_PATH_BYTES) return LLAMA_OK; /* n: what it would take */
+    if (n > 0 && n < LLAMAC_PATH_BYTES) return LLAMA_OK;
     return llamac_fail(err, LLAMA_EINVAL, "%.300s: the path is too long", folder);
 }
 
-/* Reads a file of up to max_bytes into the arena and points *c at it. */
+/* Reads a file of up to max_bytes into the arena and sets *c to its first byte. Returns
+ * LLAMA_EFORMAT if the file is empty or larger, else LLAMA_EIO or LLAMA_ENOMEM on failure. */
 LLAMAC_INLINE int llamac_read_file(llamac_cursor *c, llamac_arena *arena, const char *path,
                                    uint64_t max_bytes, llama_error *err) {
     llamac_file f;
@@ -2494,37 +2515,47 @@ LLAMAC_INLINE int llamac_read_file(llamac_cursor *c, llamac_arena *arena, const 
         status = llamac_fail(err, LLAMA_EFORMAT, "%s: is too large for what it should be", path);
     else if (!to) status = llamac_out_of_memory(err, path);
     else if (llamac_read(&f, to, n) != (ptrdiff_t)n)
-        status = llamac_fail(err, LLAMA_EIO, "%s: cannot be read to its end", path);
+        status = llamac_fail(err, LLAMA_EIO,
+                             "%s: cannot be read to its end: it was truncated, or the disk failed",
+                             path);
     else *c = llamac_cursor_on(to, n);
     llamac_close_file(&f);
-    if (status) errno = 0;
+    if (status) errno = 0; /* not ENOENT: the file exists */
     return status;
 }
 
-/* ---- What llama.c and tokenizer.c have of each other ---- */
+/* ---- Functions of tokenizer.c that llama.c calls ---- */
 
-/* tokenizer.c knows a model by its vocabulary, which comes from the bytes of a tokenizer.model,
- * .json or .bin, or from inside GGUF, has at most so many pieces, and keeps a copy of what it
- * needs. */
+/* A vocabulary is read from a tokenizer.model, .json or .bin, or from the metadata of a GGUF file.
+ * It keeps a copy of the data that it needs, in the arena. max_pieces is the model's number of
+ * tokens; a vocabulary with more pieces is refused. `file` is the file name for error texts. */
 
+/* Reads a vocabulary from the bytes of a tokenizer file, and detects its format. */
 LLAMAC_SHARED int llamac_vocab_parse(llamac_vocab **, llamac_cursor bytes, size_t max_pieces,
                                      const char *file, llamac_arena *, llama_error *);
-/* What the pairs of a GGUF file say of the vocabulary: noted as they come, then gathered; *out
- * stays NULL where there is none. */
-typedef struct {
-    llamac_value model, tokens, scores, types;
-    double bos, eos, space_in_front; /* the last: add_space_prefix */
+
+typedef struct { /* the values of a GGUF file's metadata that describe the vocabulary */
+    llamac_value model, tokens, scores, types; /* tokens, scores, types: arrays, by token */
+    double bos, eos, space_in_front;           /* space_in_front: the key add_space_prefix */
 } llamac_gguf_vocab;
+/* Stores the value of a pair if its key describes the vocabulary. Is called for every pair. */
 LLAMAC_SHARED void llamac_vocab_note(llamac_gguf_vocab *, const llamac_pair *);
+/* Makes the vocabulary from the stored values. *out stays NULL if the file has no vocabulary. */
 LLAMAC_SHARED int llamac_vocab_gather(llamac_vocab **out, llamac_gguf_vocab *, size_t max_pieces,
                                       const char *file, llamac_arena *, llama_error *);
 
+/* Return the id of <s> and of </s>; -1 if the vocabulary has no such token. */
 LLAMAC_SHARED int32_t llamac_vocab_bos(const llamac_vocab *);
 LLAMAC_SHARED int32_t llamac_vocab_eos(const llamac_vocab *);
+/* Tokenizes n bytes of text. Returns the number of tokens, of which at most cap are written to out,
+ * or a negative status. */
 LLAMAC_SHARED ptrdiff_t llamac_encode(const llamac_vocab *, const llama_allocator *,
                                       const char *text, size_t n, unsigned flags, int32_t *out,
                                       size_t cap);
+/* Returns the text of a piece as the vocabulary has it, and sets *n. Returns NULL for an invalid
+ * token. */
 LLAMAC_SHARED const char *llamac_piece(const llamac_vocab *, int32_t token, size_t *n);
+/* Decodes the next token of a text and returns the number of bytes written to out. */
 LLAMAC_SHARED size_t llamac_decode(const llamac_vocab *, llama_decoder *, int32_t token,
                                    char out[LLAMA_TEXT_MAX]);
 #endif /* LLAMAC_COMMON */
