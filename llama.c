@@ -1764,7 +1764,8 @@ LLAMAC_INLINE const unsigned char *llamac_take(llamac_cursor *c, uint64_t n) {
     return p;
 }
 
-/* Reads a little-endian unsigned integer of n <= 8 bytes. Returns 0 past the end. */
+/* Reads a little-endian unsigned integer of n <= 8 bytes. If fewer are left, returns 0 and sets
+ * `bad`. */
 LLAMAC_INLINE uint64_t llamac_uint(llamac_cursor *c, int n) {
     const unsigned char *p = llamac_take(c, (uint64_t)n);
     uint64_t v = 0;
@@ -1948,7 +1949,7 @@ LLAMAC_INLINE bool llamac_json_string(llamac_cursor *c, const char **text, size_
 }
 
 /* Reads decimal digits, appends them to the number v, and adds their count to *n. Stops when *n is
- * 400; a document with so long a number is refused. strtod is not used, because it follows the
+ * 400; a document with such a long number is refused. strtod is not used, because it follows the
  * host's locale, which may expect a decimal comma. */
 LLAMAC_INLINE double llamac_json_digits(llamac_cursor *c, double v, int *n) {
     for (; c->at < c->end && *c->at >= '0' && *c->at <= '9' && *n < 400; ++*n)
@@ -2012,7 +2013,7 @@ typedef struct {
     llamac_value value;
 } llamac_json;
 
-/* Returns a parser that is before the first value of n bytes. */
+/* Returns a parser at the start of a document of n bytes. */
 LLAMAC_INLINE llamac_json llamac_json_on(const void *p, size_t n) {
     llamac_json j = {0};
     j.c = llamac_cursor_on(p, n);
@@ -2075,11 +2076,11 @@ LLAMAC_INLINE bool llamac_json_under(const llamac_json *j, int level, const char
 
 /* ---- GGUF values ---- */
 
-/* Reads a GGUF value that is not an array, and returns its kind. Returns 0 if the type is unknown,
- * if a bool is not 0 or 1, or if the file is truncated. Integers above 2^53 are rounded to a
- * double. A string is its length in 8 bytes, then its text. */
+/* Reads a GGUF value that is not an array, and returns its kind. Returns 0 if the type is unknown
+ * or an array, if a bool is not 0 or 1, or if the file is truncated. Integers above 2^53 are
+ * rounded to a double. A string is its length in 8 bytes, then its text. */
 LLAMAC_INLINE char llamac_gguf_value(llamac_cursor *c, uint64_t type, llamac_value *v) {
-    /* by type: uint8, int8, uint16, int16, uint32, int32, float, bool, string's length, array,
+    /* uint8, int8, uint16, int16, uint32, int32, float, bool, length of a string, 0 for an array,
      * uint64, int64, double */
     static const unsigned char bytes[] = {1, 1, 2, 2, 4, 4, 4, 1, 8, 0, 8, 8, 8};
     if (type >= sizeof bytes || !bytes[type]) return v->kind = 0;
@@ -2111,11 +2112,11 @@ LLAMAC_INLINE char llamac_gguf_value(llamac_cursor *c, uint64_t type, llamac_val
  * Linux follow. A function that can fail reports it in one of two ways, as its comment says: it
  * returns a status of llama.h and writes the reason to err, or it returns -1 and sets errno.
  *
- * Weights are mapped read-only and shared, so the mapped pages are the kernel's page cache. Weights
- * are not copied, and opening a model reads only headers. Processes that open the same model share
- * one copy of its weights in memory. Reading a page that is not in memory waits for the disk.
- * Small files (parameters, tokenizer, index) are read into memory, because another process can
- * truncate a mapped file. */
+ * Weights are mapped read-only and shared, so the mapped pages are the kernel's page cache. Mapping
+ * copies nothing, and opening a model reads only the headers of its weight files. Processes that
+ * open the same model share one copy of its weights in memory. Reading a page that is not in memory
+ * waits for the disk. Small files (parameters, tokenizer, index) are read into memory, because
+ * another process can truncate a mapped file. */
 
 enum { LLAMAC_PATH_BYTES = 4096 }; /* limit of a path, including its final 0 */
 
@@ -2128,8 +2129,8 @@ typedef struct {
 
 typedef struct { /* a new file that replaces `path` after all of it is written */
     int fd;
-    unsigned mode;                /* permission bits of the new file */
-    char path[LLAMAC_PATH_BYTES]; /* the file to replace; links of an existing file resolved */
+    unsigned mode;                         /* permission bits of the new file */
+    char path[LLAMAC_PATH_BYTES];          /* the file to replace; if it exists, its real path */
     char temporary[LLAMAC_PATH_BYTES + 8]; /* the file that is written, in the same folder */
 } llamac_replacement;
 
@@ -2143,6 +2144,7 @@ LLAMAC_INLINE bool llamac_is_not_found(int status);
  * failure. */
 LLAMAC_INLINE ptrdiff_t llamac_read(const llamac_file *, void *to, size_t n);
 LLAMAC_INLINE void llamac_close_file(llamac_file *);
+/* Returns whether folder/name exists. */
 LLAMAC_INLINE bool llamac_file_exists(const char *folder, const char *name);
 /* Returns 1 for a folder, 0 for anything else, LLAMA_EIO if the path cannot be examined. */
 LLAMAC_INLINE int llamac_is_folder(const char *path, llama_error *);
@@ -2153,8 +2155,9 @@ LLAMAC_INLINE int llamac_replace_begin(llamac_replacement *, const char *path, b
                                        unsigned mode);
 /* Appends n bytes to the temporary file: a llama_write_fn. Returns 0, or -1 with errno set. */
 LLAMAC_INLINE int llamac_replace_write(void *replacement, const void *p, size_t n);
-/* If `keep` is true, flushes the temporary file to the disk and renames it to `path`. If it is
- * false, or if that fails, removes the temporary file and returns -1; errno is the failure's. */
+/* If `keep` is true, flushes the temporary file to the disk, renames it to `path` and returns 0. If
+ * that fails, or if `keep` is false, removes the temporary file and returns -1. Sets errno only if
+ * something failed. */
 LLAMAC_INLINE int llamac_replace_end(llamac_replacement *, bool keep);
 
 /* Maps a complete file. Fails as llamac_open_file does, or with LLAMA_ENOMEM. */
@@ -2218,7 +2221,8 @@ LLAMAC_INLINE int llamac_open_file(llamac_file *f, const char *path, llama_error
             status = llamac_fail(err, LLAMA_EIO, "%s: is not a regular file; give the file itself",
                                  path);
         else if (size == 0)
-            status = llamac_fail(err, LLAMA_EFORMAT, "%s: is empty; get it again", path);
+            status = llamac_fail(err, LLAMA_EFORMAT,
+                                 "%s: is empty; download it again or give another file", path);
     }
     if (status == LLAMA_OK) return LLAMA_OK;
     close(fd);
@@ -2512,7 +2516,9 @@ LLAMAC_INLINE int llamac_read_file(llamac_cursor *c, llamac_arena *arena, const 
     size_t n = f.size <= max_bytes ? (size_t)f.size : 0;
     void *to = n ? llamac_new(arena, n, 1) : NULL;
     if (!n)
-        status = llamac_fail(err, LLAMA_EFORMAT, "%s: is too large for what it should be", path);
+        status =
+            llamac_fail(err, LLAMA_EFORMAT,
+                        "%s: is larger than any valid file of its kind; download it again", path);
     else if (!to) status = llamac_out_of_memory(err, path);
     else if (llamac_read(&f, to, n) != (ptrdiff_t)n)
         status = llamac_fail(err, LLAMA_EIO,
