@@ -1720,29 +1720,39 @@ static const kernels *find_kernels(const char *name, bool fast) {
 /* IV. Common ground: what tokenizer.c uses too                                                   */
 /* ============================================================================================== */
 
-/* A cursor is the only way a parser reads: past the end it yields zeros and stays `bad`. So a
- * parser reads what it needs and asks once, behind it, whether all of that was there:
+/* Guarantee: a damaged file can make a parser fail, but cannot make it read outside the file's
+ * bytes. Only the platform section makes system calls. Only llamac_fail writes error texts. This
+ * part does not use the structs of the model, so tokenizer.c can compile it without the rest. */
+
+/* ---- Cursor ---- */
+
+/* Parsers read bytes only through a cursor. A read past the end returns zeros, or NULL, and sets
+ * `bad`, which stays set. A parser can therefore read several fields and check `bad` once:
  *
  *     llamac_cursor c = llamac_cursor_on(data, size);
  *     uint64_t count = llamac_uint(&c, 8), length = llamac_uint(&c, 4);
  *     const unsigned char *name = llamac_take(&c, length);
- *     if (c.bad) return "is cut short";
+ *     if (c.bad) return "is truncated";
  *
- * Only what becomes the size of a buffer or the end of a loop must be checked before its use. */
+ * A number that sets the size of a buffer or the end of a loop must be checked before it is
+ * used. */
 typedef struct {
-    const unsigned char *at, *end;
-    bool bad;
+    const unsigned char *at, *end; /* the next byte, and the end of the bytes */
+    bool bad;                      /* a read went past the end, or a parser found an error */
 } llamac_cursor;
 
-/* On n bytes; p may be NULL if n is 0. */
+/* Returns a cursor at the first of n bytes; p may be NULL if n is 0. */
 LLAMAC_INLINE llamac_cursor llamac_cursor_on(const void *p, size_t n) {
     const unsigned char *at = (const unsigned char *)p;
     llamac_cursor c = {at, n ? at + n : at, false};
     return c;
 }
+
+/* Returns the number of bytes from the cursor to the end. */
 LLAMAC_INLINE size_t llamac_left(const llamac_cursor *c) { return (size_t)(c->end - c->at); }
 
-/* The next n bytes, or NULL. */
+/* Returns a pointer to the next n bytes and moves past them. If fewer than n bytes are left,
+ * returns NULL, sets `bad` and moves to the end. */
 LLAMAC_INLINE const unsigned char *llamac_take(llamac_cursor *c, uint64_t n) {
     if (c->bad || n > llamac_left(c)) {
         c->bad = true;
@@ -1754,7 +1764,8 @@ LLAMAC_INLINE const unsigned char *llamac_take(llamac_cursor *c, uint64_t n) {
     return p;
 }
 
-/* A little-endian unsigned integer of n <= 8 bytes. */
+/* Reads a little-endian unsigned integer of n <= 8 bytes. If fewer are left, returns 0 and sets
+ * `bad`. */
 LLAMAC_INLINE uint64_t llamac_uint(llamac_cursor *c, int n) {
     const unsigned char *p = llamac_take(c, (uint64_t)n);
     uint64_t v = 0;
@@ -1762,38 +1773,43 @@ LLAMAC_INLINE uint64_t llamac_uint(llamac_cursor *c, int n) {
     return v;
 }
 
-/* Says whether these n bytes are this string. */
+/* Returns whether the n bytes of text are equal to the C string `want`. */
 LLAMAC_INLINE bool llamac_is(const char *text, size_t n, const char *want) {
     return strlen(want) == n && memcmp(text, want, n) == 0;
 }
 
 /* ---- UTF-8 ---- */
 
-/* Overlong forms, surrogates and values over U+10FFFF are no characters. */
+/* Decodes the character at the start of n > 0 bytes into *number and returns its length in bytes.
+ * If the bytes are not valid UTF-8, sets *number to -1 and returns 1. Overlong forms, surrogates
+ * and values above U+10FFFF are not valid. */
 LLAMAC_INLINE size_t llamac_utf8_next(const char *text, size_t n, int32_t *number) {
     static const int32_t min[] = {0, 0, 0x80, 0x800, 0x10000};
     const unsigned char *s = (const unsigned char *)text;
-    size_t want = s[0] >= 0xf0 ? 4 : s[0] >= 0xe0 ? 3 : s[0] >= 0x80 ? 2 : 1;
+    size_t size = s[0] >= 0xf0 ? 4 : s[0] >= 0xe0 ? 3 : s[0] >= 0x80 ? 2 : 1;
     *number = -1;
-    if (want > n || (s[0] >= 0x80 && s[0] < 0xc2) || s[0] > 0xf4) return 1;
-    int32_t code = want == 1 ? s[0] : s[0] & (0x7f >> want);
-    for (size_t i = 1; i < want; i++) {
+    if (size > n || (s[0] >= 0x80 && s[0] < 0xc2) || s[0] > 0xf4) return 1;
+    int32_t code = size == 1 ? s[0] : s[0] & (0x7f >> size);
+    for (size_t i = 1; i < size; i++) {
         if ((s[i] & 0xc0) != 0x80) return 1;
         code = code << 6 | (s[i] & 0x3f);
     }
-    if (code < min[want] || code > 0x10ffff || (code >= 0xd800 && code < 0xe000)) return 1;
+    if (code < min[size] || code > 0x10ffff || (code >= 0xd800 && code < 0xe000)) return 1;
     *number = code;
-    return want;
+    return size;
 }
 
+/* Returns whether a terminal would act on the character instead of showing it: C0 and C1 controls,
+ * DEL, characters that change the direction of writing, and -1 (an invalid byte). */
 LLAMAC_INLINE bool llamac_is_control(int32_t c) {
     return c < ' ' || (c >= 0x7f && c < 0xa0) || c == 0x61c || c == 0x200e || c == 0x200f ||
            (c >= 0x202a && c <= 0x202e) || (c >= 0x2066 && c <= 0x2069);
 }
 
-/* ---- Memory, and errors ---- */
+/* ---- Memory and errors ---- */
 
-/* The allocator of a host that gives none. C11 wants a multiple of the alignment. */
+/* Allocates memory if the host gives no allocator. C11's aligned_alloc requires a size that is a
+ * multiple of the alignment. */
 LLAMAC_INLINE void *llamac_default_alloc(void *user, size_t bytes, size_t align) {
     (void)user;
     return aligned_alloc(align, (bytes + align - 1) / align * align);
@@ -1804,24 +1820,28 @@ LLAMAC_INLINE void llamac_default_free(void *user, void *p, size_t bytes) {
     free(p);
 }
 
-/* A copy, so that the host may throw its own away. */
+/* Returns a copy of the host's allocator, or the default allocator if the host gives none. The host
+ * may reuse its struct after the call. */
 LLAMAC_INLINE llama_allocator llamac_allocator_or_default(const llama_allocator *a) {
     static const llama_allocator standard = {NULL, llamac_default_alloc, llamac_default_free};
     return a && a->alloc && a->free ? *a : standard;
 }
 
-/* Copy a caller's struct, which may be older (shorter) or newer than ours; absent fields are 0. */
+/* Copies a caller's options, whose first field is their size in bytes. They may be shorter or
+ * longer than the `known` bytes of this version: absent fields become 0, unknown fields are
+ * ignored. If `from` is NULL, all fields become 0. Returns false if the size was not set. */
 LLAMAC_INLINE bool llamac_copy_options(void *to, size_t known, const void *from) {
     size_t size = known;
     memset(to, 0, known);
     if (!from) return true;
     memcpy(&size, from, sizeof size);
-    if (size < sizeof size) return false; /* a size that was never set */
+    if (size < sizeof size) return false;
     memcpy(to, from, size < known ? size : known);
     return true;
 }
 
-/* count * size bytes, zeroed, or NULL (also when the product overflows). */
+/* Allocates count * size zeroed bytes in the arena, aligned to 16 bytes. Returns NULL if memory
+ * runs out or if the product overflows. */
 LLAMAC_INLINE void *llamac_new(llamac_arena *a, uint64_t count, uint64_t size) {
     uint64_t bytes;
     if (__builtin_mul_overflow(count, size, &bytes) || bytes > SIZE_MAX / 4) return NULL;
@@ -1839,7 +1859,7 @@ LLAMAC_INLINE void *llamac_new(llamac_arena *a, uint64_t count, uint64_t size) {
     return memset(p, 0, need);
 }
 
-/* All of it, large and small. */
+/* Frees all allocations of the arena, which can then be used again. */
 LLAMAC_INLINE void llamac_free_all(llamac_arena *a) {
     while (a->last) {
         llamac_block *b = a->last;
@@ -1848,8 +1868,9 @@ LLAMAC_INLINE void llamac_free_all(llamac_arena *a) {
     }
 }
 
-/* Fill err, which may be NULL, with the formatted text and return status: the one place where
- * an error gets its text. One line, cut at the size of the struct. */
+/* Writes the status and the formatted text to err, which may be NULL, and returns the status. The
+ * text is one line, truncated at the size of err->text. Control characters and invalid UTF-8 become
+ * '?', because file names and tensor names are part of the text and must not control a terminal. */
 __attribute__((format(printf, 3, 4))) LLAMAC_INLINE int llamac_fail(llama_error *err, int status,
                                                                     const char *format, ...) {
     if (!err) return status;
@@ -1861,26 +1882,31 @@ __attribute__((format(printf, 3, 4))) LLAMAC_INLINE int llamac_fail(llama_error 
     for (size_t i = 0, n = strlen(err->text), size; i < n; i += size) {
         int32_t c;
         size = llamac_utf8_next(err->text + i, n - i, &c);
-        if (llamac_is_control(c)) memset(err->text + i, '?', size); /* a name may not act */
+        if (llamac_is_control(c)) memset(err->text + i, '?', size);
     }
     return status;
 }
 
-/* `what` was to be made or read: a file, mostly. */
+/* Reports that memory ran out. `what` names what needed it, usually a file. */
 LLAMAC_INLINE int llamac_out_of_memory(llama_error *err, const char *what) {
     return llamac_fail(err, LLAMA_ENOMEM, "%s: out of memory", what);
 }
 
-/* ---- Values, in JSON and in GGUF ---- */
+/* ---- Values of JSON and GGUF ---- */
 
+/* The kinds of a value:
+ *
+ *     '0'        a number            '{'  '['   the start of an object or array
+ *     '"'        a string            '}'  ']'   the end of an object or array (JSON only)
+ *     't'  'f'   true or false       0          not a value
+ *     'n'        null */
 typedef struct {
-    char kind;           /* '0' a number, '"' a string, 't' true, 'f' false, 'n' null;
-                          * '{' '[' the start of a container, '}' ']' its end; 0: not a value */
-    double number;       /* of a '0' */
-    const char *text;    /* of a '"': [n] bytes, with JSON's escapes as they are in the file */
-    size_t n;            /* bytes of text; GGUF: items of an array */
-    uint64_t type;       /* GGUF's type of the value or of an array's items; else GGUF_NONE */
-    llamac_cursor items; /* GGUF: at the first item of an array */
+    char kind;
+    double number;       /* of kind '0' */
+    const char *text;    /* of kind '"': [n] bytes; the escapes of JSON are not decoded */
+    size_t n;            /* bytes of text, or items of a GGUF array */
+    uint64_t type;       /* GGUF's type of the value or of an array's items; JSON: GGUF_NONE */
+    llamac_cursor items; /* of a GGUF array: at the first item */
 } llamac_value;
 
 typedef struct {     /* a key and its value */
@@ -1889,16 +1915,16 @@ typedef struct {     /* a key and its value */
     llamac_value value;
 } llamac_pair;
 
-/* GGUF's types that are not whole numbers. A bool is a byte, 0 or 1. */
+/* The types of GGUF that are not integers. A bool is one byte, 0 or 1. */
 enum { GGUF_FLOAT = 6, GGUF_BOOL, GGUF_STRING, GGUF_ARRAY, GGUF_DOUBLE = 12, GGUF_NONE = 255 };
 
 /* ---- JSON ---- */
 
-/* JSON (ECMA-404); nothing recurses, nothing is allocated: strings stay in the document. The files
- * beside the weights are JSON, and so are safetensors' headers and tokenizer.json. What is not
- * JSON by the letter (a comma too many, a comment) is refused. */
+/* Parameter files, index files, safetensors headers and tokenizer.json are JSON (ECMA-404). The
+ * parser does not recurse and does not allocate: strings are pointers into the document. It refuses
+ * what ECMA-404 does not allow, such as a trailing comma or a comment. It does not check UTF-8. */
 
-/* Skip space, then take this character if it is next. */
+/* Skips white space. Returns true and takes the next character if it is `want`. */
 LLAMAC_INLINE bool llamac_json_is(llamac_cursor *c, char want) {
     while (c->at < c->end && memchr(" \t\r\n", *c->at, 4)) c->at++;
     if (c->at == c->end || *c->at != (unsigned char)want) return false;
@@ -1906,7 +1932,8 @@ LLAMAC_INLINE bool llamac_json_is(llamac_cursor *c, char want) {
     return true;
 }
 
-/* A string, its escapes left as they stand: the keys we look for have none. */
+/* Reads a string. Returns false if it is not valid. Its escapes are checked but not decoded: the
+ * keys that this library looks for have none. */
 LLAMAC_INLINE bool llamac_json_string(llamac_cursor *c, const char **text, size_t *n) {
     if (!llamac_json_is(c, '"')) return false;
     *text = (const char *)c->at;
@@ -1921,62 +1948,72 @@ LLAMAC_INLINE bool llamac_json_string(llamac_cursor *c, const char **text, size_
     return llamac_take(c, 1) != NULL;
 }
 
-/* Decimal digits onto v, counted into *n; more than 400 are no number. (The library's strtod would
- * follow the host's locale, which may want a comma.) */
+/* Reads decimal digits, appends them to the number v, and adds their count to *n. Stops when *n is
+ * 400; a document with such a long number is refused. strtod is not used, because it follows the
+ * host's locale, which may expect a decimal comma. */
 LLAMAC_INLINE double llamac_json_digits(llamac_cursor *c, double v, int *n) {
     for (; c->at < c->end && *c->at >= '0' && *c->at <= '9' && *n < 400; ++*n)
         v = v * 10 + (*c->at++ - '0');
     return v;
 }
 
-/* A number, exact to a double for up to 15 digits and exponents within 22, as params.json has. */
+/* Reads a number. Returns false if it is not valid. The result is correctly rounded if the number
+ * has at most 15 digits and, written as an integer times a power of ten, an exponent from -22 to
+ * 22: then both factors are exact doubles. The numbers in params.json are of this kind. */
 LLAMAC_INLINE bool llamac_json_number(llamac_cursor *c, double *out) {
-    bool minus = llamac_json_is(c, '-'), down = false; /* the sign, and the exponent's */
-    bool zero = c->at < c->end && *c->at == '0';       /* which only a 0 begins with */
-    int whole = 0, all = 0, digits = 0; /* digits before the point, in all, of the exponent */
-    double v = llamac_json_digits(c, 0, &whole), scale = 1, exponent = 0; /* v scale^+-1 */
-    if (zero && whole > 1) return false;                                  /* 08 */
-    all = whole;
-    if (whole && c->at < c->end && *c->at == '.') {
-        c->at++, v = llamac_json_digits(c, v, &all);
-        if (all == whole) return false; /* 8. */
+    bool negative = llamac_json_is(c, '-'), negative_exponent = false;
+    bool zero = c->at < c->end && *c->at == '0'; /* the number must then be 0, 0.x or 0e.. */
+    int before_point = 0, digits = 0, exponent_digits = 0; /* digits: before and after the point */
+    double v = llamac_json_digits(c, 0, &before_point), scale = 1, exponent = 0;
+    if (zero && before_point > 1) return false; /* such as 08 */
+    digits = before_point;
+    if (before_point && c->at < c->end && *c->at == '.') {
+        c->at++, v = llamac_json_digits(c, v, &digits);
+        if (digits == before_point) return false; /* such as 8. */
     }
-    if (whole && c->at < c->end && (*c->at | 32) == 'e') {
+    if (before_point && c->at < c->end && (*c->at | 32) == 'e') {
         c->at++;
-        if (c->at < c->end && (*c->at == '+' || *c->at == '-')) down = *c->at++ == '-';
-        exponent = llamac_json_digits(c, 0, &digits);
-        if (!digits) return false;
-        if (exponent > 1000) exponent = 1000; /* 0 or infinite in any case */
+        if (c->at < c->end && (*c->at == '+' || *c->at == '-')) negative_exponent = *c->at++ == '-';
+        exponent = llamac_json_digits(c, 0, &exponent_digits);
+        if (!exponent_digits) return false;
+        if (exponent > 1000) exponent = 1000; /* bounds the loop below */
     }
-    exponent = (down ? -exponent : exponent) + whole - all;
+    exponent = (negative_exponent ? -exponent : exponent) + before_point - digits;
     for (double i = exponent < 0 ? -exponent : exponent; i > 0; i--) scale *= 10;
     v = exponent < 0 ? v / scale : v * scale;
-    *out = minus ? -v : v;
-    return whole && all < 400;
+    *out = negative ? -v : v;
+    return before_point && digits < 400;
 }
 
-/* A document is walked value by value. A value has a level, how many objects and arrays it is in,
- * and a key at each: key[1] is that in the outermost object; in an array it is "". The values of
+/* llamac_json_next reads a document value by value. A container is an object or an array. The level
+ * of a value is the number of containers that it is in. For each level l from 1 to that of the
+ * value, key[l] is the key of the value, or of the container around it, at level l. In an array the
+ * key is "". For example,
  *
  *     {"dim": 4096, "rope": {"type": "default"}, "ends": [2, 3]}
  *
- * come as '{' at level 0; '0' at level 1, key[1] "dim"; '{' at level 1, key[1] "rope"; '"' at level
- * 2, key[1] "rope" and key[2] "type"; '}' at level 1; '[' at level 1, key[1] "ends"; '0' and '0' at
- * level 2, key[2] ""; ']' at level 1; '}' at level 0. */
+ * has these values:
+ *
+ *     kind        '{'   '0'    '{'     '"'     '}'     '['     '0'     '0'     ']'     '}'
+ *     level       0     1      1       2       1       1       2       2       1       0
+ *     key[1]            dim    rope    rope    rope    ends    ends    ends    ends
+ *     key[2]                           type                    ""      ""
+ *
+ * A document with containers nested deeper than LLAMAC_JSON_DEPTH is refused. */
 enum { LLAMAC_JSON_DEPTH = 32 };
 typedef struct {
-    llamac_cursor c;               /* c.bad: it is not JSON */
-    int level, depth;              /* of the value; containers open behind it */
-    bool begun;                    /* a value stands before, in the same container */
-    char close[LLAMAC_JSON_DEPTH]; /* what ends each container that is open */
+    llamac_cursor c;               /* at the next value; c.bad: the document is not valid JSON */
+    int level, depth;              /* level of the value; containers open after the value */
+    bool begun;                    /* the current container, or the document, has had a value */
+    char close[LLAMAC_JSON_DEPTH]; /* [depth] the character that ends each open container */
     struct {
-        const char *text; /* escapes as they stand */
+        const char *text; /* [n] bytes, escapes not decoded */
         size_t n;
-    } key[LLAMAC_JSON_DEPTH + 1];
+    } key[LLAMAC_JSON_DEPTH + 1]; /* by level */
     llamac_value value;
 } llamac_json;
 
-/* Before the first value. */
+/* Returns a parser at the start of a document of n bytes. */
 LLAMAC_INLINE llamac_json llamac_json_on(const void *p, size_t n) {
     llamac_json j = {0};
     j.c = llamac_cursor_on(p, n);
@@ -1984,7 +2021,7 @@ LLAMAC_INLINE llamac_json llamac_json_on(const void *p, size_t n) {
     return j;
 }
 
-/* The kind of a value that is no container; 0: it is none. */
+/* Reads a value that is not a container and returns its kind; 0 if it is not valid. */
 LLAMAC_INLINE char llamac_json_plain(llamac_json *j) {
     static const char *const words[] = {"true", "false", "null"};
     llamac_cursor *c = &j->c;
@@ -1999,13 +2036,13 @@ LLAMAC_INLINE char llamac_json_plain(llamac_json *j) {
     return llamac_json_number(c, &j->value.number) ? '0' : 0;
 }
 
-/* The next value's kind: '0' a number, '"' a string, 't', 'f' or 'n' the words, '{' or '[' the
- * beginning of a container, whose values follow, '}' or ']' its end. 0: that was all, or c.bad. */
+/* Reads the next value into j and returns its kind. Returns 0 at the end of the document, or with
+ * c.bad set if the document is not valid JSON. */
 LLAMAC_INLINE char llamac_json_next(llamac_json *j) {
     llamac_cursor *c = &j->c;
     char close = j->depth ? j->close[j->depth - 1] : 0;
     j->value.kind = 0;
-    if (!close && j->begun) { /* nothing but space may follow the document */
+    if (!close && j->begun) { /* only white space may follow the document's value */
         c->bad = llamac_json_is(c, 0) || c->at != c->end;
         return 0;
     }
@@ -2031,13 +2068,20 @@ LLAMAC_INLINE char llamac_json_next(llamac_json *j) {
     return j->value.kind;
 }
 
-/* Is the value at this level, or in the container that is, under that key? */
+/* Returns whether the value at this level, or the container at this level around it, has this
+ * key. */
 LLAMAC_INLINE bool llamac_json_under(const llamac_json *j, int level, const char *key) {
     return j->level >= level && llamac_is(j->key[level].text, j->key[level].n, key);
 }
 
-/* A value of one of GGUF's plain types: its kind as in JSON; 0: no such type, or cut short. */
+/* ---- GGUF values ---- */
+
+/* Reads a GGUF value that is not an array, and returns its kind. Returns 0 if the type is unknown
+ * or an array, if a bool is not 0 or 1, or if the file is truncated. Integers above 2^53 are
+ * rounded to a double. A string is its length in 8 bytes, then its text. */
 LLAMAC_INLINE char llamac_gguf_value(llamac_cursor *c, uint64_t type, llamac_value *v) {
+    /* uint8, int8, uint16, int16, uint32, int32, float, bool, length of a string, 0 for an array,
+     * uint64, int64, double */
     static const unsigned char bytes[] = {1, 1, 2, 2, 4, 4, 4, 1, 8, 0, 8, 8, 8};
     if (type >= sizeof bytes || !bytes[type]) return v->kind = 0;
     int n = bytes[type];
@@ -2045,7 +2089,7 @@ LLAMAC_INLINE char llamac_gguf_value(llamac_cursor *c, uint64_t type, llamac_val
     uint64_t bits = llamac_uint(c, n);
     if (type == GGUF_BOOL && bits > 1) return v->kind = 0;
     v->number = (double)bits;
-    if (type == 1 || type == 3 || type == 5 || type == 11) { /* signed */
+    if (type == 1 || type == 3 || type == 5 || type == 11) { /* signed: extend the sign bit */
         if (n < 8 && bits >> (8 * n - 1)) bits |= UINT64_MAX << (8 * n);
         v->number = (double)(int64_t)bits;
     }
@@ -2062,78 +2106,94 @@ LLAMAC_INLINE char llamac_gguf_value(llamac_cursor *c, uint64_t type, llamac_val
     return v->kind = c->bad ? 0 : v->kind;
 }
 
-/* ---- Platform: what this library asks of the operating system and of the processor's mode ---- */
+/* ---- Platform: what the library needs from the operating system and the processor ---- */
 
-/* No other place makes a system call. First the functions, then their bodies for POSIX and Linux.
- * A function that can fail returns a status of llama.h and gives the reason in err, or it returns
- * -1 and leaves the reason in errno, as noted.
+/* No other section makes system calls. The functions are declared first; their bodies for POSIX and
+ * Linux follow. A function that can fail reports it in one of two ways, as its comment says: it
+ * returns a status of llama.h and writes the reason to err, or it returns -1 and sets errno.
  *
- * Weights are mapped read-only and shared: their pages are the kernel's page cache. So nothing is
- * copied, opening reads only headers, and processes that open one model hold its weights in memory
- * once. Reading a page that is not in memory waits for the disk. Small files (parameters, the
- * tokenizer, an index) are read into memory, where no other process can truncate them. */
+ * Weights are mapped read-only and shared, so the mapped pages are the kernel's page cache. Mapping
+ * copies nothing, and opening a model reads only the headers of its weight files. Processes that
+ * open the same model share one copy of its weights in memory. Reading a page that is not in memory
+ * waits for the disk. Small files (parameters, tokenizer, index) are read into memory, because
+ * another process can truncate a mapped file. */
 
-enum { LLAMAC_PATH_BYTES = 4096 }; /* the longest path, its final 0 included */
+enum { LLAMAC_PATH_BYTES = 4096 }; /* limit of a path, including its final 0 */
 
 typedef struct {
     int fd;         /* -1: not open */
     uint64_t size;  /* in bytes */
-    uint64_t id[2]; /* device and inode: two names of one file have the same */
-    unsigned mode;  /* the permission bits */
+    uint64_t id[2]; /* device and inode: the same for all names of one file */
+    unsigned mode;  /* permission bits */
 } llamac_file;
 
-typedef struct { /* a new file that replaces another one completely, or leaves it as it is */
+typedef struct { /* a new file that replaces `path` after all of it is written */
     int fd;
-    unsigned mode;                      /* permission bits of the result */
-    char path[LLAMAC_PATH_BYTES];       /* the file to replace, with all links resolved */
-    char beside[LLAMAC_PATH_BYTES + 8]; /* the file that is written, in the same folder */
+    unsigned mode;                         /* permission bits of the new file */
+    char path[LLAMAC_PATH_BYTES];          /* the file to replace; if it exists, its real path */
+    char temporary[LLAMAC_PATH_BYTES + 8]; /* the file that is written, in the same folder */
 } llamac_replacement;
 
-/* Files. Opening takes regular files only: LLAMA_EFORMAT means that the file is empty. After
- * LLAMA_EIO, llamac_is_not_found says whether the path does not exist. */
+/* Opens a regular file for reading. Returns LLAMA_EFORMAT if it is empty, and LLAMA_EIO if it
+ * cannot be opened or is not a regular file. */
 LLAMAC_INLINE int llamac_open_file(llamac_file *, const char *path, llama_error *);
+/* Returns whether opening, mapping or reading a file failed because the path does not exist. Reads
+ * errno: call it directly after the function that returned the status. */
 LLAMAC_INLINE bool llamac_is_not_found(int status);
-/* Returns the number of bytes read: fewer than n only at the end of the file; -1 on failure. */
+/* Returns the number of bytes read, which is less than n only at the end of the file. Returns -1 on
+ * failure. */
 LLAMAC_INLINE ptrdiff_t llamac_read(const llamac_file *, void *to, size_t n);
 LLAMAC_INLINE void llamac_close_file(llamac_file *);
+/* Returns whether folder/name exists. */
 LLAMAC_INLINE bool llamac_file_exists(const char *folder, const char *name);
 /* Returns 1 for a folder, 0 for anything else, LLAMA_EIO if the path cannot be examined. */
 LLAMAC_INLINE int llamac_is_folder(const char *path, llama_error *);
 
-/* Replacing a file. Begin and end return 0, or -1 with errno set. The path must exist unless is_new.
- * Write is a llama_write_fn. End with keep renames the new file into place once it is on the disk;
- * on failure, or without keep, it removes the new file. */
+/* Creates a temporary file in the folder of `path`. If is_new is false, `path` must exist. Returns
+ * 0, or -1 with errno set. */
 LLAMAC_INLINE int llamac_replace_begin(llamac_replacement *, const char *path, bool is_new,
                                        unsigned mode);
+/* Appends n bytes to the temporary file: a llama_write_fn. Returns 0, or -1 with errno set. */
 LLAMAC_INLINE int llamac_replace_write(void *replacement, const void *p, size_t n);
+/* If `keep` is true, flushes the temporary file to the disk, renames it to `path` and returns 0. If
+ * that fails, or if `keep` is false, removes the temporary file and returns -1. Sets errno only if
+ * something failed. */
 LLAMAC_INLINE int llamac_replace_end(llamac_replacement *, bool keep);
 
-/* Mapped files. */
+/* Maps a complete file. Fails as llamac_open_file does, or with LLAMA_ENOMEM. */
 LLAMAC_INLINE int llamac_map_file(llamac_mapping *, const char *path, llama_error *);
-LLAMAC_INLINE void llamac_unmap_file(llamac_mapping *); /* also if it was never mapped */
-/* Says whether the path still is the mapped file, with the same size. */
+/* Does nothing if no file is mapped. */
+LLAMAC_INLINE void llamac_unmap_file(llamac_mapping *);
+/* Returns whether `path` is still the file that was mapped, with the same size. */
 LLAMAC_INLINE bool llamac_is_mapped(const llamac_mapping *, const char *path);
-/* Before scattered reads: no read-ahead. Returns true if none of the file was in memory, judged by
- * one page in 16 MB. Pass that to llamac_advise_normal, which goes back to large pages. */
+/* Turns read-ahead off, for scattered reads. Returns true if the file is cold: if none of it is in
+ * memory, judged by one page in 16 MB. */
 LLAMAC_INLINE bool llamac_advise_random(const llamac_mapping *);
+/* Turns read-ahead on again and asks for large pages. `cold` is what llamac_advise_random
+ * returned. */
 LLAMAC_INLINE void llamac_advise_normal(const llamac_mapping *, bool cold);
-/* Reads n mapped bytes into memory. */
+/* Reads n mapped bytes from the disk into memory. */
 LLAMAC_INLINE void llamac_page_in(const unsigned char *data, size_t n);
-/* Keeps a mapped file in memory. Returns 0, or -1 with errno set. */
+/* Locks a mapped file in memory. Returns 0, or -1 with errno set. */
 LLAMAC_INLINE int llamac_lock(const llamac_mapping *);
-/* Replaces a mapped file, from the page of this address to the end, by zeros. Returns false if it
- * failed. Safe in a signal handler. */
+/* Replaces the pages of a mapping by zeros, from the page of `address` to the end. Returns false on
+ * failure. Safe in a signal handler. */
 LLAMAC_INLINE bool llamac_map_zeros(const llamac_mapping *, uintptr_t address, size_t page);
 
-/* Memory, cores, the processor. */
-LLAMAC_INLINE size_t llamac_page_size(void); /* in bytes */
-/* Asks for small pages for n bytes that are used sparsely. Where the system gives large pages
- * unasked, one byte would take 2 MB. Blocks below 32 MB stay as they are: malloc shares them. */
+/* Returns the size of a page in bytes. */
+LLAMAC_INLINE size_t llamac_page_size(void);
+/* Asks for small pages for n bytes that are used sparsely. If the system uses large pages by
+ * default, touching one byte takes 2 MB. Leaves blocks of up to 32 MB as they are, because malloc
+ * may have put other data into their pages. */
 LLAMAC_INLINE void llamac_advise_small_pages(void *p, size_t n, size_t page);
-LLAMAC_INLINE int llamac_process(void);    /* the id of this process */
-LLAMAC_INLINE int llamac_cores(void);      /* that this process may use: its affinity and quota */
-LLAMAC_INLINE bool llamac_allow_amx(void); /* Linux lets this process use AMX's tiles */
-/* llamac_fp_enter and llamac_fp_leave, the floating-point mode, are declared before part I. */
+/* Returns the id of this process. */
+LLAMAC_INLINE int llamac_process(void);
+/* Returns how many cores this process may use: the smaller of its CPU affinity and its quota. */
+LLAMAC_INLINE int llamac_cores(void);
+/* Asks Linux for permission to use the AMX tiles in this process. Returns whether it is granted. */
+LLAMAC_INLINE bool llamac_allow_amx(void);
+/* llamac_fp_enter and llamac_fp_leave set the floating-point mode. They are declared before part
+ * I. */
 
 /* ---- Platform: files ---- */
 
@@ -2141,7 +2201,7 @@ LLAMAC_INLINE bool llamac_is_not_found(int status) {
     return status == LLAMA_EIO && errno == ENOENT;
 }
 
-/* O_NONBLOCK: opening a FIFO must not wait for its writer. */
+/* O_NONBLOCK: if the path is a FIFO, opening it must not wait for a writer. */
 LLAMAC_INLINE int llamac_open_file(llamac_file *f, const char *path, llama_error *err) {
     struct stat st;
     int status = LLAMA_OK, fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
@@ -2161,7 +2221,8 @@ LLAMAC_INLINE int llamac_open_file(llamac_file *f, const char *path, llama_error
             status = llamac_fail(err, LLAMA_EIO, "%s: is not a regular file; give the file itself",
                                  path);
         else if (size == 0)
-            status = llamac_fail(err, LLAMA_EFORMAT, "%s: is empty; get it again", path);
+            status = llamac_fail(err, LLAMA_EFORMAT,
+                                 "%s: is empty; download it again or give another file", path);
     }
     if (status == LLAMA_OK) return LLAMA_OK;
     close(fd);
@@ -2175,7 +2236,7 @@ LLAMAC_INLINE void llamac_close_file(llamac_file *f) {
     f->fd = -1;
 }
 
-/* read may return fewer bytes than it was asked for, and a signal may interrupt it. */
+/* read may return fewer bytes than requested, and a signal may interrupt it. */
 LLAMAC_INLINE ptrdiff_t llamac_read(const llamac_file *f, void *to, size_t n) {
     size_t done = 0;
     while (done < n) {
@@ -2202,7 +2263,8 @@ LLAMAC_INLINE int llamac_is_folder(const char *path, llama_error *err) {
 
 /* ---- Platform: replacing a file ---- */
 
-/* The name beside has six digits made from the process id, and the next number if it is taken. */
+/* The temporary name is `path` plus six hexadecimal digits, made from the process id. If a file has
+ * that name, the next number is tried, up to 100 numbers. */
 LLAMAC_INLINE int llamac_replace_begin(llamac_replacement *r, const char *path, bool is_new,
                                        unsigned mode) {
     r->fd = -1;
@@ -2211,9 +2273,9 @@ LLAMAC_INLINE int llamac_replace_begin(llamac_replacement *r, const char *path, 
     else if (!realpath(path, r->path)) return -1;
     errno = EEXIST;
     for (unsigned i = 0; i < 100 && r->fd < 0 && errno == EEXIST; i++) {
-        snprintf(r->beside, sizeof r->beside, "%s.%06x", r->path,
+        snprintf(r->temporary, sizeof r->temporary, "%s.%06x", r->path,
                  ((unsigned)getpid() * 100 + i) & 0xffffff);
-        r->fd = open(r->beside, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+        r->fd = open(r->temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
     }
     return r->fd < 0 ? -1 : 0;
 }
@@ -2232,8 +2294,8 @@ LLAMAC_INLINE int llamac_replace_end(llamac_replacement *r, bool keep) {
     bool good = keep && fchmod(r->fd, r->mode) == 0 && fsync(r->fd) == 0;
     int why = errno;
     if (close(r->fd) != 0 && good) good = false, why = errno;
-    if (good && rename(r->beside, r->path) != 0) good = false, why = errno;
-    if (!good) unlink(r->beside);
+    if (good && rename(r->temporary, r->path) != 0) good = false, why = errno;
+    if (!good) unlink(r->temporary);
     errno = why;
     return good ? 0 : -1;
 }
@@ -2250,8 +2312,8 @@ LLAMAC_INLINE int llamac_map_file(llamac_mapping *m, const char *path, llama_err
         status = llamac_fail(err, errno == ENOMEM ? LLAMA_ENOMEM : LLAMA_EIO,
                              "%s: cannot be mapped: %s", path, strerror(errno));
     else *m = (llamac_mapping){(const unsigned char *)p, (size_t)f.size, {f.id[0], f.id[1]}};
-    llamac_close_file(&f); /* the mapping stays */
-    if (status) errno = 0;
+    llamac_close_file(&f); /* the mapping stays valid */
+    if (status) errno = 0; /* not ENOENT: the file exists */
     return status;
 }
 
@@ -2267,16 +2329,16 @@ LLAMAC_INLINE bool llamac_is_mapped(const llamac_mapping *m, const char *path) {
 }
 
 LLAMAC_INLINE bool llamac_advise_random(const llamac_mapping *m) {
-    enum { APART = 1 << 24 };
+    enum { STEP = 1 << 24 };
     unsigned char *data = (unsigned char *)(uintptr_t)m->data, resident = 0;
-    for (size_t i = 0; i < m->size && !(resident & 1); i += APART)
+    for (size_t i = 0; i < m->size && !(resident & 1); i += STEP)
         if (mincore(data + i, 1, &resident) != 0) resident = 1;
     madvise(data, m->size, MADV_RANDOM);
     return !(resident & 1);
 }
 
-/* The small pages that the scattered reads of a cold file left are paged out, or the kernel would
- * not read large pages around them. */
+/* Scattered reads of a cold file leave small pages in memory. The kernel does not read a large page
+ * where a small page is, so the small pages are removed from memory first. */
 LLAMAC_INLINE void llamac_advise_normal(const llamac_mapping *m, bool cold) {
     void *data = (void *)(uintptr_t)m->data;
     (void)cold;
@@ -2289,8 +2351,8 @@ LLAMAC_INLINE void llamac_advise_normal(const llamac_mapping *m, bool cold) {
 #endif
 }
 
-/* One call lets the kernel map all pages. Touching them costs a fault each, even for pages in
- * memory; that is left for Linux before 5.14, which has no such call. */
+/* MADV_POPULATE_READ maps all pages in one call. Linux before 5.14 does not have it; there each
+ * page is touched, which costs one page fault per page, even if the page is in memory. */
 LLAMAC_INLINE void llamac_page_in(const unsigned char *data, size_t n) {
     enum { PAGE = 4096 };
 #ifdef MADV_POPULATE_READ
@@ -2314,11 +2376,11 @@ LLAMAC_INLINE bool llamac_map_zeros(const llamac_mapping *m, uintptr_t address, 
 LLAMAC_INLINE size_t llamac_page_size(void) { return (size_t)sysconf(_SC_PAGESIZE); }
 
 LLAMAC_INLINE void llamac_advise_small_pages(void *p, size_t n, size_t page) {
-    enum { ALONE = 32 << 20 };
+    enum { SHARED_MAX = 32 << 20 };
     (void)p, (void)page;
 #ifdef MADV_NOHUGEPAGE
     size_t before = (page - (uintptr_t)p % page) % page;
-    if (n > ALONE) madvise((unsigned char *)p + before, n - before, MADV_NOHUGEPAGE);
+    if (n > SHARED_MAX) madvise((unsigned char *)p + before, n - before, MADV_NOHUGEPAGE);
 #endif
 }
 
@@ -2326,17 +2388,20 @@ LLAMAC_INLINE int llamac_process(void) { return (int)getpid(); }
 
 /* ---- Platform: cores ---- */
 
-/* Containers get a share of the machine by cgroups: folders under /sys/fs/cgroup whose files limit
- * the time of their processes, in microseconds of all cores per period. /proc/self/cgroup names the
- * folders a process is in. Every folder above such a folder limits the process too.
+/* Cgroups limit the share of the machine that a container gets. A cgroup is a folder under
+ * /sys/fs/cgroup. Its files limit the CPU time of its processes: a quota of microseconds per
+ * period, summed over all cores. /proc/self/cgroup lists the cgroups of a process. All folders
+ * above a cgroup limit the process too.
  *
- *     version 2   0::/user.slice/a          cpu.max             "150000 100000" or "max 100000"
- *     version 1   4:cpu,cpuacct:/docker/b   cpu.cfs_quota_us    "150000", or "-1" for no limit
+ *     version   line of /proc/self/cgroup   file                content
+ *     2         0::/user.slice/a            cpu.max             "150000 100000" or "max 100000"
+ *     1         4:cpu,cpuacct:/docker/b     cpu.cfs_quota_us    "150000", or "-1" for no limit
  *                                           cpu.cfs_period_us   "100000"
  *
- * 150000 of 100000 are one and a half cores: two threads use them best. */
+ * A quota of 150000 in a period of 100000 is 1.5 cores. It is rounded up: two threads use 1.5 cores
+ * best. */
 
-/* Reads a file that the kernel makes, up to capacity - 1 bytes, and adds a final 0; "" on failure. */
+/* Reads up to capacity - 1 bytes of a kernel file and adds a final 0. On failure, text is "". */
 LLAMAC_INLINE void llamac_read_small(const char *path, char *text, size_t capacity) {
     int fd = open(path, O_RDONLY | O_CLOEXEC);
     ssize_t n = fd < 0 ? 0 : read(fd, text, capacity - 1);
@@ -2344,13 +2409,13 @@ LLAMAC_INLINE void llamac_read_small(const char *path, char *text, size_t capaci
     text[n > 0 ? n : 0] = 0;
 }
 
-/* Returns how many cores a cgroup may use, rounded up; 0 for no limit. Version 2 has "quota period"
- * in one file, version 1 has a file for each. */
+/* Returns how many cores a cgroup may use, rounded up; 0 for no limit. Version 2 has the quota and
+ * the period in one file, version 1 has two files. */
 LLAMAC_INLINE long llamac_cgroup_quota(const char *folder, bool v2) {
     char path[LLAMAC_PATH_BYTES + 32], text[64], *end = text;
     snprintf(path, sizeof path, "%s/%s", folder, v2 ? "cpu.max" : "cpu.cfs_quota_us");
     llamac_read_small(path, text, sizeof text);
-    long quota = strtol(text, &end, 10), period; /* "max" gives 0; -1 is version 1's no limit */
+    long quota = strtol(text, &end, 10), period; /* "max": 0; version 1 without limit: -1 */
     if (!v2) {
         snprintf(path, sizeof path, "%s/cpu.cfs_period_us", folder);
         llamac_read_small(path, end = text, sizeof text);
@@ -2359,8 +2424,10 @@ LLAMAC_INLINE long llamac_cgroup_quota(const char *folder, bool v2) {
     return quota > 0 && period > 0 ? quota / period + (quota % period > 0) : 0;
 }
 
-/* Returns the smallest quota of the cgroups of this process and of the folders above them; 0 for no
- * limit. Each line of `proc` is "number:controllers:/path"; version 2 lists no controllers. */
+/* Returns the smallest quota, in cores, of the cgroups in the file `proc` and of the folders above
+ * them; 0 for no limit. Each line of `proc` is "number:controllers:/path". Version 2 lists no
+ * controllers. The folder is sys/path in version 2, sys/cpu/path in version 1. In a container, the
+ * path may be the host's and not exist; the root folder then has the container's own limit. */
 LLAMAC_INLINE long llamac_cgroup_cores(const char *proc, const char *sys) {
     char lines[LLAMAC_PATH_BYTES], folder[LLAMAC_PATH_BYTES], *rest = lines, *line;
     long min = 0, cores;
@@ -2374,7 +2441,7 @@ LLAMAC_INLINE long llamac_cgroup_cores(const char *proc, const char *sys) {
         int n = snprintf(folder, sizeof folder, "%s%s%s", sys, v2 ? "" : "/cpu", path);
         if (n < 0 || n >= (int)sizeof folder) continue;
         for (char *slash = folder; slash; slash = strrchr(folder + root, '/')) {
-            if (slash != folder) *slash = 0; /* go up; in a container the path may be the host's */
+            if (slash != folder) *slash = 0; /* go up one folder */
             if ((cores = llamac_cgroup_quota(folder, v2)) > 0 && (min == 0 || cores < min))
                 min = cores;
         }
@@ -2395,7 +2462,8 @@ LLAMAC_INLINE int llamac_cores(void) {
 
 /* ---- Platform: the processor ---- */
 
-/* Linux wants to be asked once, as threads that use tiles must save 8 KB more of registers. */
+/* Linux grants AMX only on request, once per process, because it must then save 8 KB more of
+ * registers for each thread that uses tiles. */
 LLAMAC_INLINE bool llamac_allow_amx(void) {
 #if defined(__x86_64__) && defined(__linux__)
     enum { ARCH_REQ_XCOMP_PERM = 0x1023, XFEATURE_XTILEDATA = 18 };
@@ -2417,7 +2485,8 @@ LLAMAC_INLINE uint64_t llamac_fp_enter(void) {
     return old;
 }
 
-/* On other machines there is nothing to save, and the host is trusted. */
+/* On other machines both functions do nothing: the host must use the default floating-point
+ * mode. */
 LLAMAC_INLINE void llamac_fp_leave(uint64_t old) {
     (void)old;
 #if defined(__x86_64__)
@@ -2427,17 +2496,18 @@ LLAMAC_INLINE void llamac_fp_leave(uint64_t old) {
 #endif
 }
 
-/* ---- Files, by the platform's functions ---- */
+/* ---- Files: paths, and files read into memory ---- */
 
-/* out = folder/name */
+/* Writes "folder/name" to out. Returns LLAMA_EINVAL if it does not fit. */
 LLAMAC_INLINE int llamac_join(char out[LLAMAC_PATH_BYTES], const char *folder, const char *name,
                               llama_error *err) {
     int n = snprintf(out, LLAMAC_PATH_BYTES, "%s/%s", folder, name);
-    if (n > 0 && n < LLAMAC_PATH_BYTES) return LLAMA_OK; /* n: what it would take */
+    if (n > 0 && n < LLAMAC_PATH_BYTES) return LLAMA_OK;
     return llamac_fail(err, LLAMA_EINVAL, "%.300s: the path is too long", folder);
 }
 
-/* Reads a file of up to max_bytes into the arena and points *c at it. */
+/* Reads a file of up to max_bytes into the arena and sets *c to its first byte. Returns
+ * LLAMA_EFORMAT if the file is empty or larger, else LLAMA_EIO or LLAMA_ENOMEM on failure. */
 LLAMAC_INLINE int llamac_read_file(llamac_cursor *c, llamac_arena *arena, const char *path,
                                    uint64_t max_bytes, llama_error *err) {
     llamac_file f;
@@ -2446,40 +2516,52 @@ LLAMAC_INLINE int llamac_read_file(llamac_cursor *c, llamac_arena *arena, const 
     size_t n = f.size <= max_bytes ? (size_t)f.size : 0;
     void *to = n ? llamac_new(arena, n, 1) : NULL;
     if (!n)
-        status = llamac_fail(err, LLAMA_EFORMAT, "%s: is too large for what it should be", path);
+        status =
+            llamac_fail(err, LLAMA_EFORMAT,
+                        "%s: is larger than any valid file of its kind; download it again", path);
     else if (!to) status = llamac_out_of_memory(err, path);
     else if (llamac_read(&f, to, n) != (ptrdiff_t)n)
-        status = llamac_fail(err, LLAMA_EIO, "%s: cannot be read to its end", path);
+        status = llamac_fail(err, LLAMA_EIO,
+                             "%s: cannot be read to its end: it was truncated, or the disk failed",
+                             path);
     else *c = llamac_cursor_on(to, n);
     llamac_close_file(&f);
-    if (status) errno = 0;
+    if (status) errno = 0; /* not ENOENT: the file exists */
     return status;
 }
 
-/* ---- What llama.c and tokenizer.c have of each other ---- */
+/* ---- Functions of tokenizer.c that llama.c calls ---- */
 
-/* tokenizer.c knows a model by its vocabulary, which comes from the bytes of a tokenizer.model,
- * .json or .bin, or from inside GGUF, has at most so many pieces, and keeps a copy of what it
- * needs. */
+/* A vocabulary is read from a tokenizer.model, .json or .bin, or from the metadata of a GGUF file.
+ * It keeps a copy of the data that it needs, in the arena. max_pieces is the model's number of
+ * tokens; a vocabulary with more pieces is refused. `file` is the file name for error texts. */
 
+/* Reads a vocabulary from the bytes of a tokenizer file, and detects its format. */
 LLAMAC_SHARED int llamac_vocab_parse(llamac_vocab **, llamac_cursor bytes, size_t max_pieces,
                                      const char *file, llamac_arena *, llama_error *);
-/* What the pairs of a GGUF file say of the vocabulary: noted as they come, then gathered; *out
- * stays NULL where there is none. */
-typedef struct {
-    llamac_value model, tokens, scores, types;
-    double bos, eos, space_in_front; /* the last: add_space_prefix */
+
+typedef struct { /* the values of a GGUF file's metadata that describe the vocabulary */
+    llamac_value model, tokens, scores, types; /* tokens, scores, types: arrays, by token */
+    double bos, eos, space_in_front;           /* space_in_front: the key add_space_prefix */
 } llamac_gguf_vocab;
+/* Stores the value of a pair if its key describes the vocabulary. Is called for every pair. */
 LLAMAC_SHARED void llamac_vocab_note(llamac_gguf_vocab *, const llamac_pair *);
+/* Makes the vocabulary from the stored values. *out stays NULL if the file has no vocabulary. */
 LLAMAC_SHARED int llamac_vocab_gather(llamac_vocab **out, llamac_gguf_vocab *, size_t max_pieces,
                                       const char *file, llamac_arena *, llama_error *);
 
+/* Return the id of <s> and of </s>; -1 if the vocabulary has no such token. */
 LLAMAC_SHARED int32_t llamac_vocab_bos(const llamac_vocab *);
 LLAMAC_SHARED int32_t llamac_vocab_eos(const llamac_vocab *);
+/* Tokenizes n bytes of text. Returns the number of tokens, of which at most cap are written to out,
+ * or a negative status. */
 LLAMAC_SHARED ptrdiff_t llamac_encode(const llamac_vocab *, const llama_allocator *,
                                       const char *text, size_t n, unsigned flags, int32_t *out,
                                       size_t cap);
+/* Returns the text of a piece as the vocabulary has it, and sets *n. Returns NULL for an invalid
+ * token. */
 LLAMAC_SHARED const char *llamac_piece(const llamac_vocab *, int32_t token, size_t *n);
+/* Decodes the next token of a text and returns the number of bytes written to out. */
 LLAMAC_SHARED size_t llamac_decode(const llamac_vocab *, llama_decoder *, int32_t token,
                                    char out[LLAMA_TEXT_MAX]);
 #endif /* LLAMAC_COMMON */
