@@ -4331,7 +4331,9 @@ static int add_indexed(binder *b, const char *index, const char *name, size_t n)
     char file_name[256];
     bool valid = n > 0 && n < sizeof file_name && name[0] != '.' && !memchr(name, '/', n) &&
                  !memchr(name, '\\', n) && !memchr(name, 0, n);
-    if (!valid) return bad_params(index, "has a file name that is empty, hidden, too long or outside its folder", b->err);
+    if (!valid)
+        return bad_params(
+            index, "has a file name that is empty, hidden, too long or outside its folder", b->err);
     snprintf(file_name, sizeof file_name, "%.*s", (int)n, name);
     for (size_t f = 0; f < b->m->n_shards; f++)
         if (strcmp(strrchr(b->m->paths[f], '/') + 1, file_name) == 0) return LLAMA_OK;
