@@ -737,8 +737,8 @@ static bool cancelled(llama_session *s, size_t l, size_t n) {
  * set "scalar" is plain C. */
 
 /* Computes y = w x for the rows begin <= r < end of w, where x is [n][ldx] and not packed. This
- * function defines the bits. The library does not call it. test_math.c compares all kernels with
- * this order. */
+ * function defines the bits. The library does not call it. tests/unit/math.c holds all kernels to
+ * it. */
 __attribute__((unused)) static void matmul_plain(const matmul_args *p, size_t ldx, size_t begin,
                                                  size_t end) {
     size_t cols = p->w.parts * p->w.cols, filled = (cols + BLOCK - 1) / BLOCK * BLOCK;
@@ -1693,7 +1693,7 @@ static const kernels *find_kernels(const char *name, bool fast) {
     static const kernels *const all[] = {&kernels_scalar, &kernels_avx2, &kernels_avx512};
     int best = x86_level();
     if (fast && best == 2 && (!name || strcmp(name, "avx512") == 0) && has_amx())
-        return &kernels_amx; /* test_amx.c tests these with AMX's instructions in plain C */
+        return &kernels_amx; /* tests/unit/amx.c tests these with AMX's instructions in plain C */
 #elif defined(__aarch64__)
     static const kernels *const all[] = {&kernels_scalar, &kernels_neon};
     int best = 1;

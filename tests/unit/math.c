@@ -80,48 +80,84 @@ static void test_widening(void) {
 
 /* ---- Products and attention of every width, against the defined order written plainly ---- */
 
-enum { MOST_COLS = 300, MOST_ROWS = 80, MOST_X = 13 };
+static const char *const set_names[] = {"scalar", "avx2", "avx512", "neon"};
 
-static float noise(void) { /* in [-1, 1), with the eleven bits that a half has */
+static uint32_t draw(void) {
     static uint32_t state = 1;
-    state = state * 1664525 + 1013904223;
-    return (float)(int32_t)(state >> 21) / 1024 - 1;
+    state ^= state << 13, state ^= state >> 17;
+    return state ^= state << 5;
 }
 
-static float plain_dot(int type, const unsigned char *row, const float *x, size_t cols) {
-    float lane[LANES] = {0};
-    for (size_t k = 0; k < cols; k++) lane[k % LANES] = fmaf(element(type, row, k), x[k], lane[k % LANES]);
-    return (lane[0] + lane[2]) + (lane[1] + lane[3]);
+static float noise(void) { return (float)(draw() >> 21) / 1024 - 1; } /* in [-1, 1), with the eleven bits that a half has */
+
+/* Random bits of a float32 (exponent_bits 8) or a half (5), one in eight of them a zero. The kinds: near 1, where each
+ * order of a sum has bits of its own; of every size, but so that no product or sum overflows; denormal or nearly; and
+ * that with one sign, where products underflow to -0, which a zero that is added behind them makes +0. */
+enum { NEAR, WIDE, SMALL, SMALL_SIGNED, KINDS };
+static uint32_t draw_bits(int kind, int exponent_bits, uint32_t sign) {
+    static const uint32_t least[2][KINDS] = {{124, 60, 0, 0}, {12, 1, 0, 0}}, most[2][KINDS] = {{130, 177, 60, 60}, {18, 30, 2, 2}};
+    bool half = exponent_bits == 5;
+    uint32_t low = least[half][kind], exponent = low + draw() % (most[half][kind] - low + 1);
+    uint32_t mantissa = half ? draw() >> 22 : draw() >> 9;
+    if (kind != SMALL_SIGNED) sign = draw() >> 31;
+    if (draw() >> 29 == 0) exponent = mantissa = 0;
+    return half ? sign << 15 | exponent << 10 | mantissa : sign << 31 | exponent << 23 | mantissa;
 }
 
-/* Rows r >= 1 of w [rows][cols] by n rows of x; how many results are not as they should be. */
-static int wrong_products(const kernels *set, int type, size_t rows, size_t cols, size_t n) {
-    static unsigned char w[MOST_ROWS * MOST_COLS * 4];
-    static float x[MOST_X * 400], packed[MOST_X * 400], y[MOST_X * MOST_ROWS], panel[PANEL_ROWS * PANEL_COLUMNS],
-        acc[GROUP * MOST_X * PANEL_ROWS * LANES];
-    size_t size = dtype_bytes[type], ld = padded(cols);
-    for (size_t i = 0; i < rows * cols; i++) {
-        float f = noise();
-        uint32_t bits;
-        memcpy(&bits, &f, 4);
-        uint16_t half = type == BF16 ? (uint16_t)(bits >> 16) : (uint16_t)(0x3000 | (bits >> 13 & 0x8bff)); /* of some value */
-        memcpy(w + i * size, type == F32 ? (void *)&f : (void *)&half, size);
-    }
-    memset(x, 0, sizeof x);
-    memset(packed, 0xff, sizeof packed);
-    for (size_t i = 0; i < n * cols; i++) x[i / cols * ld + i % cols] = noise();
-    pack(packed, x, ld, n, cols);
-    const unsigned char *part = w;
-    workspace own = {.panel = panel, .acc = acc};
-    set->matmul(&(matmul_args){{&part, 1, cols, cols * size, type}, n == 1 ? x : packed, y, MOST_ROWS, n, &own}, 1, rows);
-    int wrong = 0;
-    for (size_t t = 0; t < n; t++)
-        for (size_t r = 1; r < rows; r++) {
-            float want = plain_dot(type, w + r * cols * size, x + t * ld, cols);
-            wrong += memcmp(&want, &y[t * MOST_ROWS + r], 4) != 0;
+/* Every set's products of n rows of x and w, whose rows consist of `parts` segments of `cols` columns, from row `begin`
+ * on, have matmul_plain's bits, and nothing else is written. Weights are at odd addresses; NaN is behind each row of a
+ * segment, behind x and where it is packed to. */
+static void compare_products(int type, size_t rows, size_t cols, size_t parts, size_t n, size_t begin) {
+    enum { ROWS = 130, COLS = 3 * 272, GAP = 65, TOKENS = 33 };
+    static unsigned char w[3][1 + ROWS * (COLS * 4 + GAP)];
+    static float x[TOKENS * (COLS + 2 * BLOCK)], packed[TOKENS * COLS], want[TOKENS * ROWS], y[TOKENS * ROWS],
+        panel[PANEL_ROWS * PANEL_COLUMNS], acc[GROUP * TOKENS * PANEL_ROWS * LANES];
+    size_t size = dtype_bytes[type], stride = (cols * size + GAP) / 2 * 2, ldx = COLS + 2 * BLOCK;
+    size_t filled = (parts * cols + BLOCK - 1) / BLOCK * BLOCK;
+    const unsigned char *const part[] = {w[0] + 1, w[1] + 1, w[2] + 1};
+    for (size_t s = 0; s < parts; s++) memset(w[s], 0xff, 1 + rows * stride);
+    memset(x, 0xff, sizeof x), memset(packed, 0xff, sizeof packed), memset(want, 0xff, sizeof want);
+    for (size_t r = 0; r < rows; r++)
+        for (size_t k = 0, kind = draw() % KINDS; k < parts * cols; k++) {
+            uint32_t bits = draw_bits((int)kind, type == F16 ? 5 : 8, 0) >> (type == BF16 ? 16 : 0); /* little-endian */
+            memcpy(w[k / cols] + 1 + r * stride + k % cols * size, &bits, size);
         }
-    return wrong;
+    for (size_t t = 0; t < n; t++) {
+        memset(x + t * ldx, 0, filled * sizeof *x);
+        for (size_t k = 0, kind = draw() % KINDS; k < parts * cols; k++) {
+            uint32_t bits = draw_bits((int)kind, 8, 1);
+            memcpy(x + t * ldx + k, &bits, sizeof bits);
+        }
+    }
+    for (size_t s = 0; s < parts && n > 1; s++) pack(packed + s * cols * n, x + s * cols, ldx, n, cols);
+    workspace own = {.panel = panel, .acc = acc};
+    matmul_args p = {{part, parts, cols, stride, type}, x, want, ROWS, n, &own};
+    matmul_plain(&p, ldx, begin, rows);
+    p.x = n > 1 ? packed : x;
+    p.y = y;
+    for (size_t i = 0; i < sizeof set_names / sizeof *set_names; i++) {
+        const kernels *set = find_kernels(set_names[i], false);
+        if (!set) continue;
+        memset(y, 0xff, sizeof y), memset(panel, 0xff, sizeof panel), memset(acc, 0xff, sizeof acc);
+        set->matmul(&p, begin, rows);
+        check(memcmp(y, want, sizeof y) == 0, "%s: %zu rows from %zu on of %zu segments of %zu columns (%s) by %zu rows", set->name,
+              rows, begin, parts, cols, dtype_names[type], n);
+    }
 }
+
+static void test_products(void) {
+    static const size_t tokens[] = {1, 2, 3, 5, 6, 7, 13, 33}, heights[] = {1, 3, 16, 17, 40, 130},
+                        widths[] = {1, 15, 16, 17, 100, 256, 272, 515};
+    size_t which = 0;
+    for (size_t i = 0; i < 8; i++)
+        for (size_t parts = 1; parts <= 3 && (parts == 1 || widths[i] % BLOCK == 0); parts++)
+            for (size_t j = 0; j < 6; j++)
+                for (size_t k = 0; k < 8; k++)
+                    for (int type = 0; type < DTYPES; type++)
+                        if (test_sampled(which++, 7)) compare_products(type, heights[j], widths[i], parts, tokens[k], 0);
+}
+
+enum { MOST_X = 13 };
 
 /* A head of an odd width, over n positions and more for each of its rows; NaN behind everything. */
 static int wrong_attention(const kernels *set, size_t head_dim, size_t rows, size_t n) {
@@ -141,10 +177,9 @@ static int wrong_attention(const kernels *set, size_t head_dim, size_t rows, siz
     int wrong = 0;
     for (size_t t = 0; t < rows; t++) {
         float p[POSITIONS], top = -HUGE_VALF, lane[LANES] = {0};
-        for (size_t j = 0; j < n + t; j++) {
-            p[j] = plain_dot(F32, (const unsigned char *)(keys + j * head_dim), q + t * LD, head_dim) / sqrtf((float)head_dim);
-            top = fmaxf(top, p[j]);
-        }
+        const unsigned char *part = (const unsigned char *)keys;
+        matmul_plain(&(matmul_args){{&part, 1, head_dim, head_dim * sizeof *keys, F32}, q + t * LD, p, POSITIONS, 1, NULL}, LD, 0, n + t);
+        for (size_t j = 0; j < n + t; j++) top = fmaxf(top, p[j] /= sqrtf((float)head_dim));
         for (size_t j = 0; j < n + t; j++) lane[j % LANES] += p[j] = exp_float(p[j] - top);
         for (size_t d = 0; d < head_dim; d++) {
             float sum = 0;
@@ -157,22 +192,18 @@ static int wrong_attention(const kernels *set, size_t head_dim, size_t rows, siz
 }
 
 static void test_order(void) {
-    static const char *const names[] = {"scalar", "avx2", "avx512", "neon"};
     static const size_t widths[] = {2, 6, 8, 16, 18, 34, 48}, positions[] = {1, 5, 70};
-    for (int k = 0; k < 4; k++) {
-        const kernels *set = find_kernels(names[k], false);
+    for (size_t cols = 1; cols <= 300; cols += cols < 40 ? 1 : 52)
+        for (int type = 0; type < DTYPES; type++)
+            for (size_t n = 1; n <= MOST_X; n += 3) compare_products(type, cols % 9 == 0 ? 80 : 2 + cols % 17, cols, 1, n, 1);
+    for (size_t k = 0; k < sizeof set_names / sizeof *set_names; k++) {
+        const kernels *set = find_kernels(set_names[k], false);
         if (!set) continue;
-        for (size_t cols = 1; cols <= MOST_COLS; cols += cols < 40 ? 1 : 52)
-            for (int type = 0; type < DTYPES; type++)
-                for (size_t n = 1; n <= MOST_X; n += 3) {
-                    int wrong = wrong_products(set, type, cols % 9 == 0 ? MOST_ROWS : 2 + cols % 17, cols, n);
-                    check(wrong == 0, "%s: %d products of %zu columns (%s) by %zu rows", names[k], wrong, cols, dtype_names[type], n);
-                }
         for (int i = 0; i < 7; i++)
             for (int j = 0; j < 3; j++)
                 for (size_t rows = 1; rows <= MOST_X; rows += 6) {
                     int wrong = wrong_attention(set, widths[i], rows, positions[j]);
-                    check(wrong == 0, "%s: %d of a head of %zu, %zu rows from position %zu", names[k], wrong, widths[i], rows, positions[j]);
+                    check(wrong == 0, "%s: %d of a head of %zu, %zu rows from position %zu", set->name, wrong, widths[i], rows, positions[j]);
                 }
     }
 }
@@ -264,7 +295,7 @@ static void test_cgroups(void) {
 }
 
 static const test_case cases[] = {
-    CASE(cgroups), CASE(collisions), CASE(exp_float), CASE(doubles), CASE(half), CASE(widening), CASE(order),
+    CASE(cgroups), CASE(collisions), CASE(exp_float), CASE(doubles), CASE(half), CASE(widening), CASE(products), CASE(order),
     CASE(freqs)};
 
 int main(int argc, char **argv) {
