@@ -5,7 +5,7 @@
  * for every instruction set, number of threads, batch size and number of shards. The exception is
  * LLAMA_FAST, which uses AMX. The library does not convert, quantise or train weights. It copies
  * a weight only if the kernels cannot use it in place (copy_weight). It keeps no global state,
- * prints nothing and never exits.
+ * prints nothing and never exits. In comments, the host is the program that uses the library.
  *
  *   part                    holds
  *   I.    The model         element types, equations, structs with their shapes, forward()
