@@ -2574,8 +2574,9 @@ LLAMAC_SHARED size_t llamac_decode(const llamac_vocab *, llama_decoder *, int32_
 
 /* Guarantee: a tensor on an archive's list has a name of at most MAX_NAME bytes, at most MAX_DIMS
  * dimensions, and a type. If the type is supported, all its elements are inside the mapped file.
- * They are not copied or converted. A file is refused if it uses a feature that no checkpoint uses,
- * or if its offsets and sizes contradict each other. No code in a file is run. */
+ * They are not copied or converted. Parsers read bytes in memory, through llamac_cursor only, and
+ * nothing recurses. A file is refused if it uses a feature that no checkpoint uses, or if its
+ * offsets and sizes contradict each other. No code in a file is run. */
 
 /* ---- Tensors of any format ---- */
 
@@ -3747,10 +3748,9 @@ static int md5_list(const char *folder, const char *list, llamac_arena *scratch,
 /* VI. Opening a model                                                                            */
 /* ============================================================================================== */
 
-/* Guarantee: every number read from a file is checked before it is used. Parsers read bytes in
- * memory, through llamac_cursor only. Nothing recurses. The memory allocated for a part of a file
- * is at most a small multiple of the size of that part. An error is one line: which file, what is
- * wrong, why, what to do. */
+/* Guarantee: every number read from a file is checked before it is used. Opening reads no weights,
+ * and allocates at most 16 times the size of the files plus 1 MB. If it fails, everything is freed
+ * and the error is one line: which file, what is wrong, why, what to do. */
 
 /* ---- Formats ---- */
 
