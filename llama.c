@@ -5340,8 +5340,6 @@ static bool transfer_checksum(stream *s) {
     return same == sum;
 }
 
-#define LLAMAC_STATE "lm.state" /* the first 8 bytes of a saved state */
-
 /* ---- Saved state ---- */
 
 /* A saved state consists of 64-bit integers and arrays of 32-bit numbers, in this order:
@@ -5352,6 +5350,7 @@ static bool transfer_checksum(stream *s) {
  *   K, V       [length][head_dim] each, K first, for every KV head of every layer
  *   logits     [V], if the sequence has them
  *   checksum   of everything before */
+#define LLAMAC_STATE "lm.state" /* STATE_MAGIC: the first 8 bytes */
 enum { STATE_MAGIC, STATE_VERSION, STATE_MODEL, STATE_NUMERICS, STATE_LENGTH, STATE_LOGITS, STATE };
 
 /* Returns a number that tells models apart: a checksum of the shape, the constants, and samples of
