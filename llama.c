@@ -4056,12 +4056,12 @@ static int bind_tensor(binder *b, const archive *a, tensor *t, size_t f, size_t 
 
 /* Reads file number f with the function of its format, and binds its tensors. Each is part k of its
  * weight. */
-static int bind_file(binder *b, size_t f, size_t k, int (*read)(archive *)) {
+static int bind_file(binder *b, size_t f, size_t k, int (*read_tensors)(archive *)) {
     llamac_mapping *file = &b->m->files[f];
     archive a = {.file = b->m->paths[f], .scratch = &b->scratch, .err = b->err};
     a.bytes = llamac_cursor_on(file->data, file->size);
     bool cold = llamac_advise_random(file);
-    int status = read(&a);
+    int status = read_tensors(&a);
     for (tensor *t = a.tensors; t && status == LLAMA_OK; t = t->next)
         status = bind_tensor(b, &a, t, f, k);
     llamac_advise_normal(file, cold);
@@ -4365,7 +4365,7 @@ static int read_index(binder *b, const char *name) {
 static int open_hugging_face(binder *b) {
     static const struct {
         const char *single, *index;
-        int (*read)(archive *);
+        int (*read_tensors)(archive *);
     } kinds[] = {
         {"model.safetensors", "model.safetensors.index.json", read_safetensors},
         {"pytorch_model.bin", "pytorch_model.bin.index.json", read_torch},
@@ -4385,7 +4385,7 @@ static int open_hugging_face(binder *b) {
             b->path);
     if (status == LLAMA_OK) status = begin_binding(b, 1);
     for (size_t f = 0; f < b->m->n_shards && status == LLAMA_OK; f++)
-        status = bind_file(b, f, 0, kinds[k].read);
+        status = bind_file(b, f, 0, kinds[k].read_tensors);
     return status;
 }
 
