@@ -28,14 +28,14 @@ for cc in cc clang; do
     if story plain_$cc; then ok; else no "the example of $cc says: $(head -c 200 $work/story)"; fi
     cp $work/story $work/story_$cc
     quietly "$cc: the example is C99" $cc -std=c99 $strict -I. -c -o $work/example.o $work/example.c
-    quietly "$cc: strict C11" $cc -std=c11 $strict -O1 -c -o $work/strict.o llama.c
-    quietly "$cc: strict C11" $cc -std=c11 $strict -O1 -c -o $work/strict.o tokenizer.c
-    quietly "$cc: strict C11" $cc -std=c11 $strict -O1 -c -o $work/strict.o main.c
+    quietly "$cc: strict C11" $cc -std=c11 $strict -c -o $work/strict.o llama.c
+    quietly "$cc: strict C11" $cc -std=c11 $strict -c -o $work/strict.o tokenizer.c
+    quietly "$cc: strict C11" $cc -std=c11 $strict -c -o $work/strict.o main.c
     printf '#define LLAMA_STATIC\n#include "llama.c"\n#include "tokenizer.c"\n' | cat - $work/example.c >$work/single.c
-    quietly "$cc: one file" $cc -std=c11 $strict -O1 -I. -o $work/single_$cc $work/single.c -lm
+    quietly "$cc: one file" $cc -std=c11 $strict -I. -o $work/single_$cc $work/single.c -lm
     if story single_$cc && cmp -s $work/story $work/story_$cc; then ok; else no "$cc: one file tells another story"; fi
     printf '#include <stdio.h>\n' | cat - $work/single.c >$work/late.c
-    quietly "$cc: one file, other headers first" $cc -Wall -Wextra -Werror -O1 -I. -o $work/late_$cc $work/late.c -lm
+    quietly "$cc: one file, other headers first" $cc -Wall -Wextra -Werror -I. -o $work/late_$cc $work/late.c -lm
     if story late_$cc && cmp -s $work/story $work/story_$cc; then ok; else no "$cc: another story with other headers first"; fi
     if $cc -std=c11 -I. -c -o $work/late.o $work/late.c >$work/log 2>&1; then no "$cc: features that are missing"; fi
     if grep -q "error.*before any other header" $work/log; then ok; else no "$cc: why not: $(head -3 $work/log)"; fi
@@ -54,7 +54,7 @@ printf '#define LLAMA_H\n#define LLAMA_SHARED\n#define LLAMA_API x\n#include "ll
 quietly "the header after llama.cpp's" ${CC:-cc} -std=c11 $strict -I. -c -o $work/guard.o $work/guard.c
 printf '#include "llama.c"\n#include "tokenizer.c"\n#if defined(INLINE) || defined(FN) || defined(TEXT) || defined(UNROLL) || defined(AMX) || defined(TARGET) || defined(ISA) || defined(VEC)\n#error "a macro is left"\n#endif\n' >$work/left.c
 quietly "macros behind llama.c" ${CC:-cc} -fsyntax-only -I. $work/left.c
-quietly "OPENMP=0" ${CC:-cc} -std=c11 $strict -O2 -o $work/serial llama.c tokenizer.c main.c -lm
+quietly "OPENMP=0" ${CC:-cc} -std=c11 $strict -O1 -o $work/serial llama.c tokenizer.c main.c -lm
 ./llama tests/tiny "The king" -n 40 -s 1 >$work/a
 $work/serial tests/tiny "The king" -n 40 -s 1 >$work/b
 if cmp -s $work/a $work/b; then ok; else no "OPENMP=0 tells another story"; fi

@@ -54,7 +54,11 @@ fi
 for counts in $work/*.gcda; do
     $gcov -b -c -t -r -o $work "$counts" 2>$work/gcov.err || { cat $work/gcov.err >&2; exit 1; }
 done >$work/gcov.txt || exit 1
-awk -v work=$work -v least_lines=$least_lines -v least_branches=$least_branches '
+# Lines of llama.c for a processor with AVX-512, if this one has none: from its vector functions to those of NEON, and AMX's
+skip=$(grep -qw avx512f /proc/cpuinfo || awk '/^#elif LLAMA_PASS == 3/ { on = 1 } /^#elif LLAMA_PASS == 4/ { on = 0 }
+    /^\/\* ---- / { on = /AMX/ } on { printf "%d ", NR }' llama.c)
+[ -z "$skip" ] || echo "SKIP: code for AVX-512 and AMX is not counted: this processor cannot run it"
+awk -v work=$work -v skip="$skip" -v least_lines=$least_lines -v least_branches=$least_branches '
     function flush(  i, key) { # the branches of the line before, now that their number is known
         for (i = 1; i <= n; i++) {
             key = file SUBSEP line SUBSEP n SUBSEP i
@@ -65,6 +69,7 @@ awk -v work=$work -v least_lines=$least_lines -v least_branches=$least_branches 
         }
         n = 0
     }
+    BEGIN { split(skip, list, " "); for (i in list) skipped[list[i]] }
     function percent(part, whole) { return whole ? 100 * part / whole : 100 }
     function tell(name, l, lw, b, bw) {
         printf "%-32s lines %6.2f %% (%d of %d)   branches %6.2f %% (%d of %d)\n", name, percent(l, lw), l, lw, percent(b, bw), b, bw
@@ -78,6 +83,7 @@ awk -v work=$work -v least_lines=$least_lines -v least_branches=$least_branches 
         next
     }
     !ours { next }
+    left_out && !/^ *[0-9#=-]+\*?: *[0-9]+:/ { next }
     /^branch / { taken[++n] = $3 == "taken" ? $4 + 0 : 0; next }
     /^ *[0-9#=-]+\*?: *[0-9]+:/ {
         flush()
@@ -85,7 +91,8 @@ awk -v work=$work -v least_lines=$least_lines -v least_branches=$least_branches 
         count = field[1]
         line = field[2] + 0
         gsub(/[ *]/, "", count)
-        if (line == 0 || count == "-") next
+        left_out = file == "llama.c" && line in skipped
+        if (line == 0 || count == "-" || left_out) next
         text = $0
         sub(/^[^:]*:[^:]*:/, "", text)
         source[file, line] = text
