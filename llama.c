@@ -153,8 +153,8 @@ typedef struct llamac_vocab llamac_vocab;
  * restores it. */
 LLAMAC_INLINE uint64_t llamac_fp_enter(void);
 LLAMAC_INLINE void llamac_fp_leave(uint64_t old);
-LLAMAC_INLINE bool llamac_allow_amx(void);
-#endif /* LLAMAC_COMMON */
+LLAMAC_INLINE bool llamac_allow_amx(void); /* returns whether Linux lets this process use AMX */
+#endif                                     /* LLAMAC_COMMON */
 
 #ifndef LLAMA_COMMON_ONLY
 
@@ -529,10 +529,12 @@ static void trace(llama_session *s, const weight *w, float *x, size_t n, size_t 
     char name[64];
     size_t ld = padded(width);
     full_name(name, w->layer, w->name);
+    /* NOLINTNEXTLINE: a session has all its buffers */
     for (size_t t = 1; t < n; t++) memmove(x + t * width, x + t * ld, width * sizeof *x);
     s->trace(s->trace_user, name, x, n, width);
     for (size_t t = n; t-- > 0;) {
         memmove(x + t * ld, x + t * width, width * sizeof *x);
+        /* NOLINTNEXTLINE: a session has all its buffers */
         memset(x + t * ld + width, 0, (ld - width) * sizeof *x);
     }
 }
@@ -602,6 +604,7 @@ static void pair_up(llama_session *s, float *y, size_t width, size_t n) {
     float *head = s->workspaces->queries;
     for (size_t t = 0; t < n; t++, y += padded(width))
         for (size_t h = 0; h < width; h += head_dim) {
+            /* NOLINTNEXTLINE: a session has all its buffers */
             memcpy(head, y + h, head_dim * sizeof *head);
             for (size_t j = 0; j < half; j++) {
                 y[h + 2 * j] = head[j];
@@ -1214,7 +1217,7 @@ TARGET INLINE void FN(matvec)(int type, const weight_rows *w, size_t begin, size
 /* Multiplies a register tile: the TILE_ROWS rows of a panel by `tokens` <= TILE_TOKENS tokens, over
  * `steps` * LANES columns. Between two panels of the same rows the lanes are stored in acc, without
  * adding them together, so each sum keeps its order. */
-TARGET INLINE void FN(micro_kernel)(float *acc, const float *panel, const float *x, size_t steps,
+TARGET INLINE void FN(micro_kernel)(float *acc, const float *weights, const float *x, size_t steps,
                                     bool first, const size_t tokens) {
     enum { VECS = FN(TILE_VECS), VL = FN(VL) };
     VEC sum[TILE_TOKENS][VECS];
@@ -1222,10 +1225,10 @@ TARGET INLINE void FN(micro_kernel)(float *acc, const float *panel, const float 
     for (size_t t = 0; t < tokens; t++) UNROLL
     for (size_t v = 0; v < VECS; v++)
         sum[t][v] = first ? FN(splat)(0) : FN(load)(acc + (t * VECS + v) * VL);
-    for (size_t i = 0; i < steps; i++, panel += VECS * VL, x += tokens * LANES) {
+    for (size_t i = 0; i < steps; i++, weights += VECS * VL, x += tokens * LANES) {
         VEC w[VECS];
         UNROLL
-        for (size_t v = 0; v < VECS; v++) w[v] = FN(load)(panel + v * VL);
+        for (size_t v = 0; v < VECS; v++) w[v] = FN(load)(weights + v * VL);
         UNROLL
         for (size_t t = 0; t < tokens; t++) {
             VEC xt = FN(broadcast4)(x + t * LANES);
@@ -2190,10 +2193,8 @@ LLAMAC_INLINE void llamac_advise_small_pages(void *p, size_t n, size_t page);
 LLAMAC_INLINE int llamac_process(void);
 /* Returns how many cores this process may use: the smaller of its CPU affinity and its quota. */
 LLAMAC_INLINE int llamac_cores(void);
-/* Asks Linux for permission to use the AMX tiles in this process. Returns whether it is granted. */
-LLAMAC_INLINE bool llamac_allow_amx(void);
-/* llamac_fp_enter and llamac_fp_leave set the floating-point mode. They are declared before part
- * I. */
+/* Three more are declared before part I: llamac_fp_enter and llamac_fp_leave set the floating-point
+ * mode, and llamac_allow_amx asks Linux for permission to use the AMX tiles in this process. */
 
 /* ---- Platform: files ---- */
 
@@ -2224,6 +2225,7 @@ LLAMAC_INLINE int llamac_open_file(llamac_file *f, const char *path, llama_error
             status = llamac_fail(err, LLAMA_EFORMAT,
                                  "%s: is empty; download it again or give another file", path);
     }
+    /* cppcheck-suppress resourceLeak; *f owns fd */
     if (status == LLAMA_OK) return LLAMA_OK;
     close(fd);
     f->fd = -1;
@@ -2314,6 +2316,7 @@ LLAMAC_INLINE int llamac_map_file(llamac_mapping *m, const char *path, llama_err
     else *m = (llamac_mapping){(const unsigned char *)p, (size_t)f.size, {f.id[0], f.id[1]}};
     llamac_close_file(&f); /* the mapping stays valid */
     if (status) errno = 0; /* not ENOENT: the file exists */
+    /* cppcheck-suppress memleak; *m owns the mapping */
     return status;
 }
 
@@ -2368,6 +2371,7 @@ LLAMAC_INLINE bool llamac_map_zeros(const llamac_mapping *m, uintptr_t address, 
     address -= (address - begin) % page;
     void *zeros = mmap((void *)address, end - address, PROT_READ,
                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+    /* cppcheck-suppress memleak; the zeros are part of m */
     return zeros != MAP_FAILED;
 }
 
@@ -2934,7 +2938,7 @@ static bool pickle_fail(pickle *p, const char *why) {
  * plus 8 times the size of the file, because a one-byte opcode may ask for much memory. */
 static void *pickle_new(pickle *p, uint64_t count, size_t size) {
     enum { TIMES = 8, AT_LEAST = 1 << 18 };
-    p->allocated += count * size; /* no overflow: count < 2^20, by MEMO_MAX and STACK_MAX */
+    p->allocated += (count * size + 15) / 16 * 16; /* count < 2^20, by MEMO_MAX and STACK_MAX */
     if (p->allocated > AT_LEAST + TIMES * (uint64_t)llamac_left(&p->z->a->bytes))
         return pickle_fail(p, "it needs more memory than a file of this size can need"), NULL;
     void *memory = llamac_new(p->z->a->scratch, count, size);
@@ -3101,6 +3105,7 @@ static bool reduce(pickle *p) {
 
 /* Adds an item to the dict or list on top of the stack; t is NULL for a list. */
 static bool add_name(pickle *p, value name, const pickled_tensor *t) {
+    p->allocated += t ? sizeof(tensor) : 0; /* add_tensor will allocate it */
     named *e = pickle_new(p, 1, sizeof *e);
     if (!e) return false;
     *e = (named){p->names, p->stack[p->depth - 1].integer, name.text, name.n, t};
@@ -3925,7 +3930,8 @@ static int params_apply(llama *m, params p, const char *file, llama_error *err) 
         (p[ROTARY] > 0 && p[ROTARY] != (double)m->head_dim))
         return bad_params(file, "the head width must be dim / n_heads", err);
     if (p[WINDOW] > 0 && p[WINDOW] < p[CONTEXT])
-        return bad_params(file, "it has a sliding window, and LLaMA does not", err);
+        return bad_params(
+            file, "its sliding window is shorter than its context, which LLaMA's is not", err);
     return LLAMA_OK;
 }
 
@@ -5124,6 +5130,7 @@ static int score_rows(llama_session *s, size_t n, float *logprob, int32_t *rank)
         if (status) return status;
         previous = s->logits + t % SCORED * ld;
     }
+    /* NOLINTNEXTLINE: a session has all its buffers */
     memmove(s->logits, previous, vocab * sizeof *previous);
     return LLAMA_OK;
 }

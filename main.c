@@ -230,8 +230,8 @@ struct block {
 };
 
 /* Return zeroed memory, freed when the process ends. Exits if there is none. */
-static void *allocate(size_t bytes) {
-    block *b = bytes < PTRDIFF_MAX ? calloc(1, sizeof *b + bytes) : NULL;
+static void *allocate(size_t size) {
+    block *b = size < PTRDIFF_MAX ? calloc(1, sizeof *b + size) : NULL;
     if (!b) die(EXIT_MEMORY, "out of memory");
     b->next = run.blocks;
     run.blocks = b;

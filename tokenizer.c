@@ -164,7 +164,7 @@ static const char *finish_vocab(llamac_vocab *v, double bos, double eos, bool sp
         if (!(ids[i] < v->size)) return "names a bos or eos id that is not in its vocabulary";
         int type = v->pieces[(int32_t)ids[i]].type;
         if (ids[i] != (int32_t)ids[i] || (type != CONTROL && type != UNUSED))
-            return "names a bos or eos id that is not a control piece"; /* UNUSED: added in GGUF */
+            return "names a bos or eos id whose piece is ordinary text"; /* UNUSED: added in GGUF */
     }
     v->bos = bos < 0 ? -1 : (int32_t)bos;
     v->eos = eos < 0 ? -1 : (int32_t)eos;
@@ -645,7 +645,7 @@ LLAMAC_SHARED void llamac_vocab_note(llamac_gguf_vocab *g, const llamac_pair *p)
     for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
         if (!llamac_is(p->key + PREFIX, p->length - PREFIX, keys[i].key)) continue;
         if (keys[i].value) *keys[i].value = *v;
-        else if (v->kind != '"' && v->kind != '[')
+        else if (keys[i].number && v->kind != '"' && v->kind != '[')
             *keys[i].number = v->kind == '0' ? v->number : v->kind == 't';
     }
 }

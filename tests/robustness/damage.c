@@ -975,8 +975,8 @@ static void directed_gguf_vocabulary(void) {
     POKE(WHOLE_GGUF, "a piece that is not UTF-8", "\xe2\x96\x81" "ab", 0, 1, 'x', 1, "UTF-8");
     PAIR("a bos that is not there", "tokenizer.ggml.bos_token_id", 4, "\x0c\0\0\0", "id that is not in its vocabulary");
     PAIR("a bos of 2^32 - 1", "tokenizer.ggml.bos_token_id", 4, "\xff\xff\xff\xff", "id that is not in its vocabulary");
-    PAIR("an eos that is text", "tokenizer.ggml.eos_token_id", 4, "\3\0\0\0", "id that is not a control piece");
-    PAIR("an eos of one and a half", "tokenizer.ggml.eos_token_id", 6, "\0\0\xc0\x3f", "id that is not a control piece");
+    PAIR("an eos that is text", "tokenizer.ggml.eos_token_id", 4, "\3\0\0\0", "id whose piece is ordinary text");
+    PAIR("an eos of one and a half", "tokenizer.ggml.eos_token_id", 6, "\0\0\xc0\x3f", "id whose piece is ordinary text");
     PAIR("an eos that is no number", "tokenizer.ggml.eos_token_id", 6, "\0\0\xc0\x7f", "id that is not in its vocabulary");
 }
 
@@ -1040,7 +1040,7 @@ static void directed_tokenizer_model(void) {
     BEND(MODEL, "a trainer_spec cut short", "llama\x18\2", "llama\x1a\x7f", "trainer_spec that is truncated");
     BEND(MODEL, "a vocabulary of words", "llama\x18\2", "llama\x18\3", "not a BPE");
     BEND(MODEL, "no kind of model", "llama\x18\2", "llama\x30\2", "not a BPE");
-    BEND(MODEL, "an eos that is text", "\xd0\2\2", "\xd0\2\3", "id that is not a control piece");
+    BEND(MODEL, "an eos that is text", "\xd0\2\2", "\xd0\2\3", "id whose piece is ordinary text");
     BEND(MODEL, "a bos that is not there", "\xc8\2\1", "\xc8\2\x7f", "id that is not in its vocabulary");
     BEND(MODEL, "a normalizer_spec cut short", "\x0a\x08identity", "\x0a\x7fidentity", "a normalizer_spec that is truncated");
     BEND(MODEL, "spaces not escaped", "\x18\1\x20\0\x28\1", "\x18\1\x20\0\x28\0", "normalises");

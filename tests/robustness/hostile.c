@@ -217,6 +217,25 @@ static void test_pickles(void) {
     put_text(&marks, "\x80\x04)");
     for (int i = 0; i < 200000; i++) put_text(&marks, "\x85");
     pickle_case("tuples of one in tuples of one", &marks, "more memory than a file");
+    /* One tensor under one name 200,000 times: 4 bytes each ask for a name and a tensor. A text of a megabyte, which
+     * is the key of nothing, makes the file large enough for the names alone. */
+    static char text[1 << 20];
+    marks.n = 0;
+    put_text(&marks, "\x80\x02}X");
+    put_int(&marks, sizeof text, 4);
+    put(&marks, memset(text, 'x', sizeof text), sizeof text);
+    put_text(&marks, "NsX");
+    put_int(&marks, 1, 4);
+    put_text(&marks, "xq\x01Ns(");
+    pickle_tensor(&marks, "t", "0", 16, 0, 2, 8, 8, false);
+    put_text(&marks, "q\x02u");
+    for (int i = 0; i < 100; i++) {
+        put_text(&marks, "(");
+        for (int k = 0; k < 2000; k++) put_text(&marks, "h\x01h\x02");
+        put_text(&marks, "u");
+    }
+    put_text(&marks, ".");
+    pickle_case("a tensor again and again", &marks, "more memory than a file");
     free(marks.at);
     tensor_case("a storage that is not there", "7", 32, 0, 1, 32, 32, "storage");
     tensor_case("a storage longer than its record", "0", 33, 0, 1, 32, 32, "storage");
