@@ -533,8 +533,8 @@ static void trace(llama_session *s, const weight *w, float *x, size_t n, size_t 
     for (size_t t = 1; t < n; t++) memmove(x + t * width, x + t * ld, width * sizeof *x);
     s->trace(s->trace_user, name, x, n, width);
     for (size_t t = n; t-- > 0;) {
-        memmove(x + t * ld, x + t * width, width * sizeof *x);
         /* NOLINTNEXTLINE: a session has all its buffers */
+        memmove(x + t * ld, x + t * width, width * sizeof *x);
         memset(x + t * ld + width, 0, (ld - width) * sizeof *x);
     }
 }
