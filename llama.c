@@ -919,7 +919,7 @@ typedef void panel_function(const matmul_args *, const panel *);
  * the same columns before the next columns begin, so those columns of x stay in the L2 cache.
  * `multiply` adds one panel's products to the unfinished sums in p->workspace->acc. `finish` writes
  * a panel's sums to y after its last columns. `rows` is the number of rows of a panel. */
-static void matmul_blocked(const matmul_args *p, size_t begin, size_t end, size_t rows,
+__attribute__((noinline)) static void matmul_blocked(const matmul_args *p, size_t begin, size_t end, size_t rows,
                            panel_function *multiply, panel_function *finish) {
     const weight_rows *w = &p->w;
     for (size_t top = begin, stop; top < end; top = stop) {
@@ -1243,7 +1243,7 @@ TARGET INLINE void FN(micro_kernel)(float *acc, const float *weights, const floa
 
 /* Multiplies the panel that is widened in p->workspace->panel with all n tokens. Before each tile a
  * share of the next panel is prefetched into the L2 cache. */
-TARGET static void FN(macro_kernel)(const matmul_args *p, const panel *at, float *acc) {
+TARGET __attribute__((noinline)) static void FN(macro_kernel)(const matmul_args *p, const panel *at, float *acc) {
     enum { LINE = 64 };
     size_t run = at->count * dtype_bytes[p->w.type]; /* bytes of a row of the panel */
     size_t lines = FN(TILE_ROWS) * ((run + LINE - 1) / LINE), byte = 0;

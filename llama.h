@@ -16,8 +16,11 @@
  *         char text[LLAMA_TEXT_MAX];
  *         const char *prompt = "I believe the meaning of life is";
  *         ptrdiff_t n = llama_text_to_tokens(model, prompt, 32, LLAMA_ADD_BOS, t, 256);
- *         for (int i = 0; i < 100 && n > 0 && n <= 256; i++, n = 1) {
- *             if (llama_eval(s, 0, t, (size_t)n)) break;
+ *         if (n < 0 || n > 256)
+ *             return fprintf(stderr, "there is no tokenizer, or the prompt is too long\n"), 1;
+ *         for (int i = 0; i < 100; i++, n = 1) {
+ *             if (llama_eval(s, 0, t, (size_t)n))
+ *                 return fprintf(stderr, "%s\n", llama_session_error(s)), 1;
  *             t[0] = llama_sample(s, 0, &sampler);
  *             if (t[0] < 0 || t[0] == llama_eos(model)) break;
  *             fwrite(text, 1, llama_token_to_text(model, &decoder, t[0], text), stdout);
@@ -33,12 +36,18 @@
  * and "tokenizer.c". They define many private names, so keep that file for them alone. Under
  * -std=c11 include them before any other header.
  *
+ * Terms. A session has one or more sequences. A sequence is a list of tokens with its KV cache and
+ * the logits after its last token. A position is a token's index in its sequence. The context is
+ * the largest number of positions that a sequence can have. Kernels are the inner loops for one
+ * instruction set. The host is your program.
+ *
  * Contract
  *
  * - The library has no global mutable state. It never prints, exits, aborts or raises a signal, and
  *   it leaves the host's signal handlers and locale alone. A call that computes saves the host's
  *   floating-point mode, sets the default mode and restores the host's at its end.
- * - A `llama` (a model) never changes after llama_open. Threads and sessions may share it.
+ * - A `llama` (a model) never changes after llama_open, except by llama_handle_sigbus. Threads and
+ *   sessions may share it.
  * - A `llama_session` belongs to one thread at a time.
  * - llama_session_new allocates everything a session needs. Later calls allocate nothing, except
  *   llama_load, llama_load_file and llama_loglikelihood. Functions on text allocate and free
@@ -59,17 +68,15 @@
  * the batch, the division of a prompt into calls, the shards, the file format and the instruction
  * set. llama.c, part III, defines the order of every sum.
  *
- * LLAMA_FAST is the exception, and only for sessions that ask for it. Their prompts of 32 tokens
- * and more use AMX tiles for float16 and bfloat16 weights. Those bits differ; the error is as
- * small. For float32 weights, and on machines without AMX, the bits stay the same.
- * llama_session_kernels says whether a session uses AMX.
+ * LLAMA_FAST is the exception, and only for sessions that ask for it. Their batches of 32 tokens
+ * and more use AMX tiles for float16 and bfloat16 weights. Those results differ in their last bits;
+ * the rounding error is as small. For float32 weights, and on machines without AMX, the bits stay
+ * the same. llama_session_kernels says whether a session uses AMX.
  *
  * Files are hostile input. Whatever their bytes, a call does what this header says or returns an
  * error. Weights are mapped, so a file that is truncated while it is mapped raises SIGBUS; see
  * llama_handle_sigbus. A file that is rewritten in place changes the numbers and does no other
  * harm. A file that is replaced by renaming another one over it does not affect an open model.
- *
- * Not written yet: LLAMA_MEMORY_STREAM. llama_open refuses it with LLAMA_EINVAL.
  */
 #ifndef LLAMAC_H
 #define LLAMAC_H
@@ -146,7 +153,7 @@ enum {
     LLAMA_MEMORY_AUTO,
     LLAMA_MEMORY_MAP,   /* mapped: the system reads pages on demand */
     LLAMA_MEMORY_LOCK,  /* mapped and locked in memory (mlock) */
-    LLAMA_MEMORY_STREAM /* not written yet */
+    LLAMA_MEMORY_STREAM /* not written yet: llama_open refuses it with EINVAL */
 };
 
 typedef struct {
@@ -169,8 +176,8 @@ typedef struct {
  *     a GGUF file               of a split model the first file
  *     llama2.c's .bin file      versions 0 and 1
  *
- * with float32, float16 or bfloat16 weights. Sets *model to NULL on failure: EINVAL, EIO, EFORMAT,
- * ENOMEM. */
+ * with float32, float16 or bfloat16 weights. Sets *model to NULL on failure.
+ * Errors: EINVAL, EIO, EFORMAT, ENOMEM. */
 LLAMAC_API int llama_open(llama **model, const char *path, const llama_options *options,
                           llama_error *);
 
@@ -179,7 +186,7 @@ LLAMAC_API void llama_close(llama *);
 
 /* Which arithmetic a session uses. */
 enum {
-    LLAMA_EXACT = 0, /* one answer on every machine */
+    LLAMA_EXACT = 0, /* the same bits on every machine */
     LLAMA_FAST = 1   /* AMX tiles, where the processor has them */
 };
 
@@ -198,13 +205,13 @@ typedef struct {
 } llama_session_options;
 
 /* Creates a session and sets *session. `options` may be NULL. The model must outlive the session.
- * Sets *session to NULL on failure: EINVAL, ENOMEM. */
+ * Sets *session to NULL on failure. Errors: EINVAL, ENOMEM. */
 LLAMAC_API int llama_session_new(llama_session **session, const llama *,
                                  const llama_session_options *options, llama_error *);
 LLAMAC_API void llama_session_free(llama_session *);
 
 /* Appends n tokens to a sequence and computes the logits after the last token. n = 0 does nothing.
- * EINVAL, EFULL, ECANCEL, ENUMERIC, EIO. */
+ * Errors: EINVAL, EFULL, ECANCEL, ENUMERIC, EIO. */
 LLAMAC_API int llama_eval(llama_session *, int seq, const int32_t *tokens, size_t n);
 
 /* How to draw a token. The steps, in this order:
@@ -315,11 +322,11 @@ LLAMAC_API size_t llama_length(const llama_session *, int seq);
  * NULL if there is no such sequence. */
 LLAMAC_API const int32_t *llama_tokens(const llama_session *, int seq);
 
-/* Removes the tokens from position `length` on. The logits stay only if nothing was removed.
- * EINVAL. */
+/* Removes the tokens from position `length` on. If a token was removed, the sequence has
+ * no logits until the next llama_eval. Errors: EINVAL. */
 LLAMAC_API int llama_rewind(llama_session *, int seq, size_t length);
 
-/* Makes sequence dst a copy of sequence src: tokens, KV cache and logits. EINVAL. */
+/* Makes sequence dst a copy of sequence src: tokens, KV cache and logits. Errors: EINVAL. */
 LLAMAC_API int llama_fork(llama_session *, int dst, int src);
 
 /* ---- Logits and scores ---- */
@@ -333,11 +340,11 @@ typedef struct {
  * NULL if there are none. */
 LLAMAC_API const float *llama_logits(const llama_session *, int seq);
 
-/* Writes the probabilities from which llama_sample would draw to probs[vocab]. EINVAL. */
+/* Writes the probabilities from which llama_sample would draw to probs[vocab]. Errors: EINVAL. */
 LLAMAC_API int llama_probabilities(llama_session *, int seq, const llama_sampler *, float *probs);
 
 /* Writes the k most likely tokens to `out`, most likely first. Uses the plain softmax, without a
- * sampler. Returns how many it wrote: k, or vocab if k is larger. EINVAL. */
+ * sampler. Returns how many it wrote: k, or vocab if k is larger. Errors: EINVAL. */
 LLAMAC_API int llama_top_logprobs(const llama_session *, int seq, llama_token_logprob *out, int k);
 
 /* Does llama_eval and writes the log-probability of each token, given all tokens before it, to
@@ -360,7 +367,7 @@ typedef void (*llama_trace_fn)(void *user, const char *name, const float *x, siz
 
 /* Calls fn with every intermediate result of later evaluations, in the order of computation. Each
  * comes once per batch of tokens; "output" comes when logits are computed. fn = NULL stops the
- * trace. EINVAL. */
+ * trace. Errors: EINVAL. */
 LLAMAC_API int llama_trace(llama_session *, llama_trace_fn fn, void *user);
 
 /* ---- Whole texts ---- */
@@ -377,7 +384,7 @@ enum {
     LLAMA_FINISH_LENGTH    /* max_tokens tokens were generated */
 };
 
-/* A text to generate. Set the first five fields that you need, the rest to 0. */
+/* A text to generate. Set `prompt` to `utf8` as needed and all later fields to 0. */
 typedef struct {
     const int32_t *prompt; /* [n_prompt] tokens, BOS included if it is wanted */
     size_t n_prompt;
@@ -443,8 +450,8 @@ typedef int (*llama_read_fn)(void *user, void *p, size_t n);        /* returns 0
  * and continues with the same bits. EINVAL; EIO if fn failed. */
 LLAMAC_API int llama_save(llama_session *, int seq, llama_write_fn fn, void *user);
 
-/* Replaces a sequence by a saved one. Trusts no number before its checksum was read. On failure the
- * sequence is as it was:
+/* Replaces a sequence by a saved one. Checks the checksum before it uses any number of the state.
+ * On failure the sequence is as it was:
  *
  *     EFORMAT     the bytes are damaged, or are not a saved state
  *     EMISMATCH   the state is of another model, another version or another kind of arithmetic
@@ -481,16 +488,16 @@ typedef struct {
     uint64_t token_bytes;        /* bytes of weights that generating a token reads */
 } llama_info;
 
-/* Fills in *info, whose size must be set. EINVAL. */
+/* Fills in *info, whose size must be set. Errors: EINVAL. */
 LLAMAC_API int llama_describe(const llama *, llama_info *info);
 
 /* Reads every weight and checks that it is finite, and that no long run of weights is zero, as an
  * interrupted download leaves it. Then, if Meta's folder has a checklist.chk, compares the MD5 of
- * each file. EFORMAT, EIO, ECANCEL. */
+ * each file. Errors: EFORMAT, EIO, ECANCEL. */
 LLAMAC_API int llama_check(const llama *, llama_progress_fn, void *user, llama_error *);
 
 /* Reads the files of the model into memory, from the first byte to the last. May run beside
- * evaluations. ECANCEL. */
+ * evaluations. Errors: ECANCEL. */
 LLAMAC_API int llama_prefetch(const llama *, llama_progress_fn, void *user);
 
 /* For a host's handler of SIGBUS, with the address from si_addr. Safe in a signal handler.

@@ -299,8 +299,8 @@ static const char complete_help[] =
     "context, it is neither used nor changed. Any other file is an error.\n";
 
 static const char score_help[] =
-    "Prints the log-probability of each possible continuation of a context, the best\n"
-    "one, and the accuracy over all items. This is multiple choice.\n"
+    "Scores multiple-choice items. Prints the log-probability of every continuation\n"
+    "of a context, the best continuation of each item, and the accuracy at the end.\n"
     "\n"
     "Input: each line is an item. Tabs separate its fields:\n"
     "  label            the number of the right continuation, from 0; - if unknown\n"
@@ -340,7 +340,7 @@ static const char score_help[] =
     "window. The text begins with <s>, unless --no-bos is given.\n"
 
 static const char ppl_help[] =
-    "Prints the perplexity of a text:\n"
+    "Prints the perplexity of a text. It is\n"
     "\n" PPL_DEFINITION "\n"
     "Output:\n"
     "  perplexity  the perplexity +- its standard error\n"
@@ -533,7 +533,7 @@ static const struct {
      "differ"},
     {COMPLETE | COMMON, "--stats", FLAG, AT(stats),
      "print speed, memory, kernels and seed on stderr"},
-    {MODEL, "-q, --quiet", FLAG, AT(quiet), "print errors only: no notes and no progress bar"},
+    {MODEL, "-q, --quiet", FLAG, AT(quiet), "no notes, no bar; `score` prints accuracy only"},
     {MODEL | HELP, "-h, --help", FLAG, AT(help), "print the help of the command"},
     {HELP, "--version", FLAG, AT(version), "print version, compiler and kernels"},
     {HELP, "--completion SHELL", STRING, AT(shell),
@@ -691,7 +691,7 @@ static void print_first_screen(void) {
     for (const command *c = commands; c < commands + COMMANDS; c++)
         printf("  llama %-8s %-23s%s\n", c->name, c->arguments, c->summary);
     puts("\nMODEL is a folder in Meta's or Hugging Face's layout, a .gguf file or llama2.c's\n"
-         ".bin file. Without MODEL, $LLAMA_MODEL is used. Without PROMPT, stdin is read.\n");
+         ".bin file. Without MODEL, $LLAMA_MODEL is used. Without PROMPT, a pipe is read.\n");
     print_options(COMMON);
     puts("\nexample: llama LLaMA/7B \"I believe the meaning of life is\" -n 64");
     for (int i = 0; i < EXIT_CODES; i++)

@@ -14,8 +14,11 @@ int main(void) {
     char text[LLAMA_TEXT_MAX];
     const char *prompt = "I believe the meaning of life is";
     ptrdiff_t n = llama_text_to_tokens(model, prompt, 32, LLAMA_ADD_BOS, t, 256);
-    for (int i = 0; i < 100 && n > 0 && n <= 256; i++, n = 1) {
-        if (llama_eval(s, 0, t, (size_t)n)) break;
+    if (n < 0 || n > 256)
+        return fprintf(stderr, "there is no tokenizer, or the prompt is too long\n"), 1;
+    for (int i = 0; i < 100; i++, n = 1) {
+        if (llama_eval(s, 0, t, (size_t)n))
+            return fprintf(stderr, "%s\n", llama_session_error(s)), 1;
         t[0] = llama_sample(s, 0, &sampler);
         if (t[0] < 0 || t[0] == llama_eos(model)) break;
         fwrite(text, 1, llama_token_to_text(model, &decoder, t[0], text), stdout);
