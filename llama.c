@@ -21,29 +21,34 @@
  *   X.    The library       messages of status codes, version, build
  *
  * To read the file, start with forward() in part I: it is all of LLaMA. Part II has the equation of
- * each operation, part III makes them fast. To find a place, search for these names:
+ * each operation, part III makes them fast. To find a place, search for these names. A kernel's name
+ * is written FN(name).
  *
- *   the order of a dot product's sum             III   matmul_plain
+ *   the order of a dot product's sum             III   matmul_plain, and the list above it
+ *   the order of attention's sums                III   FN(softmax), FN(weighted_sum)
  *   the loops that compute a prompt's matmul     III   matmul_blocked, micro_kernel
- *   the loop that computes one token's matmul    III   matvec
+ *   the loop that computes one token's matmul    III   FN(matvec)(int
  *   which instruction set is used                III   find_kernels
- *   how work is divided over threads             II    parallel
- *   how the KV cache is laid out, and written    I, II sequence, store_kv
- *   which function maps a file                   IV    llamac_map_file
+ *   how work is divided over threads             II    void parallel
+ *   how the KV cache is laid out, and written    I, II } sequence;, store_kv
+ *   which elements RoPE rotates together         II    rope, pair_up
+ *   which function maps a file (mmap)            IV    llamac_map_file
  *   where an error gets its text                 IV    llamac_fail
  *   where a PyTorch pickle is interpreted        V     pickle_run
  *   where a safetensors header is checked        V     read_safetensors
  *   where a GGUF header is checked               V     gguf_open, gguf_tensors
- *   which tensor name becomes which weight       VI    binding, bind_weight
+ *   which tensor name becomes which weight       VI    binding[BINDINGS], bind_weight
+ *   where an element type is refused             VI    bind_tensor
  *   what happens if a mapped file is truncated   VI    llama_handle_sigbus
  *   how the memory of a session is laid out      VII   layout_session
+ *   what happens if the context is full          VII   LLAMA_EFULL in llama_score_batch
  *   where each token of a batch gets its row     VII   evaluate_spans, set_row
  *   how a saved state is laid out                VII   STATE_MAGIC, transfer_sequence
  *   where temperature, top_k, top_p, min_p apply VIII  distribute
  *   where a prompt of a batch gets its sequence  IX    start_request
  *   how much of a prompt is in the KV cache      IX    cached_prefix
  *   where a stop text is found                   IX    llama_find_stop
- *   where a text is tokenized                    tokenizer.c, llamac_encode
+ *   where a text is tokenized, and BOS added     tokenizer.c, llamac_encode
  *
  * Memory. Weights stay in the page cache, mapped read-only. A model owns an arena, which holds the
  * vocabulary and about 1 KB per layer. A session is one allocation: buffers for one batch, a
@@ -626,7 +631,8 @@ static void matmul(llama_session *s, float *y, const weight *w, const float *x, 
 }
 
 /* RoPE (Su et al. 2021, arXiv:2104.09864), with Meta's pairs of elements: the pair (2j, 2j+1) of
- * each head is rotated by position * theta^(-2j/head_dim) radians. */
+ * each head is rotated by position * theta^(-2j/head_dim) radians. set_row has filled s->cos and
+ * s->sin for the position of each row. */
 static void rope(llama_session *s, float *q, size_t heads, size_t n) {
     size_t width = s->model->head_dim, half = width / 2, ld = padded(heads * width);
     for (size_t t = 0; t < n; t++)
@@ -650,9 +656,9 @@ static void store_kv(llama_session *s, size_t l, const float *k, const float *v,
         }
 }
 
-/* y = softmax(q K^T / sqrt(head_dim)) V for each row and head, over the positions from 0 to the
- * row's own (Vaswani et al. 2017, arXiv:1706.03762). If there are fewer kv_heads than heads,
- * neighbouring heads share a kv_head. */
+/* y = softmax(q keys^T / sqrt(head_dim)) values for each row and head, over the positions from 0
+ * to the row's own (Vaswani et al. 2017, arXiv:1706.03762). If there are fewer kv_heads than
+ * heads, neighbouring heads share a kv_head. */
 static void attention_job(const task *j, int thread, size_t begin, size_t end) {
     const llama_session *s = j->s;
     const llama *m = s->model;
@@ -661,11 +667,11 @@ static void attention_job(const task *j, int thread, size_t begin, size_t end) {
         size_t stop = j->n < t + ATTENDED ? j->n : t + ATTENDED;
         size_t kv = j->l * m->n_kv_heads + head / (m->n_heads / m->n_kv_heads);
         for (; t < stop; t += rows) { /* `rows` rows of one sequence */
-            const sequence *q = s->row_seq[t];
+            const sequence *sq = s->row_seq[t];
             size_t at = t * padded(m->dim) + head * m->head_dim;
-            for (rows = 1; t + rows < stop && s->row_seq[t + rows] == q;) rows++;
+            for (rows = 1; t + rows < stop && s->row_seq[t + rows] == sq;) rows++;
             s->kernels->attend(&(attention_args){
-                j->y + at, j->x + at, cache(s, q->k, kv), cache(s, q->v, kv), rows,
+                j->y + at, j->x + at, cache(s, sq->k, kv), cache(s, sq->v, kv), rows,
                 s->row_pos[t] + 1, m->head_dim, padded(m->dim), &s->workspaces[thread]});
         }
     }
@@ -724,8 +730,8 @@ static bool cancelled(llama_session *s, size_t l, size_t n) {
 
 /* Guarantee: every kernel except AMX's adds in the same order, so all give the same bits.
  *
- * The order of a dot product of w and x with K elements:
- *   1. K is rounded up to a multiple of BLOCK; the additional elements are zero.
+ * The order of a dot product of w and x, of N elements each:
+ *   1. N is rounded up to a multiple of BLOCK; the additional elements are zero.
  *   2. There are four float32 lanes, which begin at +0.
  *   3. For k = 0, 1, 2 ...: lane[k mod 4] = fma(w[k], x[k], lane[k mod 4]).
  *   4. The sum is (lane[0] + lane[2]) + (lane[1] + lane[3]).
@@ -739,9 +745,8 @@ static bool cancelled(llama_session *s, size_t l, size_t n) {
  * file includes itself with LLAMA_PASS defined and so compiles them with that set's functions. The
  * set "scalar" is plain C. */
 
-/* Computes y = w x for the rows begin <= r < end of w, where x is [n][ldx] and not packed. This
- * function defines the bits. The library does not call it. tests/unit/math.c holds all kernels to
- * it. */
+/* Computes y = w x for the rows begin <= r < end of w, where x is [n][ldx] and not packed. It is
+ * the definition above as code. Only tests call it: they compare every kernel with it. */
 __attribute__((unused)) static void matmul_plain(const matmul_args *p, size_t ldx, size_t begin,
                                                  size_t end) {
     size_t cols = p->w.parts * p->w.cols, filled = (cols + BLOCK - 1) / BLOCK * BLOCK;
@@ -919,8 +924,9 @@ typedef void panel_function(const matmul_args *, const panel *);
  * the same columns before the next columns begin, so those columns of x stay in the L2 cache.
  * `multiply` adds one panel's products to the unfinished sums in p->workspace->acc. `finish` writes
  * a panel's sums to y after its last columns. `rows` is the number of rows of a panel. */
-__attribute__((noinline)) static void matmul_blocked(const matmul_args *p, size_t begin, size_t end, size_t rows,
-                           panel_function *multiply, panel_function *finish) {
+__attribute__((noinline)) static void matmul_blocked(const matmul_args *p, size_t begin, size_t end,
+                                                     size_t rows, panel_function *multiply,
+                                                     panel_function *finish) {
     const weight_rows *w = &p->w;
     for (size_t top = begin, stop; top < end; top = stop) {
         stop = end - top < GROUP * rows ? end : top + GROUP * rows;
@@ -1243,7 +1249,8 @@ TARGET INLINE void FN(micro_kernel)(float *acc, const float *weights, const floa
 
 /* Multiplies the panel that is widened in p->workspace->panel with all n tokens. Before each tile a
  * share of the next panel is prefetched into the L2 cache. */
-TARGET __attribute__((noinline)) static void FN(macro_kernel)(const matmul_args *p, const panel *at, float *acc) {
+TARGET __attribute__((noinline)) static void FN(macro_kernel)(const matmul_args *p, const panel *at,
+                                                              float *acc) {
     enum { LINE = 64 };
     size_t run = at->count * dtype_bytes[p->w.type]; /* bytes of a row of the panel */
     size_t lines = FN(TILE_ROWS) * ((run + LINE - 1) / LINE), byte = 0;
@@ -2111,9 +2118,10 @@ LLAMAC_INLINE char llamac_gguf_value(llamac_cursor *c, uint64_t type, llamac_val
 
 /* ---- Platform: what the library needs from the operating system and the processor ---- */
 
-/* No other section makes system calls. The functions are declared first; their bodies for POSIX and
- * Linux follow. A function that can fail reports it in one of two ways, as its comment says: it
- * returns a status of llama.h and writes the reason to err, or it returns -1 and sets errno.
+/* Only the sections named Platform make system calls. The functions are declared first; their
+ * bodies for POSIX and Linux follow. A function that can fail reports it in one of two ways, as its
+ * comment says: it returns a status of llama.h and writes the reason to err, or it returns -1 and
+ * sets errno.
  *
  * Weights are mapped read-only and shared, so the mapped pages are the kernel's page cache. Mapping
  * copies nothing, and opening a model reads only the headers of its weight files. Processes that
@@ -2229,7 +2237,7 @@ LLAMAC_INLINE int llamac_open_file(llamac_file *f, const char *path, llama_error
     if (status == LLAMA_OK) return LLAMA_OK;
     close(fd);
     f->fd = -1;
-    errno = 0; /* not ENOENT: the file exists */
+    errno = 0; /* so llamac_is_not_found is false: the file exists */
     return status;
 }
 
@@ -2315,7 +2323,7 @@ LLAMAC_INLINE int llamac_map_file(llamac_mapping *m, const char *path, llama_err
                              "%s: cannot be mapped: %s", path, strerror(errno));
     else *m = (llamac_mapping){(const unsigned char *)p, (size_t)f.size, {f.id[0], f.id[1]}};
     llamac_close_file(&f); /* the mapping stays valid */
-    if (status) errno = 0; /* not ENOENT: the file exists */
+    if (status) errno = 0; /* so llamac_is_not_found is false: the file exists */
     /* cppcheck-suppress memleak; *m owns the mapping */
     return status;
 }
@@ -2530,7 +2538,7 @@ LLAMAC_INLINE int llamac_read_file(llamac_cursor *c, llamac_arena *arena, const 
                              path);
     else *c = llamac_cursor_on(to, n);
     llamac_close_file(&f);
-    if (status) errno = 0; /* not ENOENT: the file exists */
+    if (status) errno = 0; /* so llamac_is_not_found is false: the file exists */
     return status;
 }
 
@@ -2648,7 +2656,7 @@ static int add_dense(archive *a, tensor t, llamac_cursor data, uint64_t offset, 
         t.stride[d] = n;
         overflow |= __builtin_mul_overflow(n, t.shape[d], &n);
     }
-    if (t.type < 0) return add_tensor(a, t); /* refused by name if the model needs it */
+    if (t.type < 0) return add_tensor(a, t); /* bind_tensor refuses it if the model needs it */
     overflow |= __builtin_mul_overflow(n, dtype_bytes[t.type], bytes);
     llamac_take(&data, offset);
     t.data = overflow ? NULL : llamac_take(&data, *bytes);
@@ -3387,7 +3395,7 @@ static int read_torch(archive *a) {
  *
  *   8 bytes     n, the length of the header
  *   n bytes     {"__metadata__": {...}, "model.norm.weight": {...}, ...}, padded with spaces
- *   the rest    the elements, at the offsets in the header; at odd addresses too if n is odd
+ *   the rest    the elements, at the offsets in the header; they are unaligned if n is odd
  *
  * The entry of a tensor in the header is
  *
@@ -3450,8 +3458,9 @@ static int safe_filled(archive *a, size_t n, uint64_t size) {
     return at == size ? LLAMA_OK : bad_archive(a, "its tensors do not end at the end of the file");
 }
 
-/* Lists the tensors of a safetensors file. Ignores "__metadata__". Returns LLAMA_EFORMAT if the
- * header is not valid, LLAMA_ENOMEM if memory runs out. */
+/* Lists the tensors of a safetensors file. Ignores "__metadata__". Checks the fields of each entry
+ * here and in safe_value, its size in add_dense, and gaps in safe_filled; bind_tensor checks the
+ * names. Returns LLAMA_EFORMAT if the header is not valid, LLAMA_ENOMEM if memory runs out. */
 static int read_safetensors(archive *a) {
     llamac_cursor c = a->bytes;
     uint64_t length = llamac_uint(&c, 8), bytes = 0, n = 0;
@@ -3465,9 +3474,10 @@ static int read_safetensors(archive *a) {
         else if (j.level == 1 && j.value.kind == '}' && !in_metadata) {
             e.t.name = j.key[1].text;
             e.t.length = j.key[1].n;
-            if (e.n_offsets != 2 || e.offsets[0] > e.offsets[1] || !e.t.stored[0] ||
-                n++ == MAX_TENSORS)
+            if (e.n_offsets != 2 || e.offsets[0] > e.offsets[1] || !e.t.stored[0])
                 return bad_tensor(a, &e.t, "has no valid entry in the header");
+            if (n++ == MAX_TENSORS)
+                return bad_archive(a, "its header declares more than 65536 tensors");
             e.t.begin = e.offsets[0];
             e.t.end = e.offsets[1];
             if ((status = add_dense(a, e.t, c, e.offsets[0], &bytes))) return status;
@@ -4882,9 +4892,9 @@ LLAMAC_API int llama_describe(const llama *m, llama_info *info) {
 /* VII. Sessions                                                                                  */
 /* ============================================================================================== */
 
-/* Guarantee: after llama_session_new, only llama_load and llama_load_file allocate memory. A call
- * that fails leaves every sequence as it was. The one exception is llama_load_file: if the file is
- * longer than the state in it, the sequence becomes empty. */
+/* Guarantee: after llama_session_new, of this part only llama_load and llama_load_file allocate
+ * memory. A call that fails leaves every sequence as it was. The one exception is
+ * llama_load_file: if the file is longer than the state in it, the sequence becomes empty. */
 
 /* Returns whether all n numbers are finite: whether no exponent is all ones. It compares integers,
  * because comparing a NaN may raise a floating-point trap that the host has enabled. */
@@ -5083,8 +5093,8 @@ static int no_sequence(llama_session *s) {
     return s ? llamac_failed(s, LLAMA_EINVAL, "there is no such sequence") : LLAMA_EINVAL;
 }
 
-/* Fills row t of the next batch with token number i of a span: its sequence, its position, its
- * token, and the sines and cosines of its rotation. */
+/* Fills row t of the batch that forward() runs next with token number i of a span: its sequence,
+ * its position, its token, and the sines and cosines of its rotation. */
 static void set_row(llama_session *s, size_t t, const llama_span *span, size_t i) {
     size_t half = s->model->head_dim / 2;
     s->row_seq[t] = &s->sequences[span->seq];
@@ -5135,10 +5145,11 @@ static int score_rows(llama_session *s, size_t n, float *logprob, int32_t *rank)
     return LLAMA_OK;
 }
 
-/* Evaluates the tokens of all spans, in batches of nearly equal size. A batch can contain rows of
- * several sequences. Leaves in s->logits a row for each span that has tokens. Writes to the KV
- * cache only beyond the length of each sequence, where nothing is read until the length changes. If
- * logprob is not NULL, every token is scored. */
+/* Evaluates the tokens of all spans, in batches of nearly equal size. Rows follow the order of the
+ * spans: the second span's first token comes directly after the first span's last token. A
+ * batch can contain rows of several sequences. Leaves in s->logits a row for each span that has
+ * tokens. Writes to the KV cache only beyond the length of each sequence, where nothing is read
+ * until the length changes. If logprob is not NULL, every token is scored. */
 static int evaluate_spans(llama_session *s, const llama_span *spans, size_t total, float *logprob,
                           int32_t *rank) {
     /* i: tokens of *spans that are in a batch already; kept: rows of s->last */
@@ -5150,7 +5161,7 @@ static int evaluate_spans(llama_session *s, const llama_span *spans, size_t tota
         size_t batches = (total - done + s->batch - 1) / s->batch; /* that remain */
         rows = (total - done + batches - 1) / batches;
         for (size_t t = 0; t < rows; t++, i++) {
-            /* NOLINTNEXTLINE: the spans have `total` tokens, so spans stays inside them */
+            /* A used-up span: go to the next. NOLINTNEXTLINE: the spans have `total` tokens */
             for (; i == spans->n; i = 0) spans++;
             set_row(s, t, spans, i);
         }
@@ -5163,6 +5174,7 @@ static int evaluate_spans(llama_session *s, const llama_span *spans, size_t tota
         if (logprob && (status = score_rows(s, rows, logprob + done, rank ? rank + done : NULL)))
             return status;
     }
+    /* If one span was scored, score_rows has left its logits in s->logits. */
     return logprob && kept == 1 ? LLAMA_OK : output(s, s->last, kept);
 }
 
@@ -5354,15 +5366,24 @@ static bool transfer_checksum(stream *s) {
  *   header     [STATE] integers, in the order of the enum below
  *   checksum   of the header
  *   tokens     [length]
- *   K, V       [length][head_dim] each, K first, for every KV head of every layer
- *   logits     [V], if the sequence has them
+ *   KV cache   keys [length][head_dim], then values, for every KV head of every layer
+ *   logits     [vocab_size], if the sequence has them
  *   checksum   of everything before */
-#define LLAMAC_STATE "lm.state" /* STATE_MAGIC: the first 8 bytes */
-enum { STATE_MAGIC, STATE_VERSION, STATE_MODEL, STATE_NUMERICS, STATE_LENGTH, STATE_LOGITS, STATE };
+#define LLAMAC_STATE "lm.state"
+enum {
+    STATE_MAGIC,    /* LLAMAC_STATE, as the first 8 bytes */
+    STATE_VERSION,  /* of this format and of the arithmetic */
+    STATE_MODEL,    /* fingerprint() of the model */
+    STATE_NUMERICS, /* LLAMA_EXACT or LLAMA_FAST */
+    STATE_LENGTH,   /* number of tokens */
+    STATE_LOGITS,   /* 1 if the logits follow, else 0 */
+    STATE
+};
 
 /* Returns a number that tells models apart: a checksum of the shape, the constants, and samples of
  * every weight. The samples are the first elements of the first row and the last elements of the
- * last row. They are the same in every file format. */
+ * last row. They are the same in every file format: Hugging Face's order of rows keeps these
+ * two. */
 static uint64_t fingerprint(const llama *m) {
     uint64_t shape[] = {m->dim, m->n_layers, m->n_heads, m->n_kv_heads, m->hidden, m->vocab_size};
     float constants[] = {m->norm_eps, m->rope_theta}, x[2 * BLOCK];
@@ -5547,7 +5568,7 @@ LLAMAC_API int llama_load_file(llama_session *s, int seq, const char *path, llam
         return llamac_fail(err, LLAMA_EINVAL, "a session and a file name must be given");
     int status = llamac_open_file(&f, path, err);
     if (status) return status;
-    errno = 0; /* not ENOENT: the file exists */
+    errno = 0; /* so llamac_is_not_found is false: the file exists */
     status = llama_load(s, seq, read_all, &f);
     if (status) llamac_fail(err, status, "%s: %s", path, llama_session_error(s));
     else if (llamac_read(&f, &extra, 1) > 0) {
@@ -5564,9 +5585,10 @@ LLAMAC_API int llama_load_file(llama_session *s, int seq, const char *path, llam
 /* ============================================================================================== */
 
 /* Guarantee: the same tokens, logits and sampler settings give the same token on every machine.
- * Sums are in double and in a fixed order: by ascending id, or by descending probability. exp and
- * log are exp_double and log_double, not the C library's. The random number of a draw depends on
- * the seed and the position alone, so drawing twice gives the same token. */
+ * Sums are in double and in a fixed order: by ascending id, by descending probability, or
+ * (keep_top) bucket by bucket. exp and log are exp_double and log_double, not the C library's.
+ * The random number of a draw depends on the seed and the position alone, so drawing twice
+ * gives the same token. */
 
 /* ---- Random numbers, softmax and ranks ---- */
 

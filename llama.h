@@ -219,7 +219,7 @@ LLAMAC_API int llama_eval(llama_session *, int seq, const int32_t *tokens, size_
  *     1. add the bias
  *     2. apply the repetition penalty, once to each distinct token of the window
  *     3. divide by the temperature and take the softmax
- *     4. filter by top_k, then top_p, then min_p; renormalise after each filter
+ *     4. filter by top_k, then top_p, then min_p; each sees probabilities with a sum of 1
  *     5. draw
  *
  * Of tokens with equal logits the lower id is first. If only `size` is set, sampling is greedy.
@@ -257,7 +257,8 @@ LLAMAC_API uint64_t llama_session_bytes(const llama *, const llama_session_optio
 
 /* ---- Text ---- */
 
-enum { LLAMA_ADD_BOS = 1 }; /* flag of llama_text_to_tokens: begin with the BOS token */
+/* Flag of llama_text_to_tokens: begin with the BOS token, if the vocabulary has one. */
+enum { LLAMA_ADD_BOS = 1 };
 
 /* Tokenizes n bytes of text. Returns the number of tokens, and writes at most `capacity` of them.
  * Text is data: "<s>" becomes ordinary tokens, never BOS. EINVAL (also if the model has no
