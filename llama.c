@@ -21,10 +21,10 @@
  *   X.    The library       messages of status codes, version, build
  *
  * To read the file, start with forward() in part I: it is all of LLaMA. Part II has the equation of
- * each operation, part III makes them fast. To find a place, search for these names. A kernel's name
- * is written FN(name).
+ * each operation, part III makes them fast. To find a place, search for these names. A kernel's
+ * name is written FN(name).
  *
- *   the order of a dot product's sum             III   matmul_plain, and the list above it
+ *   the order of a dot product's sum             III   matmul_plain, and part III's first comment
  *   the order of attention's sums                III   FN(softmax), FN(weighted_sum)
  *   the loops that compute a prompt's matmul     III   matmul_blocked, micro_kernel
  *   the loop that computes one token's matmul    III   FN(matvec)(int
@@ -42,7 +42,7 @@
  *   what happens if a mapped file is truncated   VI    llama_handle_sigbus
  *   how the memory of a session is laid out      VII   layout_session
  *   what happens if the context is full          VII   LLAMA_EFULL in llama_score_batch
- *   where each token of a batch gets its row     VII   evaluate_spans, set_row
+ *   where a batch's prompts get their rows        VII   evaluate_spans, set_row
  *   how a saved state is laid out                VII   STATE_MAGIC, transfer_sequence
  *   where temperature, top_k, top_p, min_p apply VIII  distribute
  *   where a prompt of a batch gets its sequence  IX    start_request
@@ -3459,7 +3459,7 @@ static int safe_filled(archive *a, size_t n, uint64_t size) {
 }
 
 /* Lists the tensors of a safetensors file. Ignores "__metadata__". Checks the fields of each entry
- * here and in safe_value, its size in add_dense, and gaps in safe_filled; bind_tensor checks the
+ * here and in safe_value, its bounds in add_dense, and gaps in safe_filled; weight_named checks the
  * names. Returns LLAMA_EFORMAT if the header is not valid, LLAMA_ENOMEM if memory runs out. */
 static int read_safetensors(archive *a) {
     llamac_cursor c = a->bytes;
@@ -5413,8 +5413,8 @@ static void make_header(uint64_t h[STATE], const llama_session *s, const sequenc
     h[STATE_LOGITS] = q->have_logits;
 }
 
-/* Writes or reads everything after the header. q has its length and, in the KV cache, heads that
- * are `context` positions apart. Returns whether the checksum was right. */
+/* Writes or reads everything after the header and its checksum. q has its length and, in the KV
+ * cache, heads that are `context` positions apart. Returns whether the checksum was right. */
 static bool transfer_sequence(const llama_session *s, stream *st, const sequence *q,
                               size_t context) {
     size_t width = s->model->head_dim, bytes = q->length * width * sizeof(float);
@@ -5730,7 +5730,7 @@ static void apply_penalties(const llama_session *s, const sequence *q, const lla
  *   2. at temperature 0, give the most likely token probability 1 and return
  *   3. divide by the temperature and apply softmax
  *   4. top_k: keep the k most likely tokens
- *   5. top_p: keep a token while the probability of the tokens before it is <= top_p
+ *   5. top_p: keep a token while the tokens before it have at most top_p of the probability left
  *   6. min_p: drop tokens whose probability is below min_p times that of the most likely token
  *   7. scale the probabilities to a sum of 1
  *
