@@ -21,11 +21,11 @@ export LC_ALL=C OMP_WAIT_POLICY=passive
 # Counters are atomic: those of threads add up.
 flags="-std=c11 -g -O0 -fopenmp --coverage -fprofile-update=atomic -Dalways_inline=unused"
 
-# What `make check` runs of the library and the command in C and shell, but of bits one way of computing and not all: so
-# compiled, they take longer than all else together. What they alone reach, as gather() of divided weights, counts as missed.
+# What `make test` runs of the library and the command in C and shell, but of bits one way of computing and not all: so
+# compiled, they take longer than all else together. What they alone reach, as copy_weight() of divided weights, counts as missed.
 commands() {
     awk '/^[a-z]/ && ($3 ~ /^build\/tests\// || $1 == "cli") && $1 != "math_optimized" { $1 = $2 = ""; print }' tests/tools/suites |
-        sed -e 's/^ *//' -e 's/ \$quick//; s/\${quick:-\([^}]*\)}/\1/' -e 's/bits --self tests.tiny/bits tests\/tiny tests\/tiny\/golden.json/' \
+        sed -e 's/^ *//' -e 's/ \$quick/ --quick/; s/\${quick:-\([^}]*\)}/--quick/' -e 's/bits --self tests.tiny/bits tests\/tiny tests\/tiny\/golden.json/' \
             -e "s| \./llama | build/llama |g; s|build/|$work/|g"
 }
 
