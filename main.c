@@ -229,7 +229,7 @@ struct block {
     max_align_t data[];
 };
 
-/* Return zeroed memory, freed when the process ends. Exits if there is none. */
+/* Return zeroed memory, freed when the process ends. Exits if memory runs out. */
 static void *allocate(size_t size) {
     block *b = size < PTRDIFF_MAX ? calloc(1, sizeof *b + size) : NULL;
     if (!b) die(EXIT_MEMORY, "out of memory");
@@ -620,7 +620,7 @@ static void set_option(size_t i, const char *value) {
     }
 }
 
-/* Return the command of this name; NULL: there is none. */
+/* Return the command of this name, or NULL if no command has it. */
 static const command *find_command(const char *name) {
     for (const command *c = commands; c < commands + COMMANDS; c++)
         if (strcmp(c->name, name) == 0) return c;
