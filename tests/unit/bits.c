@@ -206,7 +206,7 @@ int main(int argc, char **argv) {
         return tests_done("bits");
     }
     if (argc >= 3 && strcmp(argv[1], "--all") == 0) {
-        all_ways(argv[2], argc > 3 ? argv[3] : NULL, 1, hex);
+        all_ways(argv[2], argc > 3 ? argv[3] : NULL, test_quick ? 5 : 1, hex);
         return tests_done("bits");
     }
     if (argc < 2) return 2;
