@@ -4548,7 +4548,7 @@ static int add_file(binder *b, const char *folder, const char *name) {
 /* ---- Files and folders that are not a model ---- */
 
 /* Reports the folder or a file of an adapter. Returns LLAMA_EFORMAT. */
-static int adapter(const binder *b) {
+static int refuse_adapter(const binder *b) {
     return llamac_fail(b->err, LLAMA_EFORMAT,
                        "%s: is an adapter (LoRA), not a model; merge it into its model (peft's "
                        "merge_and_unload) and give the folder of the merged model",
@@ -4557,12 +4557,12 @@ static int adapter(const binder *b) {
 
 /* Reports a folder that has neither params.json nor config.json: says which path to give instead, if
  * that can be seen. Returns LLAMA_EFORMAT. */
-static int wrong_folder(const binder *b) {
+static int refuse_folder(const binder *b) {
     static const char *const weights[] = {
         "consolidated.00.pth", "consolidated.safetensors",     "model.safetensors",
         "pytorch_model.bin",   "model.safetensors.index.json", "pytorch_model.bin.index.json"};
     static const char *const inner[] = {"snapshots", "original", "7B", "13B", "30B", "65B"};
-    if (llamac_file_exists(b->path, "adapter_config.json")) return adapter(b);
+    if (llamac_file_exists(b->path, "adapter_config.json")) return refuse_adapter(b);
     for (size_t i = 0; i < sizeof weights / sizeof *weights; i++)
         if (llamac_file_exists(b->path, weights[i]))
             return llamac_fail(b->err, LLAMA_EFORMAT,
@@ -4585,30 +4585,28 @@ static int wrong_folder(const binder *b) {
 /* Reports a file that is neither GGUF nor llama2.c: what it is, and which path to give instead.
  * Returns LLAMA_EFORMAT. Version 0 of llama2.c has no magic number, so a file is recognised only by
  * numbers that match each other and its length. */
-static int wrong_file(const binder *b) {
+static int refuse_file(const binder *b) {
+#define PACKED "is compressed; unpack it and give the model in it"
+#define GGML   "is GGML, which came before GGUF; get the model as GGUF"
     static const struct {
-        const char *begin; /* of the file; NULL: of the file's name */
-        const char *name;
-        const char *what; /* NULL: one of the files of a folder */
+        const char *begin, *what; /* the first bytes; NULL: a file of a folder */
     } kinds[] = {
-        {NULL, "tokenizer", "is a tokenizer; give the model's folder or its .gguf or .bin file"},
-        {"<", NULL, "is a web page or XML; download the file itself"},
-        {"lmgg", NULL, "is GGML, which came before GGUF; get the model as GGUF"},
-        {"fmgg", NULL, "is GGML, which came before GGUF; get the model as GGUF"},
-        {"tjgg", NULL, "is GGML, which came before GGUF; get the model as GGUF"},
-        {"algg", NULL, "is an adapter in GGML's format, not a model; merge it into its model"},
-        {"\x1f\x8b", NULL, "is compressed; unpack it and give the model in it"},
-        {"BZh", NULL, "is compressed; unpack it and give the model in it"},
-        {"\xfd"
-         "7zXZ",
-         NULL, "is compressed; unpack it and give the model in it"},
-        {"\x28\xb5\x2f\xfd", NULL, "is compressed; unpack it and give the model in it"},
-        {"7z\xbc\xaf", NULL, "is compressed; unpack it and give the model in it"},
-        {"PK\3\4", NULL, NULL},       /* PyTorch */
-        {"\x80\2\x8a\n", NULL, NULL}, /* its older form */
-        {"{", NULL, NULL},            /* config.json, params.json, an index */
-        {NULL, "checklist.chk", NULL},
+        {"<", "is a web page; download the file itself"},
+        {"lmgg", GGML},
+        {"fmgg", GGML},
+        {"tjgg", GGML},
+        {"algg", "is an adapter, not a model; merge it into its model and give that"},
+        {"\x1f\x8b", PACKED},
+        {"BZh", PACKED},
+        {"\xfd\x37zXZ", PACKED},
+        {"\x28\xb5\x2f\xfd", PACKED},
+        {"7z\xbc\xaf", PACKED},
+        {"PK\3\4", NULL},       /* PyTorch */
+        {"\x80\2\x8a\n", NULL}, /* its older form */
+        {"{", NULL},            /* params.json, config.json, an index */
     };
+#undef PACKED
+#undef GGML
     const unsigned char *data = b->m->files[0].data;
     size_t size = b->m->files[0].size;
     const char *slash = strrchr(b->path, '/'), *name = slash ? slash + 1 : b->path;
@@ -4616,12 +4614,14 @@ static int wrong_file(const binder *b) {
     snprintf(folder, sizeof folder, "%.*s", slash ? (int)(slash - b->path) : 1,
              slash ? b->path : ".");
     bool of_folder = size > 8 && data[8] == '{' && !data[6] && !data[7]; /* safetensors */
-    if (strncmp(name, "adapter_", 8) == 0) return adapter(b);
+    if (strncmp(name, "adapter_", 8) == 0) return refuse_adapter(b);
+    if (strncmp(name, "tokenizer", 9) == 0)
+        return llamac_fail(b->err, LLAMA_EFORMAT,
+                           "%s: is a tokenizer; give the model's folder or its .gguf or .bin file",
+                           b->path);
     for (size_t i = 0; i < sizeof kinds / sizeof *kinds && !of_folder; i++) {
-        const char *begin = kinds[i].begin ? kinds[i].begin : kinds[i].name;
-        size_t n = strlen(begin);
-        if (kinds[i].begin ? size < n || memcmp(data, begin, n) != 0 : strncmp(name, begin, n) != 0)
-            continue;
+        size_t n = strlen(kinds[i].begin);
+        if (size < n || memcmp(data, kinds[i].begin, n) != 0) continue;
         if (kinds[i].what)
             return llamac_fail(b->err, LLAMA_EFORMAT, "%s: %s", b->path, kinds[i].what);
         of_folder = true;
@@ -4766,7 +4766,7 @@ static int open_hugging_face(binder *b) {
         if (llamac_is_not_found(status)) status = read_index(b, kinds[k].index);
         if (!llamac_is_not_found(status)) break;
     }
-    if (k == 2 && llamac_file_exists(b->path, "adapter_config.json")) return adapter(b);
+    if (k == 2 && llamac_file_exists(b->path, "adapter_config.json")) return refuse_adapter(b);
     if (k == 2)
         return llamac_fail(
             b->err, LLAMA_EFORMAT,
@@ -4794,7 +4794,7 @@ static int gguf_params(binder *b, llamac_gguf_vocab *v) {
     int status = gguf_open(&g, &a);
     for (uint64_t i = 0; i < g.n_pairs && status == LLAMA_OK; i++) {
         if (!gguf_next(&g, &p)) return bad_archive(&a, "its list of keys is damaged");
-        if (llamac_is(p.key, p.length, "adapter.type")) return adapter(b);
+        if (llamac_is(p.key, p.length, "adapter.type")) return refuse_adapter(b);
         status = apply_setting(b->p, GGUF, &p, b->path, b->err);
         has_name |= llamac_is(p.key, p.length, "general.architecture");
         if (status == LLAMA_OK && p.length > PREFIX && memcmp(p.key, prefix, PREFIX) == 0) {
@@ -4808,6 +4808,10 @@ static int gguf_params(binder *b, llamac_gguf_vocab *v) {
             b->err, LLAMA_EFORMAT,
             "%s: is one file of a split model; give the first instead, -00001-of-...", b->path);
     if (status == LLAMA_OK && !has_name) return bad_archive(&a, "it has no general.architecture");
+    if (status == LLAMA_OK && g.n_tensors == 0 && !strstr(b->path, "-of-"))
+        return llamac_fail(b->err, LLAMA_EFORMAT,
+                           "%s: has no weights, only a vocabulary; give the model's .gguf file",
+                           b->path);
     return status ? status : params_apply(b->m, b->p, b->path, b->err);
 }
 
@@ -4886,9 +4890,9 @@ static int llama2c_params(binder *b, llamac_cursor *c, int *version) {
         llamac_take(c, VERSION_1_HEADER);
     }
     b->p[NORM_EPS] = 1e-5; /* a constant of llama2.c; the file does not have it */
-    if (status == LLAMA_OK && b->p[VOCAB] < 1) return wrong_file(b);
+    if (status == LLAMA_OK && b->p[VOCAB] < 1) return refuse_file(b);
     if (status == LLAMA_OK) status = params_apply(b->m, b->p, b->path, b->err);
-    return status && !*version ? wrong_file(b) : status;
+    return status && !*version ? refuse_file(b) : status;
 }
 
 /* Takes the matrices of one weight, layer after layer. If the file is too short, c->bad is set. */
@@ -4923,7 +4927,7 @@ static int open_llama2c(binder *b) {
         if (row != OUTPUT || b->p[TIED] == 0) status = llama2c_weight(b, &c, row);
     }
     if (status) return status;
-    if (c.bad || llamac_left(&c)) return wrong_file(b);
+    if (c.bad || llamac_left(&c)) return refuse_file(b);
     return end_binding(b);
 }
 
@@ -4941,7 +4945,7 @@ static int open_weights(binder *b, bool want_vocab) {
     if (status) {
         bool hugging_face = llamac_file_exists(b->path, "config.json") &&
                             !llamac_file_exists(b->path, "consolidated.00.pth");
-        if (!hugging_face && !llamac_file_exists(b->path, "params.json")) return wrong_folder(b);
+        if (!hugging_face && !llamac_file_exists(b->path, "params.json")) return refuse_folder(b);
         m->format = hugging_face ? HUGGING_FACE : META;
         status = hugging_face ? open_hugging_face(b) : open_meta(b);
         return status ? status : end_binding(b);
