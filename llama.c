@@ -4217,6 +4217,9 @@ static const struct {
     {"absmax", QUANTISED},
     {"quant_", QUANTISED},
     {"_scale", QUANTISED},
+    {".biases", QUANTISED},
+    {"q_weight", QUANTISED},
+    {"codebooks", QUANTISED},
     {"weight_packed", QUANTISED},
     {"weight_zero_point", QUANTISED},
     {"weight_format", QUANTISED},
@@ -4359,7 +4362,7 @@ static int sizes_from_tensors(binder *b) {
         return llamac_fail(b->err, LLAMA_EFORMAT,
                            "%s: %s has more than %d rows; it is not a LLaMA model", b->path,
                            weight_name(b, rows > MAX_WIDTH ? W1 : EMBEDDINGS, name),
-                           rows > MAX_WIDTH ? MAX_WIDTH : MAX_VOCAB);
+                           rows > MAX_WIDTH ? (int)MAX_WIDTH : (int)MAX_VOCAB);
     m->vocab_size = (size_t)vocab;
     m->hidden = (size_t)rows * b->parts;
     if (m->hidden > MAX_WIDTH)

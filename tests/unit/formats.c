@@ -815,7 +815,7 @@ static void test_wrong_paths(void) {
         BYTES("lonely.json", "{\"hidden_size\": 4096, \"num_hidden_layers\": 32}", "give a folder that holds all of them"),
         BYTES("big.gguf", "GGUF\0\0\0\3\0\0\0\0\0\0\0\1\0\0\0\0\0\0\0\2 and more", "big-endian"),
     };
-    char path[2048], folder[2048], says[2200];
+    char path[2200], folder[2048], says[2400];
     snprintf(path, sizeof path, "rm -rf '%s'", in_work("wrong"));
     check(system(path) == 0, "%s", path);
     make_folder(in_work("wrong"));
