@@ -859,7 +859,7 @@ static void test_wrong_paths(void) {
             wrong_path(folder, "but neither params.json nor config.json");
             free(lfs.at);
         }
-    const char *one = model_write_as(&exported, SAFETENSORS, in_work("wrong/sound"));
+    const char *one = model_write_as(&exported, SAFETENSORS, in_work("wrong/hf"));
     buffer lfs = {0}, config = {0};
     put_text(&lfs, pointer);
     put_file(&lfs, one, "tokenizer.model");
