@@ -294,6 +294,36 @@ static void test_overlap(void) {
     overlap(65, "its tensors overlap");
 }
 
+/* Output and embeddings are views of one storage with gaps: it is copied once, so the copy is smaller than the file. */
+static void test_tied(void) {
+    enum { WIDTH = 16, WORDS = 8192 };
+    static const char *const names[] = {"layers.0.attention.wq", "layers.0.attention.wk", "layers.0.attention.wv", "layers.0.attention.wo", "layers.0.feed_forward.w1",
+                                        "layers.0.feed_forward.w2", "layers.0.feed_forward.w3", "layers.0.attention_norm", "layers.0.ffn_norm", "norm"};
+    static unsigned char words[2 * WORDS * (WIDTH + 1)], storage[2 * WIDTH * WIDTH];
+    const model_spec m = {.dim = WIDTH, .layers = 1, .heads = 2, .kv_heads = 2, .hidden = WIDTH, .vocab = WORDS, .shards = 1};
+    zip z = {0};
+    buffer pickle = {0};
+    llama_error err;
+    put_text(&pickle, "\x80\x02}(");
+    for (int i = 0; i < 2; i++) pickle_tensor(&pickle, i ? "output.weight" : "tok_embeddings.weight", "0", sizeof words / 2, 0, WORDS, WIDTH, WIDTH + 1, false);
+    for (int i = 0; i < 10; i++) {
+        char name[64];
+        snprintf(name, sizeof name, "%s.weight", names[i]);
+        pickle_tensor(&pickle, name, "1", sizeof storage / 2, 0, i < 7 ? WIDTH : 0, WIDTH, WIDTH, false);
+    }
+    put_text(&pickle, "u.");
+    zip_add(&z, "a/data.pkl", pickle.at, pickle.n);
+    zip_add(&z, "a/data/0", words, sizeof words);
+    zip_add(&z, "a/data/1", storage, sizeof storage);
+    buffer file = zip_end(&z);
+    in_folder("consolidated.00.pth", &file);
+    model_params(&m, folder);
+    check(try_open(&err) == LLAMA_OK, "a tied output with gaps: %s", err.text);
+    check(most_taken < 2 * 2 * WORDS * WIDTH, "a tied output with gaps: %zu bytes", most_taken);
+    model_write(&spec, folder);
+    free(pickle.at), free(file.at);
+}
+
 /* Two shards that are not of one model: of other types, or too many, or too wide together. */
 static void test_shards(void) {
     model_spec two = spec;
@@ -735,7 +765,7 @@ static void test_made_tokenizers(void) {
 }
 
 static const test_case cases[] = {
-    CASE(params), CASE(pickles), CASE(overlap), CASE(legacy), CASE(shards), CASE(many_shards), CASE(paths),
+    CASE(params), CASE(pickles), CASE(overlap), CASE(tied), CASE(legacy), CASE(shards), CASE(many_shards), CASE(paths),
     CASE(many_files), CASE(large_json), CASE(gaps), CASE(damage), CASE(tokenizers), CASE(made_tokenizers), CASE(not_files)};
 
 int main(int argc, char **argv) {
