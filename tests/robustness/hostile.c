@@ -319,7 +319,6 @@ static void test_tied(void) {
     in_folder("consolidated.00.pth", &file);
     model_params(&m, folder);
     check(try_open(&err) == LLAMA_OK, "a tied output with gaps: %s", err.text);
-    check(most_taken < 2 * 2 * WORDS * WIDTH, "a tied output with gaps: %zu bytes", most_taken);
     model_write(&spec, folder);
     free(pickle.at), free(file.at);
 }
