@@ -39,6 +39,7 @@
  *   where a GGUF header is checked               V     gguf_open, gguf_tensors
  *   which tensor name becomes which weight       VI    binding[BINDINGS], bind_weight
  *   where an element type is refused             VI    bind_tensor
+ *   which tensors are skipped, or of other models VI   unneeded, foreign, skip_tensor
  *   what happens if a mapped file is truncated   VI    llama_handle_sigbus
  *   how the memory of a session is laid out      VII   layout_session
  *   what happens if the context is full          VII   LLAMA_EFULL in llama_score_batch
@@ -2340,9 +2341,11 @@ LLAMAC_INLINE bool llamac_is_mapped(const llamac_mapping *m, const char *path) {
 }
 
 LLAMAC_INLINE bool llamac_advise_random(const llamac_mapping *m) {
-    enum { STEP = 1 << 24 };
+    enum { STEP = 1 << 24, MAX_STEPS = 1 << 14 };
     unsigned char *data = (unsigned char *)(uintptr_t)m->data, resident = 0;
-    for (size_t i = 0; i < m->size && !(resident & 1); i += STEP)
+    size_t page = 1 << 16, step = m->size / MAX_STEPS / page * page;
+    if (step < STEP) step = STEP;
+    for (size_t i = 0; i < m->size && !(resident & 1); i += step)
         if (mincore(data + i, 1, &resident) != 0) resident = 1;
     madvise(data, m->size, MADV_RANDOM);
     return !(resident & 1);
@@ -2599,7 +2602,8 @@ LLAMAC_SHARED size_t llamac_decode(const llamac_vocab *, llama_decoder *, int32_
 /* ============================================================================================== */
 
 /* Guarantee: a tensor on an archive's list has a name of at most MAX_NAME bytes, at most MAX_DIMS
- * dimensions, and a type. If the type is supported, all its elements are inside the mapped file.
+ * dimensions, and a type. If the type is supported and tensor.wrong is NULL, all its elements are
+ * inside the mapped file.
  * They are not copied or converted. Parsers read bytes in memory, through llamac_cursor only, and
  * nothing recurses. A file is refused if it uses a feature that no checkpoint uses, or if its
  * offsets and sizes contradict each other. No code in a file is run. */
@@ -3891,7 +3895,8 @@ static int md5_list(const char *folder, const char *list, llamac_arena *scratch,
  * gives the same result: weights that say where their elements are. Evaluation does not depend on
  * the format.
  *
- *   meta         params.json and consolidated.NN.pth; each weight is divided over all the files
+ *   meta         params.json and consolidated.NN.pth; each weight is divided over all the files;
+ *                or consolidated.safetensors
  *   huggingface  config.json and safetensors or PyTorch files; each weight is in one file; the rows
  *                of wq and wk are permuted (see pair_up)
  *   gguf         one file or several splits; also holds the parameters and the vocabulary
