@@ -39,6 +39,7 @@
  *   where a GGUF header is checked               V     gguf_open, gguf_tensors
  *   which tensor name becomes which weight       VI    binding[BINDINGS], bind_weight
  *   where an element type is refused             VI    bind_tensor
+ *   which tensors are skipped, or of other models VI   unneeded, foreign, skip_tensor
  *   what happens if a mapped file is truncated   VI    llama_handle_sigbus
  *   how the memory of a session is laid out      VII   layout_session
  *   what happens if the context is full          VII   LLAMA_EFULL in llama_score_batch
@@ -2340,9 +2341,11 @@ LLAMAC_INLINE bool llamac_is_mapped(const llamac_mapping *m, const char *path) {
 }
 
 LLAMAC_INLINE bool llamac_advise_random(const llamac_mapping *m) {
-    enum { STEP = 1 << 24 };
+    enum { STEP = 1 << 24, MAX_STEPS = 1 << 14 };
     unsigned char *data = (unsigned char *)(uintptr_t)m->data, resident = 0;
-    for (size_t i = 0; i < m->size && !(resident & 1); i += STEP)
+    size_t page = 1 << 16, step = m->size / MAX_STEPS / page * page;
+    if (step < STEP) step = STEP;
+    for (size_t i = 0; i < m->size && !(resident & 1); i += step)
         if (mincore(data + i, 1, &resident) != 0) resident = 1;
     madvise(data, m->size, MADV_RANDOM);
     return !(resident & 1);
@@ -2518,8 +2521,21 @@ LLAMAC_INLINE int llamac_join(char out[LLAMAC_PATH_BYTES], const char *folder, c
     return llamac_fail(err, LLAMA_EINVAL, "%.300s: the path is too long", folder);
 }
 
+/* Returns LLAMA_EFORMAT if the n bytes of a file are a Git LFS pointer: a text that a clone without
+ * Git LFS has in place of a large file. Else returns LLAMA_OK. */
+LLAMAC_INLINE int llamac_refuse_pointer(const unsigned char *p, size_t n, const char *path,
+                                        llama_error *err) {
+    static const char begin[] = "version https://git-lfs.github.com/";
+    if (n < sizeof begin || memcmp(p, begin, sizeof begin - 1) != 0) return LLAMA_OK;
+    return llamac_fail(err, LLAMA_EFORMAT,
+                       "%s: is a Git LFS pointer, not the file itself; run 'git lfs pull', or "
+                       "download the file",
+                       path);
+}
+
 /* Reads a file of up to max_bytes into the arena and sets *c to its first byte. Returns
- * LLAMA_EFORMAT if the file is empty or larger, else LLAMA_EIO or LLAMA_ENOMEM on failure. */
+ * LLAMA_EFORMAT if the file is empty, larger or a Git LFS pointer, else LLAMA_EIO or LLAMA_ENOMEM on
+ * failure. */
 LLAMAC_INLINE int llamac_read_file(llamac_cursor *c, llamac_arena *arena, const char *path,
                                    uint64_t max_bytes, llama_error *err) {
     llamac_file f;
@@ -2536,7 +2552,8 @@ LLAMAC_INLINE int llamac_read_file(llamac_cursor *c, llamac_arena *arena, const 
         status = llamac_fail(err, LLAMA_EIO,
                              "%s: cannot be read to its end: it was truncated, or the disk failed",
                              path);
-    else *c = llamac_cursor_on(to, n);
+    else if ((status = llamac_refuse_pointer(to, n, path, err)) == LLAMA_OK)
+        *c = llamac_cursor_on(to, n);
     llamac_close_file(&f);
     if (status) errno = 0; /* so llamac_is_not_found is false: the file exists */
     return status;
@@ -2585,7 +2602,8 @@ LLAMAC_SHARED size_t llamac_decode(const llamac_vocab *, llama_decoder *, int32_
 /* ============================================================================================== */
 
 /* Guarantee: a tensor on an archive's list has a name of at most MAX_NAME bytes, at most MAX_DIMS
- * dimensions, and a type. If the type is supported, all its elements are inside the mapped file.
+ * dimensions, and a type. If the type is supported and tensor.wrong is NULL, all its elements are
+ * inside the mapped file.
  * They are not copied or converted. Parsers read bytes in memory, through llamac_cursor only, and
  * nothing recurses. A file is refused if it uses a feature that no checkpoint uses, or if its
  * offsets and sizes contradict each other. No code in a file is run. */
@@ -2604,8 +2622,10 @@ typedef struct tensor {
     int dims;
     uint64_t begin, end; /* safetensors: the data_offsets, in bytes */
     size_t file;         /* index in llama.paths; set when the tensor is bound */
+    int names;           /* META or HUGGING_FACE: whose name it has; set when it is bound */
     int type;            /* dtype; -1: a type that is not supported */
-    char stored[16];     /* safetensors, GGUF: the name of its type in the file */
+    char stored[16];     /* the name of its type in the file; not of a supported type in PyTorch */
+    const char *wrong;   /* why it cannot be a weight, as for bad_tensor; NULL: it can */
 } tensor;
 
 typedef struct {           /* a file that is being read */
@@ -2646,9 +2666,9 @@ static int add_tensor(archive *a, tensor t) {
 }
 
 /* Adds a tensor whose elements are contiguous and row-major. They begin `offset` bytes into `data`.
- * Sets its strides, and *bytes to the size of its elements. Returns LLAMA_EFORMAT if it has no
- * elements or reaches past the end of `data`. If its type is not supported, only the name and the
- * shape are kept, and *bytes is not set. */
+ * Sets its strides, and *bytes to the size of its elements. Returns LLAMA_EFORMAT if it reaches past
+ * the end of `data`. If its type is not supported, only the name and the shape are kept, and *bytes
+ * is not set. */
 static int add_dense(archive *a, tensor t, llamac_cursor data, uint64_t offset, uint64_t *bytes) {
     uint64_t n = 1;
     bool overflow = false;
@@ -2660,7 +2680,8 @@ static int add_dense(archive *a, tensor t, llamac_cursor data, uint64_t offset, 
     overflow |= __builtin_mul_overflow(n, dtype_bytes[t.type], bytes);
     llamac_take(&data, offset);
     t.data = overflow ? NULL : llamac_take(&data, *bytes);
-    if (!t.data || n == 0) return bad_tensor(a, &t, "is empty or reaches past the end of the file");
+    if (!t.data) return bad_tensor(a, &t, "reaches past the end of the file");
+    if (n == 0) t.wrong = "is empty";
     return add_tensor(a, t);
 }
 
@@ -2687,7 +2708,7 @@ typedef struct {      /* a storage, or another entry of a zip file */
     const unsigned char *data; /* its first byte, in the mapped file */
     uint64_t size;             /* in bytes */
     size_t index;              /* older form: position in the list of keys */
-    int type;                  /* dtype; -1: not known yet */
+    int type;                  /* index in torch_types; -1: not known yet */
 } entry;
 
 typedef struct { /* a PyTorch file that is being read */
@@ -2743,9 +2764,10 @@ static int zip_directory(torch_file *z, llamac_cursor *directory, uint64_t *coun
  *
  * Some checks are not needed to read a correct file: the local name, the fields of the local extra
  * field, what follows the data. They are made because one flipped bit in a length or an offset
- * would move the start of the weights, and no other check would notice. */
+ * would move the start of the weights, and no other check would notice. The lengths of names and the
+ * numbers of fields are limited, so that opening reads little, whatever the lengths in the file. */
 static int zip_entry(const torch_file *z, llamac_cursor *c, entry *e) {
-    enum { HEADER = 46, LOCAL = 30 };
+    enum { HEADER = 46, LOCAL = 30, MAX_ENTRY_NAME = 1024, MAX_FIELDS = 16 };
     /* "PK" and 3 4, 1 2, 7 8 */
     static const uint32_t next_magic[] = {0x04034b50, 0x02014b50, 0x08074b50};
     llamac_cursor h = *c, data = z->a->bytes;
@@ -2756,10 +2778,10 @@ static int zip_entry(const torch_file *z, llamac_cursor *c, entry *e) {
     e->name_length = (size_t)name;
     const unsigned char *fields = llamac_take(c, extra);
     llamac_take(c, number_at(h, 32, 2)); /* the comment */
-    if (c->bad || number_at(h, 0, 4) != 0x02014b50)
+    if (c->bad || number_at(h, 0, 4) != 0x02014b50 || name > MAX_ENTRY_NAME)
         return bad_archive(z->a, "its zip directory is damaged");
     llamac_cursor x = llamac_cursor_on(fields, (size_t)extra);
-    while (llamac_left(&x) >= 4) {
+    for (int i = 0; i < MAX_FIELDS && llamac_left(&x) >= 4; i++) {
         uint64_t id = llamac_uint(&x, 2), n = llamac_uint(&x, 2);
         const unsigned char *p = llamac_take(&x, n);
         if (!p || id != 1) continue;
@@ -2782,8 +2804,10 @@ static int zip_entry(const torch_file *z, llamac_cursor *c, entry *e) {
     uint64_t local_extra = number_at(local, 28, 2); /* consists of fields: id, length, bytes */
     fields = llamac_take(&data, local_extra);
     x = llamac_cursor_on(fields, fields ? (size_t)local_extra : 0);
-    while (llamac_left(&x)) llamac_uint(&x, 2), llamac_take(&x, llamac_uint(&x, 2));
-    if (x.bad) return bad_archive(z->a, "the extra field of a zip entry is damaged");
+    for (int i = 0; i < MAX_FIELDS && llamac_left(&x); i++)
+        llamac_uint(&x, 2), llamac_take(&x, llamac_uint(&x, 2));
+    if (x.bad || llamac_left(&x))
+        return bad_archive(z->a, "the extra field of a zip entry is damaged");
     e->data = llamac_take(&data, size);
     e->size = size;
     e->type = -1;
@@ -2822,6 +2846,11 @@ static int zip_open(torch_file *z) {
     for (; z->n_entries < count; z->n_entries++) {
         entry *e = &z->entries[z->n_entries];
         if ((status = zip_entry(z, &directory, e))) return status;
+        if (e->name_length > 10 && e->size == 3 && memcmp(e->data, "big", 3) == 0 &&
+            memcmp(e->name + e->name_length - 10, "/byteorder", 10) == 0)
+            return llamac_fail(z->a->err, LLAMA_EFORMAT,
+                               "%s: its numbers are big-endian; save it on a little-endian machine",
+                               z->a->file);
         if (e->name_length < SUFFIX) continue;
         if (memcmp(e->name + e->name_length - SUFFIX, "/data.pkl", SUFFIX) == 0) z->pickle = *e;
     }
@@ -2872,17 +2901,31 @@ typedef enum {
     P_GLOBAL,  /* an allowed function or class */
     P_STORAGE,
     P_TENSOR,
+    P_OTHER,   /* a float, or the result of a G_OTHER; it says nothing of the tensors */
     P_MARK     /* the start of the items of a tuple, list or dict */
 } value_kind;
 /* clang-format on */
-typedef enum { G_TENSOR, G_PARAMETER, G_ORDERED_DICT, G_STORAGE /* + dtype */ } global;
+/* G_OTHER: a class of which training checkpoints have values beside the tensors. G_STORAGE: to be
+ * added to the index in torch_types. */
+typedef enum { G_TENSOR, G_PARAMETER, G_ORDERED_DICT, G_OTHER, G_STORAGE } global;
+
+/* The types of storages. The first are the dtypes; tensors of the others can only be skipped. */
+static const struct {
+    const char *storage, *name; /* PyTorch's class; the name in messages */
+    size_t bytes;               /* of an element */
+} torch_types[] = {
+    {"FloatStorage", "F32", 4},  {"HalfStorage", "F16", 2},         {"BFloat16Storage", "BF16", 2},
+    {"DoubleStorage", "F64", 8}, {"LongStorage", "I64", 8},         {"IntStorage", "I32", 4},
+    {"ShortStorage", "I16", 2},  {"CharStorage", "I8", 1},          {"ByteStorage", "U8", 1},
+    {"BoolStorage", "BOOL", 1},  {"ComplexFloatStorage", "C64", 8},
+};
 
 enum { MEMO_MAX = 1 << 18 };
 enum { STACK_MAX = 4096 }; /* values; Python writes items in batches of 1000, which needs 2,010 */
 
 typedef struct storage {        /* a storage, as a persistent id describes it */
     const struct storage *next; /* the storage described before this one */
-    int type;                   /* dtype */
+    int type;                   /* index in torch_types */
     const char *key;            /* [key_length] in the mapped file, for example "0" */
     size_t key_length;
     uint64_t numel; /* number of elements */
@@ -2906,12 +2949,13 @@ typedef struct value {
     };
 } value;
 
-typedef struct named {  /* an item: dict[name] = tensor, or a name in a list */
+typedef struct named {  /* an item: dict[name] = tensor or dict, or a name in a list */
     struct named *next; /* the item added before this one */
     int64_t dict;       /* number of the dict or list */
     const char *name;   /* [length] in the mapped file */
     size_t length;
-    const pickled_tensor *tensor; /* NULL in a list */
+    const pickled_tensor *tensor; /* NULL: not a tensor */
+    int64_t inner;                /* number of the dict that it is; -1: not a dict */
 } named;
 
 typedef struct {
@@ -3035,7 +3079,8 @@ static value take_line(pickle *p) {
     return v;
 }
 
-/* Pushes a function or class if it is in the table of those that a checkpoint may use. */
+/* Pushes a function or class if it is in the table of those that a checkpoint may use, or is a type
+ * of storages. */
 static bool push_global(pickle *p, value module, value name) {
     static const struct {
         const char *module, *name;
@@ -3044,20 +3089,32 @@ static bool push_global(pickle *p, value module, value name) {
         {"torch._utils", "_rebuild_tensor_v2", G_TENSOR},
         {"torch._utils", "_rebuild_parameter", G_PARAMETER},
         {"collections", "OrderedDict", G_ORDERED_DICT},
-        {"torch", "FloatStorage", G_STORAGE + F32},
-        {"torch", "HalfStorage", G_STORAGE + F16},
-        {"torch", "BFloat16Storage", G_STORAGE + BF16},
+        {"collections", "Counter", G_OTHER},
+        {"argparse", "Namespace", G_OTHER},
+        {"pathlib", "PosixPath", G_OTHER},
+        {"torch", "Size", G_OTHER},
+        {"torch", "device", G_OTHER},
+        {"torch", "float32", G_OTHER},
+        {"torch", "float16", G_OTHER},
+        {"torch", "bfloat16", G_OTHER},
     };
     for (size_t i = 0; i < sizeof allowed / sizeof *allowed; i++)
         if (is_text(module, allowed[i].module) && is_text(name, allowed[i].name))
             return push_int(p, P_GLOBAL, allowed[i].global);
+    for (size_t i = 0; i < sizeof torch_types / sizeof *torch_types && is_text(module, "torch");
+         i++)
+        if (is_text(name, torch_types[i].storage))
+            return push_int(p, P_GLOBAL, G_STORAGE + (int64_t)i);
     if (module.kind != P_TEXT || name.kind != P_TEXT)
         return pickle_fail(p, "a global has no module or no name");
-    char why[192];
-    snprintf(why, sizeof why, "it asks for '%.*s %.*s', which is not allowed",
-             (int)(module.n < 60 ? module.n : 60), module.text, (int)(name.n < 60 ? name.n : 60),
-             name.text);
-    return pickle_fail(p, why);
+    if (p->status == LLAMA_OK)
+        p->status = llamac_fail(
+            p->z->a->err, LLAMA_EFORMAT,
+            "%s: in its pickle, it asks for '%.*s %.*s', which is not allowed: only tensors are "
+            "read; get a file that torch.save(model.state_dict(), ...) wrote",
+            p->z->a->file, (int)(module.n < 60 ? module.n : 60), module.text,
+            (int)(name.n < 60 ? name.n : 60), name.text);
+    return false;
 }
 
 /* Pushes the storage that a persistent id names: ('storage', type, key, location, numel). In the
@@ -3068,8 +3125,7 @@ static bool push_storage(pickle *p, value id) {
     if (!is_text(item(id, 0), "storage") || type.kind != P_GLOBAL || type.integer < G_STORAGE ||
         key.kind != P_TEXT || numel.kind != P_INT || numel.integer < 0 ||
         (id.n > 5 && item(id, 5).kind != P_NONE))
-        return pickle_fail(p,
-                           "a persistent id does not name a float32, float16 or bfloat16 storage");
+        return pickle_fail(p, "a persistent id does not name a storage");
     storage *s = pickle_new(p, 1, sizeof *s);
     if (!s) return false;
     *s = (storage){p->storages, (int)type.integer - G_STORAGE, key.text, key.n,
@@ -3092,7 +3148,7 @@ static bool push_tensor(pickle *p, value args) {
     *t = (pickled_tensor){from.storage, (uint64_t)offset.integer, {0}, {0}, (int)shape.n};
     for (size_t i = 0; i < shape.n; i++) {
         value size = item(shape, i), step = item(stride, i);
-        if (size.kind != P_INT || step.kind != P_INT || size.integer < 1 || step.integer < 0)
+        if (size.kind != P_INT || step.kind != P_INT || size.integer < 0 || step.integer < 0)
             return pickle_fail(p, "a tensor has a size or a stride that is not valid");
         t->shape[i] = (uint64_t)size.integer;
         t->stride[i] = (uint64_t)step.integer;
@@ -3100,31 +3156,34 @@ static bool push_tensor(pickle *p, value args) {
     return push(p, (value){P_TENSOR, 0, {.tensor = t}});
 }
 
-/* Pops args and callable and pushes callable(*args), for the three allowed functions and classes.
+/* Pops args and callable and pushes callable(*args), for the allowed functions and classes.
  * _rebuild_parameter(tensor, ...) gives the tensor itself. */
 static bool reduce(pickle *p) {
     value args = pop(p), callable = pop(p), inner = item(args, 0);
     int64_t which = callable.kind == P_GLOBAL && args.kind == P_TUPLE ? callable.integer : -1;
     if (which == G_TENSOR) return push_tensor(p, args);
     if (which == G_ORDERED_DICT) return push_int(p, P_DICT, p->n_dicts++);
+    if (which == G_OTHER) return push_int(p, P_OTHER, 0);
     if (which == G_PARAMETER && inner.kind == P_TENSOR) return push(p, inner);
     return pickle_fail(p, "it calls something that is not allowed, or with wrong arguments");
 }
 
-/* Adds an item to the dict or list on top of the stack; t is NULL for a list. */
-static bool add_name(pickle *p, value name, const pickled_tensor *t) {
+/* Adds an item to the dict or list on top of the stack: a tensor, a dict, or a name in a list. */
+static bool add_name(pickle *p, value name, value v) {
+    const pickled_tensor *t = v.kind == P_TENSOR ? v.tensor : NULL;
     p->allocated += t ? sizeof(tensor) : 0; /* add_tensor will allocate it */
     named *e = pickle_new(p, 1, sizeof *e);
     if (!e) return false;
-    *e = (named){p->names, p->stack[p->depth - 1].integer, name.text, name.n, t};
+    *e = (named){p->names, p->stack[p->depth - 1].integer,   name.text, name.n,
+                 t,        v.kind == P_DICT ? v.integer : -1};
     p->names = e;
     return true;
 }
 
 /* Sets dict[key] = value for n values (key, value, key, value ...); the dict is on top of the
- * stack. Only tensors with a string as key are kept. The other items are PyTorch's _metadata, or
- * the older form's description of the machine, whose little_endian must not be False. Fails if
- * `from` is NULL. */
+ * stack. Only tensors and dicts with a string as key are kept. The other items are PyTorch's
+ * _metadata, what a training checkpoint has beside the tensors, or the older form's description of
+ * the machine, whose little_endian must not be False. Fails if `from` is NULL. */
 static bool set_items(pickle *p, const value *from, size_t n) {
     if (!from) return false;
     if (n % 2 || p->depth == 0 || p->stack[p->depth - 1].kind != P_DICT)
@@ -3132,8 +3191,9 @@ static bool set_items(pickle *p, const value *from, size_t n) {
     for (size_t i = 0; i < n; i += 2) {
         if (is_text(from[i], "little_endian") && from[i + 1].integer == 0)
             return pickle_fail(p, "little_endian is False");
-        if (from[i].kind == P_TEXT && from[i + 1].kind == P_TENSOR &&
-            !add_name(p, from[i], from[i + 1].tensor))
+        if (from[i].kind == P_TEXT &&
+            (from[i + 1].kind == P_TENSOR || from[i + 1].kind == P_DICT) &&
+            !add_name(p, from[i], from[i + 1]))
             return false;
     }
     return true;
@@ -3146,7 +3206,7 @@ static bool append_items(pickle *p, const value *from, size_t n) {
     if (p->depth == 0 || p->stack[p->depth - 1].kind != P_LIST)
         return pickle_fail(p, "items are appended to a value that is not a list");
     for (size_t i = 0; i < n; i++)
-        if (from[i].kind == P_TEXT && !add_name(p, from[i], NULL)) return false;
+        if (from[i].kind == P_TEXT && !add_name(p, from[i], from[i])) return false;
     return true;
 }
 
@@ -3196,6 +3256,9 @@ static bool step(pickle *p) {
     case 'M': return push_int(p, P_INT, (int64_t)llamac_uint(&p->c, 2));            /* BININT2 */
     case 'J': return push_long(p, 4);                                               /* BININT */
     case 0x8a: return push_long(p, llamac_uint(&p->c, 1));                          /* LONG1 */
+    case 'G':
+        return (llamac_take(&p->c, 8) || pickle_fail(p, "the program is truncated")) &&
+               push_int(p, P_OTHER, 0);                                /* BINFLOAT */
     case 0x8c: return push_string(p, llamac_uint(&p->c, 1));           /* SHORT_BINUNICODE */
     case 'X': return push_string(p, llamac_uint(&p->c, 4));            /* BINUNICODE */
     case 0x8d: return push_string(p, llamac_uint(&p->c, 8));           /* BINUNICODE8 */
@@ -3216,9 +3279,14 @@ static bool step(pickle *p) {
         return push_global(p, module, name); /* GLOBAL */
     case 0x93:
         name = pop(p), module = pop(p);
-        return push_global(p, module, name);                             /* STACK_GLOBAL */
-    case 'Q': return push_storage(p, pop(p));                            /* BINPERSID */
-    case 'R': return reduce(p);                                          /* REDUCE */
+        return push_global(p, module, name);  /* STACK_GLOBAL */
+    case 'Q': return push_storage(p, pop(p)); /* BINPERSID */
+    case 'R': return reduce(p);               /* REDUCE */
+    case 0x81:                                /* NEWOBJ */
+        if (p->depth > 1 && p->stack[p->depth - 2].kind == P_GLOBAL &&
+            p->stack[p->depth - 2].integer == G_OTHER)
+            return reduce(p);
+        break;
     case 's': return set_items(p, pop_many(p, 2), 2);                    /* SETITEM */
     case 'u': from = pop_marked(p, &n); return set_items(p, from, n);    /* SETITEMS */
     case 'a': return append_items(p, pop_many(p, 1), 1);                 /* APPEND */
@@ -3296,7 +3364,7 @@ static int legacy_storages(torch_file *z, const pickle *p, llamac_cursor c) {
     for (size_t i = 0; i < z->n_entries; i++) {
         entry *e = &z->entries[order[i]];
         uint64_t numel = llamac_uint(&c, 8);
-        if (__builtin_mul_overflow(numel, dtype_bytes[e->type], &e->size) ||
+        if (__builtin_mul_overflow(numel, torch_types[e->type].bytes, &e->size) ||
             !(e->data = llamac_take(&c, e->size)))
             return bad_archive(z->a, "a storage is truncated");
     }
@@ -3340,30 +3408,58 @@ static bool overlaps_itself(const pickled_tensor *v) {
     return false;
 }
 
-/* Adds a tensor of the dict to the archive's list. Returns LLAMA_EFORMAT if its storage is missing
- * or has the wrong size, or if its elements are outside the storage or overlap; LLAMA_ENOMEM if
- * memory runs out. */
+/* Adds a tensor of the dict to the archive's list. Sets t.wrong if its storage is missing or has the
+ * wrong size, if its elements are outside the storage or overlap, or if it has none: a model may
+ * have such tensors that are not weights. */
 static int torch_tensor(torch_file *z, const named *e) {
     const pickled_tensor *v = e->tensor;
     const storage *s = v->storage;
     tensor t = {.name = e->name, .length = e->length, .type = s->type, .dims = v->dims};
     const entry *stored = find_storage(z, s->key, s->key_length);
-    uint64_t size = dtype_bytes[s->type], bytes, reach, last = v->offset, elements = 1;
+    uint64_t size = torch_types[s->type].bytes, bytes, reach, last = v->offset, elements = 1;
     bool overflow = false;
-    if (!stored || __builtin_mul_overflow(s->numel, size, &bytes) || bytes != stored->size)
-        return bad_tensor(z->a, &t, "has a storage that is missing or has the wrong size");
     for (int d = 0; d < v->dims; d++) {
-        overflow |= __builtin_mul_overflow(v->shape[d] - 1, v->stride[d], &reach);
+        overflow |= __builtin_mul_overflow(v->shape[d] ? v->shape[d] - 1 : 0, v->stride[d], &reach);
         overflow |= __builtin_add_overflow(last, reach, &last);
         overflow |= __builtin_mul_overflow(elements, v->shape[d], &elements);
     }
-    if (overflow || last >= s->numel || elements > s->numel)
-        return bad_tensor(z->a, &t, "reaches past the end of its storage");
-    if (overlaps_itself(v)) return bad_tensor(z->a, &t, "has elements that overlap");
-    t.data = stored->data + v->offset * size;
+    if (!stored || __builtin_mul_overflow(s->numel, size, &bytes) || bytes != stored->size)
+        t.wrong = "has a storage that is missing or has the wrong size";
+    else if (elements == 0) t.wrong = "is empty";
+    else if (overflow || last >= s->numel || elements > s->numel)
+        t.wrong = "reaches past the end of its storage";
+    else if (overlaps_itself(v)) t.wrong = "has elements that overlap";
+    else t.data = stored->data + v->offset * size;
+    if (s->type >= DTYPES) {
+        t.type = -1;
+        snprintf(t.stored, sizeof t.stored, "%s", torch_types[s->type].name);
+    }
     memcpy(t.shape, v->shape, sizeof t.shape);
     memcpy(t.stride, v->stride, sizeof t.stride);
     return add_tensor(z->a, t);
+}
+
+/* Returns the last item with a key in a dict, or with any key if key is NULL; NULL: none. Only
+ * tensors and dicts are items. */
+static const named *find_item(const pickle *p, int64_t dict, const char *key) {
+    const named *e = p->names;
+    while (e && (e->dict != dict || (key && !llamac_is(e->name, e->length, key)))) e = e->next;
+    return e;
+}
+
+/* If the dict is a training checkpoint, as {"model": {...}, "optimizer": {...}, ...}, sets p->dict
+ * to the dict in it that has the model's tensors. */
+static void unwrap(pickle *p) {
+    static const char *const keys[] = {"state_dict", "model_state_dict", "model",  "module",
+                                       "weights",    "network",          "params", "net"};
+    enum { KEYS = sizeof keys / sizeof *keys, MAX_LEVELS = 4 };
+    for (int level = 0, k = 0; level < MAX_LEVELS && k < KEYS; k++) {
+        const named *e = find_item(p, p->dict, keys[k]);
+        if (!e || e->inner < 0 || !find_item(p, e->inner, NULL)) continue;
+        p->dict = e->inner;
+        level++;
+        k = -1; /* look for the keys in this dict */
+    }
 }
 
 /* Lists the tensors of a PyTorch file. A file is of the older form if it begins with legacy_magic,
@@ -3384,8 +3480,9 @@ static int read_torch(archive *a) {
         if (status == LLAMA_OK && !set_storage_types(&z, p))
             status = bad_archive(a, "it has a storage that no tensor uses");
     }
+    if (status == LLAMA_OK) unwrap(p);
     for (const named *e = p->names; e && status == LLAMA_OK; e = e->next)
-        if (e->dict == p->dict) status = torch_tensor(&z, e);
+        if (e->dict == p->dict && e->tensor) status = torch_tensor(&z, e);
     return status;
 }
 
@@ -3462,10 +3559,12 @@ static int safe_filled(archive *a, size_t n, uint64_t size) {
  * here and in safe_value, its bounds in add_dense, and gaps in safe_filled; weight_named checks the
  * names. Returns LLAMA_EFORMAT if the header is not valid, LLAMA_ENOMEM if memory runs out. */
 static int read_safetensors(archive *a) {
+    enum { MAX_HEADER = 100000000 }; /* bytes; the safetensors library has the same limit */
     llamac_cursor c = a->bytes;
     uint64_t length = llamac_uint(&c, 8), bytes = 0, n = 0;
     const unsigned char *header = llamac_take(&c, length);
     if (!header) return bad_archive(a, "its header is truncated");
+    if (length > MAX_HEADER) return bad_archive(a, "its header has more than 100 MB");
     llamac_json j = llamac_json_on(header, (size_t)length);
     safe_entry e = {0};
     for (int status; llamac_json_next(&j);) {
@@ -3481,7 +3580,7 @@ static int read_safetensors(archive *a) {
             e.t.begin = e.offsets[0];
             e.t.end = e.offsets[1];
             if ((status = add_dense(a, e.t, c, e.offsets[0], &bytes))) return status;
-            if (e.t.type >= 0 && bytes != e.offsets[1] - e.offsets[0])
+            if (e.t.type >= 0 && bytes && bytes != e.offsets[1] - e.offsets[0])
                 return bad_tensor(a, &e.t,
                                   "has data_offsets that do not match its shape and dtype");
         } else if (j.level == 1 && j.value.kind != '}')
@@ -3511,6 +3610,7 @@ typedef struct {
     llamac_cursor c;             /* after what has been read */
     uint64_t n_tensors, n_pairs; /* as the header states them */
     uint64_t alignment;          /* in bytes, a power of two */
+    uint64_t n_strings;          /* items of arrays of strings so far */
 } gguf_file;
 
 /* Starts to read a GGUF file: reads the header. Returns LLAMA_EFORMAT if it is not valid, or if the
@@ -3522,6 +3622,11 @@ static int gguf_open(gguf_file *g, archive *a) {
     g->n_pairs = llamac_uint(&g->c, 8);
     if (g->c.bad || magic != 0x46554747)
         return bad_archive(a, "it is not GGUF, or it is truncated");
+    if (version && (version & 0xffff) == 0)
+        return llamac_fail(a->err, LLAMA_EFORMAT,
+                           "%s: is big-endian GGUF; get the little-endian file, or convert the "
+                           "model to GGUF on this machine",
+                           a->file);
     if (version != 2 && version != 3)
         return llamac_fail(a->err, LLAMA_EFORMAT,
                            "%s: is GGUF version %llu, but only 2 and 3 are supported; convert the "
@@ -3533,9 +3638,11 @@ static int gguf_open(gguf_file *g, archive *a) {
 }
 
 /* Reads the next pair into *p. Returns false if it is malformed. For an array, p->value is at the
- * first item, and the items are skipped to find the next pair. If the key is general.alignment,
- * sets g->alignment, which must be a power of two. */
+ * first item, and the items are skipped to find the next pair: all together if they have one size,
+ * else one by one, up to MAX_STRINGS in a file. If the key is general.alignment, sets g->alignment,
+ * which must be a power of two. */
 static bool gguf_next(gguf_file *g, llamac_pair *p) {
+    enum { MAX_STRINGS = 1 << 22 };
     llamac_cursor *c = &g->c;
     llamac_value *v = &p->value, item;
     *p = (llamac_pair){0};
@@ -3547,9 +3654,19 @@ static bool gguf_next(gguf_file *g, llamac_pair *p) {
         v->type = llamac_uint(c, 4);
         v->n = (size_t)llamac_uint(c, 8);
         v->items = *c;
-        /* each item takes at least one byte, so the size of the file bounds the loop */
-        for (size_t i = 0; i < v->n; i++)
-            if (!llamac_gguf_value(c, v->type, &item)) return false;
+        llamac_cursor after = *c;
+        uint64_t bytes;
+        if (v->n && v->type == GGUF_STRING) {
+            if (v->n > MAX_STRINGS - g->n_strings) return false;
+            g->n_strings += v->n;
+            for (size_t i = 0; i < v->n; i++)
+                if (!llamac_gguf_value(c, v->type, &item)) return false;
+        } else if (v->n) {
+            if (!llamac_gguf_value(&after, v->type, &item)) return false;
+            if (__builtin_mul_overflow(v->n, llamac_left(c) - llamac_left(&after), &bytes) ||
+                !llamac_take(c, bytes))
+                return false;
+        }
     } else llamac_gguf_value(c, type, v);
     if (p->key && llamac_is(p->key, p->length, "general.alignment"))
         g->alignment =
@@ -3565,7 +3682,8 @@ static const char *gguf_type(uint64_t type) {
         "F32",     "F16",    "Q4_0",    "Q4_1",  "",       "",      "Q5_0",  "Q5_1",
         "Q8_0",    "Q8_1",   "Q2_K",    "Q3_K",  "Q4_K",   "Q5_K",  "Q6_K",  "Q8_K",
         "IQ2_XXS", "IQ2_XS", "IQ3_XXS", "IQ1_S", "IQ4_NL", "IQ3_S", "IQ2_S", "IQ4_XS",
-        "I8",      "I16",    "I32",     "I64",   "F64",    "IQ1_M", "BF16"};
+        "I8",      "I16",    "I32",     "I64",   "F64",    "IQ1_M", "BF16",  "",
+        "",        "",       "TQ1_0",   "TQ2_0", "",       "",      "",      "MXFP4"};
     return type < sizeof names / sizeof *names ? names[type] : "";
 }
 
@@ -3596,11 +3714,13 @@ static bool gguf_entry(llamac_cursor *c, tensor *t, uint64_t *offset) {
  * supported, its size is unknown. The next tensor may then begin anywhere at or after the start of
  * that tensor.
  *
- * These checks detect damaged offsets and types, which would otherwise select wrong elements. The
- * size of a large tensor in real models is a multiple of the alignment, so no zeros follow it and
- * none of its pages is read. */
+ * These checks detect damaged offsets and types, which would otherwise select wrong elements. Only
+ * some zeros are read: the first of a gap, and only of the first gaps. The size of a large tensor in
+ * real models is a multiple of the alignment, so there is no gap and none of its pages is read. */
 static int gguf_tensors(gguf_file *g) {
+    enum { GAPS = 64, ZEROS = 64 }; /* gaps that are checked; bytes of each */
     archive *a = g->a;
+    int gaps = 0;
     llamac_cursor entries = g->c, data = a->bytes;
     uint64_t offset, bytes, i, end = 0; /* end: aligned end of the tensor before, if it is known, */
     bool known = true;                  /* else the offset of that tensor */
@@ -3620,10 +3740,12 @@ static int gguf_tensors(gguf_file *g) {
         known = t.type >= 0;
         end = offset + (known ? (bytes + g->alignment - 1) / g->alignment * g->alignment : 0);
         llamac_cursor padding = data;
-        llamac_take(&padding, known ? offset + bytes : offset);
-        for (uint64_t k = offset + (known ? bytes : 0); k < end && llamac_left(&padding); k++)
-            if (llamac_uint(&padding, 1))
-                return bad_tensor(a, &t, "is not followed by zeros up to the next tensor");
+        uint64_t gap = known ? end - offset - bytes : 0;
+        llamac_take(&padding, offset + (known ? bytes : 0));
+        if (gap && gaps++ < GAPS)
+            for (uint64_t k = 0; k < gap && k < ZEROS && llamac_left(&padding); k++)
+                if (llamac_uint(&padding, 1))
+                    return bad_tensor(a, &t, "is not followed by zeros up to the next tensor");
     }
     if (known && llamac_left(&data) > end)
         return bad_archive(a, "there are bytes after its last tensor");
@@ -3773,7 +3895,8 @@ static int md5_list(const char *folder, const char *list, llamac_arena *scratch,
  * gives the same result: weights that say where their elements are. Evaluation does not depend on
  * the format.
  *
- *   meta         params.json and consolidated.NN.pth; each weight is divided over all the files
+ *   meta         params.json and consolidated.NN.pth; each weight is divided over all the files;
+ *                or consolidated.safetensors
  *   huggingface  config.json and safetensors or PyTorch files; each weight is in one file; the rows
  *                of wq and wk are permuted (see pair_up)
  *   gguf         one file or several splits; also holds the parameters and the vocabulary
@@ -4005,58 +4128,172 @@ typedef struct {             /* a model while it is opened */
     size_t parts;            /* parts that a weight is divided into: the number of shards, or 1 */
     tensor **tensors;        /* [OUTSIDE + n_layers * INSIDE][parts]; NULL: not found */
     size_t sizes[DIMS];      /* the values of the letters of shapes */
+    const tensor *skipped;   /* a tensor outside the layers, of unknown use; NULL: none */
     uint64_t copied_bytes;   /* bytes copied by copy_weight() */
     llamac_arena scratch;    /* memory that is freed when opening ends */
     llama_error *err;        /* of the caller */
 } binder;
 
-/* Returns the number of the weight that a tensor's name means. Returns SIZE_MAX for a name of no
- * weight; then *ignored says that the tensor is not needed. These are not needed:
- *
- *   RoPE's table                   rope_freqs() computes it
- *   a tensor outside the layers    except in GGUF, and except rope_freqs.weight, which scales RoPE
- *
- * In a layer, an unknown name means that the model is not LLaMA. */
-static size_t weight_named(const binder *b, const tensor *t, bool *ignored) {
-    static const char *const rope_tables[] = {"rope.freqs", "rotary_emb.inv_freq"};
-    const char *name = t->name, *prefix = layer_prefix[b->m->format];
-    size_t n = t->length, l = 0, i = 0, prefix_length = strlen(prefix),
-           suffix_length = strlen(".weight");
-    bool in_layer = n > prefix_length && memcmp(name, prefix, prefix_length) == 0;
-    *ignored = !in_layer && b->m->format != GGUF && !llamac_is(name, n, "rope_freqs.weight");
-    for (int k = 0; k < 2; k++)
-        *ignored |=
-            n >= strlen(rope_tables[k]) &&
-            llamac_is(name + n - strlen(rope_tables[k]), strlen(rope_tables[k]), rope_tables[k]);
-    if (in_layer) {
-        for (i = prefix_length; i < n && i < prefix_length + 5 && name[i] >= '0' && name[i] <= '9';
-             i++)
-            l = l * 10 + (size_t)(name[i] - '0');
-        if (i == prefix_length || i == n || name[i++] != '.' || l >= b->m->n_layers)
-            return SIZE_MAX;
+/* Copies the name of a tensor without the components that wrappers of PyTorch put into it, at any
+ * place: "module.model.layers.0._orig_mod.mlp.up_proj.weight" becomes "layers.0.mlp.up_proj.weight".
+ * A name with a zero byte becomes "". */
+static void plain_name(const tensor *t, char out[MAX_NAME + 1]) {
+    static const char *const wrappers[] = {
+        "model",   "module",          "_orig_mod",      "_fsdp_wrapped_module",
+        "decoder", "_forward_module", "base_model",     "_checkpoint_wrapped_module",
+        "llama",   "state_dict",      "language_model", "_module",
+        "llm",     "transformer",     "network",        "net"};
+    size_t n = 0, end = 0, length = memchr(t->name, 0, t->length) ? 0 : t->length;
+    bool first = true;
+    for (size_t i = 0; i < length; i = end + 1) {
+        bool wraps = false;
+        for (end = i; end < length && t->name[end] != '.'; end++) {}
+        for (size_t k = 0; k < sizeof wrappers / sizeof *wrappers; k++)
+            wraps |= llamac_is(t->name + i, end - i, wrappers[k]);
+        if (wraps) continue;
+        if (!first) out[n++] = '.';
+        first = false;
+        memcpy(out + n, t->name + i, end - i);
+        n += end - i;
     }
-    if (n - i <= suffix_length || !llamac_is(name + n - suffix_length, suffix_length, ".weight"))
-        return SIZE_MAX;
-    for (size_t r = in_layer ? OUTSIDE : 0; r < (in_layer ? BINDINGS : OUTSIDE); r++)
-        if (llamac_is(name + i, n - i - suffix_length, binding[r].name[b->m->format]))
-            return r + l * INSIDE;
+    out[n] = 0;
+}
+
+/* If a plain name is of a layer, sets *layer and returns the rest of the name, else NULL. */
+static const char *in_layer(const char *name, size_t *layer) {
+    enum { MAX_DIGITS = 5 };
+    const char *at = strncmp(name, "layers.", 7) == 0 ? name + 7
+                     : strncmp(name, "blk.", 4) == 0  ? name + 4
+                                                      : NULL;
+    int digits = 0;
+    for (*layer = 0; at && digits < MAX_DIGITS && *at >= '0' && *at <= '9'; digits++)
+        *layer = *layer * 10 + (size_t)(*at++ - '0');
+    return digits && *at == '.' ? at + 1 : NULL;
+}
+
+/* Returns the number of the weight that a plain name means, or SIZE_MAX. Sets *names to the format
+ * whose name it is: Meta's and Hugging Face's names may be in the files of either. The number may be
+ * of a layer that the model does not have. */
+static size_t weight_named(const binder *b, const char *name, int *names) {
+    static const char prefix[] = "model.", suffix[] = ".weight";
+    enum { PREFIX = sizeof prefix - 1, SUFFIX = sizeof suffix - 1 };
+    size_t l = 0;
+    const char *rest = in_layer(name, &l);
+    bool inside = rest != NULL, gguf = b->m->format == GGUF;
+    if (!inside) rest = name;
+    size_t n = strlen(rest);
+    if (n <= SUFFIX || strcmp(rest + n - SUFFIX, suffix) != 0) return SIZE_MAX;
+    for (*names = gguf ? GGUF : META; *names <= (gguf ? GGUF : HUGGING_FACE); ++*names)
+        for (size_t r = inside ? OUTSIDE : 0; r < (inside ? BINDINGS : OUTSIDE); r++) {
+            const char *want = binding[r].name[*names];
+            if (strncmp(want, prefix, PREFIX) == 0) want += PREFIX;
+            if (llamac_is(rest, n - SUFFIX, want)) return r + l * INSIDE;
+        }
     return SIZE_MAX;
 }
+
+/* Components of names of tensors that no model needs, whatever their type: RoPE's tables, which
+ * rope_freqs() computes; masks, positions, caches; counters of training libraries. */
+static const char *const unneeded[] = {
+    "inv_freq",  "original_inv_freq", "freqs",         "freqs_cis",      "freqs_cos",
+    "freqs_sin", "cos_cached",        "sin_cached",    "rotary_emb",     "attn_rot_embd",
+    "mask",      "causal_mask",       "attn_mask",     "attention_mask", "masked_bias",
+    "cache_k",   "cache_v",           "k_cache",       "v_cache",        "kv_cache",
+    "version",   "position_ids",      "_float_tensor", "_extra_state",   "num_batches_tracked",
+    "total_ops", "total_params"};
+
+/* Tensors of other models: a part of the name, what such a tensor is, and what to do. */
+static const struct {
+    const char *part, *what, *advice;
+} foreign[] = {
+#define ADAPTER   "it belongs to an adapter", "merge the adapter into its model, and open that"
+#define QUANTISED "its model is quantised", "get the model as F16, BF16 or F32"
+#define OTHER     "use a LLaMA 1 or 2 model"
+    {"lora_", ADAPTER},
+    {".base_layer.", ADAPTER},
+    {"modules_to_save", ADAPTER},
+    {"adapter_", ADAPTER},
+    {"rope_f", "it scales RoPE, as Llama 3.1 does", OTHER},
+    {"qweight", QUANTISED},
+    {"qzeros", QUANTISED},
+    {".scales", QUANTISED},
+    {"g_idx", QUANTISED},
+    {".SCB", QUANTISED},
+    {"absmax", QUANTISED},
+    {"quant_", QUANTISED},
+    {"_scale", QUANTISED},
+    {".biases", QUANTISED},
+    {"q_weight", QUANTISED},
+    {"codebooks", QUANTISED},
+    {"weight_packed", QUANTISED},
+    {"weight_zero_point", QUANTISED},
+    {"weight_format", QUANTISED},
+    {"expert", "it belongs to a mixture of experts", OTHER},
+    {"_exps", "it belongs to a mixture of experts", OTHER},
+    {"_moe", "it belongs to a mixture of experts", OTHER},
+    {"gate_inp", "it belongs to a mixture of experts", OTHER},
+    {"router", "it belongs to a mixture of experts", OTHER},
+    {"mlp.gate.", "it belongs to a mixture of experts", OTHER},
+    {"q_norm", "it normalises queries, as Qwen3 does", OTHER},
+    {"k_norm", "it normalises keys, as Qwen3 does", OTHER},
+    {"qkv", "it has several weights in one", OTHER},
+    {"W_pack", "it has several weights in one", OTHER},
+    {"gate_up_proj", "it has several weights in one", OTHER},
+    {"embed_positions", "it is a table of positions, as OPT has", OTHER},
+    {"position_embd", "it is a table of positions, as GPT-2 has", OTHER},
+#undef ADAPTER
+#undef QUANTISED
+};
+
+/* Reports a tensor of another model. `what` is a clause: "it is a bias". Returns LLAMA_EFORMAT. */
+static int foreign_tensor(const archive *a, const tensor *t, const char *what, const char *advice) {
+    return llamac_fail(a->err, LLAMA_EFORMAT, "%s: tensor '%.*s' is not part of a LLaMA: %s; %s",
+                       a->file, (int)(t->length < 80 ? t->length : 80), t->name, what, advice);
+}
+
+/* Decides what becomes of a tensor whose plain name is of no weight. Returns LLAMA_OK to skip it:
+ * if no model needs it or, except in GGUF, if it is outside the layers. */
+static int skip_tensor(binder *b, const archive *a, const tensor *t, const char *name) {
+    static const char bias[] = ".bias";
+    char weight[MAX_NAME + sizeof ".weight"];
+    size_t n = strlen(name), stem = n - (n < sizeof bias ? n : sizeof bias - 1);
+    int names;
+    bool inside = strncmp(name, "layers.", 7) == 0 || strncmp(name, "blk.", 4) == 0;
+    bool is_bias = strcmp(name + stem, bias) == 0;
+    for (const char *at = name; at; at = strchr(at, '.') ? strchr(at, '.') + 1 : NULL)
+        for (size_t k = 0; k < sizeof unneeded / sizeof *unneeded; k++)
+            if (llamac_is(at, strcspn(at, "."), unneeded[k])) return LLAMA_OK;
+    if (is_bias && t->dims > 1) return LLAMA_OK; /* a mask */
+    snprintf(weight, sizeof weight, "%.*s.weight", (int)stem, name);
+    if (is_bias && (inside || weight_named(b, weight, &names) != SIZE_MAX))
+        return foreign_tensor(a, t, "it is a bias, as Qwen2 and InternLM have", OTHER);
+    for (size_t k = 0; k < sizeof foreign / sizeof *foreign; k++)
+        if (strstr(name, foreign[k].part))
+            return foreign_tensor(a, t, foreign[k].what, foreign[k].advice);
+    if (inside || b->m->format == GGUF)
+        return foreign_tensor(a, t, "it belongs to another architecture", OTHER);
+    b->skipped = t;
+    return LLAMA_OK;
+}
+#undef OTHER
 
 /* Binds a tensor of file number f to its weight, as part k of it. A vector becomes a matrix of one
  * row. Returns LLAMA_EFORMAT for a tensor that LLaMA does not have, or that occurs twice. */
 static int bind_tensor(binder *b, const archive *a, tensor *t, size_t f, size_t k) {
-    bool ignored = false;
-    size_t i = weight_named(b, t, &ignored);
-    if (i == SIZE_MAX && ignored) return LLAMA_OK;
-    if (i == SIZE_MAX)
-        return bad_tensor(a, t, "is not part of a LLaMA with this number of layers (n_layers)");
+    char name[MAX_NAME + 1];
+    plain_name(t, name);
+    size_t i = weight_named(b, name, &t->names);
+    if (i == SIZE_MAX) return skip_tensor(b, a, t, name);
+    if (i >= OUTSIDE + b->m->n_layers * INSIDE)
+        return foreign_tensor(a, t, "the parameters have fewer layers (n_layers)",
+                              "use the parameters of this model");
     tensor **to = &b->tensors[i * b->parts + k];
     if (t->type < 0)
         return llamac_fail(
             a->err, LLAMA_EFORMAT,
             "%s: tensor '%.*s' is %s, not supported; get the model as F16, BF16 or F32", a->file,
             (int)(t->length < 80 ? t->length : 80), t->name, t->stored);
+    if (t->wrong) return bad_tensor(a, t, t->wrong);
     if (*to) return bad_tensor(a, t, "occurs twice");
     if (t->dims < 1 || t->dims > 2) return bad_tensor(a, t, "is neither a vector nor a matrix");
     if (t->dims == 1) {
@@ -4095,6 +4332,27 @@ static const char *weight_name(const binder *b, size_t i, char out[96]) {
     return out;
 }
 
+/* Reports that weight i is missing in a file or folder. Returns LLAMA_EFORMAT. */
+static int missing_weight(const binder *b, const char *file, size_t i) {
+    const tensor *t = b->skipped;
+    char name[96];
+    weight_name(b, i, name);
+    if (i < OUTSIDE && i != NORM &&
+        (b->tensors[EMBEDDINGS * b->parts] || b->tensors[OUTPUT * b->parts]))
+        return llamac_fail(b->err, LLAMA_EFORMAT,
+                           "%s: %s is missing, and %s does not say that output and embeddings are "
+                           "one (tie_word_embeddings); get all files of the model",
+                           file, name, b->params_file);
+    if (t)
+        return llamac_fail(
+            b->err, LLAMA_EFORMAT,
+            "%s: %s is missing, but there is '%.*s', which LLaMA does not have; use a "
+            "LLaMA 1 or 2 model",
+            file, name, (int)(t->length < 80 ? t->length : 80), t->name);
+    return llamac_fail(b->err, LLAMA_EFORMAT, "%s: %s is missing; get all files of the model", file,
+                       name);
+}
+
 /* Sets V and H from the shapes of tensors. Returns LLAMA_EFORMAT if they do not agree with the
  * parameters. If the parameters have multiple_of but no H, then H must be 2/3 of 4 D, times the
  * multiplier, rounded up to a multiple of multiple_of. */
@@ -4102,13 +4360,14 @@ static int sizes_from_tensors(binder *b) {
     llama *m = b->m;
     const double *p = b->p;
     const tensor *embeddings = b->tensors[EMBEDDINGS], *w1 = b->tensors[W1 * b->parts];
-    bool absent = !embeddings || !w1;
-    uint64_t vocab = absent ? 0 : embeddings->shape[0], rows = absent ? 0 : w1->shape[0];
+    if (!embeddings || !w1) return missing_weight(b, b->path, embeddings ? W1 : EMBEDDINGS);
+    uint64_t vocab = embeddings->shape[0], rows = w1->shape[0];
     char name[96];
-    if (absent || vocab > MAX_VOCAB || rows > MAX_WIDTH)
+    if (vocab > MAX_VOCAB || rows > MAX_WIDTH)
         return llamac_fail(b->err, LLAMA_EFORMAT,
-                           "%s: %s is missing or too large; download it again", b->path,
-                           weight_name(b, embeddings ? W1 : EMBEDDINGS, name));
+                           "%s: %s has more than %d rows; it is not a LLaMA model", b->path,
+                           weight_name(b, rows > MAX_WIDTH ? W1 : EMBEDDINGS, name),
+                           rows > MAX_WIDTH ? (int)MAX_WIDTH : (int)MAX_VOCAB);
     m->vocab_size = (size_t)vocab;
     m->hidden = (size_t)rows * b->parts;
     if (m->hidden > MAX_WIDTH)
@@ -4139,10 +4398,8 @@ static int check_tensor(const binder *b, size_t i, size_t k, size_t rows, size_t
     const tensor *t = b->tensors[i * b->parts + k], *first = b->tensors[i * b->parts];
     const char *file = b->parts > 1 ? b->m->paths[k] : t ? b->m->paths[t->file] : b->path;
     char name[96];
+    if (!t) return missing_weight(b, file, i);
     weight_name(b, i, name);
-    if (!t)
-        return llamac_fail(b->err, LLAMA_EFORMAT, "%s: %s is missing; download it again", file,
-                           name);
     if (t->shape[0] != rows || t->shape[1] != cols)
         return llamac_fail(b->err, LLAMA_EFORMAT,
                            "%s: %s is [%llu][%llu], not the [%zu][%zu] of %s; the two are of "
@@ -4174,6 +4431,15 @@ static const unsigned char *copy_weight(llama *m, const weight *w, tensor *const
     return to;
 }
 
+/* Returns whether the output has the tensor of the embeddings, or another view of the same
+ * elements. */
+static bool output_is_tied(const binder *b) {
+    const tensor *o = b->tensors[OUTPUT * b->parts], *e = b->tensors[EMBEDDINGS * b->parts];
+    return o == e || (b->parts == 1 && o && o->data == e->data && o->type == e->type &&
+                      memcmp(o->shape, e->shape, sizeof o->shape) == 0 &&
+                      memcmp(o->stride, e->stride, sizeof o->stride) == 0);
+}
+
 /* Checks weight i against `binding` and stores it in the model: its shape, its type and the first
  * byte of each part. */
 static int bind_weight(binder *b, size_t i) {
@@ -4184,9 +4450,15 @@ static int bind_weight(binder *b, size_t i) {
     *w = (weight){.rows = b->sizes[binding[row].rows],
                   .cols = b->sizes[binding[row].cols],
                   .split = binding[row].split,
-                  .sorted = (row == WQ || row == WK) && b->m->format == HUGGING_FACE,
+                  .sorted = (row == WQ || row == WK) && from[0] && from[0]->names == HUGGING_FACE,
                   .layer = i < OUTSIDE ? -1 : (short)layer_of(i),
                   .name = binding[row].name[META]};
+    if (i == OUTPUT && output_is_tied(b)) {
+        *w = m->tok_embeddings;
+        w->name = binding[OUTPUT].name[META];
+        m->token_bytes += (uint64_t)w->rows * w->cols * dtype_bytes[w->type];
+        return LLAMA_OK;
+    }
     size_t rows = w->split == BY_ROWS ? w->rows / parts : w->rows;
     size_t cols = w->split == BY_COLUMNS ? w->cols / parts : w->cols;
     if ((w->split == BY_ROWS && w->rows % parts) || (w->split == BY_COLUMNS && w->cols % parts))
@@ -4218,8 +4490,7 @@ static int bind_weight(binder *b, size_t i) {
         w->split = WHOLE;
     }
     w->part = part;
-    if (i != OUTPUT || part[0] != m->tok_embeddings.part[0]) /* tied weights count once */
-        m->parameters += elements;
+    m->parameters += elements; /* tied weights count once */
     if (w->rows > 1 && i != EMBEDDINGS) m->token_bytes += bytes;
     m->type_name = i == 0 || m->type_name == dtype_names[w->type] ? dtype_names[w->type] : "mixed";
     return LLAMA_OK;
@@ -4246,10 +4517,15 @@ static int begin_binding(binder *b, size_t parts) {
 }
 
 /* Binds every weight, after all files are read. If the output is tied, it uses the tensor of the
- * embeddings. */
+ * embeddings, which the files may have under the name of either. */
 static int end_binding(binder *b) {
+    tensor **embeddings = &b->tensors[EMBEDDINGS * b->parts],
+           **output = &b->tensors[OUTPUT * b->parts];
+    for (size_t k = 0; k < b->parts && b->p[TIED] > 0; k++) {
+        if (!embeddings[k]) embeddings[k] = output[k];
+        output[k] = embeddings[k];
+    }
     int status = sizes_from_tensors(b);
-    if (b->p[TIED] > 0) b->tensors[OUTPUT] = b->tensors[EMBEDDINGS];
     for (size_t i = 0; i < OUTSIDE + b->m->n_layers * INSIDE && status == LLAMA_OK; i++)
         status = bind_weight(b, i);
     return status;
@@ -4273,7 +4549,105 @@ static int add_file(binder *b, const char *folder, const char *name) {
     if (status) return status;
     m->file_bytes += m->files[m->n_shards].size;
     m->n_shards++;
-    return LLAMA_OK;
+    return llamac_refuse_pointer(m->files[m->n_shards - 1].data, m->files[m->n_shards - 1].size,
+                                 path, b->err);
+}
+
+/* ---- Files and folders that are not a model ---- */
+
+/* Reports the folder or a file of an adapter. Returns LLAMA_EFORMAT. */
+static int refuse_adapter(const binder *b) {
+    return llamac_fail(b->err, LLAMA_EFORMAT,
+                       "%s: is an adapter (LoRA), not a model; merge it into its model (peft's "
+                       "merge_and_unload) and give the folder of the merged model",
+                       b->path);
+}
+
+/* Reports a folder that has neither params.json nor config.json: says which path to give instead, if
+ * that can be seen. Returns LLAMA_EFORMAT. */
+static int refuse_folder(const binder *b) {
+    static const char *const weights[] = {
+        "consolidated.00.pth", "consolidated.safetensors",     "model.safetensors",
+        "pytorch_model.bin",   "model.safetensors.index.json", "pytorch_model.bin.index.json"};
+    static const char *const inner[] = {"snapshots", "original", "7B", "13B", "30B", "65B"};
+    if (llamac_file_exists(b->path, "adapter_config.json")) return refuse_adapter(b);
+    for (size_t i = 0; i < sizeof weights / sizeof *weights; i++)
+        if (llamac_file_exists(b->path, weights[i]))
+            return llamac_fail(b->err, LLAMA_EFORMAT,
+                               "%s: holds %s, but neither params.json nor config.json; put the one "
+                               "that came with it beside it",
+                               b->path, weights[i]);
+    for (size_t i = 0; i < sizeof inner / sizeof *inner; i++)
+        if (llamac_file_exists(b->path, inner[i]))
+            return llamac_fail(
+                b->err, LLAMA_EFORMAT,
+                "%s: holds neither params.json nor config.json; give the folder in it "
+                "that does, see %.200s/%s",
+                b->path, b->path, inner[i]);
+    return llamac_fail(b->err, LLAMA_EFORMAT,
+                       "%s: holds neither params.json nor config.json; give the folder that does, "
+                       "or a .gguf or .bin file",
+                       b->path);
+}
+
+/* Reports a file that is neither GGUF nor llama2.c: what it is, and which path to give instead.
+ * Returns LLAMA_EFORMAT. Version 0 of llama2.c has no magic number, so a file is recognised only by
+ * numbers that match each other and its length. */
+static int refuse_file(const binder *b) {
+#define PACKED "is compressed; unpack it and give the model in it"
+#define GGML   "is GGML, which came before GGUF; get the model as GGUF"
+    static const struct {
+        const char *begin, *what; /* the first bytes; NULL: a file of a folder */
+    } kinds[] = {
+        {"<", "is a web page; download the file itself"},
+        {"lmgg", GGML},
+        {"fmgg", GGML},
+        {"tjgg", GGML},
+        {"algg", "is an adapter, not a model; merge it into its model and give that"},
+        {"\x1f\x8b", PACKED},
+        {"BZh", PACKED},
+        {"\xfd\x37zXZ", PACKED},
+        {"\x28\xb5\x2f\xfd", PACKED},
+        {"7z\xbc\xaf", PACKED},
+        {"PK\3\4", NULL},       /* PyTorch */
+        {"\x80\2\x8a\n", NULL}, /* its older form */
+        {"{", NULL},            /* params.json, config.json, an index */
+    };
+#undef PACKED
+#undef GGML
+    const unsigned char *data = b->m->files[0].data;
+    size_t size = b->m->files[0].size;
+    const char *slash = strrchr(b->path, '/'), *name = slash ? slash + 1 : b->path;
+    char folder[LLAMAC_PATH_BYTES];
+    snprintf(folder, sizeof folder, "%.*s", slash ? (int)(slash - b->path) : 1,
+             slash ? b->path : ".");
+    bool of_folder = size > 8 && data[8] == '{' && !data[6] && !data[7]; /* safetensors */
+    if (strncmp(name, "adapter_", 8) == 0) return refuse_adapter(b);
+    if (strncmp(name, "tokenizer", 9) == 0)
+        return llamac_fail(b->err, LLAMA_EFORMAT,
+                           "%s: is a tokenizer; give the model's folder or its .gguf or .bin file",
+                           b->path);
+    for (size_t i = 0; i < sizeof kinds / sizeof *kinds && !of_folder; i++) {
+        size_t n = strlen(kinds[i].begin);
+        if (size < n || memcmp(data, kinds[i].begin, n) != 0) continue;
+        if (kinds[i].what)
+            return llamac_fail(b->err, LLAMA_EFORMAT, "%s: %s", b->path, kinds[i].what);
+        of_folder = true;
+    }
+    if (of_folder &&
+        (llamac_file_exists(folder, "params.json") || llamac_file_exists(folder, "config.json")))
+        return llamac_fail(b->err, LLAMA_EFORMAT,
+                           "%s: is one file of a model; give its folder instead: %.200s", b->path,
+                           folder);
+    if (of_folder)
+        return llamac_fail(b->err, LLAMA_EFORMAT,
+                           "%s: is one file of a model; give a folder that holds all of them, with "
+                           "params.json (Meta) or config.json (Hugging Face)",
+                           b->path);
+    return llamac_fail(b->err, LLAMA_EFORMAT,
+                       "%s: is not GGUF, and its length does not match a llama2.c header; it is "
+                       "damaged or not a model: give a model's folder, a .gguf or a .bin",
+                       b->path);
 }
 
 /* ---- JSON files of parameters: params.json, config.json ---- */
@@ -4323,9 +4697,11 @@ static int read_params(binder *b, const char *name) {
 /* ---- Meta ---- */
 
 /* Opens a folder of Meta. The shards are consolidated.00.pth, 01, ... up to the first that does not
- * exist. Each weight is divided over all of them. */
+ * exist. Each weight is divided over all of them. Mistral's folders have consolidated.safetensors
+ * instead. */
 static int open_meta(binder *b) {
     enum { MAX_SHARDS = 100 };
+    int (*read_tensors)(archive *) = read_torch;
     int status = read_params(b, "params.json");
     for (int k = 0; k < MAX_SHARDS && status == LLAMA_OK; k++) {
         char name[32];
@@ -4333,9 +4709,14 @@ static int open_meta(binder *b) {
         status = add_file(b, b->path, name);
     }
     if (llamac_is_not_found(status) && b->m->n_shards) status = LLAMA_OK;
+    else if (llamac_is_not_found(status) &&
+             llamac_file_exists(b->path, "consolidated.safetensors")) {
+        read_tensors = read_safetensors;
+        status = add_file(b, b->path, "consolidated.safetensors");
+    }
     if (status == LLAMA_OK) status = begin_binding(b, b->m->n_shards);
     for (size_t k = 0; k < b->m->n_shards && status == LLAMA_OK; k++)
-        status = bind_file(b, k, k, read_torch);
+        status = bind_file(b, k, k, read_tensors);
     return status;
 }
 
@@ -4393,11 +4774,12 @@ static int open_hugging_face(binder *b) {
         if (llamac_is_not_found(status)) status = read_index(b, kinds[k].index);
         if (!llamac_is_not_found(status)) break;
     }
+    if (k == 2 && llamac_file_exists(b->path, "adapter_config.json")) return refuse_adapter(b);
     if (k == 2)
         return llamac_fail(
             b->err, LLAMA_EFORMAT,
             "%s: holds neither model.safetensors nor pytorch_model.bin, nor an index "
-            "of either; download the weights",
+            "of either; download the weights, or give the .gguf file if it has one",
             b->path);
     if (status == LLAMA_OK) status = begin_binding(b, 1);
     for (size_t f = 0; f < b->m->n_shards && status == LLAMA_OK; f++)
@@ -4420,6 +4802,7 @@ static int gguf_params(binder *b, llamac_gguf_vocab *v) {
     int status = gguf_open(&g, &a);
     for (uint64_t i = 0; i < g.n_pairs && status == LLAMA_OK; i++) {
         if (!gguf_next(&g, &p)) return bad_archive(&a, "its list of keys is damaged");
+        if (llamac_is(p.key, p.length, "adapter.type")) return refuse_adapter(b);
         status = apply_setting(b->p, GGUF, &p, b->path, b->err);
         has_name |= llamac_is(p.key, p.length, "general.architecture");
         if (status == LLAMA_OK && p.length > PREFIX && memcmp(p.key, prefix, PREFIX) == 0) {
@@ -4428,10 +4811,15 @@ static int gguf_params(binder *b, llamac_gguf_vocab *v) {
         }
         llamac_vocab_note(v, &p);
     }
-    if (status == LLAMA_OK && !has_name)
-        return bad_archive(
-            &a,
-            "it has no general.architecture (if it is split, give the first file, -00001-of-...)");
+    if (status == LLAMA_OK && !has_name && strstr(b->path, "-of-"))
+        return llamac_fail(
+            b->err, LLAMA_EFORMAT,
+            "%s: is one file of a split model; give the first instead, -00001-of-...", b->path);
+    if (status == LLAMA_OK && !has_name) return bad_archive(&a, "it has no general.architecture");
+    if (status == LLAMA_OK && g.n_tensors == 0 && !strstr(b->path, "-of-"))
+        return llamac_fail(b->err, LLAMA_EFORMAT,
+                           "%s: has no weights, only a vocabulary; give the model's .gguf file",
+                           b->path);
     return status ? status : params_apply(b->m, b->p, b->path, b->err);
 }
 
@@ -4461,8 +4849,8 @@ static int open_gguf(binder *b, bool want_vocab) {
     if (status == LLAMA_OK) status = begin_binding(b, 1);
     for (size_t f = 0; f < b->m->n_shards && status == LLAMA_OK; f++)
         status = bind_file(b, f, 0, read_gguf);
-    /* A file without an output ties it to the embeddings. */
-    b->p[TIED] = b->tensors && !b->tensors[OUTPUT];
+    /* A file that has only one of output and embeddings ties them. */
+    b->p[TIED] = b->tensors && (!b->tensors[OUTPUT] || !b->tensors[EMBEDDINGS]);
     if (status == LLAMA_OK) status = end_binding(b);
     if (status || !want_vocab) return status;
     return llamac_vocab_gather(&b->m->vocab, &v, b->m->vocab_size, b->path, &b->m->arena, b->err);
@@ -4476,16 +4864,6 @@ static const unsigned char llama2c_orders[2][BINDINGS] = {
     {EMBEDDINGS, ATTENTION_NORM, WQ, WK, WV, WO, FFN_NORM, W1, W2, W3, NORM, OUTPUT},
     {ATTENTION_NORM, FFN_NORM, NORM, EMBEDDINGS, WQ, WK, WV, WO, W1, W2, W3, OUTPUT},
 };
-
-/* Reports a file that is neither GGUF nor llama2.c. Version 0 has no magic number, so a file is
- * recognised only by numbers that match each other and its length. */
-static int not_llama2c(const binder *b) {
-    return llamac_fail(
-        b->err, LLAMA_EFORMAT,
-        "%s: is not GGUF, and its length does not match a llama2.c header; it is damaged "
-        "or not a model: give a model's folder, a .gguf or a .bin",
-        b->path);
-}
 
 /* Reads the header and moves *c to the first weight. Only version 1 begins with a magic number. Its
  * header has a byte that is not 0 if the embeddings are tied. In version 0, vocab_size is negative
@@ -4520,9 +4898,9 @@ static int llama2c_params(binder *b, llamac_cursor *c, int *version) {
         llamac_take(c, VERSION_1_HEADER);
     }
     b->p[NORM_EPS] = 1e-5; /* a constant of llama2.c; the file does not have it */
-    if (status == LLAMA_OK && b->p[VOCAB] < 1) return not_llama2c(b);
+    if (status == LLAMA_OK && b->p[VOCAB] < 1) return refuse_file(b);
     if (status == LLAMA_OK) status = params_apply(b->m, b->p, b->path, b->err);
-    return status && !*version ? not_llama2c(b) : status;
+    return status && !*version ? refuse_file(b) : status;
 }
 
 /* Takes the matrices of one weight, layer after layer. If the file is too short, c->bad is set. */
@@ -4557,7 +4935,7 @@ static int open_llama2c(binder *b) {
         if (row != OUTPUT || b->p[TIED] == 0) status = llama2c_weight(b, &c, row);
     }
     if (status) return status;
-    if (c.bad || llamac_left(&c)) return not_llama2c(b);
+    if (c.bad || llamac_left(&c)) return refuse_file(b);
     return end_binding(b);
 }
 
@@ -4575,11 +4953,7 @@ static int open_weights(binder *b, bool want_vocab) {
     if (status) {
         bool hugging_face = llamac_file_exists(b->path, "config.json") &&
                             !llamac_file_exists(b->path, "consolidated.00.pth");
-        if (!hugging_face && !llamac_file_exists(b->path, "params.json"))
-            return llamac_fail(
-                b->err, LLAMA_EFORMAT,
-                "%s: holds neither params.json nor config.json; give the folder that does",
-                b->path);
+        if (!hugging_face && !llamac_file_exists(b->path, "params.json")) return refuse_folder(b);
         m->format = hugging_face ? HUGGING_FACE : META;
         status = hugging_face ? open_hugging_face(b) : open_meta(b);
         return status ? status : end_binding(b);

@@ -625,7 +625,7 @@ case_formats() {
     cp $work/bent/model.bin $work/bent/model2.bin
     dd if=$work/bent/ones of=$work/bent/model2.bin bs=1 seek=28 count=64 conv=notrunc 2>/dev/null
     refuse 3 "check of weights that are no numbers" "tok_embeddings.weight has a number that is not finite at row 0, column 0" $llama check $work/bent/model2.bin
-    refuse 3 "a checkpoint's own file" "give a model's folder" $llama $forms/meta/consolidated.00.pth x
+    refuse 3 "a checkpoint's own file" "give its folder instead" $llama $forms/meta/consolidated.00.pth x
     mkfifo $work/pipe
     exec 3<>$work/pipe
     timeout 1 head -c 65536 /dev/zero >&3 # full: the next write waits

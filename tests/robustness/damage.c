@@ -704,7 +704,13 @@ static void directed_pickle(void) {
     PICKLE("a text", "\x80\2X\1\0\0\0" "a.", "not a dict");
     PICKLE("a storage", "\x80\2" STORAGE ".", "not a dict");
     PICKLE("one global's name", "\x80\4\x8c\2os\x93.", "global has no module or no name");
-    PICKLE("IntStorage", "\x80\2" "ctorch\nIntStorage\n.", "'torch IntStorage'");
+    PICKLE("QInt8Storage", "\x80\2" "ctorch\nQInt8Storage\n.", "'torch QInt8Storage'");
+    PICKLE("a storage of another module", "\x80\2" "ctorch.x\nHalfStorage\n.", "'torch.x HalfStorage'");
+    PICKLE("NEWOBJ of a dict", "\x80\2" "ccollections\nOrderedDict\n)\x81.", "opcode 0x81");
+    PICKLE("NEWOBJ without arguments", "\x80\2" "cargparse\nNamespace\nK\1\x81.", "it calls something");
+    PICKLE("a Namespace for a dict", "\x80\2" "cargparse\nNamespace\n)\x81.", "not a dict");
+    PICKLE("a tensor of integers for a weight", "\x80\2}X" NORM "ctorch._utils\n_rebuild_tensor_v2\n((X\7\0\0\0storagectorch\nLongStorage\nX\1\0\0\0" "0X\3\0\0\0cpuK\2tQK\0K\2\x85K\1\x85\x89)tRs.", "is I64, not supported");
+    PICKLE("checkpoints in checkpoints without end", "\x80\2}q\1X\5\0\0\0modelh\1s.", "no tensor");
     PICKLE("another function of torch._utils", "\x80\2" "ctorch._utils\n_rebuild_sparse_tensor\n.", "_rebuild_sparse_tensor'");
     PICKLE("a global of torch that is code", "\x80\2" "ctorch.hub\nload\n.", "'torch.hub load'");
     PICKLE("a function in disguise", "\x80\2" "ctorch\n_utils._rebuild_tensor_v2\n.", "which is not allowed");
@@ -715,7 +721,8 @@ static void directed_pickle(void) {
     PICKLE("NEWOBJ_EX", "\x80\4)}\x92.", "opcode 0x92");
     PICKLE("GET of protocol 0", "\x80\2g0\n.", "opcode 0x67");
     PICKLE("BINBYTES", "\x80\3B\1\0\0\0a.", "opcode 0x42");
-    PICKLE("FLOAT", "\x80\2G\0\0\0\0\0\0\0\0.", "opcode 0x47");
+    PICKLE("FLOAT", "\x80\2G\0\0\0\0\0\0\0\0.", "not a dict");
+    PICKLE("half a FLOAT", "\x80\2G\0\0\0.", "program is truncated");
     PICKLE("PERSID of protocol 0", "\x80\2Pstorage\n.", "opcode 0x50");
     PICKLE("OrderedDict of a number", "\x80\2" "ccollections\nOrderedDict\nK\1R.", "it calls something");
     PICKLE("a storage is called", "\x80\2" "ctorch\nHalfStorage\n)R.", "it calls something");
@@ -731,7 +738,8 @@ static void directed_pickle(void) {
     PICKLE("a shape that is a number", TENSOR(NORM, "K\0K\x08K\1\x85"), "malformed");
     PICKLE("a shape without a stride", TENSOR(NORM, "K\0K\x08\x85)"), "malformed");
     PICKLE("five dimensions", TENSOR(NORM, "K\0(K\1K\1K\1K\1K\x08t(K\1K\1K\1K\1K\1t"), "malformed");
-    PICKLE("a size of 0", TENSOR(NORM, "K\0K\0\x85K\1\x85"), "a size or a stride that is not valid");
+    PICKLE("a size of 0", TENSOR(NORM, "K\0K\0\x85K\1\x85"), "is empty");
+    PICKLE("a size of -1", TENSOR(NORM, "K\0J\xff\xff\xff\xff\x85K\1\x85"), "a size or a stride that is not valid");
     PICKLE("a size that is a text", TENSOR(NORM, "K\0X\1\0\0\0" "8\x85K\1\x85"), "a size or a stride that is not valid");
     PICKLE("a stride of -1", TENSOR(NORM, "K\0K\x08\x85J\xff\xff\xff\xff\x85"), "a size or a stride that is not valid");
     PICKLE("a stride of 0", TENSOR(NORM, "K\0K\x08\x85K\0\x85"), "overlap");
@@ -895,7 +903,7 @@ static void pair_case(const char *what, const char *key, uint64_t type, const vo
 #define PAIR(what, key, type, value, says) pair_case(what, key, type, value, sizeof(value) - 1, says)
 
 static void directed_gguf(void) {
-    POKE(WHOLE_GGUF, "big-endian", "GGUF", 0, 4, 0x03000000, 4, "version 50331648");
+    POKE(WHOLE_GGUF, "big-endian", "GGUF", 0, 4, 0x03000000, 4, "big-endian");
     POKE(WHOLE_GGUF, "another magic", "GGUF", 0, 3, 'f', 1, "is not GGUF");
     MAKE(WHOLE_GGUF, "the magic alone", "GGUF", "not GGUF, or it is truncated");
     POKE(WHOLE_GGUF, "2^63 tensors", "GGUF", 0, 8, 1ull << 63, 8, "declares more than");
@@ -940,7 +948,7 @@ static void directed_gguf(void) {
     PAIR("another vocabulary's size", "llama.vocab_size", 4, "\x0d\0\0\0", "vocab_size 13");
     PAIR("another hidden width", "llama.feed_forward_length", 4, "\x0d\0\0\0", "hidden 13");
     POKE(WHOLE_GGUF, "five dimensions", "token_embd.weight", 0, 17, 5, 4, "tensors is damaged");
-    POKE(WHOLE_GGUF, "a tensor of nothing", "token_embd.weight", 0, 29, 0, 8, "empty");
+    POKE(WHOLE_GGUF, "a tensor of nothing", "token_embd.weight", 0, 29, 0, 8, "where the tensor before it ends");
     POKE(WHOLE_GGUF, "a name of 2^63 bytes", "token_embd.weight", 0, -8ul, 1ull << 63, 8, "tensors is damaged");
     POKE(WHOLE_GGUF, "a first tensor further on", "token_embd.weight", 0, 41, 64, 8, "where the tensor before it ends");
     POKE(WHOLE_GGUF, "an offset of 2^63", "token_embd.weight", 0, 41, 1ull << 63, 8, "where the tensor before it ends");

@@ -4,6 +4,9 @@
  *   hostile MODEL WORKDIR
  */
 #include "../tools/checkpoint.h"
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -291,6 +294,35 @@ static void test_overlap(void) {
     overlap(65, "its tensors overlap");
 }
 
+/* Output and embeddings are views of one storage with gaps: it is copied once, so the copy is smaller than the file. */
+static void test_tied(void) {
+    enum { WIDTH = 16, WORDS = 8192 };
+    static const char *const names[] = {"layers.0.attention.wq", "layers.0.attention.wk", "layers.0.attention.wv", "layers.0.attention.wo", "layers.0.feed_forward.w1",
+                                        "layers.0.feed_forward.w2", "layers.0.feed_forward.w3", "layers.0.attention_norm", "layers.0.ffn_norm", "norm"};
+    static unsigned char words[2 * WORDS * (WIDTH + 1)], storage[2 * WIDTH * WIDTH];
+    const model_spec m = {.dim = WIDTH, .layers = 1, .heads = 2, .kv_heads = 2, .hidden = WIDTH, .vocab = WORDS, .shards = 1};
+    zip z = {0};
+    buffer pickle = {0};
+    llama_error err;
+    put_text(&pickle, "\x80\x02}(");
+    for (int i = 0; i < 2; i++) pickle_tensor(&pickle, i ? "output.weight" : "tok_embeddings.weight", "0", sizeof words / 2, 0, WORDS, WIDTH, WIDTH + 1, false);
+    for (int i = 0; i < 10; i++) {
+        char name[64];
+        snprintf(name, sizeof name, "%s.weight", names[i]);
+        pickle_tensor(&pickle, name, "1", sizeof storage / 2, 0, i < 7 ? WIDTH : 0, WIDTH, WIDTH, false);
+    }
+    put_text(&pickle, "u.");
+    zip_add(&z, "a/data.pkl", pickle.at, pickle.n);
+    zip_add(&z, "a/data/0", words, sizeof words);
+    zip_add(&z, "a/data/1", storage, sizeof storage);
+    buffer file = zip_end(&z);
+    in_folder("consolidated.00.pth", &file);
+    model_params(&m, folder);
+    check(try_open(&err) == LLAMA_OK, "a tied output with gaps: %s", err.text);
+    model_write(&spec, folder);
+    free(pickle.at), free(file.at);
+}
+
 /* Two shards that are not of one model: of other types, or too many, or too wide together. */
 static void test_shards(void) {
     model_spec two = spec;
@@ -474,6 +506,117 @@ static void test_legacy(void) {
     }
 }
 
+/* ---- Gaps: opening reads next to nothing of a file, whatever its header says ---- */
+
+/* Open a file with a hole; the pages that it touched. */
+static long pages_read(const char *path, int want, const char *says) {
+    struct rusage before, after;
+    llama *m = NULL;
+    llama_error err;
+    getrusage(RUSAGE_SELF, &before);
+    int status = llama_open(&m, path, NULL, &err);
+    getrusage(RUSAGE_SELF, &after);
+    check(status == want && strstr(err.text, says), "%s: %d, %s", path, status, err.text);
+    llama_close(m);
+    long faults = after.ru_minflt + after.ru_majflt - before.ru_minflt - before.ru_majflt, resident = 0;
+    struct stat st;
+    int fd = open(path, O_RDONLY);
+    check(fd >= 0 && fstat(fd, &st) == 0, "%s", path);
+    size_t size = (size_t)st.st_size;
+    void *p = mmap(NULL, size, PROT_READ, MAP_SHARED, fd, 0);
+    unsigned char *in_memory = must_alloc(size / 4096 + 1);
+    check(p != MAP_FAILED && mincore(p, size, in_memory) == 0, "%s: mincore", path);
+    for (size_t i = 0; i < (size + 4095) / 4096; i++) resident += in_memory[i] & 1;
+    munmap(p, size);
+    free(in_memory);
+    close(fd);
+    return faults > resident ? faults : resident;
+}
+
+static void test_gaps(void) {
+    const model_spec many = {.dim = 16, .layers = 100, .heads = 2, .kv_heads = 1, .hidden = 32, .vocab = 24, .shards = 1};
+    enum { ALIGNMENT = 1 << 20 };
+    static char name[60001];
+    char path[2048];
+    snprintf(path, sizeof path, "%s/gaps.gguf", folder);
+
+    /* GGUF: each tensor in a megabyte of its own, which is a hole but for the first of them */
+    model_spec none = many;
+    none.layers = 0;
+    buffer b = model_gguf(&none, 0, 1, NULL, 0);
+    model_weight w;
+    size_t at = 0;
+    uint64_t n = 0;
+    while (memcmp(b.at + at, "token_embd", 10) != 0) at++;
+    b.n = at - 8;
+    for (at = 0; memcmp(b.at + at, "general.alignment", 17) != 0;) at++;
+    memcpy(b.at + at + 21, &(uint32_t){ALIGNMENT}, 4);
+    for (at = 0; memcmp(b.at + at, "block_count", 11) != 0;) at++;
+    b.at[at + 15] = (unsigned char)many.layers;
+    for (; model_nth(&many, true, (int)n, &w); n++) {
+        gguf_text(&b, w.name);
+        put_int(&b, w.rows ? 2 : 1, 4);
+        put_int(&b, (uint64_t)w.cols, 8);
+        if (w.rows) put_int(&b, (uint64_t)w.rows, 8);
+        put_int(&b, w.rows ? 1 : 0, 4);
+        put_int(&b, n * ALIGNMENT, 8);
+    }
+    memcpy(b.at + 8, &n, 8);
+    in_folder("gaps.gguf", &b);
+    check(truncate(path, (off_t)((n + 1) * ALIGNMENT)) == 0, "truncate");
+    long pages = pages_read(path, LLAMA_OK, "");
+    check(pages < 2000, "gaps in GGUF: %ld pages", pages);
+    printf("gaps in GGUF: %ld pages\n", pages);
+
+    /* GGUF: an array of 2^26 numbers, and of 2^26 texts of nothing */
+    for (int text = 0; text < 2; text++) {
+        b.n = 0;
+        put_text(&b, "GGUF");
+        put_int(&b, 3, 4), put_int(&b, 0, 8), put_int(&b, 2, 8);
+        gguf_text(&b, "x");
+        put_int(&b, 9, 4), put_int(&b, text ? 8 : 0, 4), put_int(&b, 1 << 26, 8);
+        in_folder("gaps.gguf", &b);
+        check(truncate(path, (off_t)b.n + ((off_t)1 << (text ? 29 : 26)) + 100) == 0, "truncate");
+        pages = pages_read(path, LLAMA_EFORMAT, text ? "its list of keys is damaged" : "general.architecture");
+        check(pages < 2000, "an array in GGUF: %ld pages", pages);
+    }
+    unlink(path);
+
+    /* Zip: 500 entries with one header, whose extra field has 65,532 bytes of nothing; names of 60,000 bytes */
+    for (int names = 0; names < 2; names++) {
+        zip z = {0};
+        buffer directory = {0};
+        static const unsigned char zeros[1 << 16];
+        memset(name, 'x', names ? 60000 : 5);
+        name[names ? 60000 : 5] = 0;
+        zip_add(&z, name, zeros, 64);
+        buffer one = {0};
+        put(&one, z.file.at, 28);
+        put_int(&one, names ? 4 : 65532, 2);
+        put_text(&one, name);
+        put(&one, zeros, names ? 4 + 64 : 65532 + 64);
+        for (int i = 0; i < 500; i++) put(&directory, z.directory.at, z.directory.n);
+        free(z.file.at), free(z.directory.at);
+        z = (zip){one, directory, 500};
+        buffer file = zip_end(&z);
+        in_folder("consolidated.00.pth", &file);
+        refuse("an entry again and again", LLAMA_EFORMAT, names ? "zip directory is damaged" : "extra field of a zip entry is damaged");
+        free(file.at);
+    }
+
+    /* Zip: as PyTorch writes it, but big-endian */
+    zip z = {0};
+    zip_add(&z, "archive/byteorder", "big", 3);
+    zip_add(&z, "archive/data.pkl", "\x80\2}.", 4);
+    zip_add(&z, "archive/more", name, 1024); /* a file this small would be refused for its size */
+    buffer big = zip_end(&z);
+    in_folder("consolidated.00.pth", &big);
+    free(big.at);
+    refuse("big-endian numbers", LLAMA_EFORMAT, "big-endian");
+    model_write(&spec, folder);
+    free(b.at);
+}
+
 /* What is not a regular file is refused at once. */
 static void test_not_files(void) {
     char path[2048], fifo[2048];
@@ -621,8 +764,8 @@ static void test_made_tokenizers(void) {
 }
 
 static const test_case cases[] = {
-    CASE(params), CASE(pickles), CASE(overlap), CASE(legacy), CASE(shards), CASE(many_shards), CASE(paths),
-    CASE(many_files), CASE(large_json), CASE(damage), CASE(tokenizers), CASE(made_tokenizers), CASE(not_files)};
+    CASE(params), CASE(pickles), CASE(overlap), CASE(tied), CASE(legacy), CASE(shards), CASE(many_shards), CASE(paths),
+    CASE(many_files), CASE(large_json), CASE(gaps), CASE(damage), CASE(tokenizers), CASE(made_tokenizers), CASE(not_files)};
 
 int main(int argc, char **argv) {
     if ((argc = tests_begin(argc, argv)) < 3) return 2;

@@ -420,6 +420,483 @@ static void test_vocabularies(void) {
     free(vocab.at), free(gguf.at);
 }
 
+/* ---- Names and wrappings of tensors ---- */
+
+/* How an exporter writes the small model. */
+typedef struct {
+    const char *what;
+    const char *prefix; /* in front of every name; of Hugging Face's, without "model." if it begins with '!' */
+    const char *inside; /* behind "layers.N." */
+    const char *outer;  /* PyTorch: the key of the dict of tensors in a training checkpoint; NULL: no checkpoint */
+    bool meta;          /* Meta's names and its order of rows */
+    bool legacy;        /* PyTorch: the older form */
+} exporter;
+
+static const model_spec exported = {.dim = 16, .layers = 2, .heads = 2, .kv_heads = 1, .hidden = 32, .vocab = 24, .shards = 1};
+
+/* Tensors that no model needs: not one of them is float16. */
+static const struct {
+    const char *name, *dtype, *storage;
+    int size, rank; /* bytes of an element; dimensions of 1 in front of the last, which is 8 */
+} needless[] = {
+    {"model.layers.0.self_attn.rotary_emb.inv_freq", "F64", "Double", 8, 0},
+    {"model.rotary_emb.inv_freq", "F32", "Float", 4, 0},
+    {"layers.1.attention.inner_attention.rope.freqs", "BF16", "BFloat16", 2, 0},
+    {"model.causal_mask", "BOOL", "Bool", 1, 3},
+    {"layers.0.attention.mask", "F32", "Float", 4, 3},
+    {"model.layers.1.self_attn.bias", "U8", "Byte", 1, 3},
+    {"model.layers.1.self_attn.masked_bias", "I16", "Short", 2, 0},
+    {"model.position_ids", "I64", "Long", 8, 1},
+    {"freqs_cis", "C64", "ComplexFloat", 8, 1},
+    {"v_head.summary.weight", "I32", "Int", 4, 0},
+};
+enum { NEEDLESS = sizeof needless / sizeof *needless };
+
+/* The name of weight w, number i, as the exporter has it. */
+static void exported_name(const exporter *e, int i, model_weight *w, char out[256]) {
+    static const char *const outside[] = {"tok_embeddings.weight", "norm.weight", "output.weight"};
+    static const char *const names[] = {"attention.wq", "attention.wk", "attention.wv", "attention.wo", "feed_forward.w1",
+                                        "feed_forward.w2", "feed_forward.w3", "attention_norm", "ffn_norm"};
+    char name[128];
+    snprintf(name, sizeof name, "%s", i < 3 ? outside[i] : w->name);
+    if (e->meta && i >= 3) snprintf(name, sizeof name, "layers.%d.%s.weight", (i - 3) / 9, names[(i - 3) % 9]);
+    if (e->meta) w->sorted = false;
+    else snprintf(name, sizeof name, "%s", w->name + (e->prefix[0] == '!' && memcmp(w->name, "model.", 6) == 0 ? 6 : 0));
+    char *at = strstr(name, "layers.");
+    int cut = at ? (int)(at - name) + 9 : 0; /* one digit */
+    snprintf(out, 256, "%s%.*s%s%s", e->prefix + (e->prefix[0] == '!'), cut, name, cut ? e->inside : "", name + cut);
+}
+
+static buffer export_safetensors(const exporter *e, bool more, bool tied, int without) {
+    buffer header = {0}, data = {0}, file = {0};
+    model_spec m = exported;
+    model_weight w;
+    char name[256], text[512];
+    m.tied = tied;
+    put_text(&header, "{\"__metadata__\":{\"format\":\"pt\"}");
+    for (int i = 0; model_nth(&m, false, i, &w); i++) {
+        size_t begin = data.n;
+        if (i == without) continue;
+        exported_name(e, i, &w, name);
+        put_weight(&data, &m, &w, false);
+        char rows[32] = "";
+        if (w.rows) snprintf(rows, sizeof rows, "%d,", w.rows);
+        snprintf(text, sizeof text, ",\"%s\":{\"dtype\":\"F16\",\"shape\":[%s%d],\"data_offsets\":[%zu,%zu]}", name, rows, w.cols, begin, data.n);
+        put_text(&header, text);
+    }
+    for (int i = 0; i < NEEDLESS && more; i++) {
+        size_t begin = data.n;
+        for (int k = 0; k < 8 * needless[i].size; k++) put_int(&data, 0xff, 1);
+        snprintf(text, sizeof text, ",\"%s\":{\"dtype\":\"%s\",\"shape\":[%.*s8],\"data_offsets\":[%zu,%zu]}", needless[i].name, needless[i].dtype,
+                 2 * needless[i].rank, "1,1,1,", begin, data.n);
+        put_text(&header, text);
+    }
+    snprintf(text, sizeof text, ",\"of nothing\":{\"dtype\":\"F16\",\"shape\":[0],\"data_offsets\":[%zu,%zu]}", data.n, data.n);
+    if (more) put_text(&header, text);
+    put_text(&header, "}");
+    put_int(&file, header.n, 8);
+    put(&file, header.at, header.n);
+    put(&file, data.at, data.n);
+    free(header.at), free(data.at);
+    return file;
+}
+
+/* A storage of PyTorch, in the file and in the list of keys. */
+static void put_storage(parts *p, bool legacy, const char *key, const buffer *data, size_t numel) {
+    char path[96];
+    snprintf(path, sizeof path, "archive/data/%s", key);
+    if (legacy) pickle_text(&p->keys, key), put_int(&p->storages, numel, 8), put(&p->storages, data->at, data->n);
+    else zip_add(&p->z, path, data->at, data->n);
+}
+
+/* A tensor of 8 elements, with dimensions of 1 or, if expanded, of 8 in front, whose stride is 0. */
+static void put_needless(parts *p, bool legacy, const char *name, const char *key, const char *storage, int size, int rank, bool expanded) {
+    buffer data = {0};
+    char text[128];
+    for (int k = 0; k < 8 * size; k++) put_int(&data, 0xff, 1);
+    pickle_text(&p->pickle, name);
+    put_text(&p->pickle, "ctorch._utils\n_rebuild_tensor_v2\n((");
+    pickle_text(&p->pickle, "storage");
+    snprintf(text, sizeof text, "ctorch\n%sStorage\n", storage);
+    put_text(&p->pickle, text);
+    pickle_text(&p->pickle, key);
+    pickle_text(&p->pickle, "cpu");
+    pickle_int(&p->pickle, 8);
+    put_text(&p->pickle, legacy ? "NtQ" : "tQ");
+    pickle_int(&p->pickle, 0);
+    put_text(&p->pickle, "(");
+    for (int k = 0; k < rank; k++) pickle_int(&p->pickle, expanded ? 8 : 1);
+    pickle_int(&p->pickle, 8);
+    put_text(&p->pickle, "t(");
+    for (int k = 0; k < rank; k++) pickle_int(&p->pickle, expanded ? 0 : 8);
+    pickle_int(&p->pickle, 1);
+    put_text(&p->pickle, "t\x89" "ccollections\nOrderedDict\n)RtR");
+    put_storage(p, legacy, key, &data, 8);
+    free(data.at);
+}
+
+static buffer export_torch(const exporter *e, bool more, bool tied, int without) {
+    static const char pi[] = "G\x40\x09\x21\xfb\x54\x44\x2d\x18"; /* a float */
+    parts p = {0};
+    model_spec m = exported;
+    model_weight w;
+    char name[256], key[32];
+    m.tied = tied;
+    put_text(&p.pickle, "\x80\x02}(");
+    if (e->outer) {
+        pickle_text(&p.pickle, "best_val_loss");
+        put(&p.pickle, pi, 9);
+        pickle_text(&p.pickle, "optimizer");
+        put_text(&p.pickle, "}(");
+        pickle_text(&p.pickle, "state");
+        put_text(&p.pickle, "}K\1}(");
+        put_needless(&p, e->legacy, "exp_avg", "avg", "Float", 4, 0, false);
+        put_text(&p.pickle, "us");
+        pickle_text(&p.pickle, "param_groups");
+        put_text(&p.pickle, "]}(");
+        pickle_text(&p.pickle, "betas");
+        put(&p.pickle, pi, 9), put(&p.pickle, pi, 9);
+        put_text(&p.pickle, "\x86");
+        pickle_text(&p.pickle, "params");
+        put_text(&p.pickle, "](K\1K\2euau");
+        pickle_text(&p.pickle, "config");
+        put_text(&p.pickle, "}");
+        pickle_text(&p.pickle, "name");
+        pickle_text(&p.pickle, "small");
+        put_text(&p.pickle, "s");
+        pickle_text(&p.pickle, "args");
+        put_text(&p.pickle, "cargparse\nNamespace\n)\x81}");
+        pickle_text(&p.pickle, "device");
+        put_text(&p.pickle, "ctorch\ndevice\n");
+        pickle_text(&p.pickle, "cuda");
+        put_text(&p.pickle, "\x85Rsb");
+        put_needless(&p, e->legacy, "rng_state", "rng", "Byte", 1, 0, false);
+        pickle_text(&p.pickle, "scaler");
+        put_text(&p.pickle, "N");
+        for (char outer[64], *at = strcpy(outer, e->outer), *dot; at; at = dot ? dot + 1 : NULL) {
+            if ((dot = strchr(at, '.'))) *dot = 0;
+            pickle_text(&p.pickle, at);
+            put_text(&p.pickle, dot ? "}(" : "ccollections\nOrderedDict\n)R(");
+        }
+    }
+    for (int i = 0; model_nth(&m, false, i, &w); i++) {
+        buffer data = {0};
+        if (i == without) continue;
+        exported_name(e, i, &w, name);
+        put_weight(&data, &m, &w, false);
+        snprintf(key, sizeof key, "%d", i);
+        pickle_tensor(&p.pickle, name, key, (int64_t)data.n / 2, 0, w.rows, w.cols, w.cols, e->legacy);
+        put_storage(&p, e->legacy, key, &data, data.n / 2);
+        free(data.at);
+    }
+    for (int i = 0; i < NEEDLESS && more; i++) {
+        snprintf(key, sizeof key, "needless%d", i);
+        put_needless(&p, e->legacy, needless[i].name, key, needless[i].storage, needless[i].size, needless[i].rank, i % 2);
+    }
+    put_text(&p.pickle, "u");
+    for (const char *at = e->outer; at; at = strchr(at, '.') ? strchr(at, '.') + 1 : NULL) put_text(&p.pickle, "u");
+    put_text(&p.pickle, ".");
+    if (!e->legacy) zip_add(&p.z, "archive/data.pkl", p.pickle.at, p.pickle.n);
+    buffer file = e->legacy ? legacy_end(&p) : zip_end(&p.z);
+    free(p.pickle.at);
+    return file;
+}
+
+/* The file in a folder of Hugging Face or Meta. */
+static void put_exported(const char *folder, bool meta_folder, bool torch, bool tied, const buffer *b) {
+    model_spec m = exported;
+    char command[2200];
+    m.tied = tied;
+    snprintf(command, sizeof command, "rm -rf '%s'", folder);
+    check(system(command) == 0, "%s", command);
+    make_folder(folder);
+    if (meta_folder) model_params(&m, folder);
+    else model_config(&m, folder);
+    put_file(b, folder, meta_folder ? (torch ? "consolidated.00.pth" : "consolidated.safetensors") : torch ? "pytorch_model.bin" : "model.safetensors");
+}
+
+/* The same weights under all names and wrappings: the same bits. */
+static void test_names(void) {
+    static const exporter exporters[] = {
+        {"as it is", "", "", NULL, false, false},
+        {"DataParallel", "module.", "", NULL, false, false},
+        {"compiled", "_orig_mod.", "", NULL, false, false},
+        {"compiled in DataParallel", "module._orig_mod.", "", NULL, false, false},
+        {"peft", "base_model.model.", "", NULL, false, false},
+        {"Lightning", "model.", "", "state_dict", false, false},
+        {"Lightning with DeepSpeed", "_forward_module.model.", "", "state_dict", false, false},
+        {"DeepSpeed", "", "", "module", false, false},
+        {"FSDP", "_fsdp_wrapped_module.", "_fsdp_wrapped_module._checkpoint_wrapped_module.", NULL, false, false},
+        {"layers compiled one by one", "", "_orig_mod.", "model", false, false},
+        {"the model without its head's class", "!", "", NULL, false, false},
+        {"Meta's names", "", "", NULL, true, false},
+        {"llama2.c's ckpt.pt", "_orig_mod.", "", "model", true, false},
+        {"Meta's names in a module", "module.", "", "model_state_dict", true, false},
+        {"two dicts", "module.", "", "model.state_dict", true, false},
+        {"the older form", "module.", "", "state_dict", true, true},
+    };
+    llama_info info;
+    model_write(&exported, in_work("exported"));
+    float *want = all_logits(in_work("exported"), &info, 0, 1);
+    for (size_t i = 0; i < sizeof exporters / sizeof *exporters && want; i++)
+        for (int k = 0; k < 4; k++) { /* safetensors or PyTorch, in Hugging Face's or Meta's folder */
+            const exporter *e = &exporters[i];
+            bool torch = k % 2, meta_folder = k / 2;
+            if (!torch && (e->outer || e->legacy)) continue;
+            buffer b = torch ? export_torch(e, i % 2, false, -1) : export_safetensors(e, i % 2, false, -1);
+            put_exported(in_work("exported"), meta_folder, torch, false, &b);
+            float *got = all_logits(in_work("exported"), &info, 0, 1);
+            check(got && memcmp(want, got, SOME * (size_t)info.vocab * sizeof *got) == 0, "%s, %s in %s folder: other bits", e->what,
+                  torch ? "PyTorch" : "safetensors", meta_folder ? "Meta's" : "Hugging Face's");
+            free(got), free(b.at);
+        }
+    free(want);
+}
+
+/* Output and embeddings are one, and stored under either name or both. */
+static void test_tied(void) {
+    static const exporter plain = {"tied", "", "", NULL, false, false};
+    model_spec m = exported;
+    llama_info info;
+    llama_error err;
+    llama *model = NULL;
+    m.tied = true;
+    float *want = all_logits(model_write_as(&m, GGUF_FILE, in_work("tied")), &info, 0, 1);
+    uint64_t parameters = info.parameters;
+    for (int k = 0; k < 6 && want; k++) { /* without output, without embeddings, with both */
+        bool torch = k % 2;
+        int without = k / 2 == 0 ? 2 : k / 2 == 1 ? 0 : -1;
+        buffer b = torch ? export_torch(&plain, false, true, without) : export_safetensors(&plain, false, true, without);
+        put_exported(in_work("tied"), false, torch, true, &b);
+        float *got = all_logits(in_work("tied"), &info, 0, 1);
+        check(got && memcmp(want, got, SOME * (size_t)info.vocab * sizeof *got) == 0, "tied, without %d: other bits", without);
+        check(info.parameters == parameters, "tied, without %d: %llu parameters", without, (unsigned long long)info.parameters);
+        put_exported(in_work("tied"), false, torch, false, &b); /* and config.json does not say it */
+        int status = llama_open(&model, in_work("tied"), NULL, &err);
+        if (without < 0) check(status == LLAMA_OK, "untied, both: %s", err.text);
+        else check(status == LLAMA_EFORMAT && strstr(err.text, without ? "lm_head.weight is missing" : "model.embed_tokens.weight is missing") && strstr(err.text, "tie_word_embeddings"),
+                   "untied, without %d: %s", without, err.text);
+        llama_close(model);
+        model = NULL;
+        free(got), free(b.at);
+    }
+    /* GGUF: output.weight is 4 bytes shorter than token_embd.weight, so 4 zeros more go in front of the elements */
+    buffer b = model_gguf(&m, 0, 1, NULL, 0), file = {0};
+    size_t elements = b.n, at = 0;
+    model_weight w;
+    for (int i = 0; model_nth(&m, true, i, &w); i++)
+        if (i != 2) elements -= ((size_t)(w.rows ? 2 * w.rows : 4) * (size_t)w.cols + 63) / 64 * 64;
+    while (memcmp(b.at + at, "token_embd.weight", 17) != 0) at++;
+    put(&file, b.at, at - 8);
+    gguf_text(&file, "output.weight");
+    put(&file, b.at + at + 17, elements - at - 17);
+    put_int(&file, 0, 4);
+    put(&file, b.at + elements, b.n - elements);
+    put_file(&file, in_work("tied"), "output.gguf");
+    float *got = all_logits(in_work("tied/output.gguf"), &info, 0, 1);
+    check(got && want && memcmp(want, got, SOME * (size_t)info.vocab * sizeof *got) == 0, "GGUF with output.weight alone");
+    free(got), free(want), free(b.at), free(file.at);
+}
+
+/* Tensors of other models: each is called what it is, and none "damaged". */
+static void test_foreign(void) {
+    static const struct {
+        const char *name, *says;
+    } cases[] = {
+        {"model.layers.0.self_attn.q_proj.bias", "it is a bias"},
+        {"layers.1.attention.wq.bias", "it is a bias"},
+        {"module.lm_head.bias", "it is a bias"},
+        {"model.norm.bias", "it is a bias"},
+        {"base_model.model.model.layers.0.self_attn.q_proj.lora_A.default.weight", "an adapter; merge"},
+        {"base_model.model.model.layers.0.self_attn.q_proj.base_layer.weight", "an adapter; merge"},
+        {"base_model.model.lm_head.modules_to_save.default.weight", "an adapter; merge"},
+        {"adapter_query.weight", "an adapter; merge"},
+        {"model.layers.0.self_attn.q_proj.qweight", "quantised; get the model as F16"},
+        {"model.layers.0.self_attn.q_proj.qzeros", "quantised"},
+        {"model.layers.0.self_attn.q_proj.scales", "quantised"},
+        {"model.layers.0.self_attn.q_proj.g_idx", "quantised"},
+        {"model.layers.0.self_attn.q_proj.SCB", "quantised"},
+        {"model.layers.0.self_attn.q_proj.weight.absmax", "quantised"},
+        {"model.layers.0.self_attn.q_proj.weight.quant_state.bitsandbytes__nf4", "quantised"},
+        {"model.layers.0.mlp.up_proj.weight_scale", "quantised"},
+        {"model.layers.0.mlp.up_proj.weight_scale_inv", "quantised"},
+        {"model.layers.0.mlp.up_proj.input_scale", "quantised"},
+        {"model.layers.0.mlp.up_proj.weight_packed", "quantised"},
+        {"model.layers.0.block_sparse_moe.gate.weight", "mixture of experts"},
+        {"model.layers.0.mlp.experts.0.up_proj.weight", "mixture of experts"},
+        {"model.layers.0.mlp.gate.weight", "mixture of experts"},
+        {"model.layers.0.self_attn.q_norm.weight", "normalises queries"},
+        {"model.layers.0.self_attn.k_norm.weight", "normalises keys"},
+        {"model.layers.0.self_attn.qkv_proj.weight", "several weights in one"},
+        {"model.layers.0.self_attn.W_pack.weight", "several weights in one"},
+        {"model.layers.0.mlp.gate_up_proj.weight", "several weights in one"},
+        {"transformer.h.0.attn.qkv.weight", "several weights in one"},
+        {"model.layers.0.pre_feedforward_layernorm.weight", "another architecture"},
+        {"model.layers.0.attention.gate", "another architecture"},
+        {"model.layers.2.mlp.up_proj.weight", "fewer layers (n_layers)"},
+        {"model.embed_positions.weight", "table of positions"},
+        {"rope_freqs.weight", "scales RoPE"},
+    };
+    static const exporter plain = {"plain", "", "", NULL, false, false};
+    llama *m = NULL;
+    llama_error err;
+    char text[512];
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        buffer sound = export_safetensors(&plain, false, false, -1), b = {0};
+        uint64_t header;
+        memcpy(&header, sound.at, 8);
+        size_t data = sound.n - 8 - header;
+        snprintf(text, sizeof text, ",\"%s\":{\"dtype\":\"F16\",\"shape\":[4],\"data_offsets\":[%zu,%zu]}}", cases[i].name, data, data + 8);
+        put_int(&b, header - 1 + strlen(text), 8);
+        put(&b, sound.at + 8, header - 1);
+        put_text(&b, text);
+        put(&b, sound.at + 8 + header, data);
+        put_int(&b, 0, 8);
+        put_exported(in_work("foreign"), false, false, false, &b);
+        int status = llama_open(&m, in_work("foreign"), NULL, &err);
+        check(status == LLAMA_EFORMAT && strstr(err.text, cases[i].says) && strstr(err.text, cases[i].name) && strstr(err.text, "not part of a LLaMA") && strchr(err.text, ';') && !strstr(err.text, "download"),
+              "%s: %d, %s", cases[i].name, status, err.text);
+        llama_close(m);
+        m = NULL;
+        free(sound.at), free(b.at);
+    }
+    static const struct {
+        const char *name, *says;
+    } gguf[] = {
+        {"rope_freqs.weight", "scales RoPE"}, {"blk.0.attn_q.bias", "it is a bias"}, {"blk.0.attn_q.weight.lora_a", "adapter"}, {"blk.0.ffn_gate_exps.weight", "experts"},
+        {"blk.0.ffn_gate_inp.weight", "experts"}, {"blk.0.attn_k_norm.weight", "normalises keys"}, {"blk.0.attn_qkv.weight", "several weights"}, {"position_embd.weight", "positions"},
+        {"blk.0.post_ffw_norm.weight", "another architecture"}, {"token_types.weight", "another architecture"}, {"blk.0.attn_rot_embd.weight", NULL},
+    };
+    for (size_t i = 0; i < sizeof gguf / sizeof *gguf; i++) { /* as the second file of two */
+        model_write_as(&exported, GGUF_FILE, in_work("foreign"));
+        buffer first = model_gguf(&exported, 0, 1, NULL, 0), b = {0};
+        put_file(&first, in_work("foreign"), "x-00001-of-00002.gguf");
+        put_text(&b, "GGUF");
+        put_int(&b, 3, 4), put_int(&b, 1, 8), put_int(&b, 0, 8);
+        gguf_text(&b, gguf[i].name);
+        put_int(&b, 1, 4), put_int(&b, 8, 8), put_int(&b, 0, 4), put_int(&b, 0, 8);
+        while (b.n % 32) put_int(&b, 0, 1);
+        for (int k = 0; k < 8; k++) put_int(&b, 0x3f800000, 4);
+        put_file(&b, in_work("foreign"), "x-00002-of-00002.gguf");
+        int status = llama_open(&m, in_work("foreign/x-00001-of-00002.gguf"), NULL, &err);
+        if (!gguf[i].says) check(status == LLAMA_OK, "GGUF, %s: %s", gguf[i].name, err.text);
+        else check(status == LLAMA_EFORMAT && strstr(err.text, gguf[i].says) && strstr(err.text, gguf[i].name) && !strstr(err.text, "download"), "GGUF, %s: %d, %s", gguf[i].name, status, err.text);
+        llama_close(m);
+        m = NULL;
+        free(first.at), free(b.at);
+    }
+}
+
+/* ---- Paths that are not those of a model: which to give instead ---- */
+
+static void wrong_path(const char *path, const char *says) {
+    llama *m = NULL;
+    llama_error err;
+    int status = llama_open(&m, path, NULL, &err);
+    check(status == LLAMA_EFORMAT && strstr(err.text, says) && strchr(err.text, ';') && !strchr(err.text, '\n') && !strstr(err.text, "download it again"), "%s: %d, %s", path, status, err.text);
+    llama_close(m);
+}
+
+static void test_wrong_paths(void) {
+    static const char pointer[] = "version https://git-lfs.github.com/spec/v1\noid sha256:4665\nsize 13476939516\n";
+    static const struct {
+        const char *name, *bytes;
+        size_t n;
+        const char *says;
+    } files[] = {
+#define BYTES(name, literal, says) {name, literal, sizeof literal - 1, says}
+        BYTES("model.gguf", pointer, "Git LFS pointer"),
+        BYTES("page.bin", "<!DOCTYPE html>\n<html><body>Sign in</body></html>", "web page"),
+        BYTES("ggml-model-f16.bin", "tjgg\3\0\0\0\0\x7d\0\0\0\x10\0\0\0\1\0\0\x20\0\0\0\x20\0\0\0", "GGML"),
+        BYTES("model.tar.gz", "\x1f\x8b\x08\0\0\0\0\0\0\3 abcdefghijklmnopqrstuvwxyz", "unpack"),
+        BYTES("tokenizer.model", "\n\x0e\n\5<unk>\x15\0\0\0\0\x18\2 abcdefghijklmnopqrstuvwxyz", "is a tokenizer; give the model"),
+        BYTES("tokenizer.json", "{\"version\": \"1.0\", \"truncation\": null, \"padding\": null}", "is a tokenizer; give the model"),
+        BYTES("adapter_config.json", "{\"peft_type\": \"LORA\", \"r\": 8, \"lora_alpha\": 16}", "merge it into its model"),
+        BYTES("lonely.json", "{\"hidden_size\": 4096, \"num_hidden_layers\": 32}", "give a folder that holds all of them"),
+        BYTES("big.gguf", "GGUF\0\0\0\3\0\0\0\0\0\0\0\1\0\0\0\0\0\0\0\2 and more", "big-endian"),
+    };
+    char path[2200], folder[2048], says[2400];
+    snprintf(path, sizeof path, "rm -rf '%s'", in_work("wrong"));
+    check(system(path) == 0, "%s", path);
+    make_folder(in_work("wrong"));
+    for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
+        buffer b = {0};
+        put(&b, files[i].bytes, files[i].n);
+        put_file(&b, in_work("wrong"), files[i].name);
+        snprintf(path, sizeof path, "%.1000s/wrong/%s", work, files[i].name);
+        wrong_path(path, files[i].says);
+        if (strstr(files[i].name, "adapter")) { /* its folder */
+            snprintf(folder, sizeof folder, "%s", in_work("wrong"));
+            wrong_path(folder, "merge it into its model");
+            unlink(path);
+        }
+        free(b.at);
+    }
+    wrong_path(in_work("wrong"), "give the folder that does, or a .gguf");
+
+    /* a file of a sound folder, of each form */
+    static const char *const names[] = {"model.safetensors", "config.json", "pytorch_model.bin", "consolidated.00.pth", "params.json"};
+    for (int i = 0; i < 5; i++)
+        for (int legacy = 0; legacy <= (i == 3); legacy++) {
+            model_spec m = exported;
+            m.legacy = legacy;
+            snprintf(folder, sizeof folder, "%s", in_work("wrong/sound"));
+            snprintf(says, sizeof says, "rm -rf '%s'", folder);
+            check(system(says) == 0, "%s", says);
+            if (i < 3) model_write_as(&m, i < 2 ? SAFETENSORS : TORCH, folder);
+            else model_write(&m, folder);
+            snprintf(path, sizeof path, "%s/%s", folder, names[i]);
+            snprintf(says, sizeof says, "give its folder instead: %.100s", folder);
+            wrong_path(path, says);
+            /* and the folder without its parameters, or with a pointer for its weights */
+            snprintf(says, sizeof says, "%s/%s", folder, i < 3 ? "config.json" : "params.json");
+            if (i == 1 || i == 4) continue;
+            buffer lfs = {0};
+            put_text(&lfs, pointer);
+            put_file(&lfs, folder, names[i]);
+            wrong_path(folder, "Git LFS pointer");
+            unlink(says);
+            wrong_path(folder, "but neither params.json nor config.json");
+            free(lfs.at);
+        }
+    const char *one = model_write_as(&exported, SAFETENSORS, in_work("wrong/hf"));
+    buffer lfs = {0}, config = {0};
+    put_text(&lfs, pointer);
+    put_file(&lfs, one, "tokenizer.model");
+    wrong_path(one, "Git LFS pointer");
+    put_file(&lfs, one, "config.json");
+    wrong_path(one, "Git LFS pointer");
+    model_config(&exported, one); /* an adapter saved beside its model's config.json */
+    put_text(&config, "{}");
+    put_file(&config, one, "adapter_config.json");
+    snprintf(path, sizeof path, "%s/model.safetensors", one);
+    unlink(path);
+    wrong_path(one, "merge it into its model");
+    make_folder(in_work("wrong/cache"));
+    make_folder(in_work("wrong/cache/snapshots"));
+    wrong_path(in_work("wrong/cache"), "cache/snapshots");
+    make_folder(in_work("wrong/LLaMA"));
+    make_folder(in_work("wrong/LLaMA/7B"));
+    wrong_path(in_work("wrong/LLaMA"), "LLaMA/7B");
+
+    /* GGUF that is not a model */
+    buffer more = {0}, b = {0};
+    gguf_text(&more, "adapter.type");
+    put_int(&more, 8, 4);
+    gguf_text(&more, "lora");
+    b = model_gguf(&exported, 0, 1, &more, 1);
+    put_file(&b, in_work("wrong"), "lora.gguf");
+    wrong_path(in_work("wrong/lora.gguf"), "merge it into its model");
+    free(b.at);
+    b = model_gguf(&exported, 0, 1, NULL, 0);
+    memset(b.at + 8, 0, 8);
+    put_file(&b, in_work("wrong"), "vocabulary.gguf");
+    wrong_path(in_work("wrong/vocabulary.gguf"), "only a vocabulary");
+    model_write_as(&exported, GGUF_SPLIT, in_work("wrong"));
+    wrong_path(in_work("wrong/model-00002-of-00002.gguf"), "give the first instead");
+    free(b.at), free(more.at), free(lfs.at), free(config.at);
+}
+
 /* ---- Refusals ---- */
 
 static const model_spec small = {.dim = 16, .layers = 2, .heads = 2, .kv_heads = 1, .hidden = 32, .vocab = 24, .shards = 1};
@@ -931,7 +1408,7 @@ static void test_no_space_in_front(void) {
 
 static const test_case cases[] = {
     CASE(memory), CASE(same_bits), CASE(bfloat16), CASE(vocabularies), CASE(config), CASE(index), CASE(gguf),
-    CASE(bin), CASE(least), CASE(no_space_in_front), CASE(no_words), CASE(damage), CASE(check), CASE(no_memory)};
+    CASE(bin), CASE(names), CASE(tied), CASE(foreign), CASE(wrong_paths), CASE(least), CASE(no_space_in_front), CASE(no_words), CASE(damage), CASE(check), CASE(no_memory)};
 
 int main(int argc, char **argv) {
     if ((argc = tests_begin(argc, argv)) < 3) return 2;
