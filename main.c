@@ -452,7 +452,7 @@ static const char info_help[] =
     "tokenizer. Also prints the memory needed for the context of -c, and the kernels\n"
     "that would run. The weights are not read.\n"
     "\n"
-    "With --json these are one JSON object with the keys model, format, dtype, shards,\n"
+    "With --json these are an object. Its keys are model, format, dtype, shards,\n"
     "dim, layers, heads, kv_heads, head_dim, hidden, vocab, norm_eps, rope_theta,\n"
     "parameters, file_bytes, tokenizer (true or false), bos, eos (null: none),\n"
     "trained_context, context, kv_bytes_per_token, memory_needed and memory (bytes)\n"
@@ -596,7 +596,7 @@ static const struct {
     {COMPLETE | SCORE | PPL | INFO | TRACE | COMMON, "-c, --ctx, --ctx-size N", INTEGER,
      IN(session.context, 1, MAX_CONTEXT), "context length in tokens (default: the model's)"},
     {PPL, "--stride N", INTEGER, IN(stride, 1, NO_LIMIT),
-     "tokens between the starts of windows (default: --ctx)"},
+     "tokens from one window to the next (default: --ctx)"},
     {PPL, "--ids", FLAG, AT(ids), "the file has token ids, as `llama tokenize` prints"},
     {COMPLETE | COMMON, "-s, --seed N", SEED, AT(sampler.seed),
      "sampling seed: same seed, same text (default random)"},
@@ -622,7 +622,7 @@ static const struct {
     {TOKENIZE, "--decode", FLAG, AT(decode), "turn token ids into text"},
     {TOKENIZE, "--bos", FLAG, AT(bos), "put the start token <s> before the other tokens"},
     {MODEL, "--tokenizer FILE", STRING, AT(model.tokenizer),
-     "tokenizer.model, .json or .bin (default: model's own)"},
+     "tokenizer.model, .json or .bin (default: model's)"},
     {EVALUATE | COMMON, "-t, --threads N", INTEGER, IN(session.threads, 1, 1024),
      "number of threads (default: all cores available)"},
     {EVALUATE, "-b, --batch-size N", INTEGER, IN(session.batch, 1, 1 << 20),
@@ -754,7 +754,7 @@ static void check_first_argument(void) {
     const char *first = options.n_arguments ? options.arguments[0] : "", *model = getenv("LLAMA_MODEL");
     struct stat st;
     if (!options.command_implied || !*first || options.model_path || (model && *model)) return;
-    if (stat(first, &st) == 0 || !similar_command(first)) return;
+    if (strpbrk(first, "./") || stat(first, &st) == 0 || !similar_command(first)) return;
     refuse("%s: neither a command nor a model; did you mean %s? llama -h lists the commands", first,
            similar_command(first));
 }
@@ -825,7 +825,7 @@ static void print_first_screen(void) {
     for (const command *c = commands; c < commands + COMMANDS; c++)
         printf("  llama %-8s %-23s%s\n", c->name, c->arguments, c->summary);
     puts("\nMODEL is a folder in Meta's or Hugging Face's layout, a .gguf file or llama2.c's\n"
-         ".bin file. Without MODEL, $LLAMA_MODEL is used. Without PROMPT, a pipe is read.\n");
+         ".bin file. Without MODEL, $LLAMA_MODEL is used. A pipe's text precedes PROMPT.\n");
     print_options(COMMON);
     puts("\nexample: llama LLaMA/7B \"I believe the meaning of life is\" -n 64");
     for (int i = 0; i < EXIT_CODES; i++)
@@ -983,7 +983,7 @@ static void print_zsh(void) {
     }
     printf("    esac\n"
            "}\n"
-           "(( $+functions[compdef] )) || { autoload -Uz compinit && compinit -i; }\n"
+           "(( $+functions[compdef] )) || { autoload -Uz compinit && compinit -D -i; }\n"
            "compdef _llama llama\n");
 }
 
@@ -1224,7 +1224,7 @@ static bool tokenize_prompt(input *in) {
     tokenize_with_bos(in);
     if (in->n_tokens == 0 && !options.interactive)
         reject(&in->error, EXIT_USAGE, "prompt", number, in->line,
-               "it is empty, and --no-bos leaves nothing to start from");
+               "the prompt is empty and --no-bos leaves nothing to start from");
     else if (in->n_tokens > run.context)
         reject(&in->error, EXIT_TOO_LONG, "prompt", number, in->line,
                "%s%zu tokens do not fit in a context of %zu; see -c",
@@ -1427,6 +1427,7 @@ static bool save_state(const char *path) {
     llama_error err;
     int mode = interrupt_mode;
     interrupt_mode = INTERRUPT_SAVING;
+    run.progress.start_time = 0;
     int status = llama_save_file(run.session, 0, path, &err);
     interrupt_mode = mode;
     clear_progress();
@@ -1979,7 +1980,7 @@ static void run_ppl(void) {
     }
     clear_progress();
     double mean = sum / (double)scored, variance = squares / (double)scored - mean * mean;
-    double per_byte = NAN; /* if every token of the text was scored */
+    double per_byte = (double)NAN; /* if every token of the text was scored */
     if (!options.ids && !options.no_bos && scored + 1 == n)
         per_byte = sum / log(2) / (double)run.inputs->text.n;
     if (options.json) {
@@ -2013,8 +2014,8 @@ static void print_info_object(double needed, double memory) {
     put_number(", \"rope_theta", (double)i->rope_theta);
     printf(", \"parameters\": %" PRIu64 ", \"file_bytes\": %" PRIu64, i->parameters, i->file_bytes);
     printf(", \"tokenizer\": %s", llama_token_text(run.model, 0, NULL) ? "true" : "false");
-    put_number(", \"bos", i->bos < 0 ? NAN : i->bos);
-    put_number(", \"eos", i->eos < 0 ? NAN : i->eos);
+    put_number(", \"bos", i->bos < 0 ? (double)NAN : i->bos);
+    put_number(", \"eos", i->eos < 0 ? (double)NAN : i->eos);
     printf(", \"trained_context\": %d, \"context\": %zu, \"kv_bytes_per_token\": %" PRIu64, i->context,
            run.context, i->kv_bytes_per_token);
     printf(", \"memory_needed\": %.0f, \"memory\": %.0f, \"kernels\": \"%s\"}\n", needed, memory,

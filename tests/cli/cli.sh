@@ -437,7 +437,7 @@ case_rejected() {
     run 5 "all too long" $llama $model --lines -f $work/lines -c 16
     holds "all too long: an error each" [ "$(wc -l <$work/err) $(wc -l <$work/out)" = "2 2" ]
     printf '%s\n\n%s\n' "$one" "$two" | $llama $model --lines --no-bos -n 3 -s 4 >$work/out 2>$work/err
-    if [ $? -eq 2 ] && [ "$(wc -l <$work/out)" -eq 3 ] && grep -q "^llama: prompt 2 (line 2): it is empty" $work/err; then ok; else no "an empty line and --no-bos: $(cat $work/err)"; fi
+    if [ $? -eq 2 ] && [ "$(wc -l <$work/out)" -eq 3 ] && grep -q "^llama: prompt 2 (line 2): the prompt is empty" $work/err; then ok; else no "an empty line and --no-bos: $(cat $work/err)"; fi
     head -n 2 $items >$work/items
     $llama score $model -f $work/items >$work/want
     { head -n 1 $work/items; echo; printf '0\t%s\ta\tb\n' "$(head -c 9000 tests/tiny/README.md | tr '\n\t' '  ')"; tail -n 1 $work/items; } >$work/mixed
