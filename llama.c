@@ -5445,8 +5445,8 @@ static bool transfer_sequence(const llama_session *s, stream *st, const sequence
     size_t token = sizeof *q->tokens + 2 * s->model->n_layers * s->model->kv_dim * sizeof(float);
     st->owner = s;
     st->done = 0;
-    st->total = q->length * (uint64_t)token +
-                (q->have_logits ? s->model->vocab_size * sizeof(float) : 0);
+    st->total =
+        q->length * (uint64_t)token + (q->have_logits ? s->model->vocab_size * sizeof(float) : 0);
     transfer(st, q->tokens, q->length * sizeof *q->tokens);
     for (size_t i = 0; i < s->model->n_layers * s->model->n_kv_heads; i++) {
         transfer(st, q->k + i * context * width, bytes);

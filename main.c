@@ -58,7 +58,7 @@ typedef struct { /* a text to work on */
     const char *error; /* why it was rejected; NULL: it was not */
 } input;
 
-typedef struct { /* what a generated text has so far */
+typedef struct {   /* what a generated text has so far */
     size_t number; /* of its input */
     bytes text;
     bytes logprobs;          /* with --json: llama_token_logprob [tokens][1 + options.logprobs] */
@@ -576,8 +576,7 @@ static const struct {
     {COMPLETE | TOKENIZE | TRACE, "-e, --escape", FLAG, AT(escapes),
      "read \\n \\t \\r \\\\ \\\" \\' \\xNN in texts as C escapes"},
     {COMPLETE, "--lines", FLAG, AT(lines), "each line of a file or of stdin is a prompt"},
-    {COMPLETE, "-0, --null", FLAG, AT(null),
-     "prompts read and texts printed end with NUL"},
+    {COMPLETE, "-0, --null", FLAG, AT(null), "prompts read and texts printed end with NUL"},
     {COMPLETE, "-k, --samples N", INTEGER, IN(samples, 1, NO_LIMIT),
      "N texts per prompt, seeds S, S + 1, ... (default 1)"},
     {COMPLETE | SCORE | PPL | INFO | BENCH, "--json", FLAG, AT(json),
@@ -631,8 +630,7 @@ static const struct {
      "weights: map (default), lock (in memory) or auto"},
     {EVALUATE, "--kernels NAME", STRING, AT(session.kernels),
      "scalar, avx2, avx512 or neon (default: the fastest)"},
-    {EVALUATE, "--fast", FLAG, AT(fast),
-     "use AMX for prompts: the last bits of results differ"},
+    {EVALUATE, "--fast", FLAG, AT(fast), "use AMX for prompts: the last bits of results differ"},
     {COMPLETE | COMMON, "--stats", FLAG, AT(stats),
      "print speed, memory, kernels and seed on stderr"},
     {MODEL, "-q, --quiet", FLAG, AT(quiet), "no notes, no bar; score prints accuracy only"},
@@ -743,7 +741,8 @@ static const char *similar_command(const char *text) {
     for (const command *c = commands; c < commands + COMMANDS; c++) {
         size_t k = strlen(c->name), common = n < k ? n : k;
         if (common > 1 && strncmp(text, c->name, common) == 0) return c->name;
-        if (n <= 2 * k && (d = edit_distance(text, n, c->name, k)) < min) min = d, nearest = c->name;
+        if (n <= 2 * k && (d = edit_distance(text, n, c->name, k)) < min)
+            min = d, nearest = c->name;
     }
     return nearest;
 }
@@ -751,7 +750,8 @@ static const char *similar_command(const char *text) {
 /* Exit with an error if the first argument looks like a mistyped command: it is no file, and nothing
  * else names the model. */
 static void check_first_argument(void) {
-    const char *first = options.n_arguments ? options.arguments[0] : "", *model = getenv("LLAMA_MODEL");
+    const char *first = options.n_arguments ? options.arguments[0] : "",
+               *model = getenv("LLAMA_MODEL");
     struct stat st;
     if (!options.command_implied || !*first || options.model_path || (model && *model)) return;
     if (strpbrk(first, "./") || stat(first, &st) == 0 || !similar_command(first)) return;
@@ -900,8 +900,8 @@ static void print_bash(void) {
            "    if [ \"$prev\" = = ]; then prev=${COMP_WORDS[COMP_CWORD-2]}; fi\n"
            "    case $prev in\n");
     for (int k = 0; k < OPTION_VALUES; k++)
-        printf("    %s) COMPREPLY=($(compgen -W '%s' -- \"$cur\")); return ;;\n", option_values[k][0],
-               option_values[k][1]);
+        printf("    %s) COMPREPLY=($(compgen -W '%s' -- \"$cur\")); return ;;\n",
+               option_values[k][0], option_values[k][1]);
     printf("    esac\n"
            "    case ' ");
     print_names(~0, true);
@@ -942,9 +942,14 @@ static void print_zsh_option(size_t i) {
             printf("%s%.*s", other == names ? "" : " ", (int)k, other);
         k = 0;
         printf(")%s%.*s%s[", option_table[i].kind == STOP_TEXT ? "*" : "", (int)n, name,
-               option_table[i].kind == FLAG ? "" : n > 2 ? "=" : "+");
+               option_table[i].kind == FLAG ? ""
+               : n > 2                      ? "="
+                                            : "+");
         print_quoted(option_table[i].help, "[]:\\");
-        printf("]%s%s%s'", option_table[i].kind == FLAG ? "" : values ? ":value:(" : ":value:_files",
+        printf("]%s%s%s'",
+               option_table[i].kind == FLAG ? ""
+               : values                     ? ":value:("
+                                            : ":value:_files",
                values ? values : "", values ? ")" : "");
     }
 }
@@ -993,27 +998,29 @@ static void print_fish(void) {
     for (const command *c = commands; c < commands + COMMANDS; c++) printf(" %s", c->name);
     putchar('\n');
     for (const command *c = commands; c < commands + COMMANDS; c++) {
-        printf("complete -c llama -n \"not __fish_seen_subcommand_from $llama_commands\" -a %s -d '",
-               c->name);
+        printf(
+            "complete -c llama -n \"not __fish_seen_subcommand_from $llama_commands\" -a %s -d '",
+            c->name);
         print_quoted(c->summary, "");
         printf("'\n");
     }
     for (size_t i = 0, n = 0; i < OPTIONS; i++, n = 0) {
         bool implied = option_table[i].commands & (COMPLETE | HELP); /* also without a command */
-        printf("complete -c llama -n \"%s__fish_seen_subcommand_from",
-               implied ? "not " : "");
+        printf("complete -c llama -n \"%s__fish_seen_subcommand_from", implied ? "not " : "");
         for (const command *c = commands; c < commands + COMMANDS; c++)
             if (implied != ((option_table[i].commands & c->bit) != 0)) printf(" %s", c->name);
         printf("\"");
         for (const char *name = option_table[i].names; (name = next_name(name, &n));)
-            printf(n > 2 ? " -l %.*s" : " -s %.*s", (int)n - (n > 2 ? 2 : 1), name + (n > 2 ? 2 : 1));
+            printf(n > 2 ? " -l %.*s" : " -s %.*s", (int)n - (n > 2 ? 2 : 1),
+                   name + (n > 2 ? 2 : 1));
         if (values_of(i)) printf(" -x -a '%s'", values_of(i));
         else if (option_table[i].kind != FLAG) printf(" -r");
         printf(" -d '");
         print_quoted(option_table[i].help, "\\");
         printf("'\n");
     }
-    printf("complete -c llama -n \"__fish_seen_subcommand_from help\" -f -a \"all $llama_commands\"\n");
+    printf("complete -c llama -n \"__fish_seen_subcommand_from help\" -f -a \"all "
+           "$llama_commands\"\n");
 }
 
 /* Print what a shell evaluates to complete commands, options, their values and file names. */
@@ -1807,9 +1814,10 @@ static void read_item(item *it, char *line, size_t number) {
     for (const char *c = line; c && ++it->n && (c = strchr(c, '\t')); c++) {}
     it->label = known ? strtol(label, &end, 10) : -1;
     if (!it->n || (known && (*end || it->label < 0 || (size_t)it->label >= it->n)))
-        refuse("item %zu (line %zu): a line must be a label (the number of a continuation, or -), a "
-               "context and continuations, between tabs",
-               number, it->line);
+        refuse(
+            "item %zu (line %zu): a line must be a label (the number of a continuation, or -), a "
+            "context and continuations, between tabs",
+            number, it->line);
     it->c = allocate(2 * it->n * sizeof *it->c);
     size_t length = unescape(context_text, strlen(context_text), NULL);
     for (llama_continuation *c = it->c; (text = strsep(&line, "\t")); c++) {
@@ -1949,8 +1957,8 @@ static void run_score(void) {
                    rule + 1 == RULES ? "}}\n" : "");
             continue;
         }
-        printf("accuracy\t%s\t%.4f\t%.4f\t%zu\t%zu\n", rules[rule], p,
-               error, right[rule], labelled);
+        printf("accuracy\t%s\t%.4f\t%.4f\t%zu\t%zu\n", rules[rule], p, error, right[rule],
+               labelled);
     }
 }
 
@@ -2006,7 +2014,8 @@ static void print_info_object(double needed, double memory) {
     const llama_info *i = &run.info;
     printf("{\"model\": ");
     put_json(options.model_path, strlen(options.model_path));
-    printf(", \"format\": \"%s\", \"dtype\": \"%s\", \"shards\": %d", i->format, i->dtype, i->shards);
+    printf(", \"format\": \"%s\", \"dtype\": \"%s\", \"shards\": %d", i->format, i->dtype,
+           i->shards);
     printf(", \"dim\": %d, \"layers\": %d, \"heads\": %d, \"kv_heads\": %d, \"head_dim\": %d, "
            "\"hidden\": %d, \"vocab\": %d",
            i->dim, i->layers, i->heads, i->kv_heads, i->head_dim, i->hidden, i->vocab);
@@ -2016,8 +2025,8 @@ static void print_info_object(double needed, double memory) {
     printf(", \"tokenizer\": %s", llama_token_text(run.model, 0, NULL) ? "true" : "false");
     put_number(", \"bos", i->bos < 0 ? (double)NAN : i->bos);
     put_number(", \"eos", i->eos < 0 ? (double)NAN : i->eos);
-    printf(", \"trained_context\": %d, \"context\": %zu, \"kv_bytes_per_token\": %" PRIu64, i->context,
-           run.context, i->kv_bytes_per_token);
+    printf(", \"trained_context\": %d, \"context\": %zu, \"kv_bytes_per_token\": %" PRIu64,
+           i->context, run.context, i->kv_bytes_per_token);
     printf(", \"memory_needed\": %.0f, \"memory\": %.0f, \"kernels\": \"%s\"}\n", needed, memory,
            llama_session_kernels(run.session));
 }
