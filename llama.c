@@ -2582,6 +2582,8 @@ LLAMAC_SHARED int llamac_vocab_gather(llamac_vocab **out, llamac_gguf_vocab *, s
 /* Return the id of <s> and of </s>; -1 if the vocabulary has no such token. */
 LLAMAC_SHARED int32_t llamac_vocab_bos(const llamac_vocab *);
 LLAMAC_SHARED int32_t llamac_vocab_eos(const llamac_vocab *);
+/* Returns the most bytes of text that one token can cover; SIZE_MAX if there is no limit. */
+LLAMAC_SHARED size_t llamac_vocab_widest(const llamac_vocab *);
 /* Tokenizes n bytes of text. Returns the number of tokens, of which at most cap are written to out,
  * or a negative status. */
 LLAMAC_SHARED ptrdiff_t llamac_encode(const llamac_vocab *, const llama_allocator *,
@@ -4003,6 +4005,10 @@ static int put_param(params p, size_t i, const char *key, const llamac_value *v,
     bool is_integer = v->type != GGUF_FLOAT && v->type != GGUF_DOUBLE; /* GGUF's type of it */
     bool valid = want == 't' ? v->kind == 't' || v->kind == 'f' : v->kind == '0';
     if (v->kind == '0' && v->type != GGUF_NONE) valid &= is_integer == (want == '1');
+    if (!valid && want == 't')
+        return llamac_fail(err, LLAMA_EFORMAT,
+                           "%s: '%s' must be true or false; use the file that came with the model",
+                           file, key);
     if (!valid || !(number >= min && number <= max) ||
         (want == '1' && number != (double)(long)number))
         return llamac_fail(err, LLAMA_EFORMAT,
@@ -5697,8 +5703,11 @@ typedef struct {
     llama_write_fn write; /* NULL when reading */
     llama_read_fn read;   /* NULL when writing */
     void *user;
-    uint64_t sum; /* checksum of all bytes so far */
-    bool failed;  /* a call of write or read failed; no call follows */
+    uint64_t sum;               /* checksum of all bytes so far */
+    bool failed;                /* a call of write or read failed; no call follows */
+    const llama_session *owner; /* its progress function is called; NULL: none is */
+    uint64_t done, total;       /* bytes: so far, of the sequence */
+    bool cancelled;             /* the progress function cancelled; failed is set too */
 } stream;
 
 /* Returns the checksum of n bytes that follow data with checksum `sum`. It detects damage, not
@@ -5720,9 +5729,24 @@ static uint64_t checksum(uint64_t sum, const void *data, size_t n) {
 /* Writes n bytes from p, or reads n bytes to p. Saving and loading share this code and its order,
  * so that their formats cannot differ. */
 static void transfer(stream *s, void *p, size_t n) {
-    if (s->failed || n == 0) return;
-    s->failed = (s->write ? s->write(s->user, p, n) : s->read(s->user, p, n)) != 0;
-    if (!s->failed) s->sum = checksum(s->sum, p, n);
+    enum { CHUNK = 1 << 20 }; /* bytes between two calls of the progress function */
+    llama_progress_fn progress = s->owner ? s->owner->progress : NULL;
+    unsigned char *at = p;
+    for (size_t k; n && !s->failed; n -= k, at += k) {
+        k = n < CHUNK ? n : CHUNK;
+        s->failed = (s->write ? s->write(s->user, at, k) : s->read(s->user, at, k)) != 0;
+        if (s->failed) break;
+        s->sum = checksum(s->sum, at, k);
+        s->done += k;
+        if (progress && progress(s->owner->progress_user, "state", s->done, s->total))
+            s->failed = s->cancelled = true;
+    }
+}
+
+/* Reports a stream that failed: the host cancelled, or `text` says why. */
+static int stream_failed(llama_session *s, const stream *st, const char *text) {
+    return st->cancelled ? llamac_failed(s, LLAMA_ECANCEL, "cancelled by the host")
+                         : llamac_failed(s, LLAMA_EIO, text);
 }
 
 /* Writes or reads the checksum of all bytes so far. Returns false if the checksum that was read is
@@ -5792,12 +5816,18 @@ static void make_header(uint64_t h[STATE], const llama_session *s, const sequenc
 static bool transfer_sequence(const llama_session *s, stream *st, const sequence *q,
                               size_t context) {
     size_t width = s->model->head_dim, bytes = q->length * width * sizeof(float);
+    size_t token = sizeof *q->tokens + 2 * s->model->n_layers * s->model->kv_dim * sizeof(float);
+    st->owner = s;
+    st->done = 0;
+    st->total =
+        q->length * (uint64_t)token + (q->have_logits ? s->model->vocab_size * sizeof(float) : 0);
     transfer(st, q->tokens, q->length * sizeof *q->tokens);
     for (size_t i = 0; i < s->model->n_layers * s->model->n_kv_heads; i++) {
         transfer(st, q->k + i * context * width, bytes);
         transfer(st, q->v + i * context * width, bytes);
     }
     if (q->have_logits) transfer(st, q->logits, s->model->vocab_size * sizeof(float));
+    st->owner = NULL;
     return transfer_checksum(st);
 }
 
@@ -5812,7 +5842,7 @@ LLAMAC_API int llama_save(llama_session *s, int seq, llama_write_fn fn, void *us
     transfer(&st, header, sizeof header);
     transfer_checksum(&st);
     transfer_sequence(s, &st, q, s->context);
-    return st.failed ? llamac_failed(s, LLAMA_EIO, "the state could not be written") : LLAMA_OK;
+    return st.failed ? stream_failed(s, &st, "the state could not be written") : LLAMA_OK;
 }
 
 /* Reads a header and sets the length and have_logits of q. Fails if the state is damaged or does
@@ -5846,8 +5876,7 @@ static int load_header(llama_session *s, stream *st, sequence *q) {
 static int load_rest(llama_session *s, stream *st, const sequence *q, size_t context) {
     size_t vocab = s->model->vocab_size;
     bool valid = transfer_sequence(s, st, q, context);
-    if (st->failed)
-        return llamac_failed(s, LLAMA_EIO, "the state could not be read, or is truncated");
+    if (st->failed) return stream_failed(s, st, "the state could not be read, or is truncated");
     for (size_t i = 0; i < q->length; i++)
         valid = valid && q->tokens[i] >= 0 && (size_t)q->tokens[i] < vocab;
     if (q->have_logits) valid = valid && q->length && all_finite(q->logits, vocab);
@@ -6236,6 +6265,10 @@ LLAMAC_API ptrdiff_t llama_text_to_tokens(const llama *m, const char *text, size
                                           unsigned flags, int32_t *out, size_t cap) {
     const llamac_vocab *v = (m ? m->vocab : NULL);
     return v ? llamac_encode(v, &m->arena.allocator, text, n, flags, out, cap) : LLAMA_EINVAL;
+}
+
+LLAMAC_API size_t llama_min_tokens(const llama *m, size_t n) {
+    return m && m->vocab ? n / llamac_vocab_widest(m->vocab) : 0;
 }
 
 LLAMAC_API const char *llama_token_text(const llama *m, int32_t token, size_t *n) {

@@ -123,8 +123,8 @@ typedef struct {
 } llama_error;
 
 /* Reports progress on the calling thread, at least once a layer. Return 0 to continue, any other
- * value to cancel. `what` names the work and its unit: "prompt" counts layers x tokens, "weights"
- * and "md5" count bytes. */
+ * value to cancel. `what` names the work and its unit: "prompt" counts layers x tokens, "weights",
+ * "md5" and "state" (saving and loading) count bytes. */
 typedef int (*llama_progress_fn)(void *user, const char *what, uint64_t done, uint64_t total);
 
 /* Memory functions of the host. */
@@ -199,7 +199,7 @@ typedef struct {
     int threads;         /* 0: the cores this process may use (affinity, cgroup quota) */
     int numerics;        /* LLAMA_EXACT or LLAMA_FAST */
     const char *kernels; /* "scalar", "avx2", "avx512" or "neon"; NULL: the best of this CPU */
-    llama_progress_fn progress;       /* called while evaluating; NULL: none */
+    llama_progress_fn progress;       /* called while evaluating, saving, loading; NULL: none */
     void *user;                       /* first argument of progress */
     const llama_allocator *allocator; /* copied; NULL: aligned_alloc and free */
 } llama_session_options;
@@ -262,9 +262,14 @@ enum { LLAMA_ADD_BOS = 1 };
 
 /* Tokenizes n bytes of text. Returns the number of tokens, and writes at most `capacity` of them.
  * Text is data: "<s>" becomes ordinary tokens, never BOS. EINVAL (also if the model has no
- * tokenizer), ENOMEM. */
+ * tokenizer, or for more than 2^30 bytes), ENOMEM. */
 LLAMAC_API ptrdiff_t llama_text_to_tokens(const llama *, const char *text, size_t n, unsigned flags,
                                           int32_t *out, size_t capacity);
+
+/* Returns a number of tokens that n bytes of text have at least, whatever they are. It takes no
+ * time, so a text that cannot fit in a context can be refused before it is tokenized. 0 if there is
+ * no such number: no tokenizer, or one that can turn any number of bytes into one token. */
+LLAMAC_API size_t llama_min_tokens(const llama *, size_t n);
 
 /* Returns the token's piece as the vocabulary has it, *n bytes without a final 0; NULL if there is
  * no such token. */
@@ -448,7 +453,7 @@ typedef int (*llama_read_fn)(void *user, void *p, size_t n);        /* returns 0
 
 /* Writes a sequence through fn: kv_bytes_per_token bytes for each token, the logits if there are
  * any, and a short header. Any session on the same weights can load it, from files of any format,
- * and continues with the same bits. EINVAL; EIO if fn failed. */
+ * and continues with the same bits. EINVAL; EIO if fn failed; ECANCEL. */
 LLAMAC_API int llama_save(llama_session *, int seq, llama_write_fn fn, void *user);
 
 /* Replaces a sequence by a saved one. Checks the checksum before it uses any number of the state.
@@ -458,6 +463,7 @@ LLAMAC_API int llama_save(llama_session *, int seq, llama_write_fn fn, void *use
  *     EMISMATCH   the state is of another model, another version or another kind of arithmetic
  *     EFULL       the state is longer than the context
  *     EIO         fn failed
+ *     ECANCEL     the session's progress function cancelled
  *     ENOMEM      a sequence that is not empty needs memory for both states
  *
  * Models are compared by their shape, their constants and samples of each weight. */

@@ -34,7 +34,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/stat.h>
+#include <sys/time.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -52,9 +54,12 @@ typedef struct { /* a text to work on */
     bytes text;
     int32_t *tokens; /* [n_tokens], allocated for [capacity] */
     size_t n_tokens, capacity;
+    size_t line;       /* its line in the file, from 1; 0: it is not a line */
+    const char *error; /* why it was rejected; NULL: it was not */
 } input;
 
-typedef struct { /* what a generated text has so far */
+typedef struct {   /* what a generated text has so far */
+    size_t number; /* of its input */
     bytes text;
     bytes logprobs;          /* with --json: llama_token_logprob [tokens][1 + options.logprobs] */
     size_t ready;            /* bytes of text that cannot become part of a stop text */
@@ -94,6 +99,9 @@ static struct run {
     input *inputs; /* [n_inputs], in input_memory */
     size_t n_inputs;
     bytes input_memory;
+    bytes document; /* the text of stdin that comes before each prompt */
+    int exit_code;  /* of the first input that was rejected; 0: none was */
+    bool utf8_noted;
     llama *model;
     llama_info info;
     size_t context; /* positions of a sequence */
@@ -102,8 +110,10 @@ static struct run {
     output *outputs;         /* [n_requests]: what each has so far */
     size_t n_requests;
     size_t n_printed; /* the first n_printed requests are complete and printed */
+    size_t n_passed;  /* of the first n_passed inputs those are printed that were rejected */
     struct {
-        bool enabled;      /* stderr is a terminal, and not -q */
+        bool terminal;     /* stderr is a terminal */
+        bool enabled;      /* and not -q */
         double start_time; /* when the work began; 0: it has not */
         double print_time; /* when the bar was last drawn; 0: there is none on the screen */
     } progress;
@@ -115,8 +125,16 @@ static struct run {
     } stats;
 } run;
 
-static volatile sig_atomic_t interrupted; /* SIGINT was received */
-static void on_interrupt(int signal_number) { interrupted = signal_number; }
+static volatile sig_atomic_t interrupted; /* the signal that asks to end; 0: none did */
+
+/* What Ctrl-C ends, which depends on what would be lost. */
+static volatile sig_atomic_t interrupt_mode;
+enum {
+    INTERRUPT_EXITS,  /* the process, at once */
+    INTERRUPT_PRINTS, /* the process, after 0.15 s in which the text so far is printed */
+    INTERRUPT_SAVING, /* the process, when a file that is half written has been removed */
+    INTERRUPT_REPLY   /* a chat: only what it is doing */
+};
 
 /* ---- 1. Terminal and messages ---- */
 
@@ -164,10 +182,45 @@ static void put_json(const char *text, size_t n) {
     putchar('"');
 }
 
+/* Print `text`, which ends with a name, and a number as JSON: null if it is not finite. */
+static void put_number(const char *text, double v) {
+    if (isfinite(v)) printf("%s\": %.9g", text, v);
+    else printf("%s\": null", text);
+}
+
 /* Erase the progress bar, if one is on the screen. */
 static void clear_progress(void) {
     if (run.progress.print_time > 0) fputs("\r\033[K", stderr);
     run.progress.print_time = 0;
+}
+
+/* End the process as a signal asks. Safe in a signal handler. */
+static void exit_by_signal(int signal_number) {
+    const char *end = run.progress.print_time > 0 ? "\r\033[K" : "\n";
+    if (run.progress.terminal && write(STDERR_FILENO, end, strlen(end)) < 0) _exit(EXIT_RUN);
+    if (signal_number == SIGINT) _exit(EXIT_INTERRUPTED);
+    signal(signal_number, SIG_DFL);
+    raise(signal_number); /* in its handler it is delivered when that returns */
+}
+
+/* Handle SIGINT, SIGTERM and SIGHUP, and the SIGALRM after them. A second one ends the process at
+ * once, except in a chat. Only saving is ended with care by SIGTERM and SIGHUP. */
+static void on_signal(int n) {
+    static const struct itimerval soon = {.it_value = {.tv_usec = 150000}};
+    int mode = n == SIGINT || interrupt_mode == INTERRUPT_SAVING ? interrupt_mode : INTERRUPT_EXITS;
+    bool again = interrupted && mode != INTERRUPT_REPLY;
+    if (again || mode == INTERRUPT_EXITS) exit_by_signal(n == SIGALRM ? interrupted : n);
+    interrupted = n;
+    if (mode == INTERRUPT_PRINTS) setitimer(ITIMER_REAL, &soon, NULL);
+}
+
+/* Install on_signal. Hangups that are ignored, as under nohup, stay ignored. */
+static void catch_signals(void) {
+    static const int signals[] = {SIGINT, SIGTERM, SIGHUP, SIGALRM};
+    struct sigaction action = {.sa_handler = on_signal}, old;
+    for (int i = 0; i < 4; i++)
+        if (signals[i] != SIGHUP || sigaction(SIGHUP, NULL, &old) != 0 || old.sa_handler != SIG_IGN)
+            sigaction(signals[i], &action, NULL);
 }
 
 /* Print one line on stderr. */
@@ -187,6 +240,12 @@ __attribute__((format(printf, 1, 2))) static void say(const char *format, ...) {
 #define die(code, ...) (say(__VA_ARGS__), exit(code))
 #define refuse(...)    die(EXIT_USAGE, __VA_ARGS__)
 
+/* Exit after Ctrl-C, on a new line of the terminal. */
+static void exit_interrupted(void) {
+    if (run.progress.terminal) fputs(run.progress.print_time > 0 ? "\r\033[K" : "\n", stderr);
+    exit(EXIT_INTERRUPTED);
+}
+
 /* If a library call failed, print its error text and exit with the code of its status. Ctrl-C
  * exits without a text. */
 static void exit_on_error(int status, const char *text) {
@@ -195,7 +254,7 @@ static void exit_on_error(int status, const char *text) {
     for (int i = 0; i < EXIT_CODES; i++)
         if (exit_codes[i].statuses[0] == status || exit_codes[i].statuses[1] == status)
             code = exit_codes[i].code;
-    if (code == EXIT_INTERRUPTED) clear_progress(), exit(code);
+    if (code == EXIT_INTERRUPTED) exit_interrupted();
     die(code, "%s", text);
 }
 
@@ -260,24 +319,38 @@ static const char complete_help[] =
     "end token </s>, after -n tokens or when the context is full. A note on stderr\n"
     "reports a full context.\n"
     "\n"
+    "If a prompt is given and stdin is a pipe or a file, the text of stdin comes\n"
+    "first, unchanged, and the prompt after it: cat doc | llama MODEL \"Summary:\".\n"
+    "Each of several prompts gets that text. A pipe that gives nothing within half a\n"
+    "second is not read, and a note says so; -f - waits. In a shell's loop that reads\n"
+    "a file, give </dev/null.\n"
+    "\n"
     "Several prompts: repeat -p and -f, or give --lines or -0. With -k each prompt\n"
     "gets several texts. Up to 32 texts are generated in each pass over the weights.\n"
     "Batching never changes the output: each text is bit-identical to running its\n"
     "prompt alone with the same seed. (With --fast its bits may differ.) Texts are\n"
     "printed in input order. Each is followed by a newline, or with -0 by a NUL.\n"
+    "A prompt that does not fit in the context gets an error on stderr and an empty\n"
+    "text; the others are run, and the exit code is 5.\n"
     "\n"
     "With --json each text is printed as a JSON object, on a line of its own:\n"
-    "  prompt, sample    the number of the prompt; the number of the text among the\n"
-    "                    texts of that prompt; both from 0\n"
-    "  text, tokens      the generated text; the ids of its tokens\n"
-    "  finish            why it ended: eos, stop, length, context, interrupted\n"
-    "  seed              the seed that generates the same text again\n"
-    "  prompt_tokens     the number of tokens in the prompt\n"
-    "  first_token_seconds, seconds\n"
-    "                    the time from opening the model to the first token and to\n"
-    "                    the end of the text\n"
-    "  logprobs          with --logprobs: for each token its id, its log-probability\n"
-    "                    and the most likely tokens (top), most likely first\n"
+    "  prompt               the index of the prompt, from 0\n"
+    "  sample               the index of the text among the prompt's texts, from 0\n"
+    "  line                 with --lines: the number of the prompt's line, from 1\n"
+    "  error                why the prompt was not run; no other key follows\n"
+    "  text                 the generated text\n"
+    "  tokens               the ids of the generated tokens\n"
+    "  finish               why it ended: eos, stop, length, context, interrupted\n"
+    "  seed                 the seed that generates the same text again\n"
+    "  prompt_tokens        the number of tokens in the prompt\n"
+    "  first_token_seconds  from opening the model to the first token\n"
+    "  seconds              from opening the model to the end of the text\n"
+    "  logprobs             with --logprobs: a list with an object for each token\n"
+    "An object of logprobs has token (an id), logprob (its natural logarithm of p)\n"
+    "and top: K objects of the most likely tokens, with token and logprob.\n"
+    "\n"
+    "--repeat-penalty R divides the positive logits of tokens that occurred among the\n"
+    "last --repeat-last-n tokens by R, and multiplies negative logits by R.\n"
     "\n"
     "Chat: -i reads lines from stdin. Each line is appended to the text so far, and\n"
     "so is the model's reply to it. --in-prefix goes before the line and --in-suffix\n"
@@ -296,7 +369,8 @@ static const char complete_help[] =
     "after the run. Tokens at the start of a prompt that FILE holds are not evaluated\n"
     "again. The output stays bit-identical. If FILE does not exist, is empty or holds\n"
     "another model's state, a new state is written. If its state is longer than the\n"
-    "context, it is neither used nor changed. Any other file is an error.\n";
+    "context, it is neither used nor changed. Any other file is an error. After\n"
+    "Ctrl-C, FILE stays as it was.\n";
 
 static const char score_help[] =
     "Scores multiple-choice items. Prints the log-probability of every continuation\n"
@@ -330,36 +404,59 @@ static const char score_help[] =
     "  byte      log-probability divided by bytes\n"
     "  answer    log-probability minus its log-probability after \"Answer:\"\n"
     "A fifth rule, greedy, is right if greedy decoding generates the continuation\n"
-    "that the label names.\n";
-
-/* Printed by `help ppl` and after ppl's results. */
-#define PPL_DEFINITION                                                                             \
-    "exp of the mean of -log p(token | the tokens before it in its window). A window\n"            \
-    "has --ctx tokens. Windows begin --stride tokens apart. Each token is scored\n"                \
-    "once, in the first window that contains it, unless it is the first token of that\n"           \
-    "window. The text begins with <s>, unless --no-bos is given.\n"
+    "that the label names.\n"
+    "\n"
+    "An item that does not fit in the context gets an error on stderr with its number\n"
+    "and its line, both from 1, and a row `error` with its number from 0 and the\n"
+    "reason. The others are scored, and the exit code is 5.\n"
+    "\n"
+    "With --json each item is a JSON object, on a line of its own:\n"
+    "  item           the index of the item, from 0\n"
+    "  line           the number of its line in the input, from 1\n"
+    "  error          why the item was not scored; no other key follows\n"
+    "  label          the index of the right continuation; null if unknown\n"
+    "  continuations  a list with an object for each: logprob, tokens, bytes, greedy,\n"
+    "                 answer_logprob (its logprob after \"Answer:\")\n"
+    "  pick           an object: sum, token, byte, answer, each an index\n"
+    "The last line is an object accuracy: an object for each rule, with accuracy,\n"
+    "standard_error, right and labelled (two numbers of items). -q prints that alone.\n";
 
 static const char ppl_help[] =
     "Prints the perplexity of a text. It is\n"
-    "\n" PPL_DEFINITION "\n"
+    "\n"
+    "exp of the mean of -log p(token | the tokens before it in its window). A window\n"
+    "has --ctx tokens. Windows begin --stride tokens apart. Each token is scored\n"
+    "once, in the first window that contains it, unless it is the first token of that\n"
+    "window. The text begins with <s>, unless --no-bos is given.\n"
+    "\n"
     "Output:\n"
     "  perplexity  the perplexity +- its standard error\n"
     "  nll         the mean of -log p, in nats and in bits; the bits for each byte\n"
     "              of the text, if every token but <s> was scored\n"
     "  tokens      how many of all tokens were scored; the length of the windows and\n"
-    "              the distance between their starts\n";
+    "              the distance between their starts\n"
+    "With --json these are one JSON object with the keys perplexity, standard_error,\n"
+    "nll (nats a token), bits_per_token, bits_per_byte (null if a token was not\n"
+    "scored), scored, tokens, context (of a window) and stride.\n";
 
 static const char tokenize_help[] =
     "Prints the token ids of a text, separated by spaces, on one line.\n"
     "\n"
     "The arguments are joined by single spaces. Without a text, stdin is read. A\n"
     "newline at the end of a file or of stdin is part of the text. With --decode the\n"
-    "input is token ids, separated by white space, and their text is printed.\n";
+    "input is token ids, separated by white space, and their text is printed. If a\n"
+    "text is given and stdin is a pipe or a file, the text of stdin comes first.\n";
 
 static const char info_help[] =
     "Prints the model's format, shape, constants, number of parameters, size and\n"
     "tokenizer. Also prints the memory needed for the context of -c, and the kernels\n"
-    "that would run. The weights are not read.\n";
+    "that would run. The weights are not read.\n"
+    "\n"
+    "With --json these are an object. Its keys are model, format, dtype, shards,\n"
+    "dim, layers, heads, kv_heads, head_dim, hidden, vocab, norm_eps, rope_theta,\n"
+    "parameters, file_bytes, tokenizer (true or false), bos, eos (null: none),\n"
+    "trained_context, context, kv_bytes_per_token, memory_needed and memory (bytes)\n"
+    "and kernels.\n";
 
 static const char check_help[] =
     "Reads every weight. Reports the first number that is not finite, or the first\n"
@@ -377,13 +474,21 @@ static const char trace_help[] =
 static const char bench_help[] =
     "Measures the speed of this model on this machine. Each run evaluates a prompt of\n"
     "128 tokens at once, then 32 tokens one after the other as in generation. Prints\n"
-    "the highest speeds of five runs.\n";
+    "the highest speeds of five runs.\n"
+    "\n"
+    "With --json these are one JSON object with the keys prompt_tokens,\n"
+    "generated_tokens, prompt_tokens_per_second, generated_tokens_per_second,\n"
+    "weight_bytes_per_second and kernels.\n";
 
 static const char help_help[] =
     "Prints the first screen. With COMMAND, prints everything about that command.\n"
     "`llama help all` prints everything about all commands, and the exit codes.\n"
     "\n"
-    "To complete commands and options in bash, run: eval \"$(llama --completion bash)\"\n";
+    "To complete commands, options and their values with the Tab key, add a line to\n"
+    "your shell's startup file:\n"
+    "  ~/.bashrc                    eval \"$(llama --completion bash)\"\n"
+    "  ~/.zshrc, after compinit     eval \"$(llama --completion zsh)\"\n"
+    "  ~/.config/fish/config.fish   llama --completion fish | source\n";
 
 static void run_complete(void), run_score(void), run_ppl(void), run_tokenize(void), run_info(void),
     run_check(void), run_trace(void), run_bench(void);
@@ -443,8 +548,8 @@ static const command commands[] = {
 };
 enum { COMMANDS = sizeof commands / sizeof *commands };
 
-/* The options. The first line of an option's help has to make sense alone: people find it with
- * grep. IN and AT give offset, min and max. */
+/* The options. The help of an option is one line that makes sense alone: people find it with grep.
+ * IN and AT give offset, min and max. */
 #define IN(field, min, max) offsetof(struct options, field), min, max
 #define AT(field)           IN(field, 0, 0)
 enum {
@@ -471,18 +576,16 @@ static const struct {
     {COMPLETE | TOKENIZE | TRACE, "-e, --escape", FLAG, AT(escapes),
      "read \\n \\t \\r \\\\ \\\" \\' \\xNN in texts as C escapes"},
     {COMPLETE, "--lines", FLAG, AT(lines), "each line of a file or of stdin is a prompt"},
-    {COMPLETE, "-0, --null", FLAG, AT(null),
-     "prompts in files and stdin end with NUL;\nso do the texts that are printed"},
+    {COMPLETE, "-0, --null", FLAG, AT(null), "prompts read and texts printed end with NUL"},
     {COMPLETE, "-k, --samples N", INTEGER, IN(samples, 1, NO_LIMIT),
-     "generate N texts per prompt (default 1); the first\nuses the seed of -s, the next that seed "
-     "+ 1, ..."},
-    {COMPLETE, "--json", FLAG, AT(json), "print each text as a JSON object on its own line"},
+     "N texts per prompt, seeds S, S + 1, ... (default 1)"},
+    {COMPLETE | SCORE | PPL | INFO | BENCH, "--json", FLAG, AT(json),
+     "print each result as a JSON object on its own line"},
     {COMPLETE, "--logprobs K", INTEGER, IN(logprobs, 1, MAX_LOGPROBS),
-     "with --json: print the log-probability of each token\n"
-     "and of the K most likely tokens (1 to 100)"},
+     "with --json: log-probabilities of the K best tokens"},
     {COMPLETE, "-i, --interactive", FLAG, AT(interactive), "chat: reply to each line of stdin"},
     {COMPLETE, "--in-prefix TEXT", STRING, AT(in_prefix),
-     "with -i: text before each line (default: a newline,\nunless the text so far ends with one)"},
+     "with -i: text before each line (default: a newline)"},
     {COMPLETE, "--in-suffix TEXT", STRING, AT(in_suffix),
      "with -i: text after each line (default: a newline)"},
     {COMPLETE, "-r, --stop TEXT", STOP_TEXT, AT(stops),
@@ -492,7 +595,7 @@ static const struct {
     {COMPLETE | SCORE | PPL | INFO | TRACE | COMMON, "-c, --ctx, --ctx-size N", INTEGER,
      IN(session.context, 1, MAX_CONTEXT), "context length in tokens (default: the model's)"},
     {PPL, "--stride N", INTEGER, IN(stride, 1, NO_LIMIT),
-     "tokens from one window's start to the next\n(default: --ctx, so windows do not overlap)"},
+     "tokens from one window to the next (default: --ctx)"},
     {PPL, "--ids", FLAG, AT(ids), "the file has token ids, as `llama tokenize` prints"},
     {COMPLETE | COMMON, "-s, --seed N", SEED, AT(sampler.seed),
      "sampling seed: same seed, same text (default random)"},
@@ -503,10 +606,9 @@ static const struct {
     {COMPLETE, "--top-k K", INTEGER, IN(sampler.top_k, 0, NO_LIMIT),
      "keep only the K most likely tokens (default 0: off)"},
     {COMPLETE, "--min-p P", REAL, IN(sampler.min_p, 0, 1),
-     "drop tokens less likely than P times the most likely\ntoken (default 0: off)"},
+     "drop tokens less likely than P x the best (0: off)"},
     {COMPLETE, "--repeat-penalty R", REAL, IN(sampler.repeat_penalty, 0, 1e6),
-     "penalize tokens that occurred: divide their positive\nlogits by R, multiply negative ones "
-     "by R\n(default 1: off)"},
+     "penalize tokens that occurred (default 1: off)"},
     {COMPLETE, "--repeat-last-n N", INTEGER, IN(sampler.repeat_last, -1, NO_LIMIT),
      "penalize the last N tokens (default 64; -1: all)"},
     {COMPLETE | PPL | TRACE, "--no-bos", FLAG, AT(no_bos),
@@ -519,21 +621,19 @@ static const struct {
     {TOKENIZE, "--decode", FLAG, AT(decode), "turn token ids into text"},
     {TOKENIZE, "--bos", FLAG, AT(bos), "put the start token <s> before the other tokens"},
     {MODEL, "--tokenizer FILE", STRING, AT(model.tokenizer),
-     "the tokenizer: a tokenizer.model, .json or .bin\n(default: the one in or beside the model)"},
+     "tokenizer.model, .json or .bin (default: model's)"},
     {EVALUATE | COMMON, "-t, --threads N", INTEGER, IN(session.threads, 1, 1024),
      "number of threads (default: all cores available)"},
     {EVALUATE, "-b, --batch-size N", INTEGER, IN(session.batch, 1, 1 << 20),
      "tokens in one pass over the weights (default 256)"},
     {MODEL, "--memory MODE", STRING, AT(memory_mode),
-     "map the weights (default), or lock them in memory:\nMODE is auto, map or lock"},
+     "weights: map (default), lock (in memory) or auto"},
     {EVALUATE, "--kernels NAME", STRING, AT(session.kernels),
      "scalar, avx2, avx512 or neon (default: the fastest)"},
-    {EVALUATE, "--fast", FLAG, AT(fast),
-     "use AMX for prompts, if the CPU has it: as accurate,\nbut the last bits of the results "
-     "differ"},
+    {EVALUATE, "--fast", FLAG, AT(fast), "use AMX for prompts: the last bits of results differ"},
     {COMPLETE | COMMON, "--stats", FLAG, AT(stats),
      "print speed, memory, kernels and seed on stderr"},
-    {MODEL, "-q, --quiet", FLAG, AT(quiet), "no notes, no bar; `score` prints accuracy only"},
+    {MODEL, "-q, --quiet", FLAG, AT(quiet), "no notes, no bar; score prints accuracy only"},
     {MODEL | HELP, "-h, --help", FLAG, AT(help), "print the help of the command"},
     {HELP, "--version", FLAG, AT(version), "print version, compiler and kernels"},
     {HELP, "--completion SHELL", STRING, AT(shell),
@@ -627,6 +727,38 @@ static const command *find_command(const char *name) {
     return NULL;
 }
 
+/* Return what may be meant by the name of a command that does not exist: a command that begins like
+ * it, one of other programs' names, or the most similar command. NULL: nothing. */
+static const char *similar_command(const char *text) {
+    static const char *const other_names[][2] = {
+        {"chat", "complete -i"}, {"run", "complete"},      {"generate", "complete"},
+        {"perplexity", "ppl"},   {"verify", "check"},      {"encode", "tokenize"},
+        {"eval", "score"},       {"version", "--version"}, {"decode", "tokenize --decode"}};
+    const char *nearest = NULL;
+    size_t n = strlen(text), min = n < 4 ? 2 : 3, d;
+    for (size_t i = 0; i < sizeof other_names / sizeof *other_names; i++)
+        if (strcmp(text, other_names[i][0]) == 0) return other_names[i][1];
+    for (const command *c = commands; c < commands + COMMANDS; c++) {
+        size_t k = strlen(c->name), common = n < k ? n : k;
+        if (common > 1 && strncmp(text, c->name, common) == 0) return c->name;
+        if (n <= 2 * k && (d = edit_distance(text, n, c->name, k)) < min)
+            min = d, nearest = c->name;
+    }
+    return nearest;
+}
+
+/* Exit with an error if the first argument looks like a mistyped command: it is no file, and nothing
+ * else names the model. */
+static void check_first_argument(void) {
+    const char *first = options.n_arguments ? options.arguments[0] : "",
+               *model = getenv("LLAMA_MODEL");
+    struct stat st;
+    if (!options.command_implied || !*first || options.model_path || (model && *model)) return;
+    if (strpbrk(first, "./") || stat(first, &st) == 0 || !similar_command(first)) return;
+    refuse("%s: neither a command nor a model; did you mean %s? llama -h lists the commands", first,
+           similar_command(first));
+}
+
 /* Exit with an error if an option was given that the command does not have. */
 static void check_options(void) {
     for (size_t i = 0; i < OPTIONS; i++)
@@ -665,7 +797,9 @@ static void read_options(int argc, char **argv) {
         options.sampler.top_p = 1e-30f; /* greedy; the library's 0: off */
     if (options.sampler.repeat_last == 0) options.sampler.repeat_penalty = 1;
     if (!options.command) options.command = commands, options.command_implied = true;
-    if (!options.help && !options.version && !options.shell) check_options();
+    if (options.help || options.version || options.shell) return;
+    check_first_argument();
+    check_options();
 }
 
 /* Print the names and the help of the options that these commands have, or of the COMMON ones. */
@@ -691,7 +825,7 @@ static void print_first_screen(void) {
     for (const command *c = commands; c < commands + COMMANDS; c++)
         printf("  llama %-8s %-23s%s\n", c->name, c->arguments, c->summary);
     puts("\nMODEL is a folder in Meta's or Hugging Face's layout, a .gguf file or llama2.c's\n"
-         ".bin file. Without MODEL, $LLAMA_MODEL is used. Without PROMPT, a pipe is read.\n");
+         ".bin file. Without MODEL, $LLAMA_MODEL is used. A pipe's text precedes PROMPT.\n");
     print_options(COMMON);
     puts("\nexample: llama LLaMA/7B \"I believe the meaning of life is\" -n 64");
     for (int i = 0; i < EXIT_CODES; i++)
@@ -714,28 +848,187 @@ static void print_help(void) {
                    exit_codes[i].meaning);
         return;
     }
-    if (*name && !(one = find_command(name)))
-        refuse("%s: no such command; llama -h lists them", name);
+    if (*name && !(one = find_command(name))) {
+        const char *similar = similar_command(name);
+        refuse("%s: no such command; %s%s%sllama -h lists them", name,
+               similar ? "did you mean " : "", similar ? similar : "", similar ? "? " : "");
+    }
     if (one) print_command(one);
     else print_first_screen();
 }
 
-/* Print what a shell evaluates to complete commands, options and file names. */
-static void print_completion(void) {
-    static const struct {
-        const char *shell, *before, *after; /* of the words */
-    } scripts[] = {{"bash", "complete -o bashdefault -o default -W '", "' llama"},
-                   {"zsh", "compctl -f -k '(", ")' llama"},
-                   {"fish", "complete -c llama -a '", "'"}};
-    int k = 0;
-    while (k < 3 && strcmp(options.shell, scripts[k].shell) != 0) k++;
-    if (k == 3) refuse("--completion: '%s' is not bash, zsh or fish", options.shell);
-    fputs(scripts[k].before, stdout);
-    for (const command *c = commands; c < commands + COMMANDS; c++) printf("%s ", c->name);
+/* The values of options that have a fixed set of them. */
+static const char *const option_values[][2] = {{"--kernels", "scalar avx2 avx512 neon"},
+                                               {"--memory", "auto map lock"},
+                                               {"--completion", "bash zsh fish"}};
+enum { OPTION_VALUES = sizeof option_values / sizeof *option_values };
+
+/* Return the fixed values of option row i, or NULL. */
+static const char *values_of(size_t i) {
+    for (int k = 0; k < OPTION_VALUES; k++)
+        if (strstr(option_table[i].names, option_values[k][0])) return option_values[k][1];
+    return NULL;
+}
+
+/* Print the names of the options in the set `commands_of`, each after a space. With `with_value`,
+ * only of those that take a value. */
+static void print_names(int commands_of, bool with_value) {
     for (size_t i = 0, n = 0; i < OPTIONS; i++, n = 0)
         for (const char *name = option_table[i].names; (name = next_name(name, &n));)
-            printf("%.*s ", (int)n, name);
-    puts(scripts[k].after);
+            if ((option_table[i].commands & commands_of) &&
+                (!with_value || (option_table[i].kind != FLAG && !values_of(i))))
+                printf(" %.*s", (int)n, name);
+}
+
+/* Print text inside single quotes of a shell; a colon or bracket of zsh's specifications and
+ * fish's quotes get a backslash. */
+static void print_quoted(const char *text, const char *special) {
+    for (; *text; text++) {
+        if (*text == '\'') fputs("'\\'", stdout);
+        else if (strchr(special, *text)) putchar('\\');
+        putchar(*text);
+    }
+}
+
+/* bash: a function completes values after an option that has them, else the command's options and,
+ * as the first word, commands. File names are what bash completes if it finds nothing. */
+static void print_bash(void) {
+    printf("_llama() {\n"
+           "    local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]} word words=\n"
+           "    COMPREPLY=()\n"
+           "    if [ \"$cur\" = = ]; then cur=; fi\n"
+           "    if [ \"$prev\" = = ]; then prev=${COMP_WORDS[COMP_CWORD-2]}; fi\n"
+           "    case $prev in\n");
+    for (int k = 0; k < OPTION_VALUES; k++)
+        printf("    %s) COMPREPLY=($(compgen -W '%s' -- \"$cur\")); return ;;\n",
+               option_values[k][0], option_values[k][1]);
+    printf("    esac\n"
+           "    case ' ");
+    print_names(~0, true);
+    printf(" ' in *\" $prev \"*) return ;; esac\n"
+           "    local command=complete\n"
+           "    for word in \"${COMP_WORDS[@]:1:COMP_CWORD-1}\"; do\n"
+           "        case $word in -*) continue ;; ");
+    for (const command *c = commands; c < commands + COMMANDS; c++)
+        printf("%s%s", c == commands ? "" : "|", c->name);
+    printf(") command=$word ;; esac\n"
+           "        break\n"
+           "    done\n"
+           "    case $command in\n");
+    for (const command *c = commands; c < commands + COMMANDS; c++) {
+        printf("    %s) words='", c->name);
+        print_names(c->bit, false);
+        if (c->bit == HELP) printf(" all");
+        for (const command *d = commands; c->bit == HELP && d < commands + COMMANDS; d++)
+            printf(" %s", d->name);
+        printf("' ;;\n");
+    }
+    printf("    esac\n"
+           "    if [ \"$COMP_CWORD\" = 1 ]; then words+=' --version --completion");
+    for (const command *c = commands; c < commands + COMMANDS; c++) printf(" %s", c->name);
+    printf("'; fi\n"
+           "    COMPREPLY=($(compgen -W \"$words\" -- \"$cur\"))\n"
+           "}\n"
+           "complete -o bashdefault -o default -F _llama llama\n");
+}
+
+/* Print option row i as a specification of zsh's _arguments. */
+static void print_zsh_option(size_t i) {
+    const char *names = option_table[i].names, *values = values_of(i);
+    size_t n = 0, k = 0;
+    for (const char *name = names; (name = next_name(name, &n));) {
+        printf(" '(");
+        for (const char *other = names; (other = next_name(other, &k));)
+            printf("%s%.*s", other == names ? "" : " ", (int)k, other);
+        k = 0;
+        printf(")%s%.*s%s[", option_table[i].kind == STOP_TEXT ? "*" : "", (int)n, name,
+               option_table[i].kind == FLAG ? ""
+               : n > 2                      ? "="
+                                            : "+");
+        print_quoted(option_table[i].help, "[]:\\");
+        printf("]%s%s%s'",
+               option_table[i].kind == FLAG ? ""
+               : values                     ? ":value:("
+                                            : ":value:_files",
+               values ? values : "", values ? ")" : "");
+    }
+}
+
+/* zsh: _arguments gets the options of the command, each with its help. */
+static void print_zsh(void) {
+    printf("#compdef llama\n"
+           "_llama_first() {\n"
+           "    local -a commands=(");
+    for (const command *c = commands; c < commands + COMMANDS; c++) {
+        printf("\n        '%s:", c->name);
+        print_quoted(c->summary, ":\\");
+        putchar('\'');
+    }
+    printf(")\n"
+           "    _describe command commands\n"
+           "    _files\n"
+           "}\n"
+           "_llama() {\n"
+           "    local command=complete word\n"
+           "    for word in ${words[2,CURRENT-1]}; do\n"
+           "        case $word in -*) continue ;; ");
+    for (const command *c = commands; c < commands + COMMANDS; c++)
+        printf("%s%s", c == commands ? "" : "|", c->name);
+    printf(") command=$word ;; esac\n"
+           "        break\n"
+           "    done\n"
+           "    case $command in\n");
+    for (const command *c = commands; c < commands + COMMANDS; c++) {
+        printf("    %s) _arguments -s", c->name);
+        for (size_t i = 0; i < OPTIONS; i++)
+            if (option_table[i].commands & (c->bit == COMPLETE ? COMPLETE | HELP : c->bit))
+                print_zsh_option(i);
+        printf(" '1:command or model:_llama_first' '*:%s' ;;\n",
+               c->bit == HELP ? "command:_llama_first" : "file:_files");
+    }
+    printf("    esac\n"
+           "}\n"
+           "(( $+functions[compdef] )) || { autoload -Uz compinit && compinit -D -i; }\n"
+           "compdef _llama llama\n");
+}
+
+/* fish: one line for each command and each option, with the commands under which it holds. */
+static void print_fish(void) {
+    printf("set -l llama_commands");
+    for (const command *c = commands; c < commands + COMMANDS; c++) printf(" %s", c->name);
+    putchar('\n');
+    for (const command *c = commands; c < commands + COMMANDS; c++) {
+        printf(
+            "complete -c llama -n \"not __fish_seen_subcommand_from $llama_commands\" -a %s -d '",
+            c->name);
+        print_quoted(c->summary, "");
+        printf("'\n");
+    }
+    for (size_t i = 0, n = 0; i < OPTIONS; i++, n = 0) {
+        bool implied = option_table[i].commands & (COMPLETE | HELP); /* also without a command */
+        printf("complete -c llama -n \"%s__fish_seen_subcommand_from", implied ? "not " : "");
+        for (const command *c = commands; c < commands + COMMANDS; c++)
+            if (implied != ((option_table[i].commands & c->bit) != 0)) printf(" %s", c->name);
+        printf("\"");
+        for (const char *name = option_table[i].names; (name = next_name(name, &n));)
+            printf(n > 2 ? " -l %.*s" : " -s %.*s", (int)n - (n > 2 ? 2 : 1),
+                   name + (n > 2 ? 2 : 1));
+        if (values_of(i)) printf(" -x -a '%s'", values_of(i));
+        else if (option_table[i].kind != FLAG) printf(" -r");
+        printf(" -d '");
+        print_quoted(option_table[i].help, "\\");
+        printf("'\n");
+    }
+    printf("complete -c llama -n \"__fish_seen_subcommand_from help\" -f -a \"all "
+           "$llama_commands\"\n");
+}
+
+/* Print what a shell evaluates to complete commands, options, their values and file names. */
+static void print_completion(void) {
+    if (strcmp(options.shell, "bash") == 0) print_bash();
+    else if (strcmp(options.shell, "zsh") == 0) print_zsh();
+    else if (strcmp(options.shell, "fish") == 0) print_fish();
+    else refuse("--completion: '%s' is not bash, zsh or fish", options.shell);
 }
 
 /* ---- 4. Input ---- */
@@ -767,13 +1060,14 @@ static const char *unescaped(const char *text) {
     return b.text;
 }
 
-/* Add one text to the inputs; with -e, unescape it. */
+/* Add one text to the inputs, after the document that stdin has; with -e, unescape it. */
 static void add_input(const char *text, size_t n) {
     append(&run.input_memory, &(input){.n_tokens = 0}, sizeof *run.inputs);
     run.inputs = (void *)run.input_memory.text;
     bytes *b = &run.inputs[run.n_inputs++].text;
+    append(b, run.document.text, run.document.n);
     append(b, text, n);
-    if (options.escapes) b->text[b->n = unescape(b->text, n, NULL)] = 0;
+    if (options.escapes) b->text[b->n = unescape(b->text, b->n, NULL)] = 0;
 }
 
 /* Return the content of a file, or of stdin if `path` is "-". Exits with an error if it cannot be
@@ -801,12 +1095,36 @@ static void add_file(const char *path) {
     bool prompt = !many && (kind == PROMPTS || kind == PROMPT_AND_NAMES);
     bool newline = prompt && all.n && all.text[all.n - 1] == '\n';
     if (newline) all.n--;
-    for (size_t at = 0, n, cr; many ? at < all.n : at == 0; at += n + 1) {
+    for (size_t at = 0, n, cr, line = 0; many ? at < all.n : at == 0; at += n + 1) {
         const char *end = many ? memchr(all.text + at, options.null ? 0 : '\n', all.n - at) : NULL;
         n = end ? (size_t)(end - all.text) - at : all.n - at;
         cr = (newline || (end && !options.null)) && n && all.text[at + n - 1] == '\r';
         add_input(all.text + at, n - cr);
+        if (options.lines && !options.null) run.inputs[run.n_inputs - 1].line = ++line;
     }
+}
+
+/* Return whether a file's name is another name of stdin, such as /dev/stdin. */
+static bool is_stdin(const char *path) {
+    struct stat a, b;
+    if (strcmp(path, "-") == 0) return true;
+    return stat(path, &a) == 0 && fstat(STDIN_FILENO, &b) == 0 && a.st_dev == b.st_dev &&
+           a.st_ino == b.st_ino;
+}
+
+/* Read the document of a command whose prompt is given: the text of stdin, if stdin is a file, a
+ * pipe or a socket. It may also be a pipe that nobody writes to, so it must begin soon. */
+static void read_document(void) {
+    enum { PATIENCE = 500 }; /* milliseconds */
+    struct stat st;
+    for (size_t i = 0; i < options.n_sources; i++)
+        if (options.sources[i].is_file && is_stdin(options.sources[i].text)) return;
+    if (fstat(STDIN_FILENO, &st) != 0) return;
+    if (!S_ISREG(st.st_mode) && !S_ISFIFO(st.st_mode) && !S_ISSOCK(st.st_mode)) return;
+    if (poll(&(struct pollfd){STDIN_FILENO, POLLIN, 0}, 1, PATIENCE) > 0)
+        run.document = read_all("-");
+    else note("stdin is an open pipe without a text: it is not read; -f - waits for one");
+    if (options.decode && run.document.n) append(&run.document, " ", 1);
 }
 
 /* Exit with an error if there are more texts than the command takes. */
@@ -822,7 +1140,8 @@ static void check_sources(size_t n_words) {
         refuse("more than one text%s: give one quoted argument, -p or -f", hint);
 }
 
-/* Fill the inputs from -p and -f, from the arguments or from stdin: exactly one of the three. */
+/* Fill the inputs from -p and -f, from the arguments or from stdin: exactly one of the three. If
+ * prompts are given and stdin has a text too, that comes before each of them. */
 static void read_inputs(void) {
     int kind = (int)options.command->input;
     bool names_only = kind == PROMPT_AND_NAMES && options.n_sources;
@@ -831,6 +1150,7 @@ static void read_inputs(void) {
     if (kind == PROMPT_AND_NAMES && n_words) n_words = 1;
     check_sources(n_words);
     if (kind == NO_INPUT) return;
+    if ((n_words || options.n_sources) && kind != ONE_FILE && !options.interactive) read_document();
     for (size_t i = 0; i < options.n_sources; i++)
         if (options.sources[i].is_file) add_file(options.sources[i].text);
         else add_input(options.sources[i].text, strlen(options.sources[i].text));
@@ -853,10 +1173,27 @@ static void want_tokenizer(void) {
         die(EXIT_MODEL, "the model has no tokenizer in or beside it: give one with --tokenizer");
 }
 
-/* Compute the tokens of an input; flags are those of llama_text_to_tokens. */
+/* Note, once, a byte that is not UTF-8. */
+static void note_invalid_byte(const bytes *b) {
+    for (size_t i = 0, size; i < b->n && !run.utf8_noted; i += size) {
+        int32_t c;
+        size = llama_utf8_next(b->text + i, b->n - i, &c);
+        if (c >= 0) continue;
+        note("byte %zu of a text is not UTF-8; the model sees such bytes as U+FFFD", i + 1);
+        run.utf8_noted = true;
+    }
+}
+
+/* Compute the tokens of an input; flags are those of llama_text_to_tokens. The tokens of a prompt
+ * whose length alone shows that it does not fit in the context are only estimated: n_tokens. */
 static void tokenize(input *in, unsigned flags) {
     const bytes *b = &in->text;
     want_tokenizer();
+    in->n_tokens = llama_min_tokens(run.model, b->n);
+    if ((options.command->bit & (COMPLETE | TRACE)) && in->n_tokens > run.context) return;
+    note_invalid_byte(b);
+    if (in->capacity < b->n + 2) /* more only where bytes are not UTF-8 */
+        in->tokens = allocate((in->capacity = 2 * (b->n + 2)) * sizeof *in->tokens);
     ptrdiff_t n = llama_text_to_tokens(run.model, b->text, b->n, flags, in->tokens, in->capacity);
     if (n > (ptrdiff_t)in->capacity) {
         in->tokens = allocate((in->capacity = 2 * (size_t)n) * sizeof *in->tokens);
@@ -869,15 +1206,38 @@ static void tokenize(input *in, unsigned flags) {
 /* Compute the tokens of an input, with <s> first unless --no-bos is given. */
 static void tokenize_with_bos(input *in) { tokenize(in, options.no_bos ? 0 : LLAMA_ADD_BOS); }
 
-/* Compute the tokens of a prompt, as tokenize_with_bos does. Exits with an error if it is empty or
- * does not fit in the context. */
-static void tokenize_prompt(input *in) {
+/* Print why an input is rejected, and keep it in *error. `what` and its number, from 1, name the
+ * input. The other inputs are run; then the process exits with the code of the first error. */
+__attribute__((format(printf, 6, 7))) static void reject(const char **error, int code,
+                                                         const char *what, size_t number,
+                                                         size_t line, const char *format, ...) {
+    char text[256], place[64] = "";
+    bytes copy = {.n = 0};
+    va_list args;
+    va_start(args, format);
+    vsnprintf(text, sizeof text, format, args);
+    va_end(args);
+    if (line) snprintf(place, sizeof place, " (line %zu)", line);
+    say("%s %zu%s: %s", what, number, place, text);
+    append(&copy, text, strlen(text));
+    *error = copy.text;
+    if (run.exit_code == 0) run.exit_code = code;
+}
+
+/* Compute the tokens of a prompt, as tokenize_with_bos does. Rejects it if it is empty or does not
+ * fit in the context; returns whether it is fine. */
+static bool tokenize_prompt(input *in) {
+    size_t number = (size_t)(in - run.inputs) + 1;
     tokenize_with_bos(in);
     if (in->n_tokens == 0 && !options.interactive)
-        refuse("the prompt is empty and --no-bos leaves nothing to start from");
-    if (in->n_tokens > run.context)
-        die(EXIT_TOO_LONG, "prompt %td: %zu tokens do not fit in a context of %zu; see -c",
-            in - run.inputs, in->n_tokens, run.context);
+        reject(&in->error, EXIT_USAGE, "prompt", number, in->line,
+               "the prompt is empty and --no-bos leaves nothing to start from");
+    else if (in->n_tokens > run.context)
+        reject(&in->error, EXIT_TOO_LONG, "prompt", number, in->line,
+               "%s%zu tokens do not fit in a context of %zu; see -c",
+               in->n_tokens == llama_min_tokens(run.model, in->text.n) ? "at least " : "",
+               in->n_tokens, run.context);
+    return !in->error;
 }
 
 /* Parse an input as token ids between white space. Exits with an error if one is not valid. */
@@ -941,10 +1301,15 @@ static void open_model(void) {
     run.info.size = sizeof run.info;
     llama_describe(run.model, &run.info);
     run.context = (size_t)(options.session.context ? options.session.context : run.info.context);
+    int trained = run.info.context; /* Meta's files do not say it; Llama 2 has 4096 */
+    if (strcmp(run.info.format, "meta") == 0 && trained < 4096) trained = 4096;
+    if (options.session.context > trained)
+        note("-c %d: the model was trained for %d positions; beyond them its text gets worse",
+             options.session.context, trained);
 }
 
 /* Draw a progress bar with the time left, if the work has taken more than half a second. `what` is
- * the kind of work, done and total are in any unit. */
+ * the kind of work, done and total are in any unit. The line fits in the terminal. */
 static void show_progress(const char *what, double done, double total) {
     double part = total > 0 ? done / total : 1, time = now();
     if (run.progress.start_time == 0) run.progress.start_time = time;
@@ -952,9 +1317,16 @@ static void show_progress(const char *what, double done, double total) {
     if (!run.progress.enabled || elapsed < 0.5) return;
     if (time - run.progress.print_time < 0.1 && done < total) return;
     run.progress.print_time = time;
-    fprintf(stderr, "\r%-8s%3.0f%% [%-40.*s]", what, 100 * part, (int)(40 * part),
-            "########################################");
-    if (part > 0) fprintf(stderr, " %.0f s left \b", elapsed * (1 - part) / part);
+    struct winsize size = {0};
+    if (ioctl(STDERR_FILENO, TIOCGWINSZ, &size) != 0 || size.ws_col == 0) size.ws_col = 80;
+    int width = size.ws_col - 29; /* what the text around the bar needs */
+    if (width > 40) width = 40;
+    fprintf(stderr, "\r%-8s%3.0f%%", what, 100 * part);
+    if (width > 0)
+        fprintf(stderr, " [%-*.*s]", width, (int)(width * part),
+                "########################################");
+    if (part > 0) fprintf(stderr, " %.0f s left", fmin(elapsed * (1 - part) / part, 999999));
+    fputs("\033[K", stderr);
 }
 
 /* The progress callback of sessions and of llama_check: draw the bar. A prompt's progress is shown
@@ -1060,8 +1432,16 @@ static void load_cache(void) {
 /* Save sequence 0. Returns whether that worked; if not, prints why. */
 static bool save_state(const char *path) {
     llama_error err;
-    if (llama_save_file(run.session, 0, path, &err) == LLAMA_OK) return true;
-    return say("%s", err.text), false;
+    int mode = interrupt_mode;
+    interrupt_mode = INTERRUPT_SAVING;
+    run.progress.start_time = 0;
+    int status = llama_save_file(run.session, 0, path, &err);
+    interrupt_mode = mode;
+    clear_progress();
+    if (status == LLAMA_ECANCEL) say("%s: interrupted; it is not written", path);
+    else if (status) say("%s", err.text);
+    if (interrupted && interrupted != SIGINT) exit_by_signal(interrupted);
+    return status == LLAMA_OK;
 }
 
 /* ---- 6. Complete ---- */
@@ -1100,14 +1480,44 @@ static void print_logprobs(const llama_token_logprob *row, size_t n, size_t widt
     putchar(']');
 }
 
+/* Return whether one text is generated, which then is all of stdout. */
+static bool alone(void) {
+    bool one = run.n_inputs == 1 && options.samples == 1;
+    return one && !options.lines && !options.null && !options.interactive;
+}
+
+/* For --json: print the beginning of an object about a text of inputs[number]. */
+static void print_place(size_t number, size_t sample) {
+    printf("{\"prompt\": %zu, \"sample\": %zu, ", number, sample);
+    if (run.inputs[number].line) printf("\"line\": %zu, ", run.inputs[number].line);
+}
+
+/* Of the inputs before `number`, print those that were rejected: in the place of each text an empty
+ * one, with --json an object that says why. */
+static void print_rejected(size_t number) {
+    for (; run.n_passed < number; run.n_passed++) {
+        const char *error = run.inputs[run.n_passed].error;
+        for (int sample = 0; error && sample < options.samples; sample++) {
+            if (!options.json && alone()) continue;
+            if (!options.json) putchar(options.null ? 0 : '\n');
+            else {
+                print_place(run.n_passed, (size_t)sample);
+                printf("\"error\": ");
+                put_json(error, strlen(error));
+                puts("}");
+            }
+        }
+    }
+}
+
 /* For --json: print a complete text as an object. */
 static void print_object(const llama_request *t, const output *out) {
     static const char *const reasons[] = {"", "eos", "stop", "length", "interrupted"};
     const llama_token_logprob *rows = (const void *)out->logprobs.text;
     size_t width = 1 + (size_t)options.logprobs, samples = (size_t)options.samples;
-    size_t number = (size_t)(t - run.requests);
     double opened = run.stats.open_time;
-    printf("{\"prompt\": %zu, \"sample\": %zu, \"text\": ", number / samples, number % samples);
+    print_place(out->number, (size_t)(t - run.requests) % samples);
+    printf("\"text\": ");
     put_json(out->text.text, out->text.n);
     printf(", \"tokens\": [");
     for (size_t i = 0; i < t->generated; i++)
@@ -1122,15 +1532,14 @@ static void print_object(const llama_request *t, const output *out) {
 
 /* Print what is new of one text: the bytes that are ready, or with --json its object. */
 static void print_output(const llama_request *t, output *out) {
-    bool alone = run.n_requests == 1 && !options.lines && !options.null && !options.interactive;
     size_t n = out->ready - out->printed;
     if (n || t->finish_reason) clear_progress();
     if (n && !options.json) write_text(out->text.text + out->printed, n);
     out->printed = out->ready;
     if (!t->finish_reason) return;
     if (options.json) print_object(t, out);
-    else if (!alone) putchar(options.null ? 0 : '\n');
-    else if (isatty(STDOUT_FILENO) && isatty(STDERR_FILENO)) fputc('\n', stderr);
+    else if (!alone()) putchar(options.null ? 0 : '\n');
+    else if (isatty(STDOUT_FILENO) && run.progress.terminal && !interrupted) fputc('\n', stderr);
     if (context_full(t))
         note("the context of %zu positions is full; see %s", run.context,
              options.interactive ? "/reset" : "-c");
@@ -1140,9 +1549,11 @@ static void print_output(const llama_request *t, output *out) {
  * complete. */
 static void print_outputs(void) {
     for (; run.n_printed < run.n_requests; run.n_printed++) {
+        print_rejected(run.outputs[run.n_printed].number);
         print_output(&run.requests[run.n_printed], &run.outputs[run.n_printed]);
         if (!run.requests[run.n_printed].finish_reason) break;
     }
+    if (run.n_printed == run.n_requests) print_rejected(run.n_inputs);
     flush_stdout();
     if (run.n_requests > 1 && !isatty(STDOUT_FILENO))
         show_progress("texts", (double)run.n_printed, (double)run.n_requests);
@@ -1166,17 +1577,18 @@ static int on_text(void *user, llama_request *t, const char *text, size_t n) {
     return interrupted ? LLAMA_ECANCEL : stopped;
 }
 
-/* Make a request for each sample of each input. */
+/* Make a request for each sample of each input that was not rejected. */
 static void make_requests(void) {
-    size_t samples = (size_t)options.samples, n = run.n_inputs * samples;
+    size_t samples = (size_t)options.samples, n = run.n_inputs * samples, i = 0;
     float *bias = options.ignore_eos ? allocate((size_t)run.info.vocab * sizeof *bias) : NULL;
     if (bias && run.info.eos >= 0) bias[run.info.eos] = -1e30f;
     options.sampler.bias = bias;
     run.requests = allocate(n * sizeof *run.requests);
     run.outputs = allocate(n * sizeof *run.outputs);
-    run.n_requests = n, run.n_printed = 0;
-    for (size_t i = 0; i < n; i++) {
-        const input *in = &run.inputs[i / samples];
+    run.n_printed = run.n_passed = 0;
+    for (size_t k = 0; k < n; k++) {
+        const input *in = &run.inputs[k / samples];
+        if (in->error) continue;
         size_t max = run.context - in->n_tokens + 1;
         if (options.max_tokens >= 0 && (size_t)options.max_tokens < max)
             max = (size_t)options.max_tokens;
@@ -1185,11 +1597,14 @@ static void make_requests(void) {
                                           .sampler = options.sampler,
                                           .max_tokens = max,
                                           .utf8.started = in->text.n > 0};
-        run.requests[i].sampler.seed += i % samples;
+        run.requests[i].sampler.seed += k % samples;
+        run.outputs[i].number = k / samples;
         if (options.echo && !options.interactive)
             append(&run.outputs[i].text, in->text.text, in->text.n);
         run.outputs[i].ready = run.outputs[i].text.n;
+        i++;
     }
+    run.n_requests = i;
 }
 
 /* Add to the statistics what llama_generate did from `start` on. */
@@ -1247,26 +1662,32 @@ static void check_complete_options(void) {
 
 /* Generate a text for each sample of each prompt, or chat. */
 static void run_complete(void) {
-    size_t longest = 1;
+    size_t longest = 1, n = 0;
     check_complete_options();
     if (options.interactive && run.n_inputs == 0) add_input("", 0);
     for (input *in = run.inputs; in < run.inputs + run.n_inputs; in++) {
-        tokenize_prompt(in);
+        if (!tokenize_prompt(in)) continue;
         if (in->n_tokens > longest) longest = in->n_tokens;
+        n += (size_t)options.samples;
     }
-    size_t n = run.n_inputs * (size_t)options.samples;
-    if (n == 0) return;
+    if (n == 0) {
+        print_rejected(run.n_inputs);
+        return;
+    }
     if (n > 1 && !options.session.context && options.max_tokens >= 0) { /* no longer than needed */
         size_t needed = longest + (size_t)options.max_tokens;
         if (needed < run.context) run.context = needed;
     }
     new_session(fit_sequences(n < MAX_TOGETHER ? n : MAX_TOGETHER, 1), true);
     if (options.cache_path) load_cache();
+    interrupt_mode = options.interactive ? INTERRUPT_REPLY : INTERRUPT_PRINTS;
     bool done = options.interactive ? chat() : generate();
-    bool save = options.cache_path && run.stats.evaluated > 1; /* the cache held less */
-    if (save && !(options.interactive ? save_chat : save_state)(options.cache_path)) exit(EXIT_RUN);
+    interrupt_mode = INTERRUPT_EXITS;
+    bool save = done && options.cache_path && run.stats.evaluated > 1; /* the cache held less */
+    if (save && !(options.interactive ? save_chat : save_state)(options.cache_path))
+        exit(interrupted ? EXIT_INTERRUPTED : EXIT_RUN);
     if (!done && options.stats) print_stats();
-    if (!done) exit(EXIT_INTERRUPTED);
+    if (!done) exit_interrupted();
 }
 
 /* ---- 7. Chat ---- */
@@ -1376,29 +1797,39 @@ typedef struct {
     long label;            /* the number of the right continuation; -1: unknown */
     size_t n;              /* continuations */
     llama_continuation *c; /* [2 n]: first after the item's context, then after "Answer:" */
+    size_t line;           /* of the input, from 1 */
+    const char *error;     /* why it was rejected; NULL: it was not */
 } item;
 
 /* The rules by which a continuation is picked. GREEDY only judges the right continuation. */
 enum { SUM, TOKEN, BYTE, ANSWER, PICKS, GREEDY = PICKS, RULES };
+static const char *const rules[] = {"sum", "token", "byte", "answer", "greedy"};
 
 /* Parse a line, which is modified: label, context and continuations between tabs. Counts their
- * tokens. Exits with an error if the line is not a valid item. */
+ * tokens. Exits with an error if the line is not a valid item. `number` is the item's, from 1. An
+ * item whose length alone shows that it does not fit in the context is rejected. */
 static void read_item(item *it, char *line, size_t number) {
     char *label = strsep(&line, "\t"), *context_text = strsep(&line, "\t"), *end = label, *text;
     bool known = *label && strcmp(label, "-") != 0;
     for (const char *c = line; c && ++it->n && (c = strchr(c, '\t')); c++) {}
     it->label = known ? strtol(label, &end, 10) : -1;
     if (!it->n || (known && (*end || it->label < 0 || (size_t)it->label >= it->n)))
-        refuse("item %zu: a line must be a label (the number of a continuation, or -), a context "
-               "and continuations, between tabs",
-               number);
+        refuse(
+            "item %zu (line %zu): a line must be a label (the number of a continuation, or -), a "
+            "context and continuations, between tabs",
+            number, it->line);
     it->c = allocate(2 * it->n * sizeof *it->c);
     size_t length = unescape(context_text, strlen(context_text), NULL);
     for (llama_continuation *c = it->c; (text = strsep(&line, "\t")); c++) {
         size_t mark = 0, n = unescape(text, strlen(text), &mark);
         bytes own = {.n = 0}; /* the context and what precedes \c */
         if (mark) append(&own, context_text, length), append(&own, text, mark);
-        if (mark == n) refuse("item %zu: a continuation is empty", number);
+        if (mark == n) refuse("item %zu (line %zu): a continuation is empty", number, it->line);
+        size_t least = llama_min_tokens(run.model, length + n);
+        if (least > run.context && !it->error)
+            reject(&it->error, EXIT_TOO_LONG, "item", number, it->line,
+                   "at least %zu tokens do not fit in a context of %zu; see -c", least,
+                   run.context);
         *c = (llama_continuation){.context = mark ? own.text : context_text,
                                   .n_context = length + mark,
                                   .ending = text + mark,
@@ -1406,15 +1837,41 @@ static void read_item(item *it, char *line, size_t number) {
         c[it->n] = *c;
         c[it->n].context = "Answer:", c[it->n].n_context = strlen("Answer:");
     }
-    exit_on_error(llama_loglikelihood(run.model, NULL, it->c, 2 * it->n),
-                  "the items do not fit in memory");
+    if (!it->error)
+        exit_on_error(llama_loglikelihood(run.model, NULL, it->c, 2 * it->n),
+                      "the items do not fit in memory");
+}
+
+/* Print an item as a JSON object: its scores, and best[], the continuations that the rules pick. */
+static void print_item_object(const item *it, size_t number, const size_t best[PICKS]) {
+    printf("{\"item\": %zu, \"line\": %zu, ", number, it->line);
+    if (it->error) {
+        printf("\"error\": ");
+        put_json(it->error, strlen(it->error));
+        puts("}");
+        return;
+    }
+    printf(it->label < 0 ? "\"label\": null" : "\"label\": %ld", it->label);
+    for (size_t k = 0; k < it->n; k++) {
+        const llama_continuation *c = &it->c[k];
+        put_number(k ? ", {\"logprob" : ", \"continuations\": [{\"logprob", c->logprob);
+        printf(", \"tokens\": %zu, \"bytes\": %zu, \"greedy\": %s", c->tokens, c->n_ending,
+               c->greedy ? "true" : "false");
+        put_number(", \"answer_logprob", c[it->n].logprob);
+        putchar('}');
+    }
+    printf("]");
+    for (int rule = 0; rule < PICKS; rule++)
+        printf("%s\"%s\": %zu", rule ? ", " : ", \"pick\": {", rules[rule], best[rule]);
+    puts("}}");
 }
 
 /* Print the rows of an item, and count in right[] the rules that picked the right continuation. */
 static void print_item(const item *it, size_t number, size_t right[RULES]) {
     size_t best[PICKS] = {0};
     double max[PICKS] = {0};
-    for (size_t k = 0; k < it->n; k++) {
+    bool rows = !options.quiet && !options.json;
+    for (size_t k = 0; k < it->n && !it->error; k++) {
         const llama_continuation *c = &it->c[k], *after_answer = c + it->n;
         double score[PICKS];
         score[SUM] = c->logprob;
@@ -1423,39 +1880,47 @@ static void print_item(const item *it, size_t number, size_t right[RULES]) {
         score[ANSWER] = c->logprob - after_answer->logprob;
         for (int rule = 0; rule < PICKS; rule++)
             if (k == 0 || score[rule] > max[rule]) max[rule] = score[rule], best[rule] = k;
-        if (!options.quiet)
+        if (rows)
             printf("ending\t%zu\t%zu\t%.6f\t%zu\t%zu\t%d\t%.6f\n", number, k, c->logprob, c->tokens,
                    c->n_ending, c->greedy, after_answer->logprob);
     }
-    if (!options.quiet)
-        printf(it->label < 0 ? "pick\t%zu\t-" : "pick\t%zu\t%ld", number, it->label);
+    if (options.json && !options.quiet) print_item_object(it, number, best);
+    if (it->error) {
+        if (rows) printf("error\t%zu\t%s\n", number, it->error);
+        return;
+    }
+    if (rows) printf(it->label < 0 ? "pick\t%zu\t-" : "pick\t%zu\t%ld", number, it->label);
     for (int rule = 0; rule < PICKS; rule++) {
-        if (!options.quiet) printf("\t%zu%s", best[rule], rule + 1 == PICKS ? "\n" : "");
+        if (rows) printf("\t%zu%s", best[rule], rule + 1 == PICKS ? "\n" : "");
         right[rule] += (long)best[rule] == it->label;
     }
     right[GREEDY] += it->label >= 0 && it->c[it->label].greedy;
     flush_stdout();
 }
 
-/* Read the items of the input; returns them in *n. Stores the largest number of continuations of an
- * item and the largest number of tokens of a context with a continuation. */
+/* Read the items of the input; returns their number in *n. Stores the largest number of
+ * continuations of an item and the largest number of tokens of a context with a continuation. */
 static item *read_items(size_t *n, size_t *max_continuations, size_t *longest) {
     char *at = run.inputs->text.text, *line;
+    size_t number = 1; /* of the line */
+    char end;          /* what ends it */
     bytes memory = {.n = 0};
-    while ((line = strsep(&at, "\r\n"))) {
+    for (; at; number += end == '\n' || (at && *at != '\n')) {
+        end = at[strcspn(at, "\r\n")];
+        line = strsep(&at, "\r\n");
         if (!*line) continue;
-        append(&memory, &(item){.n = 0}, sizeof(item));
+        append(&memory, &(item){.line = number}, sizeof(item));
         item *it = (item *)(void *)memory.text + *n;
-        read_item(it, line, *n);
+        size_t length = 0;
+        read_item(it, line, ++*n);
         if (it->n > *max_continuations) *max_continuations = it->n;
-        for (size_t k = 0; k < 2 * it->n; k++) {
-            size_t length = it->c[k].given + it->c[k].tokens;
-            if (length > *longest) *longest = length;
-        }
-        if (*longest > run.context)
-            die(EXIT_TOO_LONG, "item %zu: %zu tokens do not fit in a context of %zu; see -c", *n,
-                *longest, run.context);
-        ++*n;
+        for (size_t k = 0; k < 2 * it->n; k++)
+            if (it->c[k].given + it->c[k].tokens > length)
+                length = it->c[k].given + it->c[k].tokens;
+        if (length > run.context)
+            reject(&it->error, EXIT_TOO_LONG, "item", *n, number,
+                   "%zu tokens do not fit in a context of %zu; see -c", length, run.context);
+        else if (length > *longest) *longest = length;
     }
     if (*n == 0) refuse("there are no items: the input is empty");
     return (void *)memory.text;
@@ -1463,27 +1928,36 @@ static item *read_items(size_t *n, size_t *max_continuations, size_t *longest) {
 
 /* Score the continuations of all items, and print the accuracy of each rule. */
 static void run_score(void) {
-    static const char *const rules[] = {"sum", "token", "byte", "answer", "greedy"};
     size_t n = 0, max_continuations = 1, longest = 1, labelled = 0, right[RULES] = {0};
     if (memchr(run.inputs->text.text, 0, run.inputs->text.n))
         refuse("the items have a NUL in them");
     want_tokenizer();
+    note_invalid_byte(&run.inputs->text);
     const item *items = read_items(&n, &max_continuations, &longest);
     if (!options.session.context) run.context = longest;
     size_t together = 2 * max_continuations < MAX_TOGETHER ? 2 * max_continuations : MAX_TOGETHER;
     new_session(fit_sequences(2 + together, 3), true); /* llama_loglikelihood keeps 2 contexts */
     for (size_t i = 0; i < n; i++) {
-        must(llama_loglikelihood(run.model, run.session, items[i].c, 2 * items[i].n));
+        if (!items[i].error)
+            must(llama_loglikelihood(run.model, run.session, items[i].c, 2 * items[i].n));
         clear_progress();
         print_item(&items[i], i, right);
-        labelled += items[i].label >= 0;
+        labelled += items[i].label >= 0 && !items[i].error;
         show_progress("score", (double)(i + 1), (double)n);
     }
     clear_progress();
     for (int rule = 0; rule < RULES && labelled; rule++) {
         double p = (double)right[rule] / (double)labelled;
-        printf("accuracy\t%s\t%.4f\t%.4f\t%zu\t%zu\n", rules[rule], p,
-               labelled > 1 ? sqrt(p * (1 - p) / (double)(labelled - 1)) : 0, right[rule],
+        double error = labelled > 1 ? sqrt(p * (1 - p) / (double)(labelled - 1)) : 0;
+        if (options.json) {
+            printf("%s\"%s\": {", rule ? ", " : "{\"accuracy\": {", rules[rule]);
+            put_number("\"accuracy", p);
+            put_number(", \"standard_error", error);
+            printf(", \"right\": %zu, \"labelled\": %zu}%s", right[rule], labelled,
+                   rule + 1 == RULES ? "}}\n" : "");
+            continue;
+        }
+        printf("accuracy\t%s\t%.4f\t%.4f\t%zu\t%zu\n", rules[rule], p, error, right[rule],
                labelled);
     }
 }
@@ -1514,21 +1988,58 @@ static void run_ppl(void) {
     }
     clear_progress();
     double mean = sum / (double)scored, variance = squares / (double)scored - mean * mean;
+    double per_byte = (double)NAN; /* if every token of the text was scored */
+    if (!options.ids && !options.no_bos && scored + 1 == n)
+        per_byte = sum / log(2) / (double)run.inputs->text.n;
+    if (options.json) {
+        put_number("{\"perplexity", exp(mean));
+        put_number(", \"standard_error", exp(mean) * sqrt(variance / (double)scored));
+        put_number(", \"nll", mean);
+        put_number(", \"bits_per_token", mean / log(2));
+        put_number(", \"bits_per_byte", per_byte);
+        printf(", \"scored\": %zu, \"tokens\": %zu, \"context\": %zu, \"stride\": %zu}\n", scored,
+               n, width, stride);
+        return;
+    }
     printf("perplexity  %.6g +- %.2g\n", exp(mean), exp(mean) * sqrt(variance / (double)scored));
     printf("nll         %.9g nats a token, %.6g bits", mean, mean / log(2));
-    if (!options.ids && !options.no_bos && scored + 1 == n) /* every token of the text */
-        printf(", %.6g bits a byte", sum / log(2) / (double)run.inputs->text.n);
+    if (!isnan(per_byte)) printf(", %.6g bits a byte", per_byte);
     printf("\ntokens      %zu of %zu, in windows of %zu, %zu apart\n", scored, n, width, stride);
-    printf("\n" PPL_DEFINITION);
 }
 
 /* ---- 9. Info, check, tokenize, trace, bench ---- */
+
+/* For --json: print what `info` says. */
+static void print_info_object(double needed, double memory) {
+    const llama_info *i = &run.info;
+    printf("{\"model\": ");
+    put_json(options.model_path, strlen(options.model_path));
+    printf(", \"format\": \"%s\", \"dtype\": \"%s\", \"shards\": %d", i->format, i->dtype,
+           i->shards);
+    printf(", \"dim\": %d, \"layers\": %d, \"heads\": %d, \"kv_heads\": %d, \"head_dim\": %d, "
+           "\"hidden\": %d, \"vocab\": %d",
+           i->dim, i->layers, i->heads, i->kv_heads, i->head_dim, i->hidden, i->vocab);
+    put_number(", \"norm_eps", (double)i->norm_eps);
+    put_number(", \"rope_theta", (double)i->rope_theta);
+    printf(", \"parameters\": %" PRIu64 ", \"file_bytes\": %" PRIu64, i->parameters, i->file_bytes);
+    printf(", \"tokenizer\": %s", llama_token_text(run.model, 0, NULL) ? "true" : "false");
+    put_number(", \"bos", i->bos < 0 ? (double)NAN : i->bos);
+    put_number(", \"eos", i->eos < 0 ? (double)NAN : i->eos);
+    printf(", \"trained_context\": %d, \"context\": %zu, \"kv_bytes_per_token\": %" PRIu64,
+           i->context, run.context, i->kv_bytes_per_token);
+    printf(", \"memory_needed\": %.0f, \"memory\": %.0f, \"kernels\": \"%s\"}\n", needed, memory,
+           llama_session_kernels(run.session));
+}
 
 static void run_info(void) {
     const llama_info *i = &run.info;
     new_session(1, false);
     double needed = (double)(i->file_bytes + llama_session_bytes(run.model, &options.session));
     double memory = physical_memory();
+    if (options.json) {
+        print_info_object(needed, memory);
+        return;
+    }
     printf("model       %s\n", options.model_path);
     printf("format      %s, %s, %d shard%s\n", i->format, i->dtype, i->shards,
            i->shards > 1 ? "s" : "");
@@ -1609,7 +2120,7 @@ static void print_rows(void *found, const char *name, const float *x, size_t row
 /* Evaluate the prompt in one batch, and print what print_rows selects. */
 static void run_trace(void) {
     bool *found = allocate(options.n_arguments * sizeof *found);
-    tokenize_prompt(run.inputs);
+    if (!tokenize_prompt(run.inputs)) return;
     options.session.batch = (int)run.inputs->n_tokens;
     new_session(1, false);
     llama_trace(run.session, print_rows, found);
@@ -1637,6 +2148,15 @@ static void run_bench(void) {
             must(llama_eval(run.session, 0, tokens + PROMPT + t, 1));
         prompt = fmin(prompt, middle - start), generation = fmin(generation, now() - middle);
     }
+    if (options.json) {
+        printf("{\"prompt_tokens\": %d, \"generated_tokens\": %d", PROMPT, GENERATED);
+        put_number(", \"prompt_tokens_per_second", PROMPT / prompt);
+        put_number(", \"generated_tokens_per_second", GENERATED / generation);
+        put_number(", \"weight_bytes_per_second",
+                   GENERATED / generation * (double)run.info.token_bytes);
+        printf(", \"kernels\": \"%s\"}\n", llama_session_kernels(run.session));
+        return;
+    }
     printf("prompt      %d tokens, %.2f tokens/s\n", PROMPT, PROMPT / prompt);
     printf("generation  %d tokens, %.2f tokens/s, %.1f GB/s of weights\n", GENERATED,
            GENERATED / generation, GENERATED / generation * (double)run.info.token_bytes / 1e9);
@@ -1647,11 +2167,8 @@ static void run_bench(void) {
 
 /* Open the model and run the command on the inputs. */
 static void run_command(void) {
-    struct sigaction action = {.sa_handler = on_interrupt};
-    if (!options.interactive) action.sa_flags = (int)SA_RESETHAND; /* a second Ctrl-C kills */
     find_model();
     read_inputs();
-    sigaction(SIGINT, &action, NULL);
     if (!options.seeded && getentropy(&options.sampler.seed, 6) != 0) /* 48 bits: exact in JSON */
         options.sampler.seed = (uint64_t)time(NULL);
     open_model();
@@ -1663,13 +2180,16 @@ static void run_command(void) {
 int main(int argc, char **argv) {
     int v = llama_release();
     run.stats.start_time = run.stats.first_token_time = now();
+    run.progress.terminal = isatty(STDERR_FILENO);
+    interrupt_mode = INTERRUPT_EXITS;
+    catch_signals();
     read_options(argc, argv);
-    run.progress.enabled = !options.quiet && isatty(STDERR_FILENO);
+    run.progress.enabled = !options.quiet && run.progress.terminal;
     if (options.version)
         printf("llama.c %d.%d.%d (%s)\n", v / 10000, v / 100 % 100, v % 100, llama_build());
     else if (options.shell) print_completion();
     else if (options.help || options.command->bit == HELP) print_help();
     else run_command();
     flush_stdout();
-    exit(0);
+    exit(run.exit_code);
 }

@@ -746,23 +746,34 @@ LLAMAC_SHARED int llamac_vocab_parse(llamac_vocab **out, llamac_cursor bytes, si
 LLAMAC_SHARED int32_t llamac_vocab_bos(const llamac_vocab *v) { return v->bos; }
 LLAMAC_SHARED int32_t llamac_vocab_eos(const llamac_vocab *v) { return v->eos; }
 
+/* Returns the length of the longest NORMAL piece: a space or an invalid byte of a text is 3 bytes of
+ * a piece, so no piece covers more text than its own length. Without byte pieces a single <unk> may
+ * cover any number of characters. */
+LLAMAC_SHARED size_t llamac_vocab_widest(const llamac_vocab *v) {
+    size_t max = 1;
+    for (int32_t i = 0; i < v->size; i++)
+        if (v->pieces[i].type == NORMAL && v->pieces[i].n > max) max = v->pieces[i].n;
+    return v->byte_id[0] < 0 ? SIZE_MAX : max;
+}
+
 /* ---- 3. Encoding ---- */
 
 /* A symbol is a range of the normalised text, linked to its neighbours. If it is merged into its
  * left neighbour, its n becomes 0. */
 typedef struct {
-    size_t begin, n;    /* bytes */
-    size_t left, right; /* indices of the neighbours; NOWHERE: none */
+    uint32_t begin, n;    /* bytes */
+    uint32_t left, right; /* indices of the neighbours; NOWHERE: none */
 } symbol;
 
 /* A pair of adjacent symbols that together are a piece. It is out of date if a symbol has since
  * been merged: then the two no longer add up to n bytes. */
 typedef struct {
-    float score;           /* of the piece */
-    size_t left, right, n; /* indices of the symbols; bytes of both */
+    float score;             /* of the piece */
+    uint32_t left, right, n; /* indices of the symbols; bytes of both */
 } candidate;
 
-static const size_t NOWHERE = SIZE_MAX;
+static const uint32_t NOWHERE = UINT32_MAX;
+enum { MAX_TEXT = 1 << 30 }; /* bytes: three times as many, and the indices, fit 32 bits */
 
 typedef struct {
     const llamac_vocab *v;
@@ -799,9 +810,9 @@ static bool merges_first(const candidate *a, const candidate *b) {
 }
 
 /* Adds the pair (left, right) to the heap if its concatenation is a piece. */
-static void propose(encoder *e, size_t left, size_t right) {
+static void propose(encoder *e, uint32_t left, uint32_t right) {
     if (left == NOWHERE || right == NOWHERE) return;
-    size_t n = e->symbols[left].n + e->symbols[right].n;
+    uint32_t n = e->symbols[left].n + e->symbols[right].n;
     int32_t id = n <= MAX_PIECE ? vocab_find(e->v, e->text + e->symbols[left].begin, n) : -1;
     if (id < 0) return;
     candidate c = {e->v->pieces[id].score, left, right, n};
@@ -826,14 +837,13 @@ static candidate take_best(encoder *e) {
 
 /* Makes a symbol of each character, then merges until no adjacent pair is a piece. */
 static void merge(encoder *e) {
-    for (size_t i = 0; i < e->n_text;) {
-        size_t n = utf8_length((const unsigned char *)e->text + i, e->n_text - i),
-               k = e->n_symbols++;
+    for (uint32_t i = 0, n, k = 0; i < e->n_text; i += n, k++) {
+        n = (uint32_t)utf8_length((const unsigned char *)e->text + i, e->n_text - i);
         e->symbols[k] = (symbol){i, n, k ? k - 1 : NOWHERE, k + 1};
-        i += n;
+        e->n_symbols = k + 1;
     }
     e->symbols[e->n_symbols - 1].right = NOWHERE;
-    for (size_t k = 1; k < e->n_symbols; k++) propose(e, k - 1, k);
+    for (uint32_t k = 1; k < e->n_symbols; k++) propose(e, k - 1, k);
     while (e->n_heap) {
         candidate c = take_best(e);
         symbol *left = &e->symbols[c.left], *right = &e->symbols[c.right];
@@ -853,7 +863,7 @@ static void merge(encoder *e) {
 static size_t emit(const encoder *e, int32_t *out, size_t cap, size_t count) {
     const llamac_vocab *v = e->v;
     bool unknown = false;
-    for (size_t k = 0; k != NOWHERE; k = e->symbols[k].right) {
+    for (uint32_t k = 0; k != NOWHERE; k = e->symbols[k].right) {
         const char *text = e->text + e->symbols[k].begin;
         size_t n = e->symbols[k].n;
         int32_t id = vocab_find(v, text, n);
@@ -887,7 +897,7 @@ static void encoder_free(encoder *e) {
 LLAMAC_SHARED ptrdiff_t llamac_encode(const llamac_vocab *v, const llama_allocator *allocator,
                                       const char *text, size_t n, unsigned flags, int32_t *out,
                                       size_t cap) {
-    if ((n && !text) || (cap && !out) || n > PTRDIFF_MAX / 64 || (flags & ~(unsigned)LLAMA_ADD_BOS))
+    if ((n && !text) || (cap && !out) || n > MAX_TEXT || (flags & ~(unsigned)LLAMA_ADD_BOS))
         return LLAMA_EINVAL;
     size_t count = 0;
     if ((flags & LLAMA_ADD_BOS) && v->bos >= 0) {

@@ -74,8 +74,6 @@ case_text() {
     same "complete --file" $work/out $work/text
     echo "$prompt" | $llama $model $greedy >$work/out 2>$work/err
     same "a pipe is the prompt" $work/out $work/text
-    echo "other" | $llama $model "$prompt" $greedy >$work/out
-    same "stdin is not read when there is a prompt" $work/out $work/text
     LLAMA_MODEL=$model run 0 "LLAMA_MODEL" $llama "$prompt" $greedy
     LLAMA_MODEL=$model $llama "$prompt" $greedy >$work/out
     same "LLAMA_MODEL" $work/out $work/text
@@ -97,6 +95,57 @@ case_text() {
     empty "-n 0" $work/out
     run 0 "--" $llama $model $greedy -- "$prompt"
     same "--" $work/out $work/text
+}
+
+# What stdin is while a prompt is given: its text comes first, and a pipe that gives nothing is not waited for
+case_stdin() {
+    printf 'There was once\nThe king\n' >$work/document
+    $llama $model -p "$(printf 'There was once\nThe king\nSummary:')" $greedy >$work/want
+    cat $work/document | $llama $model "Summary:" $greedy >$work/out 2>$work/err
+    same "a pipe and an argument" $work/out $work/want
+    empty "a pipe and an argument: no note" $work/err
+    cat $work/document | $llama $model -p "Summary:" $greedy >$work/out
+    same "a pipe and -p" $work/out $work/want
+    echo "Summary:" >$work/question
+    cat $work/document | $llama $model -f $work/question $greedy >$work/out
+    same "a pipe and -f" $work/out $work/want
+    $llama $model "Summary:" $greedy <$work/document >$work/out
+    same "a file as stdin" $work/out $work/want
+    (sleep 0.2; cat $work/document) | $llama $model "Summary:" $greedy >$work/out
+    same "a pipe that takes its time" $work/out $work/want
+    cat $work/document | LLAMA_MODEL=$model $llama "Summary:" $greedy >$work/out
+    same "a pipe, an argument and LLAMA_MODEL" $work/out $work/want
+    cat $work/document | $llama $model -p "Summary:" -p "Summary:" $greedy >$work/out
+    (cat $work/want; echo; cat $work/want; echo) >$work/twice
+    same "a pipe before each of two prompts" $work/out $work/twice
+    cat $work/document | $llama $model -f - $greedy >$work/want
+    cat $work/document | $llama $model -f /dev/stdin $greedy >$work/out
+    same "-f - and -f /dev/stdin: once" $work/out $work/want
+    cat $work/document | $llama trace $model "Summary:" output >$work/out
+    $llama trace $model -p "$(printf 'There was once\nThe king\nSummary:')" output </dev/null >$work/want
+    same "trace: a pipe and an argument" $work/out $work/want
+    printf 'There was ' | $llama tokenize $model once >$work/out
+    same "tokenize: a pipe and an argument" $work/out $work/ids
+    cut -d' ' -f1 $work/ids | $llama tokenize $model --decode $(cut -d' ' -f2- $work/ids) >$work/out
+    if [ "$(cat $work/out)" = "There was once" ]; then ok; else no "tokenize --decode: a pipe and ids: $(cat $work/out)"; fi
+    for empty in /dev/null $work/void; do
+        $llama $model "$prompt" $greedy <$empty >$work/out 2>$work/err
+        same "$empty and a prompt" $work/out $work/text
+        empty "$empty and a prompt: no note" $work/err
+    done
+    mkfifo $work/silent
+    exec 3<>$work/silent
+    timeout 5 $llama $model "$prompt" $greedy <$work/silent >$work/out 2>$work/err
+    same "a pipe that gives nothing is not waited for" $work/out $work/text
+    one_line "a pipe that gives nothing"
+    holds "a note says so" grep -q "not read; -f - waits" $work/err
+    timeout 5 $llama $model "$prompt" $greedy -q <$work/silent >$work/out 2>$work/err
+    empty "a pipe that gives nothing, -q" $work/err
+    for command in info check bench; do
+        echo text | timeout 10 $llama $command $model >$work/out 2>$work/err
+        holds "$command does not read stdin" test -s $work/out
+    done
+    exec 3<&-
 }
 
 # The same command and seed give the same bytes; kernels, threads and batch change nothing
@@ -213,6 +262,30 @@ case_full() {
     holds "with its text" test -s $work/out
     run 0 "-q" $llama $model "$prompt" --temp 0 -c 16 -n 100 --ignore-eos -q
     empty "-q" $work/err
+}
+
+# What is run, but perhaps not meant: one note each
+case_notes() {
+    bad=$(printf 'x\377y')
+    run 0 "bytes that are not UTF-8" $llama $model -p "$bad" -p "$bad" -n 1
+    one_line "bytes that are not UTF-8: one note"
+    holds "which byte ($(cat $work/err))" grep -q "byte 2 of a text is not UTF-8" $work/err
+    printf 'x\377y' | $llama tokenize $model >$work/out 2>$work/err
+    one_line "tokenize: bytes that are not UTF-8"
+    printf 'The king\377 was' >$work/bytes
+    run 0 "ppl: bytes that are not UTF-8" $llama ppl $model $work/bytes
+    one_line "ppl: bytes that are not UTF-8"
+    run 0 "-q" $llama $model -p "$bad" -n 1 -q
+    empty "-q: no note" $work/err
+    run 0 "a context beyond the trained one" $llama $forms/hf There -n 1 -c 1024
+    one_line "a context beyond the trained one: one note"
+    holds "which ($(cat $work/err))" grep -q "trained for 512 positions" $work/err
+    run 0 "a context within the trained one" $llama $forms/hf There -n 1 -c 512
+    empty "a context within the trained one" $work/err
+    run 0 "Meta's files, as Llama 2" $llama $model There -n 1 -c 4096
+    empty "Meta's files, as Llama 2" $work/err
+    run 0 "Meta's files, beyond Llama 2" $llama info $model -c 5000
+    holds "Meta's files, beyond Llama 2: a note" grep -q "trained for 4096 positions" $work/err
 }
 
 # Pipes, full disks, closed files, Ctrl-C
@@ -336,7 +409,48 @@ case_batch() {
     holds "-k 3: the prompt is evaluated once" grep -q "^prompt *$(($($llama tokenize $model --count "$one") + 1)) tokens" $work/err
     run 0 "--samples" $llama $model "$one" --n-predict 20 --seed 4 --samples 3
     same "--samples" $work/out $work/samples
-    refuse 5 "one of them is too long" "context" $llama $model -p x -p "$prompt" -c 4
+}
+
+# One input that cannot be run gets an error, in its place; the others are run
+case_rejected() {
+    long="$prompt $prompt"
+    for p in "$one" "$two"; do $llama $model "$p" -c 16 -n 3 -s 4 >>$work/short && echo >>$work/short; done
+    { sed -n 1p $work/short; echo; sed -n 2p $work/short; } >$work/want
+    run 5 "-p -p -p, one too long" $llama $model -p "$one" -p "$long" -p "$two" -c 16 -n 3 -s 4
+    same "the others are run, an empty text in its place" $work/out $work/want
+    one_line "one too long"
+    holds "its number ($(cat $work/err))" grep -q "^llama: prompt 2: [0-9]* tokens do not fit in a context of 16; see -c" $work/err
+    printf '%s\n' "$one" "$long" "$two" >$work/lines
+    run 5 "--lines, one too long" $llama $model --lines -f $work/lines -c 16 -n 3 -s 4
+    same "--lines: the others are run" $work/out $work/want
+    holds "--lines: its line ($(cat $work/err))" grep -q "^llama: prompt 2 (line 2): [0-9]* tokens" $work/err
+    printf '%s\0' "$one" "$long" "$two" >$work/nuls
+    run 5 "-0, one too long" $llama $model -0 -f $work/nuls -c 16 -n 3 -s 4
+    tr '\0' '\n' <$work/out >$work/got
+    same "-0: the others are run" $work/got $work/want
+    run 5 "--json, one too long" $llama $model --lines -f $work/lines -c 16 -n 3 -s 4 -k 2 --json
+    holds "--json: an object in its place ($(cat $work/out))" [ "$(sed -n 3,4p $work/out | grep -c '^{"prompt": 1, "sample": [01], "line": 2, "error": "[0-9]* tokens do not fit in a context of 16; see -c"}$')" -eq 2 ]
+    holds "--json: the others" [ "$(grep -c '"text"' $work/out)" -eq 4 ]
+    run 5 "--json, one prompt" $llama $model "$long" -c 16 --json
+    holds "--json, one prompt: an object" grep -q '^{"prompt": 0, "sample": 0, "error": ' $work/out
+    printf '%s\n' "$long" "$long" >$work/lines
+    run 5 "all too long" $llama $model --lines -f $work/lines -c 16
+    holds "all too long: an error each" [ "$(wc -l <$work/err) $(wc -l <$work/out)" = "2 2" ]
+    printf '%s\n\n%s\n' "$one" "$two" | $llama $model --lines --no-bos -n 3 -s 4 >$work/out 2>$work/err
+    if [ $? -eq 2 ] && [ "$(wc -l <$work/out)" -eq 3 ] && grep -q "^llama: prompt 2 (line 2): the prompt is empty" $work/err; then ok; else no "an empty line and --no-bos: $(cat $work/err)"; fi
+    head -n 2 $items >$work/items
+    $llama score $model -f $work/items >$work/want
+    { head -n 1 $work/items; echo; printf '0\t%s\ta\tb\n' "$(head -c 9000 tests/tiny/README.md | tr '\n\t' '  ')"; tail -n 1 $work/items; } >$work/mixed
+    run 5 "score, one too long" $llama score $model -f $work/mixed -c 300
+    holds "score: its number and line ($(cat $work/err))" grep -q "^llama: item 2 (line 3): .*tokens do not fit in a context of 300" $work/err
+    holds "score: a row says so" grep -q "^error	1	.*tokens do not fit" $work/out
+    grep -v ^error $work/out | sed 's/^\([a-z]*	\)2	/\11	/' >$work/got
+    same "score: the others are scored" $work/got $work/want
+    run 5 "score --json, one too long" $llama score $model -f $work/mixed -c 300 --json
+    holds "score --json: an object says so" grep -q '^{"item": 1, "line": 3, "error": ".*tokens do not fit' $work/out
+    holds "score --json: the others" [ "$(grep -c '"pick"' $work/out)" -eq 2 ]
+    head -c 3000000 /dev/zero | tr '\0' 'a' >$work/huge # refused by its length, before it is tokenized
+    refuse 5 "a prompt of 3 MB" "at least [0-9]* tokens do not fit" timeout 1 $llama $model -f $work/huge
 }
 
 # --json: an object a line, that python reads; text, tokens, finish, seed, and the probabilities
@@ -345,6 +459,7 @@ case_json() {
 import json, math, sys
 rows = [json.loads(line) for line in open(sys.argv[1], encoding="utf-8")]
 alone = open(sys.argv[2], encoding="utf-8").read().split("\n")
+assert not any("line" in r or "error" in r for r in rows), rows
 assert [r["prompt"] for r in rows] == [0, 0, 1, 1, 2, 2] and [r["sample"] for r in rows] == [0, 1] * 3, rows
 for r in rows:
     assert r["seed"] == 4 + r["sample"] and r["finish"] == "length" and len(r["tokens"]) == 20 and r["prompt_tokens"] > 1, r
@@ -452,19 +567,42 @@ case_score() {
     n=0
     for item in 'x\ty\tz' '2\ty\tz\tz' '-1\ty\tz' '0x\ty\tz' '0\ty' '0' '\t' '99999999999999999999\ty\tz'; do
         printf -- "$item\n" >$work/item
-        refuse 2 "score of no item, $n" "item 0: a line must be a label" $llama score $model -f $work/item
+        refuse 2 "score of no item, $n" "item 1 (line 1): a line must be a label" $llama score $model -f $work/item
         n=$((n + 1))
     done
     for item in '0\ty\t' '0\ty\tz\t\tz' '0\ty\tz\\c'; do
         printf "0\ta\tb\n$item\n" >$work/item
-        refuse 2 "score of an empty ending, $n" "item 1: a continuation is empty" $llama score $model -f $work/item
+        refuse 2 "score of an empty ending, $n" "item 2 (line 2): a continuation is empty" $llama score $model -f $work/item
         n=$((n + 1))
     done
     printf '0\ta\tb\0c\n' >$work/item
     refuse 2 "score of a NUL" "have a NUL in them" $llama score $model -f $work/item
     printf '\n\n' >$work/item
     refuse 2 "score of nothing" "no items" $llama score $model -f $work/item
-    refuse 5 "score of too much" "item 0: [0-9]* tokens do not fit in a context of 5" $llama score $model -f $items -c 5
+    printf '0\ta b\tc\td\r\n\r\n\n7\ty\tz\n' >$work/item
+    refuse 2 "score: lines are counted however they end" "item 2 (line 4)" $llama score $model -f $work/item
+    run 0 "score --json" $llama score $model -f $items --json
+    cp $work/out $work/objects
+    run 0 "score --json -q" $llama score $model -f $items --json -q
+    holds "score --json -q: the accuracies alone" sh -c "tail -n 1 $work/objects | cmp - $work/out"
+    if command -v python3 >/dev/null 2>&1; then
+        cat >$work/score.py <<'END'
+import json, sys
+rows, objects = [[line.rstrip("\n").split("\t") for line in open(sys.argv[1])], [json.loads(line) for line in open(sys.argv[2])]]
+made = []
+for o in objects[:-1]:
+    for k, c in enumerate(o["continuations"]):
+        made.append(["ending", o["item"], k, c["logprob"], c["tokens"], c["bytes"], int(c["greedy"]), c["answer_logprob"]])
+    made.append(["pick", o["item"], "-" if o["label"] is None else o["label"]] + [o["pick"][r] for r in ("sum", "token", "byte", "answer")])
+for rule, a in objects[-1]["accuracy"].items():
+    made.append(["accuracy", rule, a["accuracy"], a["standard_error"], a["right"], a["labelled"]])
+assert len(made) == len(rows), (len(made), len(rows))
+for m, r in zip(made, rows):
+    assert len(m) == len(r) and all(str(x) == y or abs(float(x) - float(y)) < 1e-4 for x, y in zip(m, r)), (m, r)
+assert [o["line"] for o in objects[:-1]] == list(range(1, len(objects)))
+END
+        holds "score --json: what the rows say" python3 $work/score.py $work/scores $work/objects
+    fi
 }
 
 # ppl: the same for a text and its ids; windows; what it says of itself
@@ -472,7 +610,19 @@ case_ppl() {
     run 0 "ppl" $llama ppl $model $work/prose
     cp $work/out $work/ppl
     holds "ppl: figures" grep -qE '^perplexity  [0-9.]+ \+- [0-9.]+$' $work/out
-    holds "ppl: its definition" grep -q "^exp of the mean of -log p" $work/out
+    holds "ppl: three lines, and no definition" [ "$(wc -l <$work/out)" -eq 3 ]
+    holds "help ppl: the definition" sh -c "$llama help ppl | grep -q '^exp of the mean of -log p'"
+    run 0 "ppl --json" $llama ppl $model $work/prose --json
+    if command -v python3 >/dev/null 2>&1; then
+        holds "ppl --json: what the lines say ($(cat $work/out))" python3 -c "
+import json, re
+o, text = json.load(open('$work/out')), open('$work/ppl').read()
+want = [float(x) for x in re.findall(r'[0-9.]+', text.replace(',', ' '))]
+got = [o[k] for k in ('perplexity', 'standard_error', 'nll', 'bits_per_token', 'bits_per_byte', 'scored', 'tokens', 'context', 'stride')]
+assert len(want) == len(got) and all(abs(a - b) < max(0.06, b / 50) for a, b in zip(got, want)), (got, want)"
+    fi
+    run 0 "ppl --json in windows" $llama ppl $model $work/prose --json --ctx 100
+    holds "ppl --json: null where a token was not scored" grep -q '"bits_per_byte": null, ' $work/out
     $llama tokenize $model --bos <$work/prose >$work/prose.ids
     run 0 "ppl --ids" $llama ppl $model $work/prose.ids --ids
     holds "ppl --ids: the same" [ "$(head -n 1 $work/out)" = "$(head -n 1 $work/ppl)" ]
@@ -560,6 +710,8 @@ case_bench() {
     holds "bench: figures" grep -qE '^prompt +128 tokens, [0-9.]+ tokens/s$' $work/out
     holds "bench: figures" grep -qE '^generation +32 tokens, [0-9.]+ tokens/s, [0-9.]+ GB/s of weights$' $work/out
     holds "bench: kernels" grep -qE '^kernels +[a-z0-9]+, 1 thread$' $work/out
+    run 0 "bench --json" $llama bench $model -t 1 --json
+    holds "bench --json ($(cat $work/out))" grep -qE '^\{"prompt_tokens": 128, "generated_tokens": 32, "prompt_tokens_per_second": [0-9.]+, "generated_tokens_per_second": [0-9.]+, "weight_bytes_per_second": [0-9.e+]+, "kernels": "[a-z0-9]+, 1 thread"\}$' $work/out
     refuse 2 "bench of a text" "no text" $llama bench $model x
     refuse 3 "bench of nothing" "cannot be opened" $llama bench $work/nothing
 }
@@ -571,6 +723,15 @@ case_info() {
     holds "info: KV cache" grep -q "128 positions, KV cache 786432 bytes" $work/out
     holds "info: kernels" grep -q "^kernels  *[a-z0-9 ]*, [0-9]* thread" $work/out
     holds "info: dtype" grep -q "meta, float16, 1 shard$" $work/out
+    run 0 "info --json" $llama info $model -c 128 --json
+    if command -v python3 >/dev/null 2>&1; then
+        holds "info --json ($(cat $work/out))" python3 -c "
+import json
+o = json.load(open('$work/out'))
+want = {'format': 'meta', 'dtype': 'float16', 'shards': 1, 'dim': 192, 'layers': 4, 'heads': 6, 'kv_heads': 6, 'head_dim': 32,
+        'hidden': 512, 'vocab': 1024, 'context': 128, 'kv_bytes_per_token': 6144, 'tokenizer': True, 'bos': 1, 'eos': 2}
+assert all(o[k] == v for k, v in want.items()) and o['memory'] > o['memory_needed'] > 786432 and o['kernels'], o"
+    fi
     run 0 "tokenize" $llama tokenize $model "There was once"
     printf '%s' "There was once" | $llama tokenize $model >$work/ids
     same "tokenize from stdin" $work/out $work/ids
@@ -681,20 +842,28 @@ case_help() {
         grep -qE "(run|refuse) $code |code -eq $code " "$0" || echo $code
     done >$work/untried
     empty "each exit code is tried here" $work/untried
+    holds "help all: an option's help is one line, found by grep" [ -z "$(grep -E '^ {28}[a-z(]' $work/all)" ]
     refuse 2 "help of no verb" "no such command" $llama help sing
+    refuse 2 "help of a mistyped verb" "did you mean score?" $llama help scroe
+    for pair in scroe:score inof:info pppl:ppl tokenise:tokenize benchmark:bench chekc:check chat:"complete -i" perplexity:ppl comp:complete; do
+        refuse 2 "the nearest verb of ${pair%%:*}" "did you mean ${pair#*:}?" $llama ${pair%%:*} $model x
+    done
+    refuse 2 "the nearest verb, before its options" "did you mean score?" $llama scor $model -f $items --stride 5
+    refuse 3 "nothing is near" "frobnicate" $llama frobnicate x
+    mkdir -p $work/here/scor
+    (top=$PWD; cd $work/here && $top/$llama scor x >../out 2>../err)
+    if [ $? -eq 3 ]; then ok; else no "a folder named like a verb is a model: $(cat $work/err)"; fi
     refuse 2 "the nearest option" "did you mean --temp?" $llama $model x --tepm 0
     refuse 2 "the nearest option" "did you mean --repeat-penalty?" $llama $model x --repeat-penality 2
     refuse 2 "nothing is near" "no such option; llama help all" $llama $model x --frobnicate
     refuse 2 "an option of another verb" "see llama help info" $llama info $model --temp 1
     for shell in bash zsh fish; do
         run 0 "--completion $shell" $llama --completion $shell
-        holds "--completion $shell: its words" sh -c "for w in $verbs \$(cat $work/names); do grep -qE -- \"[' (]\$w[' )]\" $work/out || exit 1; done"
+        holds "--completion $shell: its words" sh -c "for w in $verbs \$(sed 's/^-*//' $work/names); do grep -qE -- \"[-' (|]\$w['/ )|:;=+[]\" $work/out || exit 1; done"
         if command -v $shell >/dev/null 2>&1; then
             holds "--completion $shell: $shell takes it" $shell -c "$(cat $work/out)"
         fi
     done
-    $llama --completion bash >$work/complete
-    bash -c ". $work/complete; complete -p llama" >$work/out 2>&1 && holds "bash has it" grep -q -- "--prompt-cache" $work/out
     refuse 2 "--completion of another" "not bash, zsh or fish" $llama --completion tcsh
     holds "the manual page is made" sh -c "sh tests/tools/manpage.sh $llama >$work/llama.1"
     tr -d '\\' <$work/llama.1 >$work/page
@@ -706,6 +875,81 @@ case_help() {
         empty "groff has nothing to say of the manual page" $work/out
     else
         echo "SKIP: the manual page's form (no groff)"
+    fi
+}
+
+# What shells offer after Tab: the verb's own options, and values, with their help in fish and zsh
+case_completion() {
+    if command -v bash >/dev/null 2>&1; then
+        $llama --completion bash >$work/complete
+        offers() { # WORDS, of which the last is completed
+            bash -c '. '$work/complete'; COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _llama; printf "%s\n" "${COMPREPLY[@]}"' bash "$@" >$work/out
+        }
+        offers llama sc
+        holds "bash: a verb" [ "$(cat $work/out)" = score ]
+        offers llama score $model --
+        holds "bash: score's options ($(cat $work/out))" sh -c "grep -qx -- --json $work/out && ! grep -qx -- --temp $work/out"
+        offers llama $model --
+        holds "bash: complete's options" sh -c "grep -qx -- --temp $work/out && ! grep -qx -- --stride $work/out"
+        offers llama $model --kernels ""
+        holds "bash: the kernels" [ "$(tr '\n' ' ' <$work/out)" = "scalar avx2 avx512 neon " ]
+        offers llama info --kernels = av
+        holds "bash: after =" [ "$(tr '\n' ' ' <$work/out)" = "avx2 avx512 " ]
+        offers llama bench $model --memory l
+        holds "bash: a memory mode" [ "$(cat $work/out)" = lock ]
+        offers llama $model -f ""
+        holds "bash: a file's name is left to bash" [ "$(cat $work/out)" = "" ]
+        offers llama help pp
+        holds "bash: help of a verb" [ "$(cat $work/out)" = ppl ]
+        offers llama --completion f
+        holds "bash: a shell" [ "$(cat $work/out)" = fish ]
+    else
+        echo "SKIP: completion in bash (no bash)"
+    fi
+    if command -v fish >/dev/null 2>&1; then
+        $llama --completion fish >$work/complete
+        offers() { HOME=$PWD/$work fish -c "source $work/complete; complete -C '$1'" >$work/out 2>&1; }
+        offers "llama sc"
+        holds "fish: a verb with its help ($(cat $work/out))" grep -qx "score	answer multiple-choice items: accuracy" $work/out
+        offers "llama score m --"
+        holds "fish: score's options ($(head -n 3 $work/out))" sh -c "grep -q '^--json	print each result' $work/out && ! grep -q '^--temp' $work/out"
+        offers "llama m --"
+        holds "fish: complete's options" sh -c "grep -q '^--temp	' $work/out && ! grep -q '^--stride' $work/out"
+        offers "llama m --kernels "
+        holds "fish: the kernels ($(cat $work/out))" sh -c "grep -q '^avx512' $work/out && grep -q '^neon' $work/out"
+    else
+        echo "SKIP: completion in fish (no fish)"
+    fi
+    if command -v zsh >/dev/null 2>&1 && command -v python3 >/dev/null 2>&1; then
+        $llama --completion zsh >$work/complete
+        cat >$work/zsh.py <<'END'
+import fcntl, os, pty, select, struct, sys, termios, time
+script, *lines = sys.argv[1:]
+pid, fd = pty.fork()
+if pid == 0:
+    os.environ.update(TERM="xterm", HOME=os.getcwd())
+    os.execvp("zsh", ["zsh", "-f", "-i"])
+fcntl.ioctl(fd, termios.TIOCSWINSZ, struct.pack("HHHH", 200, 160, 0, 0))
+def until(words, seconds):
+    seen, end = b"", time.monotonic() + seconds
+    while words not in seen and time.monotonic() < end and select.select([fd], [], [], end - time.monotonic())[0]:
+        seen += os.read(fd, 65536)
+    return seen
+os.write(fd, b"autoload -Uz compinit; compinit -D -i; source " + script.encode() + b"; echo REA''DY\n")
+until(b"READY", 20)
+for line in lines:
+    os.write(fd, line.encode() + b"\t\t")
+    print("== " + line + until(b"\xff", 1.5).decode(errors="replace").replace("\r", ""))
+    os.write(fd, b"\x15")
+os.kill(pid, 9)
+END
+        python3 $work/zsh.py $work/complete "llama score m --" "llama m --kernels " "llama " >$work/out 2>&1
+        holds "zsh: score's options with their help" grep -qE -- "--json +-- print each result" $work/out
+        holds "zsh: the kernels" grep -q "avx512 " $work/out
+        holds "zsh: verbs with their help" grep -qE "score +-- answer multiple-choice" $work/out
+        holds "zsh: not another verb's" sh -c "! grep -q -- '--temp' $work/out"
+    else
+        echo "SKIP: completion in zsh (no zsh or python3)"
     fi
 }
 
@@ -743,9 +987,8 @@ case_surprises() {
     LLAMA_MODEL=$model refuse 2 "a wrong name and LLAMA_MODEL" 'LLAMA_MODEL is set' $llama info no/such
     refuse 2 "--decode --count" "not with" $llama tokenize $model --decode --count 5
     refuse 2 "a NUL in an option" "NUL" $llama $model x -e --in-prefix 'A\x00'
-    refuse 5 "which prompt is too long" "prompt 1: " $llama $model -p x -p "$prompt" -c 4
     refuse 2 "a range is told in figures" "from 1 to 1048576" $llama $model x -c 0
-    refuse 2 "whose option it is not" "not an option of score" $llama score $model --json
+    refuse 2 "whose option it is not" "not an option of score" $llama score $model --echo
     run 0 "complete -h" $llama complete -h
     $llama help complete >$work/want
     same "complete -h is of complete" $work/out $work/want
@@ -818,8 +1061,8 @@ case_version() {
 
 # ---- All cases, or some ----
 
-cases="text seeds stop utf8 refusals full pipes cache batch json talk score ppl cut terminals trace bench info formats help surprises turns slips json_times version"
-slow="batch formats help json_times ppl score surprises" # left to make check
+cases="text stdin seeds stop utf8 refusals full pipes cache batch rejected notes json talk score ppl cut terminals trace bench info formats help completion surprises turns slips json_times version"
+slow="batch stdin rejected completion formats help json_times ppl score surprises" # left to make check
 matched=0
 for name in $cases; do
     [ -z "$only" ] || [ "$only" = "$name" ] || continue

@@ -2,7 +2,7 @@
 The command gets a pseudo-terminal, its controlling one: ^C typed into it is SIGINT. The echo and stderr come from it;
 stdout is a pipe and has the replies alone, unless a case wants it on the screen as well. What the model writes is
 arbitrary, but with --temp 0 always the same: replies are compared with replies."""
-import contextlib, fcntl, os, re, select, signal, subprocess, sys, tempfile, termios, time
+import contextlib, fcntl, json, os, re, select, signal, struct, subprocess, sys, tempfile, termios, time
 
 LLAMA, MODEL = sys.argv[1:3]
 WOODCUTTER, PRINCESS = b"There was once a poor woodcutter", b"The princess said"
@@ -208,6 +208,83 @@ def bars():  # what takes long shows how far it is, and how long it takes; not w
         check(bool(re.search(rb"\rscore +[0-9]+% \[#* *\] [0-9]+ s left", seen)) != quiet, f"a bar, if not with -q ({quiet})", seen)
         check(seen == b"" if quiet else seen.endswith(b"\r\033[K"), "which is wiped away", seen)
 
+def narrow():  # a bar fits the terminal, however wide it is
+    items = b"0\t%s\t who lived alone\t king\n" % WOODCUTTER * 25
+    for columns, room in ((40, True), (25, False), (80, True), (0, True)):
+        master, slave = os.openpty()
+        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+        child = subprocess.Popen([LLAMA, "score", MODEL, "-t", "1", "--kernels", "scalar"],
+                                 stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=slave)
+        os.close(slave)
+        child.stdin.write(items)
+        child.stdin.close()
+        seen = b""
+        with contextlib.suppress(OSError):  # a terminal without another side
+            while got := os.read(master, 65536):
+                seen += got
+        os.close(master)
+        lines = seen.replace(b"\033[K", b"").split(b"\r")
+        check(child.wait(60) == 0 and any(b"s left" in line for line in lines), f"{columns} columns: a bar", seen)
+        check(all(len(line) < (columns or 80) for line in lines), f"{columns} columns: the bar fits", seen)
+        check(any(b"[" in line for line in lines) == room, f"{columns} columns: a bar where there is room", seen)
+
+def signals():  # what ^C, and SIGTERM, end in each phase of each command: all of it, soon, on a new line
+    with tempfile.TemporaryDirectory() as folder:
+        def file(name, data):
+            with open(os.path.join(folder, name), "wb") as f:
+                f.write(data)
+            return os.path.join(folder, name)
+        text = file("text", b"The king and the queen went to the house of the old man. " * 400000)
+        long = file("long", b"The king and the queen went to the house of the old man. " * 400)
+        items = file("items", b"0\t%s\t who lived alone\t king\n" % WOODCUTTER * 200000)
+        slow, endless = ("--kernels", "scalar", "-t", "1"), ("-n", "-1", "--ignore-eos", "-c", "100000", "--temp", "0")
+        phases = (
+            ("tokenizing", ["tokenize", MODEL, "-f", text], 0.3),
+            ("ppl, tokenizing", ["ppl", MODEL, text], 0.3),
+            ("ppl, evaluating", ["ppl", MODEL, long, *slow], 1),
+            ("score, reading", ["score", MODEL, "-f", items], 0.3),
+            ("score, scoring", ["score", MODEL, "-f", file("some", b"0\t%s\t who lived alone\t king\n" % WOODCUTTER * 2000), *slow], 1),
+            ("trace", ["trace", MODEL, "-f", long, "-c", "8000", *slow], 0.3),
+            ("bench", ["bench", MODEL, *slow], 0.1),
+            ("prompt", [MODEL, "-f", long, "-c", "8000", *slow], 1),
+            ("generating", [MODEL, WOODCUTTER, *endless, *slow], 1),
+            ("generating objects", [MODEL, WOODCUTTER, *endless, *slow, "--json"], 1),
+            ("reading stdin", [MODEL], 0.3),
+        )
+        for name, arguments, delay in phases:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                master, slave = os.openpty()
+                with tempfile.TemporaryFile() as out:
+                    stdin = subprocess.PIPE if name == "reading stdin" else subprocess.DEVNULL
+                    child = subprocess.Popen([LLAMA, *arguments], stdin=stdin, stdout=out, stderr=slave)
+                    os.close(slave)
+                    time.sleep(delay)
+                    check(child.poll() is None, f"{name}: it is still busy after {delay} s")
+                    start = time.monotonic()
+                    child.send_signal(number)
+                    code = child.wait(30)
+                    took = time.monotonic() - start
+                    out.seek(0)
+                    result, seen = out.read(), b""
+                with contextlib.suppress(OSError):  # a terminal without another side
+                    while got := os.read(master, 65536):
+                        seen += got
+                os.close(master)
+                check(took < 0.5, f"{name}: {number.name} ends it within 0.2 s and what a busy machine adds; {took:.2f}")
+                check(code == (130 if number == signal.SIGINT else -number), f"{name}: {number.name}: exit {code}", seen)
+                check(seen.endswith((b"\n", b"\r\033[K")), f"{name}: {number.name}: on a new line", seen)
+                if number == signal.SIGINT and name.startswith("generating"):
+                    check(len(result) > 20, f"{name}: what there is of the text", result)
+                if number == signal.SIGINT and name == "generating objects":
+                    check(json.loads(result)["finish"] == "interrupted", f"{name}: an object", result)
+        cache = file("cache", b"")
+        command = [LLAMA, MODEL, "-f", long, "-c", "8000", "-n", "1", "--prompt-cache", cache]
+        child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        time.sleep(0.3)
+        child.send_signal(signal.SIGINT)
+        check(child.wait(30) == 130 and os.listdir(folder).count("cache") == 1 and os.path.getsize(cache) == 0
+              and not [name for name in os.listdir(folder) if name.startswith("cache.")], "a cache stays as it was")
+
 def long_reply():  # 10. on the screen a text stays as it came, however slow the model is
     slow = ("-n", "150", "--ignore-eos", "--kernels", "scalar", "-t", "1")
     with Talk(*slow, screen=True) as t:
@@ -231,7 +308,7 @@ def interrupted_save():  # 11. ^C while /save evaluates: no file, and the conver
             check(not os.path.exists(file), "nothing is saved", t.seen)
             t.say(b"/reset")
 
-for case in (bars, turns, long_reply, interrupted_save, interrupts, commands, end_of_input, unicode, long_lines, full, stops):
+for case in (bars, narrow, signals, turns, long_reply, interrupted_save, interrupts, commands, end_of_input, unicode, long_lines, full, stops):
     if sys.argv[3:] not in ([], ["--case", case.__name__]):
         continue
     print("--", case.__name__, flush=True)

@@ -249,7 +249,7 @@ def test_fit(llama, model):
     code, out, errors = run("multiple_choice.py", *plain)
     check("all shots", code == 0 and errors == "" and [line.count(b"Answer:") for line in out.splitlines()] == [5] * 4)
     code, _, errors = command(llama, "score", model, "-q", stdin=out)
-    check("score refuses what is too long", code == 5 and "item 0" in errors, errors)
+    check("score refuses what is too long", code == 5 and "item 1" in errors, errors)
     code, out, errors = run("multiple_choice.py", *plain, "--fit", llama, model)
     counts = [line.count(b"Answer:") - 1 for line in out.splitlines()]
     check("--fit", code == 0 and counts == [2, 1, 0, 2], f"{counts} {errors}")

@@ -44,6 +44,7 @@ enum { params, pth, config, safetensors, indexed, gguf, bin, tokenizer, checklis
 #include <pthread.h>
 #include <setjmp.h>
 #include <signal.h>
+#include <sys/stat.h>
 #include <time.h>
 static struct {
     FILE *in, *out, *err;
@@ -82,6 +83,7 @@ static int fuzz_loglikelihood(const llama *m, llama_session *s, llama_continuati
 #define getenv(name)               world.model
 #define isatty(fd)                 ((fd) == STDIN_FILENO && world.terminal)
 #define poll                       fuzz_poll
+#define fstat(fd, st)              ((void)(st), -1)
 #define fopen(path, mode)          (*(path) ? rewind(world.in), world.in : NULL)
 #define fclose(f)                  ((void)(f), 0)
 #define sigaction(number, now, was) fuzz_sigaction(number, now, was)
@@ -108,6 +110,7 @@ static int fuzz_loglikelihood(const llama *m, llama_session *s, llama_continuati
 #undef getenv
 #undef isatty
 #undef poll
+#undef fstat
 #undef fopen
 #undef fclose
 #undef sigaction
@@ -561,7 +564,8 @@ static const char *json_value(const char *s) {
     if (open == '"') s = json_string(s, &text);
     else if (open != '{' && open != '[') {
         bool number = open == '-' ? s[1] >= '0' && s[1] <= '9' : open >= '0' && open <= '9';
-        s = number && isfinite(strtod(s, &end)) ? end : NULL;
+        size_t word = strncmp(s, "true", 4) == 0 || strncmp(s, "null", 4) == 0 ? 4 : strncmp(s, "false", 5) == 0 ? 5 : 0;
+        s = word ? s + word : number && isfinite(strtod(s, &end)) ? end : NULL;
     } else if (*++s == open + 2) s++;
     else {
         for (;; s += 2) {
@@ -593,11 +597,11 @@ static void must_be_help(const char *s, size_t n) {
 
 /* Lines of endings, picks and accuracies, or of these alone. */
 static void must_be_scores(const char *out, size_t n) {
-    static const char *const kinds[] = {"accuracy\t", "ending\t", "pick\t"};
+    static const char *const kinds[] = {"accuracy\t", "ending\t", "pick\t", "error\t"};
     for (const char *line = out; line < out + n; line = strchr(line, '\n') + 1) {
         int kind = 0;
-        while (kind < 3 && strncmp(line, kinds[kind], strlen(kinds[kind])) != 0) kind++;
-        must(kind < (options.quiet ? 1 : 3), "a line of a score");
+        while (kind < 4 && strncmp(line, kinds[kind], strlen(kinds[kind])) != 0) kind++;
+        must(kind < (options.quiet ? 1 : 4), "a line of a score");
     }
     must((n == 0 || out[n - 1] == '\n') && harmless(out, n) && !strstr(out, "nan"), "lines of numbers");
 }
@@ -609,19 +613,19 @@ static void must_be_outcome(const char *out, size_t n, size_t n_err) {
     bool unsaved = code == EXIT_RUN && (options.cache_path || options.interactive); /* the state, where there is no disk */
     must(code == 0 || code == EXIT_USAGE || code == EXIT_TOO_LONG || code == EXIT_MEMORY || unsaved, "done, or refused");
     must((code == EXIT_MEMORY) == (world.taken >= ROOM), "no memory when there is none");
-    must(code != EXIT_USAGE || n == 0, "nothing is done of what is refused");
+    must(code != EXIT_USAGE || n == 0 || run.exit_code, "nothing is done of what is refused, but of other prompts");
     must(code == 0 || n_err > 0, "a refusal says why");
     must(code != EXIT_TOO_LONG || !world.began || !world.terminal, "a conversation that is full goes on");
     if (code) return;
     if (options.version) must(lines_in(out, n) == 1, "one line of version");
-    else if (options.shell) must(lines_in(out, n) == 1 && harmless(out, n), "one line of completion");
+    else if (options.shell) must(lines_in(out, n) > 9, "a script");
     else if (options.help || command == HELP) must_be_help(out, n);
     else if (command == TOKENIZE && options.decode) must(valid_utf8((const unsigned char *)out, n), "decoded are whole characters");
     else if (command == TOKENIZE) must(lines_in(out, n) == 1 && strspn(out, "0123456789 \n") == n, "ids in a line");
-    else if (command == INFO) must(lines_in(out, n) >= 10, "what a model is");
-    else if (command == SCORE) must_be_scores(out, n);
-    else if (command != COMPLETE) must(n == 0, "nothing yet");
-    if (command != COMPLETE || !options.json || options.help || options.version || options.shell) return;
+    else if (command == INFO) must(lines_in(out, n) >= (options.json ? 1 : 10), "what a model is");
+    else if (command == SCORE && !options.json) must_be_scores(out, n);
+    else if (!(command & (COMPLETE | SCORE))) must(n == 0, "nothing yet");
+    if (!(command & (COMPLETE | SCORE | INFO)) || !options.json || options.help || options.version || options.shell) return;
     for (const char *line = out; line < out + n;)
         must(*line == '{' && (line = json_value(line)) != NULL && *line++ == '\n', "an object, and a newline");
     must(harmless(out, n), "objects act on no terminal");
@@ -692,6 +696,8 @@ static struct {
 static void try_stops(const char *s, size_t n) {
     size_t piece = n ? 1 + (unsigned char)*s % 16 : 1, stop = find_option("--stop", 6);
     options.stops = allocate((n + 1) * sizeof *options.stops);
+    options.samples = 1;
+    add_input("", 0);
     run.requests = allocate(sizeof *run.requests);
     run.outputs = allocate(sizeof *run.outputs);
     run.n_requests = 1;

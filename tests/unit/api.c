@@ -83,6 +83,13 @@ static void test_text(void) {
           "the count needed is told, and cap kept");
     check(llama_text_to_tokens(NULL, "a", 1, 0, t, 8) == LLAMA_EINVAL && llama_text_to_tokens(model, NULL, 1, 0, t, 8) == LLAMA_EINVAL &&
               llama_text_to_tokens(model, "a", 1, 2, t, 8) == LLAMA_EINVAL, "llama_text_to_tokens refuses");
+    for (int k = 0; k < 3; k++) { /* letters, spaces, bytes that are no UTF-8 */
+        char many[4000];
+        memset(many, "e \377"[k], sizeof many);
+        size_t least = llama_min_tokens(model, sizeof many);
+        check(least >= sizeof many / 1000 && (ptrdiff_t)least <= llama_text_to_tokens(model, many, sizeof many, 0, NULL, 0), "at least %zu tokens", least);
+    }
+    check(llama_min_tokens(model, 0) == 0 && llama_min_tokens(NULL, 5) == 0 && llama_min_tokens(model, SIZE_MAX) > SIZE_MAX / 1001, "llama_min_tokens");
     const char *piece = llama_token_text(model, 13, &n);
     check(piece && n == 6 && memcmp(piece, "<0x0A>", 6) == 0, "the piece of a byte is its name");
     check(!llama_token_text(model, -1, &n) && n == 0 && !llama_token_text(model, 1024, NULL), "no such token");

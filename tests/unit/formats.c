@@ -947,7 +947,7 @@ static void test_config(void) {
     BENT("no layers", "\"num_hidden_layers\": 2", "\"num_hidden_layers\": 0", "num_hidden_layers");
     BENT("more layers", "\"num_hidden_layers\": 2", "\"num_hidden_layers\": 3", "model.layers.2.");
     BENT("fewer layers", "\"num_hidden_layers\": 2", "\"num_hidden_layers\": 1", "model.layers.1.");
-    BENT("a number for a flag", "\"tie_word_embeddings\": false", "\"tie_word_embeddings\": 0", "tie_word_embeddings");
+    BENT("a number for a flag", "\"tie_word_embeddings\": false", "\"tie_word_embeddings\": 0", "'tie_word_embeddings' must be true or false");
     BENT("no epsilon", "rms_norm_eps", "rms_norm_epz", "epsilon");
     BENT("JSON cut short", "}", "", "JSON");
     BENT("a comma missing", "\"silu\",", "\"silu\" ", "JSON");

@@ -661,12 +661,55 @@ static void test_others_fault(void) {
     check(WIFEXITED(status) && WEXITSTATUS(status) == 99, "a fault in another's file is left to the host: %x", (unsigned)status);
 }
 
+/* The host cancels while a state is written or read: nothing has changed, and no file is left behind. */
+typedef struct {
+    int calls, limit;
+    uint64_t done, total;
+} patience;
+static int lose_patience(void *user, const char *what, uint64_t done, uint64_t total) {
+    patience *p = user;
+    if (strcmp(what, "state") != 0) return 0;
+    check(done > p->done && done <= total && (p->total == 0 || p->total == total), "progress: %llu of %llu", (unsigned long long)done, (unsigned long long)total);
+    p->done = done, p->total = total;
+    return ++p->calls == p->limit;
+}
+
+static void test_cancel(void) {
+    patience p = {.limit = -1};
+    llama_error err;
+    llama_session *s = session(model, (llama_session_options){.context = 20, .sequences = 2, .progress = lose_patience, .user = &p});
+    char command[4096], path[2048];
+    snprintf(path, sizeof path, "%s", in_work("cancelled"));
+    llama_eval(s, 0, some, 7);
+    check(llama_save_file(s, 0, path, &err) == LLAMA_OK && p.calls > 2 && p.done == p.total, "saved with %d reports", p.calls);
+    int calls = p.calls;
+    p = (patience){.limit = -1};
+    tape t = saved(s, 0);
+    llama_eval(s, 0, some, 2);
+    llama_eval(s, 1, some, 3);
+    picture then = look(s, 1), now;
+    for (int limit = 1; limit <= calls; limit++) {
+        p = (patience){.limit = limit};
+        check(llama_load_file(s, 1, path, &err) == LLAMA_ECANCEL && (now = look(s, 1), same(&then, &now)), "loading cancelled at %d: %s", limit, err.text);
+        p = (patience){.limit = limit};
+        check(llama_save_file(s, 0, path, &err) == LLAMA_ECANCEL && strstr(err.text, path), "saving cancelled at %d: %s", limit, err.text);
+        size_t n;
+        char *bytes = read_file(path, &n);
+        check(n == t.b.n && memcmp(bytes, t.b.at, n) == 0, "the old file is as it was");
+        free(bytes);
+    }
+    snprintf(command, sizeof command, "ls %s.* >/dev/null 2>&1", path);
+    check(system(command) != 0, "no temporary file is left");
+    llama_session_free(s);
+    free(t.b.at);
+}
+
 static void test_cut_empty(void) { test_cut(0, 1); }
 static void test_cut_empty_threads(void) { test_cut(0, 2); }
 static void test_cut_part(void) { test_cut(40000, 1); }
 
 static const test_case still_cases[] = {
-    CASE(round_trip), CASE(files), CASE(fingerprint), CASE(mode), CASE(each_weight), CASE(damage), CASE(forged), CASE(failures), CASE(no_memory), CASE(not_numbers)};
+    CASE(round_trip), CASE(files), CASE(fingerprint), CASE(mode), CASE(each_weight), CASE(damage), CASE(forged), CASE(failures), CASE(no_memory), CASE(not_numbers), CASE(cancel)};
 
 /* These cut files short while they are mapped. */
 static const test_case cases[] = {CASE(cut_empty), CASE(cut_empty_threads), CASE(cut_part), CASE(opening), CASE(changes), CASE(addresses), CASE(others_fault)};
