@@ -121,6 +121,7 @@ static struct run {
     struct {          /* for -i */
         bytes prompt; /* the text before the chat */
         bytes turns;  /* turn [turns.n / sizeof(turn)] */
+        bytes sign;   /* "> " and the last line of --in-prefix */
         FILE *screen; /* the terminal, for what is neither a reply nor a message; NULL: none */
         bool editing; /* lines are typed in the line editor */
     } chat;
@@ -1364,14 +1365,14 @@ static int read_line(bytes *line, const char *sign) {
 /* Read what the user says next, as read_line does. On a terminal, show the prefix before it and the
  * suffix after it. */
 static int read_turn(bytes *line) {
-    static bytes sign; /* "> " and the last line of the prefix */
+    bytes *sign = &run.chat.sign;
     const char *prefix = options.in_prefix, *suffix = options.in_suffix, *last;
     FILE *screen = run.chat.screen;
     prefix += *prefix == '\n', suffix += *suffix == '\n'; /* on the screen a new line has begun */
     last = strrchr(prefix, '\n') ? strrchr(prefix, '\n') + 1 : prefix;
     if (screen) put_visible(screen, prefix, (size_t)(last - prefix), true);
-    cut(&sign, 0), append(&sign, "> ", 2), append(&sign, last, strlen(last));
-    int got = run.chat.editing ? edit_line(line, sign.text) : read_line(line, sign.text);
+    cut(sign, 0), append(sign, "> ", 2), append(sign, last, strlen(last));
+    int got = run.chat.editing ? edit_line(line, sign->text) : read_line(line, sign->text);
     bool command = line->text[0] == '/' && line->text[1] != '/';
     if (screen && got > 0 && !command) put_visible(screen, suffix, strlen(suffix), true);
     if (screen) fflush(screen);
@@ -1807,7 +1808,7 @@ static void run_bench(void) {
  * was, except SIGKILL.
  *
  * On the screen the line has rows: after a sign come its characters, and a new row begins after the
- * last column and after a newline. draw() prints these rows again after each key. */
+ * last column and after a newline. draw_line() prints these rows again after each key. */
 
 enum {
     HISTORY = 256,        /* lines that are remembered */
@@ -1991,7 +1992,7 @@ static void move(bytes *out, size_t n, char direction) {
 
 /* Draw the line and place the cursor. If the screen has too few rows, only those around the cursor
  * are printed; with `whole` all are, and the cursor ends after the line. */
-static void draw(bool whole) {
+static void draw_line(bool whole) {
     struct winsize size = {.ws_col = 0};
     const bytes *line = editor.line;
     bytes *out = &editor.out;
@@ -2030,7 +2031,7 @@ static void draw(bool whole) {
 static int read_byte(int milliseconds) {
     struct pollfd input = {STDIN_FILENO, POLLIN, 0};
     for (unsigned char byte; !interrupted;) {
-        if (editor.resized || editor.resumed) draw(false);
+        if (editor.resized || editor.resumed) draw_line(false);
         int ready = poll(&input, 1, milliseconds < 0 ? 100 : milliseconds);
         if (ready == 0 && milliseconds >= 0) return KEY_NONE;
         if (ready <= 0) continue;
@@ -2214,10 +2215,10 @@ static int edit_line(bytes *line, const char *sign) {
     editor.resized = editor.resumed = false;
     take_terminal(false);
     while (result == 2) {
-        if (poll(&(struct pollfd){STDIN_FILENO, POLLIN, 0}, 1, 0) <= 0) draw(false);
+        if (poll(&(struct pollfd){STDIN_FILENO, POLLIN, 0}, 1, 0) <= 0) draw_line(false);
         result = press(read_byte(-1), &entry);
     }
-    draw(true);
+    draw_line(true);
     take_terminal(true);
     if (result > 0) remember();
     if (result) fprintf(run.chat.screen, "%s\r\n", result < 0 ? "^C" : "");
