@@ -15,6 +15,7 @@
  *   7. Chat                    complete -i
  *   8. Score, ppl              log-probabilities of continuations; perplexity
  *   9. Info, check, tokenize, trace, bench
+ *  10. Line editor             a line of the chat, typed at a terminal
  *
  * Sections 6 to 9 hold one function run_NAME for each command NAME.
  */
@@ -25,6 +26,7 @@
 #include <ctype.h>
 #include <errno.h>
 #include <inttypes.h>
+#include <locale.h>
 #include <math.h>
 #include <poll.h>
 #include <pthread.h>
@@ -37,8 +39,10 @@
 #include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/time.h>
+#include <termios.h>
 #include <time.h>
 #include <unistd.h>
+#include <wchar.h>
 
 /* ---- State ---- */
 
@@ -123,6 +127,13 @@ static struct run {
         size_t evaluated, cached;      /* prompt tokens that were evaluated; that a cache held */
         size_t generated, after_first; /* all tokens generated; all but each text's first */
     } stats;
+    struct {          /* for -i */
+        bytes prompt; /* the text before the chat */
+        bytes turns;  /* turn [turns.n / sizeof(turn)] */
+        bytes sign;   /* "> " and the last line of --in-prefix */
+        FILE *screen; /* the terminal, for what is neither a reply nor a message; NULL: none */
+        bool editing; /* lines are typed in the line editor */
+    } chat;
 } run;
 
 static volatile sig_atomic_t interrupted; /* the signal that asks to end; 0: none did */
@@ -155,17 +166,27 @@ static const struct {
 };
 enum { EXIT_CODES = sizeof exit_codes / sizeof *exit_codes };
 
-/* Print text so that a terminal cannot act on it: ESC as ^[, other control characters as <U+202E>,
- * bytes that are not UTF-8 as <9B>. With `lines`, newlines and tabs are printed as they are. */
+/* Write the first character of a text to `out`, so that a terminal cannot act on it: ESC as ^[,
+ * other control characters as <U+202E>, a byte that is not UTF-8 as <9B>. Returns the character's
+ * length in the text. */
+static size_t make_visible(const char *text, size_t n, char out[16]) {
+    int32_t c;
+    size_t size = llama_utf8_next(text, n, &c);
+    if (!llama_is_control(c)) memcpy(out, text, size), out[size] = 0;
+    else if (c < 0) snprintf(out, 16, "<%02X>", (unsigned)(unsigned char)*text);
+    else if (c < 0x80) snprintf(out, 16, "^%c", (int)c ^ 0x40);
+    else snprintf(out, 16, "<U+%04lX>", (unsigned long)c);
+    return size;
+}
+
+/* Print text so that a terminal cannot act on it. With `lines`, newlines and tabs are printed as
+ * they are. */
 static void put_visible(FILE *f, const char *text, size_t n, bool lines) {
-    for (size_t i = 0, size; i < n; i += size) {
-        int32_t c;
-        size = llama_utf8_next(text + i, n - i, &c);
-        if (!llama_is_control(c) || (lines && (c == '\n' || c == '\t')))
-            fwrite(text + i, 1, size, f);
-        else if (c < 0) fprintf(f, "<%02X>", (unsigned)(unsigned char)text[i]);
-        else if (c < 0x80) fprintf(f, "^%c", (int)c ^ 0x40);
-        else fprintf(f, "<U+%04lX>", (unsigned long)c);
+    for (size_t i = 0, size = 1; i < n; i += size, size = 1) {
+        char out[16] = {text[i]};
+        if (!lines || (text[i] != '\n' && text[i] != '\t'))
+            size = make_visible(text + i, n - i, out);
+        fputs(out, f);
     }
 }
 
@@ -194,9 +215,12 @@ static void clear_progress(void) {
     run.progress.print_time = 0;
 }
 
+static void restore_terminal(void); /* section 10 */
+
 /* End the process as a signal asks. Safe in a signal handler. */
 static void exit_by_signal(int signal_number) {
     const char *end = run.progress.print_time > 0 ? "\r\033[K" : "\n";
+    restore_terminal();
     if (run.progress.terminal && write(STDERR_FILENO, end, strlen(end)) < 0) _exit(EXIT_RUN);
     if (signal_number == SIGINT) _exit(EXIT_INTERRUPTED);
     signal(signal_number, SIG_DFL);
@@ -310,6 +334,18 @@ static void append(bytes *b, const void *text, size_t n) {
 
 /* ---- 3. Command line ---- */
 
+/* Printed by `help complete` and by /help. */
+#define CHAT_COMMANDS                                                                              \
+    "  /undo         remove the last line and its reply\n"                                         \
+    "  /retry        reply to the last line again, with the next seed\n"                           \
+    "  /reset        remove everything after the prompt\n"                                         \
+    "  /save FILE    save the chat in FILE\n"                                                      \
+    "  /load FILE    replace the chat by the one saved in FILE\n"                                  \
+    "  /stats        print speed, memory, kernels, seed and positions\n"                           \
+    "  /help         print these commands\n"                                                       \
+    "  /exit         end the chat\n"                                                               \
+    "  //TEXT        send /TEXT to the model\n"
+
 static const char complete_help[] =
     "Prints the text that the model generates after the prompt. With -i: a chat.\n"
     "\n"
@@ -354,17 +390,12 @@ static const char complete_help[] =
     "\n"
     "Chat: -i reads lines from stdin. Each line is appended to the text so far, and\n"
     "so is the model's reply to it. --in-prefix goes before the line and --in-suffix\n"
-    "after it. Without --in-prefix the line starts on a new line. A reply ends like\n"
-    "any generated text, or with Ctrl-C. Ctrl-D ends the chat. If the context is\n"
-    "full, a message says so and the line is not added. For line editing, run the\n"
-    "chat under rlwrap. A line that starts with / is a chat command:\n"
-    "  /reset        remove everything after the prompt\n"
-    "  /save FILE    save the chat in FILE\n"
-    "  /load FILE    replace the chat by the one saved in FILE\n"
-    "  /stats        print speed, memory, kernels and seed\n"
-    "  /exit         end the chat\n"
-    "  //TEXT        send /TEXT to the model\n"
-    "\n"
+    "after it. Without --in-prefix the line starts on a new line. If a line ends with\n"
+    "a backslash, the next line is part of it. A reply ends like any generated text,\n"
+    "or with Ctrl-C. Ctrl-D ends the chat. If the context is full, a message says so\n"
+    "and the line is not added. At a terminal, the arrow keys, Home, End and Ctrl-A,\n"
+    "-E, -U, -K, -W edit the line, and the newlines of pasted text do not end it.\n"
+    "(TERM=dumb turns this off.) A line that starts with / is a chat command:\n" CHAT_COMMANDS "\n"
     "--prompt-cache loads the KV cache from FILE before the run and saves it there\n"
     "after the run. Tokens at the start of a prompt that FILE holds are not evaluated\n"
     "again. The output stays bit-identical. If FILE does not exist, is empty or holds\n"
@@ -1190,7 +1221,7 @@ static void tokenize(input *in, unsigned flags) {
     const bytes *b = &in->text;
     want_tokenizer();
     in->n_tokens = llama_min_tokens(run.model, b->n);
-    if ((options.command->bit & (COMPLETE | TRACE)) && in->n_tokens > run.context) return;
+    if ((options.command->bit & (COMPLETE | TRACE)) && in->n_tokens > run.context + 1) return;
     note_invalid_byte(b);
     if (in->capacity < b->n + 2) /* more only where bytes are not UTF-8 */
         in->tokens = allocate((in->capacity = 2 * (b->n + 2)) * sizeof *in->tokens);
@@ -1284,7 +1315,8 @@ static void find_model(void) {
 /* Handle SIGBUS: a file of weights was truncated while mapped. The evaluation then fails. */
 static void on_sigbus(int signal_number, siginfo_t *fault, void *state) {
     (void)state;
-    if (!llama_handle_sigbus(run.model, fault->si_addr)) signal(signal_number, SIG_DFL);
+    if (!llama_handle_sigbus(run.model, fault->si_addr))
+        restore_terminal(), signal(signal_number, SIG_DFL);
 }
 
 /* Open the model and describe it in run.info. Exits with an error if that fails. */
@@ -1580,11 +1612,15 @@ static int on_text(void *user, llama_request *t, const char *text, size_t n) {
 /* Make a request for each sample of each input that was not rejected. */
 static void make_requests(void) {
     size_t samples = (size_t)options.samples, n = run.n_inputs * samples, i = 0;
-    float *bias = options.ignore_eos ? allocate((size_t)run.info.vocab * sizeof *bias) : NULL;
-    if (bias && run.info.eos >= 0) bias[run.info.eos] = -1e30f;
-    options.sampler.bias = bias;
-    run.requests = allocate(n * sizeof *run.requests);
-    run.outputs = allocate(n * sizeof *run.outputs);
+    if (options.ignore_eos && !options.sampler.bias) {
+        float *bias = allocate((size_t)run.info.vocab * sizeof *bias);
+        if (run.info.eos >= 0) bias[run.info.eos] = -1e30f;
+        options.sampler.bias = bias;
+    }
+    if (!run.requests) { /* a chat uses them again for each reply */
+        run.requests = allocate(n * sizeof *run.requests);
+        run.outputs = allocate(n * sizeof *run.outputs);
+    }
     run.n_printed = run.n_passed = 0;
     for (size_t k = 0; k < n; k++) {
         const input *in = &run.inputs[k / samples];
@@ -1598,10 +1634,11 @@ static void make_requests(void) {
                                           .max_tokens = max,
                                           .utf8.started = in->text.n > 0};
         run.requests[i].sampler.seed += k % samples;
-        run.outputs[i].number = k / samples;
-        if (options.echo && !options.interactive)
-            append(&run.outputs[i].text, in->text.text, in->text.n);
-        run.outputs[i].ready = run.outputs[i].text.n;
+        output *out = &run.outputs[i];
+        out->text.n = out->printed = out->logprobs.n = 0, out->first_token_time = 0;
+        out->number = k / samples;
+        if (options.echo && !options.interactive) append(&out->text, in->text.text, in->text.n);
+        out->ready = out->text.n;
         i++;
     }
     run.n_requests = i;
@@ -1695,18 +1732,90 @@ static void run_complete(void) {
 /* The text of the chat so far is inputs[0]. It is tokenized again for each reply, and the session
  * evaluates only the tokens that are new. */
 
-/* Read a line of stdin without its newline. Returns 1, 0 at the end of stdin, or -1 after Ctrl-C.
- * Ctrl-C is checked ten times a second, because one just before a read would not end that read. */
-static int read_line(bytes *line) {
-    int ch;
-    line->n = 0, append(line, "", 0);
-    while (!interrupted && poll(&(struct pollfd){STDIN_FILENO, POLLIN, 0}, 1, 100) == 0) {}
-    if (interrupted) return -1;
-    while ((ch = getc(stdin)) != EOF && ch != '\n') append(line, &(char){(char)ch}, 1);
-    if (ch == EOF && interrupted) return clearerr(stdin), -1;
-    if (ferror(stdin)) refuse("stdin cannot be read: %s", strerror(errno));
-    if (ch == '\n' && line->n && line->text[line->n - 1] == '\r') line->text[--line->n] = 0;
-    return ch == '\n' || line->n;
+typedef struct { /* a line and the reply to it, as positions in the text */
+    size_t begin, reply;
+} turn;
+
+static void start_editor(void);                      /* section 10 */
+static int edit_line(bytes *line, const char *sign); /* section 10 */
+static const char MORE_SIGN[] = "| ";                /* before a further row of the user's text */
+
+/* Remove the bytes from position n on. */
+static void cut(bytes *b, size_t n) { append(b, "", 0), b->text[b->n = n] = 0; }
+
+/* Tell the user at a terminal that a chat command is done, and how long the chat is. */
+static void acknowledge(const char *what, const char *path) {
+    if (!isatty(STDIN_FILENO)) return;
+    tokenize_with_bos(run.inputs);
+    note("%s%s; the chat has %zu of %zu positions", what, path, run.inputs->n_tokens, run.context);
+}
+
+/* Read a line of stdin without its newline, and the lines after it while they end with a backslash.
+ * Returns 1, 0 at the end of stdin, or -1 if there is no line: after Ctrl-C, or if a line was too
+ * long. Ctrl-C is checked ten times a second, because one just before a read would not end it. */
+static int read_line(bytes *line, const char *sign) {
+    enum { LINE_MAX_BYTES = 4095 }; /* a terminal drops what is longer (termios(3)) */
+    bool more = false, too_long = false;
+    int ch = EOF;
+    cut(line, 0);
+    do {
+        size_t begin = line->n;
+        if (more) line->text[line->n - 1] = '\n', sign = MORE_SIGN;
+        if (run.chat.screen) put_visible(run.chat.screen, sign, strlen(sign), false);
+        if (run.chat.screen) fflush(run.chat.screen);
+        while (!interrupted && poll(&(struct pollfd){STDIN_FILENO, POLLIN, 0}, 1, 100) == 0) {}
+        while (!interrupted && (ch = getc(stdin)) != EOF && ch != '\n')
+            append(line, &(char){(char)ch}, 1);
+        if (interrupted) {
+            clearerr(stdin);
+            if (run.chat.screen) fputc('\n', run.chat.screen);
+            return -1;
+        }
+        if (ferror(stdin)) refuse("stdin cannot be read: %s", strerror(errno));
+        too_long |= isatty(STDIN_FILENO) && line->n - begin >= LINE_MAX_BYTES;
+        if (ch == '\n' && line->n > begin && line->text[line->n - 1] == '\r')
+            cut(line, line->n - 1);
+        more = ch == '\n' && line->n > begin && line->text[line->n - 1] == '\\';
+    } while (more);
+    if (!too_long) return ch == '\n' || line->n;
+    say("the line is longer than %d bytes, so its end may be lost: it was not added",
+        LINE_MAX_BYTES - 1);
+    return -1;
+}
+
+/* Read what the user says next, as read_line does. On a terminal, show the prefix before it and the
+ * suffix after it. */
+static int read_turn(bytes *line) {
+    bytes *sign = &run.chat.sign;
+    const char *prefix = options.in_prefix, *suffix = options.in_suffix, *last;
+    FILE *screen = run.chat.screen;
+    prefix += *prefix == '\n', suffix += *suffix == '\n'; /* on the screen a new line has begun */
+    last = strrchr(prefix, '\n') ? strrchr(prefix, '\n') + 1 : prefix;
+    if (screen) put_visible(screen, prefix, (size_t)(last - prefix), true);
+    cut(sign, 0), append(sign, "> ", 2), append(sign, last, strlen(last));
+    int got = run.chat.editing ? edit_line(line, sign->text) : read_line(line, sign->text);
+    bool command = line->text[0] == '/' && line->text[1] != '/';
+    if (screen && got > 0 && !command) put_visible(screen, suffix, strlen(suffix), true);
+    if (screen) fflush(screen);
+    return got;
+}
+
+/* Evaluate the text before the chat. Ctrl-C leaves the rest of it to the first reply. */
+static void evaluate_prompt(void) {
+    const input *in = run.inputs;
+    const int32_t *known = llama_tokens(run.session, 0);
+    size_t n_known = llama_length(run.session, 0), cached = 0;
+    double start = now();
+    while (cached < n_known && cached < in->n_tokens && known[cached] == in->tokens[cached])
+        cached++;
+    int status = llama_prefill(run.session, 0, in->tokens, in->n_tokens);
+    clear_progress();
+    run.stats.prompt_seconds += now() - start;
+    if (status != LLAMA_ECANCEL) must(status), run.stats.evaluated += in->n_tokens - cached;
+    else if (isatty(STDIN_FILENO))
+        say("interrupted; the rest of the prompt will be evaluated with the first line");
+    else exit(EXIT_INTERRUPTED);
+    interrupted = 0;
 }
 
 /* Save the chat, as far as it fits in the context. Returns whether that worked; if not, prints
@@ -1714,6 +1823,7 @@ static int read_line(bytes *line) {
 static bool save_chat(const char *path) {
     tokenize_with_bos(run.inputs);
     size_t n = run.inputs->n_tokens, fits = n < run.context ? n : run.context;
+    run.progress.start_time = 0;
     int status = llama_prefill(run.session, 0, run.inputs->tokens, fits);
     if (status == LLAMA_ECANCEL) return say("%s: interrupted; it is not written", path), false;
     must(status);
@@ -1724,23 +1834,63 @@ static bool save_chat(const char *path) {
     return save_state(path);
 }
 
-/* Run a chat command: a line that begins with a slash. `prompt` is the text before the chat.
- * Returns false if the chat ends. If the command fails and stdin is not a terminal, exits. */
-static bool run_chat_command(const char *line, const bytes *prompt) {
+/* Generate, print and append the reply to the last turn. */
+static void reply(void) {
+    tokenize_with_bos(run.inputs);
+    generate();
+    append(&run.inputs->text, run.outputs->text.text, run.outputs->text.n);
+}
+
+/* Take the last turn back, or with `again` only its reply, and reply with the next seed. */
+static void take_back(bool again) {
+    bytes *turns = &run.chat.turns;
+    if (turns->n == 0) {
+        say("there is no line to %s", again ? "reply to" : "remove");
+        return;
+    }
+    const turn *last = (const turn *)(void *)(turns->text + turns->n) - 1;
+    cut(&run.inputs->text, again ? last->reply : last->begin);
+    if (again) {
+        options.sampler.seed++;
+        if (isatty(STDIN_FILENO)) note("seed %" PRIu64, options.sampler.seed);
+        reply();
+    } else {
+        cut(turns, turns->n - sizeof *last);
+        acknowledge("removed the last line and its reply", "");
+    }
+}
+
+/* Run a chat command: a line that begins with a slash. Returns false if the chat ends. If a file
+ * cannot be read or written and stdin is not a terminal, exits. */
+static bool run_chat_command(const char *line) {
     bytes *chat_text = &run.inputs->text;
     bool ok = true;
     if (strcmp(line, "/exit") == 0) return false;
-    if (strcmp(line, "/stats") == 0) print_stats();
-    else if (strcmp(line, "/reset") == 0)
-        chat_text->n = 0, append(chat_text, prompt->text, prompt->n);
-    else if (strncmp(line, "/load ", 6) == 0) {
+    if (strcmp(line, "/help") == 0) fputs(CHAT_COMMANDS, stderr);
+    else if (strcmp(line, "/stats") == 0) {
+        print_stats();
+        tokenize_with_bos(run.inputs);
+        fprintf(stderr, "positions   %zu of %zu\n", run.inputs->n_tokens, run.context);
+    } else if (strcmp(line, "/undo") == 0) take_back(false);
+    else if (strcmp(line, "/retry") == 0) take_back(true);
+    else if (strcmp(line, "/reset") == 0) {
+        cut(chat_text, 0), append(chat_text, run.chat.prompt.text, run.chat.prompt.n);
+        cut(&run.chat.turns, 0);
+        acknowledge("removed everything after the prompt", "");
+    } else if (strncmp(line, "/load ", 6) == 0) {
         ok = load_state(line + 6);
         if (ok) {
-            chat_text->n = 0;
+            cut(chat_text, 0), cut(&run.chat.turns, 0);
             append_tokens(chat_text, llama_tokens(run.session, 0), llama_length(run.session, 0));
+            acknowledge("loaded ", line + 6);
         }
-    } else if (strncmp(line, "/save ", 6) == 0) ok = save_chat(line + 6);
-    else say("'%s': no such chat command; use /reset, /save FILE, /load FILE, /stats, /exit", line);
+    } else if (strncmp(line, "/save ", 6) == 0) {
+        ok = save_chat(line + 6);
+        if (ok) acknowledge("saved in ", line + 6);
+    } else
+        say("'%s': no such chat command; use /help, /undo, /retry, /reset, /save FILE, /load FILE, "
+            "/stats, /exit",
+            line);
     if (!ok && !isatty(STDIN_FILENO)) exit(interrupted ? EXIT_INTERRUPTED : EXIT_RUN);
     return true;
 }
@@ -1749,45 +1899,52 @@ static bool run_chat_command(const char *line, const bytes *prompt) {
  * not fit in the context, it is not appended: prints why, and exits if stdin is not a terminal. */
 static void add_turn(const char *line, size_t n) {
     bytes *chat_text = &run.inputs->text;
-    size_t before = chat_text->n;
-    if (!*options.in_prefix && before && chat_text->text[before - 1] != '\n')
+    turn t = {.begin = chat_text->n};
+    if (!*options.in_prefix && t.begin && chat_text->text[t.begin - 1] != '\n')
         append(chat_text, "\n", 1);
     append(chat_text, options.in_prefix, strlen(options.in_prefix));
     append(chat_text, line, n);
     append(chat_text, options.in_suffix, strlen(options.in_suffix));
     tokenize_with_bos(run.inputs);
     if (run.inputs->n_tokens > run.context) {
-        chat_text->n = before;
-        say("the context of %zu positions is full: the line was not added; see /reset",
+        cut(chat_text, t.begin);
+        say("the context of %zu positions is full: the line was not added; see /undo and /reset",
             run.context);
         if (!isatty(STDIN_FILENO)) exit(EXIT_TOO_LONG);
     } else {
-        generate();
-        append(chat_text, run.outputs->text.text, run.outputs->text.n);
+        t.reply = chat_text->n;
+        append(&run.chat.turns, &t, sizeof t);
+        reply();
     }
 }
 
 /* Read lines from stdin until its end or /exit, and reply to each. Returns true. */
 static bool chat(void) {
-    enum { LINE_MAX_BYTES = 4095 }; /* a terminal drops what is longer (termios(3)) */
-    bool terminal = isatty(STDIN_FILENO), prompt_sign = terminal && isatty(STDERR_FILENO);
-    bool going_on = true;
-    bytes line = {.n = 0}, prompt = {.n = 0};
+    const bytes *prompt = &run.inputs->text;
+    const char *term = getenv("TERM");
+    bool terminal = isatty(STDIN_FILENO), going_on = true;
+    bytes line = {.n = 0};
     setvbuf(stdin, NULL, _IONBF, 0); /* poll does not see lines that stdio has buffered */
-    append(&prompt, run.inputs->text.text, run.inputs->text.n);
+    append(&run.chat.prompt, prompt->text, prompt->n);
+    if (terminal && isatty(STDERR_FILENO)) run.chat.screen = stderr;
+    else if (terminal && isatty(STDOUT_FILENO)) run.chat.screen = stdout;
+    if (term && strcmp(term, "dumb") == 0) run.progress.enabled = false;
+    else if (terminal && isatty(STDOUT_FILENO)) start_editor();
+    if (run.chat.screen) {
+        note("chat: /help helps, Ctrl-D ends");
+        put_visible(run.chat.screen, prompt->text, prompt->n, true);
+        if (prompt->n && prompt->text[prompt->n - 1] != '\n') fputc('\n', run.chat.screen);
+    }
+    if (prompt->n) evaluate_prompt();
     for (int got; going_on; interrupted = 0) {
-        if (prompt_sign) fputs("> ", stderr);
-        if ((got = read_line(&line)) == 0) break;
+        if ((got = read_turn(&line)) == 0) break;
         size_t slash = line.text[0] == '/';
-        if (got < 0) fputc('\n', stderr);
-        else if (terminal && line.n >= LINE_MAX_BYTES)
-            say("the line is longer than %d bytes, so its end may be lost: it was not added",
-                LINE_MAX_BYTES - 1);
-        else if (slash && line.text[1] != '/') going_on = run_chat_command(line.text, &prompt);
-        else add_turn(line.text + slash, line.n - slash);
+        if (got > 0 && slash && line.text[1] != '/') going_on = run_chat_command(line.text);
+        else if (got > 0) add_turn(line.text + slash, line.n - slash);
         if (interrupted && !terminal) exit(EXIT_INTERRUPTED);
     }
-    if (prompt_sign) fputc('\n', stderr);
+    restore_terminal();
+    if (run.chat.screen) fputc('\n', run.chat.screen);
     return true;
 }
 
@@ -2161,6 +2318,432 @@ static void run_bench(void) {
     printf("generation  %d tokens, %.2f tokens/s, %.1f GB/s of weights\n", GENERATED,
            GENERATED / generation, GENERATED / generation * (double)run.info.token_bytes / 1e9);
     printf("kernels     %s\n", llama_session_kernels(run.session));
+}
+
+/* ---- 10. Line editor ---- */
+
+/* edit_line reads a line of the chat. It is used if stdin and stdout are a terminal and TERM is not
+ * "dumb". The terminal is taken for the whole chat: keys come as they are pressed, nothing is
+ * echoed, and pasted text comes between marks. Every way out of the process gives it back as it
+ * was, except SIGKILL.
+ *
+ * On the screen the line has rows: after a sign come its characters, and a new row begins after the
+ * last column and after a newline. draw_line() prints these rows again after each key. */
+
+enum {
+    HISTORY = 256,        /* lines that are remembered */
+    KEY_MILLISECONDS = 50 /* within which the bytes of one key come */
+};
+
+#define CONTROL(letter) ((letter)&0x1f)
+
+/* Keys that are not bytes. */
+enum {
+    KEY_DELETE = 0x100,
+    KEY_WORD_LEFT,
+    KEY_WORD_RIGHT,
+    KEY_PASTE, /* pasted text follows */
+    KEY_UNKNOWN,
+    KEY_NONE = -1,       /* nothing came in time */
+    KEY_END = -2,        /* stdin has ended */
+    KEY_INTERRUPTED = -3 /* SIGINT came */
+};
+
+static struct {
+    struct termios saved;         /* the terminal's mode before the chat */
+    volatile sig_atomic_t wanted; /* the chat goes on, so the terminal should have its mode */
+    volatile sig_atomic_t taken;  /* the terminal has the chat's mode */
+    volatile sig_atomic_t signals, resized, resumed;
+    bytes *line; /* the line so far */
+    const char *sign;
+    size_t cursor;     /* a position in the line */
+    size_t first, row; /* as drawn: the first row that is printed, the cursor's row below it */
+    bytes draft;       /* the line before an older one was recalled */
+    bytes pasted, out;
+    bytes history[HISTORY]; /* line i is history[i % HISTORY] */
+    size_t n_history;
+} editor;
+
+/* Send a control sequence to the terminal. Safe in a signal handler. */
+static void send_sequence(const char *sequence) {
+    if (write(fileno(run.chat.screen), sequence, strlen(sequence)) < 0) return;
+}
+
+/* Return whether the terminal belongs to another group of processes now. */
+static bool in_background(void) {
+    pid_t group = tcgetpgrp(STDIN_FILENO);
+    return group >= 0 && group != getpgrp();
+}
+
+/* Give the chat's mode to the terminal, unless the process is in the background. If `signals` is
+ * set, Ctrl-C, Ctrl-Z and Ctrl-\ send signals; else they come as bytes, as all other keys do. */
+static void take_terminal(bool signals) {
+    struct termios mode = editor.saved;
+    editor.signals = signals;
+    if (in_background()) return;
+    mode.c_iflag &= ~(tcflag_t)(ICRNL | INLCR | IGNCR | IXON | ISTRIP);
+    mode.c_lflag &= ~(tcflag_t)(ICANON | ECHO | IEXTEN);
+    if (!signals) mode.c_lflag &= ~(tcflag_t)ISIG;
+    mode.c_cc[VMIN] = 1, mode.c_cc[VTIME] = 0;
+    tcsetattr(STDIN_FILENO, TCSANOW, &mode);
+    if (!editor.taken) send_sequence("\033[?2004h"); /* marks around pasted text */
+    editor.taken = true;
+}
+
+/* Give the terminal its mode from before the chat. Safe in a signal handler. */
+static void release_terminal(void) {
+    bool taken = editor.taken;
+    editor.taken = false;
+    if (!taken || in_background()) return;
+    send_sequence("\033[?2004l");
+    tcsetattr(STDIN_FILENO, TCSANOW, &editor.saved);
+}
+
+/* Give the terminal back for good. */
+static void restore_terminal(void) { editor.wanted = false, release_terminal(); }
+
+/* Handle a signal that ends the process. */
+static void on_fatal(int signal_number) { restore_terminal(), raise(signal_number); }
+
+static void on_resize(int signal_number) { editor.resized = signal_number; }
+
+/* Handle SIGCONT: take the terminal again, whatever stopped the process. */
+static void on_continue(int signal_number) {
+    int error = errno;
+    editor.taken = false;
+    if (editor.wanted) take_terminal(editor.signals);
+    editor.resumed = signal_number;
+    errno = error;
+}
+
+/* Handle SIGTSTP: stop, with the terminal as it was. */
+static void on_stop(int signal_number) {
+    struct sigaction action = {.sa_handler = on_stop,
+                               .sa_flags = (int)(SA_RESETHAND | SA_NODEFER | SA_RESTART)};
+    int error = errno;
+    release_terminal();
+    raise(signal_number); /* its handler was reset, so this stops the process */
+    sigaction(SIGTSTP, &action, NULL);
+    on_continue(signal_number);
+    errno = error;
+}
+
+/* Take the terminal, and handle the signals that concern it. Signals that are handled or ignored
+ * already stay so. */
+static void start_editor(void) {
+    static const int fatal[] = {SIGHUP,  SIGQUIT, SIGILL,  SIGTRAP, SIGABRT, SIGFPE,  SIGSEGV,
+                                SIGPIPE, SIGALRM, SIGTERM, SIGUSR1, SIGUSR2, SIGXCPU, SIGXFSZ};
+    struct sigaction action = {.sa_handler = on_fatal}, present;
+    if (tcgetattr(STDIN_FILENO, &editor.saved) != 0) return;
+    if (!setlocale(LC_CTYPE, "C.UTF-8")) setlocale(LC_CTYPE, "en_US.UTF-8"); /* for wcwidth */
+    action.sa_flags = (int)(SA_RESETHAND | SA_NODEFER);
+    for (size_t i = 0; i < sizeof fatal / sizeof *fatal; i++)
+        if (sigaction(fatal[i], NULL, &present) == 0 && present.sa_handler == SIG_DFL)
+            sigaction(fatal[i], &action, NULL);
+    action.sa_flags |= (int)SA_RESTART, action.sa_handler = on_stop;
+    if (sigaction(SIGTSTP, NULL, &present) == 0 && present.sa_handler == SIG_DFL)
+        sigaction(SIGTSTP, &action, NULL);
+    action.sa_flags = (int)SA_RESTART, action.sa_handler = on_continue;
+    sigaction(SIGCONT, &action, NULL);
+    action.sa_handler = on_resize;
+    sigaction(SIGWINCH, &action, NULL);
+    editor.wanted = true;
+    run.chat.editing = true;
+    atexit(restore_terminal);
+    take_terminal(true);
+}
+
+/* ---- The rows on the screen ---- */
+
+/* Return the length of the first character of a text, with the combining characters that follow it.
+ * *width is its width in columns; -1: it is a control character (see make_visible). */
+static size_t next_character(const char *text, size_t n, int *width) {
+    int32_t c;
+    size_t size = llama_utf8_next(text, n, &c), more;
+    *width = llama_is_control(c) ? -1 : wcwidth((wchar_t)c) < 0 ? 1 : wcwidth((wchar_t)c);
+    for (; *width >= 0 && size < n; size += more) {
+        more = llama_utf8_next(text + size, n - size, &c);
+        if (llama_is_control(c) || wcwidth((wchar_t)c) != 0) break;
+    }
+    return size;
+}
+
+typedef struct {                 /* puts characters into rows */
+    size_t columns, row, column; /* of the screen; of the next character */
+    size_t first, last;          /* the rows to print */
+    bytes *out;                  /* gets what is printed; NULL: nothing is printed */
+} layout;
+
+static void next_row(layout *l, const char *jump) {
+    l->row++, l->column = 0;
+    if (l->out && l->row > l->first && l->row <= l->last) append(l->out, jump, strlen(jump));
+}
+
+/* Put a character of n bytes. If it fills the row, the space in " \r" makes every terminal begin
+ * the next row at once. */
+static void put_cell(layout *l, const char *text, size_t n, size_t width) {
+    if (l->column && l->column + width > l->columns) put_cell(l, " ", 1, 1);
+    if (l->out && l->row >= l->first && l->row <= l->last) append(l->out, text, n);
+    l->column += width;
+    if (l->column >= l->columns) next_row(l, " \r");
+}
+
+/* Put n bytes of text. Tabs end at every eighth column. */
+static void put_text(layout *l, const char *text, size_t n) {
+    for (size_t i = 0, size; i < n; i += size) {
+        int width;
+        size = next_character(text + i, n - i, &width);
+        if (text[i] == '\n') next_row(l, "\r\n"), put_cell(l, MORE_SIGN, 2, 2);
+        else if (width >= 0) put_cell(l, text + i, size, (size_t)width);
+        else {
+            char shown[16] = "        "; /* a tab */
+            if (text[i] == '\t') shown[8 - l->column % 8] = 0;
+            else make_visible(text + i, n - i, shown);
+            for (const char *c = shown; *c; c++) put_cell(l, c, 1, 1);
+        }
+    }
+}
+
+/* Append the sequence that moves the cursor by n rows or columns. */
+static void move(bytes *out, size_t n, char direction) {
+    char sequence[32];
+    if (n == 0) return;
+    append(out, sequence, (size_t)snprintf(sequence, sizeof sequence, "\033[%zu%c", n, direction));
+}
+
+/* Draw the line and place the cursor. If the screen has too few rows, only those around the cursor
+ * are printed; with `whole` all are, and the cursor ends after the line. */
+static void draw_line(bool whole) {
+    struct winsize size = {.ws_col = 0};
+    const bytes *line = editor.line;
+    bytes *out = &editor.out;
+    ioctl(STDIN_FILENO, TIOCGWINSZ, &size);
+    size_t rows = size.ws_row ? size.ws_row : 24;
+    layout l = {.columns = size.ws_col ? size.ws_col : 80, .last = SIZE_MAX};
+    layout printed = l;
+    put_text(&l, editor.sign, strlen(editor.sign));
+    put_text(&l, line->text, editor.cursor);
+    size_t row = l.row, column = l.column; /* of the cursor */
+    put_text(&l, line->text + editor.cursor, line->n - editor.cursor);
+    /* After a resize the terminal has wrapped the rows again. */
+    size_t up = editor.resumed ? 0 : !editor.resized ? editor.row : editor.first ? rows : row;
+    editor.resized = editor.resumed = false;
+    if (!whole && l.row >= rows) {
+        printed.first = row > rows / 2 ? row - rows / 2 : 0;
+        if (printed.first > l.row + 1 - rows) printed.first = l.row + 1 - rows;
+        printed.last = printed.first + rows - 1;
+    }
+    cut(out, 0), move(out, up, 'A'), append(out, "\r\033[J", 4);
+    printed.out = out;
+    put_text(&printed, editor.sign, strlen(editor.sign));
+    put_text(&printed, line->text, line->n);
+    if (!whole) {
+        move(out, (printed.row < printed.last ? printed.row : printed.last) - row, 'A');
+        append(out, "\r", 1), move(out, column, 'C');
+    }
+    editor.first = printed.first, editor.row = row - printed.first;
+    fwrite(out->text, 1, out->n, run.chat.screen);
+    fflush(run.chat.screen);
+}
+
+/* ---- Keys ---- */
+
+/* Return the next byte, or KEY_NONE if it does not come in so many milliseconds (-1: no limit). */
+static int read_byte(int milliseconds) {
+    struct pollfd input = {STDIN_FILENO, POLLIN, 0};
+    for (unsigned char byte; !interrupted;) {
+        if (editor.resized || editor.resumed) draw_line(false);
+        int ready = poll(&input, 1, milliseconds < 0 ? 100 : milliseconds);
+        if (ready == 0 && milliseconds >= 0) return KEY_NONE;
+        if (ready <= 0) continue;
+        ssize_t got = read(STDIN_FILENO, &byte, 1);
+        if (got == 1) return byte;
+        if (got == 0 || (errno != EINTR && errno != EAGAIN)) return KEY_END;
+    }
+    return KEY_INTERRUPTED;
+}
+
+/* Read the rest of a key that began with ESC. Keys that have a control character are returned as
+ * this character. */
+static int read_sequence(void) {
+    static const struct {
+        const char *sequence;
+        int key;
+    } keys[] = {{"[A", CONTROL('P')},     {"OA", CONTROL('P')},      {"[B", CONTROL('N')},
+                {"OB", CONTROL('N')},     {"[C", CONTROL('F')},      {"OC", CONTROL('F')},
+                {"[D", CONTROL('B')},     {"OD", CONTROL('B')},      {"[H", CONTROL('A')},
+                {"OH", CONTROL('A')},     {"[1~", CONTROL('A')},     {"[7~", CONTROL('A')},
+                {"[F", CONTROL('E')},     {"OF", CONTROL('E')},      {"[4~", CONTROL('E')},
+                {"[8~", CONTROL('E')},    {"[3~", KEY_DELETE},       {"[1;5D", KEY_WORD_LEFT},
+                {"[1;3D", KEY_WORD_LEFT}, {"b", KEY_WORD_LEFT},      {"[1;5C", KEY_WORD_RIGHT},
+                {"f", KEY_WORD_RIGHT},    {"[1;3C", KEY_WORD_RIGHT}, {"[200~", KEY_PASTE},
+                {"\177", CONTROL('W')}};
+    char text[16] = "";
+    for (size_t n = 0; n < 64;) {
+        int byte = read_byte(KEY_MILLISECONDS);
+        if (byte < 0) break;
+        if (n + 1 < sizeof text) text[n] = (char)byte;
+        n++;
+        if (n == 1 && (byte == '[' || byte == 'O')) continue;
+        if (n == 1 || byte < ' ' || byte >= '@') break; /* the last byte of the key */
+    }
+    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++)
+        if (strcmp(keys[i].sequence, text) == 0) return keys[i].key;
+    return KEY_UNKNOWN;
+}
+
+/* ---- The line ---- */
+
+static void insert(const char *text, size_t n) {
+    char *at = (append(editor.line, text, n), editor.line->text + editor.cursor);
+    memmove(at + n, at, editor.line->n - n - editor.cursor);
+    memcpy(at, text, n);
+    editor.cursor += n;
+}
+
+/* Remove the bytes from `begin` to `end`, and place the cursor there. */
+static void erase(size_t begin, size_t end) {
+    bytes *line = editor.line;
+    memmove(line->text + begin, line->text + end, line->n - end);
+    cut(line, line->n - (end - begin));
+    editor.cursor = begin;
+}
+
+/* Insert pasted text. It ends with a mark, or if nothing comes for a second. */
+static void paste(void) {
+    static const char mark[] = "\033[201~";
+    enum { MARK = sizeof mark - 1 };
+    bytes *p = &editor.pasted;
+    cut(p, 0);
+    for (int byte, last = 0; (byte = read_byte(1000)) >= 0; last = byte) {
+        if (byte == '\n' && last == '\r') continue; /* CR and CR LF are newlines */
+        append(p, byte == '\r' ? "\n" : &(char){(char)byte}, 1);
+        if (p->n < MARK || memcmp(p->text + p->n - MARK, mark, MARK) != 0) continue;
+        cut(p, p->n - MARK);
+        break;
+    }
+    insert(p->text, p->n);
+}
+
+/* Return the position of the character before or after the cursor. */
+static size_t left(void) {
+    size_t at = 0, size;
+    int width;
+    const bytes *line = editor.line;
+    while (at < line->n &&
+           at + (size = next_character(line->text + at, line->n - at, &width)) < editor.cursor)
+        at += size;
+    return at;
+}
+static size_t right(void) {
+    int width;
+    size_t at = editor.cursor, n = editor.line->n;
+    return at < n ? at + next_character(editor.line->text + at, n - at, &width) : n;
+}
+
+/* Return the beginning of the word before the cursor, or the end of the word after it. */
+static size_t word_left(void) {
+    size_t at = editor.cursor;
+    const char *text = editor.line->text;
+    while (at && strchr(" \t\n", text[at - 1])) at--;
+    while (at && !strchr(" \t\n", text[at - 1])) at--;
+    return at;
+}
+static size_t word_right(void) {
+    size_t at = editor.cursor, n = editor.line->n;
+    const char *text = editor.line->text;
+    while (at < n && strchr(" \t\n", text[at])) at++;
+    while (at < n && !strchr(" \t\n", text[at])) at++;
+    return at;
+}
+
+static void copy(bytes *to, const bytes *from) { cut(to, 0), append(to, from->text, from->n); }
+
+/* Replace the line, which is line `from` of the history, by line `to`. The line after the last is
+ * the draft. Returns the number of the line that is shown then. */
+static size_t recall(size_t from, size_t to) {
+    size_t n = editor.n_history;
+    if (to > n || n - to > HISTORY) return from;
+    if (from == n) copy(&editor.draft, editor.line);
+    copy(editor.line, to == n ? &editor.draft : &editor.history[to % HISTORY]);
+    editor.cursor = editor.line->n;
+    return to;
+}
+
+/* Add the line to the history, unless it is empty or there already as the last one. */
+static void remember(void) {
+    const bytes *line = editor.line;
+    const bytes *last = editor.n_history ? &editor.history[(editor.n_history - 1) % HISTORY] : line;
+    if (!line->n ||
+        (last != line && last->n == line->n && memcmp(last->text, line->text, line->n) == 0))
+        return;
+    copy(&editor.history[editor.n_history++ % HISTORY], line);
+}
+
+/* Do what a key says. Returns 1 if it ends the line, 0 if it ends the chat, -1 if it drops the
+ * line, and 2 if the line goes on. *entry is the number of the line in the history. */
+static int press(int key, size_t *entry) {
+    bytes *line = editor.line;
+    size_t cursor = editor.cursor;
+    switch (key) {
+    case '\r':
+    case '\n':
+        if (!line->n || line->text[line->n - 1] != '\\') return 1;
+        line->text[line->n - 1] = '\n', editor.cursor = line->n;
+        break;
+    case KEY_END: return line->n > 0;
+    case CONTROL('C'):
+    case KEY_INTERRUPTED: return -1;
+    case CONTROL('D'):
+        if (!line->n) return 0;
+        erase(cursor, right());
+        break;
+    case KEY_DELETE: erase(cursor, right()); break;
+    case CONTROL('H'):
+    case 0x7f: erase(left(), cursor); break;
+    case CONTROL('W'): erase(word_left(), cursor); break;
+    case CONTROL('U'): erase(0, cursor); break;
+    case CONTROL('K'): erase(cursor, line->n); break;
+    case CONTROL('A'): editor.cursor = 0; break;
+    case CONTROL('E'): editor.cursor = line->n; break;
+    case CONTROL('B'): editor.cursor = left(); break;
+    case CONTROL('F'): editor.cursor = right(); break;
+    case KEY_WORD_LEFT: editor.cursor = word_left(); break;
+    case KEY_WORD_RIGHT: editor.cursor = word_right(); break;
+    case CONTROL('P'): *entry = recall(*entry, *entry - 1); break;
+    case CONTROL('N'): *entry = recall(*entry, *entry + 1); break;
+    case CONTROL('L'): /* clear the screen */
+        send_sequence("\033[H\033[2J");
+        editor.resumed = true;
+        break;
+    case CONTROL('Z'): kill(0, SIGTSTP); break;
+    case CONTROL('\\'): raise(SIGQUIT); break;
+    case CONTROL('['): return press(read_sequence(), entry);
+    case KEY_PASTE: paste(); break;
+    default:
+        if (key >= 0 && key < 0x100) insert(&(char){(char)key}, 1);
+    }
+    return 2;
+}
+
+/* Read a line from the terminal, as read_line does. */
+static int edit_line(bytes *line, const char *sign) {
+    size_t entry = editor.n_history;
+    int result = 2;
+    cut(line, 0);
+    editor.line = line, editor.sign = sign;
+    editor.cursor = editor.first = editor.row = 0;
+    editor.resized = editor.resumed = false;
+    take_terminal(false);
+    while (result == 2) {
+        if (poll(&(struct pollfd){STDIN_FILENO, POLLIN, 0}, 1, 0) <= 0) draw_line(false);
+        result = press(read_byte(-1), &entry);
+    }
+    draw_line(true);
+    take_terminal(true);
+    if (result > 0) remember();
+    if (result) fprintf(run.chat.screen, "%s\r\n", result < 0 ? "^C" : "");
+    return result;
 }
 
 /* ---- main ---- */
