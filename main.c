@@ -2358,6 +2358,7 @@ static struct {
     const char *sign;
     size_t cursor;     /* a position in the line */
     size_t first, row; /* as drawn: the first row that is printed, the cursor's row below it */
+    bytes drawn;       /* as drawn: the text before the cursor */
     bytes draft;       /* the line before an older one was recalled */
     bytes pasted, out;
     bytes history[HISTORY]; /* line i is history[i % HISTORY] */
@@ -2422,9 +2423,9 @@ static void on_stop(int signal_number) {
                                .sa_flags = (int)(SA_RESETHAND | SA_NODEFER | SA_RESTART)};
     int error = errno;
     release_terminal();
-    raise(signal_number); /* its handler was reset, so this stops the process */
+    raise(signal_number); /* its handler was reset, so this stops the process, until
+                                SIGCONT: on_continue */
     sigaction(SIGTSTP, &action, NULL);
-    on_continue(signal_number);
     errno = error;
 }
 
@@ -2525,8 +2526,13 @@ static void draw_line(bool whole) {
     put_text(&l, line->text, editor.cursor);
     size_t row = l.row, column = l.column; /* of the cursor */
     put_text(&l, line->text + editor.cursor, line->n - editor.cursor);
-    /* After a resize the terminal has wrapped the rows again. */
-    size_t up = editor.resumed ? 0 : !editor.resized ? editor.row : editor.first ? rows : row;
+    size_t up = editor.resumed ? 0 : editor.row;
+    if (editor.resized && !editor.resumed) { /* the terminal has wrapped the rows again */
+        layout wrapped = {.columns = l.columns};
+        put_text(&wrapped, editor.sign, strlen(editor.sign));
+        put_text(&wrapped, editor.drawn.text, editor.drawn.n);
+        up = editor.first ? rows : wrapped.row;
+    }
     editor.resized = editor.resumed = false;
     if (!whole && l.row >= rows) {
         printed.first = row > rows / 2 ? row - rows / 2 : 0;
@@ -2542,6 +2548,7 @@ static void draw_line(bool whole) {
         append(out, "\r", 1), move(out, column, 'C');
     }
     editor.first = printed.first, editor.row = row - printed.first;
+    cut(&editor.drawn, 0), append(&editor.drawn, line->text, editor.cursor);
     fwrite(out->text, 1, out->n, run.chat.screen);
     fflush(run.chat.screen);
 }
@@ -2730,7 +2737,7 @@ static int press(int key, size_t *entry) {
 static int edit_line(bytes *line, const char *sign) {
     size_t entry = editor.n_history;
     int result = 2;
-    cut(line, 0);
+    cut(line, 0), cut(&editor.drawn, 0);
     editor.line = line, editor.sign = sign;
     editor.cursor = editor.first = editor.row = 0;
     editor.resized = editor.resumed = false;
