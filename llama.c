@@ -2526,7 +2526,7 @@ LLAMAC_INLINE int llamac_join(char out[LLAMAC_PATH_BYTES], const char *folder, c
 LLAMAC_INLINE int llamac_refuse_pointer(const unsigned char *p, size_t n, const char *path,
                                         llama_error *err) {
     static const char begin[] = "version https://git-lfs.github.com/";
-    if (n < sizeof begin || memcmp(p, begin, sizeof begin - 1) != 0) return LLAMA_OK;
+    if (!p || n < sizeof begin || memcmp(p, begin, sizeof begin - 1) != 0) return LLAMA_OK;
     return llamac_fail(err, LLAMA_EFORMAT,
                        "%s: is a Git LFS pointer, not the file itself; run 'git lfs pull', or "
                        "download the file",
@@ -4165,15 +4165,15 @@ static void plain_name(const tensor *t, char out[MAX_NAME + 1]) {
     out[n] = 0;
 }
 
-/* If a plain name is of a layer, sets *layer and returns the rest of the name, else NULL. */
-static const char *in_layer(const char *name, size_t *layer) {
+/* If a plain name is of a layer, sets *number and returns the rest of the name, else NULL. */
+static const char *in_layer(const char *name, size_t *number) {
     enum { MAX_DIGITS = 5 };
     const char *at = strncmp(name, "layers.", 7) == 0 ? name + 7
                      : strncmp(name, "blk.", 4) == 0  ? name + 4
                                                       : NULL;
     int digits = 0;
-    for (*layer = 0; at && digits < MAX_DIGITS && *at >= '0' && *at <= '9'; digits++)
-        *layer = *layer * 10 + (size_t)(*at++ - '0');
+    for (*number = 0; at && digits < MAX_DIGITS && *at >= '0' && *at <= '9'; digits++)
+        *number = *number * 10 + (size_t)(*at++ - '0');
     return digits && *at == '.' ? at + 1 : NULL;
 }
 
@@ -4261,7 +4261,7 @@ static int foreign_tensor(const archive *a, const tensor *t, const char *what, c
  * if no model needs it or, except in GGUF, if it is outside the layers. */
 static int skip_tensor(binder *b, const archive *a, const tensor *t, const char *name) {
     static const char bias[] = ".bias";
-    char weight[MAX_NAME + sizeof ".weight"];
+    char whole[MAX_NAME + sizeof ".weight"];
     size_t n = strlen(name), stem = n - (n < sizeof bias ? n : sizeof bias - 1);
     int names;
     bool inside = strncmp(name, "layers.", 7) == 0 || strncmp(name, "blk.", 4) == 0;
@@ -4270,8 +4270,8 @@ static int skip_tensor(binder *b, const archive *a, const tensor *t, const char 
         for (size_t k = 0; k < sizeof unneeded / sizeof *unneeded; k++)
             if (llamac_is(at, strcspn(at, "."), unneeded[k])) return LLAMA_OK;
     if (is_bias && t->dims > 1) return LLAMA_OK; /* a mask */
-    snprintf(weight, sizeof weight, "%.*s.weight", (int)stem, name);
-    if (is_bias && (inside || weight_named(b, weight, &names) != SIZE_MAX))
+    snprintf(whole, sizeof whole, "%.*s.weight", (int)stem, name);
+    if (is_bias && (inside || weight_named(b, whole, &names) != SIZE_MAX))
         return foreign_tensor(a, t, "it is a bias, as Qwen2 and InternLM have", OTHER);
     for (size_t k = 0; k < sizeof foreign / sizeof *foreign; k++)
         if (strstr(name, foreign[k].part))
@@ -4286,7 +4286,7 @@ static int skip_tensor(binder *b, const archive *a, const tensor *t, const char 
 /* Binds a tensor of file number f to its weight, as part k of it. A vector becomes a matrix of one
  * row. Returns LLAMA_EFORMAT for a tensor that LLaMA does not have, or that occurs twice. */
 static int bind_tensor(binder *b, const archive *a, tensor *t, size_t f, size_t k) {
-    char name[MAX_NAME + 1];
+    char name[MAX_NAME + 1] = "";
     plain_name(t, name);
     size_t i = weight_named(b, name, &t->names);
     if (i == SIZE_MAX) return skip_tensor(b, a, t, name);
@@ -4456,7 +4456,6 @@ static int bind_weight(binder *b, size_t i) {
     *w = (weight){.rows = b->sizes[binding[row].rows],
                   .cols = b->sizes[binding[row].cols],
                   .split = binding[row].split,
-                  .sorted = (row == WQ || row == WK) && from[0] && from[0]->names == HUGGING_FACE,
                   .layer = i < OUTSIDE ? -1 : (short)layer_of(i),
                   .name = binding[row].name[META]};
     if (i == OUTPUT && output_is_tied(b)) {
@@ -4480,6 +4479,7 @@ static int bind_weight(binder *b, size_t i) {
             (rows == 1 || from[k]->stride[0] == cols) && (cols == 1 || from[k]->stride[1] == 1);
     }
     w->type = (unsigned char)from[0]->type;
+    w->sorted = (row == WQ || row == WK) && from[0]->names == HUGGING_FACE;
     w->parts = w->split == WHOLE ? 1 : parts;
     const unsigned char **part = llamac_new(&m->arena, w->parts, sizeof *part);
     if (!part) return llamac_out_of_memory(b->err, b->path);
@@ -4506,6 +4506,7 @@ static int bind_weight(binder *b, size_t i) {
  * too small for it, so that a small file cannot request a lot of memory. */
 static int begin_binding(binder *b, size_t parts) {
     llama *m = b->m;
+    if (parts == 0) return bad_params(b->path, "it has no files with weights", b->err);
     /* Minimum bytes of a tensor with its name, and of an element. Each weight has at least D
      * elements, but a tied output has no tensor. */
     enum { MIN_TENSOR = 16, MIN_ELEMENT = 2 };
@@ -4527,10 +4528,11 @@ static int begin_binding(binder *b, size_t parts) {
 static int end_binding(binder *b) {
     tensor **embeddings = &b->tensors[EMBEDDINGS * b->parts],
            **output = &b->tensors[OUTPUT * b->parts];
-    for (size_t k = 0; k < b->parts && b->p[TIED] > 0; k++) {
-        if (!embeddings[k]) embeddings[k] = output[k];
-        output[k] = embeddings[k];
-    }
+    size_t k = 0;
+    if (b->p[TIED] > 0) do {
+            if (!embeddings[k]) embeddings[k] = output[k];
+            output[k] = embeddings[k];
+        } while (++k < b->parts);
     int status = sizes_from_tensors(b);
     for (size_t i = 0; i < OUTSIDE + b->m->n_layers * INSIDE && status == LLAMA_OK; i++)
         status = bind_weight(b, i);
@@ -5044,7 +5046,8 @@ static int open_model(llama *m, const char *path, const llama_options *o, llama_
                            "memory mode 'stream' comes with a later release; use 'map'");
     if (strlen(path) >= LLAMAC_PATH_BYTES)
         return llamac_fail(err, LLAMA_EINVAL, "%.300s: the path is too long", path);
-    binder b = {.m = m, .path = path, .scratch = {m->arena.allocator, NULL}, .err = err};
+    binder b = {
+        .m = m, .path = path, .scratch = {m->arena.allocator, NULL}, .err = err, .parts = 1};
     int status = open_weights(&b, !o->tokenizer);
     if (status == LLAMA_OK && (o->tokenizer || m->format != GGUF)) /* GGUF contains it */
         status = open_tokenizer(&b, o->tokenizer);

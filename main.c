@@ -1794,8 +1794,8 @@ static int read_turn(bytes *line) {
     if (screen) put_visible(screen, prefix, (size_t)(last - prefix), true);
     cut(sign, 0), append(sign, "> ", 2), append(sign, last, strlen(last));
     int got = run.chat.editing ? edit_line(line, sign->text) : read_line(line, sign->text);
-    bool command = line->text[0] == '/' && line->text[1] != '/';
-    if (screen && got > 0 && !command) put_visible(screen, suffix, strlen(suffix), true);
+    bool is_command = line->text[0] == '/' && line->text[1] != '/';
+    if (screen && got > 0 && !is_command) put_visible(screen, suffix, strlen(suffix), true);
     if (screen) fflush(screen);
     return got;
 }
@@ -2483,7 +2483,10 @@ static void next_row(layout *l, const char *jump) {
 /* Put a character of n bytes. If it fills the row, the space in " \r" makes every terminal begin
  * the next row at once. */
 static void put_cell(layout *l, const char *text, size_t n, size_t width) {
-    if (l->column && l->column + width > l->columns) put_cell(l, " ", 1, 1);
+    if (l->column && l->column + width > l->columns) { /* one column is left of this row */
+        if (l->out && l->row >= l->first && l->row <= l->last) append(l->out, " ", 1);
+        next_row(l, " \r");
+    }
     if (l->out && l->row >= l->first && l->row <= l->last) append(l->out, text, n);
     l->column += width;
     if (l->column >= l->columns) next_row(l, " \r");
@@ -2557,10 +2560,10 @@ static void draw_line(bool whole) {
 
 /* Return the next byte, or KEY_NONE if it does not come in so many milliseconds (-1: no limit). */
 static int read_byte(int milliseconds) {
-    struct pollfd input = {STDIN_FILENO, POLLIN, 0};
+    struct pollfd keys = {STDIN_FILENO, POLLIN, 0};
     for (unsigned char byte; !interrupted;) {
         if (editor.resized || editor.resumed) draw_line(false);
-        int ready = poll(&input, 1, milliseconds < 0 ? 100 : milliseconds);
+        int ready = poll(&keys, 1, milliseconds < 0 ? 100 : milliseconds);
         if (ready == 0 && milliseconds >= 0) return KEY_NONE;
         if (ready <= 0) continue;
         ssize_t got = read(STDIN_FILENO, &byte, 1);
@@ -2725,7 +2728,6 @@ static int press(int key, size_t *entry) {
         break;
     case CONTROL('Z'): kill(0, SIGTSTP); break;
     case CONTROL('\\'): raise(SIGQUIT); break;
-    case CONTROL('['): return press(read_sequence(), entry);
     case KEY_PASTE: paste(); break;
     default:
         if (key >= 0 && key < 0x100) insert(&(char){(char)key}, 1);
@@ -2744,7 +2746,8 @@ static int edit_line(bytes *line, const char *sign) {
     take_terminal(false);
     while (result == 2) {
         if (poll(&(struct pollfd){STDIN_FILENO, POLLIN, 0}, 1, 0) <= 0) draw_line(false);
-        result = press(read_byte(-1), &entry);
+        int key = read_byte(-1);
+        result = press(key == CONTROL('[') ? read_sequence() : key, &entry);
     }
     draw_line(true);
     take_terminal(true);
