@@ -4464,8 +4464,9 @@ static int bind_weight(binder *b, size_t i) {
         m->token_bytes += (uint64_t)w->rows * w->cols * dtype_bytes[w->type];
         return LLAMA_OK;
     }
+    /* NOLINTNEXTLINE: begin_binding has set parts to 1 or more */
     size_t rows = w->split == BY_ROWS ? w->rows / parts : w->rows;
-    size_t cols = w->split == BY_COLUMNS ? w->cols / parts : w->cols;
+    size_t cols = w->split == BY_COLUMNS ? w->cols / parts : w->cols; /* NOLINT: the same */
     if ((w->split == BY_ROWS && w->rows % parts) || (w->split == BY_COLUMNS && w->cols % parts))
         return llamac_fail(
             b->err, LLAMA_EFORMAT,
