@@ -119,6 +119,7 @@ build/tests/faults: tests/robustness/faults.c $(TEST_HEADERS) $(LIBRARY) main.c 
 
 faults: export OMP_WAIT_POLICY = passive
 faults: build/tests/faults build/tests/formats
+	@mkdir -p build/work
 	build/tests/formats tests/tiny build/work/forms --case vocabularies
 	build/tests/faults tests/tiny build/work/forms/cli build/work/faults
 
