@@ -563,7 +563,7 @@ static int tour_texts(tour *t) {
         t->texts[i].sampler = (llama_sampler){.size = sizeof(llama_sampler), .temperature = 1, .seed = (uint64_t)i};
         t->made[i] = (outcome){.text = room[i]};
     }
-    status = llama_generate(t->m, t->s, t->texts, 3, host_text, t);
+    status = llama_generate(t->s, t->texts, 3, host_text, t);
     check(fault.calls - fault.counts[HOST] == calls, "%s: llama_generate made calls", now(t->scenario));
     for (int i = 0; i < 3 && status == LLAMA_OK; i++) record(&got, room[i], t->made[i].n);
     snprintf(t->err.text, sizeof t->err.text, "the host said no");
@@ -588,7 +588,7 @@ static int tour_files(tour *t) {
 /* Three endings, of two contexts */
 static int tour_endings(tour *t) {
     llama_continuation e[] = {{"There was", " a king", 9, 7, 0, 0, 0, 0}, {"There was ", "once", 10, 4, 0, 0, 0, 0}, {"A", "b", 1, 1, 0, 0, 0, 0}};
-    int status = llama_loglikelihood(t->m, t->s, e, 3);
+    int status = llama_loglikelihood(t->s, e, 3);
     for (int i = 0; i < 3 && status == LLAMA_OK; i++) record(&got, &e[i].logprob, sizeof e[i].logprob);
     snprintf(t->err.text, sizeof t->err.text, "%s", llama_strerror(status));
     return status;
