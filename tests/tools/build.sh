@@ -56,6 +56,9 @@ quietly "the header after llama.cpp's" ${CC:-cc} -std=c11 $strict -I. -c -o $wor
 printf '#include "llama.c"\n#include "tokenizer.c"\n#if defined(INLINE) || defined(FN) || defined(TEXT) || defined(UNROLL) || defined(AMX) || defined(TARGET) || defined(ISA) || defined(VEC)\n#error "a macro is left"\n#endif\n' >$work/left.c
 quietly "macros behind llama.c" ${CC:-cc} -fsyntax-only -I. $work/left.c
 quietly "OPENMP=0" ${CC:-cc} -std=c11 $strict -O1 -o $work/serial llama.c tokenizer.c main.c -lm
+${CC:-cc} -O1 -c -o $work/serial_llama.o llama.c && ${CC:-cc} -O1 -c -o $work/serial_tokenizer.o tokenizer.c &&
+    ar rcs $work/serial.a $work/serial_llama.o $work/serial_tokenizer.o
+quietly "OPENMP=0: an archive and -lm alone" ${CC:-cc} -I. -o $work/lm $work/example.c $work/serial.a -lm
 ./llama tests/tiny "The king" -n 40 -s 1 >$work/a
 $work/serial tests/tiny "The king" -n 40 -s 1 >$work/b
 if cmp -s $work/a $work/b; then ok; else no "OPENMP=0 tells another story"; fi
@@ -140,9 +143,9 @@ if command -v pkg-config >/dev/null 2>&1; then
     else
         echo "SKIP: a program without shared libraries (they are not here as archives)"
     fi
-    quietly "OPENMP=0: an archive" make -s install OPENMP=0 CFLAGS=-O1 DESTDIR="$place/serial" PREFIX=/opt LIBDIR=/opt/elsewhere
-    quietly "OPENMP=0: an archive and -lm alone" ${CC:-cc} -I. -o $work/lm $work/example.c "$place/serial/opt/elsewhere/libllamac.a" -lm
-    if grep -q '^libdir=${prefix}/elsewhere$' "$place/serial/opt/elsewhere/pkgconfig/llamac.pc"; then ok; else no "llamac.pc: LIBDIR"; fi
+    quietly "make install with LIBDIR" make -s install DESTDIR="$place.lib" PREFIX=/opt LIBDIR=/opt/lib64 INCLUDEDIR=/usr/include
+    if grep -q '^libdir=${prefix}/lib64$' "$place.lib/opt/lib64/pkgconfig/llamac.pc" &&
+        grep -q '^includedir=/usr/include$' "$place.lib/opt/lib64/pkgconfig/llamac.pc"; then ok; else no "llamac.pc with LIBDIR and INCLUDEDIR"; fi
     if [ "$(pc --modversion)" = "$(./llama --version | awk '{ print $2 }')" ]; then ok; else no "llamac.pc says $(pc --modversion)"; fi
     if command -v g++ >/dev/null 2>&1; then
         quietly "pkg-config: C++" g++ -std=c++11 $strict $(pc --cflags) -o $work/by_cxx $work/cxx.cpp $(pc --libs)
