@@ -5381,8 +5381,8 @@ static uint64_t layout_session(llama_session *s, unsigned char *base) {
     s->packed = /* the larger form: three bfloat16 parts of an element, for AMX */
         reserve(&c, (rows + TILED - 1) * padded(m->hidden > m->dim ? m->hidden : m->dim),
                 f / 2 * 3);
-    s->last = reserve(&c, s->n_sequences * padded(m->dim), f);        /* [n_sequences][D] */
-    s->logits = reserve(&c, s->n_logits * padded(m->vocab_size), f);  /* [n_logits][V] */
+    s->last = reserve(&c, s->n_sequences * padded(m->dim), f);       /* [n_sequences][D] */
+    s->logits = reserve(&c, s->n_logits * padded(m->vocab_size), f); /* [n_logits][V] */
     if (s->keep_logits) /* [n_sequences * context][V] */
         s->all_logits = reserve(&c, s->n_sequences * s->context, padded(m->vocab_size) * f);
     s->sequences = reserve(&c, s->n_sequences, sizeof *s->sequences); /* [n_sequences] */
@@ -5578,8 +5578,7 @@ static int score_rows(llama_session *s, size_t n, const float *logits, float *lo
         logprob[t] = previous ? log_probability(previous, vocab, token) : 0;
         if (rank) rank[t] = previous ? rank_of(previous, vocab, token) : 0;
         size_t next = n - t < SCORED ? n - t : SCORED; /* rows to compute, if they are not here */
-        int status =
-            logits || t % SCORED ? LLAMA_OK : output(s, s->logits, s->h + t * width, next);
+        int status = logits || t % SCORED ? LLAMA_OK : output(s, s->logits, s->h + t * width, next);
         if (status) return status;
         previous = logits ? logits + t * ld : s->logits + t % SCORED * ld;
     }
@@ -5618,8 +5617,7 @@ static int evaluate_spans(llama_session *s, const llama_span *spans, size_t tota
         for (size_t t = 0; t < wanted; t++)
             if (s->row_pos[t] + 1 == s->row_seq[t]->end)
                 memcpy(s->last + kept++ * ld, s->h + t * ld, ld * sizeof(float));
-        float *logits =
-            s->keep_logits ? s->all_logits + done * padded(s->model->vocab_size) : NULL;
+        float *logits = s->keep_logits ? s->all_logits + done * padded(s->model->vocab_size) : NULL;
         if (logits && (status = output(s, logits, s->h, rows))) return status;
         if (logprob &&
             (status = score_rows(s, rows, logits, logprob + done, rank ? rank + done : NULL)))
