@@ -1,4 +1,8 @@
 # llama.c: make, make demo, make test; make help lists the rest.
+#
+# The next line is for BSD make, which stops there and shows its text. To GNU make it is a target that nothing needs.
+.error : this Makefile needs GNU make, which BSD systems call gmake
+
 CC ?= cc
 CFLAGS ?= -O3 -g1
 WARNINGS = -Wall -Wextra -Wpedantic
@@ -107,7 +111,7 @@ fuzz:
 # Every allocation and system call of the library and the command failed, once and from then on
 WRAPPED = aligned_alloc malloc calloc realloc free open close fstat stat access mmap munmap madvise mincore mlock read \
     write fsync rename unlink realpath fchmod fopen fileno pthread_create pthread_detach sched_getaffinity isatty \
-    poll getentropy clock_gettime exit
+    poll getentropy clock_gettime exit readlink getrlimit
 # The kernels' inlining multiplies what sanitizers add: without it they compile seven times as fast
 SANITIZED = -std=c11 $(WARNINGS) -O1 -g1 -Dalways_inline=unused -fno-omit-frame-pointer $(OMP) \
     -fsanitize=address,undefined -fno-sanitize-recover=undefined
@@ -155,9 +159,10 @@ install: llama build/llama.1 build/libllamac.a build/$(SONAME)
 	install -m 644 build/libllamac.a '$(DESTDIR)$(LIBDIR)/libllamac.a'
 	install -m 755 build/$(SONAME) '$(DESTDIR)$(LIBDIR)/$(SONAME)'
 	ln -sf $(SONAME) '$(DESTDIR)$(LIBDIR)/libllamac.so'
-	printf '%s\n' 'Name: llamac' 'Description: LLaMA on a CPU, from the files Meta shipped' 'Version: $(VERSION)' \
-	    'Cflags: -I$(INCLUDEDIR) -I$(INCLUDEDIR)/llamac' 'Libs: -L$(LIBDIR) -lllamac' 'Libs.private: -lm $(OMP)' \
-	    >'$(DESTDIR)$(LIBDIR)/pkgconfig/llamac.pc'
+	printf '%s\n' 'prefix=$(PREFIX)' 'libdir=$(LIBDIR)' 'includedir=$(INCLUDEDIR)' '' \
+	    'Name: llamac' 'Description: LLaMA on a CPU, from the files Meta shipped' 'Version: $(VERSION)' \
+	    'Cflags: -I$${includedir} -I$${includedir}/llamac' 'Libs: -L$${libdir} -lllamac' 'Libs.private: -lm $(OMP)' | \
+	    sed 's|^\([a-z]*\)=$(PREFIX)/|\1=$${prefix}/|' >'$(DESTDIR)$(LIBDIR)/pkgconfig/llamac.pc'
 
 uninstall:
 	rm -f '$(DESTDIR)$(BINDIR)/llama' '$(DESTDIR)$(MANDIR)/man1/llama.1' '$(DESTDIR)$(INCLUDEDIR)/llamac/llama.h' '$(DESTDIR)$(LIBDIR)/libllamac.a' \

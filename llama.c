@@ -4,8 +4,9 @@
  * The order and the rounding of all arithmetic are defined. The output therefore has the same bits
  * for every instruction set, number of threads, batch size and number of shards. The exception is
  * LLAMA_FAST, which uses AMX. The library does not convert, quantise or train weights. It copies
- * a weight only if the kernels cannot use it in place (copy_weight). It keeps no global state,
- * prints nothing and never exits. In comments, the host is the program that uses the library.
+ * a weight only if the kernels cannot use it in place (copy_weight). It keeps no global state (but
+ * see may_team), prints nothing and never exits. In comments, the host is the program that uses the
+ * library.
  *
  *   part                    holds
  *   I.    The model         element types, equations, structs with their shapes, forward()
@@ -43,6 +44,7 @@
  *   what happens if a mapped file is truncated   VI    llama_handle_sigbus
  *   how the memory of a session is laid out      VII   layout_session
  *   what happens if the context is full          VII   LLAMA_EFULL in llama_score_batch
+ *   where the logits of every position are kept  VII   evaluate_spans, llama_logits_at
  *   where a batch's prompts get their rows        VII   evaluate_spans, set_row
  *   how a saved state is laid out                VII   STATE_MAGIC, transfer_sequence
  *   where temperature, top_k, top_p, min_p apply VIII  distribute
@@ -65,6 +67,17 @@
  *   LLAMA_STATIC        every function is static, for a program of one file: see llama.h.
  */
 #ifndef LLAMA_PASS
+/* Refuse languages, compilers and machines for which llama.c is not written, before a message about
+ * a detail hides the reason. */
+#if defined(__cplusplus)
+#error "llama.c is C: compile it as C11; C++ programs include llama.h"
+#elif !defined(__GNUC__) || defined(__TINYC__)
+#error "llama.c needs gcc or clang: it uses their vector types, attributes and builtin functions"
+#elif __STDC_VERSION__ < 199901L
+#error "llama.c is C11: compile it with -std=c11 or -std=gnu11, or without -std"
+#elif __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
+#error "llama.c maps little-endian files as they are: it needs a little-endian machine"
+#endif
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE /* mmap, madvise and mlock under -std=c11 */
 #endif
@@ -81,6 +94,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 #if defined(__linux__)
@@ -101,16 +115,14 @@
 #error "under -std=c11, include llama.c before any other header, or compile with -D_GNU_SOURCE"
 #endif
 
-/* The bits of the output are part of the contract: refuse compiler flags that change them, and
- * machines that cannot use the files as they are. */
-#if defined(__FAST_MATH__) || defined(__ASSOCIATIVE_MATH__) || defined(__RECIPROCAL_MATH__)
+/* Refuse machines that cannot map the files, and compiler flags that change the bits of the output,
+ * which are part of the contract. */
+#if SIZE_MAX < UINT64_MAX
+#error "llama.c maps files larger than 4 GiB: it needs a 64-bit machine"
+#elif defined(__FAST_MATH__) || defined(__ASSOCIATIVE_MATH__) || defined(__RECIPROCAL_MATH__)
 #error "llama.c defines the order of its arithmetic: compile it without -ffast-math"
 #elif FLT_EVAL_METHOD != 0
 #error "llama.c needs float arithmetic in float: on x86 compile with -msse2 -mfpmath=sse"
-#elif defined(__BYTE_ORDER__) && __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
-#error "llama.c maps little-endian files as they are: it needs a little-endian machine"
-#elif SIZE_MAX < UINT64_MAX
-#error "llama.c maps files larger than 4 GiB: it needs a 64-bit machine"
 #endif
 _Static_assert(sizeof 0.1 == sizeof(double), "compile llama.c without -fsingle-precision-constant");
 #ifndef LLAMA_COMMON_ONLY
@@ -272,9 +284,8 @@ struct llama {
     llamac_mapping *files;           /* [n_shards] the files of weights */
     const char **paths;              /* [n_shards] */
     size_t n_shards;                 /* number of files of weights */
-    int lost;     /* 1 + the index of a file that was truncated while mapped; 0: no such file */
-    int team_pid; /* the process that first used several threads; 0: no process yet */
-    size_t page;  /* bytes of a page of memory */
+    int lost;    /* 1 + the index of a file that was truncated while mapped; 0: no such file */
+    size_t page; /* bytes of a page of memory */
     uint64_t parameters, file_bytes; /* elements of all weights; bytes of their files */
     uint64_t token_bytes;            /* bytes of the matrices that one token is multiplied with */
     const char *type_name;           /* "float16", or "mixed" */
@@ -290,6 +301,8 @@ typedef struct {      /* one sequence: a text with its KV cache */
     size_t end;       /* the length after the current call */
     uint64_t call;    /* number of the last call that evaluated this sequence */
     bool have_logits; /* false: the sequence is empty or was rewound */
+    /* all_logits: the sequence's first row, the position of that row, the number of its rows */
+    size_t row, row_position, rows;
 } sequence;
 
 typedef struct {    /* buffers of one thread */
@@ -328,6 +341,7 @@ struct llama_session {
     workspace *workspaces; /* [threads] */
     float *last;           /* [n_sequences][D] h of the last token of each span */
     float *logits;         /* [n_logits][V] */
+    float *all_logits;     /* [n_sequences * context][V] of every token of the last call; or NULL */
     double *probs;         /* [V] probabilities, for the sampler */
     int32_t *ids;          /* [V] token ids, for the sampler's heap */
     unsigned char *seen;   /* [V] 1: the sampler has penalised this token */
@@ -335,8 +349,9 @@ struct llama_session {
     uint64_t calls;        /* number of evaluating calls so far: llama_eval, llama_score ... */
     uint64_t done, total;  /* in layers * tokens: before this batch; of this call */
     bool cancelled;        /* the host's progress function cancelled this call */
-    bool all_rows;         /* this call needs h of all tokens, for scoring or for a trace */
-    llama_error error;     /* of the last call that failed */
+    bool all_rows;         /* this call needs h of all tokens: scores, a trace, all_logits */
+    bool keep_logits;      /* the session has all_logits */
+    llama_error error;     /* of the last call; its text is "" if that call succeeded */
     char kernels_text[48]; /* "avx512, 2 threads" */
 };
 
@@ -2141,6 +2156,7 @@ typedef struct {
 
 typedef struct { /* a new file that replaces `path` after all of it is written */
     int fd;
+    uint64_t left;                         /* bytes that RLIMIT_FSIZE still allows to write */
     unsigned mode;                         /* permission bits of the new file */
     char path[LLAMAC_PATH_BYTES];          /* the file to replace; if it exists, its real path */
     char temporary[LLAMAC_PATH_BYTES + 8]; /* the file that is written, in the same folder */
@@ -2161,11 +2177,13 @@ LLAMAC_INLINE bool llamac_file_exists(const char *folder, const char *name);
 /* Returns 1 for a folder, 0 for anything else, LLAMA_EIO if the path cannot be examined. */
 LLAMAC_INLINE int llamac_is_folder(const char *path, llama_error *);
 
-/* Creates a temporary file in the folder of `path`. If is_new is false, `path` must exist. Returns
- * 0, or -1 with errno set. */
+/* Creates a temporary file in the folder of `path`; if `path` is a symbolic link, in the folder of
+ * the file to which it points. If is_new is false, `path` must exist. Returns 0, or -1 with errno
+ * set. */
 LLAMAC_INLINE int llamac_replace_begin(llamac_replacement *, const char *path, bool is_new,
                                        unsigned mode);
-/* Appends n bytes to the temporary file: a llama_write_fn. Returns 0, or -1 with errno set. */
+/* Appends n bytes to the temporary file: a llama_write_fn. Returns 0, or -1 with errno set. Fails
+ * with EFBIG where the process's limit of a file's size (ulimit -f) would raise SIGXFSZ. */
 LLAMAC_INLINE int llamac_replace_write(void *replacement, const void *p, size_t n);
 /* If `keep` is true, flushes the temporary file to the disk, renames it to `path` and returns 0. If
  * that fails, or if `keep` is false, removes the temporary file and returns -1. Sets errno only if
@@ -2274,14 +2292,35 @@ LLAMAC_INLINE int llamac_is_folder(const char *path, llama_error *err) {
 
 /* ---- Platform: replacing a file ---- */
 
+/* Replaces a path that is a symbolic link to a file that does not exist yet by the path of that
+ * file; realpath needs a file that exists. Returns 0, or -1 with errno set. */
+LLAMAC_INLINE int llamac_follow_links(char path[LLAMAC_PATH_BYTES]) {
+    enum { MAX_LINKS = 40 }; /* as Linux has */
+    char target[LLAMAC_PATH_BYTES];
+    for (int i = 0; i < MAX_LINKS; i++) {
+        ssize_t n = readlink(path, target, sizeof target - 1);
+        if (n < 0) return errno == EINVAL || errno == ENOENT ? 0 : -1; /* not a link */
+        const char *slash = strrchr(path, '/');
+        size_t folder = n && target[0] != '/' && slash ? (size_t)(slash - path) + 1 : 0;
+        if (folder + (size_t)n >= LLAMAC_PATH_BYTES) return errno = ENAMETOOLONG, -1;
+        memcpy(path + folder, target, (size_t)n);
+        path[folder + (size_t)n] = 0;
+    }
+    return errno = ELOOP, -1;
+}
+
 /* The temporary name is `path` plus six hexadecimal digits, made from the process id. If a file has
  * that name, the next number is tried, up to 100 numbers. */
 LLAMAC_INLINE int llamac_replace_begin(llamac_replacement *r, const char *path, bool is_new,
                                        unsigned mode) {
+    struct rlimit limit;
     r->fd = -1;
     r->mode = mode;
-    if (is_new) snprintf(r->path, sizeof r->path, "%s", path);
-    else if (!realpath(path, r->path)) return -1;
+    r->left = getrlimit(RLIMIT_FSIZE, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY
+                  ? (uint64_t)limit.rlim_cur
+                  : UINT64_MAX;
+    snprintf(r->path, sizeof r->path, "%s", path);
+    if (is_new ? llamac_follow_links(r->path) != 0 : !realpath(path, r->path)) return -1;
     errno = EEXIST;
     for (unsigned i = 0; i < 100 && r->fd < 0 && errno == EEXIST; i++) {
         snprintf(r->temporary, sizeof r->temporary, "%s.%06x", r->path,
@@ -2292,7 +2331,9 @@ LLAMAC_INLINE int llamac_replace_begin(llamac_replacement *r, const char *path, 
 }
 
 LLAMAC_INLINE int llamac_replace_write(void *replacement, const void *p, size_t n) {
-    const llamac_replacement *r = (const llamac_replacement *)replacement;
+    llamac_replacement *r = (llamac_replacement *)replacement;
+    if (n > r->left) return errno = EFBIG, -1;
+    r->left -= n;
     for (ssize_t wrote; n; p = (const char *)p + wrote, n -= (size_t)wrote) {
         wrote = write(r->fd, p, n);
         if (wrote < 0 && errno != EINTR) return -1;
@@ -5096,8 +5137,8 @@ LLAMAC_API void llama_close(llama *m) {
 /* Reading a page that the file no longer has raises SIGBUS. The host passes the address to this
  * function. If the address is in a file of the model, this function marks the file as lost,
  * replaces it by zeros from that page to its end, and returns 1. The rest is replaced because it is
- * probably lost too. Returns 0 for any other address, or if mapping zeros failed. Only `lost` and
- * `team_pid` change in an open model. */
+ * probably lost too. Returns 0 for any other address, or if mapping zeros failed. Nothing but
+ * `lost` changes in an open model. */
 LLAMAC_API int llama_handle_sigbus(const llama *m, const void *address) {
     for (size_t f = 0; m && m->files && f < m->n_shards; f++) {
         const llamac_mapping *file = &m->files[f];
@@ -5243,7 +5284,7 @@ LLAMAC_API int32_t llama_eos(const llama *m) {
     return m && m->vocab ? llamac_vocab_eos(m->vocab) : -1;
 }
 
-/* Fills in as much of *info as the caller's size says. */
+/* Fills in as much of *info as the caller's size says. Fields of a newer llama.h become 0. */
 LLAMAC_API int llama_describe(const llama *m, llama_info *info) {
     if (!m || !info || info->size < sizeof info->size) return LLAMA_EINVAL;
     llama_info all = {
@@ -5268,7 +5309,9 @@ LLAMAC_API int llama_describe(const llama *m, llama_info *info) {
         .token_bytes = m->token_bytes,
         .kv_bytes_per_token = (uint64_t)m->n_layers * m->kv_dim * 2 * sizeof(float),
     };
-    memcpy(info, &all, info->size < sizeof all ? info->size : sizeof all);
+    size_t known = all.size < sizeof all ? all.size : sizeof all;
+    memset((char *)info + known, 0, all.size - known);
+    memcpy(info, &all, known);
     return LLAMA_OK;
 }
 
@@ -5339,8 +5382,10 @@ static uint64_t layout_session(llama_session *s, unsigned char *base) {
     s->packed = /* the larger form: three bfloat16 parts of an element, for AMX */
         reserve(&c, (rows + TILED - 1) * padded(m->hidden > m->dim ? m->hidden : m->dim),
                 f / 2 * 3);
-    s->last = reserve(&c, s->n_sequences * padded(m->dim), f);        /* [n_sequences][D] */
-    s->logits = reserve(&c, s->n_logits * padded(m->vocab_size), f);  /* [n_logits][V] */
+    s->last = reserve(&c, s->n_sequences * padded(m->dim), f);       /* [n_sequences][D] */
+    s->logits = reserve(&c, s->n_logits * padded(m->vocab_size), f); /* [n_logits][V] */
+    if (s->keep_logits) /* [n_sequences * context][V] */
+        s->all_logits = reserve(&c, s->n_sequences * s->context, padded(m->vocab_size) * f);
     s->sequences = reserve(&c, s->n_sequences, sizeof *s->sequences); /* [n_sequences] */
     s->row_seq = reserve(&c, b, sizeof *s->row_seq);                  /* [batch] */
     s->row_pos = reserve(&c, b, sizeof *s->row_pos);                  /* [batch] */
@@ -5399,6 +5444,7 @@ static int check_session_options(llama_session *s, const llama_session_options *
     s->threads = 1; /* a build without OpenMP */
 #endif
     s->team = s->threads;
+    s->keep_logits = o.all_logits != 0;
     s->progress = o.progress;
     s->progress_user = o.user;
     s->kernels = find_kernels(o.kernels, o.numerics == LLAMA_FAST);
@@ -5415,13 +5461,6 @@ static int check_session_options(llama_session *s, const llama_session_options *
 LLAMAC_API uint64_t llama_session_bytes(const llama *m, const llama_session_options *options) {
     llama_session s = {.model = m};
     return !m || check_session_options(&s, options, NULL) ? 0 : layout_session(&s, NULL);
-}
-
-/* Zeroes the padding of rows, because kernels read whole blocks. The rest of the memory of a
- * session is always written before it is read, so it is not touched before it is used. */
-static void clear_padding(float *x, size_t rows, size_t width) {
-    size_t ld = padded(width);
-    for (size_t t = 0; t < rows; t++) memset(x + t * ld + width, 0, (ld - width) * sizeof *x);
 }
 
 LLAMAC_API int llama_session_new(llama_session **session, const llama *m,
@@ -5447,10 +5486,7 @@ LLAMAC_API int llama_session_new(llama_session **session, const llama *m,
     layout_session(made, base);
     if (s.allocator.alloc == llamac_default_alloc)
         llamac_advise_small_pages(base, s.bytes, m->page);
-    float *const by_dim[] = {made->x, made->h, made->block_out, made->q};
-    for (int i = 0; i < 4; i++) clear_padding(by_dim[i], made->batch, m->dim);
-    clear_padding(made->gate, made->batch, m->hidden);
-    return LLAMA_OK;
+    return LLAMA_OK; /* buffers are not touched here: each call clears the padding that it uses */
 }
 
 LLAMAC_API void llama_session_free(llama_session *s) {
@@ -5472,9 +5508,23 @@ static sequence *sequence_of(const llama_session *s, int seq) {
     return s && seq >= 0 && (size_t)seq < s->n_sequences ? &s->sequences[seq] : NULL;
 }
 
-/* Reports a sequence that does not exist. Returns LLAMA_EINVAL. */
-static int no_sequence(llama_session *s) {
-    return s ? llamac_failed(s, LLAMA_EINVAL, "there is no such sequence") : LLAMA_EINVAL;
+/* Begins a call: drops the error of the last call. */
+static void clear_error(llama_session *s) {
+    s->error.status = LLAMA_OK;
+    s->error.text[0] = 0;
+}
+
+/* Begins a call on sequence seq, and returns the sequence. If it does not exist, stores the error
+ * and returns NULL; the call then fails with LLAMA_EINVAL. */
+static sequence *begin_call(llama_session *s, int seq) {
+    sequence *q = sequence_of(s, seq);
+    if (!s) return NULL;
+    clear_error(s);
+    if (!q)
+        llamac_fail(&s->error, LLAMA_EINVAL,
+                    "there is no such sequence: %d; the session has %zu, numbered from 0", seq,
+                    s->n_sequences);
+    return q;
 }
 
 /* Fills row t of the batch that forward() runs next with token number i of a span: its sequence,
@@ -5493,14 +5543,21 @@ static void set_row(llama_session *s, size_t t, const llama_span *span, size_t i
     }
 }
 
-/* Computes the logits s->logits[0..n) from n rows of h [n][D]. Returns LLAMA_ENUMERIC if they are
- * not finite. */
-static int output(llama_session *s, const float *h, size_t n) {
+/* Zeroes the padding of n rows, because kernels read whole blocks. All other memory of a session is
+ * written before it is read. */
+static void clear_padding(float *x, size_t n, size_t width) {
+    size_t ld = padded(width);
+    for (size_t t = 0; t < n; t++) memset(x + t * ld + width, 0, (ld - width) * sizeof *x);
+}
+
+/* Computes the logits [n][V] from n rows of h [n][D]. Returns LLAMA_ENUMERIC if they are not
+ * finite. */
+static int output(llama_session *s, float *logits, const float *h, size_t n) {
     const llama *m = s->model;
     size_t ld = padded(m->vocab_size);
-    matmul(s, s->logits, &m->output, h, n);
+    matmul(s, logits, &m->output, h, n);
     for (size_t t = 0; t < n; t++)
-        if (!all_finite(s->logits + t * ld, m->vocab_size))
+        if (!all_finite(logits + t * ld, m->vocab_size))
             return llamac_failed(s, LLAMA_ENUMERIC,
                                  "the logits are not finite; the weights may be damaged");
     return LLAMA_OK;
@@ -5508,9 +5565,11 @@ static int output(llama_session *s, const float *h, size_t n) {
 
 /* Computes, for each of the n tokens of a batch, its log-probability and its rank: how many tokens
  * are more likely. Both follow from the logits of the previous token: for the first token of a
- * span, the logits of its sequence. If there are none, both are 0. The logits of the last row are
- * kept in s->logits[0], for the next batch or for the sequence. */
-static int score_rows(llama_session *s, size_t n, float *logprob, int32_t *rank) {
+ * span, the logits of its sequence. If there are none, both are 0. `logits` has those of the n
+ * tokens; if it is NULL, they are computed here, SCORED rows at a time. The logits of the last row
+ * are kept in s->logits[0], for the next batch or for the sequence. */
+static int score_rows(llama_session *s, size_t n, const float *logits, float *logprob,
+                      int32_t *rank) {
     size_t vocab = s->model->vocab_size, ld = padded(vocab), width = padded(s->model->dim);
     const float *previous = s->logits;
     for (size_t t = 0; t < n; t++) {
@@ -5519,10 +5578,10 @@ static int score_rows(llama_session *s, size_t n, float *logprob, int32_t *rank)
         if (s->row_pos[t] == q->length) previous = q->length ? q->logits : NULL;
         logprob[t] = previous ? log_probability(previous, vocab, token) : 0;
         if (rank) rank[t] = previous ? rank_of(previous, vocab, token) : 0;
-        int status =
-            t % SCORED ? LLAMA_OK : output(s, s->h + t * width, n - t < SCORED ? n - t : SCORED);
+        size_t next = n - t < SCORED ? n - t : SCORED; /* rows to compute, if they are not here */
+        int status = logits || t % SCORED ? LLAMA_OK : output(s, s->logits, s->h + t * width, next);
         if (status) return status;
-        previous = s->logits + t % SCORED * ld;
+        previous = logits ? logits + t * ld : s->logits + t % SCORED * ld;
     }
     /* NOLINTNEXTLINE: a session has all its buffers */
     memmove(s->logits, previous, vocab * sizeof *previous);
@@ -5532,15 +5591,16 @@ static int score_rows(llama_session *s, size_t n, float *logprob, int32_t *rank)
 /* Evaluates the tokens of all spans, in batches of nearly equal size. Rows follow the order of the
  * spans: the second span's first token comes directly after the first span's last token. A
  * batch can contain rows of several sequences. Leaves in s->logits a row for each span that has
- * tokens. Writes to the KV cache only beyond the length of each sequence, where nothing is read
- * until the length changes. If logprob is not NULL, every token is scored. */
+ * tokens or, if the session keeps all logits, in s->all_logits a row for each token. Writes to
+ * the KV cache only beyond the length of each sequence, where nothing is read until the length
+ * changes. If logprob is not NULL, every token is scored. */
 static int evaluate_spans(llama_session *s, const llama_span *spans, size_t total, float *logprob,
                           int32_t *rank) {
     /* i: tokens of *spans that are in a batch already; kept: rows of s->last */
     size_t rows, i = 0, kept = 0, ld = padded(s->model->dim);
     int status;
     s->total = s->model->n_layers * total;
-    s->all_rows = logprob || s->trace;
+    s->all_rows = logprob || s->trace || s->keep_logits;
     for (size_t done = 0; done < total; done += rows) {
         size_t batches = (total - done + s->batch - 1) / s->batch; /* that remain */
         rows = (total - done + batches - 1) / batches;
@@ -5549,25 +5609,35 @@ static int evaluate_spans(llama_session *s, const llama_span *spans, size_t tota
             for (; i == spans->n; i = 0) spans++;
             set_row(s, t, spans, i);
         }
+        float *const by_dim[] = {s->x, s->h, s->block_out, s->q};
+        for (int k = 0; k < 4; k++) clear_padding(by_dim[k], rows, s->model->dim);
+        clear_padding(s->gate, rows, s->model->hidden);
         s->done = s->model->n_layers * done;
         size_t wanted = forward(s, rows);
         if (s->cancelled) return llamac_failed(s, LLAMA_ECANCEL, "cancelled by the host");
         for (size_t t = 0; t < wanted; t++)
             if (s->row_pos[t] + 1 == s->row_seq[t]->end)
                 memcpy(s->last + kept++ * ld, s->h + t * ld, ld * sizeof(float));
-        if (logprob && (status = score_rows(s, rows, logprob + done, rank ? rank + done : NULL)))
+        float *logits = s->keep_logits ? s->all_logits + done * padded(s->model->vocab_size) : NULL;
+        if (logits && (status = output(s, logits, s->h, rows))) return status;
+        if (logprob &&
+            (status = score_rows(s, rows, logits, logprob + done, rank ? rank + done : NULL)))
             return status;
     }
     /* If one span was scored, score_rows has left its logits in s->logits. */
-    return logprob && kept == 1 ? LLAMA_OK : output(s, s->last, kept);
+    return s->keep_logits || (logprob && kept == 1) ? LLAMA_OK
+                                                    : output(s, s->logits, s->last, kept);
 }
 
-/* Returns whether this process may use several threads. The threads of OpenMP do not survive a
- * fork. So only the first process that asks may use them; a child of it may not. */
-static bool may_team(const llama *m) {
-    int pid = llamac_process(), first = 0, *at = (int *)(uintptr_t)&m->team_pid;
-    __atomic_compare_exchange_n(at, &first, pid, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED);
-    return first == 0 || first == pid; /* first: the old value of team_pid */
+/* Returns whether the calling thread may use several threads. OpenMP keeps a team for each thread
+ * that has used one. fork() copies the calling thread with its team's records but without the
+ * team's threads, and OpenMP would wait for them forever. So each thread remembers the process in
+ * which it first asked; in a child of that process it works alone. This is the library's only
+ * variable outside models and sessions. */
+static bool may_team(void) {
+    static __thread int process; /* 0: this thread has not asked yet */
+    if (!process) process = llamac_process();
+    return process == llamac_process();
 }
 
 /* Also does the work of llama_eval, llama_eval_batch and llama_score. Checks all arguments,
@@ -5575,32 +5645,42 @@ static bool may_team(const llama *m) {
  * changes no sequence. */
 LLAMAC_API int llama_score_batch(llama_session *s, const llama_span *spans, size_t n,
                                  float *logprob, int32_t *rank) {
-    size_t total = 0, vocab, k = 0;
+    size_t total = 0, vocab, k = 0, done = 0;
     if (!s) return LLAMA_EINVAL;
+    clear_error(s);
     if (n && !spans) return llamac_failed(s, LLAMA_EINVAL, "spans must be given");
     vocab = s->model->vocab_size;
     s->calls++;
     for (size_t i = 0; i < n; i++) {
-        sequence *q = sequence_of(s, spans[i].seq);
-        if (!q) return no_sequence(s);
-        if (q->call == s->calls) return llamac_failed(s, LLAMA_EINVAL, "a sequence is named twice");
+        int seq = spans[i].seq;
+        sequence *q = begin_call(s, seq);
+        if (!q) return LLAMA_EINVAL;
+        if (q->call == s->calls)
+            return llamac_fail(&s->error, LLAMA_EINVAL, "sequence %d is named twice", seq);
         if (spans[i].n && !spans[i].tokens)
-            return llamac_failed(s, LLAMA_EINVAL, "tokens must be given");
+            return llamac_fail(&s->error, LLAMA_EINVAL, "sequence %d: tokens must be given", seq);
         if (spans[i].n > s->context - q->length)
-            return llamac_failed(s, LLAMA_EFULL, "the context is full");
+            return llamac_fail(&s->error, LLAMA_EFULL,
+                               "the context is full: sequence %d has %zu of %zu positions, and %zu "
+                               "more tokens do not fit",
+                               seq, q->length, s->context, spans[i].n);
         for (size_t t = 0; t < spans[i].n; t++)
             if (spans[i].tokens[t] < 0 || (size_t)spans[i].tokens[t] >= vocab)
-                return llamac_failed(s, LLAMA_EINVAL, "a token is not in the vocabulary");
+                return llamac_fail(&s->error, LLAMA_EINVAL,
+                                   "sequence %d: token %zu is %d, which is not in the vocabulary "
+                                   "of %zu",
+                                   seq, t, (int)spans[i].tokens[t], vocab);
         if (logprob && q->length && !q->have_logits)
-            return llamac_failed(s, LLAMA_EINVAL,
-                                 "the sequence was rewound: evaluate a token before scoring");
+            return llamac_fail(&s->error, LLAMA_EINVAL,
+                               "sequence %d was rewound: evaluate a token before scoring", seq);
         q->call = s->calls;
         q->end = q->length + spans[i].n;
         total += spans[i].n;
     }
     if (total == 0) return LLAMA_OK;
-    s->team = s->threads > 1 && may_team(s->model) ? s->threads : 1;
+    s->team = s->threads > 1 && may_team() ? s->threads : 1;
     s->cancelled = false;
+    for (size_t i = 0; i < s->n_sequences && s->keep_logits; i++) s->sequences[i].rows = 0;
     uint64_t mode = llamac_fp_enter();
     int status = evaluate_spans(s, spans, total, logprob, rank);
     llamac_fp_leave(mode);
@@ -5609,7 +5689,13 @@ LLAMAC_API int llama_score_batch(llama_session *s, const llama_span *spans, size
         sequence *q = &s->sequences[spans[i].seq];
         if (spans[i].n == 0) continue;
         memcpy(q->tokens + q->length, spans[i].tokens, spans[i].n * sizeof *q->tokens);
-        memcpy(q->logits, s->logits + k++ * padded(vocab), vocab * sizeof(float));
+        const float *logits = s->logits + k++ * padded(vocab);
+        if (s->keep_logits) {
+            q->row = done, q->row_position = q->length, q->rows = spans[i].n;
+            done += spans[i].n;
+            logits = s->all_logits + (done - 1) * padded(vocab);
+        }
+        memcpy(q->logits, logits, vocab * sizeof(float));
         q->length = q->end;
         q->have_logits = true;
     }
@@ -5626,7 +5712,8 @@ LLAMAC_API int llama_eval(llama_session *s, int seq, const int32_t *tokens, size
 
 LLAMAC_API int llama_score(llama_session *s, int seq, const int32_t *tokens, size_t n,
                            float *logprob) {
-    if (s && n && !logprob) return llamac_failed(s, LLAMA_EINVAL, "logprob must be given");
+    if (s && n && !logprob)
+        return llamac_failed(s, LLAMA_EINVAL, "llama_score: logprob must be given");
     return llama_score_batch(s, &(llama_span){seq, tokens, n}, 1, logprob, NULL);
 }
 
@@ -5637,9 +5724,18 @@ LLAMAC_API const float *llama_logits(const llama_session *s, int seq) {
     return q && q->have_logits ? q->logits : NULL;
 }
 
+LLAMAC_API const float *llama_logits_at(const llama_session *s, int seq, size_t position) {
+    const sequence *q = sequence_of(s, seq);
+    if (!q || position >= q->length || position < q->row_position ||
+        position - q->row_position >= q->rows)
+        return NULL;
+    return s->all_logits + (q->row + position - q->row_position) * padded(s->model->vocab_size);
+}
+
 /* trace() in part II calls fn. */
 LLAMAC_API int llama_trace(llama_session *s, llama_trace_fn fn, void *user) {
     if (!s) return LLAMA_EINVAL;
+    clear_error(s);
     s->trace = fn;
     s->trace_user = user;
     return LLAMA_OK;
@@ -5651,6 +5747,7 @@ LLAMAC_API const char *llama_session_error(const llama_session *s) {
 LLAMAC_API const char *llama_session_kernels(const llama_session *s) {
     return s ? s->kernels_text : "";
 }
+LLAMAC_API int llama_session_context(const llama_session *s) { return s ? (int)s->context : 0; }
 
 /* ---- Sequences ---- */
 
@@ -5660,10 +5757,12 @@ LLAMAC_API size_t llama_length(const llama_session *s, int seq) {
 }
 
 LLAMAC_API int llama_rewind(llama_session *s, int seq, size_t length) {
-    sequence *q = sequence_of(s, seq);
-    if (!q) return no_sequence(s);
+    sequence *q = begin_call(s, seq);
+    if (!q) return LLAMA_EINVAL;
     if (length > q->length)
-        return llamac_failed(s, LLAMA_EINVAL, "a sequence cannot be rewound beyond its end");
+        return llamac_fail(&s->error, LLAMA_EINVAL,
+                           "sequence %d has %zu tokens and cannot be rewound to %zu", seq,
+                           q->length, length);
     q->have_logits = q->have_logits && length == q->length;
     q->length = length;
     return LLAMA_OK;
@@ -5682,12 +5781,13 @@ static void copy_sequence(llama_session *s, sequence *to, const sequence *from,
     if (from->have_logits) memcpy(to->logits, from->logits, s->model->vocab_size * sizeof(float));
     to->length = from->length;
     to->have_logits = from->have_logits;
+    to->rows = 0;
 }
 
 LLAMAC_API int llama_fork(llama_session *s, int dst, int src) {
-    sequence *to = sequence_of(s, dst);
-    const sequence *from = sequence_of(s, src);
-    if (!to || !from) return no_sequence(s);
+    sequence *to = begin_call(s, dst);
+    const sequence *from = to ? begin_call(s, src) : NULL;
+    if (!from) return LLAMA_EINVAL;
     if (to != from) copy_sequence(s, to, from, s->context);
     return LLAMA_OK;
 }
@@ -5836,8 +5936,8 @@ static bool transfer_sequence(const llama_session *s, stream *st, const sequence
 }
 
 LLAMAC_API int llama_save(llama_session *s, int seq, llama_write_fn fn, void *user) {
-    const sequence *q = sequence_of(s, seq);
-    if (!q) return no_sequence(s);
+    const sequence *q = begin_call(s, seq);
+    if (!q) return LLAMA_EINVAL;
     if (!fn) return llamac_failed(s, LLAMA_EINVAL, "a write function must be given");
     stream st = {.write = fn, .user = user};
     uint64_t header[STATE];
@@ -5890,8 +5990,8 @@ static int load_rest(llama_session *s, stream *st, const sequence *q, size_t con
 /* If the sequence is empty, the state is read directly into its memory. Otherwise the state is read
  * into temporary memory, and copied when all of it is valid. */
 LLAMAC_API int llama_load(llama_session *s, int seq, llama_read_fn fn, void *user) {
-    sequence *q = sequence_of(s, seq), loaded;
-    if (!q) return no_sequence(s);
+    sequence *q = begin_call(s, seq), loaded;
+    if (!q) return LLAMA_EINVAL;
     if (!fn) return llamac_failed(s, LLAMA_EINVAL, "a read function must be given");
     stream st = {.read = fn, .user = user};
     llamac_arena temporary = {s->allocator, NULL};
@@ -5912,6 +6012,7 @@ LLAMAC_API int llama_load(llama_session *s, int seq, llama_read_fn fn, void *use
     if (status == LLAMA_OK && q->length) copy_sequence(s, q, &loaded, context);
     q->length = status == LLAMA_OK ? loaded.length : q->length;
     q->have_logits = status == LLAMA_OK ? loaded.have_logits : q->have_logits;
+    q->rows = status == LLAMA_OK ? 0 : q->rows; /* all_logits has none of a loaded state */
     llamac_free_all(&temporary);
     return status;
 }
@@ -5942,17 +6043,25 @@ static int check_replaceable(const char *path, bool *is_new, unsigned *mode, lla
                        path);
 }
 
+/* Ends a call on a file: gives its error to the session and to the host, and returns its status. */
+static int report_error(llama_session *s, const llama_error *from, llama_error *err) {
+    if (s) s->error = *from;
+    if (err) *err = *from;
+    return from->status;
+}
+
 LLAMAC_API int llama_save_file(llama_session *s, int seq, const char *path, llama_error *err) {
     llamac_replacement r;
+    llama_error own = {.status = LLAMA_OK};
     unsigned mode;
     bool is_new;
-    if (err) memset(err, 0, sizeof *err);
-    if (!s || !path || strlen(path) >= LLAMAC_PATH_BYTES)
-        return llamac_fail(
-            err, LLAMA_EINVAL,
-            "a session and a file name must be given, and the name must not be too long");
-    int status = check_replaceable(path, &is_new, &mode, err), why = 0;
-    if (status) return status;
+    if (!s || !path || strlen(path) >= LLAMAC_PATH_BYTES) {
+        llamac_fail(&own, LLAMA_EINVAL,
+                    "a session and a file name must be given, and the name must not be too long");
+        return report_error(s, &own, err);
+    }
+    int status = check_replaceable(path, &is_new, &mode, &own), why = 0;
+    if (status) return report_error(s, &own, err);
     if (llamac_replace_begin(&r, path, is_new, mode) != 0) status = LLAMA_EIO, why = errno;
     else {
         errno = 0;
@@ -5961,30 +6070,32 @@ LLAMAC_API int llama_save_file(llama_session *s, int seq, const char *path, llam
         if (llamac_replace_end(&r, status == LLAMA_OK) != 0 && status == LLAMA_OK)
             status = LLAMA_EIO, why = errno;
     }
-    if (err) memset(err, 0, sizeof *err); /* drop the error that a new file did not exist */
-    if (status == LLAMA_OK) return status;
-    return llamac_fail(err, status, "%s: cannot be written: %s", path,
-                       why ? strerror(why) : llama_session_error(s));
+    own = (llama_error){.status = LLAMA_OK}; /* drop the error that a new file did not exist */
+    if (status)
+        llamac_fail(&own, status, "%s: cannot be written: %s", path,
+                    why ? strerror(why) : llama_session_error(s));
+    return report_error(s, &own, err);
 }
 
 LLAMAC_API int llama_load_file(llama_session *s, int seq, const char *path, llama_error *err) {
     llamac_file f;
+    llama_error own = {.status = LLAMA_OK};
     char extra;
-    if (err) memset(err, 0, sizeof *err);
-    if (!s || !path)
-        return llamac_fail(err, LLAMA_EINVAL, "a session and a file name must be given");
-    int status = llamac_open_file(&f, path, err);
-    if (status) return status;
+    if (!s || !path) {
+        llamac_fail(&own, LLAMA_EINVAL, "a session and a file name must be given");
+        return report_error(s, &own, err);
+    }
+    int status = llamac_open_file(&f, path, &own);
+    if (status) return report_error(s, &own, err);
     errno = 0; /* so llamac_is_not_found is false: the file exists */
     status = llama_load(s, seq, read_all, &f);
-    if (status) llamac_fail(err, status, "%s: %s", path, llama_session_error(s));
+    if (status) llamac_fail(&own, status, "%s: %s", path, llama_session_error(s));
     else if (llamac_read(&f, &extra, 1) > 0) {
         llama_rewind(s, seq, 0);
-        status = llamac_failed(s, LLAMA_EFORMAT, "the file is longer than the state in it");
-        llamac_fail(err, status, "%s: is longer than the state in it; it is damaged", path);
+        llamac_fail(&own, LLAMA_EFORMAT, "%s: is longer than the state in it; it is damaged", path);
     }
     llamac_close_file(&f);
-    return status;
+    return report_error(s, &own, err);
 }
 
 /* ============================================================================================== */
@@ -6035,8 +6146,7 @@ static int32_t rank_of(const float *logits, size_t vocab, int32_t token) {
     return above;
 }
 
-/* Replaces p by softmax(p / temperature). Returns false if every p is -infinity, or if one is
- * +infinity or NaN. */
+/* Replaces p by softmax(p / temperature). Returns false if every p is -infinity. */
 static bool softmax_double(double *p, size_t n, double temperature) {
     double top = -HUGE_VAL, sum = 0;
     for (size_t i = 0; i < n; i++) top = p[i] > top ? p[i] : top;
@@ -6114,14 +6224,19 @@ static void keep_top(double *p, int32_t *ids, size_t n, size_t max_tokens, doubl
 }
 
 /* Writes the logits to p with the bias added and the repetition penalty applied (Keskar et al.
- * 2019, arXiv:1909.05858). The penalty applies once to each distinct token of the window. */
-static void apply_penalties(const llama_session *s, const sequence *q, const llama_sampler *o,
-                            double *p) {
+ * 2019, arXiv:1909.05858). The penalty applies once to each distinct token of the window. Fails if
+ * a bias is NaN or +infinity: no rule says which of several such tokens to draw. */
+static int apply_penalties(llama_session *s, const sequence *q, const llama_sampler *o, double *p) {
     size_t vocab = s->model->vocab_size, window = o->repeat_last ? (size_t)o->repeat_last : 64;
-    for (size_t i = 0; i < vocab; i++)
+    for (size_t i = 0; i < vocab; i++) {
         p[i] = (double)q->logits[i] + (o->bias ? (double)o->bias[i] : 0);
+        if (!(p[i] < HUGE_VAL)) /* logits are finite, so the bias is not */
+            return llamac_fail(&s->error, LLAMA_EINVAL,
+                               "the bias of token %zu is %s; it must be a number or -infinity", i,
+                               p[i] == HUGE_VAL ? "infinite" : "NaN");
+    }
     double penalty = (double)o->repeat_penalty;
-    if (penalty == 0 || penalty == 1) return;
+    if (penalty == 0 || penalty == 1) return LLAMA_OK;
     size_t first = o->repeat_last < 0 || window > q->length ? 0 : q->length - window;
     memset(s->seen, 0, vocab);
     for (size_t i = first; i < q->length; i++) {
@@ -6129,6 +6244,7 @@ static void apply_penalties(const llama_session *s, const sequence *q, const lla
         if (!s->seen[id]) p[id] = p[id] > 0 ? p[id] / penalty : p[id] * penalty;
         s->seen[id] = 1;
     }
+    return LLAMA_OK;
 }
 
 /* Computes the distribution that a sampler draws from and returns it, in s->probs. The steps:
@@ -6141,25 +6257,25 @@ static void apply_penalties(const llama_session *s, const sequence *q, const lla
  *   6. min_p: drop tokens whose probability is below min_p times that of the most likely token
  *   7. scale the probabilities to a sum of 1
  *
- * Returns NULL if the bias leaves no token: all logits are -infinity, or one is NaN or, above
- * temperature 0, +infinity. */
-static const double *distribute(const llama_session *s, const sequence *q, const llama_sampler *o) {
+ * If the bias is invalid or leaves no token, stores the error and returns NULL; the call then fails
+ * with LLAMA_EINVAL. */
+static const double *distribute(llama_session *s, const sequence *q, const llama_sampler *o) {
+    static const char no_token[] = "the bias leaves no token: all are -infinity";
     double *p = s->probs, best = 0, sum = 0;
     size_t n = s->model->vocab_size;
-    apply_penalties(s, q, o, p);
+    if (apply_penalties(s, q, o, p)) return NULL;
     if (o->temperature == 0) { /* greedy: the highest logit; of equal logits, the lowest id */
         size_t top = n;
         best = -HUGE_VAL;
-        for (size_t i = 0; i < n; i++) {
-            if (p[i] != p[i]) return NULL;
+        for (size_t i = 0; i < n; i++)
             if (p[i] > best) best = p[i], top = i;
-        }
-        if (top == n) return NULL;
+        if (top == n) return llamac_failed(s, LLAMA_EINVAL, no_token), NULL;
         memset(p, 0, n * sizeof *p);
         p[top] = 1;
         return p;
     }
-    if (!softmax_double(p, n, (double)o->temperature)) return NULL;
+    if (!softmax_double(p, n, (double)o->temperature))
+        return llamac_failed(s, LLAMA_EINVAL, no_token), NULL;
     if (o->top_k > 0) keep_top(p, s->ids, n, (size_t)o->top_k, HUGE_VAL);
     if (o->top_p > 0 && o->top_p < 1) { /* as Meta's example.py (Holtzman 2019, arXiv:1904.09751) */
         for (size_t i = 0; i < n; i++) sum += p[i];
@@ -6178,10 +6294,11 @@ static const double *distribute(const llama_session *s, const sequence *q, const
  * settings. Returns LLAMA_EINVAL if the sequence has no logits or a setting is out of range. */
 static int check_sampling(llama_session *s, int seq, const llama_sampler *given, llama_sampler *o,
                           sequence **q) {
-    if (!s) return LLAMA_EINVAL;
-    *q = sequence_of(s, seq);
-    if (!*q || !(*q)->have_logits)
-        return llamac_failed(s, LLAMA_EINVAL, "the sequence has no logits: evaluate a token first");
+    *q = begin_call(s, seq);
+    if (!*q) return LLAMA_EINVAL;
+    if (!(*q)->have_logits)
+        return llamac_fail(&s->error, LLAMA_EINVAL,
+                           "sequence %d has no logits: evaluate a token first", seq);
     if (!given || !llamac_copy_options(o, sizeof *o, given))
         return llamac_failed(s, LLAMA_EINVAL, "the sampler is NULL, or its size is not set");
     uint64_t mode = llamac_fp_enter(); /* in the host's mode, comparing a NaN may trap */
@@ -6213,7 +6330,7 @@ LLAMAC_API int32_t llama_sample(llama_session *s, int seq, const llama_sampler *
         if ((sum += p[i]) > u) break;
     }
     llamac_fp_leave(mode);
-    return token >= 0 ? token : llamac_failed(s, LLAMA_EINVAL, "the bias leaves no token");
+    return token >= 0 ? token : LLAMA_EINVAL;
 }
 
 LLAMAC_API int llama_probabilities(llama_session *s, int seq, const llama_sampler *sampler,
@@ -6227,7 +6344,7 @@ LLAMAC_API int llama_probabilities(llama_session *s, int seq, const llama_sample
     const double *p = distribute(s, q, &o);
     for (size_t i = 0; p && i < s->model->vocab_size; i++) probs[i] = (float)p[i];
     llamac_fp_leave(mode);
-    return p ? LLAMA_OK : llamac_failed(s, LLAMA_EINVAL, "the bias leaves no token");
+    return p ? LLAMA_OK : LLAMA_EINVAL;
 }
 
 /* Takes only the first k tokens from the heap, so the vocabulary is never sorted. */
@@ -6375,11 +6492,16 @@ static bool start_request(llama_session *s, llama_request *t, llama_request **ru
     return true;
 }
 
+/* Reports a negative code of the host's callback, and returns it. */
+static int callback_failed(llama_session *s, int code) {
+    return llamac_fail(&s->error, code, "the callback returned %d", code);
+}
+
 /* Samples the next token of a request whose sequence has logits and passes its text to fn. If the
  * request ends, sets finish_reason and calls fn once more, with the text that is still pending in
  * the decoder. Returns LLAMA_OK, or the negative code of llama_sample or fn. */
-static int next_token(const llama *m, llama_session *s, llama_request *t, llama_request_fn fn,
-                      void *user) {
+static int next_token(llama_session *s, llama_request *t, llama_request_fn fn, void *user) {
+    const llama *m = s->model;
     char text[LLAMA_TEXT_MAX];
     int answer = 0; /* of fn: 0 continue, > 0 stop this text, < 0 an error */
     if (t->max_tokens == 0) t->finish_reason = LLAMA_FINISH_LENGTH;
@@ -6388,28 +6510,34 @@ static int next_token(const llama *m, llama_session *s, llama_request *t, llama_
     if (!t->finish_reason) {
         t->generated++;
         answer = fn(user, t, text, llama_token_to_text(m, &t->utf8, t->token, text));
-        if (answer < 0) return answer;
+        if (answer < 0) return callback_failed(s, answer);
         if (answer > 0) t->finish_reason = LLAMA_FINISH_STOP;
         else if (t->generated == t->max_tokens) t->finish_reason = LLAMA_FINISH_LENGTH;
         if (!t->finish_reason) return LLAMA_OK;
     }
     answer =
         fn(user, t, text, answer > 0 ? 0 : llama_token_to_text(m, &t->utf8, LLAMA_FLUSH, text));
-    return answer < 0 ? answer : LLAMA_OK;
+    return answer < 0 ? callback_failed(s, answer) : LLAMA_OK;
 }
 
 /* Each turn of the loop starts requests, evaluates one batch and samples a token for each running
  * request. */
-LLAMAC_API int llama_generate(const llama *m, llama_session *s, llama_request *requests, size_t n,
+LLAMAC_API int llama_generate(llama_session *s, llama_request *requests, size_t n,
                               llama_request_fn fn, void *user) {
     llama_request *running[MAX_CONCURRENT] = {NULL}; /* by sequence; NULL: the sequence is free */
     llama_span spans[MAX_CONCURRENT];
     int sequences = 0, status = LLAMA_OK;
-    bool valid = m && s && fn && (!n || requests);
-    for (size_t i = 0; i < n && valid; i++) valid = !requests[i].n_prompt || requests[i].prompt;
-    if (!valid)
-        return llamac_failed(s, LLAMA_EINVAL,
-                             "the model, the callback, the requests or a prompt is NULL");
+    if (!s) return LLAMA_EINVAL;
+    if (!fn) return llamac_failed(s, LLAMA_EINVAL, "the callback is NULL");
+    if (n && !requests) return llamac_failed(s, LLAMA_EINVAL, "the requests are NULL");
+    for (size_t i = 0; i < n; i++) {
+        const llama_request *t = &requests[i];
+        if (t->n_prompt && !t->prompt)
+            return llamac_fail(&s->error, LLAMA_EINVAL, "request %zu: its prompt is NULL", i);
+        if (!t->n_prompt && t->max_tokens)
+            return llamac_fail(&s->error, LLAMA_EINVAL,
+                               "request %zu: its prompt is empty; give at least BOS", i);
+    }
     while (sequences < MAX_CONCURRENT && llama_tokens(s, sequences)) sequences++;
     for (size_t next = 0, n_spans = 1; n_spans && status == LLAMA_OK;) {
         while (next < n && start_request(s, &requests[next], running, sequences)) next++;
@@ -6424,7 +6552,7 @@ LLAMAC_API int llama_generate(const llama *m, llama_session *s, llama_request *r
         }
         status = llama_eval_batch(s, spans, n_spans);
         for (int k = 0; k < sequences && status == LLAMA_OK; k++) {
-            if (running[k]) status = next_token(m, s, running[k], fn, user);
+            if (running[k]) status = next_token(s, running[k], fn, user);
             if (running[k] && running[k]->finish_reason) running[k] = NULL;
         }
     }
@@ -6466,25 +6594,34 @@ static size_t trimmed_length(const char *text, size_t n) {
  *
  * If joint has no more tokens than alone, the result is joint, and its last token is the
  * continuation's. Fails with LLAMA_EINVAL if a text is NULL or there are no tokens, with
- * LLAMA_ENOMEM, or as llama_text_to_tokens does. */
+ * LLAMA_ENOMEM, or as llama_text_to_tokens does; then writes the reason to err, if it is not
+ * NULL. */
 static int tokenize_continuation(const llama *m, llama_continuation *e, int32_t **tokens,
-                                 llamac_arena *arena) {
+                                 llamac_arena *arena, llama_error *err) {
     size_t n = e->n_context + e->n_ending;
     /* A byte makes at most 3 tokens, as a space becomes 3 bytes; + 1: the space in front, BOS */
     size_t capacity = 3 * (n + 1) + 1, trimmed;
-    if ((!e->context && e->n_context) || (!e->ending && e->n_ending)) return LLAMA_EINVAL;
-    if ((e->n_context | e->n_ending) > PTRDIFF_MAX / 64) return LLAMA_ENOMEM;
+    static const char no_memory[] = "out of memory for the continuations";
+    if ((!e->context && e->n_context) || (!e->ending && e->n_ending))
+        return llamac_fail(err, LLAMA_EINVAL, "a text of a continuation is NULL");
+    if ((e->n_context | e->n_ending) > PTRDIFF_MAX / 64)
+        return llamac_fail(err, LLAMA_ENOMEM, no_memory);
     char *text = llamac_new(arena, n, 1);
     int32_t *alone = llamac_new(arena, capacity, sizeof *alone);
     *tokens = llamac_new(arena, capacity, sizeof **tokens);
-    if (!text || !alone || !*tokens) return LLAMA_ENOMEM;
+    if (!text || !alone || !*tokens) return llamac_fail(err, LLAMA_ENOMEM, no_memory);
     if (e->n_context) memcpy(text, e->context, e->n_context);
     if (e->n_ending) memcpy(text + e->n_context, e->ending, e->n_ending);
     trimmed = trimmed_length(text, e->n_context);
     ptrdiff_t given = llama_text_to_tokens(m, text, trimmed, LLAMA_ADD_BOS, alone, capacity);
     ptrdiff_t joint = llama_text_to_tokens(m, text, n, LLAMA_ADD_BOS, *tokens, capacity);
-    if (given < 0 || joint <= 0)
-        return given < 0 ? (int)given : joint < 0 ? (int)joint : LLAMA_EINVAL;
+    if (given < 0 || joint <= 0) {
+        int status = given < 0 ? (int)given : joint < 0 ? (int)joint : LLAMA_EINVAL;
+        return llamac_fail(err, status, "a continuation cannot be tokenized: %s",
+                           !m->vocab    ? "the model has no tokenizer"
+                           : joint == 0 ? "it is empty"
+                                        : llama_strerror(status));
+    }
     if (given >= joint) given = joint - 1;
     else memcpy(*tokens, alone, (size_t)given * sizeof *alone);
     e->given = (size_t)given;
@@ -6500,26 +6637,28 @@ static int context_sequence(const llama_session *s, const int32_t *tokens, size_
 }
 
 /* Scores n continuations, at most as many as there are sequences besides the contexts'. Evaluates
- * each context, then all continuations in one pass over the weights. If s is NULL, only counts the
- * tokens. */
-static int score_continuations(const llama *m, llama_session *s, llama_continuation *e, size_t n,
+ * each context, then all continuations in one pass over the weights. */
+static int score_continuations(llama_session *s, llama_continuation *e, size_t n,
                                llamac_arena *arena) {
     llama_span spans[MAX_CONCURRENT];
     size_t total = 0;
     int status = LLAMA_OK;
     for (size_t k = 0; k < n && status == LLAMA_OK; k++) {
         int32_t *tokens;
-        if ((status = tokenize_continuation(m, &e[k], &tokens, arena)) || !s) continue;
+        clear_error(s);
+        status = tokenize_continuation(s->model, &e[k], &tokens, arena, &s->error);
+        if (status) return status;
         int from = context_sequence(s, tokens, e[k].given), to = CONTEXTS + (int)k;
         status = llama_prefill(s, from, tokens, e[k].given);
         if (status == LLAMA_OK) status = llama_fork(s, to, from);
         spans[k] = (llama_span){to, tokens + e[k].given, e[k].tokens};
         total += e[k].tokens;
     }
-    if (status || !s) return status;
+    if (status) return status;
     float *logprob = llamac_new(arena, total, sizeof *logprob);
     int32_t *rank = llamac_new(arena, total, sizeof *rank);
-    if (!logprob || !rank) return LLAMA_ENOMEM;
+    if (!logprob || !rank)
+        return llamac_failed(s, LLAMA_ENOMEM, "out of memory for the continuations");
     status = llama_score_batch(s, spans, n, logprob, rank);
     uint64_t mode = llamac_fp_enter();
     for (size_t k = 0; k < n && status == LLAMA_OK; k++) {
@@ -6532,23 +6671,33 @@ static int score_continuations(const llama *m, llama_session *s, llama_continuat
     return status;
 }
 
-LLAMAC_API int llama_loglikelihood(const llama *m, llama_session *s, llama_continuation *e,
-                                   size_t n) {
+LLAMAC_API int llama_loglikelihood(llama_session *s, llama_continuation *e, size_t n) {
     int sequences = 0, status = LLAMA_OK;
-    if (!m || (n && !e))
-        return llamac_failed(s, LLAMA_EINVAL, "the model or the continuations are NULL");
+    if (!s) return LLAMA_EINVAL;
+    clear_error(s);
+    if (n && !e) return llamac_failed(s, LLAMA_EINVAL, "the continuations are NULL");
     while (sequences < MAX_CONCURRENT + CONTEXTS && llama_tokens(s, sequences)) sequences++;
-    if (s && sequences <= CONTEXTS)
+    if (sequences <= CONTEXTS)
         return llamac_failed(s, LLAMA_EINVAL,
                              "scoring continuations needs a session of 3 sequences or more");
-    size_t capacity = s ? (size_t)(sequences - CONTEXTS) : 1;
+    size_t capacity = (size_t)(sequences - CONTEXTS);
     for (size_t i = 0, group; i < n && status == LLAMA_OK; i += group) {
-        llamac_arena arena = {m->arena.allocator, NULL};
+        llamac_arena arena = {s->model->arena.allocator, NULL};
         group = n - i < capacity ? n - i : capacity;
-        status = score_continuations(m, s, e + i, group, &arena);
+        status = score_continuations(s, e + i, group, &arena);
         llamac_free_all(&arena);
     }
-    if (status == LLAMA_ENOMEM) llamac_failed(s, status, "out of memory for the continuations");
+    return status;
+}
+
+LLAMAC_API int llama_count_continuation(const llama *m, llama_continuation *e, size_t n) {
+    int status = m && (!n || e) ? LLAMA_OK : LLAMA_EINVAL;
+    for (size_t i = 0; i < n && status == LLAMA_OK; i++) {
+        llamac_arena arena = {m->arena.allocator, NULL};
+        int32_t *tokens;
+        status = tokenize_continuation(m, &e[i], &tokens, &arena, NULL);
+        llamac_free_all(&arena);
+    }
     return status;
 }
 

@@ -43,7 +43,8 @@
  *
  * Contract
  *
- * - The library has no global mutable state. It never prints, exits, aborts or raises a signal, and
+ * - The library has no global mutable state, except a number per thread: the process in which that
+ *   thread first used OpenMP. It never prints, exits, aborts or raises a signal, and
  *   it leaves the host's signal handlers and locale alone. A call that computes saves the host's
  *   floating-point mode, sets the default mode and restores the host's at its end.
  * - A `llama` (a model) never changes after llama_open, except by llama_handle_sigbus. Threads and
@@ -56,13 +57,17 @@
  *   codes it may return, without their prefix: EINVAL is LLAMA_EINVAL.
  * - A failed call leaves the session as it was before the call, unless the function says otherwise.
  * - Structs of options, information and samplers begin with `size`: set it to sizeof the struct.
- *   New fields are added at the end; a field that is 0 has its default. The sampler inside a
+ *   New fields are added at the end; a field that is 0 has its default. An older library accepts a
+ *   larger `size`: it ignores options that it does not know, and sets unknown fields of llama_info
+ *   to 0. If you depend on a new option, compare llama_release(). The sampler inside a
  *   llama_request can grow only in a major release.
  * - llama_close, llama_session_free and every llama_error * accept NULL.
  *
  * Threads are OpenMP's. If OpenMP cannot create a thread, its runtime aborts the process; with
- * threads = 1 the library never starts OpenMP. OpenMP's threads do not survive fork: if a model was
- * evaluated with threads before a fork, the child's sessions on it run with one thread.
+ * threads = 1 the library never starts OpenMP. OpenMP's threads do not survive fork: if a thread
+ * has evaluated any model with several threads and then forks, that thread's copy in the child
+ * evaluates every session with one thread. New threads of the child use several again. If your own
+ * code uses OpenMP before a fork, give threads = 1 in the child.
  *
  * One answer. The same weights, tokens and seed give the same bits, whatever the number of threads,
  * the batch, the division of a prompt into calls, the shards, the file format and the instruction
@@ -202,6 +207,8 @@ typedef struct {
     llama_progress_fn progress;       /* called while evaluating, saving, loading; NULL: none */
     void *user;                       /* first argument of progress */
     const llama_allocator *allocator; /* copied; NULL: aligned_alloc and free */
+    int all_logits; /* 1: keep the logits of every token of a call, for llama_logits_at. Adds room
+                     * for sequences * context * vocab floats; pages are used as they are filled */
 } llama_session_options;
 
 /* Creates a session and sets *session. `options` may be NULL. The model must outlive the session.
@@ -223,7 +230,9 @@ LLAMAC_API int llama_eval(llama_session *, int seq, const int32_t *tokens, size_
  *     5. draw
  *
  * Of tokens with equal logits the lower id is first. If only `size` is set, sampling is greedy.
- * Negative, infinite and NaN settings give EINVAL. */
+ * Negative, infinite and NaN settings give EINVAL. A bias may be any finite number, or -INFINITY:
+ * then the token is never drawn. A bias of +INFINITY or NaN, or -INFINITY for every token, gives
+ * EINVAL at every temperature. To force a token, give all others -INFINITY. */
 typedef struct {
     size_t size;          /* sizeof(llama_sampler) */
     float temperature;    /* 0: always the most likely token (greedy) */
@@ -236,7 +245,7 @@ typedef struct {
     int repeat_last;      /* window of the penalty in tokens; 0: 64; -1: the complete sequence */
     uint64_t seed;        /* a draw depends on (seed, position) only: sampling twice gives the same
                            * token */
-    const float *bias;    /* [vocab] added to the logits; NULL: none */
+    const float *bias;    /* [vocab] added to the logits; -INFINITY forbids a token; NULL: none */
 } llama_sampler;
 
 /* Returns a token drawn from the sequence's logits, or a negative code (EINVAL). Does not append
@@ -246,8 +255,12 @@ LLAMAC_API int32_t llama_sample(llama_session *, int seq, const llama_sampler *)
 /* Returns the end-of-text token, or -1 if the model has none. */
 LLAMAC_API int32_t llama_eos(const llama *);
 
-/* Returns one line that says why the last failed call on this session failed; "" if none did. */
+/* Returns one line that says why the last call on this session failed; "" if it succeeded.
+ * Functions that take a const session do not change it. */
 LLAMAC_API const char *llama_session_error(const llama_session *);
+
+/* Returns the number of positions that each sequence can have; 0 if the session is NULL. */
+LLAMAC_API int llama_session_context(const llama_session *);
 
 /* Returns the session's kernels and threads, such as "avx512, 2 threads". */
 LLAMAC_API const char *llama_session_kernels(const llama_session *);
@@ -317,8 +330,8 @@ typedef struct { /* tokens to append to a sequence */
 } llama_span;
 
 /* Does llama_eval for several sequences in one pass over the weights. Batching never changes the
- * bits. If the call fails, no sequence has changed. EINVAL if a sequence is named twice; else as
- * llama_eval. */
+ * bits. If the call fails, no sequence has changed, and llama_session_error names the sequence that
+ * is full or invalid. EINVAL if a sequence is named twice; else as llama_eval. */
 LLAMAC_API int llama_eval_batch(llama_session *, const llama_span *, size_t n);
 
 /* Returns the number of tokens in a sequence; 0 if there is no such sequence. */
@@ -346,6 +359,16 @@ typedef struct {
  * NULL if there are none. */
 LLAMAC_API const float *llama_logits(const llama_session *, int seq);
 
+/* Returns the logits after the token at a position, [vocab], if the last call that evaluated tokens
+ * evaluated that token. They have the bits that llama_logits has after evaluating up to there. Such
+ * calls are llama_eval, llama_eval_batch, llama_score, llama_score_batch, and each pass of
+ * llama_prefill, llama_generate and llama_loglikelihood.
+ *
+ * The pointer stays valid until the next such call; a call that fails while it computes ends it
+ * too. Returns NULL for all other positions, for a sequence that llama_fork or llama_load has
+ * replaced since, and if the session's option all_logits is 0. */
+LLAMAC_API const float *llama_logits_at(const llama_session *, int seq, size_t position);
+
 /* Writes the probabilities from which llama_sample would draw to probs[vocab]. Errors: EINVAL. */
 LLAMAC_API int llama_probabilities(llama_session *, int seq, const llama_sampler *, float *probs);
 
@@ -372,7 +395,8 @@ typedef void (*llama_trace_fn)(void *user, const char *name, const float *x, siz
                                size_t cols);
 
 /* Calls fn with every intermediate result of later evaluations, in the order of computation. Each
- * comes once per batch of tokens; "output" comes when logits are computed. fn = NULL stops the
+ * comes once per batch of tokens; "output" comes when logits are computed, with a row for each of
+ * them. fn = NULL stops the
  * trace. Errors: EINVAL. */
 LLAMAC_API int llama_trace(llama_session *, llama_trace_fn fn, void *user);
 
@@ -384,9 +408,9 @@ LLAMAC_API int llama_prefill(llama_session *, int seq, const int32_t *tokens, si
 
 /* Why a text ended. */
 enum {
-    LLAMA_FINISH_NONE = 0, /* it has not ended */
+    LLAMA_FINISH_NONE = 0, /* it has not ended, or llama_generate failed before its end */
     LLAMA_FINISH_EOS,      /* the model drew the end-of-text token */
-    LLAMA_FINISH_STOP,     /* the callback asked for the end */
+    LLAMA_FINISH_STOP,     /* the callback returned a positive value */
     LLAMA_FINISH_LENGTH    /* max_tokens tokens were generated */
 };
 
@@ -406,8 +430,14 @@ typedef struct {
 
 /* Receives each token of a text: n bytes of text that the token completes (n may be 0). The
  * sequence still has the logits from which the token was drawn. When the text ends, the function is
- * called once more, with finish_reason set. Return 0 to continue, a positive value to end this
- * text, a negative code to end llama_generate with that code. */
+ * called once more, with finish_reason set and the rest of the text. Return
+ *
+ *     0                  to continue
+ *     a positive value   to end this text: finish_reason is LLAMA_FINISH_STOP, and n is 0 in the
+ *                        call that follows. After that call the value has no meaning
+ *     a negative code    to end llama_generate with that code. Texts that have not ended keep
+ *                        LLAMA_FINISH_NONE, as they do when the progress function cancels or the
+ *                        call fails; `generated` says how many tokens they have */
 typedef int (*llama_request_fn)(void *user, llama_request *, const char *text, size_t n);
 
 /* Generates n texts. Each pass over the weights evaluates as many texts as the session has
@@ -415,9 +445,10 @@ typedef int (*llama_request_fn)(void *user, llama_request *, const char *text, s
  *
  * Prompts with a common prefix share it. A prefix that a sequence already holds, from an earlier
  * call or from llama_load, is not evaluated again. Errors as llama_eval_batch and llama_sample, and
- * fn's own; the sequences then keep what they hold. */
-LLAMAC_API int llama_generate(const llama *, llama_session *, llama_request *, size_t n,
-                              llama_request_fn fn, void *user);
+ * fn's own; the sequences then keep what they hold. EINVAL also if a prompt is empty and max_tokens
+ * is not 0. */
+LLAMAC_API int llama_generate(llama_session *, llama_request *, size_t n, llama_request_fn fn,
+                              void *user);
 
 /* A continuation to score after a context. */
 typedef struct {
@@ -441,10 +472,14 @@ typedef struct {
  * Continuations run together in one pass over the weights; that does not change their bits. A
  * context is evaluated once for all continuations in a row that have it.
  *
- * The session needs at least 3 sequences. What they hold is lost, also on failure. If the session
- * is NULL, only `given` and `tokens` are computed. Errors as llama_text_to_tokens and
- * llama_eval_batch. */
-LLAMAC_API int llama_loglikelihood(const llama *, llama_session *, llama_continuation *, size_t n);
+ * The session needs at least 3 sequences. What they hold is lost, also on failure. Errors as
+ * llama_text_to_tokens and llama_eval_batch. */
+LLAMAC_API int llama_loglikelihood(llama_session *, llama_continuation *, size_t n);
+
+/* Tokenizes n continuations as llama_loglikelihood does, and sets only `given` and `tokens`:
+ * llama_loglikelihood needs a context of given + tokens positions. Errors as
+ * llama_text_to_tokens. */
+LLAMAC_API int llama_count_continuation(const llama *, llama_continuation *, size_t n);
 
 /* ---- Saved state ---- */
 
@@ -470,8 +505,10 @@ LLAMAC_API int llama_save(llama_session *, int seq, llama_write_fn fn, void *use
 LLAMAC_API int llama_load(llama_session *, int seq, llama_read_fn fn, void *user);
 
 /* Saves a sequence to a file. The new file replaces an older state only when it is complete and on
- * the disk, so a crash leaves one or the other. A file that is not a saved state is never replaced:
- * EINVAL, or EIO if it is not a regular file. */
+ * the disk, so a crash leaves one or the other. A symbolic link stays, and its target is replaced
+ * or created. A file that would be larger than the process's limit (ulimit -f) gives EIO and raises
+ * no SIGXFSZ. A file that is not a saved state is never replaced: EINVAL, or EIO if it is not a
+ * regular file. */
 LLAMAC_API int llama_save_file(llama_session *, int seq, const char *path, llama_error *);
 
 /* Loads a sequence from a file. Errors as llama_load. If the file does not exist: EIO, and errno is

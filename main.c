@@ -309,7 +309,7 @@ static double now(void) {
 
 struct block {
     block *next;
-    max_align_t data[];
+    long double data[]; /* aligned for any type, as C11's max_align_t is */
 };
 
 /* Return zeroed memory, freed when the process ends. Exits if memory runs out. */
@@ -1664,8 +1664,7 @@ static bool generate(void) {
     make_requests();
     run.progress.start_time = 0;
     double start = now();
-    int status =
-        llama_generate(run.model, run.session, run.requests, run.n_requests, on_text, run.outputs);
+    int status = llama_generate(run.session, run.requests, run.n_requests, on_text, run.outputs);
     count_requests(start);
     clear_progress();
     if (status && run.n_printed < run.n_requests) {
@@ -1995,7 +1994,7 @@ static void read_item(item *it, char *line, size_t number) {
         c[it->n].context = "Answer:", c[it->n].n_context = strlen("Answer:");
     }
     if (!it->error)
-        exit_on_error(llama_loglikelihood(run.model, NULL, it->c, 2 * it->n),
+        exit_on_error(llama_count_continuation(run.model, it->c, 2 * it->n),
                       "the items do not fit in memory");
 }
 
@@ -2095,8 +2094,7 @@ static void run_score(void) {
     size_t together = 2 * max_continuations < MAX_TOGETHER ? 2 * max_continuations : MAX_TOGETHER;
     new_session(fit_sequences(2 + together, 3), true); /* llama_loglikelihood keeps 2 contexts */
     for (size_t i = 0; i < n; i++) {
-        if (!items[i].error)
-            must(llama_loglikelihood(run.model, run.session, items[i].c, 2 * items[i].n));
+        if (!items[i].error) must(llama_loglikelihood(run.session, items[i].c, 2 * items[i].n));
         clear_progress();
         print_item(&items[i], i, right);
         labelled += items[i].label >= 0 && !items[i].error;

@@ -38,7 +38,7 @@ int main(int argc, char **argv) {
         requests[i].max_tokens = 24;
         requests[i].utf8.started = 1;
     }
-    if (llama_generate(model, s, requests, n, append, requests))
+    if (llama_generate(s, requests, n, append, requests))
         return fprintf(stderr, "%s\n", llama_session_error(s)), 1;
     for (size_t i = 0; i < n; i++) printf("%s\n", texts[i]);
     llama_session_free(s);

@@ -42,6 +42,7 @@ void cli_reset(void) {
 #include <setjmp.h>
 #include <signal.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <time.h>
 #include <unistd.h>
 #if defined(__has_feature)
@@ -61,7 +62,7 @@ void cli_reset(void);
 
 typedef enum {
     ALLOC, ALIGNED_ALLOC, MALLOC, CALLOC, REALLOC, OPEN, CLOSE, FSTAT, STAT, ACCESS, MMAP, MUNMAP, MADVISE, MINCORE, MLOCK,
-    READ, WRITE, REALPATH, FCHMOD, FSYNC, RENAME, UNLINK, FOPEN, FCLOSE, STREAM_READ, STDOUT, THREAD, AFFINITY, POLL, ENTROPY,
+    READ, WRITE, REALPATH, READLINK, LIMIT, FCHMOD, FSYNC, RENAME, UNLINK, FOPEN, FCLOSE, STREAM_READ, STDOUT, THREAD, AFFINITY, POLL, ENTROPY,
     HOST, KINDS
 } site_kind;
 static const struct {
@@ -88,6 +89,8 @@ static const struct {
     [READ] = {"read", {EIO, EIO}, false, false},
     [WRITE] = {"write", {EIO, ENOSPC}, false, true},
     [REALPATH] = {"realpath", {EACCES, ELOOP}, false, false},
+    [READLINK] = {"readlink", {EACCES, ELOOP}, false, false},
+    [LIMIT] = {"getrlimit", {EINVAL, EPERM}, true, false},
     [FCHMOD] = {"fchmod", {EPERM, EIO}, false, false},
     [FSYNC] = {"fsync", {EIO, ENOSPC}, false, false},
     [RENAME] = {"rename", {EACCES, EIO}, false, false},
@@ -145,6 +148,8 @@ int __real_open(const char *, int, ...), __real_close(int), __real_fstat(int, st
 int __real_access(const char *, int), __real_munmap(void *, size_t), __real_madvise(void *, size_t, int), __real_fsync(int);
 int __real_rename(const char *, const char *), __real_unlink(const char *), __real_fileno(FILE *), __real_fchmod(int, mode_t);
 char *__real_realpath(const char *, char *);
+ssize_t __real_readlink(const char *, char *, size_t);
+int __real_getrlimit(__rlimit_resource_t, struct rlimit *);
 int __real_pthread_create(pthread_t *, const pthread_attr_t *, void *(*)(void *), void *), __real_pthread_detach(pthread_t);
 int __real_sched_getaffinity(pid_t, size_t, cpu_set_t *), __real_isatty(int);
 void *__real_mmap(void *, size_t, int, int, int, off_t);
@@ -217,6 +222,8 @@ ssize_t __wrap_write(int fd, const void *p, size_t n) {
 }
 int __wrap_fchmod(int fd, mode_t mode) { return fails(FCHMOD) ? -1 : __real_fchmod(fd, mode); }
 char *__wrap_realpath(const char *path, char *real) { return fails(REALPATH) ? NULL : __real_realpath(path, real); }
+ssize_t __wrap_readlink(const char *path, char *to, size_t n) { return fails(READLINK) ? -1 : __real_readlink(path, to, n); }
+int __wrap_getrlimit(__rlimit_resource_t which, struct rlimit *limit) { return fails(LIMIT) ? -1 : __real_getrlimit(which, limit); }
 int __wrap_fsync(int fd) { return fails(FSYNC) ? -1 : __real_fsync(fd); }
 int __wrap_rename(const char *from, const char *to) { return fails(RENAME) ? -1 : __real_rename(from, to); }
 int __wrap_unlink(const char *path) { return fails(UNLINK) ? -1 : __real_unlink(path); }
@@ -563,7 +570,7 @@ static int tour_texts(tour *t) {
         t->texts[i].sampler = (llama_sampler){.size = sizeof(llama_sampler), .temperature = 1, .seed = (uint64_t)i};
         t->made[i] = (outcome){.text = room[i]};
     }
-    status = llama_generate(t->m, t->s, t->texts, 3, host_text, t);
+    status = llama_generate(t->s, t->texts, 3, host_text, t);
     check(fault.calls - fault.counts[HOST] == calls, "%s: llama_generate made calls", now(t->scenario));
     for (int i = 0; i < 3 && status == LLAMA_OK; i++) record(&got, room[i], t->made[i].n);
     snprintf(t->err.text, sizeof t->err.text, "the host said no");
@@ -588,7 +595,7 @@ static int tour_files(tour *t) {
 /* Three endings, of two contexts */
 static int tour_endings(tour *t) {
     llama_continuation e[] = {{"There was", " a king", 9, 7, 0, 0, 0, 0}, {"There was ", "once", 10, 4, 0, 0, 0, 0}, {"A", "b", 1, 1, 0, 0, 0, 0}};
-    int status = llama_loglikelihood(t->m, t->s, e, 3);
+    int status = llama_loglikelihood(t->s, e, 3);
     for (int i = 0; i < 3 && status == LLAMA_OK; i++) record(&got, &e[i].logprob, sizeof e[i].logprob);
     snprintf(t->err.text, sizeof t->err.text, "%s", llama_strerror(status));
     return status;

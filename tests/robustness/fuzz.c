@@ -60,14 +60,14 @@ static void *fuzz_calloc(size_t n, size_t size);
 static int fuzz_open(llama **m, const char *path, const llama_options *lo, llama_error *err);
 static int fuzz_session_new(llama_session **s, const llama *m, const llama_session_options *so, llama_error *err);
 static int fuzz_prompt(llama_session *s, int seq, const int32_t *tokens, size_t n);
-static int fuzz_generate(const llama *m, llama_session *s, llama_request *t, size_t n, llama_request_fn fn, void *user);
+static int fuzz_generate(llama_session *s, llama_request *t, size_t n, llama_request_fn fn, void *user);
 static int fuzz_check(const llama *m, llama_progress_fn fn, void *user, llama_error *err);
 static int fuzz_sigaction(int number, const struct sigaction *now, struct sigaction *was);
 static int fuzz_thread(pthread_t *t, void *(*start)(void *));
 static int fuzz_poll(struct pollfd *p, nfds_t n, int milliseconds);
 static int fuzz_load_file(llama_session *s, int seq, const char *path, llama_error *err);
 static int fuzz_save_file(llama_session *s, int seq, const char *path, llama_error *err);
-static int fuzz_loglikelihood(const llama *m, llama_session *s, llama_continuation *e, size_t n);
+static int fuzz_loglikelihood(llama_session *s, llama_continuation *e, size_t n);
 #undef stdin
 #undef stdout
 #undef stderr
@@ -439,9 +439,8 @@ static int fuzz_save_file(llama_session *s, int seq, const char *path, llama_err
 }
 
 /* Endings are tokenized, and worth what their tokens are many. */
-static int fuzz_loglikelihood(const llama *m, llama_session *s, llama_continuation *e, size_t n) {
-    must(m == tiny && n && n % 2 == 0, "endings twice");
-    if (!s) return llama_loglikelihood(m, NULL, e, n);
+static int fuzz_loglikelihood(llama_session *s, llama_continuation *e, size_t n) {
+    must(s == run.session && n && n % 2 == 0, "endings twice");
     for (size_t i = 0; i < n; i++) {
         must(e[i].n_ending && e[i].tokens && e[i].given + e[i].tokens <= run.context, "an ending that fits in the context");
         e[i].logprob = -(double)e[i].tokens;
@@ -512,9 +511,9 @@ static int fuzz_prompt(llama_session *s, int seq, const int32_t *tokens, size_t 
 }
 
 /* Each text gets a token; the library takes its sampler. */
-static int fuzz_generate(const llama *m, llama_session *s, llama_request *t, size_t n, llama_request_fn fn, void *user) {
+static int fuzz_generate(llama_session *s, llama_request *t, size_t n, llama_request_fn fn, void *user) {
     float probs[VOCAB];
-    must(m == tiny && s == run.session, "the session");
+    must(s == run.session, "the session");
     for (size_t i = 0; i < options.n_stops; i++) must(*options.stops[i] && (*options.stops[i] & 0xc0) != 0x80, "a stop text is characters");
     for (size_t i = 0; i < n; i++, t++) {
         must_be_tokens(t->prompt, t->n_prompt);

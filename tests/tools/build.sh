@@ -31,6 +31,7 @@ for cc in cc clang; do
     quietly "$cc: strict C11" $cc -std=c11 $strict -c -o $work/strict.o llama.c
     quietly "$cc: strict C11" $cc -std=c11 $strict -c -o $work/strict.o tokenizer.c
     quietly "$cc: strict C11" $cc -std=c11 $strict -c -o $work/strict.o main.c
+    for file in llama tokenizer main; do quietly "$cc: $file.c as C99" $cc -std=c99 -Wall -Wextra -c -o $work/c99.o $file.c; done
     printf '#define LLAMA_STATIC\n#include "llama.c"\n#include "tokenizer.c"\n' | cat - $work/example.c >$work/single.c
     quietly "$cc: one file" $cc -std=c11 $strict -I. -o $work/single_$cc $work/single.c -lm
     if story single_$cc && cmp -s $work/story $work/story_$cc; then ok; else no "$cc: one file tells another story"; fi
@@ -55,13 +56,16 @@ quietly "the header after llama.cpp's" ${CC:-cc} -std=c11 $strict -I. -c -o $wor
 printf '#include "llama.c"\n#include "tokenizer.c"\n#if defined(INLINE) || defined(FN) || defined(TEXT) || defined(UNROLL) || defined(AMX) || defined(TARGET) || defined(ISA) || defined(VEC)\n#error "a macro is left"\n#endif\n' >$work/left.c
 quietly "macros behind llama.c" ${CC:-cc} -fsyntax-only -I. $work/left.c
 quietly "OPENMP=0" ${CC:-cc} -std=c11 $strict -O1 -o $work/serial llama.c tokenizer.c main.c -lm
+${CC:-cc} -O1 -c -o $work/serial_llama.o llama.c && ${CC:-cc} -O1 -c -o $work/serial_tokenizer.o tokenizer.c &&
+    ar rcs $work/serial.a $work/serial_llama.o $work/serial_tokenizer.o
+quietly "OPENMP=0: an archive and -lm alone" ${CC:-cc} -I. -o $work/lm $work/example.c $work/serial.a -lm
 ./llama tests/tiny "The king" -n 40 -s 1 >$work/a
 $work/serial tests/tiny "The king" -n 40 -s 1 >$work/b
 if cmp -s $work/a $work/b; then ok; else no "OPENMP=0 tells another story"; fi
 if $work/serial tests/tiny x -n 1 -t 4 --stats 2>&1 | grep -q "^kernels .*, 1 thread$"; then ok; else no "OPENMP=0: threads that are not there"; fi
 if ${CC:-cc} -ffast-math -c -o $work/fast.o llama.c >$work/log 2>&1; then no "-ffast-math is let pass"; else ok; fi
 
-# Machines it cannot run on: 32 bits, big-endian; each is told why
+# Machines, compilers and languages it is not for: 32 bits, big-endian, tcc, C++, C89; each is told why, at first
 mkdir -p $work/gnu
 touch $work/gnu/stubs-x32.h
 refused() { # WORDS flags...
@@ -70,7 +74,28 @@ refused() { # WORDS flags...
     if ${CC:-cc} -fsyntax-only -I$work "$@" llama.c >$work/log 2>&1; then no "$* compiles"; fi
     if grep -q "error.*$words" $work/log; then ok; else no "$*: $(head -3 $work/log)"; fi
 }
-refused "little-endian" -U__BYTE_ORDER__ -D__BYTE_ORDER__=__ORDER_BIG_ENDIAN__
+refused_first() { # the same, and the first error says so
+    refused "$@"
+    if grep -m 1 error $work/log | grep -q "$1"; then ok; else no "$*, at first: $(grep -m 1 error $work/log)"; fi
+}
+refused_first "little-endian" -std=c11 -U__BYTE_ORDER__ -D__BYTE_ORDER__=__ORDER_BIG_ENDIAN__ -U__FLT_EVAL_METHOD__ -D__FLT_EVAL_METHOD__=1
+refused_first "compile it with -std=c11" -std=c89
+if command -v g++ >/dev/null 2>&1; then refused_first "compile it as C11" -x c++; fi
+if command -v tcc >/dev/null 2>&1; then
+    if tcc -c -o $work/tcc.o llama.c >$work/log 2>&1; then no "tcc compiles llama.c"; fi
+    if head -n 1 $work/log | grep -q "needs gcc or clang"; then ok; else no "tcc says: $(head -3 $work/log)"; fi
+    for file in $work/example.c main.c; do # which need llama.h alone
+        if tcc -I. -c -o $work/tcc.o $file >$work/log 2>&1; then ok; else no "tcc: $file: $(head -3 $work/log)"; fi
+    done
+else
+    echo "SKIP: tcc is not here"
+fi
+if command -v bmake >/dev/null 2>&1; then
+    if bmake -n >$work/log 2>&1; then no "bmake makes something"; fi
+    if head -n 1 $work/log | grep -q "needs GNU make"; then ok; else no "bmake says: $(head -3 $work/log)"; fi
+else
+    echo "SKIP: bmake is not here"
+fi
 if ! ${CC:-cc} --version | grep -q clang; then # which does not tell of these
     refused "fast-math" -fassociative-math -fno-signed-zeros -fno-trapping-math
     refused "fast-math" -freciprocal-math
@@ -104,13 +129,25 @@ if cmp -s llama.h "$place/opt/include/llamac/llama.h"; then ok; else no "the ins
 if (cd $work && "$place/opt/bin/llama" info LLaMA/7B) | grep -q 2164416; then ok; else no "the installed command"; fi
 if command -v pkg-config >/dev/null 2>&1; then
     sed 's/"llama.h"/<llamac\/llama.h>/' $work/example.c >$work/installed.c
-    pc() { PKG_CONFIG_PATH="$place/opt/lib/pkgconfig" pkg-config "$@" llamac | sed "s|/opt|$place/opt|g"; }
+    pc() { PKG_CONFIG_PATH="$place/opt/lib/pkgconfig" pkg-config --define-variable=prefix="$place/opt" "$@" llamac; }
     quietly "pkg-config: C" ${CC:-cc} -std=c11 $strict $(pc --cflags) -o $work/by_shared $work/example.c $(pc --libs)
     quietly "pkg-config: C, static" ${CC:-cc} -std=c11 $strict $(pc --cflags) -o $work/by_static $work/installed.c \
         "$place/opt/lib/libllamac.a" $(pc --libs --static | sed 's/-lllamac//')
     for program in by_shared by_static; do
         if LD_LIBRARY_PATH="$place/opt/lib" story $program && cmp -s $work/story $work/story_cc; then ok; else no "$program: $(head -c 200 $work/story)"; fi
     done
+    if [ "$(PKG_CONFIG_PATH="$place/opt/lib/pkgconfig" pkg-config --variable=prefix llamac)" = /opt ]; then ok; else no "llamac.pc has no prefix"; fi
+    printf '#include <math.h>\nint main(int n, char **a) { (void)a; return (int)sqrt(n - 1); }\n' >$work/nothing.c
+    if ${CC:-cc} -static -fopenmp -o $work/nothing $work/nothing.c -lm >/dev/null 2>&1; then
+        # the linker warns of libgomp's own dlopen
+        if ${CC:-cc} -static -std=c11 $strict $(pc --cflags) -o $work/all_static $work/example.c $(pc --libs --static) >$work/log 2>&1; then ok; else no "all static: $(head -3 $work/log)"; fi
+        if story all_static && cmp -s $work/story $work/story_cc; then ok; else no "all static: $(head -c 200 $work/story)"; fi
+    else
+        echo "SKIP: a program without shared libraries (they are not here as archives)"
+    fi
+    quietly "make install with LIBDIR" make -s install DESTDIR="$place.lib" PREFIX=/opt LIBDIR=/opt/lib64 INCLUDEDIR=/usr/include
+    if grep -q '^libdir=${prefix}/lib64$' "$place.lib/opt/lib64/pkgconfig/llamac.pc" &&
+        grep -q '^includedir=/usr/include$' "$place.lib/opt/lib64/pkgconfig/llamac.pc"; then ok; else no "llamac.pc with LIBDIR and INCLUDEDIR"; fi
     if [ "$(pc --modversion)" = "$(./llama --version | awk '{ print $2 }')" ]; then ok; else no "llamac.pc says $(pc --modversion)"; fi
     if command -v g++ >/dev/null 2>&1; then
         quietly "pkg-config: C++" g++ -std=c++11 $strict $(pc --cflags) -o $work/by_cxx $work/cxx.cpp $(pc --libs)

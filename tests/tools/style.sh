@@ -19,7 +19,7 @@ none() {
 
 # The functions of a system that belong into the platform section of llama.c
 calls='open|openat|read|pread|write|close|mmap|munmap|madvise|posix_madvise|mincore|mlock|munlock|stat|fstat|lstat|access|sysconf|syscall|getpid|rename'
-calls="$calls|unlink|fsync|realpath|clock_gettime|fchmod|poll|fork|sched_[a-z_]+|pthread_[a-z_]+|fopen|fread|fwrite|fclose|opendir|readdir|getauxval"
+calls="$calls|unlink|fsync|realpath|readlink|getrlimit|clock_gettime|fchmod|poll|fork|sched_[a-z_]+|pthread_[a-z_]+|fopen|fread|fwrite|fclose|opendir|readdir|getauxval"
 
 # code FILE: the file without comments and strings, line by line
 code() {

@@ -43,6 +43,29 @@ static void test_describe(void) {
     check(llama_eos(model) == 2 && llama_eos(NULL) == -1, "llama_eos");
 }
 
+/* A host built with a newer llama.h: unknown options are ignored, unknown fields of llama_info are 0. */
+static void test_newer_host(void) {
+    struct {
+        llama_session_options known;
+        unsigned char more[64];
+    } o = {.known = {.size = sizeof o, .context = 16}};
+    struct {
+        llama_info known;
+        unsigned char more[64];
+    } i;
+    llama_session *s = NULL;
+    memset(o.more, 0xff, sizeof o.more), memset(&i, 0xff, sizeof i);
+    check(llama_session_new(&s, model, &o.known, NULL) == LLAMA_OK && llama_session_context(s) == 16, "unknown options are ignored");
+    i.known.size = sizeof i;
+    check(llama_describe(model, &i.known) == LLAMA_OK && i.known.dim == 192 && i.known.size == sizeof i, "a larger llama_info");
+    for (size_t k = 0; k < sizeof i.more; k++) check(i.more[k] == 0, "byte %zu of what is unknown is 0", k);
+    check(llama_session_context(NULL) == 0, "no session, no context");
+    llama_session_free(s);
+    s = session(model, (llama_session_options){.context = 0});
+    check(llama_session_context(s) == 2048, "the model's context");
+    llama_session_free(s);
+}
+
 /* ---- Text ---- */
 
 static void test_vectors(void) {
@@ -165,6 +188,121 @@ static void test_sequences(void) {
     check(llama_fork(s, 3, 3) == LLAMA_OK && llama_length(s, 3) == 9 && llama_fork(s, 4, 0) == LLAMA_EINVAL && llama_fork(s, 0, -1) == LLAMA_EINVAL &&
               llama_fork(NULL, 0, 0) == LLAMA_EINVAL, "fork of itself, and refusals");
     llama_session_free(s);
+}
+
+/* Each failing call says its own cause, which the next call that works drops. */
+static int to_nowhere(void *user, const void *p, size_t n);
+static int from_nowhere(void *user, void *p, size_t n) {
+    (void)user;
+    memset(p, 0, n);
+    return 0;
+}
+static int say_nothing(void *user, llama_request *t, const char *text, size_t n) {
+    (void)user, (void)t, (void)text, (void)n;
+    return 0;
+}
+
+static void test_errors(void) {
+    static float bias[1024];
+    llama_session *s = session(model, (llama_session_options){.context = 16, .sequences = 3});
+    llama_sampler o = {.size = sizeof o}, odd = {.size = sizeof odd, .min_p = 2}, biased = {.size = sizeof biased, .bias = bias};
+    llama_request request = {.prompt = some, .n_prompt = 3, .max_tokens = 1, .sampler = o};
+    llama_continuation e = {.context = "a", .n_context = 1, .ending = NULL, .n_ending = 1};
+    float out[1024];
+    size_t bytes = 0;
+    llama_error err;
+    check(llama_eval(s, 0, some, 7) == LLAMA_OK && llama_eval(s, 1, some, 3) == LLAMA_OK && llama_rewind(s, 1, 2) == LLAMA_OK, "sequences");
+    bias[77] = NAN;
+    enum { CALLS = 29 };
+    for (int i = 0; i < CALLS; i++) {
+        int status = LLAMA_OK, want = LLAMA_EINVAL;
+        const char *words = "";
+        switch (i) {
+        case 0: status = llama_eval(s, 3, some, 1), words = "no such sequence: 3"; break;
+        case 1: status = llama_eval(s, -1, some, 1), words = "no such sequence: -1"; break;
+        case 2: status = llama_eval(s, 0, some, 10), want = LLAMA_EFULL, words = "sequence 0 has 7 of 16"; break;
+        case 3: status = llama_eval_batch(s, (llama_span[]){{1, some, 1}, {0, some, 10}}, 2), want = LLAMA_EFULL, words = "sequence 0"; break;
+        case 4: status = llama_eval_batch(s, (llama_span[]){{1, some, 1}, {1, some, 1}}, 2), words = "sequence 1 is named twice"; break;
+        case 5: status = llama_eval_batch(s, (llama_span[]){{1, some, 1}, {2, (int32_t[]){1, 1024}, 2}}, 2), words = "sequence 2: token 1 is 1024"; break;
+        case 6: status = llama_eval(s, 2, NULL, 1), words = "sequence 2: tokens"; break;
+        case 7: status = llama_eval_batch(s, NULL, 1), words = "spans"; break;
+        case 8: status = llama_score(s, 1, some, 1, out), words = "sequence 1 was rewound"; break;
+        case 9: status = llama_score(s, 0, some, 1, NULL), words = "logprob"; break;
+        case 10: status = llama_rewind(s, 0, 8), words = "sequence 0 has 7 tokens"; break;
+        case 11: status = llama_rewind(s, 9, 0), words = "no such sequence: 9"; break;
+        case 12: status = llama_fork(s, 0, 4), words = "no such sequence: 4"; break;
+        case 13: status = llama_fork(s, 5, 0), words = "no such sequence: 5"; break;
+        case 14: status = llama_sample(s, 1, &o), words = "sequence 1 has no logits"; break;
+        case 15: status = llama_sample(s, 7, &o), words = "no such sequence: 7"; break;
+        case 16: status = llama_sample(s, 0, &odd), words = "min_p"; break;
+        case 17: status = llama_sample(s, 0, NULL), words = "size"; break;
+        case 18: status = llama_sample(s, 0, &biased), words = "the bias of token 77 is NaN"; break;
+        case 19: status = llama_probabilities(s, 0, &o, NULL), words = "probs"; break;
+        case 20: status = llama_probabilities(s, 8, &o, out), words = "no such sequence: 8"; break;
+        case 21: status = llama_prefill(s, 6, some, 1), words = "no such sequence: 6"; break;
+        case 22: status = llama_save(s, 3, to_nowhere, &bytes), words = "no such sequence: 3"; break;
+        case 23: status = llama_save(s, 0, NULL, NULL), words = "write function"; break;
+        case 24: status = llama_load(s, 2, from_nowhere, NULL), want = LLAMA_EFORMAT, words = "not a saved state"; break;
+        case 25: status = llama_load_file(s, 2, "/no/such/file", &err), want = LLAMA_EIO, words = "/no/such/file"; break;
+        case 26: status = llama_save_file(s, 0, "/no/such/folder/file", NULL), want = LLAMA_EIO, words = "/no/such/folder/file"; break;
+        case 27: status = llama_loglikelihood(s, &e, 1), words = "is NULL"; break;
+        default: status = llama_generate(s, &request, 1, NULL, NULL), words = "callback"; break;
+        }
+        check(status == want && strstr(llama_session_error(s), words), "call %d: %d, '%s' has no '%s'", i, status, llama_session_error(s), words);
+        switch (i % 8) { /* each kind of call that works */
+        case 0: status = llama_eval(s, 0, some, 0); break;
+        case 1: status = llama_sample(s, 0, &o) < 0; break;
+        case 2: status = llama_rewind(s, 0, 7); break;
+        case 3: status = llama_fork(s, 0, 0); break;
+        case 4: status = llama_probabilities(s, 0, &o, out); break;
+        case 5: status = llama_save(s, 0, to_nowhere, &bytes); break;
+        case 6: status = llama_trace(s, NULL, NULL); break;
+        default: status = llama_generate(s, NULL, 0, say_nothing, NULL); break;
+        }
+        check(status == LLAMA_OK && !*llama_session_error(s), "after call %d, one that works: %d, '%s'", i, status, llama_session_error(s));
+    }
+    llama_session_free(s);
+}
+
+/* A session with all_logits has the logits of every token of the last call, and no others. */
+static void test_all_logits(void) {
+    llama_session_options o = {.size = sizeof o, .context = 16, .sequences = 3, .batch = 5}, more = o;
+    more.all_logits = 1;
+    llama_session *one = session(model, (llama_session_options){.context = 16}), *plain = session(model, o), *s = session(model, more);
+    static float want[3][SOME][1024];
+    float scores[SOME], same[SOME];
+    uint64_t rows = (llama_session_bytes(model, &more) - llama_session_bytes(model, &o)) / (4 * 1024);
+    check(rows >= 3 * 16 && rows < 3 * 16 + 4, "room for %d rows, not %d", 3 * 16, (int)rows);
+    for (int k = 0; k < 3; k++) { /* tokens k to the last, one by one */
+        llama_rewind(one, 0, 0);
+        for (int i = k; i < SOME; i++) {
+            llama_eval(one, 0, &some[i], 1);
+            memcpy(want[k][i - k], llama_logits(one, 0), sizeof want[k][0]);
+        }
+    }
+    llama_span spans[] = {{2, some + 2, SOME - 2}, {0, some, 4}, {1, some + 1, 0}};
+    check(llama_eval_batch(s, spans, 3) == LLAMA_OK && llama_eval_batch(plain, spans, 3) == LLAMA_OK, "two sequences");
+    for (size_t i = 0; i < SOME - 2; i++)
+        check(llama_logits_at(s, 2, i) && memcmp(llama_logits_at(s, 2, i), want[2][i], 4096) == 0, "sequence 2, position %zu", i);
+    for (size_t i = 0; i < 4; i++) check(llama_logits_at(s, 0, i) && memcmp(llama_logits_at(s, 0, i), want[0][i], 4096) == 0, "sequence 0, position %zu", i);
+    check(memcmp(llama_logits(s, 0), want[0][3], 4096) == 0 && memcmp(llama_logits(s, 2), want[2][SOME - 3], 4096) == 0, "llama_logits are the last");
+    check(!llama_logits_at(s, 2, SOME - 2) && !llama_logits_at(s, 0, 4) && !llama_logits_at(s, 1, 0) && !llama_logits_at(s, 3, 0) && !llama_logits_at(s, -1, 0) &&
+              !llama_logits_at(NULL, 0, 0) && !llama_logits_at(s, 0, SIZE_MAX) && !llama_logits_at(plain, 0, 0), "no others");
+    check(llama_eval(s, 0, some, 13) == LLAMA_EFULL && llama_eval(s, 0, some, 0) == LLAMA_OK && llama_logits_at(s, 2, 3), "a refused or empty call keeps them");
+    check(llama_score(s, 0, some + 4, SOME - 4, scores + 4) == LLAMA_OK && llama_score(plain, 0, some + 4, SOME - 4, same + 4) == LLAMA_OK &&
+              memcmp(scores + 4, same + 4, (SOME - 4) * sizeof *scores) == 0, "scores are those of a session without");
+    check(!llama_logits_at(s, 2, 0) && !llama_logits_at(s, 0, 3), "those of the call before are gone");
+    for (size_t i = 4; i < SOME; i++) check(llama_logits_at(s, 0, i) && memcmp(llama_logits_at(s, 0, i), want[0][i], 4096) == 0, "scored, position %zu", i);
+    check(llama_rewind(s, 0, 9) == LLAMA_OK && llama_logits_at(s, 0, 8) && !llama_logits_at(s, 0, 9), "rewound: what is left");
+    check(llama_fork(s, 0, 2) == LLAMA_OK && !llama_logits_at(s, 0, 8), "another sequence copied over it");
+    check(llama_prefill(s, 1, some, 6) == LLAMA_OK && memcmp(llama_logits_at(s, 1, 5), want[0][5], 4096) == 0, "prefill");
+    check(llama_prefill(s, 1, some, 9) == LLAMA_OK && !llama_logits_at(s, 1, 5) && memcmp(llama_logits_at(s, 1, 8), want[0][8], 4096) == 0, "what prefill evaluated");
+    float ranked[SOME];
+    int32_t rank[SOME];
+    llama_rewind(s, 1, 0);
+    check(llama_score_batch(s, (llama_span[]){{1, some, 5}, {2, some, 3}}, 2, ranked, rank) == LLAMA_OK && memcmp(llama_logits_at(s, 1, 2), want[0][2], 4096) == 0 &&
+              memcmp(llama_logits(s, 1), want[0][4], 4096) == 0 && llama_logits_at(s, 2, SOME) != NULL, "two sequences scored");
+    llama_session_free(one), llama_session_free(plain), llama_session_free(s);
 }
 
 /* Over several blocks of positions, with tokens of a tile that see different numbers of them. */
@@ -533,6 +671,16 @@ static void test_sampler(void) {
         o.temperature = 0;
         check(llama_sample(s, 0, &o) == LLAMA_EINVAL, "a bias that leaves no token, greedy, %d", i);
     }
+    for (int i = 0; i < 6; i++) { /* one rule at every temperature: +infinity is refused, -infinity forbids */
+        float one[40] = {0};
+        for (int k = 0; k < 40; k++) one[k] = i % 3 == 0 || (i % 3 == 1 && k == 7) ? INFINITY : i % 3 == 2 && k != 7 ? -INFINITY : 0;
+        o = (llama_sampler){.size = sizeof o, .temperature = i < 3 ? 0 : 2, .repeat_penalty = 1.5f, .bias = one};
+        int32_t token = llama_sample(s, 0, &o);
+        if (i % 3 == 2) check(token == 7 && !llama_probabilities(s, 0, &o, p) && p[7] == 1 && p[6] == 0, "all but one are forbidden, %d: %d", i, (int)token);
+        else
+            check(token == LLAMA_EINVAL && llama_probabilities(s, 0, &o, p) == LLAMA_EINVAL && strstr(llama_session_error(s), "is infinite"), "bias of +infinity, %d: %d, %s", i,
+                  (int)token, llama_session_error(s));
+    }
     draws(s, (llama_sampler){.size = sizeof o, .temperature = 1, .bias = bias}, 40, "temperature 1", 1);
     draws(s, (llama_sampler){.size = sizeof o, .temperature = 0.8f, .top_p = 0.95f, .bias = bias}, 40, "top_p 0.95", (uint64_t)1 << 32);
     draws(s, (llama_sampler){.size = sizeof o, .temperature = 1.5f, .top_k = 12, .min_p = 0.05f, .bias = bias}, 40, "top_k, min_p", 0x9e3779b97f4a7c15);
@@ -602,6 +750,53 @@ static void test_memory(void) {
     check(c.live == 0 && sc.live == 0 && c.bytes == 0 && sc.bytes == 0, "all memory is given back");
 }
 
+/* An allocator that gives fresh pages, so that those that were touched can be counted. */
+static void *page_alloc(void *user, size_t bytes, size_t align) {
+    (void)align;
+    void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (p == MAP_FAILED) return NULL;
+    madvise(p, bytes, MADV_NOHUGEPAGE);
+    *(void **)user = p;
+    return p;
+}
+static void page_free(void *user, void *p, size_t bytes) {
+    (void)user;
+    munmap(p, bytes);
+}
+static size_t touched(void *p, size_t bytes) { /* in bytes */
+    enum { PAGES = 1 << 16, PAGE = 4096 };
+    static unsigned char there[PAGES];
+    size_t n = 0, pages = (bytes + PAGE - 1) / PAGE;
+    for (size_t at = 0; at < pages; at += PAGES) {
+        size_t now = pages - at < PAGES ? pages - at : PAGES;
+        if (mincore((char *)p + at * PAGE, now * PAGE, there) != 0) return SIZE_MAX;
+        for (size_t i = 0; i < now; i++) n += there[i] & 1;
+    }
+    return n * PAGE;
+}
+
+/* Memory is touched as it is used, whatever the context, the batch and the number of sequences. */
+static void test_touched(void) {
+    void *memory = NULL;
+    llama_allocator a = {&memory, page_alloc, page_free};
+    static const struct {
+        int context, batch, sequences, all_logits;
+    } sizes[] = {{1 << 20, 1 << 20, 1, 0}, {1 << 20, 256, 1, 0}, {1 << 16, 1 << 16, 8, 0}, {1 << 14, 1 << 14, 2, 1}, {64, 1 << 20, 1 << 10, 0}};
+    if (sysconf(_SC_PAGESIZE) != 4096) { puts("SKIP: touched memory is counted in pages of 4096 bytes"); return; }
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+        llama_session_options o = {.size = sizeof o, .context = sizes[i].context, .batch = sizes[i].batch, .sequences = sizes[i].sequences,
+                                   .all_logits = sizes[i].all_logits, .threads = 1, .allocator = &a};
+        llama_session *s = NULL;
+        llama_error err;
+        if (llama_session_new(&s, model, &o, &err)) { printf("SKIP: %s\n", err.text); continue; }
+        size_t bytes = (size_t)llama_session_bytes(model, &o), before = touched(memory, bytes);
+        check(before < 1 << 20, "size %zu: a new session has touched %zu KB of %zu MB", i, before >> 10, bytes >> 20);
+        check(llama_eval(s, 0, some, 4) == LLAMA_OK && llama_sample(s, 0, &(llama_sampler){.size = sizeof(llama_sampler)}) >= 0, "four tokens");
+        check(touched(memory, bytes) < 4 << 20, "size %zu: four tokens have touched %zu KB of %zu MB", i, touched(memory, bytes) >> 10, bytes >> 20);
+        llama_session_free(s);
+    }
+}
+
 /* Whether the mapping that p is in has this flag in /proc/self/smaps; -1: nothing is said of it. */
 static int mapping_has(const void *p, const char *flag) {
     FILE *f = fopen("/proc/self/smaps", "r");
@@ -631,9 +826,9 @@ static void test_small_pages(void) {
 }
 
 static const test_case cases[] = {
-    CASE(golden), CASE(describe), CASE(vectors), CASE(text), CASE(eval_refusals), CASE(sequences), CASE(long),
+    CASE(golden), CASE(describe), CASE(newer_host), CASE(vectors), CASE(text), CASE(eval_refusals), CASE(errors), CASE(sequences), CASE(all_logits), CASE(long),
     CASE(process), CASE(lock), CASE(options), CASE(score), CASE(score_batch), CASE(progress), CASE(trace),
-    CASE(float_mode), CASE(sampler), CASE(memory), CASE(small_pages)};
+    CASE(float_mode), CASE(sampler), CASE(memory), CASE(touched), CASE(small_pages)};
 
 int main(int argc, char **argv) {
     llama_error err;

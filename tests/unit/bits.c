@@ -15,7 +15,8 @@ typedef enum {
     FORKED,   /* the last token evaluated in a copy of the sequence, which is copied back */
     UPWARD,   /* a host that rounds upward, */
     FLUSHING, /* or flushes denormals to zero */
-    ONE_CORE  /* a process that may use one core only */
+    ONE_CORE, /* a process that may use one core only */
+    KEPT      /* a session with all_logits: `step` tokens at once, then the logits at each position */
 } twist;
 
 typedef struct {
@@ -68,7 +69,8 @@ static int eval_with_mates(llama_session *s, size_t from, size_t i) {
 /* Logits of every position, hashed. NULL kernels not of this CPU: "" */
 static void hash_logits(const llama *m, const way *w, char hex[65]) {
     int seqs = w->twist == MATES ? 6 : w->twist == FORKED ? 2 : 1;
-    llama_session_options o = {.size = sizeof o, .context = 64, .sequences = seqs, .threads = w->threads, .batch = w->batch, .kernels = w->kernels, .allocator = &dirty};
+    llama_session_options o = {.size = sizeof o, .context = 64, .sequences = seqs, .threads = w->threads, .batch = w->batch, .kernels = w->kernels, .allocator = &dirty,
+                               .all_logits = w->twist == KEPT};
     llama_session *s = NULL;
     llama_error err;
     llama_info info = {.size = sizeof info};
@@ -88,9 +90,11 @@ static void hash_logits(const llama *m, const way *w, char hex[65]) {
     for (size_t i = 0; i < n_tokens; i++) {
         size_t from = w->step ? i / w->step * w->step : 0; /* back to a multiple of step */
         int status, seq = 0;
-        check(llama_rewind(s, 0, from) == LLAMA_OK, "%s", llama_session_error(s));
+        if (w->twist != KEPT) check(llama_rewind(s, 0, from) == LLAMA_OK, "%s", llama_session_error(s));
         set_mode(w->twist);
-        if (w->twist == MATES)
+        if (w->twist == KEPT)
+            status = i > from ? LLAMA_OK : llama_eval(s, 0, tokens + i, w->step < n_tokens - i ? w->step : n_tokens - i);
+        else if (w->twist == MATES)
             status = eval_with_mates(s, from, i);
         else if (w->twist == FORKED) {
             status = llama_eval(s, 0, tokens + from, i - from);
@@ -101,7 +105,9 @@ static void hash_logits(const llama *m, const way *w, char hex[65]) {
             status = llama_eval(s, 0, tokens + from, i + 1 - from);
         set_mode(PLAIN);
         if (!check(status == LLAMA_OK, "eval: %s", llama_session_error(s))) break;
-        sha256_add(&h, llama_logits(s, seq), (size_t)info.vocab * sizeof(float));
+        const float *logits = w->twist == KEPT ? llama_logits_at(s, 0, i) : llama_logits(s, seq);
+        if (!check(logits != NULL, "no logits at %zu", i)) break;
+        sha256_add(&h, logits, (size_t)info.vocab * sizeof(float));
     }
     sha256_end(&h, hex);
     llama_session_free(s);
@@ -139,8 +145,9 @@ static void all_ways(const char *path, const char *golden, size_t every, char re
                                {3, 48, 0, NULL, PLAIN},   {1, 48, 5, NULL, PLAIN},    {2, 13, 11, NULL, PLAIN},
                                {2, 32, 1, NULL, MATES},   {1, 13, 11, NULL, MATES},   {2, 48, 7, NULL, FORKED},
                                {1, 1, 1, NULL, FORKED},   {2, 48, 48, NULL, UPWARD},  {1, 1, 1, NULL, UPWARD},
-                               {2, 7, 48, NULL, FLUSHING}, {8, 48, 5, NULL, PLAIN},   {0, 48, 9, NULL, ONE_CORE}};
-    static const char *const twists[] = {"plain", "with mates", "forked", "rounding upward", "flushing denormals", "on one core"};
+                               {2, 7, 48, NULL, FLUSHING}, {8, 48, 5, NULL, PLAIN},   {0, 48, 9, NULL, ONE_CORE},
+                               {2, 48, 48, NULL, KEPT},   {1, 13, 48, NULL, KEPT},   {2, 7, 11, NULL, KEPT}};
+    static const char *const twists[] = {"plain", "with mates", "forked", "rounding upward", "flushing denormals", "on one core", "all logits kept"};
     llama *m = open_quietly(path);
     if (!m) return;
     choose_tokens(m, golden);

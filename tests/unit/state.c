@@ -8,6 +8,7 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -193,6 +194,73 @@ static void test_files(void) {
     check(llama_save_file(s, 0, longest, &err) == LLAMA_EINVAL && llama_save_file(s, 0, NULL, &err) == LLAMA_EINVAL && llama_load_file(s, 0, NULL, &err) == LLAMA_EINVAL, "no name");
     check(llama_save_file(s, 2, path, &err) == LLAMA_EINVAL && strstr(err.text, "no such sequence") && llama_load_file(s, 2, path, &err) == LLAMA_EINVAL, "no sequence: %s", err.text);
     free(b.at), free(bytes), free(t.b.at);
+    llama_session_free(s);
+}
+
+/* Links to a file that does not exist yet: the file comes to be where they point, and the links stay. */
+static void test_links(void) {
+    static const struct {
+        const char *target;
+        int status;
+        const char *made; /* the file that is there afterwards */
+    } links[] = {{"new", LLAMA_OK, "links/new"}, {"../new", LLAMA_OK, "new"}, {"deeper/new", LLAMA_OK, "links/deeper/new"}, {"chain", LLAMA_OK, "links/end"},
+                 {"", LLAMA_OK, "absolute"}, {"nowhere/new", LLAMA_EIO, NULL}, {"loop", LLAMA_EIO, NULL}};
+    llama_session *s = session(model, (llama_session_options){.context = 20});
+    char command[8192], link[2100], target[8192], made[2100];
+    struct stat st;
+    llama_error err;
+    llama_eval(s, 0, some, 7);
+    snprintf(link, sizeof link, "%.2000s", in_work("links/link"));
+    for (size_t i = 0; i < sizeof links / sizeof *links; i++) {
+        snprintf(command, sizeof command, "cd '%s' && rm -rf links new absolute && mkdir -p links/deeper && ln -s end links/chain && ln -s loop links/loop", work);
+        check(system(command) == 0, "a folder");
+        snprintf(target, sizeof target, "%s", links[i].target);
+        if (!*target && !realpath(work, target)) return;
+        if (!*links[i].target) strcat(target, "/absolute");
+        check(symlink(target, link) == 0, "a link to %s", target);
+        int status = llama_save_file(s, 0, link, &err);
+        check(status == links[i].status && (status == LLAMA_OK) == !*err.text, "a link to %s: %d, %s", target, status, err.text);
+        check(lstat(link, &st) == 0 && S_ISLNK(st.st_mode), "the link to %s stays", target);
+        if (links[i].made) {
+            snprintf(made, sizeof made, "%.2000s", in_work(links[i].made));
+            check(lstat(made, &st) == 0 && S_ISREG(st.st_mode) && (st.st_mode & 0777) == 0600, "%s is made", made);
+            check(llama_load_file(s, 0, link, &err) == LLAMA_OK, "and read through the link: %s", err.text);
+        }
+        snprintf(command, sizeof command, "cd '%s' && [ -z \"$(find links -name '*.[0-9a-f]*'; ls new.* absolute.* 2>/dev/null)\" ]", work);
+        check(system(command) == 0, "a link to %s: no temporary file is left", target);
+    }
+    llama_session_free(s);
+}
+
+/* A limit of a file's size (ulimit -f): an error, no SIGXFSZ, no file left, at every size of the limit. */
+static void test_size_limit(void) {
+    llama_session *s = session(model, (llama_session_options){.context = 20});
+    char path[2048], command[4096], *bytes = NULL;
+    size_t n = 0;
+    snprintf(path, sizeof path, "%s", in_work("limited"));
+    snprintf(command, sizeof command, "ls %s* >/dev/null 2>&1", path);
+    llama_eval(s, 0, some, 7);
+    tape t = saved(s, 0);
+    unlink(path);
+    for (size_t less = 0; less <= t.b.n; less += 40) {
+        size_t limit = t.b.n - less;
+        int status = -1;
+        unlink(path);
+        pid_t child = fork();
+        if (child == 0) {
+            llama_error err;
+            struct rlimit limits;
+            getrlimit(RLIMIT_FSIZE, &limits);
+            limits.rlim_cur = limit;
+            setrlimit(RLIMIT_FSIZE, &limits);
+            int got = llama_save_file(s, 0, path, &err);
+            _exit(less ? got != LLAMA_EIO || !strstr(err.text, "File too large") : got != LLAMA_OK);
+        }
+        check(waitpid(child, &status, 0) == child && status == 0, "a limit of %zu of %zu bytes: %x", limit, t.b.n, (unsigned)status);
+        if (less) check(system(command) != 0, "a limit of %zu bytes leaves no file", limit);
+        else check((bytes = read_file(path, &n)) && n == t.b.n && memcmp(bytes, t.b.at, n) == 0, "what fits is saved");
+    }
+    free(bytes), free(t.b.at);
     llama_session_free(s);
 }
 
@@ -709,7 +777,7 @@ static void test_cut_empty_threads(void) { test_cut(0, 2); }
 static void test_cut_part(void) { test_cut(40000, 1); }
 
 static const test_case still_cases[] = {
-    CASE(round_trip), CASE(files), CASE(fingerprint), CASE(mode), CASE(each_weight), CASE(damage), CASE(forged), CASE(failures), CASE(no_memory), CASE(not_numbers), CASE(cancel)};
+    CASE(round_trip), CASE(files), CASE(links), CASE(size_limit), CASE(fingerprint), CASE(mode), CASE(each_weight), CASE(damage), CASE(forged), CASE(failures), CASE(no_memory), CASE(not_numbers), CASE(cancel)};
 
 /* These cut files short while they are mapped. */
 static const test_case cases[] = {CASE(cut_empty), CASE(cut_empty_threads), CASE(cut_part), CASE(opening), CASE(changes), CASE(addresses), CASE(others_fault)};

@@ -114,7 +114,7 @@ static llama_request text_of(int i, uint64_t seed, size_t most) {
 static int generate(llama_session *s, llama_request *texts, size_t n, result *r) {
     talked = s;
     first = texts;
-    return llama_generate(model, s, texts, n, on_text, r);
+    return llama_generate(s, texts, n, on_text, r);
 }
 
 static bool same(const result *a, const result *b) {
@@ -230,13 +230,20 @@ static void test_said(void) {
               "again, %d: %zu tokens, %zu ends", turn, got[0].n, got[0].ends);
     }
     llama_fork(s, 0, 7); /* an older error */
-    check(llama_generate(model, s, NULL, 1, on_text, got) == LLAMA_EINVAL && strstr(llama_session_error(s), "the requests or a prompt is NULL"), "says why: %s", llama_session_error(s));
-    check(llama_generate(NULL, s, texts, 1, on_text, got) == LLAMA_EINVAL && llama_generate(model, NULL, texts, 1, on_text, got) == LLAMA_EINVAL &&
-              llama_generate(model, s, NULL, 1, on_text, got) == LLAMA_EINVAL && llama_generate(model, s, texts, 1, NULL, got) == LLAMA_EINVAL,
-          "refused");
+    check(llama_generate(s, NULL, 1, on_text, got) == LLAMA_EINVAL && strstr(llama_session_error(s), "the requests are NULL"), "says why: %s", llama_session_error(s));
+    check(llama_generate(NULL, texts, 1, on_text, got) == LLAMA_EINVAL && llama_generate(s, texts, 1, NULL, got) == LLAMA_EINVAL, "refused");
+    check(strstr(llama_session_error(s), "the callback is NULL") != NULL, "says why: %s", llama_session_error(s));
     texts[0] = text_of(0, 3, 5), texts[0].prompt = NULL; /* where a sequence has tokens to compare it with */
-    check(llama_length(s, 0) > 0 && generate(s, texts, 1, got) == LLAMA_EINVAL, "a prompt that is not given");
-    check(llama_generate(model, s, NULL, 0, on_text, got) == LLAMA_OK, "no texts");
+    check(llama_length(s, 0) > 0 && generate(s, texts, 1, got) == LLAMA_EINVAL && strstr(llama_session_error(s), "request 0"), "a prompt that is not given");
+    check(llama_generate(s, NULL, 0, on_text, got) == LLAMA_OK && !*llama_session_error(s), "no texts, and no error is left");
+    texts[0] = text_of(0, 3, 5), texts[1] = text_of(0, 3, 5), texts[1].n_prompt = 0; /* no token to draw from */
+    memset(got, 0, sizeof got);
+    check(generate(s, texts, 2, got) == LLAMA_EINVAL && strstr(llama_session_error(s), "request 1") && got[0].calls == 0, "an empty prompt: %s", llama_session_error(s));
+    said = -77, whom = 0, when = 2;
+    memset(got, 0, sizeof got);
+    check(generate(s, texts, 1, got) == -77 && strstr(llama_session_error(s), "callback returned -77") && texts[0].generated == 2 && texts[0].finish_reason == LLAMA_FINISH_NONE,
+          "the callback's code: %s", llama_session_error(s));
+    said = 0;
     llama_session_free(s);
     s = session(1, 20);
     size_t room = 20 - lengths[3] + 1;
@@ -326,11 +333,12 @@ static void test_endings(void) {
         for (int again = 0; again < 2; again++) {
             for (int i = 0; i < TEXTS; i++)
                 e[i] = (llama_continuation){texts[i][0], texts[i][1], strlen(texts[i][0]), strlen(texts[i][1]), 99, 99, 99, 99};
-            check(llama_loglikelihood(model, again == 0 || sequences > 3 ? s : NULL, e, TEXTS) == LLAMA_OK, "endings: %s", llama_session_error(s));
+            bool counted = again && sequences == 3;
+            check((counted ? llama_count_continuation(model, e, TEXTS) : llama_loglikelihood(s, e, TEXTS)) == LLAMA_OK, "endings: %s", llama_session_error(s));
             for (int i = 0; i < TEXTS; i++) {
                 check(e[i].given == want[i].given && e[i].tokens == want[i].tokens, "'%s|%s': %zu and %zu tokens, not %zu and %zu", texts[i][0],
                       texts[i][1], e[i].given, e[i].tokens, want[i].given, want[i].tokens);
-                if (again && sequences == 3) check(e[i].logprob == 99 && e[i].greedy == 99, "without a session they are only counted");
+                if (counted) check(e[i].logprob == 99 && e[i].greedy == 99, "they are only counted");
                 else
                     check(e[i].logprob == want[i].logprob && e[i].greedy == want[i].greedy, "'%s|%s' of %d: %.9g, %d, not %.9g, %d", texts[i][0],
                           texts[i][1], sequences, e[i].logprob, e[i].greedy, want[i].logprob, want[i].greedy);
@@ -339,21 +347,22 @@ static void test_endings(void) {
         llama_session_free(s);
     }
     llama_session *two = session(2, 64), *small = session(3, 5);
-    check(llama_loglikelihood(model, two, e, 1) == LLAMA_EINVAL && llama_loglikelihood(NULL, NULL, e, 1) == LLAMA_EINVAL &&
-              llama_loglikelihood(model, NULL, NULL, 1) == LLAMA_EINVAL, "refused");
+    check(llama_count_continuation(NULL, e, 1) == LLAMA_EINVAL && llama_count_continuation(model, NULL, 1) == LLAMA_EINVAL && llama_count_continuation(model, NULL, 0) == LLAMA_OK &&
+              llama_loglikelihood(NULL, e, 1) == LLAMA_EINVAL && llama_loglikelihood(two, NULL, 1) == LLAMA_EINVAL && llama_loglikelihood(two, e, 1) == LLAMA_EINVAL, "refused");
     check(strstr(llama_session_error(two), "3 sequences") != NULL, "says why: %s", llama_session_error(two));
     llama_continuation bad = {.context = NULL, .n_context = 3, .ending = "x", .n_ending = 1}, bad_too = {.context = "x", .n_context = 1, .n_ending = 1};
-    check(llama_loglikelihood(model, NULL, &bad, 1) == LLAMA_EINVAL && llama_loglikelihood(model, NULL, &bad_too, 1) == LLAMA_EINVAL, "texts that are not there");
+    check(llama_count_continuation(model, &bad, 1) == LLAMA_EINVAL && llama_count_continuation(model, &bad_too, 1) == LLAMA_EINVAL, "texts that are not there");
+    check(llama_loglikelihood(small, &bad, 1) == LLAMA_EINVAL && strstr(llama_session_error(small), "is NULL"), "says which: %s", llama_session_error(small));
     llama_session *more = session(8, 64);
     llama_continuation down[TEXTS]; /* the host's rounding is not the sums' */
     for (int i = 0; i < TEXTS; i++) down[i] = want[i];
     fesetround(FE_UPWARD);
-    check(llama_loglikelihood(model, more, down, TEXTS) == LLAMA_OK && fegetround() == FE_UPWARD, "a host that rounds upward");
+    check(llama_loglikelihood(more, down, TEXTS) == LLAMA_OK && fegetround() == FE_UPWARD, "a host that rounds upward");
     fesetround(FE_TONEAREST);
     for (int i = 0; i < TEXTS; i++) check(down[i].logprob == want[i].logprob, "rounding upward, %d: %.17g, not %.17g", i, down[i].logprob, want[i].logprob);
     llama_session_free(more);
-    check(llama_loglikelihood(model, small, e, 1) == LLAMA_EFULL, "more than the context");
-    check(llama_loglikelihood(model, small, NULL, 0) == LLAMA_OK, "none");
+    check(llama_loglikelihood(small, e, 1) == LLAMA_EFULL && *llama_session_error(small), "more than the context");
+    check(llama_loglikelihood(small, NULL, 0) == LLAMA_OK && !*llama_session_error(small), "none, and no error is left");
     llama_session_free(two), llama_session_free(small);
 }
 
@@ -371,7 +380,7 @@ static void test_contexts(void) {
             e[i].n_context = strlen(e[i].context);
         }
         evaluated = 0;
-        check(llama_loglikelihood(model, s, e, 6) == LLAMA_OK, "endings: %s", llama_session_error(s));
+        check(llama_loglikelihood(s, e, 6) == LLAMA_OK, "endings: %s", llama_session_error(s));
         size_t want = e[0].given - (k > 0) + (k == 0 ? e[1].given : 0) + 3 * (e[0].tokens + e[1].tokens); /* <s> stays */
         check(evaluated == want, "%d: %d tokens evaluated, not %zu", k, (int)evaluated, want);
     }

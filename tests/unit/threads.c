@@ -83,13 +83,39 @@ static void test_child(void) {
     llama_session_free(s);
 }
 
+/* A child whose parent had workers, with a model that the child opened itself; then in a thread of the child. */
+static const char *path;
+static void test_child_opens(void) {
+    llama_session_options o = {.size = sizeof o, .context = 64, .threads = 2};
+    llama_session *s = NULL;
+    int32_t tokens[48], status = -1;
+    for (int i = 0; i < 48; i++) tokens[i] = i + 3;
+    check(!llama_session_new(&s, model, &o, NULL) && !llama_eval(s, 0, tokens, 48), "in the parent");
+    pid_t child = fork();
+    if (child == 0) {
+        llama *own = NULL;
+        llama_session *t = NULL;
+        alarm(30); /* a child that waits for threads it does not have ends here */
+        int other = llama_open(&own, path, NULL, NULL) || llama_session_new(&t, own, &o, NULL) || llama_eval(t, 0, tokens, 48) ||
+                    memcmp(llama_logits(s, 0), llama_logits(t, 0), (size_t)info.vocab * sizeof(float)) != 0;
+        pthread_t id;
+        void *good = NULL;
+        int threads = 2;
+        other |= pthread_create(&id, NULL, in_thread, &threads) || pthread_join(id, &good) || !good;
+        _exit(other);
+    }
+    check(waitpid(child, &status, 0) == child && WIFEXITED(status) && WEXITSTATUS(status) == 0, "a child of fork() with a model of its own: %x", (unsigned)status);
+    llama_session_free(s);
+}
+
 static void test_one_worker(void) { all_at_once(1); }
 static void test_two_workers(void) { all_at_once(2); }
 
-static const test_case cases[] = {CASE(one_worker), CASE(two_workers), CASE(child)};
+static const test_case cases[] = {CASE(one_worker), CASE(two_workers), CASE(child), CASE(child_opens)};
 
 int main(int argc, char **argv) {
     if (tests_begin(argc, argv) < 2 || llama_open(&model, argv[1], NULL, NULL) || llama_describe(model, &info)) return 2;
+    path = argv[1];
     check(draw(want, 1), "alone");
     int different = 0;
     for (int k = 1; k < SESSIONS; k++) different += memcmp(want[k], want[0], sizeof want[0]) != 0;
