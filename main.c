@@ -2424,6 +2424,7 @@ static void on_stop(int signal_number) {
     raise(signal_number); /* its handler was reset, so this stops the process, until
                                 SIGCONT: on_continue */
     sigaction(SIGTSTP, &action, NULL);
+    if (!editor.taken) on_continue(signal_number); /* an orphaned group is not stopped */
     errno = error;
 }
 
