@@ -2646,10 +2646,9 @@ LLAMAC_SHARED size_t llamac_decode(const llamac_vocab *, llama_decoder *, int32_
 
 /* Guarantee: a tensor on an archive's list has a name of at most MAX_NAME bytes, at most MAX_DIMS
  * dimensions, and a type. If the type is supported and tensor.wrong is NULL, all its elements are
- * inside the mapped file.
- * They are not copied or converted. Parsers read bytes in memory, through llamac_cursor only, and
- * nothing recurses. A file is refused if it uses a feature that no checkpoint uses, or if its
- * offsets and sizes contradict each other. No code in a file is run. */
+ * inside the mapped file. They are not copied or converted. Parsers read bytes in memory, through
+ * llamac_cursor only, and nothing recurses. A file is refused if it uses a feature that no
+ * checkpoint uses, or if its offsets and sizes contradict each other. No code in a file is run. */
 
 /* ---- Tensors of any format ---- */
 
@@ -4640,6 +4639,12 @@ static int refuse_folder(const binder *b) {
                        b->path);
 }
 
+/* The name of a file, without its folder. */
+static const char *name_in(const char *path) {
+    const char *slash = strrchr(path, '/');
+    return slash ? slash + 1 : path;
+}
+
 /* Reports a file that is neither GGUF nor llama2.c: what it is, and which path to give instead.
  * Returns LLAMA_EFORMAT. Version 0 of llama2.c has no magic number, so a file is recognised only by
  * numbers that match each other and its length. */
@@ -4667,10 +4672,10 @@ static int refuse_file(const binder *b) {
 #undef GGML
     const unsigned char *data = b->m->files[0].data;
     size_t size = b->m->files[0].size;
-    const char *slash = strrchr(b->path, '/'), *name = slash ? slash + 1 : b->path;
+    const char *name = name_in(b->path);
     char folder[LLAMAC_PATH_BYTES];
-    snprintf(folder, sizeof folder, "%.*s", slash ? (int)(slash - b->path) : 1,
-             slash ? b->path : ".");
+    snprintf(folder, sizeof folder, "%.*s", name > b->path ? (int)(name - b->path) - 1 : 1,
+             name > b->path ? b->path : ".");
     bool of_folder = size > 8 && data[8] == '{' && !data[6] && !data[7]; /* safetensors */
     if (strncmp(name, "adapter_", 8) == 0) return refuse_adapter(b);
     if (strncmp(name, "tokenizer", 9) == 0)
@@ -4783,7 +4788,7 @@ static int add_indexed(binder *b, const char *index, const char *name, size_t n)
             index, "has a file name that is empty, hidden, too long or outside its folder", b->err);
     snprintf(file_name, sizeof file_name, "%.*s", (int)n, name);
     for (size_t f = 0; f < b->m->n_shards; f++)
-        if (strcmp(strrchr(b->m->paths[f], '/') + 1, file_name) == 0) return LLAMA_OK;
+        if (strcmp(name_in(b->m->paths[f]), file_name) == 0) return LLAMA_OK;
     int status = add_file(b, b->path, file_name);
     if (llamac_is_not_found(status))
         status = llamac_fail(b->err, LLAMA_EFORMAT,
@@ -4861,12 +4866,12 @@ static int gguf_params(binder *b, llamac_gguf_vocab *v) {
         }
         llamac_vocab_note(v, &p);
     }
-    if (status == LLAMA_OK && !has_name && strstr(b->path, "-of-"))
+    if (status == LLAMA_OK && !has_name && strstr(name_in(b->path), "-of-"))
         return llamac_fail(
             b->err, LLAMA_EFORMAT,
             "%s: is one file of a split model; give the first instead, -00001-of-...", b->path);
     if (status == LLAMA_OK && !has_name) return bad_archive(&a, "it has no general.architecture");
-    if (status == LLAMA_OK && g.n_tensors == 0 && !strstr(b->path, "-of-"))
+    if (status == LLAMA_OK && g.n_tensors == 0 && !strstr(name_in(b->path), "-of-"))
         return llamac_fail(b->err, LLAMA_EFORMAT,
                            "%s: has no weights, only a vocabulary; give the model's .gguf file",
                            b->path);

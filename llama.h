@@ -396,8 +396,7 @@ typedef void (*llama_trace_fn)(void *user, const char *name, const float *x, siz
 
 /* Calls fn with every intermediate result of later evaluations, in the order of computation. Each
  * comes once per batch of tokens; "output" comes when logits are computed, with a row for each of
- * them. fn = NULL stops the
- * trace. Errors: EINVAL. */
+ * them. fn = NULL stops the trace. Errors: EINVAL. */
 LLAMAC_API int llama_trace(llama_session *, llama_trace_fn fn, void *user);
 
 /* ---- Whole texts ---- */

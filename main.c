@@ -921,6 +921,20 @@ static void print_quoted(const char *text, const char *special) {
     }
 }
 
+/* bash and zsh alike: of the words typed so far, the first that is no option is the command, or a
+ * model. What follows is a case for each command. */
+static void print_command_search(const char *words) {
+    printf("    for word in %s; do\n"
+           "        case $word in -*) continue ;; ",
+           words);
+    for (const command *c = commands; c < commands + COMMANDS; c++)
+        printf("%s%s", c == commands ? "" : "|", c->name);
+    printf(") command=$word ;; esac\n"
+           "        break\n"
+           "    done\n"
+           "    case $command in\n");
+}
+
 /* bash: a function completes values after an option that has them, else the command's options and,
  * as the first word, commands. File names are what bash completes if it finds nothing. */
 static void print_bash(void) {
@@ -937,15 +951,8 @@ static void print_bash(void) {
            "    case ' ");
     print_names(~0, true);
     printf(" ' in *\" $prev \"*) return ;; esac\n"
-           "    local command=complete\n"
-           "    for word in \"${COMP_WORDS[@]:1:COMP_CWORD-1}\"; do\n"
-           "        case $word in -*) continue ;; ");
-    for (const command *c = commands; c < commands + COMMANDS; c++)
-        printf("%s%s", c == commands ? "" : "|", c->name);
-    printf(") command=$word ;; esac\n"
-           "        break\n"
-           "    done\n"
-           "    case $command in\n");
+           "    local command=complete\n");
+    print_command_search("\"${COMP_WORDS[@]:1:COMP_CWORD-1}\"");
     for (const command *c = commands; c < commands + COMMANDS; c++) {
         printf("    %s) words='", c->name);
         print_names(c->bit, false);
@@ -1000,15 +1007,8 @@ static void print_zsh(void) {
            "    _files\n"
            "}\n"
            "_llama() {\n"
-           "    local command=complete word\n"
-           "    for word in ${words[2,CURRENT-1]}; do\n"
-           "        case $word in -*) continue ;; ");
-    for (const command *c = commands; c < commands + COMMANDS; c++)
-        printf("%s%s", c == commands ? "" : "|", c->name);
-    printf(") command=$word ;; esac\n"
-           "        break\n"
-           "    done\n"
-           "    case $command in\n");
+           "    local command=complete word\n");
+    print_command_search("${words[2,CURRENT-1]}");
     for (const command *c = commands; c < commands + COMMANDS; c++) {
         printf("    %s) _arguments -s", c->name);
         for (size_t i = 0; i < OPTIONS; i++)
@@ -2492,7 +2492,7 @@ static void put_cell(layout *l, const char *text, size_t n, size_t width) {
 }
 
 /* Put n bytes of text. Tabs end at every eighth column. */
-static void put_text(layout *l, const char *text, size_t n) {
+static void place_text(layout *l, const char *text, size_t n) {
     for (size_t i = 0, size; i < n; i += size) {
         int width;
         size = next_character(text + i, n - i, &width);
@@ -2524,15 +2524,15 @@ static void draw_line(bool whole) {
     size_t rows = size.ws_row ? size.ws_row : 24;
     layout l = {.columns = size.ws_col ? size.ws_col : 80, .last = SIZE_MAX};
     layout printed = l;
-    put_text(&l, editor.sign, strlen(editor.sign));
-    put_text(&l, line->text, editor.cursor);
+    place_text(&l, editor.sign, strlen(editor.sign));
+    place_text(&l, line->text, editor.cursor);
     size_t row = l.row, column = l.column; /* of the cursor */
-    put_text(&l, line->text + editor.cursor, line->n - editor.cursor);
+    place_text(&l, line->text + editor.cursor, line->n - editor.cursor);
     size_t up = editor.resumed ? 0 : editor.row;
     if (editor.resized && !editor.resumed) { /* the terminal has wrapped the rows again */
         layout wrapped = {.columns = l.columns};
-        put_text(&wrapped, editor.sign, strlen(editor.sign));
-        put_text(&wrapped, editor.drawn.text, editor.drawn.n);
+        place_text(&wrapped, editor.sign, strlen(editor.sign));
+        place_text(&wrapped, editor.drawn.text, editor.drawn.n);
         up = editor.first ? rows : wrapped.row;
     }
     editor.resized = editor.resumed = false;
@@ -2543,8 +2543,8 @@ static void draw_line(bool whole) {
     }
     cut(out, 0), move(out, up, 'A'), append(out, "\r\033[J", 4);
     printed.out = out;
-    put_text(&printed, editor.sign, strlen(editor.sign));
-    put_text(&printed, line->text, line->n);
+    place_text(&printed, editor.sign, strlen(editor.sign));
+    place_text(&printed, line->text, line->n);
     if (!whole) {
         move(out, (printed.row < printed.last ? printed.row : printed.last) - row, 'A');
         append(out, "\r", 1), move(out, column, 'C');

@@ -356,7 +356,7 @@ case_cache() {
     refuse 2 "a file that is no state" "could not be read, or is truncated" $llama $model "$prompt" --prompt-cache $work/notes
     if [ "$(cat $work/notes)" = notes ]; then ok; else no "a file that is no state is left as it is"; fi
     cat $work/kept $work/notes >$work/more
-    refuse 2 "something behind a state" "longer than the state in it" $llama $model "$prompt" --prompt-cache $work/more
+    refuse 2 "something after a state" "longer than the state in it" $llama $model "$prompt" --prompt-cache $work/more
     head -c 2000 $work/kept >$work/less
     refuse 2 "a state cut short" "or is truncated" $llama $model "$prompt" --prompt-cache $work/less
     refuse 2 "a folder for a cache" "regular file" $llama $model "$prompt" --prompt-cache $work
@@ -673,7 +673,7 @@ END
         holds "shown on a terminal: $(od -c $work/out | head -3)" grep -qF "a^[[31m^H<U+009B>m<U+202E>b<9B>	c é" $work/out
         sh $work/terminal.sh >$work/out
         if [ "$(cat $work/out)" = "$bad" ]; then ok; else no "through a pipe it passes"; fi
-        bad2=$(printf 'a\355\240\200\340\200\212\364\220\200\200b') # a surrogate, an overlong newline, behind the last
+        bad2=$(printf 'a\355\240\200\340\200\212\364\220\200\200b') # a surrogate, an overlong newline, after the last
         script -qec "$llama $model x -n '$bad2'" /dev/null </dev/null >$work/out 2>&1
         holds "what is no UTF-8 is shown by its bytes" grep -qF "a<ED><A0><80><E0><80><8A><F4><90><80><80>b" $work/out
         script -qec "$llama $model x -n '$bad'" /dev/null </dev/null >$work/out 2>&1
@@ -740,7 +740,7 @@ assert all(o[k] == v for k, v in want.items()) and o['memory'] > o['memory_neede
     same "tokenize -p" $work/out $work/ids
     echo hi >$work/hello
     LLAMA_MODEL=$model $llama $work/hello $greedy >$work/out 2>$work/err
-    if [ $? -eq 0 ] && [ -s $work/out ]; then ok; else no "a file's name is a prompt where LLAMA_MODEL stands: $(cat $work/err)"; fi
+    if [ $? -eq 0 ] && [ -s $work/out ]; then ok; else no "a file's name is a prompt where LLAMA_MODEL is set: $(cat $work/err)"; fi
     LLAMA_MODEL=$model $llama tokenize There was once >$work/out
     same "tokenize with LLAMA_MODEL" $work/out $work/ids
 }
@@ -818,8 +818,8 @@ case_help() {
     holds "-h fits a screen" sh -c "[ \$(wc -l <$work/out) -le 24 ] && [ -z \"\$(awk 'length > 80' $work/out)\" ]"
     run 0 "help" $llama help
     same "help: the first screen" $work/out $work/help
-    run 0 "--help behind a model" $llama $model --help
-    same "--help behind a model: the first screen" $work/out $work/help
+    run 0 "--help after a model" $llama $model --help
+    same "--help after a model: the first screen" $work/out $work/help
     verbs="complete score ppl tokenize info check trace bench help"
     for verb in $verbs; do
         holds "-h has $verb" grep -q "^  llama $verb " $work/help
@@ -987,7 +987,7 @@ case_surprises() {
     LLAMA_MODEL=$model refuse 2 "a wrong name and LLAMA_MODEL" 'LLAMA_MODEL is set' $llama info no/such
     refuse 2 "--decode --count" "not with" $llama tokenize $model --decode --count 5
     refuse 2 "a NUL in an option" "NUL" $llama $model x -e --in-prefix 'A\x00'
-    refuse 2 "a range is told in figures" "from 1 to 1048576" $llama $model x -c 0
+    refuse 2 "a range is named in figures" "from 1 to 1048576" $llama $model x -c 0
     refuse 2 "whose option it is not" "not an option of score" $llama score $model --echo
     run 0 "complete -h" $llama complete -h
     $llama help complete >$work/want
@@ -1020,7 +1020,7 @@ case_slips() {
     run 0 "a cache" $llama $model "$prompt" $greedy --prompt-cache $work/real
     chmod 644 $work/real
     ln -s real $work/link
-    run 0 "a cache behind a link" $llama $model "$prompt and his wife" $greedy --prompt-cache $work/link
+    run 0 "a cache that is a link" $llama $model "$prompt and his wife" $greedy --prompt-cache $work/link
     holds "the link stays" test -L $work/link
     holds "and so does the mode" sh -c "ls -l $work/real | grep -q ^-rw-r--r--"
     cp $work/real $work/want

@@ -213,7 +213,7 @@ class Talk:
             os.close(self.slave)
 
 def replies(lines, *options):
-    """The reply to each line, as they come through a pipe. Newlines in a line go behind a backslash."""
+    """The reply to each line, as they come through a pipe. A newline in a line gets a backslash in front."""
     lines = [line.replace(b"\n", b"\\\n") for line in lines]
     ends = [len(piped(lines[:n], *options)) for n in range(len(lines))]
     whole = piped(lines, *options)
@@ -552,14 +552,14 @@ def turns():  # 1, 2. a reply to each line, in the context of all before; by pip
     with Talk() as t:
         said = [t.say(WOODCUTTER), t.say(PRINCESS)]
         t.end()
-        check(all(len(r) > 9 and r.endswith(b"\n") for r in said), "two replies, a newline behind each", t.out)
+        check(all(len(r) > 9 and r.endswith(b"\n") for r in said), "two replies, each with a newline", t.out)
         check(said[1] != piped([PRINCESS]), "the second turn knows of the first", t.out)
         by_pipe = piped([WOODCUTTER, PRINCESS])
         check(t.out == by_pipe, f"by pipes the same replies: {by_pipe!r}", t.out)
     with Edit() as t:
         for line, reply in zip((WOODCUTTER, PRINCESS), said):
             new = t.enter(line)
-            check(new.rstrip() == f"> {line.decode()}\n{reply.decode()}".rstrip(), f"on the screen stands {reply!r}", t.seen)
+            check(new.rstrip() == f"> {line.decode()}\n{reply.decode()}".rstrip(), f"the screen shows {reply!r}", t.seen)
 
 def interrupts():  # 3. ^C ends a reply within 2 s, and at the prompt drops the line; the conversation goes on
     with Talk("-n", "-1", "--ignore-eos", "--kernels", "scalar", "-t", "1") as t:
@@ -640,41 +640,33 @@ def stops():  # 9. --in-prefix and --in-suffix around the line; a stop text is i
     with Talk(*around, "--stop", "never", "--stop", os.fsdecode(stop)) as t:
         check(t.say(PRINCESS) == want + b"\n", f"before {stop!r} a reply ends: {want!r}", t.out)
 
+def long_score(repeats, columns, *options):  # what a terminal of so many columns sees of it
+    master, slave = os.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    child = subprocess.Popen([LLAMA, "score", MODEL, "-t", "1", "--kernels", "scalar", *options],
+                             stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=slave)
+    os.close(slave)
+    child.stdin.write(b"0\t%s\t who lived alone\t king\n" % WOODCUTTER * repeats)
+    child.stdin.close()
+    seen = b""
+    with contextlib.suppress(OSError):  # a terminal without another side
+        while got := os.read(master, 65536):
+            seen += got
+    os.close(master)
+    check(child.wait(60) == 0, "a long score", seen)
+    return seen
+
 def bars():  # what takes long shows how far it is, and how long it takes; not with -q
-    items = b"0\t%s\t who lived alone\t king\n" % WOODCUTTER * 90
     for quiet in (False, True):
-        master, slave = os.openpty()
-        options = ["-t", "1", "--kernels", "scalar", *(["-q"] if quiet else [])]
-        child = subprocess.Popen([LLAMA, "score", MODEL, *options], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=slave)
-        os.close(slave)
-        child.stdin.write(items)
-        child.stdin.close()
-        seen = b""
-        with contextlib.suppress(OSError):  # a terminal without another side
-            while got := os.read(master, 65536):
-                seen += got
-        os.close(master)
-        check(child.wait(60) == 0, "a long score", seen)
+        seen = long_score(90, 0, *(["-q"] if quiet else []))
         check(bool(re.search(rb"\rscore +[0-9]+% \[#* *\] [0-9]+ s left", seen)) != quiet, f"a bar, if not with -q ({quiet})", seen)
         check(seen == b"" if quiet else seen.endswith(b"\r\033[K"), "which is wiped away", seen)
 
 def narrow():  # a bar fits the terminal, however wide it is
-    items = b"0\t%s\t who lived alone\t king\n" % WOODCUTTER * 25
     for columns, room in ((40, True), (25, False), (80, True), (0, True)):
-        master, slave = os.openpty()
-        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
-        child = subprocess.Popen([LLAMA, "score", MODEL, "-t", "1", "--kernels", "scalar"],
-                                 stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=slave)
-        os.close(slave)
-        child.stdin.write(items)
-        child.stdin.close()
-        seen = b""
-        with contextlib.suppress(OSError):  # a terminal without another side
-            while got := os.read(master, 65536):
-                seen += got
-        os.close(master)
+        seen = long_score(25, columns)
         lines = seen.replace(b"\033[K", b"").split(b"\r")
-        check(child.wait(60) == 0 and any(b"s left" in line for line in lines), f"{columns} columns: a bar", seen)
+        check(any(b"s left" in line for line in lines), f"{columns} columns: a bar", seen)
         check(all(len(line) < (columns or 80) for line in lines), f"{columns} columns: the bar fits", seen)
         check(any(b"[" in line for line in lines) == room, f"{columns} columns: a bar where there is room", seen)
 
@@ -739,7 +731,7 @@ def long_reply():  # 10. on the screen a text stays as it came, however slow the
     slow = ("-n", "150", "--ignore-eos", "--kernels", "scalar", "-t", "1")
     with Edit(*slow) as t:
         new, want = t.enter(WOODCUTTER, seconds=60), replies([WOODCUTTER], *slow)[0]
-        check(new.rstrip() == f"> {WOODCUTTER.decode()}\n{want}".rstrip(), f"no bar behind the first token: {want!r}", t.seen)
+        check(new.rstrip() == f"> {WOODCUTTER.decode()}\n{want}".rstrip(), f"no bar after the first token: {want!r}", t.seen)
 
 def interrupted_save():  # 11. ^C while /save evaluates: no file, and the conversation goes on
     with tempfile.TemporaryDirectory() as folder:

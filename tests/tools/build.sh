@@ -54,7 +54,7 @@ done
 printf '#define LLAMA_H\n#define LLAMA_SHARED\n#define LLAMA_API x\n#include "llama.h"\nint (*close)(llama *) = 0; int n = LLAMA_EFULL;\n' >$work/guard.c
 quietly "the header after llama.cpp's" ${CC:-cc} -std=c11 $strict -I. -c -o $work/guard.o $work/guard.c
 printf '#include "llama.c"\n#include "tokenizer.c"\n#if defined(INLINE) || defined(FN) || defined(TEXT) || defined(UNROLL) || defined(AMX) || defined(TARGET) || defined(ISA) || defined(VEC)\n#error "a macro is left"\n#endif\n' >$work/left.c
-quietly "macros behind llama.c" ${CC:-cc} -fsyntax-only -I. $work/left.c
+quietly "macros after llama.c" ${CC:-cc} -fsyntax-only -I. $work/left.c
 quietly "OPENMP=0" ${CC:-cc} -std=c11 $strict -O1 -o $work/serial llama.c tokenizer.c main.c -lm
 ${CC:-cc} -O1 -c -o $work/serial_llama.o llama.c && ${CC:-cc} -O1 -c -o $work/serial_tokenizer.o tokenizer.c &&
     ar rcs $work/serial.a $work/serial_llama.o $work/serial_tokenizer.o
@@ -65,7 +65,7 @@ if cmp -s $work/a $work/b; then ok; else no "OPENMP=0 tells another story"; fi
 if $work/serial tests/tiny x -n 1 -t 4 --stats 2>&1 | grep -q "^kernels .*, 1 thread$"; then ok; else no "OPENMP=0: threads that are not there"; fi
 if ${CC:-cc} -ffast-math -c -o $work/fast.o llama.c >$work/log 2>&1; then no "-ffast-math is let pass"; else ok; fi
 
-# Machines, compilers and languages it is not for: 32 bits, big-endian, tcc, C++, C89; each is told why, at first
+# Machines, compilers and languages it is not for: 32 bits, big-endian, tcc, C++, C89; each gets the reason as its first message
 mkdir -p $work/gnu
 touch $work/gnu/stubs-x32.h
 refused() { # WORDS flags...

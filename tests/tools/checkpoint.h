@@ -324,9 +324,20 @@ static inline void model_config(const model_spec *m, const char *folder) {
     free(b.at);
 }
 
+/* A file of a header that lacks its closing brace, and data; both are freed. */
+static inline buffer safetensors_file(buffer *header, buffer *data) {
+    buffer file = {0};
+    put_text(header, "}");
+    put_int(&file, header->n, 8);
+    put(&file, header->at, header->n);
+    put(&file, data->at, data->n);
+    free(header->at), free(data->at);
+    return file;
+}
+
 /* File number f of n: those weights whose number is f mod n. */
 static inline buffer model_safetensors(const model_spec *m, int f, int n) {
-    buffer header = {0}, data = {0}, file = {0};
+    buffer header = {0}, data = {0};
     model_weight w;
     put_text(&header, "{\"__metadata__\":{\"format\":\"pt\"}");
     for (int i = f; model_nth(m, false, i, &w); i += n) {
@@ -340,12 +351,7 @@ static inline buffer model_safetensors(const model_spec *m, int f, int n) {
         snprintf(text, sizeof text, "],\"data_offsets\":[%zu,%zu]}", begin, data.n);
         put_text(&header, text);
     }
-    put_text(&header, "}");
-    put_int(&file, header.n, 8);
-    put(&file, header.at, header.n);
-    put(&file, data.at, data.n);
-    free(header.at), free(data.at);
-    return file;
+    return safetensors_file(&header, &data);
 }
 
 static inline buffer model_torch(const model_spec *m, int f, int n) {

@@ -20,7 +20,7 @@ static const char *in_work(const char *name) {
     return path[turn % 4];
 }
 
-/* The logits behind each of some tokens, [SOME][vocab], to be freed; NULL: it does not open. */
+/* The logits after each of some tokens, [SOME][vocab], to be freed; NULL: it does not open. */
 static float *all_logits(const char *path, llama_info *info, int batch, int threads) {
     llama *m = NULL;
     llama_session *s = NULL;
@@ -57,7 +57,7 @@ static void test_bfloat16(void) {
         snprintf(file, sizeof file, gguf ? "%s" : "%s/model.safetensors", path);
         char *bytes = read_file(file, &n);
         buffer b = {0};
-        size_t type = SIZE_MAX; /* GGUF: where the next one's stands, behind name, number of dimensions, these */
+        size_t type = SIZE_MAX; /* GGUF: where the next one's is: after name, number of dimensions, these */
         for (size_t i = 0; bytes && i < n; i++) {
             bool safe = !gguf && i + 5 < n && memcmp(bytes + i, "\"F16\"", 5) == 0;
             if (gguf && i > 7 && memcmp(bytes + i - 7, ".weight", 7) == 0) type = i + 4 + 8 * (size_t)bytes[i];
@@ -426,7 +426,7 @@ static void test_vocabularies(void) {
 typedef struct {
     const char *what;
     const char *prefix; /* in front of every name; of Hugging Face's, without "model." if it begins with '!' */
-    const char *inside; /* behind "layers.N." */
+    const char *inside; /* after "layers.N." */
     const char *outer;  /* PyTorch: the key of the dict of tensors in a training checkpoint; NULL: no checkpoint */
     bool meta;          /* Meta's names and its order of rows */
     bool legacy;        /* PyTorch: the older form */
@@ -468,7 +468,7 @@ static void exported_name(const exporter *e, int i, model_weight *w, char out[25
 }
 
 static buffer export_safetensors(const exporter *e, bool more, bool tied, int without) {
-    buffer header = {0}, data = {0}, file = {0};
+    buffer header = {0}, data = {0};
     model_spec m = exported;
     model_weight w;
     char name[256], text[512];
@@ -493,12 +493,7 @@ static buffer export_safetensors(const exporter *e, bool more, bool tied, int wi
     }
     snprintf(text, sizeof text, ",\"of nothing\":{\"dtype\":\"F16\",\"shape\":[0],\"data_offsets\":[%zu,%zu]}", data.n, data.n);
     if (more) put_text(&header, text);
-    put_text(&header, "}");
-    put_int(&file, header.n, 8);
-    put(&file, header.at, header.n);
-    put(&file, data.at, data.n);
-    free(header.at), free(data.at);
-    return file;
+    return safetensors_file(&header, &data);
 }
 
 /* A storage of PyTorch, in the file and in the list of keys. */
@@ -955,7 +950,7 @@ static void test_config(void) {
     BENT("a comma in front", "{", "{,", "JSON");
     BENT("a comma at the end", "}", ",}", "JSON");
     BENT("a list ended as an object", "[\"LlamaForCausalLM\"]", "[\"LlamaForCausalLM\"}", "JSON");
-    BENT("more behind it", "}", "} {}", "JSON");
+    BENT("more after it", "}", "} {}", "JSON");
     BENT("a key without a colon", "\"hidden_act\":", "\"hidden_act\" ", "JSON");
     BENT("33 lists in one another", "{", "{\"x\": [[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[1]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]], ", "JSON");
     BENT("31 lists in one another", "{", "{\"x\": [[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[1]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]], ", NULL);
@@ -1049,7 +1044,7 @@ static void test_no_words(void) {
     one.vocab = 1;
     one.tied = true;
     buffer b = model_bin(&one, 1), cut = {0};
-    size_t row = 16 * sizeof(float), at = 256 + 5 * row; /* behind the norms */
+    size_t row = 16 * sizeof(float), at = 256 + 5 * row; /* after the norms */
     put(&cut, b.at, at);
     put(&cut, b.at + at + row, b.n - at - row);
     memcpy(cut.at + 28, &(int){0}, 4);

@@ -170,7 +170,7 @@ static void test_files(void) {
     buffer b = {0};
     put(&b, bytes, n), put(&b, "x", 1);
     put_file(&b, work, "file");
-    check(llama_load_file(s, 1, path, &err) == LLAMA_EFORMAT && strstr(err.text, "longer than the state in it") && llama_length(s, 1) == 0, "goes on behind the state: %s", err.text);
+    check(llama_load_file(s, 1, path, &err) == LLAMA_EFORMAT && strstr(err.text, "longer than the state in it") && llama_length(s, 1) == 0, "goes on after the state: %s", err.text);
     make_folder(folder);
     check(llama_load_file(s, 1, folder, &err) == LLAMA_EIO && strstr(err.text, "regular"), "a folder: %s", err.text);
     check(llama_save_file(s, 0, folder, &err) == LLAMA_EIO && strstr(err.text, folder), "over a folder: %s", err.text);
@@ -244,19 +244,16 @@ static void test_size_limit(void) {
     unlink(path);
     for (size_t less = 0; less <= t.b.n; less += 40) {
         size_t limit = t.b.n - less;
-        int status = -1;
+        struct rlimit before, limits;
+        llama_error err;
         unlink(path);
-        pid_t child = fork();
-        if (child == 0) {
-            llama_error err;
-            struct rlimit limits;
-            getrlimit(RLIMIT_FSIZE, &limits);
-            limits.rlim_cur = limit;
-            setrlimit(RLIMIT_FSIZE, &limits);
-            int got = llama_save_file(s, 0, path, &err);
-            _exit(less ? got != LLAMA_EIO || !strstr(err.text, "File too large") : got != LLAMA_OK);
-        }
-        check(waitpid(child, &status, 0) == child && status == 0, "a limit of %zu of %zu bytes: %x", limit, t.b.n, (unsigned)status);
+        getrlimit(RLIMIT_FSIZE, &before);
+        limits = before, limits.rlim_cur = limit;
+        setrlimit(RLIMIT_FSIZE, &limits);
+        int got = llama_save_file(s, 0, path, &err);
+        setrlimit(RLIMIT_FSIZE, &before);
+        if (less) check(got == LLAMA_EIO && strstr(err.text, "File too large"), "a limit of %zu of %zu bytes: %d %s", limit, t.b.n, got, err.text);
+        else check(got == LLAMA_OK, "a limit of just its size: %d %s", got, err.text);
         if (less) check(system(command) != 0, "a limit of %zu bytes leaves no file", limit);
         else check((bytes = read_file(path, &n)) && n == t.b.n && memcmp(bytes, t.b.at, n) == 0, "what fits is saved");
     }
@@ -403,7 +400,7 @@ static uint64_t sum_of(uint64_t sum, const unsigned char *p, size_t n) {
     return sum;
 }
 
-/* Put right sums into a state of so many tokens: behind the header, and at the end. Its parts are summed one
+/* Put right sums into a state of so many tokens: after the header, and at the end. Its parts are summed one
  * by one. */
 static void mend(tape *t, size_t length, bool logits) {
     enum { HEADER = 48, ROW = 8 * 4, LAYERS = 2 };
@@ -722,14 +719,14 @@ static void test_others_fault(void) {
         snprintf(path, sizeof path, "%s", in_work("their-file"));
         int fd = open(path, O_RDWR | O_CREAT | O_TRUNC, 0666);
         char *p = mmap(NULL, 4096, PROT_READ, MAP_SHARED, fd, 0);
-        _exit(fd < 0 || p == MAP_FAILED ? 1 : *(volatile char *)p); /* behind the end of the file */
+        _exit(fd < 0 || p == MAP_FAILED ? 1 : *(volatile char *)p); /* after the end of the file */
     }
     int status = 0;
     waitpid(child, &status, 0);
     check(WIFEXITED(status) && WEXITSTATUS(status) == 99, "a fault in another's file is left to the host: %x", (unsigned)status);
 }
 
-/* The host cancels while a state is written or read: nothing has changed, and no file is left behind. */
+/* The host cancels while a state is written or read: nothing has changed, and no file is left. */
 typedef struct {
     int calls, limit;
     uint64_t done, total;
