@@ -584,11 +584,11 @@ static double chi_square_p(double x, double degrees) {
 }
 
 static void draws(llama_session *s, llama_sampler o, int vocab, const char *name, uint64_t step) {
-    enum { DRAWS = 1000000 };
+    const int n = test_quick ? 100000 : 1000000;
     float p[64];
     int counts[64] = {0}, kinds = -1;
     check(llama_probabilities(s, 0, &o, p) == LLAMA_OK, "distribution");
-    for (int i = 0; i < DRAWS; i++) {
+    for (int i = 0; i < n; i++) {
         o.seed = (uint64_t)i * step;
         int32_t token = llama_sample(s, 0, &o);
         if (token < 0 || token >= vocab) {
@@ -602,7 +602,7 @@ static void draws(llama_session *s, llama_sampler o, int vocab, const char *name
         if (p[i] == 0) check(counts[i] == 0, "%s: a token of probability 0 is drawn", name);
         if (p[i] == 0) continue;
         kinds++;
-        x += (counts[i] - DRAWS * (double)p[i]) * (counts[i] - DRAWS * (double)p[i]) / (DRAWS * (double)p[i]);
+        x += (counts[i] - n * (double)p[i]) * (counts[i] - n * (double)p[i]) / (n * (double)p[i]);
     }
     check(chi_square_p(x, kinds) > 1e-4, "%s: chi-square %.1f of %d", name, x, kinds);
     printf("%s: chi-square %.1f of %d, p %.3f\n", name, x, kinds, chi_square_p(x, kinds));
