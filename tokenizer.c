@@ -621,6 +621,9 @@ static const char *json_value(json_vocab *k, const llamac_json *j) {
         k->metaspace |= wants[i].why == splitter;
         k->never |= llamac_is(value, n, "never");
     }
+    if (llamac_json_under(j, 1, "decoder") && j->value.kind == '0' &&
+        j->value.number != llamac_json_under(j, j->level, "start")) /* Strip: start 1, stop 0 */
+        return decoder;
     if (llamac_json_under(j, 1, "pre_tokenizer") && j->value.kind == 'f') {
         k->whole |= llamac_json_under(j, 2, "split");
         k->never |= llamac_json_under(j, 2, "add_prefix_space");

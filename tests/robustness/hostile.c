@@ -706,9 +706,11 @@ static void test_made_tokenizers(void) {
         {"a byte piece that is none", "<0xzz>", 6, 2, 2, 1, 0, 2, "<0xNN>"},
         {"an empty piece", "", 1, 2, 2, 1, 0, 2, "empty"},
         {"a type that is none", "x", 9, 2, 2, 1, 0, 2, "type"},
-        {"user-defined pieces", "x", 4, 2, 2, 1, 0, 2, "user-defined"},
-        {"a unigram model", NULL, 1, 2, 1, 1, 0, 2, "BPE"},
-        {"white space is trimmed", NULL, 1, 2, 2, 1, 1, 2, "normalises"},
+        {"user-defined pieces", "x", 4, 2, 2, 1, 0, 2, NULL},
+        {"a unigram model", NULL, 1, 2, 1, 1, 0, 2, "unigram model, not BPE, which is not supported; the model cannot be used"},
+        {"a model of words", NULL, 1, 2, 3, 1, 0, 2, "words"},
+        {"a model of characters", NULL, 1, 2, 4, 1, 0, 2, "characters"},
+        {"white space is trimmed", NULL, 1, 2, 2, 1, 1, 2, NULL},
         {"an eos that is not there", NULL, 1, 2, 2, 1, 0, 100, "bos or eos"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
