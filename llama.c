@@ -2615,6 +2615,7 @@ typedef struct { /* the values of a GGUF file's metadata that describe the vocab
     llamac_value charsmap;                     /* the key precompiled_charsmap: an array of bytes */
     double bos, eos, space_in_front;           /* space_in_front: the key add_space_prefix */
     double squeezes_spaces;                    /* the key remove_extra_whitespaces */
+    const char *not_number;                    /* a key of these whose value is not one; or NULL */
 } llamac_gguf_vocab;
 /* Stores the value of a pair if its key describes the vocabulary. Is called for every pair. */
 LLAMAC_SHARED void llamac_vocab_note(llamac_gguf_vocab *, const llamac_pair *);

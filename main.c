@@ -1201,7 +1201,9 @@ static void read_inputs(void) {
 /* Exit with an error if the model has no tokenizer. */
 static void want_tokenizer(void) {
     if (!llama_token_text(run.model, 0, NULL))
-        die(EXIT_MODEL, "the model has no tokenizer in or beside it: give one with --tokenizer");
+        die(EXIT_MODEL,
+            "the model has no tokenizer in or beside it: give its own with --tokenizer (another "
+            "model's gives wrong text)");
 }
 
 /* Note, once, a byte that is not UTF-8. */

@@ -799,8 +799,8 @@ LLAMAC_SHARED void llamac_vocab_note(llamac_gguf_vocab *g, const llamac_pair *p)
     for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
         if (!llamac_is(p->key + PREFIX, p->length - PREFIX, keys[i].key)) continue;
         if (keys[i].value) *keys[i].value = *v;
-        else if (keys[i].number && v->kind != '"' && v->kind != '[')
-            *keys[i].number = v->kind == '0' ? v->number : v->kind == 't';
+        else if (v->kind == '"' || v->kind == '[') g->not_number = keys[i].key;
+        else *keys[i].number = v->kind == '0' ? v->number : v->kind == 't';
     }
 }
 
@@ -844,6 +844,11 @@ LLAMAC_SHARED int llamac_vocab_gather(llamac_vocab **out, llamac_gguf_vocab *g, 
                            "%s: its tokens, scores or token_type are missing, differ in number or "
                            "are more than the model's tokens; convert the model to GGUF again",
                            file);
+    if (g->not_number)
+        return llamac_fail(err, LLAMA_EFORMAT,
+                           "%s: its key tokenizer.ggml.%s is neither a number nor true or false; "
+                           "convert the model to GGUF again",
+                           file, g->not_number);
     llamac_vocab *v = vocab_new(arena, (size_t)g->tokens.n);
     if (!v) return llamac_out_of_memory(err, file);
     for (uint64_t i = 0; i < g->tokens.n && !why; i++) {

@@ -570,6 +570,35 @@ static void test_split_words(const char *folder) {
 #undef S
 }
 
+/* What a GGUF file may not say: a known key of another type, a map that is damaged, a vocabulary of another kind. */
+static void test_gguf_keys(void) {
+    static const struct {
+        const char *key, *value, *says; /* value: GGUF's type in 4 bytes, and the value */
+        size_t n;
+    } cases[] = {{"precompiled_charsmap", "\7\0\0\0\1", "precompiled_charsmap that is not an array of bytes", 5},
+                 {"precompiled_charsmap", "\x09\0\0\0\5\0\0\0\1\0\0\0\0\0\0\0\1\0\0\0", "precompiled_charsmap that is not an array of bytes", 20},
+                 {"precompiled_charsmap", "\x09\0\0\0\1\0\0\0\1\0\0\0\0\0\0\0\1", "precompiled_charsmap that is damaged", 17},
+                 {"remove_extra_whitespaces", "\x08\0\0\0\1\0\0\0\0\0\0\0x", "tokenizer.ggml.remove_extra_whitespaces is neither", 13},
+                 {"add_space_prefix", "\x09\0\0\0\7\0\0\0\1\0\0\0\0\0\0\0\1", "tokenizer.ggml.add_space_prefix is neither", 17},
+                 {"model", "\x08\0\0\0\4\0\0\0\0\0\0\0gpt2", "of kind 'gpt2', and only 'llama' (SentencePiece's BPE) is supported; the model cannot be used", 16}};
+    static const test_piece p[] = {{"<unk>", 5, 0, 2}, {"<s>", 3, 0, 3}, {"</s>", 4, 0, 3}};
+    const model_spec spec = {.dim = 16, .layers = 1, .heads = 2, .kv_heads = 1, .hidden = 32, .vocab = 3, .shards = 1};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        char key[64];
+        llama *m = NULL;
+        llama_error err;
+        buffer b = make_gguf_vocab(p, 3, 2);
+        snprintf(key, sizeof key, "tokenizer.ggml.%s", cases[i].key);
+        gguf_text(&b, key);
+        put(&b, cases[i].value, cases[i].n);
+        buffer file = model_gguf(&spec, 0, 1, &b, 7);
+        put_file(&file, work, "sentencepiece.gguf");
+        check(llama_open(&m, in_work("sentencepiece.gguf"), NULL, &err) == LLAMA_EFORMAT && strstr(err.text, cases[i].says), "%s: %s", cases[i].key, err.text);
+        llama_close(m);
+        free(b.at), free(file.at);
+    }
+}
+
 static void test_sentencepiece(void) {
     static const struct {
         const char *name;
@@ -610,6 +639,7 @@ static void test_sentencepiece(void) {
         free(bytes);
     }
     test_split_words(folder);
+    test_gguf_keys();
     free(lines);
 }
 
