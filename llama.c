@@ -52,6 +52,7 @@
  *   how much of a prompt is in the KV cache      IX    cached_prefix
  *   where a stop text is found                   IX    llama_find_stop
  *   where a text is tokenized, and BOS added     tokenizer.c, llamac_encode
+ *   where characters and spaces are normalised   tokenizer.c, normalise, match_charsmap
  *
  * Memory. Weights stay in the page cache, mapped read-only. A model owns an arena, which holds the
  * vocabulary and about 1 KB per layer. A session is one allocation: buffers for one batch, a

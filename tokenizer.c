@@ -76,7 +76,7 @@ static const char SPACE[] = "\xe2\x96\x81";          /* U+2581, a space inside p
 static const char REPLACEMENT[] = "\xef\xbf\xbd";    /* U+FFFD, an invalid byte */
 static const char out_of_memory[] = "out of memory"; /* a reader's reason, compared by address */
 static const char UNK_TEXT[] = " \xe2\x81\x87 ";     /* what SentencePiece prints for <unk> */
-static const char not_this_unk[] = "has an unk_surface that is not UTF-8 or over 1000 bytes";
+static const char mistyped[] = "has a setting of another type than it must have";
 
 /* Returns a hash of the text, 8 bytes at a time, by multiplication and shift. */
 static uint32_t hash_text(const char *text, size_t n) {
@@ -348,10 +348,12 @@ static const char *parse_trainer(llamac_vocab *v, llamac_cursor c) {
             char *text = llamac_new(v->arena, n, 1);
             if (!text) return out_of_memory;
             if (n) memcpy(text, f.content.at, n);
-            if (n > MAX_PIECE || !is_utf8(text, n)) return not_this_unk;
+            if (n > MAX_PIECE || !is_utf8(text, n))
+                return "has an unk_surface that is not UTF-8 or over 1000 bytes";
             v->unk_text = text, v->n_unk_text = n;
         }
-        if (f.wire != 0) continue;
+        bool number = f.number == 3 || f.number == 24 || f.number == 41 || f.number == 42;
+        if ((number && f.wire != 0) || (f.number == 44 && f.wire != 2)) return mistyped;
         if (f.number == 3) model_type = f.value;
         if (f.number == 24) suffix = f.value != 0;
         if (f.number == 41) v->bos = (int32_t)f.value;
@@ -371,10 +373,11 @@ static const char *parse_normalizer(llamac_vocab *v, llamac_cursor c) {
     llamac_cursor map = {0};
     v->space_in_front = v->squeezes_spaces = true;
     while (proto_next(&c, &f)) {
-        if (f.number == 2 && f.wire == 2) map = f.content;
-        if (f.number == 3 && f.wire == 0) v->space_in_front = f.value != 0;
-        if (f.number == 4 && f.wire == 0) v->squeezes_spaces = f.value != 0;
-        if (f.number == 5 && f.wire == 0) v->keeps_plain_space = f.value == 0;
+        if (f.number >= 2 && f.number <= 5 && f.wire != (f.number == 2 ? 2 : 0)) return mistyped;
+        if (f.number == 2) map = f.content;
+        if (f.number == 3) v->space_in_front = f.value != 0;
+        if (f.number == 4) v->squeezes_spaces = f.value != 0;
+        if (f.number == 5) v->keeps_plain_space = f.value == 0;
     }
     return c.bad ? "has a normalizer_spec that is truncated" : read_charsmap(v, map);
 }
@@ -485,7 +488,7 @@ typedef struct {
     size_t size;     /* the highest id read, plus 1 */
     /* Settings found. Metaspace writes spaces as U+2581 and adds one in front, unless `never` is
      * set. It also splits the text before each of them, unless `whole` is set. */
-    bool bpe, byte_fallback, fuses_unk, other_unk, replaces, prepends, prepended, metaspace, never,
+    bool bpe, byte_fallback, fuses_unk, named_unk, replaces, prepends, prepended, metaspace, never,
         whole;
     /* The added token that is being read */
     const char *content; /* [n_content], escapes not resolved; NULL: not read */
@@ -561,18 +564,23 @@ static const char *json_piece(json_vocab *k, double id, const char *text, size_t
 /* Reads a setting of the model that is not in json_value's table. */
 static const char *json_setting(json_vocab *k, const llamac_json *j) {
     const llamac_value *v = &j->value;
-    bool yes = v->kind == 't', text = v->kind == '"';
+    static const char *const flags[] = {"byte_fallback", "fuse_unk", "ignore_merges"};
+    static const char *const marks[] = {"continuing_subword_prefix", "end_of_word_suffix"};
+    bool yes = v->kind == 't', flag = yes || v->kind == 'f', text = v->kind == '"';
+    for (int i = 0; i < 3; i++)
+        if (llamac_json_under(j, 2, flags[i]) && !flag) return mistyped;
+    for (int i = 0; i < 2; i++)
+        if (llamac_json_under(j, 2, marks[i]) && (!text || v->n))
+            return text ? "!marks the parts of words (continuing_subword_prefix or "
+                          "end_of_word_suffix)"
+                        : mistyped;
     if (llamac_json_under(j, 2, "byte_fallback")) k->byte_fallback = yes;
     if (llamac_json_under(j, 2, "fuse_unk")) k->fuses_unk = yes;
-    if (llamac_json_under(j, 2, "unk_token")) k->other_unk = !llamac_is(v->text, v->n, "<unk>");
-    if (llamac_json_under(j, 2, "dropout") && v->kind == '0' && v->number != 0)
+    if (llamac_json_under(j, 2, "unk_token")) k->named_unk = llamac_is(v->text, v->n, "<unk>");
+    if (llamac_json_under(j, 2, "dropout") && (v->kind != '0' || v->number != 0))
         return "!leaves out merges at random (dropout)";
     if (llamac_json_under(j, 2, "ignore_merges") && yes)
         return "!finds whole words before it merges (ignore_merges)";
-    if ((llamac_json_under(j, 2, "continuing_subword_prefix") ||
-         llamac_json_under(j, 2, "end_of_word_suffix")) &&
-        text && v->n)
-        return "!marks the parts of words (continuing_subword_prefix or end_of_word_suffix)";
     return NULL;
 }
 
@@ -624,9 +632,12 @@ static const char *json_value(json_vocab *k, const llamac_json *j) {
     if (llamac_json_under(j, 1, "decoder") && j->value.kind == '0' &&
         j->value.number != llamac_json_under(j, j->level, "start")) /* Strip: start 1, stop 0 */
         return decoder;
-    if (llamac_json_under(j, 1, "pre_tokenizer") && j->value.kind == 'f') {
-        k->whole |= llamac_json_under(j, 2, "split");
-        k->never |= llamac_json_under(j, 2, "add_prefix_space");
+    bool split = llamac_json_under(j, 2, "split"),
+         flag = split || llamac_json_under(j, 2, "add_prefix_space");
+    if (llamac_json_under(j, 1, "pre_tokenizer") && flag) {
+        if (!strchr("tf", j->value.kind)) return mistyped;
+        k->whole |= split && j->value.kind == 'f';
+        k->never |= !split && j->value.kind == 'f';
     }
     if (llamac_json_under(j, 1, "model") && j->level == 2) return json_setting(k, j);
     if (j->level == 3 && llamac_json_under(j, 1, "model") && llamac_json_under(j, 2, "vocab"))
@@ -656,7 +667,7 @@ static const char *json_pieces(json_vocab *k, llamac_json j) {
     if (k->prepends && !k->prepended) return "has a Prepend without its space in front of the text";
     if (!k->prepended && !k->replaces && !k->metaspace)
         return "!does not write spaces as U+2581, as SentencePiece does";
-    if (!k->byte_fallback && k->other_unk) return "!has another unk_token than <unk>";
+    if (!k->byte_fallback && !k->named_unk) return "!has another unk_token than <unk>, or none";
     return NULL;
 }
 

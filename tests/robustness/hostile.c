@@ -881,7 +881,9 @@ static void test_charsmaps(void) {
         const char *bytes, *says;
     } others[] = {{"a denormalizer", 5, 2, "x", "denormalizer_spec), which is not supported; the model cannot be used"},
                   {"an <unk> that is not UTF-8", 2, 44, "\xff", "unk_surface"},
-                  {"an <unk> of its own", 2, 44, "?", NULL}};
+                  {"an <unk> of its own", 2, 44, "?", NULL},
+                  {"a flag that is a text", 3, 4, "1", "another type"},
+                  {"a kind that is a text", 2, 3, "2", "another type"}};
     for (size_t i = 0; i < sizeof others / sizeof *others; i++) {
         buffer b = with_spec(others[i].message, others[i].field, others[i].bytes, 1);
         in_folder("tokenizer.model", &b);
