@@ -333,9 +333,9 @@ static const char *parse_piece(llamac_vocab *v, llamac_cursor c) {
 /* Reads a TrainerSpec {3 model_type, 24 treat_whitespace_as_suffix, 41 bos_id, 42 eos_id, 44
  * unk_surface}. An id may be -1: none. */
 static const char *parse_trainer(llamac_vocab *v, llamac_cursor c) {
-    static const char *const not_bpe[] = {[1] = "!is a unigram model, not BPE",
-                                          [3] = "!is a model of words, not BPE",
-                                          [4] = "!is a model of characters, not BPE"};
+    static const char *const not_bpe[] = {[1] = "!is a unigram model, not a BPE model",
+                                          [3] = "!is a model of words, not a BPE model",
+                                          [4] = "!is a model of characters, not a BPE model"};
     enum { BPE = 2 };
     proto_field f;
     uint64_t model_type = 1;
@@ -387,7 +387,7 @@ static const char *parse_denormalizer(llamac_cursor c) {
     proto_field f;
     while (proto_next(&c, &f))
         if (f.number == 2 && (f.wire != 2 || llamac_left(&f.content)))
-            return "!changes the text that it decodes (denormalizer_spec)";
+            return "!changes the text it decodes (denormalizer_spec)";
     return c.bad ? "has a denormalizer_spec that is truncated" : NULL;
 }
 
@@ -488,8 +488,8 @@ typedef struct {
     size_t size;     /* the highest id read, plus 1 */
     /* Settings found. Metaspace writes spaces as U+2581 and adds one in front, unless `never` is
      * set. It also splits the text before each of them, unless `whole` is set. */
-    bool bpe, byte_fallback, fuses_unk, named_unk, replaces, prepends, prepended, metaspace, never,
-        whole;
+    bool bpe, byte_fallback, fuses_unk, named_unk, metaspace, never, whole;
+    bool prepend_type, prepends, replace_type, replaces; /* each type needs its text */
     /* The added token that is being read */
     const char *content; /* [n_content], escapes not resolved; NULL: not read */
     size_t n_content;
@@ -568,7 +568,8 @@ static const char *json_setting(json_vocab *k, const llamac_json *j) {
     static const char *const marks[] = {"continuing_subword_prefix", "end_of_word_suffix"};
     bool yes = v->kind == 't', flag = yes || v->kind == 'f', text = v->kind == '"';
     for (int i = 0; i < 3; i++)
-        if (llamac_json_under(j, 2, flags[i]) && !flag) return mistyped;
+        if (llamac_json_under(j, 2, flags[i]) && !flag)
+            return "has a byte_fallback, fuse_unk or ignore_merges that is not true or false";
     for (int i = 0; i < 2; i++)
         if (llamac_json_under(j, 2, marks[i]) && (!text || v->n))
             return text ? "!marks the parts of words (continuing_subword_prefix or "
@@ -592,7 +593,7 @@ static const char *json_value(json_vocab *k, const llamac_json *j) {
                           "!treats text differently from SentencePiece (pre_tokenizer), as "
                           "GPT-2's and Llama 3's vocabularies do",
                       decoder[] = "!treats text differently from SentencePiece (decoder)";
-    const struct {
+    static const struct {
         const char *part, *key, *text, *why;
     } wants[] = {{"model", "type", "BPE", "!is not BPE"},
                  {"normalizer", "type", "Sequence|Prepend|Replace", normalizer},
@@ -623,8 +624,9 @@ static const char *json_value(json_vocab *k, const llamac_json *j) {
             accepted |= strcspn(want, "|") == n && memcmp(want, value, n) == 0;
         if (!accepted) return wants[i].why;
         k->bpe |= i == 0;
-        k->prepends |= llamac_is(value, n, "Prepend");
-        k->prepended |= strcmp(wants[i].key, "prepend") == 0;
+        k->prepend_type |= llamac_is(value, n, "Prepend");
+        k->prepends |= strcmp(wants[i].key, "prepend") == 0;
+        k->replace_type |= wants[i].why == normalizer && llamac_is(value, n, "Replace");
         k->replaces |= wants[i].why == normalizer && llamac_is(value, n, " ");
         k->metaspace |= wants[i].why == splitter;
         k->never |= llamac_is(value, n, "never");
@@ -664,8 +666,10 @@ static const char *json_pieces(json_vocab *k, llamac_json j) {
     if (why) return why;
     if (j.c.bad) return "is not JSON";
     if (!k->bpe) return "!is not a BPE vocabulary";
-    if (k->prepends && !k->prepended) return "has a Prepend without its space in front of the text";
-    if (!k->prepended && !k->replaces && !k->metaspace)
+    if (k->prepend_type && !k->prepends)
+        return "has a Prepend without its space in front of the text";
+    if (k->replace_type && !k->replaces) return "has a Replace without the space that it replaces";
+    if (!k->prepends && !k->replaces && !k->metaspace)
         return "!does not write spaces as U+2581, as SentencePiece does";
     if (!k->byte_fallback && !k->named_unk) return "!has another unk_token than <unk>, or none";
     return NULL;
@@ -774,7 +778,7 @@ static const char *parse_json(llamac_vocab **out, llamac_cursor c, size_t max_pi
         }
     }
     if (!why) why = json_scores(&k, v, j);
-    if (!why) why = finish_vocab(v, bos, eos, k.prepended || (k.metaspace && !k.never));
+    if (!why) why = finish_vocab(v, bos, eos, k.prepends || (k.metaspace && !k.never));
     if (!why) v->splits_words = k.metaspace && !k.whole, v->repeats_unk = !k.fuses_unk;
     llamac_free_all(&k.scratch);
     *out = v;
@@ -806,13 +810,15 @@ LLAMAC_SHARED void llamac_vocab_note(llamac_gguf_vocab *g, const llamac_pair *p)
         {"remove_extra_whitespaces", NULL, &g->squeezes_spaces},
         {"precompiled_charsmap", &g->charsmap, NULL},
     };
+    const char *not_number = g->not_number;
     if (p->length < PREFIX || memcmp(p->key, prefix, PREFIX) != 0) return;
     for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
         if (!llamac_is(p->key + PREFIX, p->length - PREFIX, keys[i].key)) continue;
         if (keys[i].value) *keys[i].value = *v;
-        else if (v->kind == '"' || v->kind == '[') g->not_number = keys[i].key;
-        else *keys[i].number = v->kind == '0' ? v->number : v->kind == 't';
+        else if (v->kind == '"' || v->kind == '[') not_number = keys[i].key;
+        else if (keys[i].number) *keys[i].number = v->kind == '0' ? v->number : v->kind == 't';
     }
+    g->not_number = not_number;
 }
 
 /* Returns whether the value of tokenizer.ggml.model is this name. */

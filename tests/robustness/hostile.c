@@ -715,7 +715,7 @@ static void test_made_tokenizers(void) {
         {"an empty piece", "", 1, 2, 2, 1, 0, 2, "empty"},
         {"a type that is none", "x", 9, 2, 2, 1, 0, 2, "type"},
         {"user-defined pieces", "x", 4, 2, 2, 1, 0, 2, NULL},
-        {"a unigram model", NULL, 1, 2, 1, 1, 0, 2, "unigram model, not BPE, which is not supported; the model cannot be used"},
+        {"a unigram model", NULL, 1, 2, 1, 1, 0, 2, "unigram model, not a BPE model, which is not supported; the model cannot be used"},
         {"a model of words", NULL, 1, 2, 3, 1, 0, 2, "words"},
         {"a model of characters", NULL, 1, 2, 4, 1, 0, 2, "characters"},
         {"white space is trimmed", NULL, 1, 2, 2, 1, 1, 2, NULL},

@@ -399,7 +399,7 @@ static void test_vocabularies(void) {
         {"another decoder", "\"pre_tokenizer\": null", "\"pre_tokenizer\": null, \"decoder\": {\"type\": \"WordPiece\"}", "(decoder)"},
         {"a decoder that strips more", "\"pre_tokenizer\": null", "\"decoder\": {\"type\": \"Strip\", \"content\": \" \", \"start\": 2, \"stop\": 0}", "(decoder)"},
         {"dropout", "\"dropout\": null", "\"dropout\": 0.1", "dropout"},
-        {"a flag that is a text", "\"byte_fallback\": true", "\"byte_fallback\": \"true\"", "another type"},
+        {"a flag that is a text", "\"byte_fallback\": true", "\"byte_fallback\": \"true\"", "byte_fallback, fuse_unk or ignore_merges"},
         {"a mark that is a number", "\"dropout\": null", "\"end_of_word_suffix\": 1", "another type"},
         {"a split that is a number", "\"pre_tokenizer\": null", "\"pre_tokenizer\": {\"type\": \"Metaspace\", \"split\": 0}", "another type"},
         {"whole words", "\"dropout\": null", "\"ignore_merges\": true", "ignore_merges"},
