@@ -52,6 +52,7 @@
  *   how much of a prompt is in the KV cache      IX    cached_prefix
  *   where a stop text is found                   IX    llama_find_stop
  *   where a text is tokenized, and BOS added     tokenizer.c, llamac_encode
+ *   where characters and spaces are normalised   tokenizer.c, normalise, match_charsmap
  *
  * Memory. Weights stay in the page cache, mapped read-only. A model owns an arena, which holds the
  * vocabulary and about 1 KB per layer. A session is one allocation: buffers for one batch, a
@@ -2612,7 +2613,10 @@ LLAMAC_SHARED int llamac_vocab_parse(llamac_vocab **, llamac_cursor bytes, size_
 
 typedef struct { /* the values of a GGUF file's metadata that describe the vocabulary */
     llamac_value model, tokens, scores, types; /* tokens, scores, types: arrays, by token */
+    llamac_value charsmap;                     /* the key precompiled_charsmap: an array of bytes */
     double bos, eos, space_in_front;           /* space_in_front: the key add_space_prefix */
+    double squeezes_spaces;                    /* the key remove_extra_whitespaces */
+    const char *not_number;                    /* a key of these whose value is not one; or NULL */
 } llamac_gguf_vocab;
 /* Stores the value of a pair if its key describes the vocabulary. Is called for every pair. */
 LLAMAC_SHARED void llamac_vocab_note(llamac_gguf_vocab *, const llamac_pair *);
@@ -2623,6 +2627,7 @@ LLAMAC_SHARED int llamac_vocab_gather(llamac_vocab **out, llamac_gguf_vocab *, s
 /* Return the id of <s> and of </s>; -1 if the vocabulary has no such token. */
 LLAMAC_SHARED int32_t llamac_vocab_bos(const llamac_vocab *);
 LLAMAC_SHARED int32_t llamac_vocab_eos(const llamac_vocab *);
+LLAMAC_SHARED int32_t llamac_vocab_size(const llamac_vocab *); /* returns the number of pieces */
 /* Returns the most bytes of text that one token can cover; SIZE_MAX if there is no limit. */
 LLAMAC_SHARED size_t llamac_vocab_widest(const llamac_vocab *);
 /* Tokenizes n bytes of text. Returns the number of tokens, of which at most cap are written to out,
@@ -5313,6 +5318,7 @@ LLAMAC_API int llama_describe(const llama *m, llama_info *info) {
         .file_bytes = m->file_bytes,
         .token_bytes = m->token_bytes,
         .kv_bytes_per_token = (uint64_t)m->n_layers * m->kv_dim * 2 * sizeof(float),
+        .pieces = m->vocab ? llamac_vocab_size(m->vocab) : 0,
     };
     size_t known = all.size < sizeof all ? all.size : sizeof all;
     memset((char *)info + known, 0, all.size - known);

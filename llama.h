@@ -529,6 +529,9 @@ typedef struct {
     uint64_t file_bytes;         /* bytes of all files with weights */
     uint64_t kv_bytes_per_token; /* bytes of KV cache for a position */
     uint64_t token_bytes;        /* bytes of weights that generating a token reads */
+    int32_t
+        pieces; /* of the tokenizer; 0: none. Files may pad `vocab` to a multiple of 64 or so: if
+                     * it is larger still, the tokenizer may be another model's */
 } llama_info;
 
 /* Fills in *info, whose size must be set. Errors: EINVAL. */

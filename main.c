@@ -1201,7 +1201,9 @@ static void read_inputs(void) {
 /* Exit with an error if the model has no tokenizer. */
 static void want_tokenizer(void) {
     if (!llama_token_text(run.model, 0, NULL))
-        die(EXIT_MODEL, "the model has no tokenizer in or beside it: give one with --tokenizer");
+        die(EXIT_MODEL,
+            "the model has no tokenizer in or beside it: give its own with --tokenizer (another "
+            "model's gives wrong text)");
 }
 
 /* Note, once, a byte that is not UTF-8. */
@@ -1335,6 +1337,14 @@ static void open_model(void) {
     run.context = (size_t)(options.session.context ? options.session.context : run.info.context);
     int trained = run.info.context; /* Meta's files do not say it; Llama 2 has 4096 */
     if (strcmp(run.info.format, "meta") == 0 && trained < 4096) trained = 4096;
+    /* Files pad the vocabulary to a multiple of a power of two; a few tokens may have no piece. */
+    int missing = run.info.vocab - run.info.pieces, padding = run.info.vocab & -run.info.vocab;
+    padding = padding > 128 ? 128 : padding < 8 ? 8 : padding;
+    if (run.info.pieces && missing >= padding)
+        note("the tokenizer has %d pieces, the model %d tokens; if it is another model's, all text "
+             "is "
+             "wrong",
+             (int)run.info.pieces, run.info.vocab);
     if (options.session.context > trained)
         note("-c %d: the model was trained for %d positions; beyond them its text gets worse",
              options.session.context, trained);

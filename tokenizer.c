@@ -1,5 +1,5 @@
-/* tokenizer.c - converts text to tokens and back, exactly as SentencePiece does with the BPE
- * tokenizer.model of LLaMA 1 and 2.
+/* tokenizer.c - converts text to tokens and back, exactly as SentencePiece does with a BPE model such
+ * as the tokenizer.model of LLaMA 1 and 2.
  *
  *   1. Vocabulary             pieces, and a hash table that finds the id of a text
  *   2. Reading vocabularies   SentencePiece's tokenizer.model, llama2.c's tokenizer.bin, Hugging
@@ -11,10 +11,11 @@
  * from characters. Merge the adjacent pair whose concatenation is the piece with the highest score;
  * of equal scores, the leftmost pair. Repeat until no adjacent pair forms a piece. Spaces are
  * written as U+2581, a space is added in front of the text, and a character that is not a piece
- * becomes its UTF-8 bytes.
+ * becomes its UTF-8 bytes. A file may also have other settings: see llamac_vocab.
  *
  * Functions that read a vocabulary return NULL on success. If they fail, they return a predicate
- * whose subject is the file, such as "has no <unk>".
+ * whose subject is the file, such as "has no <unk>". If it begins with '!', the file is valid but
+ * not supported.
  */
 #ifndef LLAMAC_COMMON /* defined if the program includes llama.c before this file */
 #define LLAMA_COMMON_ONLY
@@ -24,13 +25,15 @@
 
 /* ---- 1. Vocabulary ---- */
 
-/* SentencePiece's types of pieces. Apart from BOS, encoding produces only NORMAL, UNKNOWN and BYTE
- * pieces. */
+/* SentencePiece's types of pieces. Apart from BOS, encoding produces no CONTROL pieces, and UNUSED
+ * pieces only if they are a single character (emit). Where the text has a USER_DEFINED piece, that
+ * becomes its token whatever the scores say. */
 enum { NORMAL = 1, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE };
 enum {
     MAX_PIECES = 1 << 20, /* in a vocabulary */
     MAX_PIECE = 1000,     /* bytes; with pending bytes a piece decodes to <= LLAMA_TEXT_MAX */
-    MAX_PROBES = 1000     /* slots tried for a piece; a file that needs more is malicious */
+    MAX_PROBES = 1000,    /* slots tried for a piece; a file that needs more is malicious */
+    MAX_KEY = 256         /* bytes of a text that the character map replaces */
 };
 
 typedef struct {
@@ -40,20 +43,40 @@ typedef struct {
     int type;
 } vocab_piece;
 
+typedef struct {
+    const char *text;
+    size_t n; /* bytes */
+} user_text;
+
 struct llamac_vocab {
     llamac_arena *arena;                   /* of the model */
     vocab_piece *pieces;                   /* [size], by id */
     int32_t size, capacity, bos, eos, unk; /* pieces; ids, -1: none */
     int32_t byte_id[256];                  /* id of each byte's piece; -1: none */
-    int32_t *slots;      /* [slot_mask + 1] hash table of NORMAL pieces: ids; -1: empty */
-    uint32_t slot_mask;  /* a power of 2, less 1 */
-    bool space_in_front; /* SentencePiece's add_dummy_prefix */
+    int32_t *slots; /* [slot_mask + 1] hash table of the pieces that merges form: ids; -1: empty */
+    uint32_t slot_mask; /* a power of 2, less 1 */
+    user_text *user;    /* [n_user] texts of the USER_DEFINED pieces, sorted */
+    size_t n_user;
+    /* Settings of SentencePiece */
+    const uint32_t *trie;   /* [n_trie] precompiled_charsmap: see read_charsmap; NULL: no map */
+    size_t n_trie;          /* 4-byte units */
+    const char *mapped;     /* the texts that the map writes, each with a final 0 */
+    const char *unk_text;   /* unk_surface: <unk> is decoded to it */
+    size_t n_unk_text;      /* bytes */
+    bool space_in_front;    /* add_dummy_prefix */
+    bool squeezes_spaces;   /* remove_extra_whitespaces */
+    bool keeps_plain_space; /* escape_whitespaces is false */
+    bool splits_unused;     /* has UNUSED pieces, which are merged and then split again */
+    /* Settings of tokenizer.json */
+    bool splits_words; /* no piece is formed across the beginning of a word, a space */
+    bool repeats_unk;  /* each unknown character becomes an <unk>, not a series of them */
 };
 
 static const char SPACE[] = "\xe2\x96\x81";          /* U+2581, a space inside pieces */
 static const char REPLACEMENT[] = "\xef\xbf\xbd";    /* U+FFFD, an invalid byte */
 static const char out_of_memory[] = "out of memory"; /* a reader's reason, compared by address */
 static const char UNK_TEXT[] = " \xe2\x81\x87 ";     /* what SentencePiece prints for <unk> */
+static const char mistyped[] = "has a setting of another type than it must have";
 
 /* Returns a hash of the text, 8 bytes at a time, by multiplication and shift. */
 static uint32_t hash_text(const char *text, size_t n) {
@@ -70,7 +93,7 @@ static uint32_t hash_text(const char *text, size_t n) {
     return (uint32_t)(h >> 32);
 }
 
-/* Returns the id of the NORMAL piece with this text, or -1. */
+/* Returns the id of the piece in the hash table with this text, or -1. */
 static int32_t vocab_find(const llamac_vocab *v, const char *text, size_t n) {
     for (uint32_t i = hash_text(text, n) & v->slot_mask;; i = (i + 1) & v->slot_mask) {
         int32_t id = v->slots[i];
@@ -118,6 +141,8 @@ static llamac_vocab *vocab_new(llamac_arena *arena, size_t capacity) {
     v->arena = arena;
     v->capacity = (int32_t)capacity;
     v->bos = v->eos = v->unk = -1;
+    v->unk_text = UNK_TEXT;
+    v->n_unk_text = sizeof UNK_TEXT - 1;
     v->slot_mask = (uint32_t)slots - 1;
     memset(v->byte_id, -1, sizeof v->byte_id);
     memset(v->slots, -1, slots * sizeof *v->slots);
@@ -132,7 +157,6 @@ static const char *vocab_add(llamac_vocab *v, const char *from, size_t n, float 
         return "has a piece that is empty or over 1000 bytes";
     if (type < NORMAL || type > BYTE || score != score)
         return "has a piece of unknown type, or with a score that is not a number";
-    if (type == USER_DEFINED) return "has user-defined pieces, which are not supported";
     char *text = llamac_new(v->arena, n, 1);
     if (!text) return out_of_memory;
     if (n) memcpy(text, from, n);
@@ -143,11 +167,32 @@ static const char *vocab_add(llamac_vocab *v, const char *from, size_t n, float 
     if (type == BYTE && byte < 0) return "has a byte piece that is not <0xNN>";
     if (type == BYTE) v->byte_id[byte] = id;
     if (type == UNKNOWN) v->unk = id;
-    if (type != NORMAL || vocab_find(v, text, n) >= 0) return NULL; /* the first of equal texts */
+    bool merges = type == NORMAL || type == USER_DEFINED || (type == UNUSED && v->splits_unused);
+    if (!merges || vocab_find(v, text, n) >= 0) return NULL; /* the first of equal texts */
     uint32_t i = hash_text(text, n) & v->slot_mask;
     for (int tries = 0; v->slots[i] >= 0; tries++, i = (i + 1) & v->slot_mask)
         if (tries == MAX_PROBES) return "has pieces made to collide in a hash table";
     v->slots[i] = id;
+    return NULL;
+}
+
+/* Compares two texts by their bytes; a text comes after its beginnings. For qsort. */
+static int compare_user(const void *a, const void *b) {
+    const user_text *x = a, *y = b;
+    int order = memcmp(x->text, y->text, x->n < y->n ? x->n : y->n);
+    return order ? order : (x->n > y->n) - (x->n < y->n);
+}
+
+/* Makes the sorted list of the USER_DEFINED pieces. */
+static const char *list_user_defined(llamac_vocab *v) {
+    size_t n = 0;
+    for (int32_t i = 0; i < v->size; i++) n += v->pieces[i].type == USER_DEFINED;
+    if (n == 0) return NULL;
+    if (!(v->user = llamac_new(v->arena, n, sizeof *v->user))) return out_of_memory;
+    for (int32_t i = 0; i < v->size; i++)
+        if (v->pieces[i].type == USER_DEFINED)
+            v->user[v->n_user++] = (user_text){v->pieces[i].text, v->pieces[i].n};
+    qsort(v->user, n, sizeof *v->user, compare_user);
     return NULL;
 }
 
@@ -169,6 +214,52 @@ static const char *finish_vocab(llamac_vocab *v, double bos, double eos, bool sp
     v->bos = bos < 0 ? -1 : (int32_t)bos;
     v->eos = eos < 0 ? -1 : (int32_t)eos;
     v->space_in_front = space_in_front;
+    return list_user_defined(v);
+}
+
+/* ---- 2. Reading vocabularies: the character map ---- */
+
+/* A precompiled_charsmap is the number of bytes of a trie, in 4 bytes; the trie; and the texts that
+ * replace its keys, each with a final 0. It is what SentencePiece makes of its rules nmt_nfkc, nfkc
+ * and their kin, which replace characters, or series of characters, by their plain forms.
+ *
+ * The trie is a double array (Aoe 1989, doi:10.1109/32.31365) as darts-clone stores it. Each node
+ * is a unit of 32 bits:
+ *
+ *   31       1: a leaf; its other bits are the position of a text
+ *   30..10   the offset of the node's children, or a 256th of it if bit 9 is 1
+ *   8        1: a key ends here; its leaf is the child for the byte 0
+ *   7..0     the byte that leads to this node
+ *
+ * The child of node i for byte b is node (i ^ offset ^ b). It exists if its bits 31 and 7..0 are b. */
+
+static size_t trie_offset(uint32_t unit) { return (size_t)(unit >> 10) << (unit & 512 ? 8 : 0); }
+
+/* Copies a map and checks its texts and leaves. An empty map is none. The offsets of the trie are
+ * checked when they are followed. */
+static const char *read_charsmap(llamac_vocab *v, llamac_cursor c) {
+    static const char damaged[] = "has a precompiled_charsmap that is damaged";
+    if (llamac_left(&c) == 0) return NULL;
+    uint64_t n = llamac_uint(&c, 4);
+    const unsigned char *trie = llamac_take(&c, n), *texts = c.at;
+    size_t n_texts = llamac_left(&c), length = 0;
+    if (!trie || n == 0 || n % 4 || n_texts == 0 || texts[n_texts - 1] != 0 ||
+        !is_utf8((const char *)texts, n_texts))
+        return damaged;
+    for (size_t i = 0; i < n_texts; i++) /* so that a text grows by a known factor at most */
+        if ((length = texts[i] ? length + 1 : 0) > MAX_PIECE) return damaged;
+    uint32_t *units = llamac_new(v->arena, n, 1);
+    char *mapped = llamac_new(v->arena, n_texts, 1);
+    if (!units || !mapped) return out_of_memory;
+    memcpy(units, trie, (size_t)n);
+    memcpy(mapped, texts, n_texts);
+    for (size_t i = 0; i < n / 4; i++) {
+        uint32_t at = units[i] & INT32_MAX;
+        if (units[i] >> 31 && (at >= n_texts || (mapped[at] & 0xc0) == 0x80)) return damaged;
+    }
+    v->trie = units;
+    v->n_trie = (size_t)n / 4;
+    v->mapped = mapped;
     return NULL;
 }
 
@@ -235,41 +326,60 @@ static const char *parse_piece(llamac_vocab *v, llamac_cursor c) {
             return "has a piece with other fields than a text, a score and a type";
     }
     if (c.bad) return "has a piece that is truncated";
+    v->splits_unused |= type == UNUSED;
     return vocab_add(v, (const char *)text, n, score, type);
 }
 
-/* Reads a TrainerSpec {3 model_type, 41 bos_id, 42 eos_id}. An id may be -1: none. */
+/* Reads a TrainerSpec {3 model_type, 24 treat_whitespace_as_suffix, 41 bos_id, 42 eos_id, 44
+ * unk_surface}. An id may be -1: none. */
 static const char *parse_trainer(llamac_vocab *v, llamac_cursor c) {
+    static const char *const not_bpe[] = {[1] = "!is a unigram model, not a BPE model",
+                                          [3] = "!is a model of words, not a BPE model",
+                                          [4] = "!is a model of characters, not a BPE model"};
     enum { BPE = 2 };
     proto_field f;
     uint64_t model_type = 1;
+    bool suffix = false;
     v->bos = 1;
     v->eos = 2;
     while (proto_next(&c, &f)) {
-        if (f.wire != 0) continue;
+        if (f.number == 44 && f.wire == 2) {
+            size_t n = llamac_left(&f.content);
+            char *text = llamac_new(v->arena, n, 1);
+            if (!text) return out_of_memory;
+            if (n) memcpy(text, f.content.at, n);
+            if (n > MAX_PIECE || !is_utf8(text, n))
+                return "has an unk_surface that is not UTF-8 or over 1000 bytes";
+            v->unk_text = text, v->n_unk_text = n;
+        }
+        bool number = f.number == 3 || f.number == 24 || f.number == 41 || f.number == 42;
+        if ((number && f.wire != 0) || (f.number == 44 && f.wire != 2)) return mistyped;
         if (f.number == 3) model_type = f.value;
+        if (f.number == 24) suffix = f.value != 0;
         if (f.number == 41) v->bos = (int32_t)f.value;
         if (f.number == 42) v->eos = (int32_t)f.value;
     }
     if (c.bad) return "has a trainer_spec that is truncated";
-    return model_type == BPE ? NULL : "is not a BPE model, the only kind supported";
+    if (model_type != BPE)
+        return model_type == 1 || model_type == 3 || model_type == 4 ? not_bpe[model_type]
+                                                                     : "!is not a BPE model";
+    return suffix ? "!has spaces after words (treat_whitespace_as_suffix)" : NULL;
 }
 
 /* Reads a NormalizerSpec {2 precompiled_charsmap, 3 add_dummy_prefix, 4 remove_extra_whitespaces, 5
- * escape_whitespaces}. The defaults of 3, 4 and 5 are true. Only
- * LLaMA's settings are accepted: no charsmap, 4 false, 5 true. */
+ * escape_whitespaces}. The defaults of 3, 4 and 5 are true. */
 static const char *parse_normalizer(llamac_vocab *v, llamac_cursor c) {
     proto_field f;
-    bool trims = true, escapes = true, maps = false;
-    v->space_in_front = true;
+    llamac_cursor map = {0};
+    v->space_in_front = v->squeezes_spaces = true;
     while (proto_next(&c, &f)) {
-        if (f.number == 2 && f.wire == 2) maps = llamac_left(&f.content) > 0;
-        if (f.number == 3 && f.wire == 0) v->space_in_front = f.value != 0;
-        if (f.number == 4 && f.wire == 0) trims = f.value != 0;
-        if (f.number == 5 && f.wire == 0) escapes = f.value != 0;
+        if (f.number >= 2 && f.number <= 5 && f.wire != (f.number == 2 ? 2 : 0)) return mistyped;
+        if (f.number == 2) map = f.content;
+        if (f.number == 3) v->space_in_front = f.value != 0;
+        if (f.number == 4) v->squeezes_spaces = f.value != 0;
+        if (f.number == 5) v->keeps_plain_space = f.value == 0;
     }
-    if (c.bad) return "has a normalizer_spec that is truncated";
-    return trims || maps || !escapes ? "normalises text, which is not supported" : NULL;
+    return c.bad ? "has a normalizer_spec that is truncated" : read_charsmap(v, map);
 }
 
 /* Checks that a denormalizer_spec, a NormalizerSpec used for decoding, has no charsmap. */
@@ -277,7 +387,7 @@ static const char *parse_denormalizer(llamac_cursor c) {
     proto_field f;
     while (proto_next(&c, &f))
         if (f.number == 2 && (f.wire != 2 || llamac_left(&f.content)))
-            return "changes the text it decodes, which is not supported";
+            return "!changes the text it decodes (denormalizer_spec)";
     return c.bad ? "has a denormalizer_spec that is truncated" : NULL;
 }
 
@@ -360,9 +470,9 @@ static const char *parse_bin(llamac_vocab *v, llamac_cursor c) {
 
 /* ---- 2. Reading vocabularies: Hugging Face's tokenizer.json ---- */
 
-/* Accepted if it describes LLaMA's tokenizer: BPE, byte_fallback, a space in front of the text.
- * The file has an ordered list of merges where tokenizer.model has scores. The scores are derived
- * from that order. */
+/* Accepted if it describes a tokenizer of SentencePiece's kind: BPE, spaces written as U+2581. The
+ * file has an ordered list of merges where tokenizer.model has scores. The scores are derived from
+ * that order. */
 
 static const float UNSCORED = -3e38f;    /* a piece that no merge read so far forms */
 static const float SPACES_SCORE = -1e9f; /* the score of runs of spaces in tokenizer.model */
@@ -373,10 +483,13 @@ typedef struct {
         const char *text; /* NULL: no piece with this id was read */
         size_t n;         /* bytes */
         int type;
-    } * pieces;                              /* [capacity], by id */
-    size_t capacity;                         /* tokens of the model; ids must be lower */
-    size_t size;                             /* the highest id read, plus 1 */
-    bool bpe, byte_fallback, space_in_front; /* settings found; each is required */
+    } * pieces;      /* [capacity], by id */
+    size_t capacity; /* tokens of the model; ids must be lower */
+    size_t size;     /* the highest id read, plus 1 */
+    /* Settings found. Metaspace writes spaces as U+2581 and adds one in front, unless `never` is
+     * set. It also splits the text before each of them, unless `whole` is set. */
+    bool bpe, byte_fallback, fuses_unk, named_unk, metaspace, never, whole;
+    bool prepend_type, prepends, replace_type, replaces; /* each type needs its text */
     /* The added token that is being read */
     const char *content; /* [n_content], escapes not resolved; NULL: not read */
     size_t n_content;
@@ -448,20 +561,52 @@ static const char *json_piece(json_vocab *k, double id, const char *text, size_t
     return NULL;
 }
 
+/* Reads a setting of the model that is not in json_value's table. */
+static const char *json_setting(json_vocab *k, const llamac_json *j) {
+    const llamac_value *v = &j->value;
+    static const char *const flags[] = {"byte_fallback", "fuse_unk", "ignore_merges"};
+    static const char *const marks[] = {"continuing_subword_prefix", "end_of_word_suffix"};
+    bool yes = v->kind == 't', flag = yes || v->kind == 'f', text = v->kind == '"';
+    for (int i = 0; i < 3; i++)
+        if (llamac_json_under(j, 2, flags[i]) && !flag)
+            return "has a byte_fallback, fuse_unk or ignore_merges that is not true or false";
+    for (int i = 0; i < 2; i++)
+        if (llamac_json_under(j, 2, marks[i]) && (!text || v->n))
+            return text ? "!marks the parts of words (continuing_subword_prefix or "
+                          "end_of_word_suffix)"
+                        : mistyped;
+    if (llamac_json_under(j, 2, "byte_fallback")) k->byte_fallback = yes;
+    if (llamac_json_under(j, 2, "fuse_unk")) k->fuses_unk = yes;
+    if (llamac_json_under(j, 2, "unk_token")) k->named_unk = llamac_is(v->text, v->n, "<unk>");
+    if (llamac_json_under(j, 2, "dropout") && (v->kind != '0' || v->number != 0))
+        return "!leaves out merges at random (dropout)";
+    if (llamac_json_under(j, 2, "ignore_merges") && yes)
+        return "!finds whole words before it merges (ignore_merges)";
+    return NULL;
+}
+
 /* Reads a value outside the merges: a piece, a field of an added token, or a setting. A setting in
  * the table must have one of the values listed there, separated by '|'. */
 static const char *json_value(json_vocab *k, const llamac_json *j) {
-    static const char other[] = "treats text differently from LLaMA's tokenizer.model";
-    const struct {
-        const char *part, *key, *text;
-    } wants[] = {{"model", "type", "BPE"},
-                 {"normalizer", "type", "Sequence|Prepend|Replace"},
-                 {"normalizer", "prepend", SPACE},
-                 {"normalizer", "String", " "},
-                 {"normalizer", "content", SPACE},
-                 {"pre_tokenizer", "type", "Metaspace"},
-                 {"pre_tokenizer", "replacement", SPACE},
-                 {"pre_tokenizer", "prepend_scheme", "first|always"}};
+    static const char normalizer[] = "!treats text differently from SentencePiece (normalizer)",
+                      splitter[] =
+                          "!treats text differently from SentencePiece (pre_tokenizer), as "
+                          "GPT-2's and Llama 3's vocabularies do",
+                      decoder[] = "!treats text differently from SentencePiece (decoder)";
+    static const struct {
+        const char *part, *key, *text, *why;
+    } wants[] = {{"model", "type", "BPE", "!is not BPE"},
+                 {"normalizer", "type", "Sequence|Prepend|Replace", normalizer},
+                 {"normalizer", "prepend", SPACE, normalizer},
+                 {"normalizer", "String", " ", normalizer},
+                 {"normalizer", "Regex", " ", normalizer},
+                 {"normalizer", "content", SPACE, normalizer},
+                 {"pre_tokenizer", "type", "Metaspace", splitter},
+                 {"pre_tokenizer", "replacement", SPACE, splitter},
+                 {"pre_tokenizer", "prepend_scheme", "first|always|never", splitter},
+                 {"decoder", "type", "Sequence|Replace|ByteFallback|Fuse|Strip|Metaspace", decoder},
+                 {"decoder", "String", SPACE, decoder},
+                 {"decoder", "content", " ", decoder}};
     size_t n = 0;
     const char *why, *value = "";
     if (strchr("[]{}n", j->value.kind)) return NULL;
@@ -477,16 +622,30 @@ static const char *json_value(json_vocab *k, const llamac_json *j) {
         for (const char *want = wants[i].text; want;
              want = strchr(want, '|') ? strchr(want, '|') + 1 : NULL)
             accepted |= strcspn(want, "|") == n && memcmp(want, value, n) == 0;
-        if (!accepted) return i == 0 ? "is not BPE, the only kind supported" : other;
+        if (!accepted) return wants[i].why;
         k->bpe |= i == 0;
-        k->space_in_front |= wants[i].key[0] == 'p'; /* the keys prepend and prepend_scheme */
+        k->prepend_type |= llamac_is(value, n, "Prepend");
+        k->prepends |= strcmp(wants[i].key, "prepend") == 0;
+        k->replace_type |= wants[i].why == normalizer && llamac_is(value, n, "Replace");
+        k->replaces |= wants[i].why == normalizer && llamac_is(value, n, " ");
+        k->metaspace |= wants[i].why == splitter;
+        k->never |= llamac_is(value, n, "never");
     }
-    if (llamac_json_under(j, 1, "model") && llamac_json_under(j, 2, "byte_fallback"))
-        k->byte_fallback = j->value.kind == 't';
+    if (llamac_json_under(j, 1, "decoder") && j->value.kind == '0' &&
+        j->value.number != llamac_json_under(j, j->level, "start")) /* Strip: start 1, stop 0 */
+        return decoder;
+    bool split = llamac_json_under(j, 2, "split"),
+         flag = split || llamac_json_under(j, 2, "add_prefix_space");
+    if (llamac_json_under(j, 1, "pre_tokenizer") && flag) {
+        if (!strchr("tf", j->value.kind)) return mistyped;
+        k->whole |= split && j->value.kind == 'f';
+        k->never |= !split && j->value.kind == 'f';
+    }
+    if (llamac_json_under(j, 1, "model") && j->level == 2) return json_setting(k, j);
     if (j->level == 3 && llamac_json_under(j, 1, "model") && llamac_json_under(j, 2, "vocab"))
         return j->value.kind == '0'
                    ? json_piece(k, j->value.number, j->key[3].text, j->key[3].n, NORMAL)
-                   : other;
+                   : "has a piece whose id is not a number";
     if (j->level != 3 || !llamac_json_under(j, 1, "added_tokens")) return NULL;
     if (llamac_json_under(j, 3, "id")) k->id = j->value.number;
     if (llamac_json_under(j, 3, "content")) k->content = j->value.text, k->n_content = j->value.n;
@@ -506,8 +665,13 @@ static const char *json_pieces(json_vocab *k, llamac_json j) {
     }
     if (why) return why;
     if (j.c.bad) return "is not JSON";
-    if (!k->bpe || !k->byte_fallback || !k->space_in_front)
-        return "is not a BPE vocabulary with byte_fallback and a space in front of the text";
+    if (!k->bpe) return "!is not a BPE vocabulary";
+    if (k->prepend_type && !k->prepends)
+        return "has a Prepend without its space in front of the text";
+    if (k->replace_type && !k->replaces) return "has a Replace without the space that it replaces";
+    if (!k->prepends && !k->replaces && !k->metaspace)
+        return "!does not write spaces as U+2581, as SentencePiece does";
+    if (!k->byte_fallback && !k->named_unk) return "!has another unk_token than <unk>, or none";
     return NULL;
 }
 
@@ -606,13 +770,16 @@ static const char *parse_json(llamac_vocab **out, llamac_cursor c, size_t max_pi
             int type = byte_of(&p) >= 0                  ? BYTE
                        : llamac_is(p.text, p.n, "<unk>") ? UNKNOWN
                                                          : k.pieces[id].type;
+            if (type == BYTE && !k.byte_fallback)
+                why = "has byte pieces, but its byte_fallback is not true";
             if (llamac_is(p.text, p.n, "<s>")) bos = (int32_t)id;
             if (llamac_is(p.text, p.n, "</s>")) eos = (int32_t)id;
-            why = vocab_add(v, text, k.pieces[id].n, UNSCORED, type);
+            if (!why) why = vocab_add(v, text, k.pieces[id].n, UNSCORED, type);
         }
     }
     if (!why) why = json_scores(&k, v, j);
-    if (!why) why = finish_vocab(v, bos, eos, true);
+    if (!why) why = finish_vocab(v, bos, eos, k.prepends || (k.metaspace && !k.never));
+    if (!why) v->splits_words = k.metaspace && !k.whole, v->repeats_unk = !k.fuses_unk;
     llamac_free_all(&k.scratch);
     *out = v;
     return why;
@@ -640,19 +807,35 @@ LLAMAC_SHARED void llamac_vocab_note(llamac_gguf_vocab *g, const llamac_pair *p)
         {"bos_token_id", NULL, &g->bos},
         {"eos_token_id", NULL, &g->eos},
         {"add_space_prefix", NULL, &g->space_in_front},
+        {"remove_extra_whitespaces", NULL, &g->squeezes_spaces},
+        {"precompiled_charsmap", &g->charsmap, NULL},
     };
+    const char *not_number = g->not_number;
     if (p->length < PREFIX || memcmp(p->key, prefix, PREFIX) != 0) return;
     for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
         if (!llamac_is(p->key + PREFIX, p->length - PREFIX, keys[i].key)) continue;
         if (keys[i].value) *keys[i].value = *v;
-        else if (keys[i].number && v->kind != '"' && v->kind != '[')
-            *keys[i].number = v->kind == '0' ? v->number : v->kind == 't';
+        else if (v->kind == '"' || v->kind == '[') not_number = keys[i].key;
+        else if (keys[i].number) *keys[i].number = v->kind == '0' ? v->number : v->kind == 't';
     }
+    g->not_number = not_number;
 }
 
 /* Returns whether the value of tokenizer.ggml.model is this name. */
 static bool is_model(const llamac_gguf_vocab *g, const char *name) {
     return g->model.kind == '"' && llamac_is(g->model.text, (size_t)g->model.n, name);
+}
+
+/* Reports why a vocabulary cannot be read. `repair` is what to do if the file is damaged. Returns
+ * LLAMA_EFORMAT or LLAMA_ENOMEM. */
+static int refuse_vocab(const char *why, const char *repair, const char *file, llama_error *err) {
+    if (why == out_of_memory) return llamac_out_of_memory(err, file);
+    if (*why == '!')
+        return llamac_fail(err, LLAMA_EFORMAT,
+                           "%s: %s, which is not supported; the model cannot be used, because a "
+                           "tokenizer of another model gives wrong text",
+                           file, why + 1);
+    return llamac_fail(err, LLAMA_EFORMAT, "%s: %s; %s", file, why, repair);
 }
 
 /* Makes the vocabulary from the values that llamac_vocab_note noted. *out stays NULL if the file
@@ -667,8 +850,9 @@ LLAMAC_SHARED int llamac_vocab_gather(llamac_vocab **out, llamac_gguf_vocab *g, 
     if (!is_model(g, "llama"))
         return llamac_fail(
             err, LLAMA_EFORMAT,
-            "%s: its vocabulary is of kind '%.*s', not 'llama' (SentencePiece); give "
-            "tokenizer.model as the tokenizer",
+            "%s: its vocabulary is of kind '%.*s', and only 'llama' (SentencePiece's BPE) is "
+            "supported; the model cannot be used, because a tokenizer of another model gives wrong "
+            "text",
             file, g->model.kind == '"' && g->model.n < 64 ? (int)g->model.n : 0,
             g->model.text ? g->model.text : "");
     if (g->tokens.kind != '[' || g->tokens.n > max_pieces || g->scores.kind != '[' ||
@@ -677,6 +861,11 @@ LLAMAC_SHARED int llamac_vocab_gather(llamac_vocab **out, llamac_gguf_vocab *g, 
                            "%s: its tokens, scores or token_type are missing, differ in number or "
                            "are more than the model's tokens; convert the model to GGUF again",
                            file);
+    if (g->not_number)
+        return llamac_fail(err, LLAMA_EFORMAT,
+                           "%s: its key tokenizer.ggml.%s is neither a number nor true or false; "
+                           "convert the model to GGUF again",
+                           file, g->not_number);
     llamac_vocab *v = vocab_new(arena, (size_t)g->tokens.n);
     if (!v) return llamac_out_of_memory(err, file);
     for (uint64_t i = 0; i < g->tokens.n && !why; i++) {
@@ -690,11 +879,15 @@ LLAMAC_SHARED int llamac_vocab_gather(llamac_vocab **out, llamac_gguf_vocab *g, 
             why = vocab_add(v, text.text, (size_t)text.n, (float)score.number,
                             type.number == USER_DEFINED ? UNUSED : (int)type.number);
     }
+    v->squeezes_spaces = g->squeezes_spaces != 0;
+    if (!why && g->charsmap.kind) {
+        bool is_bytes = g->charsmap.kind == '[' && g->charsmap.type < 2; /* uint8, int8 */
+        const unsigned char *map = is_bytes ? llamac_take(&g->charsmap.items, g->charsmap.n) : NULL;
+        why = map ? read_charsmap(v, llamac_cursor_on(map, g->charsmap.n))
+                  : "has a precompiled_charsmap that is not an array of bytes";
+    }
     if (!why) why = finish_vocab(v, g->bos, g->eos, g->space_in_front != 0);
-    if (why == out_of_memory) return llamac_out_of_memory(err, file);
-    if (why)
-        return llamac_fail(err, LLAMA_EFORMAT, "%s: %s; convert the model to GGUF again", file,
-                           why);
+    if (why) return refuse_vocab(why, "convert the model to GGUF again", file, err);
     *out = v;
     return LLAMA_OK;
 }
@@ -718,17 +911,15 @@ static bool is_tiktoken(llamac_cursor c) {
  * LLAMA_ENOMEM. */
 LLAMAC_SHARED int llamac_vocab_parse(llamac_vocab **out, llamac_cursor bytes, size_t max_pieces,
                                      const char *file, llamac_arena *arena, llama_error *err) {
-    static const char advice[] = "use the tokenizer.model that Meta ships with LLaMA 1 and 2";
+    static const char repair[] = "download the tokenizer of this model again";
     llamac_cursor c = bytes;
     size_t pieces = proto_count(bytes), plain = pieces ? 0 : bin_count(bytes);
     bool json = !pieces && !plain && llamac_json_is(&c, '{');
     const char *why = NULL;
     if (!pieces && !plain && !json)
-        return llamac_fail(err, LLAMA_EFORMAT, "%s: %s; %s", file,
-                           is_tiktoken(bytes)
-                               ? "is a tiktoken vocabulary (Llama 3's), which is not supported"
-                               : "is not a SentencePiece model, or is truncated",
-                           advice);
+        return refuse_vocab(is_tiktoken(bytes) ? "!is a tiktoken vocabulary (Llama 3's)"
+                                               : "is not a SentencePiece model, or is truncated",
+                            repair, file, err);
     if (pieces + plain > max_pieces || (plain && plain < max_pieces))
         return llamac_fail(err, LLAMA_EFORMAT,
                            "%s: has %zu pieces, but the model has %zu tokens; use the tokenizer of "
@@ -738,22 +929,23 @@ LLAMAC_SHARED int llamac_vocab_parse(llamac_vocab **out, llamac_cursor bytes, si
     if (json) why = parse_json(&v, bytes, max_pieces, arena);
     else if (!v) why = out_of_memory;
     else why = pieces ? parse_proto(v, bytes) : parse_bin(v, bytes);
-    if (why == out_of_memory) return llamac_out_of_memory(err, file);
-    if (why) return llamac_fail(err, LLAMA_EFORMAT, "%s: %s; %s", file, why, advice);
+    if (why) return refuse_vocab(why, repair, file, err);
     *out = v;
     return LLAMA_OK;
 }
 LLAMAC_SHARED int32_t llamac_vocab_bos(const llamac_vocab *v) { return v->bos; }
 LLAMAC_SHARED int32_t llamac_vocab_eos(const llamac_vocab *v) { return v->eos; }
 
-/* Returns the length of the longest NORMAL piece: a space or an invalid byte of a text is 3 bytes of
- * a piece, so no piece covers more text than its own length. Without byte pieces a single <unk> may
- * cover any number of characters. */
+LLAMAC_SHARED int32_t llamac_vocab_size(const llamac_vocab *v) { return v->size; }
+
+/* Returns the length of the longest piece: a space or an invalid byte of a text is 3 bytes of a
+ * piece, so no piece covers more text than its own length. Without byte pieces a single <unk> may
+ * cover any number of characters. Squeezing spaces and the character map remove text. */
 LLAMAC_SHARED size_t llamac_vocab_widest(const llamac_vocab *v) {
     size_t max = 1;
     for (int32_t i = 0; i < v->size; i++)
-        if (v->pieces[i].type == NORMAL && v->pieces[i].n > max) max = v->pieces[i].n;
-    return v->byte_id[0] < 0 ? SIZE_MAX : max;
+        if (v->pieces[i].n > max) max = v->pieces[i].n;
+    return v->byte_id[0] < 0 || v->squeezes_spaces || v->trie ? SIZE_MAX : max;
 }
 
 /* ---- 3. Encoding ---- */
@@ -761,7 +953,9 @@ LLAMAC_SHARED size_t llamac_vocab_widest(const llamac_vocab *v) {
 /* A symbol is a range of the normalised text, linked to its neighbours. If it is merged into its
  * left neighbour, its n becomes 0. */
 typedef struct {
-    uint32_t begin, n;    /* bytes */
+    uint32_t begin;       /* bytes */
+    uint16_t n;           /* bytes, at most MAX_PIECE */
+    bool frozen;          /* a USER_DEFINED piece: never merged */
     uint32_t left, right; /* indices of the neighbours; NOWHERE: none */
 } symbol;
 
@@ -784,24 +978,97 @@ typedef struct {
     size_t n_symbols, symbols_capacity; /* symbols */
     candidate *heap;                    /* [n_heap] the candidate to merge first at heap[0] */
     size_t n_heap, heap_capacity;       /* candidates */
+    uint16_t *splits; /* [v->size] bytes of the left symbol of the pair last found for an UNUSED
+                       * piece; 0: none. NULL: no UNUSED pieces */
 } encoder;
 
-/* Writes the normalised text: every space as U+2581 and every invalid byte as U+FFFD, three bytes
- * each. A space is added in front if the vocabulary says so. */
-static void normalise(encoder *e, const unsigned char *text, size_t n) {
-    size_t to = 0;
-    if (e->v->space_in_front) memcpy(e->text, SPACE, to = 3);
-    for (size_t i = 0; i < n;) {
-        size_t length = utf8_length(text + i, n - i);
-        const char *from = length == 0      ? REPLACEMENT
-                           : text[i] == ' ' ? SPACE
-                                            : (const char *)text + i;
-        size_t bytes = length == 0 || text[i] == ' ' ? 3 : length;
-        memcpy(e->text + to, from, bytes);
-        to += bytes;
-        i += length ? length : 1;
+/* Returns the first of user[from .. to) whose byte number d, -1 after the end, is at least `byte`. All
+ * of them begin with the same d bytes. */
+static size_t first_user(const llamac_vocab *v, size_t from, size_t to, size_t d, int byte) {
+    while (from < to) {
+        size_t middle = from + (to - from) / 2;
+        const user_text *u = &v->user[middle];
+        if ((d < u->n ? (unsigned char)u->text[d] : -1) < byte) from = middle + 1;
+        else to = middle;
     }
-    e->n_text = to;
+    return from;
+}
+
+/* Returns the length of the longest USER_DEFINED piece at the start of text[n]; 0 if there is none. */
+static size_t match_user(const llamac_vocab *v, const char *text, size_t n) {
+    size_t from = 0, to = v->n_user, longest = 0;
+    for (size_t d = 0; d < n && from < to; d++) {
+        int byte = (unsigned char)text[d];
+        from = first_user(v, from, to, d, byte);
+        to = first_user(v, from, to, d, byte + 1);
+        if (from < to && v->user[from].n == d + 1) longest = d + 1;
+    }
+    return longest;
+}
+
+/* Returns the text that the character map writes for the longest of its keys at the start of
+ * text[n], and sets *length to the key's length. Returns NULL if no key is there. */
+static const char *match_charsmap(const llamac_vocab *v, const unsigned char *text, size_t n,
+                                  size_t *length) {
+    const char *found = NULL;
+    size_t at = trie_offset(v->trie[0]);
+    for (size_t d = 0; d < n && d < MAX_KEY; d++) {
+        at ^= text[d];
+        if (at >= v->n_trie || (v->trie[at] & 0x800000ff) != text[d]) break;
+        bool ends = v->trie[at] & 256;
+        at ^= trie_offset(v->trie[at]);
+        if (!ends) continue;
+        if (at >= v->n_trie || !(v->trie[at] >> 31)) break; /* not a leaf: the map is damaged */
+        found = v->mapped + (v->trie[at] & INT32_MAX);
+        *length = d + 1;
+    }
+    return found;
+}
+
+/* Finds what normalisation writes for the start of text[n], n > 0, before it treats spaces: a
+ * USER_DEFINED piece as it is, else a text of the character map, else a character as it is, else
+ * U+FFFD for an invalid byte. Sets *n_out to its length, and *used to the bytes of text it stands
+ * for. */
+static const char *normalise_next(const llamac_vocab *v, const char *text, size_t n, size_t *n_out,
+                                  size_t *used) {
+    const unsigned char *bytes = (const unsigned char *)text;
+    const char *mapped;
+    if (v->n_user && (*n_out = *used = match_user(v, text, n))) return text;
+    if (v->trie && (mapped = match_charsmap(v, bytes, n, used))) {
+        *n_out = strlen(mapped);
+        return mapped;
+    }
+    if ((*n_out = *used = utf8_length(bytes, n))) return text;
+    *n_out = sizeof REPLACEMENT - 1;
+    *used = 1;
+    return REPLACEMENT;
+}
+
+/* Writes the normalised text to out, and returns its length. If out is NULL, only returns a length
+ * that is enough. Spaces are written as U+2581. A space is added in front if the vocabulary says so.
+ * If it squeezes spaces, then spaces at the beginning, at the end, and after a space are left out. */
+static size_t normalise(const llamac_vocab *v, const char *text, size_t n, char *out) {
+    const char *space = v->keeps_plain_space ? " " : SPACE;
+    size_t n_space = strlen(space), to = 0;
+    bool squeeze = v->squeezes_spaces; /* the next spaces are left out */
+    if (v->space_in_front && out) memcpy(out, space, n_space);
+    if (v->space_in_front) to = n_space;
+    for (size_t i = 0, k, used; i < n; i += used) {
+        const char *from = normalise_next(v, text + i, n - i, &k, &used);
+        size_t j = 0;
+        while (squeeze && j < k && from[j] == ' ') j++;
+        if (j < k) squeeze = v->squeezes_spaces && from[k - 1] == ' ';
+        for (; j < k; j++) {
+            bool is_space = from[j] == ' ';
+            if (out && is_space) memcpy(out + to, space, n_space);
+            else if (out) out[to] = from[j];
+            to += is_space ? n_space : 1;
+        }
+    }
+    while (v->squeezes_spaces && out && to >= n_space &&
+           memcmp(out + to - n_space, space, n_space) == 0)
+        to -= n_space;
+    return to;
 }
 
 /* Returns whether a is merged before b: its score is higher, or equal and a is to the left. */
@@ -812,9 +1079,13 @@ static bool merges_first(const candidate *a, const candidate *b) {
 /* Adds the pair (left, right) to the heap if its concatenation is a piece. */
 static void propose(encoder *e, uint32_t left, uint32_t right) {
     if (left == NOWHERE || right == NOWHERE) return;
-    uint32_t n = e->symbols[left].n + e->symbols[right].n;
-    int32_t id = n <= MAX_PIECE ? vocab_find(e->v, e->text + e->symbols[left].begin, n) : -1;
+    const symbol *a = &e->symbols[left], *b = &e->symbols[right];
+    if (a->frozen || b->frozen) return;
+    if (e->v->splits_words && b->n >= 3 && memcmp(e->text + b->begin, SPACE, 3) == 0) return;
+    uint32_t n = (uint32_t)a->n + b->n;
+    int32_t id = n <= MAX_PIECE ? vocab_find(e->v, e->text + a->begin, n) : -1;
     if (id < 0) return;
+    if (e->splits && e->v->pieces[id].type == UNUSED) e->splits[id] = a->n;
     candidate c = {e->v->pieces[id].score, left, right, n};
     size_t i = e->n_heap++;
     for (; i && merges_first(&c, &e->heap[(i - 1) / 2]); i = (i - 1) / 2)
@@ -835,11 +1106,14 @@ static candidate take_best(encoder *e) {
     return best;
 }
 
-/* Makes a symbol of each character, then merges until no adjacent pair is a piece. */
+/* Makes a symbol of each USER_DEFINED piece and of each character, then merges until no adjacent
+ * pair is a piece. The normalised text is never empty here. */
 static void merge(encoder *e) {
     for (uint32_t i = 0, n, k = 0; i < e->n_text; i += n, k++) {
-        n = (uint32_t)utf8_length((const unsigned char *)e->text + i, e->n_text - i);
-        e->symbols[k] = (symbol){i, n, k ? k - 1 : NOWHERE, k + 1};
+        size_t user = match_user(e->v, e->text + i, e->n_text - i);
+        n = (uint32_t)(user ? user
+                            : utf8_length((const unsigned char *)e->text + i, e->n_text - i));
+        e->symbols[k] = (symbol){i, (uint16_t)n, user > 0, k ? k - 1 : NOWHERE, k + 1};
         e->n_symbols = k + 1;
     }
     e->symbols[e->n_symbols - 1].right = NOWHERE;
@@ -847,8 +1121,9 @@ static void merge(encoder *e) {
     while (e->n_heap) {
         candidate c = take_best(e);
         symbol *left = &e->symbols[c.left], *right = &e->symbols[c.right];
-        if (!left->n || !right->n || left->n + right->n != c.n) continue; /* out of date */
-        left->n = c.n;
+        if (!left->n || !right->n || (uint32_t)left->n + right->n != c.n)
+            continue; /* out of date */
+        left->n = (uint16_t)c.n;
         right->n = 0;
         left->right = right->right;
         if (right->right != NOWHERE) e->symbols[right->right].left = c.left;
@@ -859,22 +1134,34 @@ static void merge(encoder *e) {
 
 /* Writes the ids of the symbols to out, at most cap of them, and returns count plus their number. A
  * symbol that is not a piece becomes its bytes. If the vocabulary has no byte pieces, a series of
- * such symbols becomes a single <unk>. */
+ * such symbols becomes a single <unk>. An UNUSED piece that was merged is split again where e->splits
+ * says, and so are its parts, the left one first. */
 static size_t emit(const encoder *e, int32_t *out, size_t cap, size_t count) {
     const llamac_vocab *v = e->v;
     bool unknown = false;
+    uint32_t ends[MAX_PIECE + 1]; /* of the parts to do, the next last; each is shorter */
     for (uint32_t k = 0; k != NOWHERE; k = e->symbols[k].right) {
-        const char *text = e->text + e->symbols[k].begin;
-        size_t n = e->symbols[k].n;
-        int32_t id = vocab_find(v, text, n);
-        bool bytes = id < 0 && v->byte_id[(unsigned char)text[0]] >= 0;
-        if (id >= 0 || (!bytes && !unknown)) {
-            if (count < cap) out[count] = id >= 0 ? id : v->unk;
-            count++;
+        size_t at = e->symbols[k].begin, depth = 1;
+        ends[0] = e->symbols[k].begin + e->symbols[k].n;
+        while (depth) {
+            const char *text = e->text + at;
+            size_t n = ends[depth - 1] - at;
+            int32_t id = vocab_find(v, text, n);
+            if (id >= 0 && e->splits && v->pieces[id].type == UNUSED && e->splits[id]) {
+                ends[depth++] = (uint32_t)at + e->splits[id];
+                continue;
+            }
+            bool bytes = id < 0 && v->byte_id[(unsigned char)text[0]] >= 0;
+            if (id >= 0 || (!bytes && (!unknown || v->repeats_unk))) {
+                if (count < cap) out[count] = id >= 0 ? id : v->unk;
+                count++;
+            }
+            for (size_t i = 0; bytes && i < n; i++, count++)
+                if (count < cap) out[count] = v->byte_id[(unsigned char)text[i]];
+            unknown = id < 0 && !bytes;
+            at += n;
+            depth--;
         }
-        for (size_t i = 0; bytes && i < n; i++, count++)
-            if (count < cap) out[count] = v->byte_id[(unsigned char)text[i]];
-        unknown = id < 0 && !bytes;
     }
     return count;
 }
@@ -890,6 +1177,7 @@ static void encoder_free(encoder *e) {
     if (e->text) a->free(a->user, e->text, e->text_capacity);
     if (e->symbols) a->free(a->user, e->symbols, e->symbols_capacity * sizeof *e->symbols);
     if (e->heap) a->free(a->user, e->heap, e->heap_capacity * sizeof *e->heap);
+    if (e->splits) a->free(a->user, e->splits, (size_t)e->v->size * sizeof *e->splits);
 }
 
 /* Tokenizes text. Returns the number of tokens and writes at most cap of them. An empty text has no
@@ -906,18 +1194,20 @@ LLAMAC_SHARED ptrdiff_t llamac_encode(const llamac_vocab *v, const llama_allocat
     }
     if (n == 0) return (ptrdiff_t)count;
     encoder e = {.v = v, .allocator = allocator};
-    e.text_capacity = 3 * n + 3;
-    e.text = allocate(&e, e.text_capacity, 1);
-    if (e.text) {
-        normalise(&e, (const unsigned char *)text, n);
+    e.text_capacity = v->trie ? normalise(v, text, n, NULL) + 1 : 3 * n + 3;
+    if (e.text_capacity <= 3 * (size_t)MAX_TEXT + 3) e.text = allocate(&e, e.text_capacity, 1);
+    if (e.text && (e.n_text = normalise(v, text, n, e.text)) > 0) {
         e.symbols_capacity = e.n_text;
         /* At most n_text - 1 pairs at first; each merge removes a pair and adds at most two */
         e.heap_capacity = 2 * e.n_text;
         e.symbols = allocate(&e, e.symbols_capacity, sizeof *e.symbols);
         e.heap = allocate(&e, e.heap_capacity, sizeof *e.heap);
+        if (v->splits_unused) e.splits = allocate(&e, (size_t)v->size, sizeof *e.splits);
+        if (e.splits) memset(e.splits, 0, (size_t)v->size * sizeof *e.splits);
     }
-    bool enough = e.text && e.symbols && e.heap;
-    if (enough) {
+    bool enough =
+        e.text && (e.n_text == 0 || (e.symbols && e.heap && (e.splits || !v->splits_unused)));
+    if (enough && e.n_text) {
         merge(&e);
         count = emit(&e, out, cap, count);
     }
@@ -958,8 +1248,9 @@ static size_t flush_pending(llama_decoder *u, bool all, char *out) {
 
 /* Decodes the next token of a text and returns the number of bytes written to out. The bytes of
  * BYTE pieces stay pending until they form a character. Any other valid token, or LLAMA_FLUSH,
- * first writes what is pending. Control pieces have no text, <unk> is UNK_TEXT. The first piece of
- * a text loses its leading space if encoding adds a space in front of the text. */
+ * first writes what is pending. Control pieces have no text, <unk> is unk_text. The first piece of
+ * a text loses its leading space if encoding adds a space in front of the text. If encoding squeezes
+ * spaces, each piece loses it until the text has begun. */
 LLAMAC_SHARED size_t llamac_decode(const llamac_vocab *v, llama_decoder *u, int32_t token,
                                    char out[LLAMA_TEXT_MAX]) {
     if (!u || !out || u->n >= sizeof u->pending) return 0;
@@ -973,14 +1264,16 @@ LLAMAC_SHARED size_t llamac_decode(const llamac_vocab *v, llama_decoder *u, int3
     }
     size_t to = flush_pending(u, true, out);
     if (p->type == CONTROL) return to;
-    const char *text = p->type == UNKNOWN ? UNK_TEXT : p->text;
-    size_t n = p->type == UNKNOWN ? sizeof UNK_TEXT - 1 : p->n;
+    bool unknown = p->type == UNKNOWN;
+    const char *text = unknown ? v->unk_text : p->text;
+    size_t n = unknown ? v->n_unk_text : p->n;
+    bool started = u->started || to || unknown || !(v->space_in_front || v->squeezes_spaces);
     for (size_t i = 0; i < n;) {
-        bool space = n - i >= 3 && memcmp(text + i, SPACE, 3) == 0;
+        bool space = !unknown && n - i >= 3 && memcmp(text + i, SPACE, 3) == 0;
         if (!space) out[to++] = text[i];
-        if (space && (u->started || i > 0 || !v->space_in_front)) out[to++] = ' ';
+        if (space && (started || i > 0)) out[to++] = ' ';
         i += space ? 3 : 1;
     }
-    u->started = 1;
+    if (to || !v->squeezes_spaces) u->started = 1;
     return to;
 }

@@ -286,6 +286,14 @@ case_notes() {
     empty "Meta's files, as Llama 2" $work/err
     run 0 "Meta's files, beyond Llama 2" $llama info $model -c 5000
     holds "Meta's files, beyond Llama 2: a note" grep -q "trained for 4096 positions" $work/err
+    small=tests/tiny/vocabularies/squeezed.model # of 400 pieces, where the model has 1,024 rows
+    run 0 "a smaller vocabulary" $llama $model -p There -p once -n 1 --tokenizer $small
+    one_line "a smaller vocabulary: one note"
+    holds "how much smaller ($(cat $work/err))" grep -q "the tokenizer has 400 pieces, the model 1024 tokens" $work/err
+    run 0 "a smaller vocabulary, -q" $llama $model There -n 1 --tokenizer $small -q
+    empty "a smaller vocabulary, -q: no note" $work/err
+    printf 'IQ== 0\nIg== 1\nIw== 2\n' >$work/tiktoken
+    refuse 3 "Llama 3's vocabulary" "cannot be used" $llama $model x --tokenizer $work/tiktoken
 }
 
 # Pipes, full disks, closed files, Ctrl-C

@@ -316,6 +316,8 @@ enum { PIECES = sizeof pieces / sizeof *pieces };
 static const char LETTERS[] = "the letters of a piece: another vocabulary's";
 static const char SCORE[] = "a piece's score: another vocabulary's";
 static const char SPACE_IN_FRONT[] = "whether a space goes in front: either is some vocabulary's";
+static const char SQUEEZES[] = "whether spaces are squeezed or escaped: either is some vocabulary's";
+static const char FUSES[] = "whether unknown characters are one <unk>: either is some vocabulary's";
 static const char TYPE[] = "a piece's type: another vocabulary's";
 
 static void proto_bytes(buffer *b, int field, const void *p, size_t n) { /* fields under 16, lengths under 128 */
@@ -486,6 +488,8 @@ static void sweep_tokenizers(void) {
             if (k == 0 && pieces[i].type != 1) at = EXCEPT(at, "\x18", 1, 1, TYPE);
         }
         if (k == 0) EXCEPT(0, "identity\x12\0\x18", 11, 1, SPACE_IN_FRONT);
+        if (k == 0) EXCEPT(0, "identity\x12\0\x18", 12, 4, SQUEEZES);
+        if (k == 2) EXCEPT(0, "\"fuse_unk\"", 1, 8, FUSES);
         sweep(&v);
         free(files[k].at);
     }
@@ -1051,9 +1055,8 @@ static void directed_tokenizer_model(void) {
     BEND(MODEL, "an eos that is text", "\xd0\2\2", "\xd0\2\3", "id whose piece is ordinary text");
     BEND(MODEL, "a bos that is not there", "\xc8\2\1", "\xc8\2\x7f", "id that is not in its vocabulary");
     BEND(MODEL, "a normalizer_spec cut short", "\x0a\x08identity", "\x0a\x7fidentity", "a normalizer_spec that is truncated");
-    BEND(MODEL, "spaces not escaped", "\x18\1\x20\0\x28\1", "\x18\1\x20\0\x28\0", "normalises");
-    BEND(MODEL, "white space removed by default", "\x18\1\x20\0\x28\1", "\x18\1\x28\1\x28\1", "normalises");
-    BEND(MODEL, "characters mapped", "\x0a\x08identity\x12\0", "\x0a\4iden\x12\4tity", "normalises");
+    BEND(MODEL, "a flag that is a float", "\x18\1\x20\0\x28\1", "\x25\0\0\0\0\0", "another type");
+    BEND(MODEL, "characters mapped", "\x0a\x08identity\x12\0", "\x0a\4iden\x12\4tity", "precompiled_charsmap that is damaged");
     ADD(MODEL, "a denormalizer_spec cut short", "\x2a\2\x12\x7f", "denormalizer_spec that is truncated");
     ADD(MODEL, "a denormalizer that maps", "\x2a\3\x12\1x", "changes the text it decodes");
     memset(longest + 6, 'a', 1001);
@@ -1087,7 +1090,7 @@ static void directed_tokenizer_json(void) {
     BEND(JSON, "an id more than the model has", "\"c\": 10", "\"c\": 12", "more pieces than the model");
     BEND(JSON, "an id left out", "\"c\": 10", "\"c\": 10, \"c\": 10, \"\": 11", "two pieces of one id");
     BEND(JSON, "a gap", "\"c\": 10, ", "", "lacks the piece");
-    BEND(JSON, "an id that is a text", "\"c\": 10", "\"c\": \"10\"", "treats text differently");
+    BEND(JSON, "an id that is a text", "\"c\": 10", "\"c\": \"10\"", "id is not a number");
     BEND(JSON, "a piece with a control character", "\"c\": 10", "\"\n\": 10", "not JSON");
     BEND(JSON, "an escape that is none", "\"c\": 10", "\"\\q\": 10", "not JSON");
     BEND(JSON, "half an escape", "\"c\": 10", "\"\\u00\": 10", "not JSON");
@@ -1105,8 +1108,9 @@ static void directed_tokenizer_json(void) {
     BEND(JSON, "no vocabulary", "\"vocab\"", "\"vocal\"", "merges");
     BEND(JSON, "another sign for a space", "\"prepend\": \"\xe2\x96\x81\"", "\"prepend\": \"_\"", "treats text");
     BEND(JSON, "a regular expression", "{\"String\": \" \"}", "{\"String\": \"a\"}", "treats text");
+    BEND(JSON, "a Replace of nothing", "{\"String\": \" \"}", "{}", "a Replace without the space");
     BEND(JSON, "cut into bytes", "\"pre_tokenizer\": null", "\"pre_tokenizer\": {\"type\": \"ByteLevel\"}", "treats text");
-    BEND(JSON, "never a space in front", "\"pre_tokenizer\": null", "\"pre_tokenizer\": {\"type\": \"Metaspace\", \"prepend_scheme\": \"never\"}", "treats text");
+    BEND(JSON, "a space that is another sign", "\"pre_tokenizer\": null", "\"pre_tokenizer\": {\"type\": \"Metaspace\", \"replacement\": \"_\"}", "treats text");
     BEND(JSON, "a merge of one part", "\"a b\"", "\"ab\"", "merge that is not two pieces");
     BEND(JSON, "an empty merge", "\"a b\"", "\"\"", "merge that is not two pieces");
     BEND(JSON, "a merge of nothing", "\"a b\"", "\" \"", "merges");

@@ -59,6 +59,7 @@ cp $work/sound/form7/model1.bin $work/bin.seeds/version1
 cp $work/sound/tied/model.bin $work/bin.seeds/tied
 cp $work/sound/tokenizer.model $work/tokenizer.seeds/small
 cp tests/tiny/tokenizer.model $work/tokenizer.seeds/tiny
+cp tests/tiny/vocabularies/*.model $work/tokenizer.seeds
 cp $work/sound/tokenizer.json $work/tokenizer.seeds/json
 cp $work/sound/newer.json $work/tokenizer.seeds/newer
 cp $work/sound/tokenizer.bin $work/tokenizer.seeds/bin

@@ -634,17 +634,19 @@ static void test_not_files(void) {
 
 /* ---- tokenizer.model ---- */
 
-static void test_tokenizers(void) {
+/* The file cut at every byte and with every byte damaged, or at a sample of them: every step-th of those in the middle. */
+static void damage_tokenizer(const char *name, size_t step) {
     const char *model = tiny_folder;
     char path[2048];
     size_t n = 0;
-    snprintf(path, sizeof path, "%s/tokenizer.model", model);
+    snprintf(path, sizeof path, "%s/%s", model, name);
     char *sound = read_file(path, &n);
     if (!check(sound != NULL, "%s", path)) return;
     snprintf(path, sizeof path, "%s/tokenizer.model", folder);
     llama_options o = {.size = sizeof o, .tokenizer = path};
     size_t refused = 0, opened = 0;
-    for (size_t i = 0; i < 2 * n; i += i < 200 || (i > n - 300 && i < n + 200) || i + 300 > 2 * n ? 1 : 23) {
+    for (size_t i = 0; i < 2 * n; i += i < 200 || (i > n - 300 && i < n + 200) || i + 300 > 2 * n ? 1 : step) {
+        static const char text[] = "once  upon the kin\xef\xac\x81g, \xe2\x80\xa6 e\xcc\x81 \xef\xbc\xa1\xff";
         buffer b = {0};
         put(&b, sound, i < n ? i : n); /* first cut, then with a byte damaged */
         if (i >= n) b.at[i - n] ^= (unsigned char)(1 << i % 8);
@@ -653,8 +655,8 @@ static void test_tokenizers(void) {
         llama *m = NULL;
         llama_error err;
         int status = llama_open(&m, model, &o, &err), ids[64];
-        check(status == LLAMA_OK || (status == LLAMA_EFORMAT && strstr(err.text, path)), "tokenizer %zu: %s", i, err.text);
-        if (m) llama_text_to_tokens(m, "once upon a time, \xff", 18, 0, ids, 64);
+        check(status == LLAMA_OK || (status == LLAMA_EFORMAT && strstr(err.text, path)), "%s %zu: %s", name, i, err.text);
+        if (m) llama_text_to_tokens(m, text, sizeof text - 1, 0, ids, 64);
         for (int32_t t = 0; m && t < 1024; t += 7) {
             char out[LLAMA_TEXT_MAX];
             llama_decoder u = {.n = 0};
@@ -664,9 +666,15 @@ static void test_tokenizers(void) {
         opened += status == LLAMA_OK;
         llama_close(m);
     }
-    printf("damaged tokenizers: %zu refused, %zu opened\n", refused, opened);
+    printf("damaged %s: %zu refused, %zu opened\n", name, refused, opened);
     unlink(path);
     free(sound);
+}
+
+static void test_tokenizers(void) {
+    damage_tokenizer("tokenizer.model", 23);
+    damage_tokenizer("vocabularies/user_mapped.model", test_quick ? 23 : 1);
+    damage_tokenizer("vocabularies/unused.model", test_quick ? 61 : 7);
 }
 
 /* ---- tokenizers made here: what is sound in form and wrong in content ---- */
@@ -706,9 +714,11 @@ static void test_made_tokenizers(void) {
         {"a byte piece that is none", "<0xzz>", 6, 2, 2, 1, 0, 2, "<0xNN>"},
         {"an empty piece", "", 1, 2, 2, 1, 0, 2, "empty"},
         {"a type that is none", "x", 9, 2, 2, 1, 0, 2, "type"},
-        {"user-defined pieces", "x", 4, 2, 2, 1, 0, 2, "user-defined"},
-        {"a unigram model", NULL, 1, 2, 1, 1, 0, 2, "BPE"},
-        {"white space is trimmed", NULL, 1, 2, 2, 1, 1, 2, "normalises"},
+        {"user-defined pieces", "x", 4, 2, 2, 1, 0, 2, NULL},
+        {"a unigram model", NULL, 1, 2, 1, 1, 0, 2, "unigram model, not a BPE model, which is not supported; the model cannot be used"},
+        {"a model of words", NULL, 1, 2, 3, 1, 0, 2, "words"},
+        {"a model of characters", NULL, 1, 2, 4, 1, 0, 2, "characters"},
+        {"white space is trimmed", NULL, 1, 2, 2, 1, 1, 2, NULL},
         {"an eos that is not there", NULL, 1, 2, 2, 1, 0, 100, "bos or eos"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
@@ -763,9 +773,137 @@ static void test_made_tokenizers(void) {
     unlink(path);
 }
 
+/* ---- Character maps ---- */
+
+/* A tokenizer.model with these bytes as precompiled_charsmap, or in another field of the spec with this number. */
+static buffer with_spec(int message, int field, const void *bytes, size_t n) {
+    buffer b = {0}, spec = {0};
+    proto_piece(&b, "<unk>", 2);
+    proto_piece(&b, "<s>", 3);
+    proto_piece(&b, "</s>", 3);
+    proto_piece(&b, "\xe2\x96\x81", 1);
+    proto_number(&spec, 3, 2);
+    proto_bytes(&b, 2, spec.at, spec.n);
+    spec.n = 0;
+    proto_number(&spec, 3, 1);
+    proto_bytes(&b, 3, spec.at, spec.n);
+    spec.n = 0;
+    if (message == 2) proto_number(&spec, 3, 2); /* once more, with the field */
+    put_int(&spec, (((uint64_t)field << 3 | 2) & 127) | (field > 15 ? 128 : 0), 1);
+    if (field > 15) put_int(&spec, (uint64_t)field >> 4, 1);
+    size_t left = n;
+    for (; left > 127; left >>= 7) put_int(&spec, (left & 127) | 128, 1);
+    put_int(&spec, left, 1);
+    put(&spec, bytes, n);
+    put_int(&b, (uint64_t)message << 3 | 2, 1);
+    for (left = spec.n; left > 127; left >>= 7) put_int(&b, (left & 127) | 128, 1);
+    put_int(&b, left, 1);
+    put(&b, spec.at, spec.n);
+    free(spec.at);
+    return b;
+}
+
+static void test_charsmaps(void) {
+#define MAP(name, text, says) {name, text, sizeof text - 1, says}
+    static const char damaged[] = "precompiled_charsmap that is damaged";
+    const struct {
+        const char *name, *bytes;
+        size_t n;
+        const char *says; /* NULL: it opens */
+    } maps[] = {
+        MAP("empty", "", NULL),
+        MAP("no size", "\4\0\0", damaged),
+        MAP("no trie", "\0\0\0\0\0", damaged),
+        MAP("a trie that is larger than the map", "\x08\0\0\0abcdef", damaged),
+        MAP("a trie of 4 GB", "\xfc\xff\xff\xff\0\0\0\0\0", damaged),
+        MAP("half a node", "\6\0\0\0abcdef\0", damaged),
+        MAP("no texts", "\4\0\0\0\0\0\0\0", damaged),
+        MAP("a text without its end", "\4\0\0\0\0\0\0\0x", damaged),
+        MAP("a text that is not UTF-8", "\4\0\0\0\0\0\0\0\xff\0", damaged),
+        MAP("a leaf beyond the texts", "\4\0\0\0\2\0\0\x80x\0", damaged),
+        MAP("a leaf far beyond the texts", "\4\0\0\0\xff\xff\xff\xff\0", damaged),
+        MAP("a leaf inside a character", "\4\0\0\0\1\0\0\x80\xc3\xa9\0", damaged),
+        MAP("a node that does nothing", "\4\0\0\0\0\0\0\0\0", NULL),
+        MAP("a root with children beyond the trie", "\4\0\0\0\0\xfe\xff\x7f\0", NULL),
+        MAP("a root that is a leaf", "\4\0\0\0\0\0\0\x80\0", NULL),
+    };
+#undef MAP
+    llama_error err;
+    for (size_t i = 0; i < sizeof maps / sizeof *maps; i++) {
+        buffer b = with_spec(3, 2, maps[i].bytes, maps[i].n);
+        in_folder("tokenizer.model", &b);
+        int status = try_open(&err);
+        check(maps[i].says ? status == LLAMA_EFORMAT && strstr(err.text, maps[i].says) : status == LLAMA_OK, "map, %s: %d, %s", maps[i].name, status, err.text);
+        free(b.at);
+    }
+    /* Texts of 1,000 bytes, and longer */
+    for (size_t length = 1000; length <= 1001; length++) {
+        buffer map = {0};
+        put_int(&map, 4, 4), put_int(&map, 0, 4);
+        for (size_t k = 0; k < length; k++) put_text(&map, "x");
+        put_int(&map, 0, 1);
+        buffer b = with_spec(3, 2, map.at, map.n);
+        in_folder("tokenizer.model", &b);
+        int status = try_open(&err);
+        check(length > 1000 ? status == LLAMA_EFORMAT && strstr(err.text, damaged) : status == LLAMA_OK, "a text of %zu bytes: %d", length, status);
+        free(map.at), free(b.at);
+    }
+    /* Nodes that lead to each other for ever: without keys, with keys, with a leaf that is not one, with a leaf beyond the trie */
+    for (int way = 0; way < 4; way++) {
+        buffer map = {0};
+        char path[2048], *text = must_alloc(1 << 18);
+        put_int(&map, 4 * 512, 4);
+        for (uint32_t k = 0; k < 512; k++) {
+            uint32_t node = k & 255, key = way ? 256 : 0;
+            if (k == 'a') node |= (way == 3 ? 0x3fff : 256u | 'a') << 10 | key; /* leaf 256, and on to 256 + 'a' */
+            if (k == 256 + 'a') node |= (uint32_t)'a' << 10 | key;             /* leaf 256, and on to itself */
+            if (k == 256 && way == 1) node = 1u << 31;
+            put_int(&map, node, 4);
+        }
+        put(&map, "xyz", 4);
+        buffer b = with_spec(3, 2, map.at, map.n);
+        in_folder("tokenizer.model", &b);
+        llama *m = NULL;
+        snprintf(path, sizeof path, "%s/tokenizer.model", folder);
+        check(llama_open(&m, folder, NULL, &err) == LLAMA_OK, "a map that leads nowhere: %s", err.text);
+        memset(text, 'a', 1 << 18);
+        clock_t start = clock();
+        ptrdiff_t n = llama_text_to_tokens(m, text, 1 << 18, 0, NULL, 0);
+        double took = (double)(clock() - start) / CLOCKS_PER_SEC;
+        check(n == 2 && took < 30, "a map that leads to itself, %d: %td tokens in %.1f s", way, n, took);
+        check(llama_min_tokens(m, 1 << 20) == 0, "a map can remove any text");
+        llama_close(m);
+        free(map.at), free(b.at), free(text);
+    }
+    const struct {
+        const char *name;
+        int message, field;
+        const char *bytes, *says;
+    } others[] = {{"a denormalizer", 5, 2, "x", "denormalizer_spec), which is not supported; the model cannot be used"},
+                  {"an <unk> that is not UTF-8", 2, 44, "\xff", "unk_surface"},
+                  {"an <unk> of its own", 2, 44, "?", NULL},
+                  {"a flag that is a text", 3, 4, "1", "another type"},
+                  {"a kind that is a text", 2, 3, "2", "another type"}};
+    for (size_t i = 0; i < sizeof others / sizeof *others; i++) {
+        buffer b = with_spec(others[i].message, others[i].field, others[i].bytes, 1);
+        in_folder("tokenizer.model", &b);
+        int status = try_open(&err);
+        check(others[i].says ? status == LLAMA_EFORMAT && strstr(err.text, others[i].says) : status == LLAMA_OK, "%s: %d, %s", others[i].name, status, err.text);
+        free(b.at);
+    }
+    buffer suffix = with_spec(2, 44, "?", 1);
+    put(&suffix, "\x12\x05\x18\x02\xc0\x01\x01", 7); /* trainer_spec {3: 2, 24: 1} */
+    in_folder("tokenizer.model", &suffix);
+    refuse("spaces after words", LLAMA_EFORMAT, "treat_whitespace_as_suffix");
+    free(suffix.at);
+    char path[2048];
+    snprintf(path, sizeof path, "%s/tokenizer.model", folder);
+    unlink(path);
+}
+
 static const test_case cases[] = {
     CASE(params), CASE(pickles), CASE(overlap), CASE(tied), CASE(legacy), CASE(shards), CASE(many_shards), CASE(paths),
-    CASE(many_files), CASE(large_json), CASE(gaps), CASE(damage), CASE(tokenizers), CASE(made_tokenizers), CASE(not_files)};
+    CASE(many_files), CASE(large_json), CASE(gaps), CASE(damage), CASE(tokenizers), CASE(made_tokenizers), CASE(charsmaps), CASE(not_files)};
 
 int main(int argc, char **argv) {
     if ((argc = tests_begin(argc, argv)) < 3) return 2;

@@ -394,6 +394,18 @@ static void test_vocabularies(void) {
         const char *what, *from, *to, *says;
     } cases[] = {
         {"no bytes", "\"byte_fallback\": true", "\"byte_fallback\": false", "byte_fallback"},
+        {"a regular expression", "{\"String\": \" \"}", "{\"Regex\": \" {2,}\"}", "(normalizer), which is not supported; the model cannot be used"},
+        {"a byte-level vocabulary", "\"pre_tokenizer\": null", "\"pre_tokenizer\": {\"type\": \"ByteLevel\"}", "GPT-2's and Llama 3's"},
+        {"another decoder", "\"pre_tokenizer\": null", "\"pre_tokenizer\": null, \"decoder\": {\"type\": \"WordPiece\"}", "(decoder)"},
+        {"a decoder that strips more", "\"pre_tokenizer\": null", "\"decoder\": {\"type\": \"Strip\", \"content\": \" \", \"start\": 2, \"stop\": 0}", "(decoder)"},
+        {"dropout", "\"dropout\": null", "\"dropout\": 0.1", "dropout"},
+        {"a flag that is a text", "\"byte_fallback\": true", "\"byte_fallback\": \"true\"", "byte_fallback, fuse_unk or ignore_merges"},
+        {"a mark that is a number", "\"dropout\": null", "\"end_of_word_suffix\": 1", "another type"},
+        {"a split that is a number", "\"pre_tokenizer\": null", "\"pre_tokenizer\": {\"type\": \"Metaspace\", \"split\": 0}", "another type"},
+        {"whole words", "\"dropout\": null", "\"ignore_merges\": true", "ignore_merges"},
+        {"marked words", "\"dropout\": null", "\"end_of_word_suffix\": \"</w>\"", "end_of_word_suffix"},
+        {"another <unk>", "\"unk_token\": \"<unk>\", \"fuse_unk\": true, \"byte_fallback\": true", "\"unk_token\": \"?\"", "unk_token"},
+        {"spaces are kept", "\"normalizer\"", "\"none\"", "spaces as U+2581"},
         {"not BPE", "\"type\": \"BPE\"", "\"type\": \"BPX\"", "not BPE"},
         {"a normalizer of its own", "\"type\": \"Prepend\"", "\"type\": \"Xrepend\"", "treats text"},
         {"no space in front", "\"prepend\": ", "\"pre_end\": ", "space in front"},
@@ -418,6 +430,220 @@ static void test_vocabularies(void) {
     llama_close(want);
     for (int i = 0; i < 3; i++) free(files[i].at);
     free(vocab.at), free(gguf.at);
+}
+
+/* ---- SentencePiece's options ---- */
+
+static uint64_t proto_varint(const unsigned char **p) {
+    uint64_t v = 0;
+    for (int shift = 0;; shift += 7) {
+        v |= (uint64_t)(**p & 127) << shift;
+        if (*(*p)++ < 128) return v;
+    }
+}
+
+/* The field with this number of a sound message of integers, texts and floats: its bytes, or *n is its number. NULL: none. */
+static const unsigned char *proto_field(const unsigned char *p, size_t size, unsigned number, uint64_t *n) {
+    for (const unsigned char *end = p + size; p < end;) {
+        uint64_t key = proto_varint(&p), length = (key & 7) == 5 ? 4 : proto_varint(&p);
+        *n = length;
+        if (key >> 3 == number) return p;
+        if ((key & 7) != 0) p += length;
+    }
+    return NULL;
+}
+
+static void gguf_flag(buffer *b, const char *key, bool value) {
+    gguf_text(b, key);
+    put_int(b, 7, 4), put_int(b, value, 1);
+}
+
+/* The same settings as keys of GGUF: a whole file. */
+static buffer gguf_of(const char *bytes, size_t size, const model_spec *spec, const test_piece *p, int n) {
+    uint64_t length, value;
+    const unsigned char *settings = proto_field((const unsigned char *)bytes, size, 3, &length), *map;
+    buffer b = make_gguf_vocab(p, n, 2);
+    gguf_flag(&b, "tokenizer.ggml.add_space_prefix", !proto_field(settings, length, 3, &value) || value);
+    gguf_flag(&b, "tokenizer.ggml.remove_extra_whitespaces", !proto_field(settings, length, 4, &value) || value);
+    map = proto_field(settings, length, 2, &value);
+    gguf_text(&b, "tokenizer.ggml.precompiled_charsmap");
+    put_int(&b, 9, 4), put_int(&b, 0, 4), put_int(&b, map ? value : 0, 8);
+    if (map) put(&b, map, value);
+    buffer file = model_gguf(spec, 0, 1, &b, 9);
+    free(b.at);
+    return file;
+}
+
+static char *hex(const char *line, const char *key, size_t *n) {
+    char *text = json_text(line, key, n);
+    for (size_t i = 0; text && i < *n / 2; i++) sscanf(text + 2 * i, "%2hhx", (unsigned char *)text + i);
+    *n /= 2;
+    return text;
+}
+
+/* Checks the lines of vectors.jsonl that are about this model; returns how many. */
+static int check_vectors(const llama *m, const char *lines, const char *name, const char *what) {
+    char quoted[64];
+    int count = 0;
+    snprintf(quoted, sizeof quoted, "{\"model\": \"%s\",", name);
+    for (const char *at = lines; at && *at; at = strchr(at, '\n') ? strchr(at, '\n') + 1 : NULL) {
+        if (strncmp(at, quoted, strlen(quoted)) != 0) continue;
+        size_t length = strcspn(at, "\n"), n_text, n_ids, n_decode, n_decoded, n_out = 0;
+        char *line = must_alloc(length + 1);
+        memcpy(line, at, length), line[length] = 0;
+        char *text = hex(line, "bytes_hex", &n_text), *decoded = hex(line, "decoded_hex", &n_decoded);
+        int32_t *ids = json_ids(line, "ids", &n_ids), *decode = json_ids(line, "decode", &n_decode), ours[1024];
+        ptrdiff_t n = llama_text_to_tokens(m, text, n_text, 0, ours, 1024);
+        check(n == (ptrdiff_t)n_ids && memcmp(ours, ids, n_ids * sizeof *ids) == 0, "%s, %s: vector %d is encoded otherwise", name, what, count);
+        if (!decode) decode = ids, n_decode = n_ids, ids = NULL;
+        char *out = must_alloc((n_decode + 1) * LLAMA_TEXT_MAX);
+        llama_decoder u = {.n = 0};
+        for (size_t i = 0; i <= n_decode; i++) n_out += llama_token_to_text(m, &u, i < n_decode ? decode[i] : LLAMA_FLUSH, out + n_out);
+        check(n_out == n_decoded && memcmp(out, decoded, n_out) == 0, "%s, %s: vector %d is decoded otherwise", name, what, count);
+        free(line), free(text), free(decoded), free(ids), free(decode), free(out);
+        count++;
+    }
+    return count;
+}
+
+/* A copy with every `from` replaced by `to`, which must be there. */
+static buffer replaced(const buffer *b, const char *from, const char *to) {
+    buffer out = {0};
+    const char *at = (const char *)b->at, *end = at + b->n, *next;
+    check(memmem(at, b->n, from, strlen(from)) != NULL, "nothing to replace: %s", from);
+    for (; (next = memmem(at, (size_t)(end - at), from, strlen(from))); at = next + strlen(from)) {
+        put(&out, at, (size_t)(next - at));
+        put_text(&out, to);
+    }
+    put(&out, at, (size_t)(end - at));
+    return out;
+}
+
+/* The ways in which tokenizer.json says that no space is added in front, and that unknown characters become <unk>. */
+static void test_no_prefix_json(const test_piece *p, int n, const char *folder, const char *lines) {
+    static const char prepend[] = "{\"type\": \"Prepend\", \"prepend\": \"\xe2\x96\x81\"}, ", first[] = "\"prepend_scheme\": \"first\", \"split\": false";
+    const struct {
+        const char *what, *from, *to;
+        bool newer;
+    } ways[] = {{"no Prepend", prepend, "", false},
+                {"prepend_scheme", first, "\"prepend_scheme\": \"never\", \"split\": false", true},
+                {"words are split", first, "\"prepend_scheme\": \"never\"", true}, /* no piece of this model has a space inside */
+                {"add_prefix_space", first, "\"add_prefix_space\": false", true}};
+    for (size_t i = 0; i < sizeof ways / sizeof *ways; i++) {
+        llama *m = NULL;
+        buffer json = make_tokenizer_json(p, n, ways[i].newer), bare = replaced(&json, "\"byte_fallback\": true", "\"byte_fallback\": false"),
+               file = replaced(&bare, ways[i].from, ways[i].to);
+        for (int repeats = 0; repeats < 2; repeats++) {
+            buffer fused = repeats ? replaced(&file, "\"fuse_unk\": true", "\"fuse_unk\": false") : file;
+            int32_t ids[8];
+            put_file(&fused, folder, "tokenizer.json");
+            open_with(&m, folder, NULL, ways[i].what);
+            if (m && !repeats) check_vectors(m, lines, "no_prefix", ways[i].what);
+            ptrdiff_t count = llama_text_to_tokens(m, "\xe2\x98\x83\xe2\x98\x83", 6, 0, ids, 8);
+            check(count == 1 + repeats, "%s: two unknown characters are %td tokens", ways[i].what, count);
+            llama_close(m);
+            m = NULL;
+            if (repeats) free(fused.at);
+        }
+        free(json.at), free(bare.at), free(file.at);
+    }
+}
+
+/* With Metaspace's split, no piece is formed across the beginning of a word. */
+static void test_split_words(const char *folder) {
+#define S "\xe2\x96\x81"
+    static const char *const ways[] = {"", ", \"split\": true", ", \"split\": false"};
+    static const int32_t wanted[] = {5, 4, 4, 5};
+    for (int i = 0; i < 3; i++) {
+        buffer b = {0};
+        llama *m = NULL;
+        int32_t ids[16];
+        put_text(&b, "{\"added_tokens\": [{\"id\": 0, \"content\": \"<unk>\"}, {\"id\": 1, \"content\": \"<s>\"}, {\"id\": 2, \"content\": \"</s>\"}], "
+                     "\"pre_tokenizer\": {\"type\": \"Metaspace\", \"replacement\": \"" S "\", \"prepend_scheme\": \"never\"");
+        put_text(&b, ways[i]);
+        put_text(&b, "}, \"model\": {\"type\": \"BPE\", \"byte_fallback\": true, \"vocab\": {\"<unk>\": 0, \"<s>\": 1, \"</s>\": 2, \"a\": 3, \"" S "\": 4, \"" S "a\": 5, "
+                     "\"" S S "\": 6}, \"merges\": [\"" S " " S "\", \"" S " a\"]}}");
+        put_file(&b, folder, "tokenizer.json");
+        open_with(&m, folder, NULL, "words that are split");
+        ptrdiff_t n = llama_text_to_tokens(m, " a   a", 6, 0, ids, 16);
+        check(i < 2 ? n == 4 && memcmp(ids, wanted, sizeof wanted) == 0 : n == 3 && ids[0] == 5 && ids[1] == 6 && ids[2] == 5, "split %d: %td tokens", i, n);
+        llama_close(m);
+        free(b.at);
+    }
+#undef S
+}
+
+/* What a GGUF file may not say: a known key of another type, a map that is damaged, a vocabulary of another kind. */
+static void test_gguf_keys(void) {
+    static const struct {
+        const char *key, *value, *says; /* value: GGUF's type in 4 bytes, and the value */
+        size_t n;
+    } cases[] = {{"precompiled_charsmap", "\7\0\0\0\1", "precompiled_charsmap that is not an array of bytes", 5},
+                 {"precompiled_charsmap", "\x09\0\0\0\5\0\0\0\1\0\0\0\0\0\0\0\1\0\0\0", "precompiled_charsmap that is not an array of bytes", 20},
+                 {"precompiled_charsmap", "\x09\0\0\0\1\0\0\0\1\0\0\0\0\0\0\0\1", "precompiled_charsmap that is damaged", 17},
+                 {"remove_extra_whitespaces", "\x08\0\0\0\1\0\0\0\0\0\0\0x", "tokenizer.ggml.remove_extra_whitespaces is neither", 13},
+                 {"add_space_prefix", "\x09\0\0\0\7\0\0\0\1\0\0\0\0\0\0\0\1", "tokenizer.ggml.add_space_prefix is neither", 17},
+                 {"model", "\x08\0\0\0\4\0\0\0\0\0\0\0gpt2", "of kind 'gpt2', and only 'llama' (SentencePiece's BPE) is supported; the model cannot be used", 16}};
+    static const test_piece p[] = {{"<unk>", 5, 0, 2}, {"<s>", 3, 0, 3}, {"</s>", 4, 0, 3}};
+    const model_spec spec = {.dim = 16, .layers = 1, .heads = 2, .kv_heads = 1, .hidden = 32, .vocab = 3, .shards = 1};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        char key[64];
+        llama *m = NULL;
+        llama_error err;
+        buffer b = make_gguf_vocab(p, 3, 2);
+        snprintf(key, sizeof key, "tokenizer.ggml.%s", cases[i].key);
+        gguf_text(&b, key);
+        put(&b, cases[i].value, cases[i].n);
+        buffer file = model_gguf(&spec, 0, 1, &b, 7);
+        put_file(&file, work, "sentencepiece.gguf");
+        check(llama_open(&m, in_work("sentencepiece.gguf"), NULL, &err) == LLAMA_EFORMAT && strstr(err.text, cases[i].says), "%s: %s", cases[i].key, err.text);
+        llama_close(m);
+        free(b.at), free(file.at);
+    }
+}
+
+static void test_sentencepiece(void) {
+    static const struct {
+        const char *name;
+        bool gguf; /* GGUF can say it */
+    } models[] = {{"squeezed", true}, {"mapped", true}, {"mapped_only", true}, {"no_prefix", true},
+                  {"user", false}, {"user_mapped", false}, {"plain_space", false}, {"unused", false}, {"frozen", false}};
+    enum { MOST = 512 };
+    static test_piece p[MOST];
+    char path[2048], folder[2048];
+    model_spec spec = {.dim = 16, .layers = 1, .heads = 2, .kv_heads = 1, .hidden = 32, .shards = 1};
+    snprintf(path, sizeof path, "%s/vocabularies/vectors.jsonl", tiny_folder);
+    char *lines = read_file(path, NULL);
+    if (!check(lines != NULL, "%s", path)) return;
+    for (size_t i = 0; i < sizeof models / sizeof *models; i++) {
+        llama *m = NULL;
+        size_t size = 0;
+        snprintf(path, sizeof path, "%s/vocabularies/%s.model", tiny_folder, models[i].name);
+        char *bytes = read_file(path, &size);
+        spec.vocab = read_pieces(path, p, MOST);
+        snprintf(folder, sizeof folder, "%s", in_work("sentencepiece"));
+        model_write_as(&spec, SAFETENSORS, folder);
+        open_with(&m, folder, path, models[i].name);
+        llama_info info = {.size = sizeof info};
+        if (m) check(check_vectors(m, lines, models[i].name, "tokenizer.model") > 20, "%s: too few vectors", models[i].name);
+        check(!m || (llama_describe(m, &info) == LLAMA_OK && info.pieces == spec.vocab), "%s: %d pieces", models[i].name, (int)info.pieces);
+        llama_close(m);
+        m = NULL;
+        if (models[i].gguf) {
+            buffer b = gguf_of(bytes, size, &spec, p, spec.vocab);
+            put_file(&b, work, "sentencepiece.gguf");
+            open_with(&m, in_work("sentencepiece.gguf"), NULL, models[i].name);
+            if (m) check_vectors(m, lines, models[i].name, "GGUF");
+            llama_close(m);
+            m = NULL;
+            free(b.at);
+        }
+        if (strcmp(models[i].name, "no_prefix") == 0) test_no_prefix_json(p, spec.vocab, folder, lines);
+        free(bytes);
+    }
+    test_split_words(folder);
+    test_gguf_keys();
+    free(lines);
 }
 
 /* ---- Names and wrappings of tensors ---- */
@@ -1402,7 +1628,7 @@ static void test_no_space_in_front(void) {
 }
 
 static const test_case cases[] = {
-    CASE(memory), CASE(same_bits), CASE(bfloat16), CASE(vocabularies), CASE(config), CASE(index), CASE(gguf),
+    CASE(memory), CASE(same_bits), CASE(bfloat16), CASE(vocabularies), CASE(sentencepiece), CASE(config), CASE(index), CASE(gguf),
     CASE(bin), CASE(names), CASE(tied), CASE(foreign), CASE(wrong_paths), CASE(least), CASE(no_space_in_front), CASE(no_words), CASE(damage), CASE(check), CASE(no_memory)};
 
 int main(int argc, char **argv) {
