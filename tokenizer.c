@@ -3,8 +3,10 @@
  *
  *   1. Vocabulary             pieces, and a hash table that finds the id of a text
  *   2. Reading vocabularies   SentencePiece's tokenizer.model, llama2.c's tokenizer.bin, Hugging
- *                             Face's tokenizer.json, GGUF; detecting the format of a file
- *   3. Encoding               text -> normalised UTF-8 -> merges by score -> ids, in O(n log n)
+ *                             Face's tokenizer.json, GGUF; special and added tokens; detecting the
+ *                             format of a file
+ *   3. Encoding               text -> normalised UTF-8 -> merges by score -> ids, in O(n log n);
+ *                             special tokens in a text
  *   4. Decoding               id -> bytes, streamed in complete characters
  *
  * BPE (Sennrich et al. 2016, arXiv:1508.07909; Kudo & Richardson 2018, arXiv:1808.06226): start
@@ -38,7 +40,15 @@ typedef struct {
     uint32_t n;       /* bytes */
     float score;      /* the pair with the highest score is merged first */
     int type;
+    bool added;          /* special, although its type is not CONTROL or UNKNOWN */
+    bool lstrip, rstrip; /* special: white space before it, after it, belongs to it */
 } vocab_piece;
+
+typedef struct { /* the text of a special token */
+    const char *text;
+    uint32_t n; /* bytes */
+    int32_t id; /* index in pieces */
+} special_text;
 
 struct llamac_vocab {
     llamac_arena *arena;                   /* of the model */
@@ -48,6 +58,13 @@ struct llamac_vocab {
     int32_t *slots;      /* [slot_mask + 1] hash table of NORMAL pieces: ids; -1: empty */
     uint32_t slot_mask;  /* a power of 2, less 1 */
     bool space_in_front; /* SentencePiece's add_dummy_prefix */
+    /* Special tokens */
+    special_text *specials; /* [n_specials] in the order of their texts */
+    size_t n_specials;
+    size_t rowless;    /* pieces after pieces[size - 1]: added tokens without a row in the model */
+    bool first_only;   /* only the beginning of a text gets the space in front, not the text after a
+                        * special token */
+    bool first_stated; /* the file says so itself: tokenizer.json */
 };
 
 static const char SPACE[] = "\xe2\x96\x81";          /* U+2581, a space inside pieces */
@@ -74,7 +91,9 @@ static uint32_t hash_text(const char *text, size_t n) {
 static int32_t vocab_find(const llamac_vocab *v, const char *text, size_t n) {
     for (uint32_t i = hash_text(text, n) & v->slot_mask;; i = (i + 1) & v->slot_mask) {
         int32_t id = v->slots[i];
-        if (id < 0 || (v->pieces[id].n == n && memcmp(v->pieces[id].text, text, n) == 0)) return id;
+        if (id < 0 || (v->pieces[id].n == n && memcmp(v->pieces[id].text, text, n) == 0 &&
+                       v->pieces[id].type != CONTROL && v->pieces[id].type != UNUSED))
+            return id; /* an added token may have made it CONTROL or UNUSED */
     }
 }
 
@@ -353,35 +372,37 @@ static const char *parse_bin(llamac_vocab *v, llamac_cursor c) {
                    : id == BOS || id == EOS                  ? CONTROL
                    : id >= BYTES && id < BYTES_END && n == 6 ? BYTE
                                                              : NORMAL;
-        why = vocab_add(v, piece, to, score, type);
+        bool lines = type == CONTROL && to > 2 && piece[0] == '\n' && piece[to - 1] == '\n';
+        why = vocab_add(v, piece + lines, to - 2 * lines, score, type); /* "\n<s>\n" is <s> */
     }
     return why ? why : finish_vocab(v, BOS, EOS, true);
 }
 
-/* ---- 2. Reading vocabularies: Hugging Face's tokenizer.json ---- */
+/* ---- 2. Reading vocabularies: special and added tokens ---- */
 
-/* Accepted if it describes LLaMA's tokenizer: BPE, byte_fallback, a space in front of the text.
- * The file has an ordered list of merges where tokenizer.model has scores. The scores are derived
- * from that order. */
-
-static const float UNSCORED = -3e38f;    /* a piece that no merge read so far forms */
-static const float SPACES_SCORE = -1e9f; /* the score of runs of spaces in tokenizer.model */
+/* Special tokens are the control tokens, <unk>, and the tokens that a fine-tune added. Encoding
+ * makes them only with LLAMA_SPECIAL: see llamac_encode. Hugging Face writes added tokens in
+ *
+ *     added_tokens.json         {"<|im_end|>": 32000}
+ *     tokenizer_config.json     "added_tokens_decoder": {"32000": {"content": "<|im_end|>", ...}}
+ *     tokenizer.json            "added_tokens": [{"id": 32000, "content": "<|im_end|>", ...}]
+ *
+ * and names special ones in tokenizer_config.json and special_tokens_map.json, as the values of
+ * keys that end in _token and the items of additional_special_tokens. A special added token becomes
+ * CONTROL, so it has no text when it is decoded; others become UNUSED.
+ *
+ * The fields of an added token: lstrip and rstrip are honoured, single_word is refused. `normalized`
+ * has no effect, as in Hugging Face's LlamaTokenizer: texts are matched before normalisation. */
 
 typedef struct {
-    llamac_arena scratch;
-    struct {
-        const char *text; /* NULL: no piece with this id was read */
-        size_t n;         /* bytes */
-        int type;
-    } * pieces;                              /* [capacity], by id */
-    size_t capacity;                         /* tokens of the model; ids must be lower */
-    size_t size;                             /* the highest id read, plus 1 */
-    bool bpe, byte_fallback, space_in_front; /* settings found; each is required */
-    /* The added token that is being read */
-    const char *content; /* [n_content], escapes not resolved; NULL: not read */
-    size_t n_content;
+    const char *content; /* [n], escapes not resolved; NULL: not read */
+    size_t n;
     double id; /* -1: not read */
-} json_vocab;
+    bool special, lstrip, rstrip, single_word;
+} added_token;
+
+/* The files, and how a value in them is part of an added token. */
+enum { ADDED_TOKENS, SPECIAL_TOKENS_MAP, TOKENIZER_CONFIG, TOKENIZER_JSON };
 
 /* Returns a JSON string's text in UTF-8, with its escapes resolved, and sets *length. The syntax of
  * the escapes was checked by the JSON reader. Returns NULL and sets *why if a high
@@ -429,6 +450,222 @@ static char *json_unescape(llamac_arena *arena, const char *text, size_t n, size
     *length = k;
     return out;
 }
+
+/* Stores the value of a field of an added token. */
+static void read_field(added_token *a, const llamac_json *j) {
+    bool yes = j->value.kind == 't';
+    if (j->value.kind == '0' && llamac_json_under(j, j->level, "id")) a->id = j->value.number;
+    if (j->value.kind == '"' && llamac_json_under(j, j->level, "content"))
+        a->content = j->value.text, a->n = j->value.n;
+    if (llamac_json_under(j, j->level, "special")) a->special = yes;
+    if (llamac_json_under(j, j->level, "lstrip")) a->lstrip = yes;
+    if (llamac_json_under(j, j->level, "rstrip")) a->rstrip = yes;
+    if (llamac_json_under(j, j->level, "single_word")) a->single_word = yes;
+}
+
+/* Makes room for `capacity` pieces and more. Returns false if memory is short. */
+static bool vocab_reserve(llamac_vocab *v, uint64_t capacity) {
+    if (capacity <= (uint64_t)v->capacity) return true;
+    capacity += capacity / 2;
+    vocab_piece *larger = capacity > INT32_MAX / 2
+                              ? NULL
+                              : llamac_new(v->arena, capacity, sizeof *larger);
+    if (!larger) return false;
+    memcpy(larger, v->pieces, ((size_t)v->size + v->rowless) * sizeof *larger);
+    v->pieces = larger;
+    v->capacity = (int32_t)capacity;
+    return true;
+}
+
+/* Returns where an added token with this id is, or is to be: the pieces grow by empty ones up to its
+ * id. If the model has no such row, it is a piece after the others. Returns NULL if memory is
+ * short. */
+static vocab_piece *place_of(llamac_vocab *v, double id, size_t rows) {
+    bool row = id < (double)rows;
+    size_t size = row && id >= v->size ? (size_t)id + 1 : (size_t)v->size;
+    if (!vocab_reserve(v, size + v->rowless + 1)) return NULL;
+    if (!row) return &v->pieces[size + v->rowless++];
+    memmove(v->pieces + size, v->pieces + v->size, v->rowless * sizeof *v->pieces);
+    for (; v->size < (int32_t)size; v->size++) v->pieces[v->size] = (vocab_piece){.type = CONTROL};
+    return &v->pieces[(size_t)id];
+}
+
+/* Adds a token, or makes an existing piece special. rows is the number of the model's tokens. */
+static const char *add_token(llamac_vocab *v, const added_token *a, size_t rows) {
+    const char *why;
+    size_t n;
+    if (!a->content) return "has an added token without content";
+    if (!(a->id >= 0 && a->id < INT32_MAX && a->id == (double)(int32_t)a->id))
+        return "has an added token without a valid id";
+    if (a->single_word) return "has an added token with single_word, which is not supported";
+    const char *text = json_unescape(v->arena, a->content, a->n, &n, &why);
+    if (!text) return why;
+    if (n == 0 || n > MAX_PIECE || !is_utf8(text, n))
+        return "has an added token that is empty, not UTF-8 or over 1000 bytes";
+    vocab_piece *p = place_of(v, a->id, rows);
+    if (!p) return out_of_memory;
+    bool same = p->n == n && memcmp(p->text, text, n) == 0;
+    if (!same && (p->type == UNKNOWN || p->type == BYTE))
+        return "gives the id of <unk> or of a byte to another token";
+    if (p->type == BYTE) return "has an added token that is a byte";
+    if (!same) p->text = text, p->n = (uint32_t)n;
+    if (p->type != UNKNOWN) p->type = a->special || (same && p->type == CONTROL) ? CONTROL : UNUSED;
+    p->added = true;
+    p->lstrip = a->lstrip;
+    p->rstrip = a->rstrip;
+    return NULL;
+}
+
+/* Compares two texts byte by byte, then by id. For qsort. */
+static int compare_texts(const void *left, const void *right) {
+    const special_text *a = left, *b = right;
+    int order = memcmp(a->text, b->text, a->n < b->n ? a->n : b->n);
+    if (order) return order;
+    if (a->n != b->n) return a->n < b->n ? -1 : 1;
+    return a->id < b->id ? -1 : 1;
+}
+
+/* Returns whether a piece is a special token. */
+static bool is_special(const vocab_piece *p) {
+    return p->n && (p->type == CONTROL || p->type == UNKNOWN || p->added);
+}
+
+/* Makes the sorted list of special tokens. */
+static const char *list_specials(llamac_vocab *v) {
+    size_t n = 0, size = (size_t)v->size + v->rowless;
+    for (size_t i = 0; i < size; i++) n += is_special(&v->pieces[i]);
+    v->specials = llamac_new(v->arena, n, sizeof *v->specials);
+    v->n_specials = 0;
+    if (!v->specials) return out_of_memory;
+    for (size_t i = 0; i < size; i++)
+        if (is_special(&v->pieces[i]))
+            v->specials[v->n_specials++] =
+                (special_text){v->pieces[i].text, v->pieces[i].n, (int32_t)i};
+    if (n) qsort(v->specials, n, sizeof *v->specials, compare_texts);
+    return NULL;
+}
+
+/* Returns the first of the special texts from..to whose byte d is `byte` or more; `to` if there is
+ * none. All have the same first d bytes. */
+static size_t first_special(const llamac_vocab *v, size_t from, size_t to, size_t d, int byte) {
+    while (from < to) {
+        size_t middle = from + (to - from) / 2;
+        const special_text *s = &v->specials[middle];
+        if (s->n <= d || (unsigned char)s->text[d] < byte) from = middle + 1;
+        else to = middle;
+    }
+    return from;
+}
+
+/* Returns the id of the longest special text at the start of text[n], or -1. */
+static int32_t match_special(const llamac_vocab *v, const char *text, size_t n) {
+    size_t from = 0, to = v->n_specials;
+    int32_t id = -1;
+    for (size_t d = 0; d < n && from < to; d++) {
+        int byte = (unsigned char)text[d];
+        from = first_special(v, from, to, d, byte);
+        to = first_special(v, from, to, d, byte + 1);
+        if (from < to && v->specials[from].n == d + 1) id = v->specials[from].id;
+    }
+    return id;
+}
+
+/* Makes the token that a _token key or additional_special_tokens names special. A name that is no
+ * token says nothing. */
+static const char *name_special(llamac_vocab *v, const added_token *a) {
+    size_t n;
+    const char *why, *text;
+    if (!a->content) return NULL;
+    if (a->single_word) return "has a special token with single_word, which is not supported";
+    if (!(text = json_unescape(v->arena, a->content, a->n, &n, &why))) return why;
+    int32_t id = n ? match_special(v, text, n) : -1;
+    if (id < 0 || v->pieces[id].n != n) id = n ? vocab_find(v, text, n) : -1;
+    if (id < 0) return NULL;
+    vocab_piece *p = &v->pieces[id];
+    if (p->type != UNKNOWN) p->type = CONTROL;
+    p->added = true;
+    p->lstrip |= a->lstrip;
+    p->rstrip |= a->rstrip;
+    return NULL;
+}
+
+/* Reads one of the files. First all files are read for the tokens that they add; then, if `adds` is
+ * false, for the names of special tokens. */
+static const char *read_added(llamac_vocab *v, llamac_cursor bytes, size_t rows, int file,
+                              bool adds) {
+    llamac_json j = llamac_json_on(bytes.at, llamac_left(&bytes));
+    added_token a = {.id = -1};
+    const char *why = NULL;
+    while (!why && llamac_json_next(&j)) {
+        char kind = j.value.kind;
+        bool decoder = file == TOKENIZER_CONFIG && llamac_json_under(&j, 1, "added_tokens_decoder");
+        bool list = file == TOKENIZER_JSON && llamac_json_under(&j, 1, "added_tokens");
+        bool names = llamac_json_under(&j, 1, "additional_special_tokens"), name = false;
+        int level = decoder || list || names ? 2 : 1; /* of the objects that are tokens */
+        if (j.level > 0 && j.key[1].n > 6)
+            name = memcmp(j.key[1].text + j.key[1].n - 6, "_token", 6) == 0;
+        if (j.level == level && kind == '{') a = (added_token){.id = -1};
+        if (j.level == level + 1) read_field(&a, &j);
+        if (file == TOKENIZER_CONFIG && j.level == 1 && llamac_json_under(&j, 1, "legacy") &&
+            !v->first_stated)
+            v->first_only = kind == 'f';
+        if (adds && file == ADDED_TOKENS && j.level == 1) {
+            a = (added_token){j.key[1].text, j.key[1].n, kind == '0' ? j.value.number : -1};
+            why = add_token(v, &a, rows);
+        } else if (adds && (decoder || list) && j.level == 2 && kind == '}') {
+            llamac_cursor id = llamac_cursor_on(j.key[2].text, j.key[2].n);
+            if (decoder && (!llamac_json_number(&id, &a.id) || llamac_left(&id))) a.id = -1;
+            why = add_token(v, &a, rows);
+        } else if (!adds && file != ADDED_TOKENS && (name || names) && j.level == level) {
+            if (kind == '"') a = (added_token){j.value.text, j.value.n, -1};
+            if (kind == '"' || kind == '}') why = name_special(v, &a);
+        }
+    }
+    return why ? why : j.c.bad ? "is not JSON" : NULL;
+}
+
+/* Reads the added tokens from Hugging Face's files beside the tokenizer: by number added_tokens.json,
+ * special_tokens_map.json, tokenizer_config.json; an empty cursor: there is no such file. `paths`
+ * are for error texts. Fails with LLAMA_EFORMAT or LLAMA_ENOMEM. */
+LLAMAC_SHARED int llamac_vocab_extend(llamac_vocab *v, const llamac_cursor files[3], size_t rows,
+                                      const char *const paths[3], llama_error *err) {
+    for (int pass = 0; pass < 2; pass++) {
+        const char *why = NULL, *path = "";
+        for (int file = 0; file < 3 && !why; file++) {
+            path = paths[file];
+            if (files[file].at) why = read_added(v, files[file], rows, file, pass == 0);
+        }
+        if (!why) why = list_specials(v);
+        if (why == out_of_memory) return llamac_out_of_memory(err, path);
+        if (why)
+            return llamac_fail(err, LLAMA_EFORMAT, "%s: %s; correct the file or remove it", path,
+                               why);
+    }
+    return LLAMA_OK;
+}
+
+/* ---- 2. Reading vocabularies: Hugging Face's tokenizer.json ---- */
+
+/* Accepted if it describes LLaMA's tokenizer: BPE, byte_fallback, a space in front of the text.
+ * The file has an ordered list of merges where tokenizer.model has scores. The scores are derived
+ * from that order. */
+
+static const float UNSCORED = -3e38f;    /* a piece that no merge read so far forms */
+static const float SPACES_SCORE = -1e9f; /* the score of runs of spaces in tokenizer.model */
+
+typedef struct {
+    llamac_arena scratch;
+    struct {
+        const char *text; /* NULL: no piece with this id was read */
+        size_t n;         /* bytes */
+        int type;
+    } * pieces;                              /* [capacity], by id */
+    size_t capacity;                         /* tokens of the model; ids must be lower */
+    size_t size;                             /* the highest id read, plus 1 */
+    bool bpe, byte_fallback, space_in_front; /* settings found; each is required */
+    bool first_only;                         /* prepend_scheme is first */
+    added_token added;                       /* the added token that is being read */
+} json_vocab;
 
 /* Notes a piece. The vocabulary and the added tokens may both have it; then the texts must be the
  * same, and the type of the added token, CONTROL, is kept in whichever order they come. */
@@ -480,6 +717,7 @@ static const char *json_value(json_vocab *k, const llamac_json *j) {
         if (!accepted) return i == 0 ? "is not BPE, the only kind supported" : other;
         k->bpe |= i == 0;
         k->space_in_front |= wants[i].key[0] == 'p'; /* the keys prepend and prepend_scheme */
+        k->first_only |= llamac_is(value, n, "first");
     }
     if (llamac_json_under(j, 1, "model") && llamac_json_under(j, 2, "byte_fallback"))
         k->byte_fallback = j->value.kind == 't';
@@ -487,9 +725,7 @@ static const char *json_value(json_vocab *k, const llamac_json *j) {
         return j->value.kind == '0'
                    ? json_piece(k, j->value.number, j->key[3].text, j->key[3].n, NORMAL)
                    : other;
-    if (j->level != 3 || !llamac_json_under(j, 1, "added_tokens")) return NULL;
-    if (llamac_json_under(j, 3, "id")) k->id = j->value.number;
-    if (llamac_json_under(j, 3, "content")) k->content = j->value.text, k->n_content = j->value.n;
+    if (j->level == 3 && llamac_json_under(j, 1, "added_tokens")) read_field(&k->added, j);
     return NULL;
 }
 
@@ -498,10 +734,12 @@ static const char *json_pieces(json_vocab *k, llamac_json j) {
     const char *why = NULL;
     while (!why && llamac_json_next(&j)) {
         if (j.level == 2 && llamac_json_under(&j, 1, "added_tokens") && j.value.kind == '{')
-            k->content = NULL, k->id = -1;
-        else if (j.level == 2 && llamac_json_under(&j, 1, "added_tokens") && j.value.kind == '}')
-            why = k->content ? json_piece(k, k->id, k->content, k->n_content, CONTROL)
-                             : "has an added token without content";
+            k->added = (added_token){.id = -1};
+        else if (j.level == 2 && llamac_json_under(&j, 1, "added_tokens") && j.value.kind == '}') {
+            if (!k->added.content) why = "has an added token without content";
+            else if (k->added.id < (double)k->capacity) /* add_token takes those without a row */
+                why = json_piece(k, k->added.id, k->added.content, k->added.n, CONTROL);
+        }
         else if (!llamac_json_under(&j, 2, "merges")) why = json_value(k, &j);
     }
     if (why) return why;
@@ -613,6 +851,8 @@ static const char *parse_json(llamac_vocab **out, llamac_cursor c, size_t max_pi
     }
     if (!why) why = json_scores(&k, v, j);
     if (!why) why = finish_vocab(v, bos, eos, true);
+    if (!why) why = read_added(v, c, max_pieces, TOKENIZER_JSON, true);
+    if (v) v->first_only = k.first_only, v->first_stated = true;
     llamac_free_all(&k.scratch);
     *out = v;
     return why;
@@ -657,7 +897,7 @@ static bool is_model(const llamac_gguf_vocab *g, const char *name) {
 
 /* Makes the vocabulary from the values that llamac_vocab_note noted. *out stays NULL if the file
  * has no vocabulary. Added tokens have the type USER_DEFINED in GGUF and become UNUSED: they can be
- * decoded, and encoding never makes them. Fails with LLAMA_EFORMAT or LLAMA_ENOMEM. */
+ * decoded, and only LLAMA_SPECIAL makes them. Fails with LLAMA_EFORMAT or LLAMA_ENOMEM. */
 LLAMAC_SHARED int llamac_vocab_gather(llamac_vocab **out, llamac_gguf_vocab *g, size_t max_pieces,
                                       const char *file, llamac_arena *arena, llama_error *err) {
     const char *why = NULL;
@@ -689,8 +929,10 @@ LLAMAC_SHARED int llamac_vocab_gather(llamac_vocab **out, llamac_gguf_vocab *g, 
         else
             why = vocab_add(v, text.text, (size_t)text.n, (float)score.number,
                             type.number == USER_DEFINED ? UNUSED : (int)type.number);
+        if (!why) v->pieces[i].added = type.number == USER_DEFINED;
     }
     if (!why) why = finish_vocab(v, g->bos, g->eos, g->space_in_front != 0);
+    if (!why) why = list_specials(v);
     if (why == out_of_memory) return llamac_out_of_memory(err, file);
     if (why)
         return llamac_fail(err, LLAMA_EFORMAT, "%s: %s; convert the model to GGUF again", file,
@@ -738,6 +980,7 @@ LLAMAC_SHARED int llamac_vocab_parse(llamac_vocab **out, llamac_cursor bytes, si
     if (json) why = parse_json(&v, bytes, max_pieces, arena);
     else if (!v) why = out_of_memory;
     else why = pieces ? parse_proto(v, bytes) : parse_bin(v, bytes);
+    if (!why) why = list_specials(v);
     if (why == out_of_memory) return llamac_out_of_memory(err, file);
     if (why) return llamac_fail(err, LLAMA_EFORMAT, "%s: %s; %s", file, why, advice);
     *out = v;
@@ -767,6 +1010,7 @@ static const size_t NOWHERE = SIZE_MAX;
 typedef struct {
     const llamac_vocab *v;
     const llama_allocator *allocator;
+    bool space_in_front;
     char *text;                         /* [n_text] normalised */
     size_t n_text, text_capacity;       /* bytes */
     symbol *symbols;                    /* [n_symbols] in the order of the text */
@@ -776,10 +1020,10 @@ typedef struct {
 } encoder;
 
 /* Writes the normalised text: every space as U+2581 and every invalid byte as U+FFFD, three bytes
- * each. A space is added in front if the vocabulary says so. */
+ * each. A space is added in front if the encoder says so. */
 static void normalise(encoder *e, const unsigned char *text, size_t n) {
     size_t to = 0;
-    if (e->v->space_in_front) memcpy(e->text, SPACE, to = 3);
+    if (e->space_in_front) memcpy(e->text, SPACE, to = 3);
     for (size_t i = 0; i < n;) {
         size_t length = utf8_length(text + i, n - i);
         const char *from = length == 0      ? REPLACEMENT
@@ -882,20 +1126,14 @@ static void encoder_free(encoder *e) {
     if (e->heap) a->free(a->user, e->heap, e->heap_capacity * sizeof *e->heap);
 }
 
-/* Tokenizes text. Returns the number of tokens and writes at most cap of them. An empty text has no
- * tokens except BOS. Fails with LLAMA_EINVAL or LLAMA_ENOMEM. */
-LLAMAC_SHARED ptrdiff_t llamac_encode(const llamac_vocab *v, const llama_allocator *allocator,
-                                      const char *text, size_t n, unsigned flags, int32_t *out,
-                                      size_t cap) {
-    if ((n && !text) || (cap && !out) || n > PTRDIFF_MAX / 64 || (flags & ~(unsigned)LLAMA_ADD_BOS))
-        return LLAMA_EINVAL;
-    size_t count = 0;
-    if ((flags & LLAMA_ADD_BOS) && v->bos >= 0) {
-        if (cap) out[0] = v->bos;
-        count = 1;
-    }
+/* Tokenizes text without special tokens. Writes its ids after the first `count` of out, at most cap
+ * in all, and returns count plus their number. `space`: the text gets a space in front if the
+ * vocabulary says so. An empty text has no tokens. Fails with LLAMA_ENOMEM. */
+static ptrdiff_t encode_text(const llamac_vocab *v, const llama_allocator *allocator,
+                             const char *text, size_t n, bool space, int32_t *out, size_t cap,
+                             size_t count) {
     if (n == 0) return (ptrdiff_t)count;
-    encoder e = {.v = v, .allocator = allocator};
+    encoder e = {.v = v, .allocator = allocator, .space_in_front = v->space_in_front && space};
     e.text_capacity = 3 * n + 3;
     e.text = allocate(&e, e.text_capacity, 1);
     if (e.text) {
@@ -913,6 +1151,77 @@ LLAMAC_SHARED ptrdiff_t llamac_encode(const llamac_vocab *v, const llama_allocat
     }
     encoder_free(&e);
     return enough ? (ptrdiff_t)count : LLAMA_ENOMEM;
+}
+
+/* ---- 3. Encoding: special tokens in a text ---- */
+
+/* Returns where the first special token's text begins in text[n] and sets *id; n if there is
+ * none. */
+LLAMAC_SHARED size_t llamac_find_special(const llamac_vocab *v, const char *text, size_t n,
+                                         int32_t *id) {
+    size_t at = 0;
+    for (; at < n; at++)
+        if ((*id = match_special(v, text + at, n - at)) >= 0) return at;
+    *id = -1;
+    return n;
+}
+
+/* Returns the number of bytes of white space at the start of text[n]. */
+static size_t leading_space(const char *text, size_t n) {
+    size_t at = 0;
+    for (size_t size; at < n; at += size) {
+        int32_t c;
+        size = llamac_utf8_next(text + at, n - at, &c);
+        if (!llamac_is_space(c)) break;
+    }
+    return at;
+}
+
+/* Does encode_text for a text whose special tokens are read: the leftmost first, and of those the
+ * longest. The stretches of text between them are tokenized one by one. Each gets the space in
+ * front, as with SentencePiece's own library in Meta's code, in GGUF, and in Hugging Face's
+ * LlamaTokenizer with legacy = true; with first_only, only the one at the beginning of the text
+ * does. Fails also with LLAMA_EINVAL if the model has no row for a token. */
+static ptrdiff_t encode_special(const llamac_vocab *v, const llama_allocator *allocator,
+                                const char *text, size_t n, int32_t *out, size_t cap,
+                                size_t count) {
+    for (size_t at = 0; at < n;) {
+        int32_t id;
+        size_t length = llamac_find_special(v, text + at, n - at, &id), kept = length;
+        const vocab_piece *p = id < 0 ? NULL : &v->pieces[id];
+        if (p && p->lstrip) kept = llamac_trimmed_length(text + at, length);
+        ptrdiff_t got = encode_text(v, allocator, text + at, kept, at == 0 || !v->first_only, out,
+                                    cap, count);
+        if (got < 0) return got;
+        count = (size_t)got;
+        at += length;
+        if (!p) break;
+        if (id >= v->size) return LLAMA_EINVAL;
+        if (count < cap) out[count] = id;
+        count++;
+        at += p->n;
+        if (p->rstrip) at += leading_space(text + at, n - at);
+    }
+    return (ptrdiff_t)count;
+}
+
+/* Tokenizes text. Returns the number of tokens and writes at most cap of them. An empty text has no
+ * tokens except BOS. Fails with LLAMA_EINVAL or LLAMA_ENOMEM. */
+LLAMAC_SHARED ptrdiff_t llamac_encode(const llamac_vocab *v, const llama_allocator *allocator,
+                                      const char *text, size_t n, unsigned flags, int32_t *out,
+                                      size_t cap) {
+    bool special = flags & LLAMA_SPECIAL;
+    if ((n && !text) || (cap && !out) || n > PTRDIFF_MAX / 64 ||
+        (flags & ~(unsigned)(LLAMA_ADD_BOS | LLAMA_SPECIAL)))
+        return LLAMA_EINVAL;
+    size_t count = 0;
+    bool has_bos = special && n && v->bos >= 0 && match_special(v, text, n) == v->bos;
+    if ((flags & LLAMA_ADD_BOS) && v->bos >= 0 && !has_bos) {
+        if (cap) out[0] = v->bos;
+        count = 1;
+    }
+    return special ? encode_special(v, allocator, text, n, out, cap, count)
+                   : encode_text(v, allocator, text, n, true, out, cap, count);
 }
 
 /* ---- 4. Decoding ---- */
@@ -962,6 +1271,11 @@ LLAMAC_SHARED size_t llamac_decode(const llamac_vocab *v, llama_decoder *u, int3
         return flush_pending(u, false, out);
     }
     size_t to = flush_pending(u, true, out);
+    if (u->special && is_special(p)) { /* encoding puts a space in front of the text after it */
+        memcpy(out + to, p->text, p->n);
+        u->started = v->first_only;
+        return to + p->n;
+    }
     if (p->type == CONTROL) return to;
     const char *text = p->type == UNKNOWN ? UNK_TEXT : p->text;
     size_t n = p->type == UNKNOWN ? sizeof UNK_TEXT - 1 : p->n;
