@@ -4663,8 +4663,8 @@ static int open_tokenizer(binder *b, const char *given) {
         if (status && (given || !llamac_is_not_found(status))) return status;
     }
     if (!c.at) return LLAMA_OK;
-    int status = llamac_vocab_parse(&m->vocab, c, m->vocab_size, given ? given : found, &m->arena,
-                                    b->err);
+    int status =
+        llamac_vocab_parse(&m->vocab, c, m->vocab_size, given ? given : found, &m->arena, b->err);
     return status ? status : read_added_tokens(b, given ? given : found);
 }
 

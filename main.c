@@ -74,18 +74,19 @@ static struct options {
     const char *memory_mode, *cache_path, *in_prefix, *in_suffix, *shell;
     const char **arguments; /* [n_arguments]: what is neither an option nor the command */
     const char **stops;     /* [n_stops]: the --stop texts */
+    int32_t *stop_ids;      /* [n_stop_ids]: the --stop-id tokens */
     struct {
         const char *text; /* the text itself, or its file's name */
         bool is_file;
     } * sources; /* [n_sources]: -p and -f, in their order */
-    size_t n_arguments, n_stops, n_sources;
+    size_t n_arguments, n_stops, n_stop_ids, n_sources;
     uint64_t given; /* bit i: row i of the option table was given */
     int max_tokens; /* -1: no limit */
     int samples;    /* texts per prompt */
     int logprobs;   /* most likely tokens to print at each position; 0: no log-probabilities */
     int stride;     /* tokens between the starts of windows; 0: --ctx */
     bool fast, seeded, escapes, no_bos, ignore_eos, echo, stats, quiet, count, decode, bos, ids,
-        help, version, lines, null, json, interactive;
+        special, help, version, lines, null, json, interactive;
 } options;
 
 /* The state of this run. */
@@ -101,7 +102,8 @@ static struct run {
     llama_request *requests; /* [n_requests]: the texts to generate */
     output *outputs;         /* [n_requests]: what each has so far */
     size_t n_requests;
-    size_t n_printed; /* the first n_printed requests are complete and printed */
+    size_t n_printed;   /* the first n_printed requests are complete and printed */
+    bool special_noted; /* a note said that a prompt has the text of a special token */
     struct {
         bool enabled;      /* stderr is a terminal, and not -q */
         double start_time; /* when the work began; 0: it has not */
@@ -279,6 +281,13 @@ static const char complete_help[] =
     "  logprobs          with --logprobs: for each token its id, its log-probability\n"
     "                    and the most likely tokens (top), most likely first\n"
     "\n"
+    "Special tokens: text is data, so the prompt \"<s>\" is three or more ordinary\n"
+    "tokens, and a note says so. With --special, the texts of control and added\n"
+    "tokens (<s>, </s>, <unk>, <|im_end|>, ...) in prompts and chat lines are those\n"
+    "tokens. A prompt that begins with <s> gets no second <s>. With -i, the end token\n"
+    "or --stop-id that ended a reply stays in the chat, unprinted. With --ids, a\n"
+    "prompt is token ids between white space, with nothing put before them.\n"
+    "\n"
     "Chat: -i reads lines from stdin. Each line is appended to the text so far, and\n"
     "so is the model's reply to it. --in-prefix goes before the line and --in-suffix\n"
     "after it. Without --in-prefix the line starts on a new line. A reply ends like\n"
@@ -354,7 +363,8 @@ static const char tokenize_help[] =
     "\n"
     "The arguments are joined by single spaces. Without a text, stdin is read. A\n"
     "newline at the end of a file or of stdin is part of the text. With --decode the\n"
-    "input is token ids, separated by white space, and their text is printed.\n";
+    "input is token ids, separated by white space, and their text is printed. With\n"
+    "--special, the texts of special tokens are those tokens, both ways.\n";
 
 static const char info_help[] =
     "Prints the model's format, shape, constants, number of parameters, size and\n"
@@ -457,7 +467,7 @@ enum {
 static const struct {
     int commands; /* the set of commands that have the option */
     const char *names;
-    enum { FLAG, STRING, INTEGER, REAL, SEED, STOP_TEXT, PROMPT_TEXT, PROMPT_FILE } kind;
+    enum { FLAG, STRING, INTEGER, REAL, SEED, STOP_TEXT, STOP_ID, PROMPT_TEXT, PROMPT_FILE } kind;
     size_t offset;   /* of its value in `options` */
     double min, max; /* of an INTEGER or a REAL */
     const char *help;
@@ -487,13 +497,18 @@ static const struct {
      "with -i: text after each line (default: a newline)"},
     {COMPLETE, "-r, --stop TEXT", STOP_TEXT, AT(stops),
      "end the output before TEXT; may be given repeatedly"},
+    {COMPLETE, "--stop-id N", STOP_ID, AT(stop_ids),
+     "end the output before the token N; may be given\nrepeatedly"},
     {COMPLETE | COMMON, "-n, --n-predict N", INTEGER, IN(max_tokens, -1, NO_LIMIT),
      "generate up to N tokens (default 256; -1: no limit)"},
     {COMPLETE | SCORE | PPL | INFO | TRACE | COMMON, "-c, --ctx, --ctx-size N", INTEGER,
      IN(session.context, 1, MAX_CONTEXT), "context length in tokens (default: the model's)"},
     {PPL, "--stride N", INTEGER, IN(stride, 1, NO_LIMIT),
      "tokens from one window's start to the next\n(default: --ctx, so windows do not overlap)"},
-    {PPL, "--ids", FLAG, AT(ids), "the file has token ids, as `llama tokenize` prints"},
+    {COMPLETE | PPL | TRACE, "--ids", FLAG, AT(ids),
+     "the text is token ids, as `llama tokenize` prints"},
+    {COMPLETE | PPL | TOKENIZE | TRACE, "--special", FLAG, AT(special),
+     "read <s>, </s> and added tokens in the text as those\ntokens (default: text is data)"},
     {COMPLETE | COMMON, "-s, --seed N", SEED, AT(sampler.seed),
      "sampling seed: same seed, same text (default random)"},
     {COMPLETE | COMMON, "--temp, --temperature T", REAL, IN(sampler.temperature, 0, 1e6),
@@ -608,6 +623,13 @@ static void set_option(size_t i, const char *value) {
         options.sources[options.n_sources++].is_file = option_table[i].kind == PROMPT_FILE;
         break;
     case STOP_TEXT: options.stops[options.n_stops++] = value; break;
+    case STOP_ID: {
+        long id = strtol(value, &end, 10);
+        if (*end || *value < '0' || *value > '9' || id > INT32_MAX)
+            refuse("--stop-id: '%s' is not a token id", value);
+        options.stop_ids[options.n_stop_ids++] = (int32_t)id;
+        break;
+    }
     case SEED:
         errno = 0;
         options.sampler.seed = strtoull(value, &end, 10);
@@ -646,6 +668,7 @@ static void read_options(int argc, char **argv) {
     options.arguments = allocate(2 * max * sizeof *options.arguments);
     options.stops = options.arguments + max;
     options.sources = allocate(max * sizeof *options.sources);
+    options.stop_ids = allocate(max * sizeof *options.stop_ids);
     for (int a = 1; a < argc; a++) {
         const char *text = argv[a], *value = strncmp(text, "--", 2) ? NULL : strchr(text, '=');
         if (ended || text[0] != '-' || !text[1]) {
@@ -862,22 +885,28 @@ static void tokenize(input *in, unsigned flags) {
         in->tokens = allocate((in->capacity = 2 * (size_t)n) * sizeof *in->tokens);
         n = llama_text_to_tokens(run.model, b->text, b->n, flags, in->tokens, in->capacity);
     }
+    if (n == LLAMA_EINVAL)
+        refuse("the text has an added token for which the model has no row; give it as text, "
+               "without --special");
     if (n < 0) die(EXIT_MEMORY, "the text does not fit in memory");
     in->n_tokens = (size_t)n;
 }
 
-/* Compute the tokens of an input, with <s> first unless --no-bos is given. */
-static void tokenize_with_bos(input *in) { tokenize(in, options.no_bos ? 0 : LLAMA_ADD_BOS); }
+/* Say once that the text of a special token in a prompt is not that token. */
+static void note_special(const bytes *b) {
+    int32_t token;
+    size_t n;
+    if (run.special_noted || llama_find_special(run.model, b->text, b->n, &token) == b->n) return;
+    const char *text = llama_token_text(run.model, token, &n);
+    note("%.*s in the prompt is read as text; with --special it is the token %d", text ? (int)n : 0,
+         text ? text : "", (int)token);
+    run.special_noted = true;
+}
 
-/* Compute the tokens of a prompt, as tokenize_with_bos does. Exits with an error if it is empty or
- * does not fit in the context. */
-static void tokenize_prompt(input *in) {
-    tokenize_with_bos(in);
-    if (in->n_tokens == 0 && !options.interactive)
-        refuse("the prompt is empty and --no-bos leaves nothing to start from");
-    if (in->n_tokens > run.context)
-        die(EXIT_TOO_LONG, "prompt %td: %zu tokens do not fit in a context of %zu; see -c",
-            in - run.inputs, in->n_tokens, run.context);
+/* Compute the tokens of an input, with <s> first unless --no-bos is given. */
+static void tokenize_with_bos(input *in) {
+    tokenize(in, (options.no_bos ? 0 : LLAMA_ADD_BOS) | (options.special ? LLAMA_SPECIAL : 0));
+    if (!options.special && options.command->bit != PPL) note_special(&in->text);
 }
 
 /* Parse an input as token ids between white space. Exits with an error if one is not valid. */
@@ -892,13 +921,30 @@ static void read_ids(input *in) {
     }
 }
 
-/* Append the text of n tokens. */
+/* Append the text of n tokens; with --special also that of special tokens. */
 static void append_tokens(bytes *b, const int32_t *tokens, size_t n) {
     char text[LLAMA_TEXT_MAX];
-    llama_decoder utf8 = {.n = 0};
+    llama_decoder utf8 = {.special = options.special};
     for (size_t i = 0; i <= n; i++)
         append(b, text,
                llama_token_to_text(run.model, &utf8, i < n ? tokens[i] : LLAMA_FLUSH, text));
+}
+
+/* Compute the tokens of a prompt, as tokenize_with_bos does, or with --ids read them. Exits with an
+ * error if it is empty or does not fit in the context. */
+static void tokenize_prompt(input *in) {
+    if (options.ids && options.special) refuse("--special: not with --ids, which are no text");
+    if (options.ids) {
+        read_ids(in);
+        in->text = (bytes){.n = 0};
+        append_tokens(&in->text, in->tokens, in->n_tokens);
+    } else tokenize_with_bos(in);
+    if (in->n_tokens == 0 && !options.interactive)
+        refuse(options.ids ? "the prompt has no ids"
+                           : "the prompt is empty and --no-bos leaves nothing to start from");
+    if (in->n_tokens > run.context)
+        die(EXIT_TOO_LONG, "prompt %td: %zu tokens do not fit in a context of %zu; see -c",
+            in - run.inputs, in->n_tokens, run.context);
 }
 
 /* ---- 5. Model and session ---- */
@@ -1148,20 +1194,50 @@ static void print_outputs(void) {
         show_progress("texts", (double)run.n_printed, (double)run.n_requests);
 }
 
+/* Return whether a token is one of the --stop-id tokens. */
+static bool is_stop_id(int32_t token) {
+    for (size_t i = 0; i < options.n_stop_ids; i++)
+        if (options.stop_ids[i] == token) return true;
+    return false;
+}
+
+/* Return how many bytes a token's own text has, after other text. */
+static size_t own_length(int32_t token) {
+    char text[LLAMA_TEXT_MAX];
+    return llama_token_to_text(run.model, &(llama_decoder){.started = 1}, token, text);
+}
+
+/* With -i --special, append the special token that ended a reply to its text, after what is
+ * printed: the chat goes on after it. */
+static void keep_end_token(output *out, const llama_request *t) {
+    char text[LLAMA_TEXT_MAX];
+    int32_t token = t->token, found = -1;
+    bool ended = t->finish_reason == LLAMA_FINISH_EOS ||
+                 (t->finish_reason == LLAMA_FINISH_STOP && is_stop_id(token));
+    if (!options.interactive || !options.special || !ended) return;
+    size_t n =
+        llama_token_to_text(run.model, &(llama_decoder){.started = 1, .special = 1}, token, text);
+    if (llama_find_special(run.model, text, n, &found) == 0 && found == token)
+        append(&out->text, text, n);
+}
+
 /* The callback of llama_generate: append the text that a token completed, up to a stop text, and
- * print what is ready. Returns 1 if a stop text was found, LLAMA_ECANCEL after Ctrl-C, else 0. */
+ * print what is ready. Returns 1 if a stop text or --stop-id was found, LLAMA_ECANCEL after Ctrl-C, else 0. */
 static int on_text(void *user, llama_request *t, const char *text, size_t n) {
     output *out = &((output *)user)[t - run.requests];
     if (out->first_token_time == 0) out->first_token_time = now();
     if (t->finish_reason) out->end_time = now();
     if (!t->finish_reason && options.json) record_token(out, t);
-    append(&out->text, text, n);
+    bool stop_id = !t->finish_reason && is_stop_id(t->token);
+    size_t own = stop_id ? own_length(t->token) : 0;
+    append(&out->text, text, own < n ? n - own : 0);
     const char *pending = out->text.text + out->ready;
     size_t n_pending = out->text.n - out->ready, keep;
     size_t at = llama_find_stop(pending, n_pending, options.stops, options.n_stops, &keep);
-    bool stopped = at < n_pending;
+    bool stopped = at < n_pending || stop_id;
     out->text.n = out->ready + at;
     out->ready = out->text.n - (stopped || t->finish_reason ? 0 : keep);
+    keep_end_token(out, t);
     print_outputs();
     return interrupted ? LLAMA_ECANCEL : stopped;
 }
@@ -1185,6 +1261,12 @@ static void make_requests(void) {
                                           .sampler = options.sampler,
                                           .max_tokens = max,
                                           .utf8.started = in->text.n > 0};
+        if (options.special && in->n_tokens) { /* a space in front may follow a special token */
+            char text[LLAMA_TEXT_MAX];
+            llama_decoder last = {.special = 1};
+            llama_token_to_text(run.model, &last, in->tokens[in->n_tokens - 1], text);
+            run.requests[i].utf8.started = last.started;
+        }
         run.requests[i].sampler.seed += i % samples;
         if (options.echo && !options.interactive)
             append(&run.outputs[i].text, in->text.text, in->text.n);
@@ -1236,6 +1318,12 @@ static void check_complete_options(void) {
     if (options.logprobs > run.info.vocab) options.logprobs = run.info.vocab;
     if (options.interactive && (options.json || many))
         refuse("-i: a chat is one text, without --json, --lines, -0, -k or several prompts");
+    if (options.interactive && options.ids)
+        refuse("-i: a chat is text, without --ids; --special reads special tokens in it");
+    for (size_t i = 0; i < options.n_stop_ids; i++)
+        if (options.stop_ids[i] >= run.info.vocab)
+            refuse("--stop-id: %d is not a token id from 0 to %d", (int)options.stop_ids[i],
+                   run.info.vocab - 1);
     for (const char **stop = options.stops; stop < options.stops + options.n_stops; stop++) {
         if (options.escapes) *stop = unescaped(*stop);
         if (!**stop || (**stop & 0xc0) == 0x80)
@@ -1496,6 +1584,7 @@ static void run_ppl(void) {
     if (width < 2) refuse("--ctx: a window of %zu token predicts nothing; give 2 or more", width);
     if (stride > width)
         refuse("--stride: %zu is more than the window's %zu tokens (--ctx)", stride, width);
+    if (options.ids && options.special) refuse("--special: not with --ids, which are no text");
     if (options.ids) read_ids(run.inputs);
     else tokenize_with_bos(run.inputs);
     const int32_t *tokens = run.inputs->tokens;
@@ -1569,7 +1658,7 @@ static void run_tokenize(void) {
         write_text(text.text, text.n);
         return;
     }
-    tokenize(in, options.bos ? LLAMA_ADD_BOS : 0);
+    tokenize(in, (options.bos ? LLAMA_ADD_BOS : 0) | (options.special ? LLAMA_SPECIAL : 0));
     if (options.count) printf("%zu", in->n_tokens);
     for (size_t i = 0; i < in->n_tokens && !options.count; i++)
         printf("%s%d", i ? " " : "", (int)in->tokens[i]);

@@ -157,7 +157,7 @@ static const char *vocab_add(llamac_vocab *v, const char *from, size_t n, float 
     if (n) memcpy(text, from, n);
     if (!is_utf8(text, n)) return "has a piece that is not UTF-8";
     int32_t id = v->size++;
-    v->pieces[id] = (vocab_piece){text, (uint32_t)n, score, type};
+    v->pieces[id] = (vocab_piece){.text = text, .n = (uint32_t)n, .score = score, .type = type};
     int byte = type == BYTE ? byte_of(&v->pieces[id]) : -1;
     if (type == BYTE && byte < 0) return "has a byte piece that is not <0xNN>";
     if (type == BYTE) v->byte_id[byte] = id;
@@ -467,9 +467,8 @@ static void read_field(added_token *a, const llamac_json *j) {
 static bool vocab_reserve(llamac_vocab *v, uint64_t capacity) {
     if (capacity <= (uint64_t)v->capacity) return true;
     capacity += capacity / 2;
-    vocab_piece *larger = capacity > INT32_MAX / 2
-                              ? NULL
-                              : llamac_new(v->arena, capacity, sizeof *larger);
+    vocab_piece *larger =
+        capacity > INT32_MAX / 2 ? NULL : llamac_new(v->arena, capacity, sizeof *larger);
     if (!larger) return false;
     memcpy(larger, v->pieces, ((size_t)v->size + v->rowless) * sizeof *larger);
     v->pieces = larger;
@@ -610,14 +609,15 @@ static const char *read_added(llamac_vocab *v, llamac_cursor bytes, size_t rows,
             !v->first_stated)
             v->first_only = kind == 'f';
         if (adds && file == ADDED_TOKENS && j.level == 1) {
-            a = (added_token){j.key[1].text, j.key[1].n, kind == '0' ? j.value.number : -1};
+            a = (added_token){.content = j.key[1].text, .n = j.key[1].n, .id = -1};
+            if (kind == '0') a.id = j.value.number;
             why = add_token(v, &a, rows);
         } else if (adds && (decoder || list) && j.level == 2 && kind == '}') {
             llamac_cursor id = llamac_cursor_on(j.key[2].text, j.key[2].n);
             if (decoder && (!llamac_json_number(&id, &a.id) || llamac_left(&id))) a.id = -1;
             why = add_token(v, &a, rows);
         } else if (!adds && file != ADDED_TOKENS && (name || names) && j.level == level) {
-            if (kind == '"') a = (added_token){j.value.text, j.value.n, -1};
+            if (kind == '"') a = (added_token){.content = j.value.text, .n = j.value.n, .id = -1};
             if (kind == '"' || kind == '}') why = name_special(v, &a);
         }
     }
@@ -739,8 +739,7 @@ static const char *json_pieces(json_vocab *k, llamac_json j) {
             if (!k->added.content) why = "has an added token without content";
             else if (k->added.id < (double)k->capacity) /* add_token takes those without a row */
                 why = json_piece(k, k->added.id, k->added.content, k->added.n, CONTROL);
-        }
-        else if (!llamac_json_under(&j, 2, "merges")) why = json_value(k, &j);
+        } else if (!llamac_json_under(&j, 2, "merges")) why = json_value(k, &j);
     }
     if (why) return why;
     if (j.c.bad) return "is not JSON";
@@ -838,7 +837,7 @@ static const char *parse_json(llamac_vocab **out, llamac_cursor c, size_t max_pi
     if (!why && !(v = vocab_new(arena, k.size))) why = out_of_memory;
     for (size_t id = 0; id < k.size && !why; id++) {
         const char *text = k.pieces[id].text;
-        vocab_piece p = {text, (uint32_t)k.pieces[id].n, 0, BYTE};
+        vocab_piece p = {.text = text, .n = (uint32_t)k.pieces[id].n, .type = BYTE};
         if (!text) why = "lacks the piece of some id";
         else {
             int type = byte_of(&p) >= 0                  ? BYTE
@@ -1190,8 +1189,8 @@ static ptrdiff_t encode_special(const llamac_vocab *v, const llama_allocator *al
         size_t length = llamac_find_special(v, text + at, n - at, &id), kept = length;
         const vocab_piece *p = id < 0 ? NULL : &v->pieces[id];
         if (p && p->lstrip) kept = llamac_trimmed_length(text + at, length);
-        ptrdiff_t got = encode_text(v, allocator, text + at, kept, at == 0 || !v->first_only, out,
-                                    cap, count);
+        ptrdiff_t got =
+            encode_text(v, allocator, text + at, kept, at == 0 || !v->first_only, out, cap, count);
         if (got < 0) return got;
         count = (size_t)got;
         at += length;
