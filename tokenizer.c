@@ -668,7 +668,7 @@ typedef struct {
 } json_vocab;
 
 /* Notes a piece. The vocabulary and the added tokens may both have it; then the texts must be the
- * same, and the type of the added token, CONTROL, is kept in whichever order they come. */
+ * same, and the type of the added token is kept in whichever order they come. */
 static const char *json_piece(json_vocab *k, double id, const char *text, size_t n, int type) {
     if (!(id >= 0 && id < (double)k->capacity && id == (double)(size_t)id))
         return "has more pieces than the model has tokens, or an id that is not valid";
@@ -678,7 +678,7 @@ static const char *json_piece(json_vocab *k, double id, const char *text, size_t
     if (k->pieces[i].text &&
         (k->pieces[i].n != length || memcmp(k->pieces[i].text, plain, length) != 0))
         return "has two pieces of one id";
-    if (!k->pieces[i].text || type == CONTROL) k->pieces[i].type = type;
+    if (!k->pieces[i].text || type != NORMAL) k->pieces[i].type = type;
     k->pieces[i].text = plain;
     k->pieces[i].n = length;
     if (i + 1 > k->size) k->size = i + 1;
@@ -738,7 +738,8 @@ static const char *json_pieces(json_vocab *k, llamac_json j) {
         else if (j.level == 2 && llamac_json_under(&j, 1, "added_tokens") && j.value.kind == '}') {
             if (!k->added.content) why = "has an added token without content";
             else if (k->added.id < (double)k->capacity) /* add_token takes those without a row */
-                why = json_piece(k, k->added.id, k->added.content, k->added.n, CONTROL);
+                why = json_piece(k, k->added.id, k->added.content, k->added.n,
+                                 k->added.special ? CONTROL : UNUSED);
         } else if (!llamac_json_under(&j, 2, "merges")) why = json_value(k, &j);
     }
     if (why) return why;

@@ -82,7 +82,7 @@ static void test_text(void) {
     check(want > 2 && llama_text_to_tokens(model, "the king", 8, LLAMA_ADD_BOS, t, 2) == want && t[0] == 1 && t[2] == -5,
           "the count needed is told, and cap kept");
     check(llama_text_to_tokens(NULL, "a", 1, 0, t, 8) == LLAMA_EINVAL && llama_text_to_tokens(model, NULL, 1, 0, t, 8) == LLAMA_EINVAL &&
-              llama_text_to_tokens(model, "a", 1, 2, t, 8) == LLAMA_EINVAL, "llama_text_to_tokens refuses");
+              llama_text_to_tokens(model, "a", 1, 4, t, 8) == LLAMA_EINVAL, "llama_text_to_tokens refuses");
     const char *piece = llama_token_text(model, 13, &n);
     check(piece && n == 6 && memcmp(piece, "<0x0A>", 6) == 0, "the piece of a byte is its name");
     check(!llama_token_text(model, -1, &n) && n == 0 && !llama_token_text(model, 1024, NULL), "no such token");
