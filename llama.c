@@ -1833,6 +1833,25 @@ LLAMAC_INLINE bool llamac_is_control(int32_t c) {
            (c >= 0x202a && c <= 0x202e) || (c >= 0x2066 && c <= 0x2069);
 }
 
+/* Returns whether c is Unicode white space or a separator 0x1c to 0x1f, which Python's str.isspace
+ * also accepts. */
+LLAMAC_INLINE bool llamac_is_space(int32_t c) {
+    return (c >= 9 && c <= 13) || (c >= 0x1c && c <= ' ') || c == 0x85 || c == 0xa0 ||
+           c == 0x1680 || (c >= 0x2000 && c <= 0x200a) || c == 0x2028 || c == 0x2029 ||
+           c == 0x202f || c == 0x205f || c == 0x3000;
+}
+
+/* Returns the length of a text without its trailing white space. */
+LLAMAC_INLINE size_t llamac_trimmed_length(const char *text, size_t n) {
+    size_t trimmed = 0;
+    for (size_t i = 0, size; i < n; i += size) {
+        int32_t c;
+        size = llamac_utf8_next(text + i, n - i, &c);
+        if (!llamac_is_space(c)) trimmed = i + size;
+    }
+    return trimmed;
+}
+
 /* ---- Memory and errors ---- */
 
 /* Allocates memory if the host gives no allocator. C11's aligned_alloc requires a size that is a
@@ -2624,6 +2643,11 @@ LLAMAC_SHARED void llamac_vocab_note(llamac_gguf_vocab *, const llamac_pair *);
 LLAMAC_SHARED int llamac_vocab_gather(llamac_vocab **out, llamac_gguf_vocab *, size_t max_pieces,
                                       const char *file, llamac_arena *, llama_error *);
 
+/* Adds the tokens of added_tokens.json, special_tokens_map.json and tokenizer_config.json; a file
+ * that does not exist is an empty cursor. rows is the model's number of tokens. */
+LLAMAC_SHARED int llamac_vocab_extend(llamac_vocab *, const llamac_cursor files[3], size_t rows,
+                                      const char *const paths[3], llama_error *);
+
 /* Return the id of <s> and of </s>; -1 if the vocabulary has no such token. */
 LLAMAC_SHARED int32_t llamac_vocab_bos(const llamac_vocab *);
 LLAMAC_SHARED int32_t llamac_vocab_eos(const llamac_vocab *);
@@ -2635,6 +2659,9 @@ LLAMAC_SHARED size_t llamac_vocab_widest(const llamac_vocab *);
 LLAMAC_SHARED ptrdiff_t llamac_encode(const llamac_vocab *, const llama_allocator *,
                                       const char *text, size_t n, unsigned flags, int32_t *out,
                                       size_t cap);
+/* Returns where the first special token's text begins, and sets *id; n if there is none. */
+LLAMAC_SHARED size_t llamac_find_special(const llamac_vocab *, const char *text, size_t n,
+                                         int32_t *id);
 /* Returns the text of a piece as the vocabulary has it, and sets *n. Returns NULL for an invalid
  * token. */
 LLAMAC_SHARED const char *llamac_piece(const llamac_vocab *, int32_t token, size_t *n);
@@ -5027,6 +5054,29 @@ static int open_weights(binder *b, bool want_vocab) {
 
 /* ---- The tokenizer ---- */
 
+/* Adds the tokens that Hugging Face's files beside the tokenizer's file name. */
+static int read_added_tokens(binder *b, const char *tokenizer) {
+    static const char *const names[] = {"added_tokens.json", "special_tokens_map.json",
+                                        "tokenizer_config.json"};
+    enum { MAX_BYTES = 1 << 26 };
+    char folder[LLAMAC_PATH_BYTES], paths[3][LLAMAC_PATH_BYTES];
+    llamac_cursor files[3] = {{0}, {0}, {0}};
+    bool any = false;
+    if (strlen(tokenizer) >= sizeof folder) return LLAMA_OK; /* it could not be read */
+    char *slash = strrchr(memcpy(folder, tokenizer, strlen(tokenizer) + 1), '/');
+    if (slash) *slash = 0;
+    else memcpy(folder, ".", 2);
+    for (int i = 0; i < 3; i++) {
+        int status = llamac_join(paths[i], slash == folder ? "/" : folder, names[i], b->err);
+        if (status == LLAMA_OK)
+            status = llamac_read_file(&files[i], &b->scratch, paths[i], MAX_BYTES, b->err);
+        if (status && !llamac_is_not_found(status)) return status;
+        any |= files[i].at != NULL;
+    }
+    const char *const all[3] = {paths[0], paths[1], paths[2]};
+    return any ? llamac_vocab_extend(b->m->vocab, files, b->m->vocab_size, all, b->err) : LLAMA_OK;
+}
+
 /* Reads the tokenizer from the file that the caller gave, or else from the folder of the model. If
  * the folder has no tokenizer, the model opens without. */
 static int open_tokenizer(binder *b, const char *given) {
@@ -5047,8 +5097,9 @@ static int open_tokenizer(binder *b, const char *given) {
         if (status && (given || !llamac_is_not_found(status))) return status;
     }
     if (!c.at) return LLAMA_OK;
-    return llamac_vocab_parse(&m->vocab, c, m->vocab_size, given ? given : found, &m->arena,
-                              b->err);
+    int status =
+        llamac_vocab_parse(&m->vocab, c, m->vocab_size, given ? given : found, &m->arena, b->err);
+    return status ? status : read_added_tokens(b, given ? given : found);
 }
 
 /* ---- Files that change during opening ---- */
@@ -6403,6 +6454,13 @@ LLAMAC_API size_t llama_min_tokens(const llama *m, size_t n) {
     return m && m->vocab ? n / llamac_vocab_widest(m->vocab) : 0;
 }
 
+LLAMAC_API size_t llama_find_special(const llama *m, const char *text, size_t n, int32_t *token) {
+    int32_t id = -1;
+    size_t at = m && m->vocab && text ? llamac_find_special(m->vocab, text, n, &id) : n;
+    if (token) *token = id;
+    return at;
+}
+
 LLAMAC_API const char *llama_token_text(const llama *m, int32_t token, size_t *n) {
     const llamac_vocab *v = (m ? m->vocab : NULL);
     if (n) *n = 0;
@@ -6576,26 +6634,6 @@ LLAMAC_API int llama_generate(llama_session *s, llama_request *requests, size_t 
  * contexts. Each further sequence holds a copy of a context, followed by one continuation. */
 enum { CONTEXTS = 2 };
 
-/* Returns whether c is Unicode white space or a separator 0x1c to 0x1f, which Python's str.isspace
- * also accepts. */
-static bool is_space(int32_t c) {
-    return (c >= 9 && c <= 13) || (c >= 0x1c && c <= ' ') || c == 0x85 || c == 0xa0 ||
-           c == 0x1680 || (c >= 0x2000 && c <= 0x200a) || c == 0x2028 || c == 0x2029 ||
-           c == 0x202f || c == 0x205f || c == 0x3000;
-}
-
-/* Returns the length of a context without its trailing white space, which is scored as part of the
- * continuation. */
-static size_t trimmed_length(const char *text, size_t n) {
-    size_t trimmed = 0;
-    for (size_t i = 0, size; i < n; i += size) {
-        int32_t c;
-        size = llama_utf8_next(text + i, n - i, &c);
-        if (!is_space(c)) trimmed = i + size;
-    }
-    return trimmed;
-}
-
 /* Tokenizes a context and its continuation into *tokens, [given + tokens], as Language Model
  * Evaluation Harness does:
  *
@@ -6623,7 +6661,7 @@ static int tokenize_continuation(const llama *m, llama_continuation *e, int32_t 
     if (!text || !alone || !*tokens) return llamac_fail(err, LLAMA_ENOMEM, no_memory);
     if (e->n_context) memcpy(text, e->context, e->n_context);
     if (e->n_ending) memcpy(text + e->n_context, e->ending, e->n_ending);
-    trimmed = trimmed_length(text, e->n_context);
+    trimmed = llamac_trimmed_length(text, e->n_context);
     ptrdiff_t given = llama_text_to_tokens(m, text, trimmed, LLAMA_ADD_BOS, alone, capacity);
     ptrdiff_t joint = llama_text_to_tokens(m, text, n, LLAMA_ADD_BOS, *tokens, capacity);
     if (given < 0 || joint <= 0) {

@@ -270,16 +270,37 @@ LLAMAC_API uint64_t llama_session_bytes(const llama *, const llama_session_optio
 
 /* ---- Text ---- */
 
-/* Flag of llama_text_to_tokens: begin with the BOS token, if the vocabulary has one. */
-enum { LLAMA_ADD_BOS = 1 };
+/* Flags of llama_text_to_tokens. */
+enum {
+    LLAMA_ADD_BOS = 1, /* begin with the BOS token, if the vocabulary has one */
+    LLAMA_SPECIAL = 2  /* read the texts of special tokens as those tokens */
+};
 
 /* Tokenizes n bytes of text. Returns the number of tokens, and writes at most `capacity` of them.
- * Text is data: "<s>" becomes ordinary tokens, never BOS. EINVAL (also if the model has no
- * tokenizer, or for more than 2^30 bytes), ENOMEM. */
+ * Without LLAMA_SPECIAL text is data: "<s>" becomes ordinary tokens, never BOS. Use LLAMA_SPECIAL
+ * only for texts that you trust. EINVAL (also if the model has no tokenizer), ENOMEM.
+ *
+ * Special tokens are the control tokens such as <s> and </s>, <unk>, and added tokens: those of
+ * GGUF's type user-defined, and those of added_tokens.json, tokenizer_config.json and
+ * tokenizer.json. With LLAMA_SPECIAL,
+ *
+ *     - the leftmost match counts, and of several matches there the longest
+ *     - each stretch of text between special tokens is tokenized as a text of its own, with the space
+ *       in front that the vocabulary says, as Meta's code does. If tokenizer_config.json says
+ *       "legacy": false, or tokenizer.json "prepend_scheme": "first", only the beginning of the
+ *       text gets that space
+ *     - white space beside a token is kept, unless the token's lstrip or rstrip is true
+ *     - a text that begins with BOS gets no second BOS from LLAMA_ADD_BOS
+ *     - an added token for which the model has no row gives EINVAL. */
 LLAMAC_API ptrdiff_t llama_text_to_tokens(const llama *, const char *text, size_t n, unsigned flags,
                                           int32_t *out, size_t capacity);
 
-/* Returns a number of tokens that n bytes of text have at least, whatever they are. It takes no
+/* Returns where in n bytes of text the first text of a special token begins, or n if there is none.
+ * Sets *token, which may be NULL, to that token, or to -1. */
+LLAMAC_API size_t llama_find_special(const llama *, const char *text, size_t n, int32_t *token);
+
+/* Returns a number of tokens that n bytes of text have at least, whatever they are, without
+ * LLAMA_SPECIAL. It takes no
  * time, so a text that cannot fit in a context can be refused before it is tokenized. 0 if there is
  * no such number: no tokenizer, or one that can turn any number of bytes into one token. */
 LLAMAC_API size_t llama_min_tokens(const llama *, size_t n);
@@ -289,17 +310,19 @@ LLAMAC_API size_t llama_min_tokens(const llama *, size_t n);
 LLAMAC_API const char *llama_token_text(const llama *, int32_t token, size_t *n);
 
 /* The state of detokenizing one text: tokens to text. Start with all fields 0. Set started = 1 if
- * text comes before the first token: then a space at its beginning is kept. */
+ * text comes before the first token: then a space at its beginning is kept. Set special = 1 to get
+ * the texts of special tokens too: text that LLAMA_SPECIAL turns into these tokens again. */
 typedef struct {
     unsigned char pending[4]; /* the first bytes of a character that is not complete yet */
     unsigned char n, started; /* bytes in pending; 1 after the first token */
+    unsigned char special;    /* 1: special tokens have their texts */
 } llama_decoder;
 
 #define LLAMA_FLUSH INT32_MIN /* as a token for llama_token_to_text: the text ends here */
 
 /* Detokenizes one token: writes the text that it completes to `out` and returns the number of
  * bytes. Writes complete UTF-8 characters only. Each invalid byte becomes U+FFFD. Control tokens
- * have no text. */
+ * have no text, unless the decoder's `special` is set. */
 LLAMAC_API size_t llama_token_to_text(const llama *, llama_decoder *, int32_t token,
                                       char out[LLAMA_TEXT_MAX]);
 

@@ -83,18 +83,19 @@ static struct options {
     const char *memory_mode, *cache_path, *in_prefix, *in_suffix, *shell;
     const char **arguments; /* [n_arguments]: what is neither an option nor the command */
     const char **stops;     /* [n_stops]: the --stop texts */
+    int32_t *stop_ids;      /* [n_stop_ids]: the --stop-id tokens */
     struct {
         const char *text; /* the text itself, or its file's name */
         bool is_file;
     } * sources; /* [n_sources]: -p and -f, in their order */
-    size_t n_arguments, n_stops, n_sources;
+    size_t n_arguments, n_stops, n_stop_ids, n_sources;
     uint64_t given; /* bit i: row i of the option table was given */
     int max_tokens; /* -1: no limit */
     int samples;    /* texts per prompt */
     int logprobs;   /* most likely tokens to print at each position; 0: no log-probabilities */
     int stride;     /* tokens between the starts of windows; 0: --ctx */
     bool fast, seeded, escapes, no_bos, ignore_eos, echo, stats, quiet, count, decode, bos, ids,
-        help, version, lines, null, json, interactive;
+        special, help, version, lines, null, json, interactive;
 } options;
 
 /* The state of this run. */
@@ -113,8 +114,9 @@ static struct run {
     llama_request *requests; /* [n_requests]: the texts to generate */
     output *outputs;         /* [n_requests]: what each has so far */
     size_t n_requests;
-    size_t n_printed; /* the first n_printed requests are complete and printed */
-    size_t n_passed;  /* of the first n_passed inputs those are printed that were rejected */
+    size_t n_printed;   /* the first n_printed requests are complete and printed */
+    size_t n_passed;    /* of the first n_passed inputs those are printed that were rejected */
+    bool special_noted; /* a note said that a prompt has the text of a special token */
     struct {
         bool terminal;     /* stderr is a terminal */
         bool enabled;      /* and not -q */
@@ -388,6 +390,14 @@ static const char complete_help[] =
     "--repeat-penalty R divides the positive logits of tokens that occurred among the\n"
     "last --repeat-last-n tokens by R, and multiplies negative logits by R.\n"
     "\n"
+    "Special tokens: text is data, so \"<s>\" in a prompt is ordinary tokens, and a\n"
+    "note says so. With --special the texts of control and added tokens (<s>, </s>,\n"
+    "<|im_end|>, ...) are those tokens, also in chat lines; a prompt that begins with\n"
+    "<s> gets no second one. In a chat, the token that ended a reply stays in it. With\n"
+    "--ids, a prompt is token ids between white space, with nothing put before them.\n"
+    "\n";
+
+static const char chat_help[] =
     "Chat: -i reads lines from stdin. Each line is appended to the text so far, and\n"
     "so is the model's reply to it. --in-prefix goes before the line and --in-suffix\n"
     "after it. Without --in-prefix the line starts on a new line. If a line ends with\n"
@@ -475,8 +485,9 @@ static const char tokenize_help[] =
     "\n"
     "The arguments are joined by single spaces. Without a text, stdin is read. A\n"
     "newline at the end of a file or of stdin is part of the text. With --decode the\n"
-    "input is token ids, separated by white space, and their text is printed. If a\n"
-    "text is given and stdin is a pipe or a file, the text of stdin comes first.\n";
+    "input is token ids, separated by white space, and their text is printed. With\n"
+    "--special, the texts of special tokens are those tokens, both ways. If a text is given\n"
+    "and stdin is a pipe or a file, the text of stdin comes first.\n";
 
 static const char info_help[] =
     "Prints the model's format, shape, constants, number of parameters, size and\n"
@@ -549,33 +560,87 @@ struct command {
         WORDS,            /* the arguments, joined by spaces, are one text */
         ONE_FILE          /* the argument is a file's name */
     } input;
-    const char *name, *arguments, *summary, *description, *examples;
+    const char *name, *arguments, *summary;
+    const char *description[2]; /* a C compiler need not take a longer text than 4095 bytes */
+    const char *examples;
     void (*execute)(void);
 };
 
 static const command commands[] = {
-    {COMPLETE, PROMPTS, "complete", "MODEL [PROMPT]", "complete a prompt; with -i: chat",
-     complete_help,
+    {COMPLETE,
+     PROMPTS,
+     "complete",
+     "MODEL [PROMPT]",
+     "complete a prompt; with -i: chat",
+     {complete_help, chat_help},
      "llama LLaMA/7B \"I believe the meaning of life is\" -n 64\n"
      "         llama LLaMA/7B --lines -f questions.txt --json --temp 0 -n 32\n"
      "         llama LLaMA/7B -i -e --in-prefix \"Q: \" --in-suffix \"\\nA:\" --stop Q:",
      run_complete},
-    {SCORE, ONE_FILE, "score", "MODEL [-f FILE]", "answer multiple-choice items: accuracy",
-     score_help, "llama score LLaMA/7B -f piqa.tsv -q", run_score},
-    {PPL, ONE_FILE, "ppl", "MODEL FILE", "measure the perplexity of a text", ppl_help,
-     "llama ppl LLaMA/7B wiki.test.raw --ctx 2048 --stride 512", run_ppl},
-    {TOKENIZE, WORDS, "tokenize", "MODEL [TEXT...]", "turn text into token ids, or back",
-     tokenize_help, "llama tokenize LLaMA/7B Hello world", run_tokenize},
-    {INFO, NO_INPUT, "info", "MODEL", "print shape, size and memory needed", info_help,
-     "llama info LLaMA/65B -c 512", run_info},
-    {CHECK, NO_INPUT, "check", "MODEL", "verify weights: finite, complete, MD5", check_help,
-     "llama check LLaMA/7B", run_check},
-    {TRACE, PROMPT_AND_NAMES, "trace", "MODEL PROMPT [NAME...]", "print what each module computes",
-     trace_help, "llama trace LLaMA/7B \"Once upon\" layers.3 output", run_trace},
-    {BENCH, NO_INPUT, "bench", "MODEL", "measure the speed of this machine", bench_help,
-     "llama bench LLaMA/7B -t 1", run_bench},
-    {HELP, WORDS, "help", "[COMMAND]", "explain a command; help all: everything", help_help,
-     "llama help ppl", NULL},
+    {SCORE,
+     ONE_FILE,
+     "score",
+     "MODEL [-f FILE]",
+     "answer multiple-choice items: accuracy",
+     {score_help},
+     "llama score LLaMA/7B -f piqa.tsv -q",
+     run_score},
+    {PPL,
+     ONE_FILE,
+     "ppl",
+     "MODEL FILE",
+     "measure the perplexity of a text",
+     {ppl_help},
+     "llama ppl LLaMA/7B wiki.test.raw --ctx 2048 --stride 512",
+     run_ppl},
+    {TOKENIZE,
+     WORDS,
+     "tokenize",
+     "MODEL [TEXT...]",
+     "turn text into token ids, or back",
+     {tokenize_help},
+     "llama tokenize LLaMA/7B Hello world",
+     run_tokenize},
+    {INFO,
+     NO_INPUT,
+     "info",
+     "MODEL",
+     "print shape, size and memory needed",
+     {info_help},
+     "llama info LLaMA/65B -c 512",
+     run_info},
+    {CHECK,
+     NO_INPUT,
+     "check",
+     "MODEL",
+     "verify weights: finite, complete, MD5",
+     {check_help},
+     "llama check LLaMA/7B",
+     run_check},
+    {TRACE,
+     PROMPT_AND_NAMES,
+     "trace",
+     "MODEL PROMPT [NAME...]",
+     "print what each module computes",
+     {trace_help},
+     "llama trace LLaMA/7B \"Once upon\" layers.3 output",
+     run_trace},
+    {BENCH,
+     NO_INPUT,
+     "bench",
+     "MODEL",
+     "measure the speed of this machine",
+     {bench_help},
+     "llama bench LLaMA/7B -t 1",
+     run_bench},
+    {HELP,
+     WORDS,
+     "help",
+     "[COMMAND]",
+     "explain a command; help all: everything",
+     {help_help},
+     "llama help ppl",
+     NULL},
 };
 enum { COMMANDS = sizeof commands / sizeof *commands };
 
@@ -593,7 +658,7 @@ enum {
 static const struct {
     int commands; /* the set of commands that have the option */
     const char *names;
-    enum { FLAG, STRING, INTEGER, REAL, SEED, STOP_TEXT, PROMPT_TEXT, PROMPT_FILE } kind;
+    enum { FLAG, STRING, INTEGER, REAL, SEED, STOP_TEXT, STOP_ID, PROMPT_TEXT, PROMPT_FILE } kind;
     size_t offset;   /* of its value in `options` */
     double min, max; /* of an INTEGER or a REAL */
     const char *help;
@@ -621,13 +686,18 @@ static const struct {
      "with -i: text after each line (default: a newline)"},
     {COMPLETE, "-r, --stop TEXT", STOP_TEXT, AT(stops),
      "end the output before TEXT; may be given repeatedly"},
+    {COMPLETE, "--stop-id N", STOP_ID, AT(stop_ids),
+     "end the output before token N; may be given repeatedly"},
     {COMPLETE | COMMON, "-n, --n-predict N", INTEGER, IN(max_tokens, -1, NO_LIMIT),
      "generate up to N tokens (default 256; -1: no limit)"},
     {COMPLETE | SCORE | PPL | INFO | TRACE | COMMON, "-c, --ctx, --ctx-size N", INTEGER,
      IN(session.context, 1, MAX_CONTEXT), "context length in tokens (default: the model's)"},
     {PPL, "--stride N", INTEGER, IN(stride, 1, NO_LIMIT),
      "tokens from one window to the next (default: --ctx)"},
-    {PPL, "--ids", FLAG, AT(ids), "the file has token ids, as `llama tokenize` prints"},
+    {COMPLETE | PPL | TRACE, "--ids", FLAG, AT(ids),
+     "the text is token ids, as `llama tokenize` prints"},
+    {COMPLETE | PPL | TOKENIZE | TRACE, "--special", FLAG, AT(special),
+     "read <s>, </s> and added tokens in texts as tokens"},
     {COMPLETE | COMMON, "-s, --seed N", SEED, AT(sampler.seed),
      "sampling seed: same seed, same text (default random)"},
     {COMPLETE | COMMON, "--temp, --temperature T", REAL, IN(sampler.temperature, 0, 1e6),
@@ -671,6 +741,7 @@ static const struct {
      "print a completion script for bash, zsh or fish"},
 };
 enum { OPTIONS = sizeof option_table / sizeof *option_table };
+_Static_assert(OPTIONS <= 64, "options.given has a bit for each");
 
 /* Find the name after the one at `name` that has *n letters (0: the first), and set *n to its
  * letters. Returns NULL if there are no more. */
@@ -739,6 +810,13 @@ static void set_option(size_t i, const char *value) {
         options.sources[options.n_sources++].is_file = option_table[i].kind == PROMPT_FILE;
         break;
     case STOP_TEXT: options.stops[options.n_stops++] = value; break;
+    case STOP_ID: {
+        long id = strtol(value, &end, 10);
+        if (*end || *value < '0' || *value > '9' || id > INT32_MAX)
+            refuse("--stop-id: '%s' is not a token id", value);
+        options.stop_ids[options.n_stop_ids++] = (int32_t)id;
+        break;
+    }
     case SEED:
         errno = 0;
         options.sampler.seed = strtoull(value, &end, 10);
@@ -796,6 +874,7 @@ static void check_options(void) {
         if ((options.given >> i & 1) && !(option_table[i].commands & options.command->bit))
             refuse("%s: not an option of %s; see llama help %s", option_table[i].names,
                    options.command->name, options.command->name);
+    if (options.ids && options.special) refuse("--special: not with --ids, which are no text");
 }
 
 /* Parse the command line into `options`. The first argument may be a command; "--" ends the
@@ -809,6 +888,7 @@ static void read_options(int argc, char **argv) {
     options.arguments = allocate(2 * max * sizeof *options.arguments);
     options.stops = options.arguments + max;
     options.sources = allocate(max * sizeof *options.sources);
+    options.stop_ids = allocate(max * sizeof *options.stop_ids);
     for (int a = 1; a < argc; a++) {
         const char *text = argv[a], *value = strncmp(text, "--", 2) ? NULL : strchr(text, '=');
         if (ended || text[0] != '-' || !text[1]) {
@@ -846,7 +926,8 @@ static void print_options(int bit) {
 }
 
 static void print_command(const command *c) {
-    printf("usage: llama %s %s\n\n%s\n", c->name, c->arguments, c->description);
+    printf("usage: llama %s %s\n\n%s%s\n", c->name, c->arguments, c->description[0],
+           c->description[1] ? c->description[1] : "");
     print_options(c->bit);
     printf("\nexample: %s\n", c->examples);
 }
@@ -1217,13 +1298,14 @@ static void note_invalid_byte(const bytes *b) {
     }
 }
 
-/* Compute the tokens of an input; flags are those of llama_text_to_tokens. The tokens of a prompt
- * whose length alone shows that it does not fit in the context are only estimated: n_tokens. */
-static void tokenize(input *in, unsigned flags) {
+/* Compute the tokens of a text; flags are those of llama_text_to_tokens. The tokens of a prompt
+ * whose length alone shows that it does not fit in the context are only estimated: n_tokens. Returns
+ * NULL, or why the text has no tokens. */
+static const char *tokenize(input *in, unsigned flags) {
     const bytes *b = &in->text;
     want_tokenizer();
-    in->n_tokens = llama_min_tokens(run.model, b->n);
-    if ((options.command->bit & (COMPLETE | TRACE)) && in->n_tokens > run.context + 1) return;
+    in->n_tokens = options.special ? 0 : llama_min_tokens(run.model, b->n);
+    if ((options.command->bit & (COMPLETE | TRACE)) && in->n_tokens > run.context + 1) return NULL;
     note_invalid_byte(b);
     if (in->capacity < b->n + 2) /* more only where bytes are not UTF-8 */
         in->tokens = allocate((in->capacity = 2 * (b->n + 2)) * sizeof *in->tokens);
@@ -1232,12 +1314,63 @@ static void tokenize(input *in, unsigned flags) {
         in->tokens = allocate((in->capacity = 2 * (size_t)n) * sizeof *in->tokens);
         n = llama_text_to_tokens(run.model, b->text, b->n, flags, in->tokens, in->capacity);
     }
+    if (n == LLAMA_EINVAL)
+        return "an added token in it has no row in the model; give it as text, without --special";
     if (n < 0) die(EXIT_MEMORY, "the text does not fit in memory");
     in->n_tokens = (size_t)n;
+    return NULL;
 }
 
-/* Compute the tokens of an input, with <s> first unless --no-bos is given. */
-static void tokenize_with_bos(input *in) { tokenize(in, options.no_bos ? 0 : LLAMA_ADD_BOS); }
+/* Say once that the text of a special token in a prompt is not that token. */
+static void note_special(const bytes *b) {
+    int32_t token;
+    size_t n;
+    if (run.special_noted || llama_find_special(run.model, b->text, b->n, &token) == b->n) return;
+    const char *text = llama_token_text(run.model, token, &n);
+    note("%.*s in the prompt is read as text; with --special it is the token %d", text ? (int)n : 0,
+         text ? text : "", (int)token);
+    run.special_noted = true;
+}
+
+/* Parse the text of an input as token ids between white space. Returns NULL, or why it is not. */
+static const char *parse_ids(input *in) {
+    static char why[80];
+    char *at = in->text.text, *end = at + in->text.n;
+    in->tokens = allocate((in->text.n / 2 + 1) * sizeof *in->tokens);
+    for (char *next; (at += strspn(at, " \t\r\n")) < end; at = next) {
+        long id = strtol(at, &next, 10);
+        if (next == at || !strchr(" \t\r\n", *next) || id < 0 || id >= run.info.vocab) {
+            snprintf(why, sizeof why, "'%.20s' is not a token id from 0 to %d", at,
+                     run.info.vocab - 1);
+            return why;
+        }
+        in->tokens[in->n_tokens++] = (int32_t)id;
+    }
+    return NULL;
+}
+
+/* Compute the tokens of an input: with --ids it is a list of them; else a text, which gets <s> in
+ * front unless --no-bos is given. Returns NULL, or why it has none. */
+static const char *read_tokens(input *in) {
+    if (options.ids) return parse_ids(in);
+    if (!options.special && options.command->bit != PPL) note_special(&in->text);
+    return tokenize(in,
+                    (options.no_bos ? 0 : LLAMA_ADD_BOS) | (options.special ? LLAMA_SPECIAL : 0));
+}
+
+/* Exit with an error if an input has no tokens; `why` is what a function above returned. */
+static void want_tokens(const char *why) {
+    if (why) refuse("%s", why);
+}
+
+/* Append the text of n tokens; with --special also that of special tokens. */
+static void append_tokens(bytes *b, const int32_t *tokens, size_t n) {
+    char text[LLAMA_TEXT_MAX];
+    llama_decoder utf8 = {.special = options.special};
+    for (size_t i = 0; i <= n; i++)
+        append(b, text,
+               llama_token_to_text(run.model, &utf8, i < n ? tokens[i] : LLAMA_FLUSH, text));
+}
 
 /* Print why an input is rejected, and keep it in *error. `what` and its number, from 1, name the
  * input. The other inputs are run; then the process exits with the code of the first error. */
@@ -1257,41 +1390,24 @@ __attribute__((format(printf, 6, 7))) static void reject(const char **error, int
     if (run.exit_code == 0) run.exit_code = code;
 }
 
-/* Compute the tokens of a prompt, as tokenize_with_bos does. Rejects it if it is empty or does not
- * fit in the context; returns whether it is fine. */
+/* Compute the tokens of a prompt. Rejects it if that fails, if it is empty, or does not fit in the
+ * context; returns whether it is fine. */
 static bool tokenize_prompt(input *in) {
     size_t number = (size_t)(in - run.inputs) + 1;
-    tokenize_with_bos(in);
-    if (in->n_tokens == 0 && !options.interactive)
-        reject(&in->error, EXIT_USAGE, "prompt", number, in->line,
-               "the prompt is empty and --no-bos leaves nothing to start from");
+    const char *why = read_tokens(in);
+    if (!why && in->n_tokens == 0 && !options.interactive)
+        why = options.ids ? "the prompt has no ids"
+                          : "the prompt is empty and --no-bos leaves nothing to start from";
+    if (why) reject(&in->error, EXIT_USAGE, "prompt", number, in->line, "%s", why);
     else if (in->n_tokens > run.context)
         reject(&in->error, EXIT_TOO_LONG, "prompt", number, in->line,
                "%s%zu tokens do not fit in a context of %zu; see -c",
                in->n_tokens == llama_min_tokens(run.model, in->text.n) ? "at least " : "",
                in->n_tokens, run.context);
-    return !in->error;
-}
-
-/* Parse an input as token ids between white space. Exits with an error if one is not valid. */
-static void read_ids(input *in) {
-    char *at = in->text.text, *end = at + in->text.n;
-    in->tokens = allocate((in->text.n / 2 + 1) * sizeof *in->tokens);
-    for (char *next; (at += strspn(at, " \t\r\n")) < end; at = next) {
-        long id = strtol(at, &next, 10);
-        if (next == at || !strchr(" \t\r\n", *next) || id < 0 || id >= run.info.vocab)
-            refuse("'%.20s' is not a token id from 0 to %d", at, run.info.vocab - 1);
-        in->tokens[in->n_tokens++] = (int32_t)id;
+    else if (options.ids) { /* for --echo and --json */ in->text = (bytes){.n = 0};
+        append_tokens(&in->text, in->tokens, in->n_tokens);
     }
-}
-
-/* Append the text of n tokens. */
-static void append_tokens(bytes *b, const int32_t *tokens, size_t n) {
-    char text[LLAMA_TEXT_MAX];
-    llama_decoder utf8 = {.n = 0};
-    for (size_t i = 0; i <= n; i++)
-        append(b, text,
-               llama_token_to_text(run.model, &utf8, i < n ? tokens[i] : LLAMA_FLUSH, text));
+    return !in->error;
 }
 
 /* ---- 5. Model and session ---- */
@@ -1601,20 +1717,50 @@ static void print_outputs(void) {
         show_progress("texts", (double)run.n_printed, (double)run.n_requests);
 }
 
+/* Return whether a token is one of the --stop-id tokens. */
+static bool is_stop_id(int32_t token) {
+    for (size_t i = 0; i < options.n_stop_ids; i++)
+        if (options.stop_ids[i] == token) return true;
+    return false;
+}
+
+/* Return how many bytes a token's own text has, after other text. */
+static size_t own_length(int32_t token) {
+    char text[LLAMA_TEXT_MAX];
+    return llama_token_to_text(run.model, &(llama_decoder){.started = 1}, token, text);
+}
+
+/* With -i --special, append the special token that ended a reply to its text, after what is
+ * printed: the chat goes on after it. */
+static void keep_end_token(output *out, const llama_request *t) {
+    char text[LLAMA_TEXT_MAX];
+    int32_t token = t->token, found = -1;
+    bool ended = t->finish_reason == LLAMA_FINISH_EOS ||
+                 (t->finish_reason == LLAMA_FINISH_STOP && is_stop_id(token));
+    if (!options.interactive || !options.special || !ended) return;
+    size_t n =
+        llama_token_to_text(run.model, &(llama_decoder){.started = 1, .special = 1}, token, text);
+    if (llama_find_special(run.model, text, n, &found) == 0 && found == token)
+        append(&out->text, text, n);
+}
+
 /* The callback of llama_generate: append the text that a token completed, up to a stop text, and
- * print what is ready. Returns 1 if a stop text was found, LLAMA_ECANCEL after Ctrl-C, else 0. */
+ * print what is ready. Returns 1 if a stop text or --stop-id was found, LLAMA_ECANCEL after Ctrl-C, else 0. */
 static int on_text(void *user, llama_request *t, const char *text, size_t n) {
     output *out = &((output *)user)[t - run.requests];
     if (out->first_token_time == 0) out->first_token_time = now();
     if (t->finish_reason) out->end_time = now();
     if (!t->finish_reason && options.json) record_token(out, t);
-    append(&out->text, text, n);
+    bool stop_id = !t->finish_reason && is_stop_id(t->token);
+    size_t own = stop_id ? own_length(t->token) : 0;
+    append(&out->text, text, own < n ? n - own : 0);
     const char *pending = out->text.text + out->ready;
     size_t n_pending = out->text.n - out->ready, keep;
     size_t at = llama_find_stop(pending, n_pending, options.stops, options.n_stops, &keep);
-    bool stopped = at < n_pending;
+    bool stopped = at < n_pending || stop_id;
     out->text.n = out->ready + at;
     out->ready = out->text.n - (stopped || t->finish_reason ? 0 : keep);
+    keep_end_token(out, t);
     print_outputs();
     return interrupted ? LLAMA_ECANCEL : stopped;
 }
@@ -1643,6 +1789,12 @@ static void make_requests(void) {
                                           .sampler = options.sampler,
                                           .max_tokens = max,
                                           .utf8.started = in->text.n > 0};
+        if (options.special && in->n_tokens) { /* a space in front may follow a special token */
+            char text[LLAMA_TEXT_MAX];
+            llama_decoder last = {.special = 1};
+            llama_token_to_text(run.model, &last, in->tokens[in->n_tokens - 1], text);
+            run.requests[i].utf8.started = last.started;
+        }
         run.requests[i].sampler.seed += k % samples;
         output *out = &run.outputs[i];
         out->text.n = out->printed = out->logprobs.n = 0, out->first_token_time = 0;
@@ -1697,6 +1849,12 @@ static void check_complete_options(void) {
     if (options.logprobs > run.info.vocab) options.logprobs = run.info.vocab;
     if (options.interactive && (options.json || many))
         refuse("-i: a chat is one text, without --json, --lines, -0, -k or several prompts");
+    if (options.interactive && options.ids)
+        refuse("-i: a chat is text, without --ids; --special reads special tokens in it");
+    for (size_t i = 0; i < options.n_stop_ids; i++)
+        if (options.stop_ids[i] >= run.info.vocab)
+            refuse("--stop-id: %d is not a token id from 0 to %d", (int)options.stop_ids[i],
+                   run.info.vocab - 1);
     for (const char **stop = options.stops; stop < options.stops + options.n_stops; stop++) {
         if (options.escapes) *stop = unescaped(*stop);
         if (!**stop || (**stop & 0xc0) == 0x80)
@@ -1755,7 +1913,7 @@ static void cut(bytes *b, size_t n) { append(b, "", 0), b->text[b->n = n] = 0; }
 /* Tell the user at a terminal that a chat command is done, and how long the chat is. */
 static void acknowledge(const char *what, const char *path) {
     if (!isatty(STDIN_FILENO)) return;
-    tokenize_with_bos(run.inputs);
+    read_tokens(run.inputs);
     note("%s%s; the chat has %zu of %zu positions", what, path, run.inputs->n_tokens, run.context);
 }
 
@@ -1830,7 +1988,7 @@ static void evaluate_prompt(void) {
 /* Save the chat, as far as it fits in the context. Returns whether that worked; if not, prints
  * why. */
 static bool save_chat(const char *path) {
-    tokenize_with_bos(run.inputs);
+    read_tokens(run.inputs);
     size_t n = run.inputs->n_tokens, fits = n < run.context ? n : run.context;
     run.progress.start_time = 0;
     int status = llama_prefill(run.session, 0, run.inputs->tokens, fits);
@@ -1845,7 +2003,7 @@ static bool save_chat(const char *path) {
 
 /* Generate, print and append the reply to the last turn. */
 static void reply(void) {
-    tokenize_with_bos(run.inputs);
+    read_tokens(run.inputs);
     generate();
     append(&run.inputs->text, run.outputs->text.text, run.outputs->text.n);
 }
@@ -1878,7 +2036,7 @@ static bool run_chat_command(const char *line) {
     if (strcmp(line, "/help") == 0) fputs(CHAT_COMMANDS, stderr);
     else if (strcmp(line, "/stats") == 0) {
         print_stats();
-        tokenize_with_bos(run.inputs);
+        read_tokens(run.inputs);
         fprintf(stderr, "positions   %zu of %zu\n", run.inputs->n_tokens, run.context);
     } else if (strcmp(line, "/undo") == 0) take_back(false);
     else if (strcmp(line, "/retry") == 0) take_back(true);
@@ -1914,12 +2072,15 @@ static void add_turn(const char *line, size_t n) {
     append(chat_text, options.in_prefix, strlen(options.in_prefix));
     append(chat_text, line, n);
     append(chat_text, options.in_suffix, strlen(options.in_suffix));
-    tokenize_with_bos(run.inputs);
-    if (run.inputs->n_tokens > run.context) {
+    const char *why = read_tokens(run.inputs);
+    if (why || run.inputs->n_tokens > run.context) {
         cut(chat_text, t.begin);
-        say("the context of %zu positions is full: the line was not added; see /undo and /reset",
-            run.context);
-        if (!isatty(STDIN_FILENO)) exit(EXIT_TOO_LONG);
+        if (why) say("the line was not added: %s", why);
+        else
+            say("the context of %zu positions is full: the line was not added; see /undo and "
+                "/reset",
+                run.context);
+        if (!isatty(STDIN_FILENO)) exit(why ? EXIT_USAGE : EXIT_TOO_LONG);
     } else {
         t.reply = chat_text->n;
         append(&run.chat.turns, &t, sizeof t);
@@ -2135,8 +2296,7 @@ static void run_ppl(void) {
     if (width < 2) refuse("--ctx: a window of %zu token predicts nothing; give 2 or more", width);
     if (stride > width)
         refuse("--stride: %zu is more than the window's %zu tokens (--ctx)", stride, width);
-    if (options.ids) read_ids(run.inputs);
-    else tokenize_with_bos(run.inputs);
+    want_tokens(read_tokens(run.inputs));
     const int32_t *tokens = run.inputs->tokens;
     size_t n = run.inputs->n_tokens;
     if (n < 2) refuse("the text is too short: %zu tokens, and perplexity needs 2", n);
@@ -2240,12 +2400,13 @@ static void run_tokenize(void) {
         refuse("--decode: not with --count or --bos");
     if (options.decode) {
         bytes text = {.n = 0};
-        read_ids(in);
+        want_tokens(parse_ids(in));
         append_tokens(&text, in->tokens, in->n_tokens);
         write_text(text.text, text.n);
         return;
     }
-    tokenize(in, options.bos ? LLAMA_ADD_BOS : 0);
+    want_tokens(
+        tokenize(in, (options.bos ? LLAMA_ADD_BOS : 0) | (options.special ? LLAMA_SPECIAL : 0)));
     if (options.count) printf("%zu", in->n_tokens);
     for (size_t i = 0; i < in->n_tokens && !options.count; i++)
         printf("%s%d", i ? " " : "", (int)in->tokens[i]);

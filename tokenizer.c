@@ -3,8 +3,10 @@
  *
  *   1. Vocabulary             pieces, and a hash table that finds the id of a text
  *   2. Reading vocabularies   SentencePiece's tokenizer.model, llama2.c's tokenizer.bin, Hugging
- *                             Face's tokenizer.json, GGUF; detecting the format of a file
- *   3. Encoding               text -> normalised UTF-8 -> merges by score -> ids, in O(n log n)
+ *                             Face's tokenizer.json, GGUF; special and added tokens; detecting the
+ *                             format of a file
+ *   3. Encoding               text -> normalised UTF-8 -> merges by score -> ids, in O(n log n);
+ *                             special tokens in a text
  *   4. Decoding               id -> bytes, streamed in complete characters
  *
  * BPE (Sennrich et al. 2016, arXiv:1508.07909; Kudo & Richardson 2018, arXiv:1808.06226): start
@@ -41,12 +43,20 @@ typedef struct {
     uint32_t n;       /* bytes */
     float score;      /* the pair with the highest score is merged first */
     int type;
+    bool added;          /* special, although its type is not CONTROL or UNKNOWN */
+    bool lstrip, rstrip; /* special: white space before it, after it, belongs to it */
 } vocab_piece;
 
-typedef struct {
+typedef struct { /* the text of a piece that is looked for in a text */
     const char *text;
-    size_t n; /* bytes */
-} user_text;
+    size_t n;   /* bytes */
+    int32_t id; /* index in pieces */
+} piece_text;
+
+typedef struct {
+    piece_text *at; /* [n] in the order of their bytes, then of their ids */
+    size_t n;
+} piece_texts;
 
 struct llamac_vocab {
     llamac_arena *arena;                   /* of the model */
@@ -55,8 +65,7 @@ struct llamac_vocab {
     int32_t byte_id[256];                  /* id of each byte's piece; -1: none */
     int32_t *slots; /* [slot_mask + 1] hash table of the pieces that merges form: ids; -1: empty */
     uint32_t slot_mask; /* a power of 2, less 1 */
-    user_text *user;    /* [n_user] texts of the USER_DEFINED pieces, sorted */
-    size_t n_user;
+    piece_texts user;   /* the USER_DEFINED pieces */
     /* Settings of SentencePiece */
     const uint32_t *trie;   /* [n_trie] precompiled_charsmap: see read_charsmap; NULL: no map */
     size_t n_trie;          /* 4-byte units */
@@ -70,6 +79,12 @@ struct llamac_vocab {
     /* Settings of tokenizer.json */
     bool splits_words; /* no piece is formed across the beginning of a word, a space */
     bool repeats_unk;  /* each unknown character becomes an <unk>, not a series of them */
+    /* Special tokens */
+    piece_texts specials;
+    size_t rowless;    /* pieces after pieces[size - 1]: added tokens without a row in the model */
+    bool first_only;   /* only the beginning of a text gets the space in front, not the text after a
+                        * special token */
+    bool first_stated; /* the file says so itself: tokenizer.json */
 };
 
 static const char SPACE[] = "\xe2\x96\x81";          /* U+2581, a space inside pieces */
@@ -93,11 +108,18 @@ static uint32_t hash_text(const char *text, size_t n) {
     return (uint32_t)(h >> 32);
 }
 
+/* Returns whether an added token took this piece out of the ordinary text. */
+static bool hides(const vocab_piece *p) {
+    return p->added && (p->type == CONTROL || p->type == UNUSED);
+}
+
 /* Returns the id of the piece in the hash table with this text, or -1. */
 static int32_t vocab_find(const llamac_vocab *v, const char *text, size_t n) {
     for (uint32_t i = hash_text(text, n) & v->slot_mask;; i = (i + 1) & v->slot_mask) {
         int32_t id = v->slots[i];
-        if (id < 0 || (v->pieces[id].n == n && memcmp(v->pieces[id].text, text, n) == 0)) return id;
+        if (id < 0 || (v->pieces[id].n == n && memcmp(v->pieces[id].text, text, n) == 0 &&
+                       !hides(&v->pieces[id])))
+            return id;
     }
 }
 
@@ -162,7 +184,7 @@ static const char *vocab_add(llamac_vocab *v, const char *from, size_t n, float 
     if (n) memcpy(text, from, n);
     if (!is_utf8(text, n)) return "has a piece that is not UTF-8";
     int32_t id = v->size++;
-    v->pieces[id] = (vocab_piece){text, (uint32_t)n, score, type};
+    v->pieces[id] = (vocab_piece){.text = text, .n = (uint32_t)n, .score = score, .type = type};
     int byte = type == BYTE ? byte_of(&v->pieces[id]) : -1;
     if (type == BYTE && byte < 0) return "has a byte piece that is not <0xNN>";
     if (type == BYTE) v->byte_id[byte] = id;
@@ -176,24 +198,66 @@ static const char *vocab_add(llamac_vocab *v, const char *from, size_t n, float 
     return NULL;
 }
 
-/* Compares two texts by their bytes; a text comes after its beginnings. For qsort. */
-static int compare_user(const void *a, const void *b) {
-    const user_text *x = a, *y = b;
-    int order = memcmp(x->text, y->text, x->n < y->n ? x->n : y->n);
-    return order ? order : (x->n > y->n) - (x->n < y->n);
+/* Returns whether a piece is a special token: see llamac_vocab_extend. */
+static bool is_special(const vocab_piece *p) {
+    return p->n && (p->type == CONTROL || p->type == UNKNOWN || p->added);
 }
 
-/* Makes the sorted list of the USER_DEFINED pieces. */
-static const char *list_user_defined(llamac_vocab *v) {
-    size_t n = 0;
-    for (int32_t i = 0; i < v->size; i++) n += v->pieces[i].type == USER_DEFINED;
+static bool is_user_defined(const vocab_piece *p) { return p->type == USER_DEFINED; }
+
+/* Compares two texts by their bytes, then by id; a text comes after its beginnings. For qsort. */
+static int compare_texts(const void *left, const void *right) {
+    const piece_text *a = left, *b = right;
+    int order = memcmp(a->text, b->text, a->n < b->n ? a->n : b->n);
+    return order          ? order
+           : a->n != b->n ? (a->n > b->n) - (a->n < b->n)
+                          : (a->id > b->id) - (a->id < b->id);
+}
+
+/* Makes the list of the pieces that are `wanted`. */
+static const char *list_texts(llamac_vocab *v, piece_texts *list,
+                              bool (*wanted)(const vocab_piece *)) {
+    size_t n = 0, size = (size_t)v->size + v->rowless;
+    for (size_t i = 0; i < size; i++) n += wanted(&v->pieces[i]);
+    *list = (piece_texts){.n = n};
     if (n == 0) return NULL;
-    if (!(v->user = llamac_new(v->arena, n, sizeof *v->user))) return out_of_memory;
-    for (int32_t i = 0; i < v->size; i++)
-        if (v->pieces[i].type == USER_DEFINED)
-            v->user[v->n_user++] = (user_text){v->pieces[i].text, v->pieces[i].n};
-    qsort(v->user, n, sizeof *v->user, compare_user);
+    if (!(list->at = llamac_new(v->arena, n, sizeof *list->at))) return out_of_memory;
+    for (size_t i = n = 0; i < size; i++)
+        if (wanted(&v->pieces[i]))
+            list->at[n++] = (piece_text){v->pieces[i].text, v->pieces[i].n, (int32_t)i};
+    qsort(list->at, n, sizeof *list->at, compare_texts);
     return NULL;
+}
+
+/* Makes both lists. They are made again when added tokens change the pieces. */
+static const char *list_pieces(llamac_vocab *v) {
+    const char *why = list_texts(v, &v->user, is_user_defined);
+    return why ? why : list_texts(v, &v->specials, is_special);
+}
+
+/* Returns the first of at[from .. to) whose byte number d, -1 after the end, is at least `byte`. All
+ * of them begin with the same d bytes. */
+static size_t first_text(const piece_text *at, size_t from, size_t to, size_t d, int byte) {
+    while (from < to) {
+        size_t middle = from + (to - from) / 2;
+        if ((d < at[middle].n ? (unsigned char)at[middle].text[d] : -1) < byte) from = middle + 1;
+        else to = middle;
+    }
+    return from;
+}
+
+/* Returns the longest text of the list at the start of text[n], of equal texts the one with the
+ * lowest id; NULL if there is none. */
+static const piece_text *match_text(const piece_texts *list, const char *text, size_t n) {
+    size_t from = 0, to = list->n;
+    const piece_text *longest = NULL;
+    for (size_t d = 0; d < n && from < to; d++) {
+        int byte = (unsigned char)text[d];
+        from = first_text(list->at, from, to, d, byte);
+        to = first_text(list->at, from, to, d, byte + 1);
+        if (from < to && list->at[from].n == d + 1) longest = &list->at[from];
+    }
+    return longest;
 }
 
 /* Makes the checks that need all pieces, and sets bos, eos and space_in_front. A negative bos or
@@ -214,7 +278,7 @@ static const char *finish_vocab(llamac_vocab *v, double bos, double eos, bool sp
     v->bos = bos < 0 ? -1 : (int32_t)bos;
     v->eos = eos < 0 ? -1 : (int32_t)eos;
     v->space_in_front = space_in_front;
-    return list_user_defined(v);
+    return list_pieces(v);
 }
 
 /* ---- 2. Reading vocabularies: the character map ---- */
@@ -463,38 +527,37 @@ static const char *parse_bin(llamac_vocab *v, llamac_cursor c) {
                    : id == BOS || id == EOS                  ? CONTROL
                    : id >= BYTES && id < BYTES_END && n == 6 ? BYTE
                                                              : NORMAL;
-        why = vocab_add(v, piece, to, score, type);
+        bool lines = type == CONTROL && to > 2 && piece[0] == '\n' && piece[to - 1] == '\n';
+        why = vocab_add(v, piece + lines, to - 2 * lines, score, type); /* "\n<s>\n" is <s> */
     }
     return why ? why : finish_vocab(v, BOS, EOS, true);
 }
 
-/* ---- 2. Reading vocabularies: Hugging Face's tokenizer.json ---- */
+/* ---- 2. Reading vocabularies: special and added tokens ---- */
 
-/* Accepted if it describes a tokenizer of SentencePiece's kind: BPE, spaces written as U+2581. The
- * file has an ordered list of merges where tokenizer.model has scores. The scores are derived from
- * that order. */
-
-static const float UNSCORED = -3e38f;    /* a piece that no merge read so far forms */
-static const float SPACES_SCORE = -1e9f; /* the score of runs of spaces in tokenizer.model */
+/* Special tokens are the control tokens, <unk>, and the tokens that a fine-tune added. Encoding
+ * makes them only with LLAMA_SPECIAL: see llamac_encode. Hugging Face writes added tokens in
+ *
+ *     added_tokens.json         {"<|im_end|>": 32000}
+ *     tokenizer_config.json     "added_tokens_decoder": {"32000": {"content": "<|im_end|>", ...}}
+ *     tokenizer.json            "added_tokens": [{"id": 32000, "content": "<|im_end|>", ...}]
+ *
+ * and names special ones in tokenizer_config.json and special_tokens_map.json, as the values of
+ * keys that end in _token and the items of additional_special_tokens. A special added token becomes
+ * CONTROL, so it has no text when it is decoded; others become UNUSED.
+ *
+ * The fields of an added token: lstrip and rstrip are honoured, single_word is refused. `normalized`
+ * has no effect, as in Hugging Face's LlamaTokenizer: texts are matched before normalisation. */
 
 typedef struct {
-    llamac_arena scratch;
-    struct {
-        const char *text; /* NULL: no piece with this id was read */
-        size_t n;         /* bytes */
-        int type;
-    } * pieces;      /* [capacity], by id */
-    size_t capacity; /* tokens of the model; ids must be lower */
-    size_t size;     /* the highest id read, plus 1 */
-    /* Settings found. Metaspace writes spaces as U+2581 and adds one in front, unless `never` is
-     * set. It also splits the text before each of them, unless `whole` is set. */
-    bool bpe, byte_fallback, fuses_unk, named_unk, metaspace, never, whole;
-    bool prepend_type, prepends, replace_type, replaces; /* each type needs its text */
-    /* The added token that is being read */
-    const char *content; /* [n_content], escapes not resolved; NULL: not read */
-    size_t n_content;
+    const char *content; /* [n], escapes not resolved; NULL: not read */
+    size_t n;
     double id; /* -1: not read */
-} json_vocab;
+    bool special, lstrip, rstrip, single_word;
+} added_token;
+
+/* The files, and how a value in them is part of an added token. */
+enum { ADDED_TOKENS, SPECIAL_TOKENS_MAP, TOKENIZER_CONFIG, TOKENIZER_JSON };
 
 /* Returns a JSON string's text in UTF-8, with its escapes resolved, and sets *length. The syntax of
  * the escapes was checked by the JSON reader. Returns NULL and sets *why if a high
@@ -543,8 +606,173 @@ static char *json_unescape(llamac_arena *arena, const char *text, size_t n, size
     return out;
 }
 
+/* Stores the value of a field of an added token. */
+static void read_field(added_token *a, const llamac_json *j) {
+    bool yes = j->value.kind == 't';
+    if (j->value.kind == '0' && llamac_json_under(j, j->level, "id")) a->id = j->value.number;
+    if (j->value.kind == '"' && llamac_json_under(j, j->level, "content"))
+        a->content = j->value.text, a->n = j->value.n;
+    if (llamac_json_under(j, j->level, "special")) a->special = yes;
+    if (llamac_json_under(j, j->level, "lstrip")) a->lstrip = yes;
+    if (llamac_json_under(j, j->level, "rstrip")) a->rstrip = yes;
+    if (llamac_json_under(j, j->level, "single_word")) a->single_word = yes;
+}
+
+/* Makes room for `capacity` pieces and more. Returns false if memory is short. */
+static bool vocab_reserve(llamac_vocab *v, uint64_t capacity) {
+    if (capacity <= (uint64_t)v->capacity) return true;
+    capacity += capacity / 2;
+    vocab_piece *larger =
+        capacity > INT32_MAX / 2 ? NULL : llamac_new(v->arena, capacity, sizeof *larger);
+    if (!larger) return false;
+    memcpy(larger, v->pieces, ((size_t)v->size + v->rowless) * sizeof *larger);
+    v->pieces = larger;
+    v->capacity = (int32_t)capacity;
+    return true;
+}
+
+/* Returns where an added token with this id is, or is to be: the pieces grow by empty ones up to its
+ * id. If the model has no such row, it is a piece after the others. Returns NULL if memory is
+ * short. */
+static vocab_piece *place_of(llamac_vocab *v, double id, size_t rows) {
+    bool row = id < (double)rows;
+    size_t size = row && id >= v->size ? (size_t)id + 1 : (size_t)v->size;
+    if (!vocab_reserve(v, size + v->rowless + 1)) return NULL;
+    if (!row) return &v->pieces[size + v->rowless++];
+    memmove(v->pieces + size, v->pieces + v->size, v->rowless * sizeof *v->pieces);
+    for (; v->size < (int32_t)size; v->size++) v->pieces[v->size] = (vocab_piece){.type = CONTROL};
+    return &v->pieces[(size_t)id];
+}
+
+/* Adds a token, or makes an existing piece special. rows is the number of the model's tokens. */
+static const char *add_token(llamac_vocab *v, const added_token *a, size_t rows) {
+    const char *why;
+    size_t n;
+    if (!a->content) return "has an added token without content";
+    if (!(a->id >= 0 && a->id < INT32_MAX && a->id == (double)(int32_t)a->id))
+        return "has an added token without a valid id";
+    if (a->single_word) return "has an added token with single_word, which is not supported";
+    const char *text = json_unescape(v->arena, a->content, a->n, &n, &why);
+    if (!text) return why;
+    if (n == 0 || n > MAX_PIECE || !is_utf8(text, n))
+        return "has an added token that is empty, not UTF-8 or over 1000 bytes";
+    vocab_piece *p = place_of(v, a->id, rows);
+    if (!p) return out_of_memory;
+    bool same = p->n == n && memcmp(p->text, text, n) == 0;
+    if (!same && (p->type == UNKNOWN || p->type == BYTE))
+        return "gives the id of <unk> or of a byte to another token";
+    if (p->type == BYTE) return "has an added token that is a byte";
+    if (!same) p->text = text, p->n = (uint32_t)n;
+    if (p->type != UNKNOWN && !(same && p->type == USER_DEFINED))
+        p->type = a->special || (same && p->type == CONTROL) ? CONTROL : UNUSED;
+    p->added = true;
+    p->lstrip = a->lstrip;
+    p->rstrip = a->rstrip;
+    return NULL;
+}
+
+/* Makes the token that a _token key or additional_special_tokens names special. A name that is no
+ * token says nothing. */
+static const char *name_special(llamac_vocab *v, const added_token *a) {
+    size_t n;
+    const char *why, *text;
+    if (!a->content) return NULL;
+    if (a->single_word) return "has a special token with single_word, which is not supported";
+    if (!(text = json_unescape(v->arena, a->content, a->n, &n, &why))) return why;
+    const piece_text *found = match_text(&v->specials, text, n);
+    int32_t id = found && found->n == n ? found->id : n ? vocab_find(v, text, n) : -1;
+    if (id < 0) return NULL;
+    vocab_piece *p = &v->pieces[id];
+    if (p->type != UNKNOWN && p->type != USER_DEFINED) p->type = CONTROL;
+    p->added = true;
+    p->lstrip |= a->lstrip;
+    p->rstrip |= a->rstrip;
+    return NULL;
+}
+
+/* Reads one of the files. First all files are read for the tokens that they add; then, if `adds` is
+ * false, for the names of special tokens. */
+static const char *read_added(llamac_vocab *v, llamac_cursor bytes, size_t rows, int file,
+                              bool adds) {
+    llamac_json j = llamac_json_on(bytes.at, llamac_left(&bytes));
+    added_token a = {.id = -1};
+    const char *why = NULL;
+    while (!why && llamac_json_next(&j)) {
+        char kind = j.value.kind;
+        bool decoder = file == TOKENIZER_CONFIG && llamac_json_under(&j, 1, "added_tokens_decoder");
+        bool list = file == TOKENIZER_JSON && llamac_json_under(&j, 1, "added_tokens");
+        bool names = llamac_json_under(&j, 1, "additional_special_tokens"), name = false;
+        int level = decoder || list || names ? 2 : 1; /* of the objects that are tokens */
+        if (j.level > 0 && j.key[1].n > 6)
+            name = memcmp(j.key[1].text + j.key[1].n - 6, "_token", 6) == 0;
+        if (j.level == level && kind == '{') a = (added_token){.id = -1};
+        if (j.level == level + 1) read_field(&a, &j);
+        if (file == TOKENIZER_CONFIG && j.level == 1 && llamac_json_under(&j, 1, "legacy") &&
+            !v->first_stated)
+            v->first_only = kind == 'f';
+        if (adds && file == ADDED_TOKENS && j.level == 1) {
+            a = (added_token){.content = j.key[1].text, .n = j.key[1].n, .id = -1};
+            if (kind == '0') a.id = j.value.number;
+            why = add_token(v, &a, rows);
+        } else if (adds && (decoder || list) && j.level == 2 && kind == '}') {
+            llamac_cursor id = llamac_cursor_on(j.key[2].text, j.key[2].n);
+            if (decoder && (!llamac_json_number(&id, &a.id) || llamac_left(&id))) a.id = -1;
+            why = add_token(v, &a, rows);
+        } else if (!adds && file != ADDED_TOKENS && (name || names) && j.level == level) {
+            if (kind == '"') a = (added_token){.content = j.value.text, .n = j.value.n, .id = -1};
+            if (kind == '"' || kind == '}') why = name_special(v, &a);
+        }
+    }
+    return why ? why : j.c.bad ? "is not JSON" : NULL;
+}
+
+/* Reads the added tokens from Hugging Face's files beside the tokenizer: by number added_tokens.json,
+ * special_tokens_map.json, tokenizer_config.json; an empty cursor: there is no such file. `paths`
+ * are for error texts. Fails with LLAMA_EFORMAT or LLAMA_ENOMEM. */
+LLAMAC_SHARED int llamac_vocab_extend(llamac_vocab *v, const llamac_cursor files[3], size_t rows,
+                                      const char *const paths[3], llama_error *err) {
+    for (int pass = 0; pass < 2; pass++) {
+        const char *why = NULL, *path = "";
+        for (int file = 0; file < 3 && !why; file++) {
+            path = paths[file];
+            if (files[file].at) why = read_added(v, files[file], rows, file, pass == 0);
+        }
+        if (!why) why = list_pieces(v);
+        if (why == out_of_memory) return llamac_out_of_memory(err, path);
+        if (why)
+            return llamac_fail(err, LLAMA_EFORMAT, "%s: %s; correct the file or remove it", path,
+                               why);
+    }
+    return LLAMA_OK;
+}
+
+/* ---- 2. Reading vocabularies: Hugging Face's tokenizer.json ---- */
+
+/* Accepted if it describes a tokenizer of SentencePiece's kind: BPE, spaces written as U+2581. The
+ * file has an ordered list of merges where tokenizer.model has scores. The scores are derived from
+ * that order. */
+
+static const float UNSCORED = -3e38f;    /* a piece that no merge read so far forms */
+static const float SPACES_SCORE = -1e9f; /* the score of runs of spaces in tokenizer.model */
+
+typedef struct {
+    llamac_arena scratch;
+    struct {
+        const char *text; /* NULL: no piece with this id was read */
+        size_t n;         /* bytes */
+        int type;
+    } * pieces;      /* [capacity], by id */
+    size_t capacity; /* tokens of the model; ids must be lower */
+    size_t size;     /* the highest id read, plus 1 */
+    /* Settings found. Metaspace writes spaces as U+2581 and adds one in front, unless `never` is
+     * set. It also splits the text before each of them, unless `whole` is set. */
+    bool bpe, byte_fallback, fuses_unk, named_unk, metaspace, never, whole, first_only;
+    bool prepend_type, prepends, replace_type, replaces; /* each type needs its text */
+    added_token added;                                   /* the added token that is being read */
+} json_vocab;
+
 /* Notes a piece. The vocabulary and the added tokens may both have it; then the texts must be the
- * same, and the type of the added token, CONTROL, is kept in whichever order they come. */
+ * same, and the type of the added token is kept in whichever order they come. */
 static const char *json_piece(json_vocab *k, double id, const char *text, size_t n, int type) {
     if (!(id >= 0 && id < (double)k->capacity && id == (double)(size_t)id))
         return "has more pieces than the model has tokens, or an id that is not valid";
@@ -554,7 +782,7 @@ static const char *json_piece(json_vocab *k, double id, const char *text, size_t
     if (k->pieces[i].text &&
         (k->pieces[i].n != length || memcmp(k->pieces[i].text, plain, length) != 0))
         return "has two pieces of one id";
-    if (!k->pieces[i].text || type == CONTROL) k->pieces[i].type = type;
+    if (!k->pieces[i].text || type != NORMAL) k->pieces[i].type = type;
     k->pieces[i].text = plain;
     k->pieces[i].n = length;
     if (i + 1 > k->size) k->size = i + 1;
@@ -630,6 +858,7 @@ static const char *json_value(json_vocab *k, const llamac_json *j) {
         k->replaces |= wants[i].why == normalizer && llamac_is(value, n, " ");
         k->metaspace |= wants[i].why == splitter;
         k->never |= llamac_is(value, n, "never");
+        k->first_only |= llamac_is(value, n, "first");
     }
     if (llamac_json_under(j, 1, "decoder") && j->value.kind == '0' &&
         j->value.number != llamac_json_under(j, j->level, "start")) /* Strip: start 1, stop 0 */
@@ -646,9 +875,7 @@ static const char *json_value(json_vocab *k, const llamac_json *j) {
         return j->value.kind == '0'
                    ? json_piece(k, j->value.number, j->key[3].text, j->key[3].n, NORMAL)
                    : "has a piece whose id is not a number";
-    if (j->level != 3 || !llamac_json_under(j, 1, "added_tokens")) return NULL;
-    if (llamac_json_under(j, 3, "id")) k->id = j->value.number;
-    if (llamac_json_under(j, 3, "content")) k->content = j->value.text, k->n_content = j->value.n;
+    if (j->level == 3 && llamac_json_under(j, 1, "added_tokens")) read_field(&k->added, j);
     return NULL;
 }
 
@@ -657,11 +884,13 @@ static const char *json_pieces(json_vocab *k, llamac_json j) {
     const char *why = NULL;
     while (!why && llamac_json_next(&j)) {
         if (j.level == 2 && llamac_json_under(&j, 1, "added_tokens") && j.value.kind == '{')
-            k->content = NULL, k->id = -1;
-        else if (j.level == 2 && llamac_json_under(&j, 1, "added_tokens") && j.value.kind == '}')
-            why = k->content ? json_piece(k, k->id, k->content, k->n_content, CONTROL)
-                             : "has an added token without content";
-        else if (!llamac_json_under(&j, 2, "merges")) why = json_value(k, &j);
+            k->added = (added_token){.id = -1};
+        else if (j.level == 2 && llamac_json_under(&j, 1, "added_tokens") && j.value.kind == '}') {
+            if (!k->added.content) why = "has an added token without content";
+            else if (k->added.id < (double)k->capacity) /* add_token takes those without a row */
+                why = json_piece(k, k->added.id, k->added.content, k->added.n,
+                                 k->added.special ? CONTROL : UNUSED);
+        } else if (!llamac_json_under(&j, 2, "merges")) why = json_value(k, &j);
     }
     if (why) return why;
     if (j.c.bad) return "is not JSON";
@@ -764,7 +993,7 @@ static const char *parse_json(llamac_vocab **out, llamac_cursor c, size_t max_pi
     if (!why && !(v = vocab_new(arena, k.size))) why = out_of_memory;
     for (size_t id = 0; id < k.size && !why; id++) {
         const char *text = k.pieces[id].text;
-        vocab_piece p = {text, (uint32_t)k.pieces[id].n, 0, BYTE};
+        vocab_piece p = {.text = text, .n = (uint32_t)k.pieces[id].n, .type = BYTE};
         if (!text) why = "lacks the piece of some id";
         else {
             int type = byte_of(&p) >= 0                  ? BYTE
@@ -780,6 +1009,9 @@ static const char *parse_json(llamac_vocab **out, llamac_cursor c, size_t max_pi
     if (!why) why = json_scores(&k, v, j);
     if (!why) why = finish_vocab(v, bos, eos, k.prepends || (k.metaspace && !k.never));
     if (!why) v->splits_words = k.metaspace && !k.whole, v->repeats_unk = !k.fuses_unk;
+    if (!why) why = read_added(v, c, max_pieces, TOKENIZER_JSON, true);
+    if (!why) why = list_pieces(v);
+    if (v) v->first_only = k.first_only, v->first_stated = true;
     llamac_free_all(&k.scratch);
     *out = v;
     return why;
@@ -840,7 +1072,7 @@ static int refuse_vocab(const char *why, const char *repair, const char *file, l
 
 /* Makes the vocabulary from the values that llamac_vocab_note noted. *out stays NULL if the file
  * has no vocabulary. Added tokens have the type USER_DEFINED in GGUF and become UNUSED: they can be
- * decoded, and encoding never makes them. Fails with LLAMA_EFORMAT or LLAMA_ENOMEM. */
+ * decoded, and only LLAMA_SPECIAL makes them. Fails with LLAMA_EFORMAT or LLAMA_ENOMEM. */
 LLAMAC_SHARED int llamac_vocab_gather(llamac_vocab **out, llamac_gguf_vocab *g, size_t max_pieces,
                                       const char *file, llamac_arena *arena, llama_error *err) {
     const char *why = NULL;
@@ -878,6 +1110,7 @@ LLAMAC_SHARED int llamac_vocab_gather(llamac_vocab **out, llamac_gguf_vocab *g, 
         else
             why = vocab_add(v, text.text, (size_t)text.n, (float)score.number,
                             type.number == USER_DEFINED ? UNUSED : (int)type.number);
+        if (!why) v->pieces[i].added = type.number == USER_DEFINED;
     }
     v->squeezes_spaces = g->squeezes_spaces != 0;
     if (!why && g->charsmap.kind) {
@@ -953,21 +1186,21 @@ LLAMAC_SHARED size_t llamac_vocab_widest(const llamac_vocab *v) {
 /* A symbol is a range of the normalised text, linked to its neighbours. If it is merged into its
  * left neighbour, its n becomes 0. */
 typedef struct {
-    uint32_t begin;       /* bytes */
-    uint16_t n;           /* bytes, at most MAX_PIECE */
-    bool frozen;          /* a USER_DEFINED piece: never merged */
-    uint32_t left, right; /* indices of the neighbours; NOWHERE: none */
+    size_t begin;       /* bytes */
+    size_t left, right; /* indices of the neighbours; NOWHERE: none */
+    uint16_t n;         /* bytes, at most MAX_PIECE */
+    bool frozen;        /* a USER_DEFINED piece: never merged */
 } symbol;
 
 /* A pair of adjacent symbols that together are a piece. It is out of date if a symbol has since
  * been merged: then the two no longer add up to n bytes. */
 typedef struct {
-    float score;             /* of the piece */
-    uint32_t left, right, n; /* indices of the symbols; bytes of both */
+    size_t left, right; /* indices of the symbols */
+    float score;        /* of the piece */
+    uint16_t n;         /* bytes of both */
 } candidate;
 
-static const uint32_t NOWHERE = UINT32_MAX;
-enum { MAX_TEXT = 1 << 30 }; /* bytes: three times as many, and the indices, fit 32 bits */
+static const size_t NOWHERE = SIZE_MAX;
 
 typedef struct {
     const llamac_vocab *v;
@@ -981,30 +1214,6 @@ typedef struct {
     uint16_t *splits; /* [v->size] bytes of the left symbol of the pair last found for an UNUSED
                        * piece; 0: none. NULL: no UNUSED pieces */
 } encoder;
-
-/* Returns the first of user[from .. to) whose byte number d, -1 after the end, is at least `byte`. All
- * of them begin with the same d bytes. */
-static size_t first_user(const llamac_vocab *v, size_t from, size_t to, size_t d, int byte) {
-    while (from < to) {
-        size_t middle = from + (to - from) / 2;
-        const user_text *u = &v->user[middle];
-        if ((d < u->n ? (unsigned char)u->text[d] : -1) < byte) from = middle + 1;
-        else to = middle;
-    }
-    return from;
-}
-
-/* Returns the length of the longest USER_DEFINED piece at the start of text[n]; 0 if there is none. */
-static size_t match_user(const llamac_vocab *v, const char *text, size_t n) {
-    size_t from = 0, to = v->n_user, longest = 0;
-    for (size_t d = 0; d < n && from < to; d++) {
-        int byte = (unsigned char)text[d];
-        from = first_user(v, from, to, d, byte);
-        to = first_user(v, from, to, d, byte + 1);
-        if (from < to && v->user[from].n == d + 1) longest = d + 1;
-    }
-    return longest;
-}
 
 /* Returns the text that the character map writes for the longest of its keys at the start of
  * text[n], and sets *length to the key's length. Returns NULL if no key is there. */
@@ -1033,7 +1242,8 @@ static const char *normalise_next(const llamac_vocab *v, const char *text, size_
                                   size_t *used) {
     const unsigned char *bytes = (const unsigned char *)text;
     const char *mapped;
-    if (v->n_user && (*n_out = *used = match_user(v, text, n))) return text;
+    const piece_text *user = match_text(&v->user, text, n);
+    if (user) return *n_out = *used = user->n, text;
     if (v->trie && (mapped = match_charsmap(v, bytes, n, used))) {
         *n_out = strlen(mapped);
         return mapped;
@@ -1045,14 +1255,16 @@ static const char *normalise_next(const llamac_vocab *v, const char *text, size_
 }
 
 /* Writes the normalised text to out, and returns its length. If out is NULL, only returns a length
- * that is enough. Spaces are written as U+2581. A space is added in front if the vocabulary says so.
+ * that is enough. Spaces are written as U+2581. A space is added in front if the vocabulary says so
+ * and `in_front` is set.
  * If it squeezes spaces, then spaces at the beginning, at the end, and after a space are left out. */
-static size_t normalise(const llamac_vocab *v, const char *text, size_t n, char *out) {
+static size_t normalise(const llamac_vocab *v, const char *text, size_t n, bool in_front,
+                        char *out) {
     const char *space = v->keeps_plain_space ? " " : SPACE;
     size_t n_space = strlen(space), to = 0;
     bool squeeze = v->squeezes_spaces; /* the next spaces are left out */
-    if (v->space_in_front && out) memcpy(out, space, n_space);
-    if (v->space_in_front) to = n_space;
+    if (v->space_in_front && in_front) to = n_space;
+    if (out) memcpy(out, space, to);
     for (size_t i = 0, k, used; i < n; i += used) {
         const char *from = normalise_next(v, text + i, n - i, &k, &used);
         size_t j = 0;
@@ -1077,16 +1289,16 @@ static bool merges_first(const candidate *a, const candidate *b) {
 }
 
 /* Adds the pair (left, right) to the heap if its concatenation is a piece. */
-static void propose(encoder *e, uint32_t left, uint32_t right) {
+static void propose(encoder *e, size_t left, size_t right) {
     if (left == NOWHERE || right == NOWHERE) return;
     const symbol *a = &e->symbols[left], *b = &e->symbols[right];
     if (a->frozen || b->frozen) return;
     if (e->v->splits_words && b->n >= 3 && memcmp(e->text + b->begin, SPACE, 3) == 0) return;
-    uint32_t n = (uint32_t)a->n + b->n;
+    size_t n = (size_t)a->n + b->n;
     int32_t id = n <= MAX_PIECE ? vocab_find(e->v, e->text + a->begin, n) : -1;
     if (id < 0) return;
     if (e->splits && e->v->pieces[id].type == UNUSED) e->splits[id] = a->n;
-    candidate c = {e->v->pieces[id].score, left, right, n};
+    candidate c = {left, right, e->v->pieces[id].score, (uint16_t)n};
     size_t i = e->n_heap++;
     for (; i && merges_first(&c, &e->heap[(i - 1) / 2]); i = (i - 1) / 2)
         e->heap[i] = e->heap[(i - 1) / 2];
@@ -1109,21 +1321,19 @@ static candidate take_best(encoder *e) {
 /* Makes a symbol of each USER_DEFINED piece and of each character, then merges until no adjacent
  * pair is a piece. The normalised text is never empty here. */
 static void merge(encoder *e) {
-    for (uint32_t i = 0, n, k = 0; i < e->n_text; i += n, k++) {
-        size_t user = match_user(e->v, e->text + i, e->n_text - i);
-        n = (uint32_t)(user ? user
-                            : utf8_length((const unsigned char *)e->text + i, e->n_text - i));
-        e->symbols[k] = (symbol){i, (uint16_t)n, user > 0, k ? k - 1 : NOWHERE, k + 1};
+    for (size_t i = 0, n, k = 0; i < e->n_text; i += n, k++) {
+        const piece_text *user = match_text(&e->v->user, e->text + i, e->n_text - i);
+        n = user ? user->n : utf8_length((const unsigned char *)e->text + i, e->n_text - i);
+        e->symbols[k] = (symbol){i, k ? k - 1 : NOWHERE, k + 1, (uint16_t)n, user != NULL};
         e->n_symbols = k + 1;
     }
     e->symbols[e->n_symbols - 1].right = NOWHERE;
-    for (uint32_t k = 1; k < e->n_symbols; k++) propose(e, k - 1, k);
+    for (size_t k = 1; k < e->n_symbols; k++) propose(e, k - 1, k);
     while (e->n_heap) {
         candidate c = take_best(e);
         symbol *left = &e->symbols[c.left], *right = &e->symbols[c.right];
-        if (!left->n || !right->n || (uint32_t)left->n + right->n != c.n)
-            continue; /* out of date */
-        left->n = (uint16_t)c.n;
+        if (!left->n || !right->n || left->n + right->n != c.n) continue; /* out of date */
+        left->n = c.n;
         right->n = 0;
         left->right = right->right;
         if (right->right != NOWHERE) e->symbols[right->right].left = c.left;
@@ -1139,8 +1349,8 @@ static void merge(encoder *e) {
 static size_t emit(const encoder *e, int32_t *out, size_t cap, size_t count) {
     const llamac_vocab *v = e->v;
     bool unknown = false;
-    uint32_t ends[MAX_PIECE + 1]; /* of the parts to do, the next last; each is shorter */
-    for (uint32_t k = 0; k != NOWHERE; k = e->symbols[k].right) {
+    size_t ends[MAX_PIECE + 1]; /* of the parts to do, the next last; each is shorter */
+    for (size_t k = 0; k != NOWHERE; k = e->symbols[k].right) {
         size_t at = e->symbols[k].begin, depth = 1;
         ends[0] = e->symbols[k].begin + e->symbols[k].n;
         while (depth) {
@@ -1148,7 +1358,7 @@ static size_t emit(const encoder *e, int32_t *out, size_t cap, size_t count) {
             size_t n = ends[depth - 1] - at;
             int32_t id = vocab_find(v, text, n);
             if (id >= 0 && e->splits && v->pieces[id].type == UNUSED && e->splits[id]) {
-                ends[depth++] = (uint32_t)at + e->splits[id];
+                ends[depth++] = at + e->splits[id];
                 continue;
             }
             bool bytes = id < 0 && v->byte_id[(unsigned char)text[0]] >= 0;
@@ -1180,23 +1390,17 @@ static void encoder_free(encoder *e) {
     if (e->splits) a->free(a->user, e->splits, (size_t)e->v->size * sizeof *e->splits);
 }
 
-/* Tokenizes text. Returns the number of tokens and writes at most cap of them. An empty text has no
- * tokens except BOS. Fails with LLAMA_EINVAL or LLAMA_ENOMEM. */
-LLAMAC_SHARED ptrdiff_t llamac_encode(const llamac_vocab *v, const llama_allocator *allocator,
-                                      const char *text, size_t n, unsigned flags, int32_t *out,
-                                      size_t cap) {
-    if ((n && !text) || (cap && !out) || n > MAX_TEXT || (flags & ~(unsigned)LLAMA_ADD_BOS))
-        return LLAMA_EINVAL;
-    size_t count = 0;
-    if ((flags & LLAMA_ADD_BOS) && v->bos >= 0) {
-        if (cap) out[0] = v->bos;
-        count = 1;
-    }
+/* Tokenizes text without special tokens. Writes its ids after the first `count` of out, at most cap
+ * in all, and returns count plus their number. `space`: the text gets a space in front if the
+ * vocabulary says so. An empty text has no tokens. Fails with LLAMA_ENOMEM. */
+static ptrdiff_t encode_text(const llamac_vocab *v, const llama_allocator *allocator,
+                             const char *text, size_t n, bool space, int32_t *out, size_t cap,
+                             size_t count) {
     if (n == 0) return (ptrdiff_t)count;
     encoder e = {.v = v, .allocator = allocator};
-    e.text_capacity = v->trie ? normalise(v, text, n, NULL) + 1 : 3 * n + 3;
-    if (e.text_capacity <= 3 * (size_t)MAX_TEXT + 3) e.text = allocate(&e, e.text_capacity, 1);
-    if (e.text && (e.n_text = normalise(v, text, n, e.text)) > 0) {
+    e.text_capacity = v->trie ? normalise(v, text, n, space, NULL) + 1 : 3 * n + 3;
+    e.text = allocate(&e, e.text_capacity, 1);
+    if (e.text && (e.n_text = normalise(v, text, n, space, e.text)) > 0) {
         e.symbols_capacity = e.n_text;
         /* At most n_text - 1 pairs at first; each merge removes a pair and adds at most two */
         e.heap_capacity = 2 * e.n_text;
@@ -1213,6 +1417,78 @@ LLAMAC_SHARED ptrdiff_t llamac_encode(const llamac_vocab *v, const llama_allocat
     }
     encoder_free(&e);
     return enough ? (ptrdiff_t)count : LLAMA_ENOMEM;
+}
+
+/* ---- 3. Encoding: special tokens in a text ---- */
+
+/* Returns where the first special token's text begins in text[n] and sets *id; n if there is
+ * none. */
+LLAMAC_SHARED size_t llamac_find_special(const llamac_vocab *v, const char *text, size_t n,
+                                         int32_t *id) {
+    const piece_text *found = NULL;
+    size_t at = 0;
+    for (; at < n; at++)
+        if ((found = match_text(&v->specials, text + at, n - at))) break;
+    *id = found ? found->id : -1;
+    return at;
+}
+
+/* Returns the number of bytes of white space at the start of text[n]. */
+static size_t leading_space(const char *text, size_t n) {
+    size_t at = 0;
+    for (size_t size; at < n; at += size) {
+        int32_t c;
+        size = llamac_utf8_next(text + at, n - at, &c);
+        if (!llamac_is_space(c)) break;
+    }
+    return at;
+}
+
+/* Does encode_text for a text whose special tokens are read: the leftmost first, and of those the
+ * longest. The stretches of text between them are tokenized one by one. Each gets the space in
+ * front, as with SentencePiece's own library in Meta's code, in GGUF, and in Hugging Face's
+ * LlamaTokenizer with legacy = true; with first_only, only the one at the beginning of the text
+ * does. Fails also with LLAMA_EINVAL if the model has no row for a token. */
+static ptrdiff_t encode_special(const llamac_vocab *v, const llama_allocator *allocator,
+                                const char *text, size_t n, int32_t *out, size_t cap,
+                                size_t count) {
+    for (size_t at = 0; at < n;) {
+        int32_t id;
+        size_t length = llamac_find_special(v, text + at, n - at, &id), kept = length;
+        const vocab_piece *p = id < 0 ? NULL : &v->pieces[id];
+        if (p && p->lstrip) kept = llamac_trimmed_length(text + at, length);
+        ptrdiff_t got =
+            encode_text(v, allocator, text + at, kept, at == 0 || !v->first_only, out, cap, count);
+        if (got < 0) return got;
+        count = (size_t)got;
+        at += length;
+        if (!p) break;
+        if (id >= v->size) return LLAMA_EINVAL;
+        if (count < cap) out[count] = id;
+        count++;
+        at += p->n;
+        if (p->rstrip) at += leading_space(text + at, n - at);
+    }
+    return (ptrdiff_t)count;
+}
+
+/* Tokenizes text. Returns the number of tokens and writes at most cap of them. An empty text has no
+ * tokens except BOS. Fails with LLAMA_EINVAL or LLAMA_ENOMEM. */
+LLAMAC_SHARED ptrdiff_t llamac_encode(const llamac_vocab *v, const llama_allocator *allocator,
+                                      const char *text, size_t n, unsigned flags, int32_t *out,
+                                      size_t cap) {
+    bool special = flags & LLAMA_SPECIAL;
+    if ((n && !text) || (cap && !out) || n > PTRDIFF_MAX / 64 ||
+        (flags & ~(unsigned)(LLAMA_ADD_BOS | LLAMA_SPECIAL)))
+        return LLAMA_EINVAL;
+    size_t count = 0;
+    const piece_text *first = special ? match_text(&v->specials, text, n) : NULL;
+    if ((flags & LLAMA_ADD_BOS) && v->bos >= 0 && (!first || first->id != v->bos)) {
+        if (cap) out[0] = v->bos;
+        count = 1;
+    }
+    return special ? encode_special(v, allocator, text, n, out, cap, count)
+                   : encode_text(v, allocator, text, n, true, out, cap, count);
 }
 
 /* ---- 4. Decoding ---- */
@@ -1263,6 +1539,11 @@ LLAMAC_SHARED size_t llamac_decode(const llamac_vocab *v, llama_decoder *u, int3
         return flush_pending(u, false, out);
     }
     size_t to = flush_pending(u, true, out);
+    if (u->special && is_special(p)) { /* encoding puts a space in front of the text after it */
+        memcpy(out + to, p->text, p->n);
+        u->started = v->first_only;
+        return to + p->n;
+    }
     if (p->type == CONTROL) return to;
     bool unknown = p->type == UNKNOWN;
     const char *text = unknown ? v->unk_text : p->text;

@@ -1062,6 +1062,45 @@ assert len(set(seeds)) == 8 and all(s == int(float(s)) < 2 ** 53 for s in seeds)
     fi
 }
 
+# Special tokens, ids as a prompt, a stop by id
+case_special() {
+    ids="1 $(cat $work/ids)"
+    run 0 "tokenize --special" $llama tokenize $model --special "<s>$one</s>"
+    holds "<s> and </s> are tokens" [ "$(cat $work/out)" = "$ids 2" ]
+    tr '\n' ' ' <$work/out >$work/special
+    run 0 "tokenize --decode --special" $llama tokenize $model --decode --special -f $work/special
+    holds "and come back" [ "$(cat $work/out)" = "<s>$one</s>" ]
+    run 0 "a prompt of ids" $llama $model --ids -p "$ids" $greedy
+    cp $work/out $work/by_ids
+    run 0 "the same prompt" $llama $model "$one" $greedy
+    same "--ids" $work/out $work/by_ids
+    run 0 "<s> with --special is not doubled" $llama $model --special "<s>$one" $greedy
+    same "--special" $work/out $work/by_ids
+    run 0 "<s> without --special" $llama $model "<s>$one</s>" -n 1
+    one_line "one note"
+    holds "the note names --special" grep -q "<s>.*--special" $work/err
+    printf '<s>a\n</s>b\n' | $llama $model --lines -n 1 >/dev/null 2>$work/err
+    one_line "one note for all prompts"
+    run 0 "-q" $llama $model -q "<s>$one" -n 1
+    empty "no note" $work/err
+    printf '%s\n%s\n' "$ids" "1" | $llama $model --lines --ids --json -n 1 >$work/out
+    holds "--lines --ids" [ "$(grep -c '"prompt_tokens": [41],' $work/out)" -eq 2 ]
+    run 0 "--stop-id" $llama $model "$one" --temp 0 -n 12 --json
+    stop=$(sed 's/.*"tokens": \[[0-9]*, \([0-9]*\).*/\1/' $work/out)
+    first=$(sed 's/.*"tokens": \[\([0-9]*\).*/\1/' $work/out)
+    run 0 "--stop-id" $llama $model "$one" --temp 0 -n 12 --stop-id 7 --stop-id "$stop"
+    cp $work/out $work/stopped
+    run 0 "--stop-id" $llama $model "$one" --temp 0 -n 1
+    same "$stop ends after $first and is not printed" $work/out $work/stopped
+    refuse 2 "an id of no row" "not a token id" $llama $model --ids "1 99999"
+    refuse 2 "no ids" "no ids" $llama $model --ids " "
+    refuse 2 "text for ids" "not a token id" $llama $model --ids "one"
+    refuse 2 "--stop-id of no row" "not a token id" $llama $model x --stop-id 99999
+    refuse 2 "--stop-id of no number" "not a token id" $llama $model x --stop-id -1
+    refuse 2 "--ids --special" "not with --ids" $llama $model --ids --special 1
+    refuse 2 "-i --ids" "special" $llama $model -i --ids -p 1
+}
+
 case_version() {
     run 0 "--version" $llama --version
     holds "--version" grep -q "^llama.c 0.1.0" $work/out
@@ -1069,7 +1108,7 @@ case_version() {
 
 # ---- All cases, or some ----
 
-cases="text stdin seeds stop utf8 refusals full pipes cache batch rejected notes json talk score ppl cut terminals trace bench info formats help completion surprises turns slips json_times version"
+cases="text stdin seeds stop utf8 refusals full pipes cache batch rejected notes json talk score ppl cut terminals trace bench info formats help completion surprises turns slips json_times special version"
 slow="batch stdin rejected completion formats help json_times ppl score surprises" # left to make check
 matched=0
 for name in $cases; do

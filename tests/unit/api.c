@@ -105,7 +105,7 @@ static void test_text(void) {
     check(want > 2 && llama_text_to_tokens(model, "the king", 8, LLAMA_ADD_BOS, t, 2) == want && t[0] == 1 && t[2] == -5,
           "the count needed is told, and cap kept");
     check(llama_text_to_tokens(NULL, "a", 1, 0, t, 8) == LLAMA_EINVAL && llama_text_to_tokens(model, NULL, 1, 0, t, 8) == LLAMA_EINVAL &&
-              llama_text_to_tokens(model, "a", 1, 2, t, 8) == LLAMA_EINVAL, "llama_text_to_tokens refuses");
+              llama_text_to_tokens(model, "a", 1, 4, t, 8) == LLAMA_EINVAL, "llama_text_to_tokens refuses");
     for (int k = 0; k < 3; k++) { /* letters, spaces, bytes that are no UTF-8 */
         char many[4000];
         memset(many, "e \377"[k], sizeof many);

@@ -1116,6 +1116,135 @@ static void test_wrong_paths(void) {
     model_write_as(&exported, GGUF_SPLIT, in_work("wrong"));
     wrong_path(in_work("wrong/model-00002-of-00002.gguf"), "give the first instead");
     free(b.at), free(more.at), free(lfs.at), free(config.at);
+
+/* ---- Special tokens ---- */
+
+/* The ids of a text with LLAMA_SPECIAL; -1 ends the wanted ones. */
+static void special_ids(const llama *m, const char *what, const char *text, unsigned flags, const int32_t *want) {
+    int32_t got[64];
+    ptrdiff_t n = llama_text_to_tokens(m, text, strlen(text), flags, got, 64), k = 0;
+    while (want[k] != -1 && k < n && got[k] == want[k]) k++;
+    check(k == n && want[k] == -1, "%s: \"%s\" is %td tokens, other than wanted at %td", what, text, n, k);
+}
+
+/* Appends the ids of a stretch of text, tokenized as a text of its own. */
+static int stretch(const llama *m, const char *text, int32_t *out, int n) {
+    return n + (int)llama_text_to_tokens(m, text, strlen(text), 0, out + n, (size_t)(64 - n));
+}
+
+/* In every format: <s>, </s>, <unk> and two added tokens, which stay data without LLAMA_SPECIAL. */
+static void test_special(void) {
+    static test_piece p[2048];
+    char file[2048], folder[2048];
+    snprintf(file, sizeof file, "%s/tokenizer.model", tiny_folder);
+    int n = read_pieces(file, p, 2046);
+    model_spec spec = {.dim = 16, .layers = 1, .heads = 2, .kv_heads = 1, .hidden = 32, .vocab = n + 2, .shards = 1};
+    snprintf(folder, sizeof folder, "%s", in_work("special"));
+    model_write_as(&spec, SAFETENSORS, folder);
+    size_t n_model = 0;
+    char *bytes = read_file(file, &n_model), added[128];
+    buffer model = {0}, list = {0};
+    put(&model, bytes, n_model);
+    put_file(&model, folder, "tokenizer.model");
+    snprintf(added, sizeof added, "{\"<|im_end|>\": %d, \"<|im_start|>\": %d}", n + 1, n);
+    put_text(&list, added);
+    put_file(&list, folder, "added_tokens.json");
+    buffer json = make_tokenizer_json(p, n, false), with = {0};
+    char *at = strstr((char *)json.at, "\"added_tokens\": [") + strlen("\"added_tokens\": [");
+    put(&with, json.at, (size_t)(at - (char *)json.at));
+    snprintf(added, sizeof added, "{\"id\": %d, \"content\": \"<|im_start|>\"}, {\"id\": %d, \"content\": \"<|im_end|>\"}, ", n, n + 1);
+    put_text(&with, added);
+    put(&with, at, json.n - (size_t)(at - (char *)json.at));
+    make_folder(in_work("special_json"));
+    model_write_as(&spec, SAFETENSORS, in_work("special_json"));
+    put_file(&with, work, "special_json/tokenizer.json");
+    p[n] = (test_piece){"<|im_start|>", 12, 0, 4};
+    p[n + 1] = (test_piece){"<|im_end|>", 10, 0, 4};
+    buffer vocab = make_gguf_vocab(p, n + 2, 2), gguf = model_gguf(&spec, 0, 1, &vocab, 6);
+    put_file(&gguf, work, "special.gguf");
+    static const char *const forms[] = {"special", "special_json", "special.gguf"};
+    for (int i = 0; i < 3; i++) {
+        llama *m = NULL;
+        open_with(&m, in_work(forms[i]), NULL, forms[i]);
+        if (!m) continue;
+        int32_t want[64] = {1, n}, token = -2;
+        int k = stretch(m, "user\nhi", want, 2);
+        want[k++] = n + 1, want[k++] = 2, want[k++] = 0;
+        k = stretch(m, " two", want, k);
+        want[k] = -1;
+        static const char text[] = "<|im_start|>user\nhi<|im_end|></s><unk> two";
+        special_ids(m, forms[i], text, LLAMA_ADD_BOS | LLAMA_SPECIAL, want);
+        char again[128] = "<s>", out[LLAMA_TEXT_MAX], back[256] = "", plain[256] = "";
+        strcat(again, text);
+        special_ids(m, forms[i], again, LLAMA_ADD_BOS | LLAMA_SPECIAL, want); /* not a second BOS */
+        llama_decoder special = {.special = 1}, none = {.n = 0};
+        for (int t = 0; t < k; t++) {
+            size_t length = llama_token_to_text(m, &special, want[t], out);
+            strncat(back, out, length);
+            length = llama_token_to_text(m, &none, want[t], out);
+            strncat(plain, out, length);
+        }
+        check(strcmp(back, again) == 0, "%s: back comes \"%s\"", forms[i], back);
+        check(!strstr(plain, "</s>") && strstr(plain, "<|im_end|>"), "%s: \"%s\"", forms[i], plain);
+        int32_t data[64];
+        ptrdiff_t count = llama_text_to_tokens(m, again, strlen(again), 0, data, 64);
+        for (ptrdiff_t t = 0; t < count; t++) check(data[t] != 1 && data[t] != 2 && data[t] < n, "%s: text is data", forms[i]);
+        check(llama_find_special(m, "a<|im_end|>", 11, &token) == 1 && token == n + 1, "%s: found %d", forms[i], (int)token);
+        check(llama_find_special(m, "a<|im_en", 8, &token) == 8 && token == -1, "%s: found %d", forms[i], (int)token);
+        llama_close(m);
+    }
+
+    /* tokenizer_config.json: what it says, or why it is refused */
+    const struct {
+        const char *what, *config, *text, *between, *says; /* between: "x", or the text tokenized after </s> */
+    } cases[] = {
+        {"legacy", "{\"legacy\": true}", "x</s>x", "space", NULL},
+        {"not legacy", "{\"legacy\": false}", "x</s>x", "none", NULL},
+        {"strips", "{\"added_tokens_decoder\": {\"2\": {\"content\": \"</s>\", \"lstrip\": true, \"rstrip\": true, \"special\": true}}}", "x \n</s>\t x", "space", NULL},
+        {"strips, by name", "{\"eos_token\": {\"content\": \"</s>\", \"lstrip\": true, \"rstrip\": true}}", "x </s> x", "space", NULL},
+        {"single words", "{\"added_tokens_decoder\": {\"2\": {\"content\": \"</s>\", \"single_word\": true}}}", "", "", "single_word"},
+        {"an id that is none", "{\"added_tokens_decoder\": {\"2x\": {\"content\": \"</s>\"}}}", "", "", "valid id"},
+        {"a byte's id", "{\"added_tokens_decoder\": {\"9\": {\"content\": \"</s>\"}}}", "", "", "of a byte"},
+        {"no content", "{\"added_tokens_decoder\": {\"9\": {\"special\": true}}}", "", "", "without content"},
+        {"no JSON", "{\"legacy\": }", "", "", "is not JSON"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        llama *m = NULL;
+        llama_error err;
+        buffer b = {0};
+        put_text(&b, cases[i].config);
+        put_file(&b, folder, "tokenizer_config.json");
+        free(b.at);
+        int status = llama_open(&m, folder, NULL, &err);
+        if (cases[i].says) check(status == LLAMA_EFORMAT && strstr(err.text, cases[i].says) && strchr(err.text, ';'), "%s: %d, %s", cases[i].what, status, err.text);
+        else if (check(status == LLAMA_OK, "%s: %s", cases[i].what, err.text)) {
+            int32_t want[64];
+            int k = stretch(m, "x", want, 0);
+            want[k++] = 2;
+            if (cases[i].between[0] == 's') k = stretch(m, "x", want, k);
+            else want[k++] = find_piece(p, n, "x", 1);
+            want[k] = -1;
+            special_ids(m, cases[i].what, cases[i].text, LLAMA_SPECIAL, want);
+        }
+        llama_close(m);
+    }
+    unlink(in_work("special/tokenizer_config.json"));
+
+    /* a token without a row: text until it is asked for */
+    list.n = 0;
+    put_text(&list, "{\"<pad>\": 99999, \"<|im_start|>\": ");
+    snprintf(added, sizeof added, "%d, \"<|im_end|>\": %d}", n, n + 1);
+    put_text(&list, added);
+    put_file(&list, in_work("special_json"), "added_tokens.json");
+    llama *m = NULL;
+    int32_t t[16];
+    open_with(&m, in_work("special_json"), NULL, "a token without a row");
+    check(m && llama_text_to_tokens(m, "a<pad>", 6, LLAMA_SPECIAL, t, 16) == LLAMA_EINVAL, "<pad> has no row");
+    check(m && llama_text_to_tokens(m, "a<pad>", 6, 0, t, 16) > 1 && !llama_token_text(m, n + 2, NULL), "<pad> is text");
+    check(m && llama_text_to_tokens(m, "a", 1, 4, t, 16) == LLAMA_EINVAL, "a flag that is none");
+    llama_close(m);
+    put_file(&list, folder, "added_tokens.json");
+    free(bytes), free(model.at), free(list.at), free(json.at), free(with.at), free(vocab.at), free(gguf.at);
 }
 
 /* ---- Refusals ---- */
@@ -1628,7 +1757,7 @@ static void test_no_space_in_front(void) {
 }
 
 static const test_case cases[] = {
-    CASE(memory), CASE(same_bits), CASE(bfloat16), CASE(vocabularies), CASE(sentencepiece), CASE(config), CASE(index), CASE(gguf),
+    CASE(memory), CASE(same_bits), CASE(bfloat16), CASE(vocabularies), CASE(special), CASE(sentencepiece), CASE(config), CASE(index), CASE(gguf),
     CASE(bin), CASE(names), CASE(tied), CASE(foreign), CASE(wrong_paths), CASE(least), CASE(no_space_in_front), CASE(no_words), CASE(damage), CASE(check), CASE(no_memory)};
 
 int main(int argc, char **argv) {
