@@ -1116,6 +1116,7 @@ static void test_wrong_paths(void) {
     model_write_as(&exported, GGUF_SPLIT, in_work("wrong"));
     wrong_path(in_work("wrong/model-00002-of-00002.gguf"), "give the first instead");
     free(b.at), free(more.at), free(lfs.at), free(config.at);
+}
 
 /* ---- Special tokens ---- */
 
