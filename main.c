@@ -560,87 +560,33 @@ struct command {
         WORDS,            /* the arguments, joined by spaces, are one text */
         ONE_FILE          /* the argument is a file's name */
     } input;
-    const char *name, *arguments, *summary;
-    const char *description[2]; /* a C compiler need not take a longer text than 4095 bytes */
-    const char *examples;
+    const char *name, *arguments, *summary, *description, *examples;
     void (*execute)(void);
 };
 
 static const command commands[] = {
-    {COMPLETE,
-     PROMPTS,
-     "complete",
-     "MODEL [PROMPT]",
-     "complete a prompt; with -i: chat",
-     {complete_help, chat_help},
+    {COMPLETE, PROMPTS, "complete", "MODEL [PROMPT]", "complete a prompt; with -i: chat",
+     complete_help,
      "llama LLaMA/7B \"I believe the meaning of life is\" -n 64\n"
      "         llama LLaMA/7B --lines -f questions.txt --json --temp 0 -n 32\n"
      "         llama LLaMA/7B -i -e --in-prefix \"Q: \" --in-suffix \"\\nA:\" --stop Q:",
      run_complete},
-    {SCORE,
-     ONE_FILE,
-     "score",
-     "MODEL [-f FILE]",
-     "answer multiple-choice items: accuracy",
-     {score_help},
-     "llama score LLaMA/7B -f piqa.tsv -q",
-     run_score},
-    {PPL,
-     ONE_FILE,
-     "ppl",
-     "MODEL FILE",
-     "measure the perplexity of a text",
-     {ppl_help},
-     "llama ppl LLaMA/7B wiki.test.raw --ctx 2048 --stride 512",
-     run_ppl},
-    {TOKENIZE,
-     WORDS,
-     "tokenize",
-     "MODEL [TEXT...]",
-     "turn text into token ids, or back",
-     {tokenize_help},
-     "llama tokenize LLaMA/7B Hello world",
-     run_tokenize},
-    {INFO,
-     NO_INPUT,
-     "info",
-     "MODEL",
-     "print shape, size and memory needed",
-     {info_help},
-     "llama info LLaMA/65B -c 512",
-     run_info},
-    {CHECK,
-     NO_INPUT,
-     "check",
-     "MODEL",
-     "verify weights: finite, complete, MD5",
-     {check_help},
-     "llama check LLaMA/7B",
-     run_check},
-    {TRACE,
-     PROMPT_AND_NAMES,
-     "trace",
-     "MODEL PROMPT [NAME...]",
-     "print what each module computes",
-     {trace_help},
-     "llama trace LLaMA/7B \"Once upon\" layers.3 output",
-     run_trace},
-    {BENCH,
-     NO_INPUT,
-     "bench",
-     "MODEL",
-     "measure the speed of this machine",
-     {bench_help},
-     "llama bench LLaMA/7B -t 1",
-     run_bench},
-    {HELP,
-     WORDS,
-     "help",
-     "[COMMAND]",
-     "explain a command; help all: everything",
-     {help_help},
-     "llama help ppl",
-     NULL},
+    {SCORE, ONE_FILE, "score", "MODEL [-f FILE]", "answer multiple-choice items: accuracy",
+     score_help, "llama score LLaMA/7B -f piqa.tsv -q", run_score},
+    {PPL, ONE_FILE, "ppl", "MODEL FILE", "measure the perplexity of a text", ppl_help,
+     "llama ppl LLaMA/7B wiki.test.raw --ctx 2048 --stride 512", run_ppl},
+    {TOKENIZE, WORDS, "tokenize", "MODEL [TEXT...]", "turn text into token ids, or back",
+     tokenize_help, "llama tokenize LLaMA/7B Hello world", run_tokenize},
+    {INFO, NO_INPUT, "info", "MODEL", "print shape, size and memory needed", info_help,
+     "llama info LLaMA/65B -c 512", run_info},
+    {CHECK, NO_INPUT, "check", "MODEL", "verify weights: finite, complete, MD5", check_help,
+     "llama check LLaMA/7B", run_check},
+    {TRACE, PROMPT_AND_NAMES, "trace", "MODEL PROMPT [NAME...]", "print what each module computes",
+     trace_help, "llama trace LLaMA/7B \"Once upon\" layers.3 output", run_trace},
+    {BENCH, NO_INPUT, "bench", "MODEL", "measure the speed of this machine", bench_help,
+     "llama bench LLaMA/7B -t 1", run_bench},
+    {HELP, WORDS, "help", "[COMMAND]", "explain a command; help all: everything", help_help,
+     "llama help ppl", NULL},
 };
 enum { COMMANDS = sizeof commands / sizeof *commands };
 
@@ -926,8 +872,8 @@ static void print_options(int bit) {
 }
 
 static void print_command(const command *c) {
-    printf("usage: llama %s %s\n\n%s%s\n", c->name, c->arguments, c->description[0],
-           c->description[1] ? c->description[1] : "");
+    printf("usage: llama %s %s\n\n%s%s\n", c->name, c->arguments, c->description,
+           c->bit == COMPLETE ? chat_help : ""); /* C99's longest text has 4095 bytes */
     print_options(c->bit);
     printf("\nexample: %s\n", c->examples);
 }
