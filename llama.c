@@ -271,10 +271,13 @@ typedef struct {
     weight w2;             /* [D][H] */
 } layer;
 
+enum { MAX_ENDS = 64 };
+
 struct llama {
     size_t dim, n_layers, n_heads, n_kv_heads, vocab_size; /* named as in params.json */
     size_t head_dim, kv_dim, hidden; /* dim / n_heads, head_dim * n_kv_heads, rows of w1 */
     size_t context;                  /* positions that the model was trained for */
+    size_t window;                   /* positions that may be attended to; 0: no limit is named */
     float norm_eps, rope_theta;      /* rounded to float32, as in Meta's code */
     weight tok_embeddings;           /* [V][D] */
     weight norm;                     /* [D] */
@@ -282,9 +285,11 @@ struct llama {
     layer *layers;                   /* [n_layers] */
     float *freqs;                    /* [head_dim/2] radians per position */
     llamac_vocab *vocab;             /* NULL: no tokenizer */
-    llamac_mapping *files;           /* [n_shards] the files of weights */
-    const char **paths;              /* [n_shards] */
-    size_t n_shards;                 /* number of files of weights */
+    int32_t ends[MAX_ENDS];          /* [n_ends] ids of end-of-text, the vocabulary's apart */
+    size_t n_ends;
+    llamac_mapping *files; /* [n_shards] the files of weights */
+    const char **paths;    /* [n_shards] */
+    size_t n_shards;       /* number of files of weights */
     int lost;    /* 1 + the index of a file that was truncated while mapped; 0: no such file */
     size_t page; /* bytes of a page of memory */
     uint64_t parameters, file_bytes; /* elements of all weights; bytes of their files */
@@ -2633,9 +2638,11 @@ LLAMAC_SHARED int llamac_vocab_parse(llamac_vocab **, llamac_cursor bytes, size_
 typedef struct { /* the values of a GGUF file's metadata that describe the vocabulary */
     llamac_value model, tokens, scores, types; /* tokens, scores, types: arrays, by token */
     llamac_value charsmap;                     /* the key precompiled_charsmap: an array of bytes */
-    double bos, eos, space_in_front;           /* space_in_front: the key add_space_prefix */
-    double squeezes_spaces;                    /* the key remove_extra_whitespaces */
-    const char *not_number;                    /* a key of these whose value is not one; or NULL */
+    double bos, eos, eot, eom;                 /* ids; -1: none. All three ends end a text */
+    double space_in_front;                     /* 0 or 1: the key add_space_prefix */
+    double squeezes_spaces;                    /* 0 or 1: the key remove_extra_whitespaces */
+    double adds_bos, adds_eos;                 /* 0 or 1: the keys add_bos_token, add_eos_token */
+    const char *mistyped;                      /* a key of these whose value is not one; or NULL */
 } llamac_gguf_vocab;
 /* Stores the value of a pair if its key describes the vocabulary. Is called for every pair. */
 LLAMAC_SHARED void llamac_vocab_note(llamac_gguf_vocab *, const llamac_pair *);
@@ -2651,6 +2658,11 @@ LLAMAC_SHARED int llamac_vocab_extend(llamac_vocab *, const llamac_cursor files[
 /* Return the id of <s> and of </s>; -1 if the vocabulary has no such token. */
 LLAMAC_SHARED int32_t llamac_vocab_bos(const llamac_vocab *);
 LLAMAC_SHARED int32_t llamac_vocab_eos(const llamac_vocab *);
+/* Return whether a token ends a text; whether LLAMA_ADD_BOS adds BOS; whether the files ask for </s>
+ * after each text, which is not done. */
+LLAMAC_SHARED bool llamac_vocab_ends(const llamac_vocab *, int32_t token);
+LLAMAC_SHARED bool llamac_vocab_adds_bos(const llamac_vocab *);
+LLAMAC_SHARED bool llamac_vocab_adds_eos(const llamac_vocab *);
 LLAMAC_SHARED int32_t llamac_vocab_size(const llamac_vocab *); /* returns the number of pieces */
 /* Returns the most bytes of text that one token can cover; SIZE_MAX if there is no limit. */
 LLAMAC_SHARED size_t llamac_vocab_widest(const llamac_vocab *);
@@ -3989,16 +4001,17 @@ static const char *const format_names[] = {"meta", "huggingface", "gguf", "llama
 
 /* ---- Parameters ---- */
 
-/* The numbers that define a LLaMA; 0 if absent. The last three only tell other models apart. */
+/* The numbers that define a LLaMA; 0 if absent. The last five only tell other models apart. */
 enum { DIM, LAYERS, HEADS, KV_HEADS, VOCAB, HIDDEN, MULTIPLE_OF, FFN_MULTIPLIER, CONTEXT };
-enum { NORM_EPS = CONTEXT + 1, ROPE_THETA, TIED, HEAD_DIM, ROTARY, WINDOW, PARAMS };
+enum { NORM_EPS = CONTEXT + 1, ROPE_THETA, TIED, HEAD_DIM, VALUE_DIM, ROTARY, WINDOW, NO_WINDOW };
+enum { PARAMS = NO_WINDOW + 1 };
 typedef double params[PARAMS];
 
 /* The keys that are read, and the values that are valid. The keys of GGUF have the prefix "llama.".
  * The defaults are in params_apply(). */
 static const struct {
     const char *key[NAMED_FORMATS]; /* "": the format has no such key */
-    char kind;                      /* '1' an integer, '0' any number, 't' true or false */
+    char kind; /* '1' an integer, '0' any number, 't' true or false, 'f' the same, but negated */
     double min, max;
 } param_keys[PARAMS] = {
     /* clang-format off */
@@ -4008,16 +4021,18 @@ static const struct {
     [KV_HEADS] = {{"n_kv_heads", "num_key_value_heads", "attention.head_count_kv"},
                   '1', 1, MAX_WIDTH},
     [VOCAB] = {{"vocab_size", "vocab_size", "vocab_size"}, '1', -1, MAX_VOCAB}, /* -1: unknown */
-    [HIDDEN] = {{"", "intermediate_size", "feed_forward_length"}, '1', 1, MAX_WIDTH},
+    [HIDDEN] = {{"hidden_dim", "intermediate_size", "feed_forward_length"}, '1', 1, MAX_WIDTH},
     [MULTIPLE_OF] = {{"multiple_of", "", ""}, '1', 1, MAX_WIDTH},        /* H is a multiple of it */
     [FFN_MULTIPLIER] = {{"ffn_dim_multiplier", "", ""}, '0', 1e-3, 1e3}, /* of H, Llama 2 */
     [CONTEXT] = {{"", "max_position_embeddings", "context_length"}, '1', 1, MAX_CONTEXT},
     [NORM_EPS] = {{"norm_eps", "rms_norm_eps", "attention.layer_norm_rms_epsilon"}, '0', 1e-30, 1},
     [ROPE_THETA] = {{"rope_theta", "rope_theta", "rope.freq_base"}, '0', 1, 1e30},
     [TIED] = {{"", "tie_word_embeddings", ""}, 't', 0, 1}, /* output is tok_embeddings */
-    [HEAD_DIM] = {{"", "head_dim", "attention.key_length"}, '1', 1, MAX_WIDTH}, /* D / heads */
-    [ROTARY] = {{"", "", "rope.dimension_count"}, '1', 1, MAX_WIDTH},           /* D / heads */
-    [WINDOW] = {{"", "sliding_window", "attention.sliding_window"}, '1', 0, 0x1p53}, /* Mistral's */
+    [HEAD_DIM] = {{"head_dim", "head_dim", "attention.key_length"}, '1', 1, MAX_WIDTH},
+    [VALUE_DIM] = {{"", "", "attention.value_length"}, '1', 1, MAX_WIDTH},
+    [ROTARY] = {{"", "", "rope.dimension_count"}, '1', 1, MAX_WIDTH},
+    [WINDOW] = {{"sliding_window", "sliding_window", "attention.sliding_window"}, '1', 0, 0x1p53},
+    [NO_WINDOW] = {{"", "use_sliding_window", ""}, 'f', 0, 1}, /* 1: the window is not used */
     /* clang-format on */
 };
 
@@ -4032,6 +4047,7 @@ static const struct {
     double number;    /* if kind is '0' */
 } required_settings[] = {
     {META, "use_scaled_rope", 'f', "", 0},         /* Llama 3.1 */
+    {META, "rope_scaling_factor", '0', "", 1},     /* Llama 4 */
     {HUGGING_FACE, "model_type", '"', "llama", 0}, /* not mistral, qwen2, ... */
     {HUGGING_FACE, "architectures", '"', "LlamaForCausalLM", 0},
     {HUGGING_FACE, "architectures", '"', "LLaMAForCausalLM", 0}, /* in early conversions */
@@ -4073,11 +4089,12 @@ static int put_param(params p, size_t i, const char *key, const llamac_value *v,
                      llama_error *err) {
     char want = param_keys[i].kind;
     double min = param_keys[i].min, max = param_keys[i].max;
-    double number = v->kind == '0' ? v->number : v->kind == 't';
+    bool logical = want == 't' || want == 'f';
+    double number = v->kind == '0' ? v->number : v->kind == want;
     bool is_integer = v->type != GGUF_FLOAT && v->type != GGUF_DOUBLE; /* GGUF's type of it */
-    bool valid = want == 't' ? v->kind == 't' || v->kind == 'f' : v->kind == '0';
+    bool valid = logical ? v->kind == 't' || v->kind == 'f' : v->kind == '0';
     if (v->kind == '0' && v->type != GGUF_NONE) valid &= is_integer == (want == '1');
-    if (!valid && want == 't')
+    if (!valid && logical)
         return llamac_fail(err, LLAMA_EFORMAT,
                            "%s: '%s' must be true or false; use the file that came with the model",
                            file, key);
@@ -4091,13 +4108,13 @@ static int put_param(params p, size_t i, const char *key, const llamac_value *v,
     return LLAMA_OK;
 }
 
-/* Stores a setting in p if param_keys has its key. Ignores null, arrays and all other keys. Returns
- * LLAMA_EFORMAT if the value is not valid or belongs to another model. */
+/* Stores a setting in p if param_keys has its key. Ignores null and all other keys. Returns
+ * LLAMA_EFORMAT if the value is not valid, is an array or an object, or belongs to another model. */
 static int apply_setting(params p, int format, const llamac_pair *s, const char *file,
                          llama_error *err) {
     bool known = false, accepted = false;
     const llamac_value *v = &s->value;
-    if (v->kind == 'n' || v->kind == '[') return LLAMA_OK;
+    if (v->kind == 'n') return LLAMA_OK;
     for (size_t i = 0; i < sizeof required_settings / sizeof *required_settings; i++) {
         if (required_settings[i].format != format ||
             !llamac_is(s->key, s->length, required_settings[i].key))
@@ -4137,12 +4154,15 @@ static int params_apply(llama *m, params p, const char *file, llama_error *err) 
     m->kv_dim = m->head_dim * m->n_kv_heads;
     if (m->head_dim % 2)
         return bad_params(file, "the head width is odd, but RoPE rotates pairs", err);
-    if ((p[HEAD_DIM] > 0 && p[HEAD_DIM] != (double)m->head_dim) ||
-        (p[ROTARY] > 0 && p[ROTARY] != (double)m->head_dim))
-        return bad_params(file, "the head width must be dim / n_heads", err);
-    if (p[WINDOW] > 0 && p[WINDOW] < p[CONTEXT])
-        return bad_params(
-            file, "its sliding window is shorter than its context, which LLaMA's is not", err);
+    for (int i = HEAD_DIM; i <= ROTARY; i++)
+        if (p[i] > 0 && p[i] != (double)m->head_dim)
+            return bad_params(file, "the head width must be dim / n_heads", err);
+    if (p[WINDOW] > 0 && !(p[NO_WINDOW] > 0) && (m->format == META || p[WINDOW] < p[CONTEXT]))
+        return bad_params(file,
+                          "has a sliding window (Mistral's), which is not supported: LLaMA attends "
+                          "to all positions",
+                          err);
+    if (!(p[NO_WINDOW] > 0)) m->window = (size_t)p[WINDOW];
     return LLAMA_OK;
 }
 
@@ -4211,6 +4231,18 @@ typedef struct {             /* a model while it is opened */
     llamac_arena scratch;    /* memory that is freed when opening ends */
     llama_error *err;        /* of the caller */
 } binder;
+
+/* Adds an end-of-text id to those of the model; -1 is none. An id without a row in the model does no
+ * harm: it is never generated. */
+static int add_end(binder *b, double id, const char *file) {
+    llama *m = b->m;
+    if (!(id >= -1 && id < INT32_MAX && id == (double)(int32_t)id))
+        return bad_params(file, "an id of end-of-text is not a token id", b->err);
+    if (id >= 0 && m->n_ends == MAX_ENDS)
+        return bad_params(file, "it names more than 64 ids of end-of-text", b->err);
+    if (id >= 0) m->ends[m->n_ends++] = (int32_t)id;
+    return LLAMA_OK;
+}
 
 /* Copies the name of a tensor without the components that wrappers of PyTorch put into it, at any
  * place: "module.model.layers.0._orig_mod.mlp.up_proj.weight" becomes "layers.0.mlp.up_proj.weight".
@@ -4749,11 +4781,44 @@ static int read_json(binder *b, const char *name, char path[LLAMAC_PATH_BYTES], 
     return status;
 }
 
+/* Reports a file that is not a JSON object. Returns LLAMA_EFORMAT. */
+static int not_json(const char *path, const llamac_json *j, const unsigned char *begin,
+                    llama_error *err) {
+    return llamac_fail(
+        err, LLAMA_EFORMAT,
+        "%s: is not a JSON object, see byte %zu; use the file that came with the model", path,
+        (size_t)(j->c.at - begin));
+}
+
+/* If a value of config.json or generation_config.json is an end-of-text id, or one of a list of
+ * them, adds it to those of the model. */
+static int note_end(binder *b, const llamac_json *j, const char *path) {
+    const llamac_value *v = &j->value;
+    bool list = j->level == 1 && (v->kind == '[' || v->kind == ']');
+    if (b->m->format != HUGGING_FACE || j->level < 1 || v->kind == 'n' || list ||
+        !llamac_json_under(j, 1, "eos_token_id"))
+        return LLAMA_OK;
+    return add_end(b, v->kind == '0' && j->level <= 2 ? v->number : (double)NAN, path);
+}
+
+/* Reads what generation_config.json says of end-of-text. The file may be absent. */
+static int read_generation_config(binder *b) {
+    char path[LLAMAC_PATH_BYTES];
+    llamac_json j;
+    int status = read_json(b, "generation_config.json", path, &j);
+    if (status) return llamac_is_not_found(status) ? LLAMA_OK : status;
+    const unsigned char *begin = j.c.at;
+    bool object = llamac_json_next(&j) == '{';
+    while (status == LLAMA_OK && object && llamac_json_next(&j)) status = note_end(b, &j, path);
+    return status ? status : object && !j.c.bad ? LLAMA_OK : not_json(path, &j, begin, b->err);
+}
+
 /* Reads the parameters from a JSON object. Applies the keys of its first level, and in config.json
  * those in the containers of `nested`. A nested object or array in params.json means another
  * model. */
 static int read_params(binder *b, const char *name) {
-    static const char *const nested[] = {"architectures", "rope_scaling", "rope_parameters"};
+    static const char *const nested[] = {"rope_scaling", "rope_parameters", "architectures"};
+    enum { OBJECTS = 2, NESTED = 3 }; /* the first OBJECTS of nested are objects, or null */
     char path[LLAMAC_PATH_BYTES];
     llamac_json j;
     int status = read_json(b, name, path, &j);
@@ -4761,21 +4826,22 @@ static int read_params(binder *b, const char *name) {
     const unsigned char *begin = j.c.at;
     bool object = llamac_json_next(&j) == '{';
     while (status == LLAMA_OK && object && llamac_json_next(&j)) {
-        bool applied = j.level == 1 && j.value.kind != '}' && j.value.kind != ']';
-        for (int i = 0; i < 3 && b->m->format == HUGGING_FACE; i++)
-            applied |= j.level == 2 && llamac_json_under(&j, 1, nested[i]) &&
-                       !strchr("[]{}", j.value.kind);
+        bool begins = j.value.kind == '{' || j.value.kind == '[', applied = j.level == 1;
+        bool other = b->m->format == META && begins;
+        for (int i = 0; i < NESTED && b->m->format == HUGGING_FACE; i++) {
+            if (!llamac_json_under(&j, 1, nested[i])) continue;
+            applied = !begins && (j.level == 2 || (j.level == 1 && i >= OBJECTS));
+            other |= j.level == 1 && !strchr(i < OBJECTS ? "{}n" : "[]\"n", j.value.kind);
+            other |= j.level == 2 && begins;
+        }
+        if (j.value.kind == '}' || j.value.kind == ']') continue;
         int key = j.key[j.level].n ? j.level : 1; /* in an array: the key of the array */
         llamac_pair s = {j.key[key].text, j.key[key].n, j.value};
-        if (b->m->format == META && (j.value.kind == '{' || j.value.kind == '['))
-            status = not_llama(path, &s, b->err);
+        if (other) status = not_llama(path, &s, b->err);
         else if (applied) status = apply_setting(b->p, b->m->format, &s, path, b->err);
+        if (status == LLAMA_OK) status = note_end(b, &j, path);
     }
-    if (status == LLAMA_OK && (!object || j.c.bad))
-        status = llamac_fail(
-            b->err, LLAMA_EFORMAT,
-            "%s: is not a JSON object, see byte %zu; use the file that came with the model", path,
-            (size_t)(j.c.at - begin));
+    if (status == LLAMA_OK && (!object || j.c.bad)) status = not_json(path, &j, begin, b->err);
     if (status == LLAMA_OK) status = params_apply(b->m, b->p, path, b->err);
     b->params_file = name;
     return status;
@@ -4854,7 +4920,8 @@ static int open_hugging_face(binder *b) {
         {"model.safetensors", "model.safetensors.index.json", read_safetensors},
         {"pytorch_model.bin", "pytorch_model.bin.index.json", read_torch},
     };
-    int k, status = read_params(b, "config.json");
+    int k, status = read_generation_config(b); /* before config.json: its ids have precedence */
+    if (status == LLAMA_OK) status = read_params(b, "config.json");
     if (status) return status;
     for (k = 0; k < 2; k++) {
         status = add_file(b, b->path, kinds[k].single);
@@ -4898,6 +4965,8 @@ static int gguf_params(binder *b, llamac_gguf_vocab *v) {
         }
         llamac_vocab_note(v, &p);
     }
+    const double ends[] = {v->eos, v->eot, v->eom};
+    for (int i = 0; i < 3 && status == LLAMA_OK; i++) status = add_end(b, ends[i], b->path);
     if (status == LLAMA_OK && !has_name && strstr(name_in(b->path), "-of-"))
         return llamac_fail(
             b->err, LLAMA_EFORMAT,
@@ -4929,7 +4998,8 @@ static int add_splits(binder *b) {
 
 /* Opens a GGUF file. Reads its vocabulary if want_vocab: if the caller gave no other tokenizer. */
 static int open_gguf(binder *b, bool want_vocab) {
-    llamac_gguf_vocab v = {.bos = 1, .eos = 2, .space_in_front = 1};
+    llamac_gguf_vocab v = {
+        .bos = 1, .eos = 2, .eot = -1, .eom = -1, .space_in_front = 1, .adds_bos = 1};
     b->params_file = "its header";
     int status = gguf_params(b, &v);
     if (status == LLAMA_OK) status = add_splits(b);
@@ -5099,6 +5169,10 @@ static int open_tokenizer(binder *b, const char *given) {
     if (!c.at) return LLAMA_OK;
     int status =
         llamac_vocab_parse(&m->vocab, c, m->vocab_size, given ? given : found, &m->arena, b->err);
+    if (status == LLAMA_OK && m->format == LLAMA2C) /* as its program run.c does */
+        status = add_end(b, llamac_vocab_eos(m->vocab), b->path);
+    if (status == LLAMA_OK && m->format == LLAMA2C)
+        status = add_end(b, llamac_vocab_bos(m->vocab), b->path);
     return status ? status : read_added_tokens(b, given ? given : found);
 }
 
@@ -5147,6 +5221,9 @@ static int open_model(llama *m, const char *path, const llama_options *o, llama_
     if (o->memory == LLAMA_MEMORY_STREAM)
         return llamac_fail(err, LLAMA_EINVAL,
                            "memory mode 'stream' comes with a later release; use 'map'");
+    if (o->rope_theta != 0 && !(o->rope_theta >= 1 && o->rope_theta <= 1e30f))
+        return llamac_fail(err, LLAMA_EINVAL, "rope_theta %g is not 0, nor from 1 to 1e30",
+                           (double)o->rope_theta);
     if (strlen(path) >= LLAMAC_PATH_BYTES)
         return llamac_fail(err, LLAMA_EINVAL, "%.300s: the path is too long", path);
     binder b = {
@@ -5157,6 +5234,7 @@ static int open_model(llama *m, const char *path, const llama_options *o, llama_
     if (status == LLAMA_OK || m->lost) status = check_unchanged(&b);
     llamac_free_all(&b.scratch); /* needed only while opening */
     if (status) return status;
+    if (o->rope_theta != 0) m->rope_theta = o->rope_theta;
     rope_freqs(m);
     return o->memory == LLAMA_MEMORY_LOCK ? lock_files(m, err) : LLAMA_OK;
 }
@@ -5342,7 +5420,15 @@ LLAMAC_API int llama_prefetch(const llama *m, llama_progress_fn progress, void *
 /* ---- Describing a model ---- */
 
 LLAMAC_API int32_t llama_eos(const llama *m) {
+    for (size_t i = 0; m && i < m->n_ends; i++)
+        if ((size_t)m->ends[i] < m->vocab_size) return m->ends[i];
     return m && m->vocab ? llamac_vocab_eos(m->vocab) : -1;
+}
+
+LLAMAC_API int llama_is_end(const llama *m, int32_t token) {
+    bool ends = m && m->vocab && llamac_vocab_ends(m->vocab, token);
+    for (size_t i = 0; m && i < m->n_ends; i++) ends |= m->ends[i] == token;
+    return ends;
 }
 
 /* Fills in as much of *info as the caller's size says. Fields of a newer llama.h become 0. */
@@ -5370,6 +5456,8 @@ LLAMAC_API int llama_describe(const llama *m, llama_info *info) {
         .token_bytes = m->token_bytes,
         .kv_bytes_per_token = (uint64_t)m->n_layers * m->kv_dim * 2 * sizeof(float),
         .pieces = m->vocab ? llamac_vocab_size(m->vocab) : 0,
+        .add_bos = m->vocab && llamac_vocab_adds_bos(m->vocab),
+        .add_eos = m->vocab && llamac_vocab_adds_eos(m->vocab),
     };
     size_t known = all.size < sizeof all ? all.size : sizeof all;
     memset((char *)info + known, 0, all.size - known);
@@ -5495,6 +5583,11 @@ static int check_session_options(llama_session *s, const llama_session_options *
     if (o.numerics != LLAMA_EXACT && o.numerics != LLAMA_FAST)
         return llamac_fail(err, LLAMA_EINVAL, "numerics %d does not exist", o.numerics);
     s->context = o.context ? (size_t)o.context : s->model->context;
+    if (s->model->window && s->context > s->model->window)
+        return llamac_fail(err, LLAMA_EINVAL,
+                           "a context of %zu is longer than the model's sliding window of %zu, "
+                           "beyond which it is not supported",
+                           s->context, s->model->window);
     s->n_sequences = o.sequences ? (size_t)o.sequences : 1;
     s->batch = o.batch ? (size_t)o.batch : DEFAULT_BATCH;
     if (s->batch > s->context * s->n_sequences) s->batch = s->context * s->n_sequences;
@@ -6575,7 +6668,7 @@ static int next_token(llama_session *s, llama_request *t, llama_request_fn fn, v
     int answer = 0; /* of fn: 0 continue, > 0 stop this text, < 0 an error */
     if (t->max_tokens == 0) t->finish_reason = LLAMA_FINISH_LENGTH;
     else if ((t->token = llama_sample(s, t->seq, &t->sampler)) < 0) return t->token;
-    else if (t->token == llama_eos(m)) t->finish_reason = LLAMA_FINISH_EOS;
+    else if (llama_is_end(m, t->token)) t->finish_reason = LLAMA_FINISH_EOS;
     if (!t->finish_reason) {
         t->generated++;
         answer = fn(user, t, text, llama_token_to_text(m, &t->utf8, t->token, text));

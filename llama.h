@@ -22,7 +22,7 @@
  *             if (llama_eval(s, 0, t, (size_t)n))
  *                 return fprintf(stderr, "%s\n", llama_session_error(s)), 1;
  *             t[0] = llama_sample(s, 0, &sampler);
- *             if (t[0] < 0 || t[0] == llama_eos(model)) break;
+ *             if (t[0] < 0 || llama_is_end(model, t[0])) break;
  *             fwrite(text, 1, llama_token_to_text(model, &decoder, t[0], text), stdout);
  *         }
  *         fwrite(text, 1, llama_token_to_text(model, &decoder, LLAMA_FLUSH, text), stdout);
@@ -172,6 +172,7 @@ typedef struct {
     llama_progress_fn progress;       /* reserved: opening does not read the weights */
     void *user;                       /* first argument of progress */
     const llama_allocator *allocator; /* copied; NULL: aligned_alloc and free */
+    float rope_theta;                 /* base of RoPE, 1 or more; 0: what the files say, or 10000 */
 } llama_options;
 
 /* Opens a model, without reading its weights, and sets *model. `options` may be NULL. The path is
@@ -252,7 +253,12 @@ typedef struct {
  * it to the sequence: pass it to llama_eval. */
 LLAMAC_API int32_t llama_sample(llama_session *, int seq, const llama_sampler *);
 
-/* Returns the end-of-text token, or -1 if the model has none. */
+/* Returns whether a token ends a text: 1 or 0. A model may have several such tokens: all that its
+ * config.json, generation_config.json and GGUF keys name, and that of its tokenizer. A llama2.c file
+ * also has <s>, as its program run.c. */
+LLAMAC_API int llama_is_end(const llama *, int32_t token);
+
+/* Returns the first of them, which is the one to append to a text; -1 if the model has none. */
 LLAMAC_API int32_t llama_eos(const llama *);
 
 /* Returns one line that says why the last call on this session failed; "" if it succeeded.
@@ -272,7 +278,7 @@ LLAMAC_API uint64_t llama_session_bytes(const llama *, const llama_session_optio
 
 /* Flags of llama_text_to_tokens. */
 enum {
-    LLAMA_ADD_BOS = 1, /* begin with the BOS token, if the vocabulary has one */
+    LLAMA_ADD_BOS = 1, /* begin with the BOS token, if the files of the model do not forbid it */
     LLAMA_SPECIAL = 2  /* read the texts of special tokens as those tokens */
 };
 
@@ -546,15 +552,18 @@ typedef struct {
     int dim, layers, heads, kv_heads, head_dim, hidden, vocab;
     int context;      /* positions for which the model was trained */
     int shards;       /* files with weights */
-    int32_t bos, eos; /* tokens; -1: none */
+    int32_t bos, eos; /* tokens; -1: none. More may end a text: see llama_is_end */
     float norm_eps, rope_theta;
     uint64_t parameters;         /* weights in all matrices and vectors */
     uint64_t file_bytes;         /* bytes of all files with weights */
     uint64_t kv_bytes_per_token; /* bytes of KV cache for a position */
     uint64_t token_bytes;        /* bytes of weights that generating a token reads */
     int32_t
-        pieces; /* of the tokenizer; 0: none. Files may pad `vocab` to a multiple of 64 or so: if
+        pieces;  /* of the tokenizer; 0: none. Files may pad `vocab` to a multiple of 64 or so: if
                      * it is larger still, the tokenizer may be another model's */
+    int add_bos; /* 1: LLAMA_ADD_BOS adds BOS; 0: there is none, or the files say not to */
+    int add_eos; /* 1: the files ask for </s> after each text. It is not added: nothing could
+                     * follow it */
 } llama_info;
 
 /* Fills in *info, whose size must be set. Errors: EINVAL. */

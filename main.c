@@ -496,7 +496,8 @@ static const char info_help[] =
     "\n"
     "With --json these are an object. Its keys are model, format, dtype, shards,\n"
     "dim, layers, heads, kv_heads, head_dim, hidden, vocab, norm_eps, rope_theta,\n"
-    "parameters, file_bytes, tokenizer (true or false), bos, eos (null: none),\n"
+    "parameters, file_bytes, tokenizer (true or false), bos, eos (null: none), ends\n"
+    "(all tokens that end a text), add_bos (whether <s> is put before a text),\n"
     "trained_context, context, kv_bytes_per_token, memory_needed and memory (bytes)\n"
     "and kernels.\n";
 
@@ -660,7 +661,8 @@ static const struct {
      "penalize the last N tokens (default 64; -1: all)"},
     {COMPLETE | PPL | TRACE, "--no-bos", FLAG, AT(no_bos),
      "do not put the start token <s> before the text"},
-    {COMPLETE, "--ignore-eos", FLAG, AT(ignore_eos), "never generate the end token </s>"},
+    {COMPLETE, "--ignore-eos", FLAG, AT(ignore_eos),
+     "never generate </s> or another token that ends texts"},
     {COMPLETE, "--echo", FLAG, AT(echo), "print the prompt before the generated text"},
     {COMPLETE, "--prompt-cache FILE", STRING, AT(cache_path),
      "keep the KV cache in FILE for later runs to reuse"},
@@ -673,6 +675,8 @@ static const struct {
      "number of threads (default: all cores available)"},
     {EVALUATE, "-b, --batch-size N", INTEGER, IN(session.batch, 1, 1 << 20),
      "tokens in one pass over the weights (default 256)"},
+    {MODEL, "--rope-theta X", REAL, IN(model.rope_theta, 1, 1e30),
+     "base of RoPE (default: what the model's files say)"},
     {MODEL, "--memory MODE", STRING, AT(memory_mode),
      "weights: map (default), lock (in memory) or auto"},
     {EVALUATE, "--kernels NAME", STRING, AT(session.kernels),
@@ -1404,9 +1408,14 @@ static void open_model(void) {
     padding = padding > 128 ? 128 : padding < 8 ? 8 : padding;
     if (run.info.pieces && missing >= padding)
         note("the tokenizer has %d pieces, the model %d tokens; if it is another model's, all text "
-             "is "
-             "wrong",
+             "is wrong",
              (int)run.info.pieces, run.info.vocab);
+    if (run.info.add_eos)
+        note("the model's files ask for </s> after each text (add_eos_token); that is not done, as "
+             "nothing could follow it");
+    if (options.model.rope_theta != 0)
+        note("--rope-theta %g is used, whatever the model's files say",
+             (double)options.model.rope_theta);
     if (options.session.context > trained)
         note("-c %d: the model was trained for %d positions; beyond them its text gets worse",
              options.session.context, trained);
@@ -1716,7 +1725,8 @@ static void make_requests(void) {
     size_t samples = (size_t)options.samples, n = run.n_inputs * samples, i = 0;
     if (options.ignore_eos && !options.sampler.bias) {
         float *bias = allocate((size_t)run.info.vocab * sizeof *bias);
-        if (run.info.eos >= 0) bias[run.info.eos] = -1e30f;
+        for (int32_t id = 0; id < run.info.vocab; id++)
+            if (llama_is_end(run.model, id)) bias[id] = -1e30f;
         options.sampler.bias = bias;
     }
     if (!run.requests) { /* a chat uses them again for each reply */
@@ -2281,6 +2291,13 @@ static void run_ppl(void) {
 /* ---- 9. Info, check, tokenize, trace, bench ---- */
 
 /* For --json: print what `info` says. */
+/* Print the ids that end a text. */
+static void print_ends(const char *separator) {
+    const char *before = "";
+    for (int32_t id = 0; id < run.info.vocab; id++)
+        if (llama_is_end(run.model, id)) printf("%s%d", before, (int)id), before = separator;
+}
+
 static void print_info_object(double needed, double memory) {
     const llama_info *i = &run.info;
     printf("{\"model\": ");
@@ -2296,6 +2313,9 @@ static void print_info_object(double needed, double memory) {
     printf(", \"tokenizer\": %s", llama_token_text(run.model, 0, NULL) ? "true" : "false");
     put_number(", \"bos", i->bos < 0 ? (double)NAN : i->bos);
     put_number(", \"eos", i->eos < 0 ? (double)NAN : i->eos);
+    printf(", \"ends\": [");
+    print_ends(", ");
+    printf("], \"add_bos\": %s", i->add_bos ? "true" : "false");
     printf(", \"trained_context\": %d, \"context\": %zu, \"kv_bytes_per_token\": %" PRIu64,
            i->context, run.context, i->kv_bytes_per_token);
     printf(", \"memory_needed\": %.0f, \"memory\": %.0f, \"kernels\": \"%s\"}\n", needed, memory,
@@ -2304,7 +2324,17 @@ static void print_info_object(double needed, double memory) {
 
 static void run_info(void) {
     const llama_info *i = &run.info;
-    new_session(1, false);
+    llama_session_options *so = &options.session;
+    llama_error err;
+    so->context = (int)run.context, so->sequences = 1;
+    int status = llama_session_new(&run.session, run.model, so, &err);
+    if (status == LLAMA_ENOMEM) { /* a small session tells the kernels */
+        note("%s: see -c", err.text);
+        so->context = 1;
+        status = llama_session_new(&run.session, run.model, so, &err);
+        so->context = (int)run.context;
+    }
+    exit_on_error(status, err.text);
     double needed = (double)(i->file_bytes + llama_session_bytes(run.model, &options.session));
     double memory = physical_memory();
     if (options.json) {
@@ -2321,7 +2351,10 @@ static void run_info(void) {
     printf("parameters  %" PRIu64 "\n", i->parameters);
     printf("bytes       %" PRIu64 "\n", i->file_bytes);
     printf("tokenizer   %s", llama_token_text(run.model, 0, NULL) ? "" : "none, ");
-    printf("bos %d, eos %d\n", (int)i->bos, (int)i->eos);
+    printf("bos %d%s, eos ", (int)i->bos, i->bos >= 0 && !i->add_bos ? " (not added)" : "");
+    if (i->eos < 0) printf("-1");
+    print_ends(" ");
+    putchar('\n');
     printf("context     %zu positions, KV cache %" PRIu64 " bytes (%" PRIu64 " a position)\n",
            run.context, i->kv_bytes_per_token * run.context, i->kv_bytes_per_token);
     printf("memory      %.1f GB needed, of %.1f GB%s\n", needed / 1e9, memory / 1e9,

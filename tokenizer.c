@@ -45,6 +45,7 @@ typedef struct {
     int type;
     bool added;          /* special, although its type is not CONTROL or UNKNOWN */
     bool lstrip, rstrip; /* special: white space before it, after it, belongs to it */
+    bool ends;           /* the files name it an end of text */
 } vocab_piece;
 
 typedef struct { /* the text of a piece that is looked for in a text */
@@ -85,6 +86,8 @@ struct llamac_vocab {
     bool first_only;   /* only the beginning of a text gets the space in front, not the text after a
                         * special token */
     bool first_stated; /* the file says so itself: tokenizer.json */
+    bool adds_bos;     /* add_bos_token: LLAMA_ADD_BOS has an effect */
+    bool adds_eos;     /* add_eos_token: the file asks for </s> after a text; not done */
 };
 
 static const char SPACE[] = "\xe2\x96\x81";          /* U+2581, a space inside pieces */
@@ -163,6 +166,7 @@ static llamac_vocab *vocab_new(llamac_arena *arena, size_t capacity) {
     v->arena = arena;
     v->capacity = (int32_t)capacity;
     v->bos = v->eos = v->unk = -1;
+    v->adds_bos = true;
     v->unk_text = UNK_TEXT;
     v->n_unk_text = sizeof UNK_TEXT - 1;
     v->slot_mask = (uint32_t)slots - 1;
@@ -673,7 +677,7 @@ static const char *add_token(llamac_vocab *v, const added_token *a, size_t rows)
 
 /* Makes the token that a _token key or additional_special_tokens names special. A name that is no
  * token says nothing. */
-static const char *name_special(llamac_vocab *v, const added_token *a) {
+static const char *name_special(llamac_vocab *v, const added_token *a, const llamac_json *j) {
     size_t n;
     const char *why, *text;
     if (!a->content) return NULL;
@@ -687,6 +691,27 @@ static const char *name_special(llamac_vocab *v, const added_token *a) {
     p->added = true;
     p->lstrip |= a->lstrip;
     p->rstrip |= a->rstrip;
+    if (llamac_json_under(j, 1, "eos_token")) p->ends = true;
+    if (llamac_json_under(j, 1, "bos_token") && id < v->size) v->bos = id;
+    return NULL;
+}
+
+/* Reads a setting of tokenizer_config.json: true, false, or null. Returns why it is not valid. */
+static const char *config_setting(llamac_vocab *v, const llamac_json *j) {
+    const struct {
+        const char *key;
+        bool *yes;
+    } settings[] = {{"add_bos_token", &v->adds_bos},
+                    {"add_eos_token", &v->adds_eos},
+                    {"add_prefix_space", &v->space_in_front}};
+    char kind = j->value.kind;
+    if (llamac_json_under(j, 1, "legacy") && strchr("tf", kind) && !v->first_stated)
+        v->first_only = kind == 'f';
+    for (int i = 0; i < 3; i++) {
+        if (!llamac_json_under(j, 1, settings[i].key) || kind == 'n') continue;
+        if (kind != 't' && kind != 'f') return mistyped;
+        *settings[i].yes = kind == 't';
+    }
     return NULL;
 }
 
@@ -707,9 +732,7 @@ static const char *read_added(llamac_vocab *v, llamac_cursor bytes, size_t rows,
             name = memcmp(j.key[1].text + j.key[1].n - 6, "_token", 6) == 0;
         if (j.level == level && kind == '{') a = (added_token){.id = -1};
         if (j.level == level + 1) read_field(&a, &j);
-        if (file == TOKENIZER_CONFIG && j.level == 1 && llamac_json_under(&j, 1, "legacy") &&
-            !v->first_stated)
-            v->first_only = kind == 'f';
+        if (file == TOKENIZER_CONFIG && j.level == 1 && (why = config_setting(v, &j))) break;
         if (adds && file == ADDED_TOKENS && j.level == 1) {
             a = (added_token){.content = j.key[1].text, .n = j.key[1].n, .id = -1};
             if (kind == '0') a.id = j.value.number;
@@ -720,7 +743,7 @@ static const char *read_added(llamac_vocab *v, llamac_cursor bytes, size_t rows,
             why = add_token(v, &a, rows);
         } else if (!adds && file != ADDED_TOKENS && (name || names) && j.level == level) {
             if (kind == '"') a = (added_token){.content = j.value.text, .n = j.value.n, .id = -1};
-            if (kind == '"' || kind == '}') why = name_special(v, &a);
+            if (kind == '"' || kind == '}') why = name_special(v, &a, &j);
         }
     }
     return why ? why : j.c.bad ? "is not JSON" : NULL;
@@ -768,6 +791,7 @@ typedef struct {
      * set. It also splits the text before each of them, unless `whole` is set. */
     bool bpe, byte_fallback, fuses_unk, named_unk, metaspace, never, whole, first_only;
     bool prepend_type, prepends, replace_type, replaces; /* each type needs its text */
+    bool has_template, sequence, adds_bos, adds_eos;     /* of the post_processor's template */
     added_token added;                                   /* the added token that is being read */
 } json_vocab;
 
@@ -813,6 +837,23 @@ static const char *json_setting(json_vocab *k, const llamac_json *j) {
     return NULL;
 }
 
+/* Reads a value of the post_processor, whose template tells which tokens go around a text: <s>
+ * SEQUENCE, or SEQUENCE </s>, or only SEQUENCE. */
+static const char *json_template(json_vocab *k, const llamac_json *j) {
+    if (j->level != 5 || !llamac_json_under(j, 2, "single") || !llamac_json_under(j, 5, "id"))
+        return NULL;
+    k->has_template = true;
+    if (llamac_json_under(j, 4, "Sequence")) k->sequence = true;
+    if (!llamac_json_under(j, 4, "SpecialToken")) return NULL;
+    bool bos = llamac_is(j->value.text, j->value.n, "<s>"),
+         eos = llamac_is(j->value.text, j->value.n, "</s>");
+    if (!(k->sequence ? eos && !k->adds_eos : bos && !k->adds_bos))
+        return "!puts other tokens around a text than <s> and </s> (post_processor)";
+    if (k->sequence) k->adds_eos = true;
+    else k->adds_bos = true;
+    return NULL;
+}
+
 /* Reads a value outside the merges: a piece, a field of an added token, or a setting. A setting in
  * the table must have one of the values listed there, separated by '|'. */
 static const char *json_value(json_vocab *k, const llamac_json *j) {
@@ -834,7 +875,9 @@ static const char *json_value(json_vocab *k, const llamac_json *j) {
                  {"pre_tokenizer", "prepend_scheme", "first|always|never", splitter},
                  {"decoder", "type", "Sequence|Replace|ByteFallback|Fuse|Strip|Metaspace", decoder},
                  {"decoder", "String", SPACE, decoder},
-                 {"decoder", "content", " ", decoder}};
+                 {"decoder", "content", " ", decoder},
+                 {"post_processor", "type", "TemplateProcessing",
+                  "!changes the tokens of a text (post_processor)"}};
     size_t n = 0;
     const char *why, *value = "";
     if (strchr("[]{}n", j->value.kind)) return NULL;
@@ -870,6 +913,7 @@ static const char *json_value(json_vocab *k, const llamac_json *j) {
         k->whole |= split && j->value.kind == 'f';
         k->never |= !split && j->value.kind == 'f';
     }
+    if (llamac_json_under(j, 1, "post_processor")) return json_template(k, j);
     if (llamac_json_under(j, 1, "model") && j->level == 2) return json_setting(k, j);
     if (j->level == 3 && llamac_json_under(j, 1, "model") && llamac_json_under(j, 2, "vocab"))
         return j->value.kind == '0'
@@ -1012,6 +1056,7 @@ static const char *parse_json(llamac_vocab **out, llamac_cursor c, size_t max_pi
     if (!why) why = read_added(v, c, max_pieces, TOKENIZER_JSON, true);
     if (!why) why = list_pieces(v);
     if (v) v->first_only = k.first_only, v->first_stated = true;
+    if (v && k.has_template) v->adds_bos = k.adds_bos, v->adds_eos = k.adds_eos;
     llamac_free_all(&k.scratch);
     *out = v;
     return why;
@@ -1030,27 +1075,30 @@ LLAMAC_SHARED void llamac_vocab_note(llamac_gguf_vocab *g, const llamac_pair *p)
     const struct {
         const char *key;
         llamac_value *value;
-        double *number;
+        double *id, *flag;
     } keys[] = {
-        {"model", &g->model, NULL},
-        {"tokens", &g->tokens, NULL},
-        {"scores", &g->scores, NULL},
-        {"token_type", &g->types, NULL},
-        {"bos_token_id", NULL, &g->bos},
-        {"eos_token_id", NULL, &g->eos},
-        {"add_space_prefix", NULL, &g->space_in_front},
-        {"remove_extra_whitespaces", NULL, &g->squeezes_spaces},
-        {"precompiled_charsmap", &g->charsmap, NULL},
+        {"model", &g->model, NULL, NULL},
+        {"tokens", &g->tokens, NULL, NULL},
+        {"scores", &g->scores, NULL, NULL},
+        {"token_type", &g->types, NULL, NULL},
+        {"precompiled_charsmap", &g->charsmap, NULL, NULL},
+        {"bos_token_id", NULL, &g->bos, NULL},
+        {"eos_token_id", NULL, &g->eos, NULL},
+        {"eot_token_id", NULL, &g->eot, NULL},
+        {"eom_token_id", NULL, &g->eom, NULL},
+        {"add_bos_token", NULL, NULL, &g->adds_bos},
+        {"add_eos_token", NULL, NULL, &g->adds_eos},
+        {"add_space_prefix", NULL, NULL, &g->space_in_front},
+        {"remove_extra_whitespaces", NULL, NULL, &g->squeezes_spaces},
     };
-    const char *not_number = g->not_number;
     if (p->length < PREFIX || memcmp(p->key, prefix, PREFIX) != 0) return;
     for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
         if (!llamac_is(p->key + PREFIX, p->length - PREFIX, keys[i].key)) continue;
+        bool logical = v->kind == 't' || v->kind == 'f';
         if (keys[i].value) *keys[i].value = *v;
-        else if (v->kind == '"' || v->kind == '[') not_number = keys[i].key;
-        else if (keys[i].number) *keys[i].number = v->kind == '0' ? v->number : v->kind == 't';
+        else if (v->kind != '0' && !(keys[i].flag && logical)) g->mistyped = keys[i].key;
+        else *(keys[i].id ? keys[i].id : keys[i].flag) = logical ? v->kind == 't' : v->number;
     }
-    g->not_number = not_number;
 }
 
 /* Returns whether the value of tokenizer.ggml.model is this name. */
@@ -1093,11 +1141,11 @@ LLAMAC_SHARED int llamac_vocab_gather(llamac_vocab **out, llamac_gguf_vocab *g, 
                            "%s: its tokens, scores or token_type are missing, differ in number or "
                            "are more than the model's tokens; convert the model to GGUF again",
                            file);
-    if (g->not_number)
+    if (g->mistyped)
         return llamac_fail(err, LLAMA_EFORMAT,
-                           "%s: its key tokenizer.ggml.%s is neither a number nor true or false; "
+                           "%s: its key tokenizer.ggml.%s is of another type than it must have; "
                            "convert the model to GGUF again",
-                           file, g->not_number);
+                           file, g->mistyped);
     llamac_vocab *v = vocab_new(arena, (size_t)g->tokens.n);
     if (!v) return llamac_out_of_memory(err, file);
     for (uint64_t i = 0; i < g->tokens.n && !why; i++) {
@@ -1113,6 +1161,8 @@ LLAMAC_SHARED int llamac_vocab_gather(llamac_vocab **out, llamac_gguf_vocab *g, 
         if (!why) v->pieces[i].added = type.number == USER_DEFINED;
     }
     v->squeezes_spaces = g->squeezes_spaces != 0;
+    v->adds_bos = g->adds_bos != 0;
+    v->adds_eos = g->adds_eos != 0;
     if (!why && g->charsmap.kind) {
         bool is_bytes = g->charsmap.kind == '[' && g->charsmap.type < 2; /* uint8, int8 */
         const unsigned char *map = is_bytes ? llamac_take(&g->charsmap.items, g->charsmap.n) : NULL;
@@ -1168,6 +1218,13 @@ LLAMAC_SHARED int llamac_vocab_parse(llamac_vocab **out, llamac_cursor bytes, si
 }
 LLAMAC_SHARED int32_t llamac_vocab_bos(const llamac_vocab *v) { return v->bos; }
 LLAMAC_SHARED int32_t llamac_vocab_eos(const llamac_vocab *v) { return v->eos; }
+LLAMAC_SHARED bool llamac_vocab_ends(const llamac_vocab *v, int32_t token) {
+    return token >= 0 && token < v->size && (token == v->eos || v->pieces[token].ends);
+}
+LLAMAC_SHARED bool llamac_vocab_adds_bos(const llamac_vocab *v) {
+    return v->bos >= 0 && v->adds_bos;
+}
+LLAMAC_SHARED bool llamac_vocab_adds_eos(const llamac_vocab *v) { return v->adds_eos; }
 
 LLAMAC_SHARED int32_t llamac_vocab_size(const llamac_vocab *v) { return v->size; }
 
@@ -1483,7 +1540,7 @@ LLAMAC_SHARED ptrdiff_t llamac_encode(const llamac_vocab *v, const llama_allocat
         return LLAMA_EINVAL;
     size_t count = 0;
     const piece_text *first = special ? match_text(&v->specials, text, n) : NULL;
-    if ((flags & LLAMA_ADD_BOS) && v->bos >= 0 && (!first || first->id != v->bos)) {
+    if ((flags & LLAMA_ADD_BOS) && llamac_vocab_adds_bos(v) && (!first || first->id != v->bos)) {
         if (cap) out[0] = v->bos;
         count = 1;
     }

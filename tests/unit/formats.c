@@ -581,8 +581,8 @@ static void test_gguf_keys(void) {
     } cases[] = {{"precompiled_charsmap", "\7\0\0\0\1", "precompiled_charsmap that is not an array of bytes", 5},
                  {"precompiled_charsmap", "\x09\0\0\0\5\0\0\0\1\0\0\0\0\0\0\0\1\0\0\0", "precompiled_charsmap that is not an array of bytes", 20},
                  {"precompiled_charsmap", "\x09\0\0\0\1\0\0\0\1\0\0\0\0\0\0\0\1", "precompiled_charsmap that is damaged", 17},
-                 {"remove_extra_whitespaces", "\x08\0\0\0\1\0\0\0\0\0\0\0x", "tokenizer.ggml.remove_extra_whitespaces is neither", 13},
-                 {"add_space_prefix", "\x09\0\0\0\7\0\0\0\1\0\0\0\0\0\0\0\1", "tokenizer.ggml.add_space_prefix is neither", 17},
+                 {"remove_extra_whitespaces", "\x08\0\0\0\1\0\0\0\0\0\0\0x", "tokenizer.ggml.remove_extra_whitespaces is of another type", 13},
+                 {"add_space_prefix", "\x09\0\0\0\7\0\0\0\1\0\0\0\0\0\0\0\1", "tokenizer.ggml.add_space_prefix is of another type", 17},
                  {"model", "\x08\0\0\0\4\0\0\0\0\0\0\0gpt2", "of kind 'gpt2', and only 'llama' (SentencePiece's BPE) is supported; the model cannot be used", 16}};
     static const test_piece p[] = {{"<unk>", 5, 0, 2}, {"<s>", 3, 0, 3}, {"</s>", 4, 0, 3}};
     const model_spec spec = {.dim = 16, .layers = 1, .heads = 2, .kv_heads = 1, .hidden = 32, .vocab = 3, .shards = 1};
@@ -1248,6 +1248,231 @@ static void test_special(void) {
     free(bytes), free(model.at), free(list.at), free(json.at), free(with.at), free(vocab.at), free(gguf.at);
 }
 
+/* ---- One fact, every format ---- */
+
+/* What a file says, and what becomes of it: the tokens that end a text, whether <s> is added, or why it is refused. The
+ * files are those of test_special: 1 <s>, 2 </s>, 1024 <|im_start|>, 1025 <|im_end|>. */
+typedef struct {
+    const char *what, *file, *member; /* of the file's object */
+    const char *ends;                 /* the first is llama_eos; NULL: not looked at */
+    bool no_bos, add_eos;
+    const char *says; /* NULL: it opens */
+} fact;
+
+/* Checks a model against a fact. The last token is one that ends no text. */
+static void hold_fact(const fact *f, const char *path, int32_t last) {
+    llama *m = NULL;
+    llama_error err;
+    int status = llama_open(&m, path, NULL, &err);
+    if (f->says) {
+        check(status == LLAMA_EFORMAT && strstr(err.text, f->says) && strchr(err.text, ';'), "%s, %s: %d, %s", path, f->what, status, err.text);
+        llama_close(m);
+        return;
+    }
+    if (!check(status == LLAMA_OK, "%s, %s: %s", path, f->what, err.text)) return;
+    llama_info info = {.size = sizeof info};
+    int32_t t[8];
+    char *at = NULL;
+    llama_describe(m, &info);
+    if (f->ends) check(llama_eos(m) == strtol(f->ends, &at, 10) && info.eos == llama_eos(m), "%s, %s: eos %d", path, f->what, (int)llama_eos(m));
+    for (int32_t id = 0; f->ends && id <= last; id++) {
+        bool want = false;
+        for (const char *c = f->ends; *c; c = at) want |= strtol(c, &at, 10) == id;
+        check(llama_is_end(m, id) == want, "%s, %s: %d ends a text: %d", path, f->what, (int)id, llama_is_end(m, id));
+    }
+    check(llama_is_end(m, -1) == 0 && llama_is_end(m, INT32_MAX) == 0 && llama_is_end(NULL, 2) == 0, "%s: no token", path);
+    check(info.add_bos == !f->no_bos && info.add_eos == f->add_eos, "%s, %s: add_bos %d, add_eos %d", path, f->what, info.add_bos, info.add_eos);
+    ptrdiff_t with = llama_text_to_tokens(m, "a", 1, LLAMA_ADD_BOS, t, 8), without = llama_text_to_tokens(m, "a", 1, 0, t, 8);
+    check(with == without + !f->no_bos, "%s, %s: %td and %td tokens", path, f->what, with, without);
+    llama_close(m);
+}
+
+/* Puts a member into the object of a file, or makes the file; returns its bytes before, none: it was not there. */
+static buffer put_member(const char *file, const char *member) {
+    buffer before = {0}, b = {0};
+    size_t n = 0;
+    char *text = read_file(file, &n);
+    put_text(&b, "{");
+    put_text(&b, member);
+    if (text) put_text(&b, ", "), put_text(&b, strchr(text, '{') + 1), put(&before, text, n);
+    else put_text(&b, "}");
+    check(write_file(file, &b), "%s", file);
+    free(b.at), free(text);
+    return before;
+}
+
+/* Holds a folder to each fact, and puts its files back. */
+static void hold_facts(const fact *facts, size_t n, const char *folder, int32_t last) {
+    for (size_t i = 0; i < n; i++) {
+        char file[2200];
+        snprintf(file, sizeof file, "%s/%s", folder, facts[i].file);
+        buffer before = put_member(file, facts[i].member);
+        hold_fact(&facts[i], folder, last);
+        if (before.at) check(write_file(file, &before), "%s", file);
+        else unlink(file);
+        free(before.at);
+    }
+}
+#define HOLD(facts, folder, last) hold_facts(facts, sizeof(facts) / sizeof *(facts), folder, last)
+
+static void test_facts(void) {
+    static const fact json[] = {
+        {"nothing", "generation_config.json", "\"x\": 1", "2", 0, 0, NULL},
+        {"an end", "generation_config.json", "\"eos_token_id\": 1025", "1025 2", 0, 0, NULL},
+        {"a list of ends", "generation_config.json", "\"eos_token_id\": [1025, 1024]", "1025 1024 2", 0, 0, NULL},
+        {"a list of none", "generation_config.json", "\"eos_token_id\": []", "2", 0, 0, NULL},
+        {"no end", "generation_config.json", "\"eos_token_id\": null", "2", 0, 0, NULL},
+        {"another end", "config.json", "\"eos_token_id\": 1025", "1025 2", 0, 0, NULL},
+        {"a list", "config.json", "\"eos_token_id\": [1024, 2, 7]", "1024 2 7", 0, 0, NULL},
+        {"none", "config.json", "\"eos_token_id\": -1", "2", 0, 0, NULL},
+        {"null", "config.json", "\"eos_token_id\": null", "2", 0, 0, NULL},
+        {"one without a row", "config.json", "\"eos_token_id\": [99999]", "2", 0, 0, NULL},
+        {"an end as text", "config.json", "\"eos_token_id\": \"</s>\"", NULL, 0, 0, "end-of-text"},
+        {"an end as an object", "config.json", "\"eos_token_id\": {\"id\": 2}", NULL, 0, 0, "end-of-text"},
+        {"a fraction", "config.json", "\"eos_token_id\": 2.5", NULL, 0, 0, "end-of-text"},
+        {"a large number", "config.json", "\"eos_token_id\": 4294967298", NULL, 0, 0, "end-of-text"},
+        {"a negative number", "generation_config.json", "\"eos_token_id\": [2, -2]", NULL, 0, 0, "end-of-text"},
+        {"a text in a list", "generation_config.json", "\"eos_token_id\": [\"2\"]", NULL, 0, 0, "end-of-text"},
+        {"a list in a list", "generation_config.json", "\"eos_token_id\": [[2]]", NULL, 0, 0, "end-of-text"},
+        {"no JSON", "generation_config.json", "\"eos_token_id\": ", NULL, 0, 0, "JSON"},
+        {"the name of the end", "tokenizer_config.json", "\"eos_token\": \"<|im_end|>\"", "2 1025", 0, 0, NULL},
+        {"an object with the name", "tokenizer_config.json", "\"eos_token\": {\"content\": \"<|im_end|>\", \"lstrip\": false}", "2 1025", 0, 0, NULL},
+        {"a name of no token", "tokenizer_config.json", "\"eos_token\": \"<|none|>\"", "2", 0, 0, NULL},
+        {"the name of the end", "special_tokens_map.json", "\"eos_token\": \"<|im_end|>\"", "2 1025", 0, 0, NULL},
+        {"<s> is not added", "tokenizer_config.json", "\"add_bos_token\": false", "2", 1, 0, NULL},
+        {"<s> is added", "tokenizer_config.json", "\"add_bos_token\": true", "2", 0, 0, NULL},
+        {"nothing of <s>", "tokenizer_config.json", "\"add_bos_token\": null", "2", 0, 0, NULL},
+        {"</s> after a text", "tokenizer_config.json", "\"add_eos_token\": true", "2", 0, 1, NULL},
+        {"a flag as a number", "tokenizer_config.json", "\"add_bos_token\": 0", NULL, 0, 0, "another type"},
+        {"a flag as text", "tokenizer_config.json", "\"add_bos_token\": \"false\"", NULL, 0, 0, "another type"},
+        {"a flag as a list", "tokenizer_config.json", "\"add_eos_token\": []", NULL, 0, 0, "another type"},
+        {"a space as a number", "tokenizer_config.json", "\"add_prefix_space\": 1", NULL, 0, 0, "another type"},
+        {"a window", "config.json", "\"sliding_window\": 256", NULL, 0, 0, "sliding window"},
+        {"a window that is not used", "config.json", "\"sliding_window\": 256, \"use_sliding_window\": false", "2", 0, 0, NULL},
+        {"a window that is used", "config.json", "\"sliding_window\": 256, \"use_sliding_window\": true", NULL, 0, 0, "sliding window"},
+        {"a scaling as text", "config.json", "\"rope_scaling\": \"linear\"", NULL, 0, 0, "rope_scaling"},
+        {"a scaling as a list", "config.json", "\"rope_scaling\": [2.0]", NULL, 0, 0, "rope_scaling"},
+        {"a scaling a layer", "config.json", "\"rope_parameters\": {\"full_attention\": {\"rope_theta\": 1e6}}", NULL, 0, 0, "full_attention"},
+        {"a base as a list", "config.json", "\"rope_theta\": [10000.0]", NULL, 0, 0, "rope_theta"},
+        {"a base as an object", "config.json", "\"rope_theta\": {\"value\": 10000.0}", NULL, 0, 0, "rope_theta"},
+        {"a base as text", "config.json", "\"rope_theta\": \"10000\"", NULL, 0, 0, "rope_theta"},
+        {"a width as a list", "config.json", "\"head_dim\": [8]", NULL, 0, 0, "head_dim"},
+        {"an architecture as an object", "config.json", "\"architectures\": {}", NULL, 0, 0, "architectures"},
+    };
+    char file[2200], path[2048];
+    snprintf(path, sizeof path, "%s", in_work("special"));
+    HOLD(json, path, 1025);
+
+    /* tokenizer.json: what its template puts around a text */
+#define SPECIAL_TOKEN(text) "{\"SpecialToken\": {\"id\": \"" text "\", \"type_id\": 0}}"
+#define TEMPLATE(parts)     "\"post_processor\": {\"type\": \"TemplateProcessing\", \"single\": [" parts "], \"pair\": [{\"SpecialToken\": {\"id\": \"<x>\"}}], \"special_tokens\": {\"<s>\": {\"id\": \"<s>\"}}}"
+#define A_TEXT              "{\"Sequence\": {\"id\": \"A\", \"type_id\": 0}}"
+    static const fact templates[] = {
+        {"<s> before", "tokenizer.json", TEMPLATE(SPECIAL_TOKEN("<s>") ", " A_TEXT), "2", 0, 0, NULL},
+        {"the text alone", "tokenizer.json", TEMPLATE(A_TEXT), "2", 1, 0, NULL},
+        {"</s> after", "tokenizer.json", TEMPLATE(SPECIAL_TOKEN("<s>") ", " A_TEXT ", " SPECIAL_TOKEN("</s>")), "2", 0, 1, NULL},
+        {"another token before", "tokenizer.json", TEMPLATE(SPECIAL_TOKEN("<|im_start|>") ", " A_TEXT), NULL, 0, 0, "post_processor"},
+        {"<s> twice", "tokenizer.json", TEMPLATE(SPECIAL_TOKEN("<s>") ", " SPECIAL_TOKEN("<s>") ", " A_TEXT), NULL, 0, 0, "post_processor"},
+        {"another kind", "tokenizer.json", "\"post_processor\": {\"type\": \"ByteLevel\"}", NULL, 0, 0, "post_processor"},
+        {"none", "tokenizer.json", "\"post_processor\": null", "2", 0, 0, NULL},
+        {"said elsewhere", "tokenizer_config.json", "\"add_bos_token\": false", "2", 1, 0, NULL},
+    };
+    snprintf(path, sizeof path, "%s", in_work("special_json"));
+    HOLD(templates, path, 1023);
+
+    /* GGUF: keys of a number, of a flag, of an array */
+    static test_piece p[2048];
+    snprintf(file, sizeof file, "%s/tokenizer.model", tiny_folder);
+    int n = read_pieces(file, p, 2046);
+    model_spec spec = {.dim = 16, .layers = 1, .heads = 2, .kv_heads = 1, .hidden = 32, .vocab = n + 2, .shards = 1};
+    p[n] = (test_piece){"<|im_start|>", 12, 0, 3};
+    p[n + 1] = (test_piece){"<|im_end|>", 10, 0, 3};
+    static const struct {
+        fact f;        /* member: the key */
+        int type;      /* of the value: 4 uint32, 7 bool, 6 float, 8 text, 9 an array of one uint32 */
+        uint32_t value;
+    } keys[] = {
+        {{"eot", "", "tokenizer.ggml.eot_token_id", "2 1025", 0, 0, NULL}, 4, 1025},
+        {{"eom", "", "tokenizer.ggml.eom_token_id", "2 1024", 0, 0, NULL}, 4, 1024},
+        {{"eot, an array", "", "tokenizer.ggml.eot_token_id", NULL, 0, 0, "eot_token_id"}, 9, 2},
+        {{"eot, a flag", "", "tokenizer.ggml.eot_token_id", NULL, 0, 0, "eot_token_id"}, 7, 1},
+        {{"<s> is not added", "", "tokenizer.ggml.add_bos_token", "2", 1, 0, NULL}, 7, 0},
+        {{"<s> is added", "", "tokenizer.ggml.add_bos_token", "2", 0, 0, NULL}, 7, 1},
+        {{"</s> is added", "", "tokenizer.ggml.add_eos_token", "2", 0, 1, NULL}, 7, 1},
+        {{"a flag as text", "", "tokenizer.ggml.add_bos_token", NULL, 0, 0, "add_bos_token"}, 8, 0},
+        {{"a flag as an array", "", "tokenizer.ggml.add_bos_token", NULL, 0, 0, "add_bos_token"}, 9, 0},
+        {{"a window", "", "llama.attention.sliding_window", NULL, 0, 0, "sliding window"}, 4, 256},
+        {{"the base, an array", "", "llama.rope.freq_base", NULL, 0, 0, "rope.freq_base"}, 9, 4},
+        {{"the scaling, an array", "", "llama.rope.scaling.type", NULL, 0, 0, "rope.scaling.type"}, 9, 1},
+        {{"KV heads, an array", "", "llama.attention.head_count_kv", NULL, 0, 0, "head_count_kv"}, 9, 1},
+        {{"values of another width", "", "llama.attention.value_length", NULL, 0, 0, "head width"}, 4, 16},
+        {{"experts, an array", "", "llama.expert_count", NULL, 0, 0, "expert_count"}, 9, 1},
+    };
+    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
+        buffer vocab = make_gguf_vocab(p, n + 2, 2);
+        gguf_text(&vocab, keys[i].f.member);
+        put_int(&vocab, (uint64_t)keys[i].type, 4);
+        if (keys[i].type == 9) put_int(&vocab, 4, 4), put_int(&vocab, 1, 8);
+        if (keys[i].type == 8) put_int(&vocab, 0, 8);
+        else put_int(&vocab, keys[i].value, keys[i].type == 7 ? 1 : 4);
+        buffer gguf = model_gguf(&spec, 0, 1, &vocab, 7);
+        put_file(&gguf, work, "fact.gguf");
+        hold_fact(&keys[i].f, in_work("fact.gguf"), 1025);
+        free(vocab.at), free(gguf.at);
+    }
+
+    /* params.json */
+    static const fact meta[] = {
+        {"a window", "params.json", "\"sliding_window\": 4096", NULL, 0, 0, "sliding window"},
+        {"no window", "params.json", "\"sliding_window\": null", "2", 0, 0, NULL},
+        {"heads of another width", "params.json", "\"head_dim\": 64", NULL, 0, 0, "head width"},
+        {"the same width", "params.json", "\"head_dim\": 8", "2", 0, 0, NULL},
+        {"another hidden width", "params.json", "\"hidden_dim\": 48", NULL, 0, 0, "hidden"},
+        {"a base as a list", "params.json", "\"rope_theta\": [1e4]", NULL, 0, 0, "rope_theta"},
+        {"a base as text", "params.json", "\"rope_theta\": \"1e4\"", NULL, 0, 0, "rope_theta"},
+        {"a scale", "params.json", "\"use_scaled_rope\": true", NULL, 0, 0, "use_scaled_rope"},
+        {"<s> is not added", "tokenizer_config.json", "\"add_bos_token\": false", "2", 1, 0, NULL},
+    };
+    model_spec one = {.dim = 16, .layers = 1, .heads = 2, .kv_heads = 1, .hidden = 32, .vocab = n, .shards = 1};
+    size_t n_model = 0;
+    snprintf(file, sizeof file, "%s/tokenizer.model", tiny_folder);
+    char *bytes = read_file(file, &n_model);
+    buffer model = {0};
+    snprintf(path, sizeof path, "%s", in_work("facts"));
+    make_folder(path);
+    model_write(&one, path);
+    put(&model, bytes, n_model), put_file(&model, path, "tokenizer.model");
+    free(model.at), free(bytes);
+    HOLD(meta, path, 1023);
+
+    /* llama2.c: also <s>, as in run.c; no base of RoPE, so the caller may give it */
+    llama *m = NULL;
+    llama_error err;
+    snprintf(path, sizeof path, "%s", model_write_as(&one, BIN_0, in_work("facts")));
+    hold_fact(&(fact){"llama2.c", "", "", "2 1", 0, 0, NULL}, path, 1023);
+    static const struct { float given, got; } bases[] = {{0, 10000}, {1e6f, 1e6f}, {1, 1}, {0.5f, 0}, {-1, 0}, {INFINITY, 0}, {NAN, 0}};
+    for (size_t i = 0; i < sizeof bases / sizeof *bases; i++) {
+        llama_info info = {.size = sizeof info};
+        int status = llama_open(&m, path, &(llama_options){.size = sizeof(llama_options), .rope_theta = bases[i].given}, &err);
+        if (bases[i].got == 0) check(status == LLAMA_EINVAL && strstr(err.text, "rope_theta"), "a base of %g: %d", (double)bases[i].given, status);
+        else check(status == LLAMA_OK && !llama_describe(m, &info) && info.rope_theta == bases[i].got, "a base of %g: %s", (double)bases[i].given, err.text);
+        llama_close(m);
+    }
+    /* ... and it is the base that is used: the same bits as if the file said so */
+    snprintf(path, sizeof path, "%s/params.json", in_work("facts"));
+    buffer before = put_member(path, "\"rope_theta\": 5000");
+    llama_info info;
+    float *want = all_logits(in_work("facts"), &info, 0, 1);
+    check(write_file(path, &before), "%s", path);
+    if (check(llama_open(&m, in_work("facts"), &(llama_options){.size = sizeof(llama_options), .rope_theta = 5000}, &err) == LLAMA_OK, "%s", err.text)) {
+        llama_session *s = NULL;
+        check(llama_session_new(&s, m, NULL, NULL) == LLAMA_OK && llama_eval(s, 0, some, SOME) == LLAMA_OK && want && memcmp(llama_logits(s, 0), want + (SOME - 1) * n, (size_t)n * sizeof *want) == 0, "the base that the caller gives: other bits");
+        llama_session_free(s);
+    }
+    llama_close(m);
+    free(want), free(before.at);
+}
+
 /* ---- Refusals ---- */
 
 static const model_spec small = {.dim = 16, .layers = 2, .heads = 2, .kv_heads = 1, .hidden = 32, .vocab = 24, .shards = 1};
@@ -1758,7 +1983,7 @@ static void test_no_space_in_front(void) {
 }
 
 static const test_case cases[] = {
-    CASE(memory), CASE(same_bits), CASE(bfloat16), CASE(vocabularies), CASE(special), CASE(sentencepiece), CASE(config), CASE(index), CASE(gguf),
+    CASE(memory), CASE(same_bits), CASE(bfloat16), CASE(vocabularies), CASE(special), CASE(facts), CASE(sentencepiece), CASE(config), CASE(index), CASE(gguf),
     CASE(bin), CASE(names), CASE(tied), CASE(foreign), CASE(wrong_paths), CASE(least), CASE(no_space_in_front), CASE(no_words), CASE(damage), CASE(check), CASE(no_memory)};
 
 int main(int argc, char **argv) {
