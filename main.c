@@ -393,8 +393,8 @@ static const char complete_help[] =
     "Special tokens: text is data, so \"<s>\" in a prompt is ordinary tokens, and a\n"
     "note says so. With --special the texts of control and added tokens (<s>, </s>,\n"
     "<|im_end|>, ...) are those tokens, also in chat lines; a prompt that begins with\n"
-    "<s> gets no second one. In a chat, the token that ended a reply stays in it. With\n"
-    "--ids, a prompt is token ids between white space, with nothing put before them.\n"
+    "<s> gets no second one. In a chat, the token that ended a reply stays in it.\n"
+    "With --ids, a prompt is token ids between white space, with nothing put before.\n"
     "\n";
 
 static const char chat_help[] =
@@ -486,8 +486,8 @@ static const char tokenize_help[] =
     "The arguments are joined by single spaces. Without a text, stdin is read. A\n"
     "newline at the end of a file or of stdin is part of the text. With --decode the\n"
     "input is token ids, separated by white space, and their text is printed. With\n"
-    "--special, the texts of special tokens are those tokens, both ways. If a text is given\n"
-    "and stdin is a pipe or a file, the text of stdin comes first.\n";
+    "--special, the texts of special tokens are those tokens, both ways. If a text is\n"
+    "given and stdin is a pipe or a file, the text of stdin comes first.\n";
 
 static const char info_help[] =
     "Prints the model's format, shape, constants, number of parameters, size and\n"
@@ -634,7 +634,7 @@ static const struct {
     {COMPLETE, "-r, --stop TEXT", STOP_TEXT, AT(stops),
      "end the output before TEXT; may be given repeatedly"},
     {COMPLETE, "--stop-id N", STOP_ID, AT(stop_ids),
-     "end the output before token N; may be given repeatedly"},
+     "end the output before token N; may be repeated"},
     {COMPLETE | COMMON, "-n, --n-predict N", INTEGER, IN(max_tokens, -1, NO_LIMIT),
      "generate up to N tokens (default 256; -1: no limit)"},
     {COMPLETE | SCORE | PPL | INFO | TRACE | COMMON, "-c, --ctx, --ctx-size N", INTEGER,
@@ -2291,11 +2291,11 @@ static void run_ppl(void) {
 /* ---- 9. Info, check, tokenize, trace, bench ---- */
 
 /* For --json: print what `info` says. */
-/* Print the ids that end a text. */
+/* Print the ids that end a text, llama_eos first. */
 static void print_ends(const char *separator) {
-    const char *before = "";
+    if (run.info.eos >= 0) printf("%d", (int)run.info.eos);
     for (int32_t id = 0; id < run.info.vocab; id++)
-        if (llama_is_end(run.model, id)) printf("%s%d", before, (int)id), before = separator;
+        if (id != run.info.eos && llama_is_end(run.model, id)) printf("%s%d", separator, (int)id);
 }
 
 static void print_info_object(double needed, double memory) {

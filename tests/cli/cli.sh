@@ -1101,6 +1101,46 @@ case_special() {
     refuse 2 "-i --ids" "special" $llama $model -i --ids -p 1
 }
 
+# What a model's files say beside its weights, and what overrides them
+case_facts() {
+    rm -rf $work/facts
+    cp -r $model $work/facts
+    run 0 "info" $llama info $work/facts
+    holds "</s> ends a text" grep -q "^tokenizer   bos 1, eos 2$" $work/out
+    printf '{"add_eos_token": true, "eos_token": "\342\226\201the"}' >$work/facts/tokenizer_config.json
+    run 0 "info" $llama info $work/facts
+    the=$($llama tokenize $model the | tr -d '\n')
+    holds "and a token that is named" grep -q "^tokenizer   bos 1, eos 2 $the$" $work/out
+    one_line "a note of add_eos_token"
+    holds "a note of add_eos_token" grep -q add_eos_token $work/err
+    run 0 "info -q" $llama info $work/facts -q --json
+    empty "no note" $work/err
+    holds "the ends as JSON" grep -q "\"eos\": 2, \"ends\": \[2, $the\], \"add_bos\": true" $work/out
+    run 0 "a text ends at it" $llama $work/facts -q "There was once a man who went into" --temp 0 -n 9 --json
+    holds "a text ends at it" grep -q '"finish": "eos"' $work/out
+    run 0 "--ignore-eos" $llama $work/facts -q "There was once a man who went into" --temp 0 -n 9 --json --ignore-eos
+    holds "--ignore-eos" sh -c "! grep -q '[[ ]$the[],]' $work/out"
+    printf '{"add_bos_token": false}' >$work/facts/tokenizer_config.json
+    run 0 "info" $llama info $work/facts
+    holds "<s> is not added" grep -q "^tokenizer   bos 1 (not added), eos 2$" $work/out
+    refuse 2 "an empty prompt without <s>" "is empty" $llama $work/facts ""
+    $llama $work/facts "$prompt" $greedy >$work/out
+    $llama $model "$prompt" $greedy --no-bos >$work/first
+    same "as with --no-bos" $work/out $work/first
+    printf '{"add_bos_token": "no"}' >$work/facts/tokenizer_config.json
+    refuse 3 "a setting of another type" "another type" $llama $work/facts "$prompt"
+    run 0 "--rope-theta" $llama info $model --rope-theta 5000
+    holds "--rope-theta" grep -q "rope_theta 5000" $work/out
+    one_line "a note of --rope-theta"
+    $llama $model "$prompt" $greedy --rope-theta 10000 -q >$work/out
+    $llama $model "$prompt" $greedy >$work/first
+    same "the base that the file has" $work/out $work/first
+    refuse 2 "--rope-theta 0" "rope-theta" $llama $model x --rope-theta 0
+    (ulimit -v 1000000 && OMP_NUM_THREADS=1 $llama info $model -c 1048576 -t 1 >$work/out 2>$work/err)
+    holds "info where the context does not fit" grep -q "^context     1048576 positions" $work/out
+    holds "and what to give" grep -q -- "-c" $work/err
+}
+
 case_version() {
     run 0 "--version" $llama --version
     holds "--version" grep -q "^llama.c 0.1.0" $work/out
@@ -1108,7 +1148,7 @@ case_version() {
 
 # ---- All cases, or some ----
 
-cases="text stdin seeds stop utf8 refusals full pipes cache batch rejected notes json talk score ppl cut terminals trace bench info formats help completion surprises turns slips json_times special version"
+cases="text stdin seeds stop utf8 refusals full pipes cache batch rejected notes json talk score ppl cut terminals trace bench info formats help completion surprises turns slips json_times special facts version"
 slow="batch stdin rejected completion formats help json_times ppl score surprises" # left to make check
 matched=0
 for name in $cases; do

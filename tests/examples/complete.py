@@ -34,7 +34,7 @@ text = b""
 for _ in range(24):
     must(lib.llama_eval(session, 0, tokens, ctypes.c_size_t(n)))
     tokens[0], n = must(lib.llama_sample(session, 0, ctypes.byref(sampler))), 1
-    if tokens[0] == lib.llama_eos(model):
+    if lib.llama_is_end(model, tokens[0]):
         break
     length = ctypes.c_size_t()
     piece = lib.llama_token_text(model, tokens[0], ctypes.byref(length))

@@ -20,7 +20,7 @@ int main(void) {
         if (llama_eval(s, 0, t, (size_t)n))
             return fprintf(stderr, "%s\n", llama_session_error(s)), 1;
         t[0] = llama_sample(s, 0, &sampler);
-        if (t[0] < 0 || t[0] == llama_eos(model)) break;
+        if (t[0] < 0 || llama_is_end(model, t[0])) break;
         fwrite(text, 1, llama_token_to_text(model, &decoder, t[0], text), stdout);
     }
     fwrite(text, 1, llama_token_to_text(model, &decoder, LLAMA_FLUSH, text), stdout);

@@ -318,6 +318,7 @@ static const char SCORE[] = "a piece's score: another vocabulary's";
 static const char SPACE_IN_FRONT[] = "whether a space goes in front: either is some vocabulary's";
 static const char SQUEEZES[] = "whether spaces are squeezed or escaped: either is some vocabulary's";
 static const char FUSES[] = "whether unknown characters are one <unk>: either is some vocabulary's";
+static const char SPECIAL_KEY[] = "whether an added token is special: either is some vocabulary's";
 static const char TYPE[] = "a piece's type: another vocabulary's";
 
 static void proto_bytes(buffer *b, int field, const void *p, size_t n) { /* fields under 16, lengths under 128 */
@@ -490,6 +491,8 @@ static void sweep_tokenizers(void) {
         if (k == 0) EXCEPT(0, "identity\x12\0\x18", 11, 1, SPACE_IN_FRONT);
         if (k == 0) EXCEPT(0, "identity\x12\0\x18", 12, 4, SQUEEZES);
         if (k == 2) EXCEPT(0, "\"fuse_unk\"", 1, 8, FUSES);
+        for (size_t token = 0, from = 0; k == 2 && token < 3; token++) /* <unk>, which is it without, <s>, </s> */
+            from = EXCEPT(from, "\"special\"", 1, token ? 7 : 0, SPECIAL_KEY);
         sweep(&v);
         free(files[k].at);
     }
@@ -988,8 +991,8 @@ static void directed_gguf_vocabulary(void) {
     PAIR("a bos that is not there", "tokenizer.ggml.bos_token_id", 4, "\x0c\0\0\0", "id that is not in its vocabulary");
     PAIR("a bos of 2^32 - 1", "tokenizer.ggml.bos_token_id", 4, "\xff\xff\xff\xff", "id that is not in its vocabulary");
     PAIR("an eos that is text", "tokenizer.ggml.eos_token_id", 4, "\3\0\0\0", "id whose piece is ordinary text");
-    PAIR("an eos of one and a half", "tokenizer.ggml.eos_token_id", 6, "\0\0\xc0\x3f", "id whose piece is ordinary text");
-    PAIR("an eos that is no number", "tokenizer.ggml.eos_token_id", 6, "\0\0\xc0\x7f", "id that is not in its vocabulary");
+    PAIR("an eos of one and a half", "tokenizer.ggml.eos_token_id", 6, "\0\0\xc0\x3f", "not a token id");
+    PAIR("an eos that is no number", "tokenizer.ggml.eos_token_id", 6, "\0\0\xc0\x7f", "not a token id");
 }
 
 static void directed_llama2c(void) {

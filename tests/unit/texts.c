@@ -71,7 +71,7 @@ static result alone(int i, uint64_t seed, size_t most) {
     while (status == LLAMA_OK && r.n < most) {
         r.sum = sum_logits(r.sum, llama_logits(s, 0));
         int32_t token = llama_sample(s, 0, &sampler);
-        if (token == llama_eos(model)) {
+        if (llama_is_end(model, token)) {
             r.finish_reason = LLAMA_FINISH_EOS;
             break;
         }
