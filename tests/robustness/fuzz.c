@@ -8,6 +8,7 @@
  *   -DFUZZ=gguf        the input is a GGUF file
  *   -DFUZZ=bin         the input is a llama2.c file
  *   -DFUZZ=tokenizer   the input is a tokenizer.model, .json or .bin beside a sound model
+ *   -DFUZZ=companions  the input is the JSON files beside a tokenizer.model, each ended by the byte 0x1e
  *   -DFUZZ=checklist   the input is a checklist.chk in a sound folder of Meta's
  *   -DFUZZ=state       the input is what llama_save wrote, for llama_load
  *   -DFUZZ=text        the input is text for tests/tiny: run it where that folder is
@@ -21,7 +22,7 @@
 #include <dirent.h>
 #include <unistd.h>
 
-enum { params, pth, config, safetensors, indexed, gguf, bin, tokenizer, checklist, state, text, cli };
+enum { params, pth, config, safetensors, indexed, gguf, bin, tokenizer, companions, checklist, state, text, cli };
 #ifndef FUZZ
 #define FUZZ params
 #endif
@@ -177,7 +178,7 @@ static size_t bytes_beside(const char *but) {
         char path[2048];
         struct stat st;
         snprintf(path, sizeof path, "%s/%s", folder, e->d_name);
-        if (strcmp(e->d_name, but) != 0 && stat(path, &st) == 0 && S_ISREG(st.st_mode)) sum += (size_t)st.st_size;
+        if ((!but || strcmp(e->d_name, but) != 0) && stat(path, &st) == 0 && S_ISREG(st.st_mode)) sum += (size_t)st.st_size;
     }
     if (d) closedir(d);
     return sum;
@@ -233,15 +234,31 @@ static void there_and_back(const llama *m, const char *s, size_t n, bool exactly
     free(tokens), free(all.at);
 }
 
-static void try_tokenizer(const llama *m) {
-    static const char *const texts[] = {"", " ", "once upon a time",
+/* Text with special tokens to tokens, and back to text that has the same tokens. */
+static void special_there(const llama *m, const char *s, size_t n) {
+    int32_t first = -2, some[8] = {-1, -1, -1, -1, -1, -1, -1, -1};
+    size_t at = llama_find_special(m, s, n, &first);
+    must(at <= n && (at == n) == (first == -1), "the first special token is in the text");
+    ptrdiff_t count = llama_text_to_tokens(m, s, n, LLAMA_SPECIAL, some, 4);
+    must(count >= 0 || count == LLAMA_EINVAL, "text is made tokens, or has one without a row");
+    for (ptrdiff_t i = 4; i < 8; i++) must(some[i] == -1, "no more than the room");
+    llama_decoder u = {.special = 1};
+    for (ptrdiff_t i = 0; i < count && i < 4; i++) push(m, &u, some[i], NULL);
+}
+
+static void try_tokenizer(const llama *m, const char *input, size_t n) {
+    static const char *const texts[] = {"", " ", "once upon a time", "<s>the</s> <unk> a <s",
                                         "a\xff\xc3\xa9\xf0\x9f\x99\x82 th"};
-    for (size_t i = 0; i < sizeof texts / sizeof *texts; i++)
+    for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) {
         there_and_back(m, texts[i], strlen(texts[i]), false);
+        special_there(m, texts[i], strlen(texts[i]));
+    }
+    special_there(m, input, n < 1000 ? n : 1000);
     llama_decoder u = {.n = 0};
     llama_info info = {.size = sizeof info};
     must(llama_describe(m, &info) == LLAMA_OK, "a model is described");
     for (int32_t t = -1; t <= info.vocab; t++) push(m, &u, t, NULL);
+    must(info.eos < 0 || llama_is_end(m, info.eos), "the end of a text ends it");
     push(m, &u, LLAMA_FLUSH, NULL);
 }
 
@@ -261,8 +278,18 @@ static void try_eval(const llama *m) {
 }
 
 static void write_input(const char *name, const uint8_t *data, size_t n) {
+    static const char *const names[] = {"generation_config.json", "added_tokens.json", "special_tokens_map.json", "tokenizer_config.json"};
     char path[2048];
     buffer b = {0};
+    for (int i = 0; FUZZ == companions && name == NULL && i < 4; i++) { /* a file that the input does not reach is absent */
+        const uint8_t *end = n ? memchr(data, 0x1e, n) : NULL;
+        size_t length = end ? (size_t)(end - data) : n;
+        snprintf(path, sizeof path, "%s/%s", folder, names[i]);
+        unlink(path);
+        if (n) write_input(names[i], data, length);
+        data += end ? length + 1 : length, n -= end ? length + 1 : length;
+    }
+    if (!name) return;
     put(&b, data, n);
     snprintf(path, sizeof path, "%s/%s", folder, name);
     must(write_file(path, &b), "the input can be written");
@@ -296,14 +323,15 @@ static void try_folder(const char *name, const uint8_t *data, size_t n) {
     llama_options o = {.size = sizeof o, .allocator = &counted};
     bool alone = FUZZ == gguf || FUZZ == bin;
     write_input(name, data, n);
-    snprintf(path, sizeof path, "%s/%s", folder, name);
+    snprintf(path, sizeof path, "%s/%s", folder, name ? name : "");
     memory.most = 16 * (n + (alone ? 0 : beside)) + (1 << 20);
     int status = llama_open(&m, alone ? path : folder, &o, &err);
     memory.most = 0;
     must((status == LLAMA_OK) == (m != NULL), "a model or an error");
     must_agree(status, &err);
-    if (m && (FUZZ == tokenizer || (FUZZ == gguf && llama_token_text(m, 0, NULL)))) try_tokenizer(m);
-    if (m && FUZZ != tokenizer) {
+    if (m && (FUZZ == tokenizer || FUZZ == companions || (FUZZ == gguf && llama_token_text(m, 0, NULL))))
+        try_tokenizer(m, (const char *)data, n);
+    if (m && FUZZ != tokenizer && FUZZ != companions) {
         try_eval(m);
         status = llama_check(m, NULL, NULL, &err);
         must_agree(status, &err);
@@ -846,7 +874,7 @@ static void try_cli(const char *s, size_t n) { (void)s, (void)n; }
 
 static const char *const input_names[] = {"params.json", "consolidated.00.pth", "config.json", "model.safetensors",
                                           "model.safetensors.index.json", "model.gguf", "model.bin", "tokenizer.model",
-                                          "checklist.chk", ""};
+                                          NULL, "checklist.chk", ""};
 
 int LLVMFuzzerInitialize(int *argc, char ***argv);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n);
@@ -858,6 +886,14 @@ static void initialize_tiny(void) {
     must(llama_eval(session, 0, (int32_t[]){1, 2, 3}, 3) == LLAMA_OK, "three tokens");
 }
 
+static void copy_tokenizer(void) {
+    size_t n = 0;
+    char *bytes = read_file("tests/tiny/tokenizer.model", &n);
+    must(bytes != NULL, "tests/tiny is here");
+    write_input("tokenizer.model", (const uint8_t *)bytes, n);
+    free(bytes);
+}
+
 int LLVMFuzzerInitialize(int *argc, char ***argv) {
     (void)argc, (void)argv;
     const char *tmp = getenv("TMPDIR");
@@ -866,10 +902,11 @@ int LLVMFuzzerInitialize(int *argc, char ***argv) {
     snprintf(folder, sizeof folder, "%.900s/fuzz-XXXXXX", tmp);
     must(mkdtemp(folder) != NULL, "a folder can be made");
     model_spec m = spec;
-    if (FUZZ == tokenizer) m.vocab = 1024;
-    if (FUZZ == config || FUZZ == safetensors) model_write_as(&m, SAFETENSORS, folder);
+    if (FUZZ == tokenizer || FUZZ == companions) m.vocab = 1024;
+    if (FUZZ == config || FUZZ == safetensors || FUZZ == companions) model_write_as(&m, SAFETENSORS, folder);
     else if (FUZZ == indexed) model_write_as(&m, SAFETENSORS_SPLIT, folder);
     else model_write(&m, folder);
+    if (FUZZ == companions) copy_tokenizer();
     beside = bytes_beside(input_names[FUZZ < state ? FUZZ : state]);
     if (FUZZ == checklist || FUZZ == state) must(llama_open(&tiny, folder, NULL, NULL) == LLAMA_OK, "a sound model");
     if (FUZZ == state) make_sequences();

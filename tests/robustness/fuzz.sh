@@ -13,7 +13,7 @@ corpus=tests/robustness/corpus
 checks=address,undefined
 # Not inlined, the kernels compile eight times as fast; clang then says that it left loops as they are
 flags="-std=c11 -Wall -Wextra -Wno-pass-failed -g1 -O1 -Dalways_inline=unused -fno-sanitize-recover=undefined -fsanitize=$checks"
-all="params pth config safetensors indexed gguf bin tokenizer checklist state text cli"
+all="params pth config safetensors indexed gguf bin tokenizer companions checklist state text cli"
 targets=${2:-$all}
 command -v clang >/dev/null 2>&1 || { echo "SKIP: clang is not here"; exit 0; }
 mkdir -p $work/sound
@@ -63,6 +63,8 @@ cp tests/tiny/vocabularies/*.model $work/tokenizer.seeds
 cp $work/sound/tokenizer.json $work/tokenizer.seeds/json
 cp $work/sound/newer.json $work/tokenizer.seeds/newer
 cp $work/sound/tokenizer.bin $work/tokenizer.seeds/bin
+printf '{"eos_token_id": [2, 1000]}\036{"<|im_end|>": 1000}\036{"eos_token": "<|im_end|>", "additional_special_tokens": ["the"]}\036'\
+'{"add_bos_token": false, "legacy": false, "added_tokens_decoder": {"1001": {"content": "<|x|>", "lstrip": true, "special": true}}}' >$work/companions.seeds/small
 (cd $work/sound && md5sum consolidated.00.pth params.json) >$work/checklist.seeds/small
 (cd $work/sound && md5sum -b params.json) >$work/checklist.seeds/binary
 cp $work/sound/state? $work/state.seeds || exit 1
