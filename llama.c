@@ -271,7 +271,7 @@ typedef struct {
     weight w2;             /* [D][H] */
 } layer;
 
-enum { MAX_ENDS = 64 };
+enum { MAX_ENDS = 64 }; /* ids of end-of-text in the files of a model */
 
 struct llama {
     size_t dim, n_layers, n_heads, n_kv_heads, vocab_size; /* named as in params.json */
@@ -4239,7 +4239,7 @@ static int add_end(binder *b, double id, const char *file) {
     if (!(id >= -1 && id < INT32_MAX && id == (double)(int32_t)id))
         return bad_params(file, "an id of end-of-text is not a token id", b->err);
     if (id >= 0 && m->n_ends == MAX_ENDS)
-        return bad_params(file, "it names more than 64 ids of end-of-text", b->err);
+        return bad_params(file, "it names too many ids of end-of-text", b->err);
     if (id >= 0) m->ends[m->n_ends++] = (int32_t)id;
     return LLAMA_OK;
 }
@@ -4633,11 +4633,10 @@ static int begin_binding(binder *b, size_t parts) {
 static int end_binding(binder *b) {
     tensor **embeddings = &b->tensors[EMBEDDINGS * b->parts],
            **output = &b->tensors[OUTPUT * b->parts];
-    size_t k = 0;
-    if (b->p[TIED] > 0) do {
-            if (!embeddings[k]) embeddings[k] = output[k];
-            output[k] = embeddings[k];
-        } while (++k < b->parts);
+    for (size_t k = 0; b->p[TIED] > 0 && k < b->parts; k++) {
+        if (!embeddings[k]) embeddings[k] = output[k];
+        output[k] = embeddings[k];
+    }
     int status = sizes_from_tensors(b);
     for (size_t i = 0; i < OUTSIDE + b->m->n_layers * INSIDE && status == LLAMA_OK; i++)
         status = bind_weight(b, i);
@@ -5132,7 +5131,7 @@ static int read_added_tokens(binder *b, const char *tokenizer) {
     char folder[LLAMAC_PATH_BYTES], paths[3][LLAMAC_PATH_BYTES];
     llamac_cursor files[3] = {{0}, {0}, {0}};
     bool any = false;
-    if (strlen(tokenizer) >= sizeof folder) return LLAMA_OK; /* it could not be read */
+    if (strlen(tokenizer) >= sizeof folder) return LLAMA_OK; /* no system opens such a path */
     char *slash = strrchr(memcpy(folder, tokenizer, strlen(tokenizer) + 1), '/');
     if (slash) *slash = 0;
     else memcpy(folder, ".", 2);
@@ -5422,7 +5421,10 @@ LLAMAC_API int llama_prefetch(const llama *m, llama_progress_fn progress, void *
 LLAMAC_API int32_t llama_eos(const llama *m) {
     for (size_t i = 0; m && i < m->n_ends; i++)
         if ((size_t)m->ends[i] < m->vocab_size) return m->ends[i];
-    return m && m->vocab ? llamac_vocab_eos(m->vocab) : -1;
+    int32_t eos = m && m->vocab ? llamac_vocab_eos(m->vocab) : -1;
+    for (size_t i = 0; m && eos < 0 && i < m->vocab_size; i++)
+        if (llama_is_end(m, (int32_t)i)) eos = (int32_t)i;
+    return eos;
 }
 
 LLAMAC_API int llama_is_end(const llama *m, int32_t token) {
@@ -6221,7 +6223,7 @@ LLAMAC_API int llama_save_file(llama_session *s, int seq, const char *path, llam
     else {
         errno = 0;
         status = llama_save(s, seq, llamac_replace_write, &r);
-        why = errno;
+        why = status == LLAMA_EIO ? errno : 0;
         if (llamac_replace_end(&r, status == LLAMA_OK) != 0 && status == LLAMA_OK)
             status = LLAMA_EIO, why = errno;
     }
@@ -6741,31 +6743,35 @@ enum { CONTEXTS = 2 };
 static int tokenize_continuation(const llama *m, llama_continuation *e, int32_t **tokens,
                                  llamac_arena *arena, llama_error *err) {
     size_t n = e->n_context + e->n_ending;
-    /* A byte makes at most 3 tokens, as a space becomes 3 bytes; + 1: the space in front, BOS */
-    size_t capacity = 3 * (n + 1) + 1, trimmed;
     static const char no_memory[] = "out of memory for the continuations";
     if ((!e->context && e->n_context) || (!e->ending && e->n_ending))
         return llamac_fail(err, LLAMA_EINVAL, "a text of a continuation is NULL");
     if ((e->n_context | e->n_ending) > PTRDIFF_MAX / 64)
         return llamac_fail(err, LLAMA_ENOMEM, no_memory);
     char *text = llamac_new(arena, n, 1);
-    int32_t *alone = llamac_new(arena, capacity, sizeof *alone);
-    *tokens = llamac_new(arena, capacity, sizeof **tokens);
-    if (!text || !alone || !*tokens) return llamac_fail(err, LLAMA_ENOMEM, no_memory);
+    if (!text) return llamac_fail(err, LLAMA_ENOMEM, no_memory);
     if (e->n_context) memcpy(text, e->context, e->n_context);
     if (e->n_ending) memcpy(text + e->n_context, e->ending, e->n_ending);
-    trimmed = llamac_trimmed_length(text, e->n_context);
-    ptrdiff_t given = llama_text_to_tokens(m, text, trimmed, LLAMA_ADD_BOS, alone, capacity);
-    ptrdiff_t joint = llama_text_to_tokens(m, text, n, LLAMA_ADD_BOS, *tokens, capacity);
-    if (given < 0 || joint <= 0) {
+    size_t trimmed = llamac_trimmed_length(text, e->n_context);
+    ptrdiff_t given = llama_text_to_tokens(m, text, trimmed, LLAMA_ADD_BOS, NULL, 0);
+    ptrdiff_t joint = llama_text_to_tokens(m, text, n, LLAMA_ADD_BOS, NULL, 0);
+    if (given <= 0 || joint <= 0) {
         int status = given < 0 ? (int)given : joint < 0 ? (int)joint : LLAMA_EINVAL;
         return llamac_fail(err, status, "a continuation cannot be tokenized: %s",
                            !m->vocab    ? "the model has no tokenizer"
                            : joint == 0 ? "it is empty"
+                           : given == 0 ? "its context is empty, and the model adds no <s>"
                                         : llama_strerror(status));
     }
+    size_t larger = (size_t)(given < joint ? joint : given);
+    if (!(*tokens = llamac_new(arena, larger, sizeof **tokens)))
+        return llamac_fail(err, LLAMA_ENOMEM, no_memory);
+    /* alone is shorter than joint, or not used; it replaces the beginning of joint */
+    ptrdiff_t status = llama_text_to_tokens(m, text, n, LLAMA_ADD_BOS, *tokens, larger);
     if (given >= joint) given = joint - 1;
-    else memcpy(*tokens, alone, (size_t)given * sizeof *alone);
+    else if (status >= 0)
+        status = llama_text_to_tokens(m, text, trimmed, LLAMA_ADD_BOS, *tokens, (size_t)given);
+    if (status < 0) return llamac_fail(err, (int)status, no_memory);
     e->given = (size_t)given;
     e->tokens = (size_t)(joint - given);
     return LLAMA_OK;

@@ -43,10 +43,10 @@
  *
  * Contract
  *
- * - The library has no global mutable state, except a number per thread: the process in which that
- *   thread first used OpenMP. It never prints, exits, aborts or raises a signal, and
- *   it leaves the host's signal handlers and locale alone. A call that computes saves the host's
- *   floating-point mode, sets the default mode and restores the host's at its end.
+ * - The library's only global state is a number per thread: the process in which that thread first
+ *   used OpenMP. It never prints, exits, aborts or raises a signal, and it leaves the host's signal
+ *   handlers and locale alone. A call that computes saves the host's floating-point mode, sets the
+ *   default mode and restores the host's at its end.
  * - A `llama` (a model) never changes after llama_open, except by llama_handle_sigbus. Threads and
  *   sessions may share it.
  * - A `llama_session` belongs to one thread at a time.
@@ -172,7 +172,7 @@ typedef struct {
     llama_progress_fn progress;       /* reserved: opening does not read the weights */
     void *user;                       /* first argument of progress */
     const llama_allocator *allocator; /* copied; NULL: aligned_alloc and free */
-    float rope_theta;                 /* base of RoPE, 1 or more; 0: what the files say, or 10000 */
+    float rope_theta;                 /* base of RoPE, 1 to 1e30; 0: what the files say, or 10000 */
 } llama_options;
 
 /* Opens a model, without reading its weights, and sets *model. `options` may be NULL. The path is
@@ -253,12 +253,13 @@ typedef struct {
  * it to the sequence: pass it to llama_eval. */
 LLAMAC_API int32_t llama_sample(llama_session *, int seq, const llama_sampler *);
 
-/* Returns whether a token ends a text: 1 or 0. A model may have several such tokens: all that its
- * config.json, generation_config.json and GGUF keys name, and that of its tokenizer. A llama2.c file
- * also has <s>, as its program run.c. */
+/* Returns 1 if a token ends a text, else 0. A model may have several: all that are named in
+ * generation_config.json, config.json, tokenizer_config.json, special_tokens_map.json and GGUF's
+ * keys, and its tokenizer's eos. llama2.c files also end at <s>, as its program run.c does. */
 LLAMAC_API int llama_is_end(const llama *, int32_t token);
 
-/* Returns the first of them, which is the one to append to a text; -1 if the model has none. */
+/* Returns the one to append to a text: the first that generation_config.json, config.json or GGUF's
+ * keys name, else the tokenizer's; -1 if the model has none. */
 LLAMAC_API int32_t llama_eos(const llama *);
 
 /* Returns one line that says why the last call on this session failed; "" if it succeeded.
@@ -287,8 +288,9 @@ enum {
  * only for texts that you trust. EINVAL (also if the model has no tokenizer), ENOMEM.
  *
  * Special tokens are the control tokens such as <s> and </s>, <unk>, and added tokens: those of
- * GGUF's type user-defined, and those of added_tokens.json, tokenizer_config.json and
- * tokenizer.json. With LLAMA_SPECIAL,
+ * GGUF's type user-defined, those of tokenizer.json, and those of added_tokens.json,
+ * tokenizer_config.json and special_tokens_map.json in the folder of the tokenizer's file. With
+ * LLAMA_SPECIAL,
  *
  *     - the leftmost match counts, and of several matches there the longest
  *     - each stretch of text between special tokens is tokenized as a text of its own, with the space
@@ -302,13 +304,13 @@ LLAMAC_API ptrdiff_t llama_text_to_tokens(const llama *, const char *text, size_
                                           int32_t *out, size_t capacity);
 
 /* Returns where in n bytes of text the first text of a special token begins, or n if there is none.
- * Sets *token, which may be NULL, to that token, or to -1. */
+ * Sets *token, which may be NULL, to that token, or to -1. The model may have no row for it: then it
+ * is llama_info.vocab or more. */
 LLAMAC_API size_t llama_find_special(const llama *, const char *text, size_t n, int32_t *token);
 
-/* Returns a number of tokens that n bytes of text have at least, whatever they are, without
- * LLAMA_SPECIAL. It takes no
- * time, so a text that cannot fit in a context can be refused before it is tokenized. 0 if there is
- * no such number: no tokenizer, or one that can turn any number of bytes into one token. */
+/* Returns a lower bound on the number of tokens of any n bytes of text, without LLAMA_SPECIAL; 0 if
+ * there is none: no tokenizer, or one that can turn any number of bytes into one token. A text that
+ * cannot fit in a context can be refused before it is tokenized. */
 LLAMAC_API size_t llama_min_tokens(const llama *, size_t n);
 
 /* Returns the token's piece as the vocabulary has it, *n bytes without a final 0; NULL if there is
@@ -437,7 +439,7 @@ LLAMAC_API int llama_prefill(llama_session *, int seq, const int32_t *tokens, si
 /* Why a text ended. */
 enum {
     LLAMA_FINISH_NONE = 0, /* it has not ended, or llama_generate failed before its end */
-    LLAMA_FINISH_EOS,      /* the model drew the end-of-text token */
+    LLAMA_FINISH_EOS,      /* the model drew a token that ends a text: llama_is_end */
     LLAMA_FINISH_STOP,     /* the callback returned a positive value */
     LLAMA_FINISH_LENGTH    /* max_tokens tokens were generated */
 };
@@ -505,8 +507,8 @@ typedef struct {
 LLAMAC_API int llama_loglikelihood(llama_session *, llama_continuation *, size_t n);
 
 /* Tokenizes n continuations as llama_loglikelihood does, and sets only `given` and `tokens`:
- * llama_loglikelihood needs a context of given + tokens positions. Errors as
- * llama_text_to_tokens. */
+ * llama_loglikelihood needs a context of given + tokens positions. Errors as llama_text_to_tokens;
+ * EINVAL also if a continuation is empty, or its context is empty and the model adds no BOS. */
 LLAMAC_API int llama_count_continuation(const llama *, llama_continuation *, size_t n);
 
 /* ---- Saved state ---- */
@@ -536,7 +538,7 @@ LLAMAC_API int llama_load(llama_session *, int seq, llama_read_fn fn, void *user
  * the disk, so a crash leaves one or the other. A symbolic link stays, and its target is replaced
  * or created. A file that would be larger than the process's limit (ulimit -f) gives EIO and raises
  * no SIGXFSZ. A file that is not a saved state is never replaced: EINVAL, or EIO if it is not a
- * regular file. */
+ * regular file. ECANCEL if the session's progress function says so. */
 LLAMAC_API int llama_save_file(llama_session *, int seq, const char *path, llama_error *);
 
 /* Loads a sequence from a file. Errors as llama_load. If the file does not exist: EIO, and errno is
@@ -562,8 +564,8 @@ typedef struct {
         pieces;  /* of the tokenizer; 0: none. Files may pad `vocab` to a multiple of 64 or so: if
                      * it is larger still, the tokenizer may be another model's */
     int add_bos; /* 1: LLAMA_ADD_BOS adds BOS; 0: there is none, or the files say not to */
-    int add_eos; /* 1: the files ask for </s> after each text. It is not added: nothing could
-                     * follow it */
+    int add_eos; /* 1: the files ask for </s> after each text. It is not appended, because the
+                     * model must continue the text */
 } llama_info;
 
 /* Fills in *info, whose size must be set. Errors: EINVAL. */

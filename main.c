@@ -58,6 +58,7 @@ typedef struct { /* a text to work on */
     bytes text;
     int32_t *tokens; /* [n_tokens], allocated for [capacity] */
     size_t n_tokens, capacity;
+    bool estimated;    /* n_tokens is a lower bound, and tokens are not set */
     size_t line;       /* its line in the file, from 1; 0: it is not a line */
     const char *error; /* why it was rejected; NULL: it was not */
 } input;
@@ -353,9 +354,9 @@ static const char complete_help[] =
     "\n"
     "The prompt is the argument PROMPT, the TEXT of -p or the content of -f FILE.\n"
     "Without any of these, it is read from stdin. If a file or stdin ends with a\n"
-    "newline, that newline is removed. The text ends before a --stop text, at the\n"
-    "end token </s>, after -n tokens or when the context is full. A note on stderr\n"
-    "reports a full context.\n"
+    "newline, that newline is removed. The text ends before a --stop text or a\n"
+    "--stop-id token, at a token that ends texts (</s>), after -n tokens or when the\n"
+    "context is full. A note on stderr reports a full context.\n"
     "\n"
     "If a prompt is given and stdin is a pipe or a file, the text of stdin comes\n"
     "first, unchanged, and the prompt after it: cat doc | llama MODEL \"Summary:\".\n"
@@ -468,7 +469,8 @@ static const char ppl_help[] =
     "exp of the mean of -log p(token | the tokens before it in its window). A window\n"
     "has --ctx tokens. Windows begin --stride tokens apart. Each token is scored\n"
     "once, in the first window that contains it, unless it is the first token of that\n"
-    "window. The text begins with <s>, unless --no-bos is given.\n"
+    "window. The text begins with <s>, unless --no-bos is given or the model's files\n"
+    "say otherwise.\n"
     "\n"
     "Output:\n"
     "  perplexity  the perplexity +- its standard error\n"
@@ -486,8 +488,8 @@ static const char tokenize_help[] =
     "The arguments are joined by single spaces. Without a text, stdin is read. A\n"
     "newline at the end of a file or of stdin is part of the text. With --decode the\n"
     "input is token ids, separated by white space, and their text is printed. With\n"
-    "--special, the texts of special tokens are those tokens, both ways. If a text is\n"
-    "given and stdin is a pipe or a file, the text of stdin comes first.\n";
+    "--special, the texts of special tokens are those tokens, also with --decode.\n"
+    "If a text is given and stdin is a pipe or a file, the text of stdin comes first.\n";
 
 static const char info_help[] =
     "Prints the model's format, shape, constants, number of parameters, size and\n"
@@ -824,7 +826,7 @@ static void check_options(void) {
         if ((options.given >> i & 1) && !(option_table[i].commands & options.command->bit))
             refuse("%s: not an option of %s; see llama help %s", option_table[i].names,
                    options.command->name, options.command->name);
-    if (options.ids && options.special) refuse("--special: not with --ids, which are no text");
+    if (options.ids && options.special) refuse("--special: not with --ids: ids are not text");
 }
 
 /* Parse the command line into `options`. The first argument may be a command; "--" ends the
@@ -1186,7 +1188,7 @@ static void read_document(void) {
     if (poll(&(struct pollfd){STDIN_FILENO, POLLIN, 0}, 1, PATIENCE) > 0)
         run.document = read_all("-");
     else note("stdin is an open pipe without a text: it is not read; -f - waits for one");
-    if (options.decode && run.document.n) append(&run.document, " ", 1);
+    if ((options.decode || options.ids) && run.document.n) append(&run.document, " ", 1);
 }
 
 /* Exit with an error if there are more texts than the command takes. */
@@ -1255,7 +1257,9 @@ static const char *tokenize(input *in, unsigned flags) {
     const bytes *b = &in->text;
     want_tokenizer();
     in->n_tokens = options.special ? 0 : llama_min_tokens(run.model, b->n);
-    if ((options.command->bit & (COMPLETE | TRACE)) && in->n_tokens > run.context + 1) return NULL;
+    /* A chat that fills its context has one token more: the last one drawn is not evaluated */
+    in->estimated = (options.command->bit & (COMPLETE | TRACE)) && in->n_tokens > run.context + 1;
+    if (in->estimated) return NULL;
     note_invalid_byte(b);
     if (in->capacity < b->n + 2) /* more only where bytes are not UTF-8 */
         in->tokens = allocate((in->capacity = 2 * (b->n + 2)) * sizeof *in->tokens);
@@ -1275,11 +1279,15 @@ static const char *tokenize(input *in, unsigned flags) {
 static void note_special(const bytes *b) {
     int32_t token;
     size_t n;
-    if (run.special_noted || llama_find_special(run.model, b->text, b->n, &token) == b->n) return;
-    const char *text = llama_token_text(run.model, token, &n);
-    note("%.*s in the prompt is read as text; with --special it is the token %d", text ? (int)n : 0,
-         text ? text : "", (int)token);
-    run.special_noted = true;
+    for (size_t at = 0; at < b->n && !run.special_noted; at++) {
+        at += llama_find_special(run.model, b->text + at, b->n - at, &token);
+        const char *text =
+            llama_token_text(run.model, token, &n); /* NULL: none, or without a row */
+        if (!text) continue;
+        note("%.*s in the prompt is read as text; with --special it is the token %d", (int)n, text,
+             (int)token);
+        run.special_noted = true;
+    }
 }
 
 /* Parse the text of an input as token ids between white space. Returns NULL, or why it is not. */
@@ -1300,7 +1308,8 @@ static const char *parse_ids(input *in) {
 }
 
 /* Compute the tokens of an input: with --ids it is a list of them; else a text, which gets <s> in
- * front unless --no-bos is given. Returns NULL, or why it has none. */
+ * front unless --no-bos is given or the model's files say otherwise. Returns NULL, or why it has
+ * none. */
 static const char *read_tokens(input *in) {
     if (options.ids) return parse_ids(in);
     if (!options.special && options.command->bit != PPL) note_special(&in->text);
@@ -1347,13 +1356,12 @@ static bool tokenize_prompt(input *in) {
     const char *why = read_tokens(in);
     if (!why && in->n_tokens == 0 && !options.interactive)
         why = options.ids ? "the prompt has no ids"
-                          : "the prompt is empty and --no-bos leaves nothing to start from";
+                          : "the prompt is empty, and no <s> is put before it";
     if (why) reject(&in->error, EXIT_USAGE, "prompt", number, in->line, "%s", why);
     else if (in->n_tokens > run.context)
         reject(&in->error, EXIT_TOO_LONG, "prompt", number, in->line,
                "%s%zu tokens do not fit in a context of %zu; see -c",
-               in->n_tokens == llama_min_tokens(run.model, in->text.n) ? "at least " : "",
-               in->n_tokens, run.context);
+               in->estimated ? "at least " : "", in->n_tokens, run.context);
     else if (options.ids) { /* for --echo and --json */ in->text = (bytes){.n = 0};
         append_tokens(&in->text, in->tokens, in->n_tokens);
     }
@@ -1411,8 +1419,8 @@ static void open_model(void) {
              "is wrong",
              (int)run.info.pieces, run.info.vocab);
     if (run.info.add_eos)
-        note("the model's files ask for </s> after each text (add_eos_token); that is not done, as "
-             "nothing could follow it");
+        note("the model's files ask for </s> after each text (add_eos_token); it is not appended, "
+             "because the model must continue the text");
     if (options.model.rope_theta != 0)
         note("--rope-theta %g is used, whatever the model's files say",
              (double)options.model.rope_theta);
@@ -1726,7 +1734,7 @@ static void make_requests(void) {
     if (options.ignore_eos && !options.sampler.bias) {
         float *bias = allocate((size_t)run.info.vocab * sizeof *bias);
         for (int32_t id = 0; id < run.info.vocab; id++)
-            if (llama_is_end(run.model, id)) bias[id] = -1e30f;
+            if (llama_is_end(run.model, id)) bias[id] = -INFINITY;
         options.sampler.bias = bias;
     }
     if (!run.requests) { /* a chat uses them again for each reply */
@@ -1959,9 +1967,13 @@ static bool save_chat(const char *path) {
 
 /* Generate, print and append the reply to the last turn. */
 static void reply(void) {
+    bytes *chat_text = &run.inputs->text;
+    size_t begin = chat_text->n;
     read_tokens(run.inputs);
     generate();
-    append(&run.inputs->text, run.outputs->text.text, run.outputs->text.n);
+    append(chat_text, run.outputs->text.text, run.outputs->text.n);
+    const char *why = options.special ? read_tokens(run.inputs) : NULL; /* it may spell one */
+    if (why) say("the reply was not added: %s", why), cut(chat_text, begin);
 }
 
 /* Take the last turn back, or with `again` only its reply, and reply with the next seed. */
@@ -2005,7 +2017,9 @@ static bool run_chat_command(const char *line) {
         if (ok) {
             cut(chat_text, 0), cut(&run.chat.turns, 0);
             append_tokens(chat_text, llama_tokens(run.session, 0), llama_length(run.session, 0));
-            acknowledge("loaded ", line + 6);
+            const char *why = options.special ? read_tokens(run.inputs) : NULL;
+            if (why) say("%s: %s", line + 6, why), cut(chat_text, 0), ok = false;
+            else acknowledge("loaded ", line + 6);
         }
     } else if (strncmp(line, "/save ", 6) == 0) {
         ok = save_chat(line + 6);
@@ -2120,9 +2134,11 @@ static void read_item(item *it, char *line, size_t number) {
         c[it->n] = *c;
         c[it->n].context = "Answer:", c[it->n].n_context = strlen("Answer:");
     }
-    if (!it->error)
-        exit_on_error(llama_count_continuation(run.model, it->c, 2 * it->n),
-                      "the items do not fit in memory");
+    int status = it->error ? LLAMA_OK : llama_count_continuation(run.model, it->c, 2 * it->n);
+    if (status == LLAMA_EINVAL)
+        reject(&it->error, EXIT_USAGE, "item", number, it->line,
+               "the context is empty, and the model adds no <s> before it");
+    else exit_on_error(status, "the items do not fit in memory");
 }
 
 /* Print an item as a JSON object: its scores, and best[], the continuations that the rules pick. */
@@ -2270,7 +2286,7 @@ static void run_ppl(void) {
     clear_progress();
     double mean = sum / (double)scored, variance = squares / (double)scored - mean * mean;
     double per_byte = (double)NAN; /* if every token of the text was scored */
-    if (!options.ids && !options.no_bos && scored + 1 == n)
+    if (!options.ids && tokens[0] == run.info.bos && scored + 1 == n)
         per_byte = sum / log(2) / (double)run.inputs->text.n;
     if (options.json) {
         put_number("{\"perplexity", exp(mean));
@@ -2290,7 +2306,6 @@ static void run_ppl(void) {
 
 /* ---- 9. Info, check, tokenize, trace, bench ---- */
 
-/* For --json: print what `info` says. */
 /* Print the ids that end a text, llama_eos first. */
 static void print_ends(const char *separator) {
     if (run.info.eos >= 0) printf("%d", (int)run.info.eos);
@@ -2298,6 +2313,7 @@ static void print_ends(const char *separator) {
         if (id != run.info.eos && llama_is_end(run.model, id)) printf("%s%d", separator, (int)id);
 }
 
+/* For --json: print what `info` says. */
 static void print_info_object(double needed, double memory) {
     const llama_info *i = &run.info;
     printf("{\"model\": ");
@@ -2384,8 +2400,13 @@ static void run_tokenize(void) {
         write_text(text.text, text.n);
         return;
     }
+    if (options.bos && run.info.bos < 0) refuse("--bos: the tokenizer has no <s>");
     want_tokens(
         tokenize(in, (options.bos ? LLAMA_ADD_BOS : 0) | (options.special ? LLAMA_SPECIAL : 0)));
+    if (options.bos && !run.info.add_bos) { /* the model's files say not to, the user to */
+        memmove(in->tokens + 1, in->tokens, in->n_tokens++ * sizeof *in->tokens);
+        in->tokens[0] = run.info.bos;
+    }
     if (options.count) printf("%zu", in->n_tokens);
     for (size_t i = 0; i < in->n_tokens && !options.count; i++)
         printf("%s%d", i ? " " : "", (int)in->tokens[i]);

@@ -43,7 +43,7 @@ typedef struct {
     uint32_t n;       /* bytes */
     float score;      /* the pair with the highest score is merged first */
     int type;
-    bool added;          /* special, although its type is not CONTROL or UNKNOWN */
+    bool added;          /* the files add it, or name it special */
     bool lstrip, rstrip; /* special: white space before it, after it, belongs to it */
     bool ends;           /* the files name it an end of text */
 } vocab_piece;
@@ -67,6 +67,7 @@ struct llamac_vocab {
     int32_t *slots; /* [slot_mask + 1] hash table of the pieces that merges form: ids; -1: empty */
     uint32_t slot_mask; /* a power of 2, less 1 */
     piece_texts user;   /* the USER_DEFINED pieces */
+    size_t longest;     /* bytes of the longest piece */
     /* Settings of SentencePiece */
     const uint32_t *trie;   /* [n_trie] precompiled_charsmap: see read_charsmap; NULL: no map */
     size_t n_trie;          /* 4-byte units */
@@ -82,7 +83,9 @@ struct llamac_vocab {
     bool repeats_unk;  /* each unknown character becomes an <unk>, not a series of them */
     /* Special tokens */
     piece_texts specials;
-    size_t rowless;    /* pieces after pieces[size - 1]: added tokens without a row in the model */
+    vocab_piece
+        *rowless; /* [n_rowless] added tokens without a row in the model; ids from size on */
+    size_t n_rowless, rowless_capacity;
     bool first_only;   /* only the beginning of a text gets the space in front, not the text after a
                         * special token */
     bool first_stated; /* the file says so itself: tokenizer.json */
@@ -111,19 +114,20 @@ static uint32_t hash_text(const char *text, size_t n) {
     return (uint32_t)(h >> 32);
 }
 
-/* Returns whether an added token took this piece out of the ordinary text. */
-static bool hides(const vocab_piece *p) {
-    return p->added && (p->type == CONTROL || p->type == UNUSED);
-}
-
 /* Returns the id of the piece in the hash table with this text, or -1. */
-static int32_t vocab_find(const llamac_vocab *v, const char *text, size_t n) {
+static int32_t slot_find(const llamac_vocab *v, const char *text, size_t n) {
     for (uint32_t i = hash_text(text, n) & v->slot_mask;; i = (i + 1) & v->slot_mask) {
         int32_t id = v->slots[i];
-        if (id < 0 || (v->pieces[id].n == n && memcmp(v->pieces[id].text, text, n) == 0 &&
-                       !hides(&v->pieces[id])))
-            return id;
+        if (id < 0 || (v->pieces[id].n == n && memcmp(v->pieces[id].text, text, n) == 0)) return id;
     }
+}
+
+/* Returns the id of the piece with this text that ordinary text can have, or -1. A piece that became
+ * an added token is taken out of ordinary text. */
+static int32_t vocab_find(const llamac_vocab *v, const char *text, size_t n) {
+    int32_t id = slot_find(v, text, n);
+    const vocab_piece *p = id < 0 ? NULL : &v->pieces[id];
+    return p && p->added && (p->type == CONTROL || p->type == UNUSED) ? -1 : id;
 }
 
 /* Returns the byte that a text like "<0x41>" names, here 0x41, or -1. Digits are upper-case. */
@@ -202,6 +206,11 @@ static const char *vocab_add(llamac_vocab *v, const char *from, size_t n, float 
     return NULL;
 }
 
+/* Returns the piece with this id, which may have no row. */
+static vocab_piece *piece_of(const llamac_vocab *v, size_t id) {
+    return id < (size_t)v->size ? &v->pieces[id] : &v->rowless[id - (size_t)v->size];
+}
+
 /* Returns whether a piece is a special token: see llamac_vocab_extend. */
 static bool is_special(const vocab_piece *p) {
     return p->n && (p->type == CONTROL || p->type == UNKNOWN || p->added);
@@ -221,20 +230,24 @@ static int compare_texts(const void *left, const void *right) {
 /* Makes the list of the pieces that are `wanted`. */
 static const char *list_texts(llamac_vocab *v, piece_texts *list,
                               bool (*wanted)(const vocab_piece *)) {
-    size_t n = 0, size = (size_t)v->size + v->rowless;
-    for (size_t i = 0; i < size; i++) n += wanted(&v->pieces[i]);
+    size_t n = 0, size = (size_t)v->size + v->n_rowless;
+    for (size_t i = 0; i < size; i++) n += wanted(piece_of(v, i));
     *list = (piece_texts){.n = n};
     if (n == 0) return NULL;
     if (!(list->at = llamac_new(v->arena, n, sizeof *list->at))) return out_of_memory;
     for (size_t i = n = 0; i < size; i++)
-        if (wanted(&v->pieces[i]))
-            list->at[n++] = (piece_text){v->pieces[i].text, v->pieces[i].n, (int32_t)i};
+        if (wanted(piece_of(v, i)))
+            list->at[n++] = (piece_text){piece_of(v, i)->text, piece_of(v, i)->n, (int32_t)i};
     qsort(list->at, n, sizeof *list->at, compare_texts);
     return NULL;
 }
 
-/* Makes both lists. They are made again when added tokens change the pieces. */
+/* Makes both lists, and finds the longest piece. Is called again when added tokens have changed the
+ * pieces. */
 static const char *list_pieces(llamac_vocab *v) {
+    v->longest = 1;
+    for (int32_t i = 0; i < v->size; i++)
+        if (v->pieces[i].n > v->longest) v->longest = v->pieces[i].n;
     const char *why = list_texts(v, &v->user, is_user_defined);
     return why ? why : list_texts(v, &v->specials, is_special);
 }
@@ -537,31 +550,7 @@ static const char *parse_bin(llamac_vocab *v, llamac_cursor c) {
     return why ? why : finish_vocab(v, BOS, EOS, true);
 }
 
-/* ---- 2. Reading vocabularies: special and added tokens ---- */
-
-/* Special tokens are the control tokens, <unk>, and the tokens that a fine-tune added. Encoding
- * makes them only with LLAMA_SPECIAL: see llamac_encode. Hugging Face writes added tokens in
- *
- *     added_tokens.json         {"<|im_end|>": 32000}
- *     tokenizer_config.json     "added_tokens_decoder": {"32000": {"content": "<|im_end|>", ...}}
- *     tokenizer.json            "added_tokens": [{"id": 32000, "content": "<|im_end|>", ...}]
- *
- * and names special ones in tokenizer_config.json and special_tokens_map.json, as the values of
- * keys that end in _token and the items of additional_special_tokens. A special added token becomes
- * CONTROL, so it has no text when it is decoded; others become UNUSED.
- *
- * The fields of an added token: lstrip and rstrip are honoured, single_word is refused. `normalized`
- * has no effect, as in Hugging Face's LlamaTokenizer: texts are matched before normalisation. */
-
-typedef struct {
-    const char *content; /* [n], escapes not resolved; NULL: not read */
-    size_t n;
-    double id; /* -1: not read */
-    bool special, lstrip, rstrip, single_word;
-} added_token;
-
-/* The files, and how a value in them is part of an added token. */
-enum { ADDED_TOKENS, SPECIAL_TOKENS_MAP, TOKENIZER_CONFIG, TOKENIZER_JSON };
+/* ---- 2. Reading vocabularies: strings in JSON ---- */
 
 /* Returns a JSON string's text in UTF-8, with its escapes resolved, and sets *length. The syntax of
  * the escapes was checked by the JSON reader. Returns NULL and sets *why if a high
@@ -610,42 +599,90 @@ static char *json_unescape(llamac_arena *arena, const char *text, size_t n, size
     return out;
 }
 
-/* Stores the value of a field of an added token. */
-static void read_field(added_token *a, const llamac_json *j) {
-    bool yes = j->value.kind == 't';
-    if (j->value.kind == '0' && llamac_json_under(j, j->level, "id")) a->id = j->value.number;
-    if (j->value.kind == '"' && llamac_json_under(j, j->level, "content"))
-        a->content = j->value.text, a->n = j->value.n;
-    if (llamac_json_under(j, j->level, "special")) a->special = yes;
-    if (llamac_json_under(j, j->level, "lstrip")) a->lstrip = yes;
-    if (llamac_json_under(j, j->level, "rstrip")) a->rstrip = yes;
-    if (llamac_json_under(j, j->level, "single_word")) a->single_word = yes;
+/* ---- 2. Reading vocabularies: special and added tokens ---- */
+
+/* Special tokens are the control tokens, <unk>, and the tokens that a fine-tune added. Encoding
+ * makes them only with LLAMA_SPECIAL: see llamac_encode. Hugging Face writes added tokens in
+ *
+ *     added_tokens.json         {"<|im_end|>": 32000}
+ *     tokenizer_config.json     "added_tokens_decoder": {"32000": {"content": "<|im_end|>", ...}}
+ *     tokenizer.json            "added_tokens": [{"id": 32000, "content": "<|im_end|>", ...}]
+ *
+ * and names special ones in tokenizer_config.json and special_tokens_map.json, as the values of
+ * keys that end in _token and the items of additional_special_tokens. A special added token becomes
+ * CONTROL, so it has no text when it is decoded; others become UNUSED.
+ *
+ * The fields of an added token: lstrip and rstrip are honoured, single_word is refused. `normalized`
+ * has no effect, as in Hugging Face's LlamaTokenizer: texts are matched before normalisation. */
+
+typedef struct {
+    const char *content; /* [n], escapes not resolved; NULL: not read */
+    size_t n;
+    double id; /* -1: not read */
+    bool special, lstrip, rstrip, single_word;
+} added_token;
+
+/* The files, and how a value in them is part of an added token. */
+enum { ADDED_TOKENS, SPECIAL_TOKENS_MAP, TOKENIZER_CONFIG, TOKENIZER_JSON };
+
+/* Stores the value of a field of an added token. Returns why it is not valid. */
+static const char *read_field(added_token *a, const llamac_json *j) {
+    char kind = j->value.kind;
+    const struct {
+        const char *key;
+        bool *yes;
+    } flags[] = {{"special", &a->special},
+                 {"lstrip", &a->lstrip},
+                 {"rstrip", &a->rstrip},
+                 {"single_word", &a->single_word}};
+    for (int i = 0; i < 4; i++) {
+        if (!llamac_json_under(j, j->level, flags[i].key) || kind == 'n') continue;
+        if (kind != 't' && kind != 'f')
+            return "has an added token whose special, lstrip, rstrip or single_word is not true or "
+                   "false";
+        *flags[i].yes = kind == 't';
+    }
+    bool content = llamac_json_under(j, j->level, "content");
+    if (kind == '0' && llamac_json_under(j, j->level, "id")) a->id = j->value.number;
+    if (content && kind != '"') return "has an added token whose content is not a string";
+    if (content) a->content = j->value.text, a->n = j->value.n;
+    return NULL;
 }
 
-/* Makes room for `capacity` pieces and more. Returns false if memory is short. */
-static bool vocab_reserve(llamac_vocab *v, uint64_t capacity) {
-    if (capacity <= (uint64_t)v->capacity) return true;
-    capacity += capacity / 2;
-    vocab_piece *larger =
-        capacity > INT32_MAX / 2 ? NULL : llamac_new(v->arena, capacity, sizeof *larger);
-    if (!larger) return false;
-    memcpy(larger, v->pieces, ((size_t)v->size + v->rowless) * sizeof *larger);
-    v->pieces = larger;
-    v->capacity = (int32_t)capacity;
-    return true;
+/* Returns an array of at least `needed` pieces, with the n pieces of `from`, and updates *capacity.
+ * Returns NULL if memory is short. */
+static vocab_piece *grow(llamac_arena *arena, vocab_piece *from, size_t n, size_t needed,
+                         size_t *capacity) {
+    if (needed <= *capacity) return from;
+    vocab_piece *larger = llamac_new(arena, needed + needed / 2, sizeof *larger);
+    if (larger && n) memcpy(larger, from, n * sizeof *larger);
+    if (larger) *capacity = needed + needed / 2;
+    return larger;
 }
 
-/* Returns where an added token with this id is, or is to be: the pieces grow by empty ones up to its
- * id. If the model has no such row, it is a piece after the others. Returns NULL if memory is
- * short. */
-static vocab_piece *place_of(llamac_vocab *v, double id, size_t rows) {
+/* Returns the piece of an added token with this id: if there is none yet, the pieces grow by empty
+ * ones up to it; without a row in the model it is one of v->rowless. Returns NULL and sets *why if
+ * that fails. */
+static vocab_piece *piece_for_id(llamac_vocab *v, double id, size_t rows, const char **why) {
     bool row = id < (double)rows;
-    size_t size = row && id >= v->size ? (size_t)id + 1 : (size_t)v->size;
-    if (!vocab_reserve(v, size + v->rowless + 1)) return NULL;
-    if (!row) return &v->pieces[size + v->rowless++];
-    memmove(v->pieces + size, v->pieces + v->size, v->rowless * sizeof *v->pieces);
-    for (; v->size < (int32_t)size; v->size++) v->pieces[v->size] = (vocab_piece){.type = CONTROL};
-    return &v->pieces[(size_t)id];
+    size_t size = (size_t)v->size, needed = row ? (size_t)id + 1 : v->n_rowless + 1;
+    *why = out_of_memory;
+    if (row) {
+        size_t capacity = (size_t)v->capacity;
+        vocab_piece *pieces = grow(v->arena, v->pieces, size, needed, &capacity);
+        if (!pieces) return NULL;
+        v->pieces = pieces;
+        v->capacity = (int32_t)capacity;
+        for (; size < needed; size++) pieces[size] = (vocab_piece){.type = CONTROL};
+        v->size = (int32_t)size;
+        return &pieces[(size_t)id];
+    }
+    if (needed > MAX_PIECES) return *why = "has too many added tokens without a row", NULL;
+    vocab_piece *rowless = grow(v->arena, v->rowless, v->n_rowless, needed, &v->rowless_capacity);
+    if (!rowless) return NULL;
+    v->rowless = rowless;
+    rowless[v->n_rowless] = (vocab_piece){.type = CONTROL};
+    return &rowless[v->n_rowless++];
 }
 
 /* Adds a token, or makes an existing piece special. rows is the number of the model's tokens. */
@@ -660,8 +697,8 @@ static const char *add_token(llamac_vocab *v, const added_token *a, size_t rows)
     if (!text) return why;
     if (n == 0 || n > MAX_PIECE || !is_utf8(text, n))
         return "has an added token that is empty, not UTF-8 or over 1000 bytes";
-    vocab_piece *p = place_of(v, a->id, rows);
-    if (!p) return out_of_memory;
+    vocab_piece *p = piece_for_id(v, a->id, rows, &why);
+    if (!p) return why;
     bool same = p->n == n && memcmp(p->text, text, n) == 0;
     if (!same && (p->type == UNKNOWN || p->type == BYTE))
         return "gives the id of <unk> or of a byte to another token";
@@ -684,9 +721,9 @@ static const char *name_special(llamac_vocab *v, const added_token *a, const lla
     if (a->single_word) return "has a special token with single_word, which is not supported";
     if (!(text = json_unescape(v->arena, a->content, a->n, &n, &why))) return why;
     const piece_text *found = match_text(&v->specials, text, n);
-    int32_t id = found && found->n == n ? found->id : n ? vocab_find(v, text, n) : -1;
+    int32_t id = found && found->n == n ? found->id : n ? slot_find(v, text, n) : -1;
     if (id < 0) return NULL;
-    vocab_piece *p = &v->pieces[id];
+    vocab_piece *p = piece_of(v, (size_t)id);
     if (p->type != UNKNOWN && p->type != USER_DEFINED) p->type = CONTROL;
     p->added = true;
     p->lstrip |= a->lstrip;
@@ -696,22 +733,29 @@ static const char *name_special(llamac_vocab *v, const added_token *a, const lla
     return NULL;
 }
 
-/* Reads a setting of tokenizer_config.json: true, false, or null. Returns why it is not valid. */
+/* Reads a setting of tokenizer_config.json or special_tokens_map.json, which may be null. Returns why
+ * it is not valid. */
 static const char *config_setting(llamac_vocab *v, const llamac_json *j) {
+    bool legacy = !v->first_only;
     const struct {
-        const char *key;
+        const char *key, *why;
         bool *yes;
-    } settings[] = {{"add_bos_token", &v->adds_bos},
-                    {"add_eos_token", &v->adds_eos},
-                    {"add_prefix_space", &v->space_in_front}};
+    } settings[] = {
+        {"add_bos_token", "has an add_bos_token that is not true or false", &v->adds_bos},
+        {"add_eos_token", "has an add_eos_token that is not true or false", &v->adds_eos},
+        {"add_prefix_space", "has an add_prefix_space that is not true or false",
+         &v->space_in_front},
+        {"legacy", "has a legacy that is not true or false", &legacy},
+        {"bos_token", "has a bos_token that is not a string or an object", NULL},
+        {"eos_token", "has an eos_token that is not a string or an object", NULL},
+    };
     char kind = j->value.kind;
-    if (llamac_json_under(j, 1, "legacy") && strchr("tf", kind) && !v->first_stated)
-        v->first_only = kind == 'f';
-    for (int i = 0; i < 3; i++) {
+    for (int i = 0; i < 6; i++) {
         if (!llamac_json_under(j, 1, settings[i].key) || kind == 'n') continue;
-        if (kind != 't' && kind != 'f') return mistyped;
-        *settings[i].yes = kind == 't';
+        if (!strchr(settings[i].yes ? "tf" : "\"{}", kind)) return settings[i].why;
+        if (settings[i].yes) *settings[i].yes = kind == 't';
     }
+    if (!v->first_stated) v->first_only = !legacy;
     return NULL;
 }
 
@@ -724,15 +768,20 @@ static const char *read_added(llamac_vocab *v, llamac_cursor bytes, size_t rows,
     const char *why = NULL;
     while (!why && llamac_json_next(&j)) {
         char kind = j.value.kind;
+        if (j.level == 0 && kind != '{' && kind != '}') return "is not a JSON object";
         bool decoder = file == TOKENIZER_CONFIG && llamac_json_under(&j, 1, "added_tokens_decoder");
         bool list = file == TOKENIZER_JSON && llamac_json_under(&j, 1, "added_tokens");
-        bool names = llamac_json_under(&j, 1, "additional_special_tokens"), name = false;
+        bool names = llamac_json_under(&j, 1, "additional_special_tokens") ||
+                     llamac_json_under(&j, 1, "extra_special_tokens"); /* its newer name */
+        bool name = false;
         int level = decoder || list || names ? 2 : 1; /* of the objects that are tokens */
         if (j.level > 0 && j.key[1].n > 6)
             name = memcmp(j.key[1].text + j.key[1].n - 6, "_token", 6) == 0;
         if (j.level == level && kind == '{') a = (added_token){.id = -1};
-        if (j.level == level + 1) read_field(&a, &j);
-        if (file == TOKENIZER_CONFIG && j.level == 1 && (why = config_setting(v, &j))) break;
+        if (j.level == level + 1 && (why = read_field(&a, &j))) break;
+        if ((file == TOKENIZER_CONFIG || file == SPECIAL_TOKENS_MAP) && j.level == 1 &&
+            (why = config_setting(v, &j)))
+            break;
         if (adds && file == ADDED_TOKENS && j.level == 1) {
             a = (added_token){.content = j.key[1].text, .n = j.key[1].n, .id = -1};
             if (kind == '0') a.id = j.value.number;
@@ -827,10 +876,12 @@ static const char *json_setting(json_vocab *k, const llamac_json *j) {
             return text ? "!marks the parts of words (continuing_subword_prefix or "
                           "end_of_word_suffix)"
                         : mistyped;
+    if (llamac_json_under(j, 2, "unk_token") && !text) return mistyped;
+    if (llamac_json_under(j, 2, "dropout") && v->kind != '0') return mistyped;
     if (llamac_json_under(j, 2, "byte_fallback")) k->byte_fallback = yes;
     if (llamac_json_under(j, 2, "fuse_unk")) k->fuses_unk = yes;
     if (llamac_json_under(j, 2, "unk_token")) k->named_unk = llamac_is(v->text, v->n, "<unk>");
-    if (llamac_json_under(j, 2, "dropout") && (v->kind != '0' || v->number != 0))
+    if (llamac_json_under(j, 2, "dropout") && v->number != 0)
         return "!leaves out merges at random (dropout)";
     if (llamac_json_under(j, 2, "ignore_merges") && yes)
         return "!finds whole words before it merges (ignore_merges)";
@@ -880,7 +931,10 @@ static const char *json_value(json_vocab *k, const llamac_json *j) {
                   "!changes the tokens of a text (post_processor)"}};
     size_t n = 0;
     const char *why, *value = "";
-    if (strchr("[]{}n", j->value.kind)) return NULL;
+    bool begins = j->value.kind == '[' || j->value.kind == '{';
+    if (strchr("]}n", j->value.kind)) return NULL;
+    if (begins)
+        return llamac_json_under(j, 1, "model") && j->level == 2 ? json_setting(k, j) : NULL;
     for (size_t i = 0; i < sizeof wants / sizeof *wants; i++) {
         if (!llamac_json_under(j, 1, wants[i].part) ||
             !llamac_json_under(j, j->level, wants[i].key) ||
@@ -919,8 +973,8 @@ static const char *json_value(json_vocab *k, const llamac_json *j) {
         return j->value.kind == '0'
                    ? json_piece(k, j->value.number, j->key[3].text, j->key[3].n, NORMAL)
                    : "has a piece whose id is not a number";
-    if (j->level == 3 && llamac_json_under(j, 1, "added_tokens")) read_field(&k->added, j);
-    return NULL;
+    return j->level == 3 && llamac_json_under(j, 1, "added_tokens") ? read_field(&k->added, j)
+                                                                    : NULL;
 }
 
 /* Reads everything except the merges. */
@@ -1232,10 +1286,7 @@ LLAMAC_SHARED int32_t llamac_vocab_size(const llamac_vocab *v) { return v->size;
  * piece, so no piece covers more text than its own length. Without byte pieces a single <unk> may
  * cover any number of characters. Squeezing spaces and the character map remove text. */
 LLAMAC_SHARED size_t llamac_vocab_widest(const llamac_vocab *v) {
-    size_t max = 1;
-    for (int32_t i = 0; i < v->size; i++)
-        if (v->pieces[i].n > max) max = v->pieces[i].n;
-    return v->byte_id[0] < 0 || v->squeezes_spaces || v->trie ? SIZE_MAX : max;
+    return v->byte_id[0] < 0 || v->squeezes_spaces || v->trie ? SIZE_MAX : v->longest;
 }
 
 /* ---- 3. Encoding ---- */
@@ -1512,7 +1563,7 @@ static ptrdiff_t encode_special(const llamac_vocab *v, const llama_allocator *al
     for (size_t at = 0; at < n;) {
         int32_t id;
         size_t length = llamac_find_special(v, text + at, n - at, &id), kept = length;
-        const vocab_piece *p = id < 0 ? NULL : &v->pieces[id];
+        const vocab_piece *p = id < 0 ? NULL : piece_of(v, (size_t)id);
         if (p && p->lstrip) kept = llamac_trimmed_length(text + at, length);
         ptrdiff_t got =
             encode_text(v, allocator, text + at, kept, at == 0 || !v->first_only, out, cap, count);

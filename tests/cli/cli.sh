@@ -1097,6 +1097,8 @@ case_special() {
     refuse 2 "text for ids" "not a token id" $llama $model --ids "one"
     refuse 2 "--stop-id of no row" "not a token id" $llama $model x --stop-id 99999
     refuse 2 "--stop-id of no number" "not a token id" $llama $model x --stop-id -1
+    run 0 "a document of ids" sh -c "printf '261 632' | $llama $model --ids '261 632' -n 0 --json"
+    holds "a document of ids" grep -q '"prompt_tokens": 4' $work/out
     refuse 2 "--ids --special" "not with --ids" $llama $model --ids --special 1
     refuse 2 "-i --ids" "special" $llama $model -i --ids -p 1
 }
@@ -1105,6 +1107,8 @@ case_special() {
 case_facts() {
     rm -rf $work/facts
     cp -r $model $work/facts
+    printf 'There was once a man who went into the wood' >$work/long.txt
+    printf '0\t\t the\t a\n' >$work/bare.tsv
     run 0 "info" $llama info $work/facts
     holds "</s> ends a text" grep -q "^tokenizer   bos 1, eos 2$" $work/out
     printf '{"add_eos_token": true, "eos_token": "\342\226\201the"}' >$work/facts/tokenizer_config.json
@@ -1127,8 +1131,14 @@ case_facts() {
     $llama $work/facts "$prompt" $greedy >$work/out
     $llama $model "$prompt" $greedy --no-bos >$work/first
     same "as with --no-bos" $work/out $work/first
+    run 0 "tokenize --bos" $llama tokenize $work/facts --bos the
+    holds "--bos adds <s> all the same" [ "$(cat $work/out)" = "1 $the" ]
+    run 0 "ppl" $llama ppl $work/facts -f $work/long.txt --json
+    holds "the first token is not scored" grep -q '"bits_per_byte": null' $work/out
+    run 2 "an item without a context" $llama score $work/facts -f $work/bare.tsv
+    holds "an item without a context" grep -q "adds no <s>" $work/err
     printf '{"add_bos_token": "no"}' >$work/facts/tokenizer_config.json
-    refuse 3 "a setting of another type" "another type" $llama $work/facts "$prompt"
+    refuse 3 "a setting of another type" "add_bos_token that is not true or false" $llama $work/facts "$prompt"
     run 0 "--rope-theta" $llama info $model --rope-theta 5000
     holds "--rope-theta" grep -q "rope_theta 5000" $work/out
     one_line "a note of --rope-theta"

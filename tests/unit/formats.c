@@ -503,6 +503,14 @@ static int check_vectors(const llama *m, const char *lines, const char *name, co
         free(line), free(text), free(decoded), free(ids), free(decode), free(out);
         count++;
     }
+    enum { LONG = 400 }; /* a character of 3 bytes that nfkc makes 18 characters */
+    char grows[3 * LONG];
+    for (int i = 0; i < LONG; i++) memcpy(grows + 3 * i, "\xef\xb7\xba", 3);
+    llama_continuation e = {.context = grows, .n_context = sizeof grows, .ending = grows, .n_ending = 3};
+    ptrdiff_t given = llama_text_to_tokens(m, grows, sizeof grows, LLAMA_ADD_BOS, NULL, 0);
+    int status = llama_count_continuation(m, &e, 1);
+    check(status == LLAMA_OK && e.tokens > 0 && (ptrdiff_t)e.given == given - (given > 1 && e.tokens == 1 && e.given + 1 == (size_t)given),
+          "%s, %s: a continuation of a text that grows: %d, %zu + %zu of %td tokens", name, what, status, e.given, e.tokens, given);
     return count;
 }
 
@@ -1343,10 +1351,17 @@ static void test_facts(void) {
         {"<s> is added", "tokenizer_config.json", "\"add_bos_token\": true", "2", 0, 0, NULL},
         {"nothing of <s>", "tokenizer_config.json", "\"add_bos_token\": null", "2", 0, 0, NULL},
         {"</s> after a text", "tokenizer_config.json", "\"add_eos_token\": true", "2", 0, 1, NULL},
-        {"a flag as a number", "tokenizer_config.json", "\"add_bos_token\": 0", NULL, 0, 0, "another type"},
-        {"a flag as text", "tokenizer_config.json", "\"add_bos_token\": \"false\"", NULL, 0, 0, "another type"},
-        {"a flag as a list", "tokenizer_config.json", "\"add_eos_token\": []", NULL, 0, 0, "another type"},
-        {"a space as a number", "tokenizer_config.json", "\"add_prefix_space\": 1", NULL, 0, 0, "another type"},
+        {"a flag as a number", "tokenizer_config.json", "\"add_bos_token\": 0", NULL, 0, 0, "add_bos_token that is not true or false"},
+        {"a flag as text", "tokenizer_config.json", "\"add_bos_token\": \"false\"", NULL, 0, 0, "add_bos_token that is not true or false"},
+        {"a flag as a list", "tokenizer_config.json", "\"add_eos_token\": []", NULL, 0, 0, "add_eos_token that is not true or false"},
+        {"a space as a number", "tokenizer_config.json", "\"add_prefix_space\": 1", NULL, 0, 0, "add_prefix_space that is not true or false"},
+        {"a name as a number", "tokenizer_config.json", "\"eos_token\": 5", NULL, 0, 0, "eos_token that is not a string"},
+        {"a name as a list", "special_tokens_map.json", "\"bos_token\": [\"<s>\"]", NULL, 0, 0, "bos_token that is not a string"},
+        {"legacy as a number", "tokenizer_config.json", "\"legacy\": 7", NULL, 0, 0, "legacy that is not true or false"},
+        {"a token's flag as text", "tokenizer_config.json", "\"added_tokens_decoder\": {\"1025\": {\"content\": \"<|im_end|>\", \"lstrip\": \"false\"}}", NULL, 0, 0, "lstrip"},
+        {"one token of two names", "tokenizer_config.json", "\"pad_token\": \"\xe2\x96\x81the\", \"eos_token\": \"\xe2\x96\x81the\"", "2 262", 0, 0, NULL},
+        {"one token of two names", "tokenizer_config.json", "\"eos_token\": \"\xe2\x96\x81the\", \"pad_token\": \"\xe2\x96\x81the\"", "2 262", 0, 0, NULL},
+        {"a newer list of names", "tokenizer_config.json", "\"extra_special_tokens\": [\"\xe2\x96\x81the\"], \"eos_token\": \"\xe2\x96\x81the\"", "2 262", 0, 0, NULL},
         {"a window", "config.json", "\"sliding_window\": 256", NULL, 0, 0, "sliding window"},
         {"a window that is not used", "config.json", "\"sliding_window\": 256, \"use_sliding_window\": false", "2", 0, 0, NULL},
         {"a window that is used", "config.json", "\"sliding_window\": 256, \"use_sliding_window\": true", NULL, 0, 0, "sliding window"},
