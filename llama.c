@@ -4618,8 +4618,11 @@ static int begin_binding(binder *b, size_t parts) {
     size_t n = (OUTSIDE + m->n_layers * INSIDE) * parts;
     if ((b->m->format != LLAMA2C && n * MIN_TENSOR > m->file_bytes) ||
         (n / parts - 1) * m->dim * MIN_ELEMENT > m->file_bytes)
-        return bad_params(b->path, "its weights are too small for the shape in its parameters",
-                          b->err);
+        return llamac_fail(
+            b->err, LLAMA_EFORMAT,
+            "%s: its files have fewer weights than the shape in %s needs; a download "
+            "was not complete, or %s is another model's",
+            b->path, b->params_file, b->params_file);
     b->parts = parts;
     b->tensors = llamac_new(&b->scratch, n, sizeof *b->tensors);
     m->layers = llamac_new(&m->arena, m->n_layers, sizeof *m->layers);
@@ -5637,7 +5640,7 @@ LLAMAC_API int llama_session_new(llama_session **session, const llama *m,
     if (!base)
         return llamac_fail(err, LLAMA_ENOMEM,
                            "%llu MB for a session cannot be allocated; use a smaller context",
-                           (unsigned long long)(s.bytes >> 20));
+                           (unsigned long long)(s.bytes / 1000000));
     llama_session *made = *session = (llama_session *)(void *)base;
     *made = s;
     layout_session(made, base);

@@ -370,7 +370,8 @@ static const char complete_help[] =
     "prompt alone with the same seed. (With --fast its bits may differ.) Texts are\n"
     "printed in input order. Each is followed by a newline, or with -0 by a NUL.\n"
     "A prompt that does not fit in the context gets an error on stderr and an empty\n"
-    "text; the others are run, and the exit code is 5.\n"
+    "text; the others are run, and the exit code is 5. (Messages count prompts from\n"
+    "1, the results of --json from 0.)\n"
     "\n"
     "With --json each text is printed as a JSON object, on a line of its own:\n"
     "  prompt               the index of the prompt, from 0\n"
@@ -729,6 +730,8 @@ static size_t find_option(const char *text, size_t n) {
             if (d == 0) return i;
             min = d, nearest = name, length = k;
         }
+    if (strchr(text, ' '))
+        refuse("%s: no such option; a text that begins with - goes after --", text);
     refuse("%s: no such option; %s%.*s%sllama help all lists them", text,
            length ? "did you mean " : "", (int)length, nearest, length ? "? " : "");
 }
@@ -849,7 +852,11 @@ static void read_options(int argc, char **argv) {
                 options.arguments[options.n_arguments++] = text;
         } else if (strcmp(text, "--") == 0) ended = true;
         else {
-            size_t i = find_option(text, value ? (size_t)(value - text) : strlen(text));
+            bool joined = text[1] != '-' && text[2] >= '0' && text[2] <= '9'; /* -n20 */
+            size_t i = find_option(text, joined  ? 2
+                                         : value ? (size_t)(value - text)
+                                                 : strlen(text));
+            if (joined) value = text + 1;
             bool flag = option_table[i].kind == FLAG;
             if (flag && value) refuse("%s: takes no value", text);
             if (!flag && !value && a + 1 == argc) refuse("%s: needs a value", text);
@@ -968,11 +975,19 @@ static void print_command_search(const char *words) {
            "    case $command in\n");
 }
 
-/* bash: a function completes values after an option that has them, else the command's options and,
- * as the first word, commands. File names are what bash completes if it finds nothing. */
+/* Print the names of the commands as the value of a variable of bash; `begin` is its beginning. */
+static void print_command_names(const char *begin) {
+    printf("%s", begin);
+    for (const command *c = commands; c < commands + COMMANDS; c++) printf(" %s", c->name);
+    putchar('\'');
+}
+
+/* bash: a function completes values after an option that has them, options after a -, and commands
+ * or files as the first word. Other file names are what bash completes if it finds nothing. */
 static void print_bash(void) {
     printf("_llama() {\n"
-           "    local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]} word words=\n"
+           "    local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]} word words= "
+           "names=\n"
            "    COMPREPLY=()\n"
            "    if [ \"$cur\" = = ]; then cur=; fi\n"
            "    if [ \"$prev\" = = ]; then prev=${COMP_WORDS[COMP_CWORD-2]}; fi\n"
@@ -989,16 +1004,22 @@ static void print_bash(void) {
     for (const command *c = commands; c < commands + COMMANDS; c++) {
         printf("    %s) words='", c->name);
         print_names(c->bit, false);
-        if (c->bit == HELP) printf(" all");
-        for (const command *d = commands; c->bit == HELP && d < commands + COMMANDS; d++)
-            printf(" %s", d->name);
-        printf("' ;;\n");
+        printf("'");
+        if (c->bit == HELP) print_command_names(" names='all");
+        printf(" ;;\n");
     }
     printf("    esac\n"
-           "    if [ \"$COMP_CWORD\" = 1 ]; then words+=' --version --completion");
-    for (const command *c = commands; c < commands + COMMANDS; c++) printf(" %s", c->name);
-    printf("'; fi\n"
-           "    COMPREPLY=($(compgen -W \"$words\" -- \"$cur\"))\n"
+           "    local IFS=$' \\n'\n"
+           "    if [ \"$COMP_CWORD\" = 1 ]; then words+=' --version --completion'; fi\n"
+           "    case $COMP_CWORD:$cur in\n"
+           "    *:-*) COMPREPLY=($(compgen -W \"$words\" -- \"$cur\")) ;;\n"
+           "    1:*)");
+    print_command_names(" names='");
+    printf("\n"
+           "        COMPREPLY=($(compgen -W \"$names\" -- \"$cur\")); IFS=$'\\n'\n"
+           "        compopt -o filenames 2>/dev/null; COMPREPLY+=($(compgen -f -- \"$cur\")) ;;\n"
+           "    *) COMPREPLY=($(compgen -W \"$names\" -- \"$cur\")) ;;\n"
+           "    esac\n"
            "}\n"
            "complete -o bashdefault -o default -F _llama llama\n");
 }
@@ -1187,7 +1208,7 @@ static void read_document(void) {
     if (!S_ISREG(st.st_mode) && !S_ISFIFO(st.st_mode) && !S_ISSOCK(st.st_mode)) return;
     if (poll(&(struct pollfd){STDIN_FILENO, POLLIN, 0}, 1, PATIENCE) > 0)
         run.document = read_all("-");
-    else note("stdin is an open pipe without a text: it is not read; -f - waits for one");
+    else note("stdin is an open pipe without a text: it is not read; with -f - it is waited for");
     if ((options.decode || options.ids) && run.document.n) append(&run.document, " ", 1);
 }
 
@@ -1201,7 +1222,9 @@ static void check_sources(size_t n_words) {
         refuse("%s: takes a model and no text%s", options.command->name, hint);
     if (kind != NO_INPUT && ((options.n_sources && n_words) || (n_words > 1 && kind != WORDS) ||
                              (options.n_sources > 1 && kind != PROMPTS)))
-        refuse("more than one text%s: give one quoted argument, -p or -f", hint);
+        refuse("more than one text%s: give one quoted argument, -p or -f; a document before it: "
+               "<FILE",
+               hint);
 }
 
 /* Fill the inputs from -p and -f, from the arguments or from stdin: exactly one of the three. If
@@ -1212,9 +1235,14 @@ static void read_inputs(void) {
     size_t n_words = names_only ? 0 : options.n_arguments;
     bytes joined = {.n = 0};
     if (kind == PROMPT_AND_NAMES && n_words) n_words = 1;
+    bool waits = n_words && (kind == PROMPTS || kind == WORDS) && options.n_sources == 1 &&
+                 options.sources->is_file && is_stdin(options.sources->text);
+    if (waits) options.n_sources = 0; /* -f - beside an argument is the document */
     check_sources(n_words);
     if (kind == NO_INPUT) return;
-    if ((n_words || options.n_sources) && kind != ONE_FILE && !options.interactive) read_document();
+    if (waits) run.document = read_all("-");
+    else if ((n_words || options.n_sources) && kind != ONE_FILE && !options.interactive)
+        read_document();
     for (size_t i = 0; i < options.n_sources; i++)
         if (options.sources[i].is_file) add_file(options.sources[i].text);
         else add_input(options.sources[i].text, strlen(options.sources[i].text));
@@ -1226,6 +1254,9 @@ static void read_inputs(void) {
         options.arguments += n_words, options.n_arguments -= n_words;
     if (n_words && kind == ONE_FILE) add_file(joined.text);
     else if (n_words) add_input(joined.text, joined.n);
+    struct stat st;
+    if (n_words == 1 && kind != ONE_FILE && stat(joined.text, &st) == 0 && S_ISREG(st.st_mode))
+        note("%s is a file; its name is the text, -f reads the file", joined.text);
     if (n_words || options.n_sources || options.interactive) return;
     if (isatty(STDIN_FILENO)) refuse("no text: give a quoted argument, -f FILE or a pipe");
     add_file("-");
@@ -1399,18 +1430,24 @@ static void on_sigbus(int signal_number, siginfo_t *fault, void *state) {
 static void open_model(void) {
     static const char *const modes[] = {"auto", "map", "lock", "stream"}; /* LLAMA_MEMORY_... */
     struct sigaction action = {.sa_sigaction = on_sigbus, .sa_flags = SA_SIGINFO};
+    struct stat st;
     const char *mode = options.memory_mode;
     int *memory = &options.model.memory;
     llama_error err;
     while (mode && *memory < 4 && strcmp(mode, modes[*memory]) != 0) ++*memory;
     if (*memory == 4) refuse("--memory: '%s' is not auto, map or lock", mode);
     sigaction(SIGBUS, &action, NULL);
-    exit_on_error(llama_open(&run.model, options.model_path, &options.model, &err), err.text);
+    int status = llama_open(&run.model, options.model_path, &options.model, &err);
+    if (status == LLAMA_EIO && stat(options.model_path, &st) != 0)
+        strncat(err.text, "; the model is the first argument, -m or $LLAMA_MODEL",
+                sizeof err.text - strlen(err.text) - 1);
+    exit_on_error(status, err.text);
     run.info.size = sizeof run.info;
     llama_describe(run.model, &run.info);
     run.context = (size_t)(options.session.context ? options.session.context : run.info.context);
-    int trained = run.info.context; /* Meta's files do not say it; Llama 2 has 4096 */
-    if (strcmp(run.info.format, "meta") == 0 && trained < 4096) trained = 4096;
+    int trained = run.info.context;
+    bool meta = strcmp(run.info.format, "meta") == 0; /* whose files do not say it */
+    if (meta && trained < 4096) trained = 4096;       /* Llama 2's */
     /* Files pad the vocabulary to a multiple of a power of two; a few tokens may have no piece. */
     int missing = run.info.vocab - run.info.pieces, padding = run.info.vocab & -run.info.vocab;
     padding = padding > 128 ? 128 : padding < 8 ? 8 : padding;
@@ -1425,8 +1462,9 @@ static void open_model(void) {
         note("--rope-theta %g is used, whatever the model's files say",
              (double)options.model.rope_theta);
     if (options.session.context > trained)
-        note("-c %d: the model was trained for %d positions; beyond them its text gets worse",
-             options.session.context, trained);
+        note("-c %d: %s trained for %d positions; beyond them its text gets worse",
+             options.session.context,
+             meta ? "LLaMA was trained for 2048, Llama 2" : "the model was", trained);
 }
 
 /* Draw a progress bar with the time left, if the work has taken more than half a second. `what` is
@@ -1546,8 +1584,8 @@ static void load_cache(void) {
         note("%s; it is not used", err.text);
         options.cache_path = NULL;
     } else
-        die(status == LLAMA_ENOMEM ? EXIT_MEMORY : EXIT_USAGE,
-            "%s; remove it, or give another name", err.text);
+        die(status == LLAMA_ENOMEM ? EXIT_MEMORY : EXIT_USAGE, "%s%s", err.text,
+            status == LLAMA_EFORMAT ? "; remove it, or give another name" : "");
 }
 
 /* Save sequence 0. Returns whether that worked; if not, prints why. */
@@ -1813,6 +1851,9 @@ static void check_complete_options(void) {
     if (options.logprobs > run.info.vocab) options.logprobs = run.info.vocab;
     if (options.interactive && (options.json || many))
         refuse("-i: a chat is one text, without --json, --lines, -0, -k or several prompts");
+    if (options.interactive && options.echo) refuse("--echo: not with -i, which shows the chat");
+    if (!options.interactive && (*options.in_prefix || strcmp(options.in_suffix, "\n") != 0))
+        refuse("--in-prefix, --in-suffix: only with -i");
     if (options.interactive && options.ids)
         refuse("-i: a chat is text, without --ids; --special reads special tokens in it");
     for (size_t i = 0; i < options.n_stop_ids; i++)
@@ -1980,7 +2021,8 @@ static void reply(void) {
 static void take_back(bool again) {
     bytes *turns = &run.chat.turns;
     if (turns->n == 0) {
-        say("there is no line to %s", again ? "reply to" : "remove");
+        say("there is no line to %s since the beginning, /reset or /load",
+            again ? "reply to" : "remove");
         return;
     }
     const turn *last = (const turn *)(void *)(turns->text + turns->n) - 1;
@@ -1999,8 +2041,11 @@ static void take_back(bool again) {
  * cannot be read or written and stdin is not a terminal, exits. */
 static bool run_chat_command(const char *line) {
     bytes *chat_text = &run.inputs->text;
-    bool ok = true;
-    if (strcmp(line, "/exit") == 0) return false;
+    size_t n = strcspn(line, " ");
+    const char *file = line + n + strspn(line + n, " ");
+    bool ok = true, loads = n == 5 && strncmp(line, "/load", n) == 0,
+         saves = n == 5 && strncmp(line, "/save", n) == 0;
+    if (strcmp(line, "/exit") == 0 || strcmp(line, "/quit") == 0) return false;
     if (strcmp(line, "/help") == 0) fputs(CHAT_COMMANDS, stderr);
     else if (strcmp(line, "/stats") == 0) {
         print_stats();
@@ -2012,18 +2057,19 @@ static bool run_chat_command(const char *line) {
         cut(chat_text, 0), append(chat_text, run.chat.prompt.text, run.chat.prompt.n);
         cut(&run.chat.turns, 0);
         acknowledge("removed everything after the prompt", "");
-    } else if (strncmp(line, "/load ", 6) == 0) {
-        ok = load_state(line + 6);
+    } else if ((loads || saves) && !*file) say("%s: give the name of a file", line);
+    else if (loads) {
+        ok = load_state(file);
         if (ok) {
             cut(chat_text, 0), cut(&run.chat.turns, 0);
             append_tokens(chat_text, llama_tokens(run.session, 0), llama_length(run.session, 0));
             const char *why = options.special ? read_tokens(run.inputs) : NULL;
-            if (why) say("%s: %s", line + 6, why), cut(chat_text, 0), ok = false;
-            else acknowledge("loaded ", line + 6);
+            if (why) say("%s: %s", file, why), cut(chat_text, 0), ok = false;
+            else acknowledge("loaded ", file);
         }
-    } else if (strncmp(line, "/save ", 6) == 0) {
-        ok = save_chat(line + 6);
-        if (ok) acknowledge("saved in ", line + 6);
+    } else if (saves) {
+        ok = save_chat(file);
+        if (ok) acknowledge("saved in ", file);
     } else
         say("'%s': no such chat command; use /help, /undo, /retry, /reset, /save FILE, /load FILE, "
             "/stats, /exit",
@@ -2110,6 +2156,9 @@ static void read_item(item *it, char *line, size_t number) {
     bool known = *label && strcmp(label, "-") != 0;
     for (const char *c = line; c && ++it->n && (c = strchr(c, '\t')); c++) {}
     it->label = known ? strtol(label, &end, 10) : -1;
+    if (it->n && known && end != label && !*end && it->label >= 0 && (size_t)it->label >= it->n)
+        refuse("item %zu (line %zu): label %ld, but the last continuation is %zu", number, it->line,
+               it->label, it->n - 1);
     if (!it->n || (known && (*end || it->label < 0 || (size_t)it->label >= it->n)))
         refuse(
             "item %zu (line %zu): a line must be a label (the number of a continuation, or -), a "
@@ -2366,15 +2415,19 @@ static void run_info(void) {
     printf("constants   norm_eps %g, rope_theta %g\n", (double)i->norm_eps, (double)i->rope_theta);
     printf("parameters  %" PRIu64 "\n", i->parameters);
     printf("bytes       %" PRIu64 "\n", i->file_bytes);
-    printf("tokenizer   %s", llama_token_text(run.model, 0, NULL) ? "" : "none, ");
-    printf("bos %d%s, eos ", (int)i->bos, i->bos >= 0 && !i->add_bos ? " (not added)" : "");
-    if (i->eos < 0) printf("-1");
+    printf("tokenizer   %s", i->pieces ? "" : "none");
+    if (i->bos >= 0) printf("bos %d%s, ", (int)i->bos, i->add_bos ? "" : " (not added)");
+    else if (i->pieces) printf("no bos, ");
+    if (i->eos >= 0) printf("%seos ", i->pieces ? "" : ", ");
+    else if (i->pieces) printf("no eos");
     print_ends(" ");
     putchar('\n');
     printf("context     %zu positions, KV cache %" PRIu64 " bytes (%" PRIu64 " a position)\n",
            run.context, i->kv_bytes_per_token * run.context, i->kv_bytes_per_token);
     printf("memory      %.1f GB needed, of %.1f GB%s\n", needed / 1e9, memory / 1e9,
-           needed > memory ? ": weights will be read from disk again and again" : "");
+           needed - (double)i->file_bytes > memory ? ": the context does not fit; see -c"
+           : needed > memory ? ": weights will be read from disk again and again"
+                             : "");
     printf("kernels     %s\n", llama_session_kernels(run.session));
 }
 
@@ -2398,6 +2451,7 @@ static void run_tokenize(void) {
         want_tokens(parse_ids(in));
         append_tokens(&text, in->tokens, in->n_tokens);
         write_text(text.text, text.n);
+        if (isatty(STDOUT_FILENO) && text.n && text.text[text.n - 1] != '\n') putchar('\n');
         return;
     }
     if (options.bos && run.info.bos < 0) refuse("--bos: the tokenizer has no <s>");

@@ -138,7 +138,15 @@ case_stdin() {
     timeout 5 $llama $model "$prompt" $greedy <$work/silent >$work/out 2>$work/err
     same "a pipe that gives nothing is not waited for" $work/out $work/text
     one_line "a pipe that gives nothing"
-    holds "a note says so" grep -q "not read; -f - waits" $work/err
+    holds "a note says so" grep -q "not read; with -f - it is waited for" $work/err
+    (sleep 0.8; printf 'The king') | $llama $model "and" -n 0 --json --echo -f - >$work/out
+    holds "-f - beside a prompt waits" grep -q '"text": "The kingand"' $work/out
+    run 0 "a value in the same word" $llama $model "There was once" -n2 --temp 0
+    holds "a value in the same word" [ "$(cat $work/out)" = " a king" ]
+    run 0 "the name of a file" $llama $model README.md -n 0
+    holds "a note" grep -q "README.md is a file; its name is the text" $work/err
+    refuse 3 "no model" "the model is the first argument" $llama "Once upon a time"
+    refuse 2 "a text that begins with -" "goes after --" $llama $model "- a list"
     timeout 5 $llama $model "$prompt" $greedy -q <$work/silent >$work/out 2>$work/err
     empty "a pipe that gives nothing, -q" $work/err
     for command in info check bench; do
@@ -516,11 +524,12 @@ case_talk() {
     printf 'one\ntwo\nthree\nfour\nfive\nsix\n' | $llama $model -i --temp 0 -n 12 -c 40 >$work/out 2>$work/err
     if [ $? -eq 5 ]; then ok; else no "-i: a full context ends a pipe's conversation"; fi
     holds "-i: says so" grep -q "context of 40 positions is full" $work/err
-    printf 'one\n/save %s\n/exit\nnot sent\n' "$work/full" | $llama $model -i --temp 0 -n -1 --ignore-eos --echo -c 40 >$work/out 2>$work/err
+    printf 'one\n/save %s\n/exit\nnot sent\n' "$work/full" | $llama $model -i --temp 0 -n -1 --ignore-eos -c 40 >$work/out 2>$work/err
     if [ $? -eq 0 ]; then ok; else no "-i: /save of a full context: $(cat $work/err)"; fi
     holds "-i: what of it is not saved is said: $(cat $work/err)" grep -q "full: the context is full; the last [0-9]* of [0-9]* tokens are not saved" $work/err
     holds "-i: but the rest is" test -s $work/full
-    holds "-i: --echo is not for conversations" [ "$(grep -c one $work/out)" -eq 0 ]
+    refuse 2 "-i --echo" "not with -i" $llama $model -i --echo
+    refuse 2 "--in-prefix without -i" "only with -i" $llama $model x --in-prefix a
     printf '/load %s\n' "$work/readme" | $llama $model -i >$work/out 2>$work/err
     holds "/load of no state" grep -q "not a saved state" $work/err
     printf '/load %s\n' "$work/nowhere" | $llama $model -i >$work/out 2>$work/err
@@ -575,7 +584,7 @@ case_score() {
     n=0
     for item in 'x\ty\tz' '2\ty\tz\tz' '-1\ty\tz' '0x\ty\tz' '0\ty' '0' '\t' '99999999999999999999\ty\tz'; do
         printf -- "$item\n" >$work/item
-        refuse 2 "score of no item, $n" "item 1 (line 1): a line must be a label" $llama score $model -f $work/item
+        refuse 2 "score of no item, $n" "item 1 (line 1): \(a line must be a label\|label [0-9]*, but\)" $llama score $model -f $work/item
         n=$((n + 1))
     done
     for item in '0\ty\t' '0\ty\tz\t\tz' '0\ty\tz\\c'; do
@@ -907,6 +916,10 @@ case_completion() {
         holds "bash: a memory mode" [ "$(cat $work/out)" = lock ]
         offers llama $model -f ""
         holds "bash: a file's name is left to bash" [ "$(cat $work/out)" = "" ]
+        offers llama tests/tin
+        holds "bash: a model's name ($(cat $work/out))" [ "$(cat $work/out)" = "tests/tiny" ]
+        offers llama info ""
+        holds "bash: no option before a -" [ "$(cat $work/out)" = "" ]
         offers llama help pp
         holds "bash: help of a verb" [ "$(cat $work/out)" = ppl ]
         offers llama --completion f
@@ -994,7 +1007,7 @@ case_surprises() {
     LLAMA_MODEL=$model refuse 2 "a wrong name and LLAMA_MODEL" 'LLAMA_MODEL is set' $llama no/such "$prompt"
     LLAMA_MODEL=$model refuse 2 "a wrong name and LLAMA_MODEL" 'LLAMA_MODEL is set' $llama info no/such
     refuse 2 "--decode --count" "not with" $llama tokenize $model --decode --count 5
-    refuse 2 "a NUL in an option" "NUL" $llama $model x -e --in-prefix 'A\x00'
+    refuse 2 "a NUL in an option" "NUL" $llama $model x -e -i --in-prefix 'A\x00'
     refuse 2 "a range is named in figures" "from 1 to 1048576" $llama $model x -c 0
     refuse 2 "whose option it is not" "not an option of score" $llama score $model --echo
     run 0 "complete -h" $llama complete -h
