@@ -4104,6 +4104,11 @@ static int put_param(params p, size_t i, const char *key, const llamac_value *v,
                            "%s: '%s' must be a%s number from %.10g to %.10g; use the file that "
                            "came with the model",
                            file, key, want == '1' ? " whole" : "", min, max);
+    if (v->type == GGUF_NONE && p[i] != 0 && p[i] != number) /* JSON */
+        return llamac_fail(err, LLAMA_EFORMAT,
+                           "%s: '%s' is given twice, with different values; use the file that came "
+                           "with the model",
+                           file, key);
     p[i] = number;
     return LLAMA_OK;
 }
@@ -4373,9 +4378,10 @@ static int skip_tensor(binder *b, const archive *a, const tensor *t, const char 
     for (const char *at = name; at; at = strchr(at, '.') ? strchr(at, '.') + 1 : NULL)
         for (size_t k = 0; k < sizeof unneeded / sizeof *unneeded; k++)
             if (llamac_is(at, strcspn(at, "."), unneeded[k])) return LLAMA_OK;
-    if (is_bias && t->dims > 1) return LLAMA_OK; /* a mask */
     snprintf(whole, sizeof whole, "%.*s.weight", (int)stem, name);
-    if (is_bias && (inside || weight_named(b, whole, &names) != SIZE_MAX))
+    bool of_weight = weight_named(b, whole, &names) != SIZE_MAX;
+    if (is_bias && t->dims > 1 && !of_weight) return LLAMA_OK; /* a mask */
+    if (is_bias && (inside || of_weight))
         return foreign_tensor(a, t, "it is a bias, as Qwen2 and InternLM have", OTHER);
     for (size_t k = 0; k < sizeof foreign / sizeof *foreign; k++)
         if (strstr(name, foreign[k].part))

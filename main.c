@@ -1152,7 +1152,8 @@ static void add_input(const char *text, size_t n) {
     bytes *b = &run.inputs[run.n_inputs++].text;
     append(b, run.document.text, run.document.n);
     append(b, text, n);
-    if (options.escapes) b->text[b->n = unescape(b->text, b->n, NULL)] = 0;
+    size_t begin = run.document.n; /* the document stays as it is */
+    if (options.escapes) b->text[b->n = begin + unescape(b->text + begin, b->n - begin, NULL)] = 0;
 }
 
 /* Return the content of a file, or of stdin if `path` is "-". Exits with an error if it cannot be
@@ -1310,7 +1311,7 @@ static const char *tokenize(input *in, unsigned flags) {
 static void note_special(const bytes *b) {
     int32_t token;
     size_t n;
-    for (size_t at = 0; at < b->n && !run.special_noted; at++) {
+    for (size_t at = 0; at < b->n && !run.special_noted && !options.quiet; at++) {
         at += llama_find_special(run.model, b->text + at, b->n - at, &token);
         const char *text =
             llama_token_text(run.model, token, &n); /* NULL: none, or without a row */
@@ -1342,6 +1343,7 @@ static const char *parse_ids(input *in) {
  * front unless --no-bos is given or the model's files say otherwise. Returns NULL, or why it has
  * none. */
 static const char *read_tokens(input *in) {
+    if (options.ids && options.command->bit == COMPLETE && !options.json) want_tokenizer();
     if (options.ids) return parse_ids(in);
     if (!options.special && options.command->bit != PPL) note_special(&in->text);
     return tokenize(in,
@@ -1753,7 +1755,9 @@ static int on_text(void *user, llama_request *t, const char *text, size_t n) {
     if (t->finish_reason) out->end_time = now();
     if (!t->finish_reason && options.json) record_token(out, t);
     bool stop_id = !t->finish_reason && is_stop_id(t->token);
-    size_t own = stop_id ? own_length(t->token) : 0;
+    size_t own = stop_id ? own_length(t->token) : 0, n_piece;
+    const char *piece = stop_id ? llama_token_text(run.model, t->token, &n_piece) : NULL;
+    if (piece && n_piece == 6 && memcmp(piece, "<0x", 3) == 0) own = n; /* no part of a character */
     append(&out->text, text, own < n ? n - own : 0);
     const char *pending = out->text.text + out->ready;
     size_t n_pending = out->text.n - out->ready, keep;

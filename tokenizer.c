@@ -35,6 +35,7 @@ enum {
     MAX_PIECES = 1 << 20, /* in a vocabulary */
     MAX_PIECE = 1000,     /* bytes; with pending bytes a piece decodes to <= LLAMA_TEXT_MAX */
     MAX_PROBES = 1000,    /* slots tried for a piece; a file that needs more is malicious */
+    MAX_ADDED = 65536,    /* tokens in files beside the vocabulary */
     MAX_KEY = 256         /* bytes of a text that the character map replaces */
 };
 
@@ -80,12 +81,13 @@ struct llamac_vocab {
     bool splits_unused;     /* has UNUSED pieces, which are merged and then split again */
     /* Settings of tokenizer.json */
     bool splits_words; /* no piece is formed across the beginning of a word, a space */
+    bool one_in_front; /* a text that begins with a space gets no other in front */
     bool repeats_unk;  /* each unknown character becomes an <unk>, not a series of them */
     /* Special tokens */
     piece_texts specials;
     vocab_piece
         *rowless; /* [n_rowless] added tokens without a row in the model; ids from size on */
-    size_t n_rowless, rowless_capacity;
+    size_t n_rowless, rowless_capacity, n_added;
     bool first_only;   /* only the beginning of a text gets the space in front, not the text after a
                         * special token */
     bool first_stated; /* the file says so itself: tokenizer.json */
@@ -116,10 +118,12 @@ static uint32_t hash_text(const char *text, size_t n) {
 
 /* Returns the id of the piece in the hash table with this text, or -1. */
 static int32_t slot_find(const llamac_vocab *v, const char *text, size_t n) {
-    for (uint32_t i = hash_text(text, n) & v->slot_mask;; i = (i + 1) & v->slot_mask) {
+    uint32_t i = hash_text(text, n) & v->slot_mask;
+    for (int tries = 0; tries <= MAX_PROBES; tries++, i = (i + 1) & v->slot_mask) {
         int32_t id = v->slots[i];
         if (id < 0 || (v->pieces[id].n == n && memcmp(v->pieces[id].text, text, n) == 0)) return id;
     }
+    return -1;
 }
 
 /* Returns the id of the piece with this text that ordinary text can have, or -1. A piece that became
@@ -281,7 +285,7 @@ static const piece_text *match_text(const piece_texts *list, const char *text, s
  * eos means none. Byte pieces must be all 256 or none. */
 static const char *finish_vocab(llamac_vocab *v, double bos, double eos, bool space_in_front) {
     int bytes = 0;
-    const double ids[] = {bos, eos};
+    double ids[] = {bos, eos};
     for (int i = 0; i < 256; i++) bytes += v->byte_id[i] >= 0;
     if (v->unk < 0) return "has no <unk>";
     if (bytes % 256) return "has some byte pieces and lacks others";
@@ -289,11 +293,13 @@ static const char *finish_vocab(llamac_vocab *v, double bos, double eos, bool sp
         if (ids[i] < 0) continue;
         if (!(ids[i] < v->size)) return "names a bos or eos id that is not in its vocabulary";
         int type = v->pieces[(int32_t)ids[i]].type;
-        if (ids[i] != (int32_t)ids[i] || (type != CONTROL && type != UNUSED))
+        if (ids[i] != (int32_t)ids[i] ||
+            (type != CONTROL && type != UNUSED && type != USER_DEFINED))
             return "names a bos or eos id whose piece is ordinary text"; /* UNUSED: added in GGUF */
+        if (type == USER_DEFINED) ids[i] = -1; /* as in SentencePiece: text that looks like it */
     }
-    v->bos = bos < 0 ? -1 : (int32_t)bos;
-    v->eos = eos < 0 ? -1 : (int32_t)eos;
+    v->bos = ids[0] < 0 ? -1 : (int32_t)ids[0];
+    v->eos = ids[1] < 0 ? -1 : (int32_t)ids[1];
     v->space_in_front = space_in_front;
     return list_pieces(v);
 }
@@ -677,7 +683,6 @@ static vocab_piece *piece_for_id(llamac_vocab *v, double id, size_t rows, const 
         v->size = (int32_t)size;
         return &pieces[(size_t)id];
     }
-    if (needed > MAX_PIECES) return *why = "has too many added tokens without a row", NULL;
     vocab_piece *rowless = grow(v->arena, v->rowless, v->n_rowless, needed, &v->rowless_capacity);
     if (!rowless) return NULL;
     v->rowless = rowless;
@@ -697,6 +702,7 @@ static const char *add_token(llamac_vocab *v, const added_token *a, size_t rows)
     if (!text) return why;
     if (n == 0 || n > MAX_PIECE || !is_utf8(text, n))
         return "has an added token that is empty, not UTF-8 or over 1000 bytes";
+    if (v->n_added++ == MAX_ADDED) return "has more than 65536 added tokens";
     vocab_piece *p = piece_for_id(v, a->id, rows, &why);
     if (!p) return why;
     bool same = p->n == n && memcmp(p->text, text, n) == 0;
@@ -704,7 +710,8 @@ static const char *add_token(llamac_vocab *v, const added_token *a, size_t rows)
         return "gives the id of <unk> or of a byte to another token";
     if (p->type == BYTE) return "has an added token that is a byte";
     if (!same) p->text = text, p->n = (uint32_t)n;
-    if (p->type != UNKNOWN && !(same && p->type == USER_DEFINED))
+    bool keeps = same && (p->type == USER_DEFINED || (p->type == NORMAL && !a->special));
+    if (p->type != UNKNOWN && !keeps)
         p->type = a->special || (same && p->type == CONTROL) ? CONTROL : UNUSED;
     p->added = true;
     p->lstrip = a->lstrip;
@@ -724,7 +731,7 @@ static const char *name_special(llamac_vocab *v, const added_token *a, const lla
     int32_t id = found && found->n == n ? found->id : n ? slot_find(v, text, n) : -1;
     if (id < 0) return NULL;
     vocab_piece *p = piece_of(v, (size_t)id);
-    if (p->type != UNKNOWN && p->type != USER_DEFINED) p->type = CONTROL;
+    if (p->type == UNUSED && p->added) p->type = CONTROL; /* else ordinary text keeps its token */
     p->added = true;
     p->lstrip |= a->lstrip;
     p->rstrip |= a->rstrip;
@@ -769,6 +776,9 @@ static const char *read_added(llamac_vocab *v, llamac_cursor bytes, size_t rows,
     while (!why && llamac_json_next(&j)) {
         char kind = j.value.kind;
         if (j.level == 0 && kind != '{' && kind != '}') return "is not a JSON object";
+        if (file == TOKENIZER_CONFIG && !strchr("{}n", kind) && (j.level == 1 || j.level == 2) &&
+            llamac_json_under(&j, 1, "added_tokens_decoder"))
+            return "has an added_tokens_decoder that is not an object of objects";
         bool decoder = file == TOKENIZER_CONFIG && llamac_json_under(&j, 1, "added_tokens_decoder");
         bool list = file == TOKENIZER_JSON && llamac_json_under(&j, 1, "added_tokens");
         bool names = llamac_json_under(&j, 1, "additional_special_tokens") ||
@@ -1107,6 +1117,7 @@ static const char *parse_json(llamac_vocab **out, llamac_cursor c, size_t max_pi
     if (!why) why = json_scores(&k, v, j);
     if (!why) why = finish_vocab(v, bos, eos, k.prepends || (k.metaspace && !k.never));
     if (!why) v->splits_words = k.metaspace && !k.whole, v->repeats_unk = !k.fuses_unk;
+    if (!why) v->one_in_front = k.metaspace && !k.prepends;
     if (!why) why = read_added(v, c, max_pieces, TOKENIZER_JSON, true);
     if (!why) why = list_pieces(v);
     if (v) v->first_only = k.first_only, v->first_stated = true;
@@ -1150,7 +1161,9 @@ LLAMAC_SHARED void llamac_vocab_note(llamac_gguf_vocab *g, const llamac_pair *p)
         if (!llamac_is(p->key + PREFIX, p->length - PREFIX, keys[i].key)) continue;
         bool logical = v->kind == 't' || v->kind == 'f';
         if (keys[i].value) *keys[i].value = *v;
-        else if (v->kind != '0' && !(keys[i].flag && logical)) g->mistyped = keys[i].key;
+        else if (keys[i].flag ? !logical && !(v->kind == '0' && (v->number == 0 || v->number == 1))
+                              : v->kind != '0')
+            g->mistyped = keys[i].key;
         else *(keys[i].id ? keys[i].id : keys[i].flag) = logical ? v->kind == 't' : v->number;
     }
 }
@@ -1371,7 +1384,9 @@ static size_t normalise(const llamac_vocab *v, const char *text, size_t n, bool 
     const char *space = v->keeps_plain_space ? " " : SPACE;
     size_t n_space = strlen(space), to = 0;
     bool squeeze = v->squeezes_spaces; /* the next spaces are left out */
-    if (v->space_in_front && in_front) to = n_space;
+    bool has_one =
+        v->one_in_front && n && (text[0] == ' ' || (n >= 3 && memcmp(text, SPACE, 3) == 0));
+    if (v->space_in_front && in_front && !has_one) to = n_space;
     if (out) memcpy(out, space, to);
     for (size_t i = 0, k, used; i < n; i += used) {
         const char *from = normalise_next(v, text + i, n - i, &k, &used);
@@ -1663,6 +1678,6 @@ LLAMAC_SHARED size_t llamac_decode(const llamac_vocab *v, llama_decoder *u, int3
         if (space && (started || i > 0)) out[to++] = ' ';
         i += space ? 3 : 1;
     }
-    if (to || !v->squeezes_spaces) u->started = 1;
+    if (to || (!v->squeezes_spaces && !unknown)) u->started = 1;
     return to;
 }

@@ -139,6 +139,9 @@ case_stdin() {
     same "a pipe that gives nothing is not waited for" $work/out $work/text
     one_line "a pipe that gives nothing"
     holds "a note says so" grep -q "not read; with -f - it is waited for" $work/err
+    printf 'a\\nb' | $llama tokenize $model -e '\x63' --count >$work/out
+    printf 'a\\nbc' | $llama tokenize $model --count >$work/ids
+    same "-e leaves the document as it is" $work/out $work/ids
     (sleep 0.8; printf 'The king') | $llama $model "and" -n 0 --json --echo -f - >$work/out
     holds "-f - beside a prompt waits" grep -q '"text": "The kingand"' $work/out
     run 0 "a value in the same word" $llama $model "There was once" -n2 --temp 0
@@ -1137,6 +1140,9 @@ case_facts() {
     holds "a text ends at it" grep -q '"finish": "eos"' $work/out
     run 0 "--ignore-eos" $llama $work/facts -q "There was once a man who went into" --temp 0 -n 9 --json --ignore-eos
     holds "--ignore-eos" sh -c "! grep -q '[[ ]$the[],]' $work/out"
+    printf '{"pad_token": "\342\226\201the"}' >$work/facts/tokenizer_config.json
+    run 0 "a name does not take its text away" $llama tokenize $work/facts the
+    holds "a name does not take its text away" [ "$(cat $work/out)" = "$the" ]
     printf '{"add_bos_token": false}' >$work/facts/tokenizer_config.json
     run 0 "info" $llama info $work/facts
     holds "<s> is not added" grep -q "^tokenizer   bos 1 (not added), eos 2$" $work/out

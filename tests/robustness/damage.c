@@ -630,7 +630,7 @@ static void directed_zip(void) {
     ADD(ZIP, "three bytes behind the end", "abc", "no zip end record");
     make(&ZIP, "an end record of 21 bytes", empty, sizeof empty - 1, "no zip end record");
     make(&ZIP, "an archive of nothing", empty, sizeof empty, "no data.pkl");
-    MAKE(ZIP, "an end record and no more", "PK\5\6\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0", "too small");
+    MAKE(ZIP, "an end record and no more", "PK\5\6\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0", "fewer weights");
     POKE(ZIP, "the zip64 end is another record", "PK\6\6", 0, 3, 7, 1, "zip64 end record is not where");
     POKE(ZIP, "a locator that points behind the file", "PK\6\7", 0, 8, 1 << 20, 8, "zip64 end record is not where");
     POKE(ZIP, "a locator that points to 2^64 - 1", "PK\6\7", 0, 8, UINT64_MAX, 8, "zip64 end record is not where");
@@ -851,7 +851,7 @@ static void directed_safetensors(void) {
     POKE(SAFE, "a header of 1 byte", "", 0, 0, 1, 8, "not JSON");
     POKE(SAFE, "a header of 2^63 bytes", "", 0, 0, 1ull << 63, 8, "header is truncated");
     POKE(SAFE, "a header of all the file and one", "", 0, 0, 2679, 8, "header is truncated");
-    MAKE(SAFE, "seven bytes", "\2\0\0\0\0\0\0", "too small");
+    MAKE(SAFE, "seven bytes", "\2\0\0\0\0\0\0", "fewer weights");
     PADDED("no tensors", "{}", "not JSON, or has no tensors");
     PADDED("metadata alone", "{\"__metadata__\":{}}", "not JSON, or has no tensors");
     PADDED("a list", "[]", "not JSON, or has no tensors");
@@ -1009,7 +1009,7 @@ static void directed_llama2c(void) {
     POKE(BIN0, "a vocabulary of -2^31", "", 0, 20, 0x80000000, 4, "does not match a llama2.c header");
     POKE(BIN0, "heads of one", "", 0, 12, 8, 4, "does not match a llama2.c header");
     MAKE(BIN1, "a magic alone", "24ka", "must be");
-    MAKE(BIN1, "a header cut short", "24ka\1\0\0\0\x08\0\0\0\x0c\0\0\0\1\0\0\0\2\0\0\0\1\0\0\0\x0c\0\0\0\0\2\0\0\0", "too small");
+    MAKE(BIN1, "a header cut short", "24ka\1\0\0\0\x08\0\0\0\x0c\0\0\0\1\0\0\0\2\0\0\0\1\0\0\0\x0c\0\0\0\0\2\0\0\0", "fewer weights");
     ADD(BIN1, "a byte behind it", "\0", "does not match a llama2.c header");
     POKE(BIN1, "version 2^32 - 1", "", 0, 4, 0xffffffff, 4, "version 4294967295");
     POKE(BIN1, "a dim of 2^30", "", 0, 8, 1 << 30, 4, "hidden_size");

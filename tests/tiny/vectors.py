@@ -234,7 +234,7 @@ class Ours:
         self.c = ctypes.CDLL(os.path.abspath(library))
         self.model, error = ctypes.c_void_p(), ctypes.create_string_buffer(8192)
         status = self.c.llama_open(ctypes.byref(self.model), folder.encode(), None, error)
-        assert status == 0, error.value.decode()
+        assert status == 0, error.raw.decode(errors="replace")
         self.c.llama_text_to_tokens.restype = ctypes.c_ssize_t
         self.c.llama_token_to_text.restype = ctypes.c_size_t
 

@@ -261,12 +261,14 @@ static buffer make_gguf_vocab(const test_piece *p, int n, int eos) {
 }
 
 /* The same ids and the same text back as with tokenizer.model. */
-static void same_ids(const llama *want, const llama *got, const char *what) {
+static void same_ids(const llama *want, const llama *got, const char *what, bool one_in_front) {
     static const char *const texts[] = {"", " ", "Once upon a time there was a poor woodcutter.", "  two  and\n\ttabs", "caf\xc3\xa9 \xf0\x9f\x99\x82 \xff",
                                         "<s></s><unk><0x0A>", "\"quoted\" \\back\\", "                                   spaces", "theThe the,the"};
     for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) {
         int32_t a[256], b[256];
-        ptrdiff_t n = llama_text_to_tokens(want, texts[i], strlen(texts[i]), LLAMA_ADD_BOS, a, 256);
+        const char *less = texts[i] + (one_in_front && texts[i][0] == ' '); /* Metaspace adds none to one that is there */
+        if (less > texts[i] && !*less) continue;
+        ptrdiff_t n = llama_text_to_tokens(want, less, strlen(less), LLAMA_ADD_BOS, a, 256);
         ptrdiff_t k = llama_text_to_tokens(got, texts[i], strlen(texts[i]), LLAMA_ADD_BOS, b, 256);
         check(n == k && n > 0 && memcmp(a, b, (size_t)n * sizeof *a) == 0, "%s: \"%s\" is %td tokens, not %td", what, texts[i], k, n);
         llama_decoder u = {.n = 0}, v = {.n = 0};
@@ -306,14 +308,14 @@ static void test_vocabularies(void) {
     for (int i = 0; i < 3; i++) {
         put_file(&files[i], folder, i < 2 ? "tokenizer.json" : "vocab.bin");
         open_with(&got, folder, i < 2 ? NULL : in_work("vocabulary/vocab.bin"), names[i]);
-        if (got) same_ids(want, got, names[i]);
+        if (got) same_ids(want, got, names[i], i == 1);
         llama_close(got);
         got = NULL;
     }
     buffer vocab = make_gguf_vocab(p, n, 2), gguf = model_gguf(&spec, 0, 1, &vocab, 6);
     put_file(&gguf, work, "vocabulary.gguf");
     open_with(&got, in_work("vocabulary.gguf"), NULL, "GGUF's vocabulary");
-    if (got) same_ids(want, got, "GGUF's vocabulary");
+    if (got) same_ids(want, got, "GGUF's vocabulary", false);
     llama_close(got);
     got = NULL;
 
@@ -1372,6 +1374,9 @@ static void test_facts(void) {
         {"a base as an object", "config.json", "\"rope_theta\": {\"value\": 10000.0}", NULL, 0, 0, "rope_theta"},
         {"a base as text", "config.json", "\"rope_theta\": \"10000\"", NULL, 0, 0, "rope_theta"},
         {"a width as a list", "config.json", "\"head_dim\": [8]", NULL, 0, 0, "head_dim"},
+        {"a base of two values", "config.json", "\"rope_parameters\": {\"rope_type\": \"default\", \"rope_theta\": 5000.0}, \"rope_theta\": 1e4", NULL, 0, 0, "twice"},
+        {"added tokens as text", "tokenizer_config.json", "\"added_tokens_decoder\": \"x\"", NULL, 0, 0, "added_tokens_decoder"},
+        {"an added token as text", "tokenizer_config.json", "\"added_tokens_decoder\": {\"1024\": \"<x>\"}", NULL, 0, 0, "added_tokens_decoder"},
         {"an architecture as an object", "config.json", "\"architectures\": {}", NULL, 0, 0, "architectures"},
     };
     char file[2200], path[2048];
