@@ -730,10 +730,10 @@ static size_t find_option(const char *text, size_t n) {
             if (d == 0) return i;
             min = d, nearest = name, length = k;
         }
-    if (strchr(text, ' '))
-        refuse("%s: no such option; a text that begins with - goes after --", text);
-    refuse("%s: no such option; %s%.*s%sllama help all lists them", text,
-           length ? "did you mean " : "", (int)length, nearest, length ? "? " : "");
+    refuse("%s: no such option; %s%.*s%s%s", text, length ? "did you mean " : "", (int)length,
+           nearest, length ? "? " : "",
+           strchr(text, ' ') ? "a text that begins with - goes after --"
+                             : "llama help all lists them");
 }
 
 /* Parse the value of row i into its INTEGER or REAL. Exits with an error if it is out of range. */

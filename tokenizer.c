@@ -1156,6 +1156,7 @@ LLAMAC_SHARED void llamac_vocab_note(llamac_gguf_vocab *g, const llamac_pair *p)
         {"add_space_prefix", NULL, NULL, &g->space_in_front},
         {"remove_extra_whitespaces", NULL, NULL, &g->squeezes_spaces},
     };
+    const char *mistyped_key = g->mistyped;
     if (p->length < PREFIX || memcmp(p->key, prefix, PREFIX) != 0) return;
     for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
         if (!llamac_is(p->key + PREFIX, p->length - PREFIX, keys[i].key)) continue;
@@ -1163,9 +1164,10 @@ LLAMAC_SHARED void llamac_vocab_note(llamac_gguf_vocab *g, const llamac_pair *p)
         if (keys[i].value) *keys[i].value = *v;
         else if (keys[i].flag ? !logical && !(v->kind == '0' && (v->number == 0 || v->number == 1))
                               : v->kind != '0')
-            g->mistyped = keys[i].key;
+            mistyped_key = keys[i].key;
         else *(keys[i].id ? keys[i].id : keys[i].flag) = logical ? v->kind == 't' : v->number;
     }
+    g->mistyped = mistyped_key;
 }
 
 /* Returns whether the value of tokenizer.ggml.model is this name. */
