@@ -752,7 +752,7 @@ static void try_ids(const char *s, size_t n) {
     bytes text = {.n = 0}, written = {.n = 0};
     options.escapes = world.terminal;
     add_input(s, n);
-    read_ids(run.inputs);
+    want_tokens(parse_ids(run.inputs));
     const input *in = run.inputs;
     for (size_t i = 0; i < in->text.n; i++)
         words += isdigit((unsigned char)in->text.text[i]) && (i == 0 || !isdigit((unsigned char)in->text.text[i - 1]));
@@ -765,7 +765,7 @@ static void try_ids(const char *s, size_t n) {
     }
     options.escapes = false;
     add_input(written.text, written.n);
-    read_ids(&run.inputs[1]);
+    want_tokens(parse_ids(&run.inputs[1]));
     must(run.inputs[1].n_tokens == words && memcmp(run.inputs[0].tokens, run.inputs[1].tokens, words * sizeof(int32_t)) == 0, "the same ids");
     append_tokens(&text, run.inputs->tokens, words);
     must(valid_utf8((unsigned char *)text.text, text.n), "decoded are whole characters");
