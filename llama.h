@@ -127,12 +127,13 @@ typedef struct {
     char text[508]; /* one line: which file, what is wrong, why, what to do; "" on success */
 } llama_error;
 
-/* Reports progress on the calling thread, at least once a layer. Return 0 to continue, any other
- * value to cancel. `what` names the work and its unit: "prompt" counts layers x tokens, "weights",
- * "md5" and "state" (saving and loading) count bytes. */
+/* Reports progress on the calling thread, at least once a layer, before it is computed. Return 0 to
+ * continue, any other value to cancel. `what` names the work and its unit: "prompt" counts layers x
+ * tokens, "weights", "md5" and "state" (saving and loading) count bytes. Must not call functions
+ * that change the session. */
 typedef int (*llama_progress_fn)(void *user, const char *what, uint64_t done, uint64_t total);
 
-/* Memory functions of the host. */
+/* Memory functions of the host. Set both; if one is NULL, the library's own are used. */
 typedef struct {
     void *user;                                             /* first argument of both functions */
     void *(*alloc)(void *user, size_t bytes, size_t align); /* returns NULL on failure */
@@ -308,8 +309,9 @@ LLAMAC_API ptrdiff_t llama_text_to_tokens(const llama *, const char *text, size_
  * is llama_info.vocab or more. */
 LLAMAC_API size_t llama_find_special(const llama *, const char *text, size_t n, int32_t *token);
 
-/* Returns a lower bound on the number of tokens of any n bytes of text, without LLAMA_SPECIAL; 0 if
- * there is none: no tokenizer, or one that can turn any number of bytes into one token. A text that
+/* Returns a lower bound on the number of tokens of any n bytes of text, without LLAMA_SPECIAL. It is
+ * 0 for a short text, and for every text if there is no tokenizer, or one that can turn any number
+ * of bytes into one token. A text that
  * cannot fit in a context can be refused before it is tokenized. */
 LLAMAC_API size_t llama_min_tokens(const llama *, size_t n);
 
@@ -329,8 +331,9 @@ typedef struct {
 #define LLAMA_FLUSH INT32_MIN /* as a token for llama_token_to_text: the text ends here */
 
 /* Detokenizes one token: writes the text that it completes to `out` and returns the number of
- * bytes. Writes complete UTF-8 characters only. Each invalid byte becomes U+FFFD. Control tokens
- * have no text, unless the decoder's `special` is set. */
+ * bytes. Writes complete UTF-8 characters only. Each invalid byte becomes U+FFFD. Control tokens,
+ * and added tokens that the files name special, have no text, unless the decoder's `special` is
+ * set. A token that does not exist changes nothing and has no text. */
 LLAMAC_API size_t llama_token_to_text(const llama *, llama_decoder *, int32_t token,
                                       char out[LLAMA_TEXT_MAX]);
 
@@ -404,7 +407,8 @@ LLAMAC_API const float *llama_logits_at(const llama_session *, int seq, size_t p
 LLAMAC_API int llama_probabilities(llama_session *, int seq, const llama_sampler *, float *probs);
 
 /* Writes the k most likely tokens to `out`, most likely first. Uses the plain softmax, without a
- * sampler. Returns how many it wrote: k, or vocab if k is larger. Errors: EINVAL. */
+ * sampler. Returns how many it wrote: k, or vocab if k is larger. Errors: EINVAL (k below 1, no
+ * logits), without a text in llama_session_error, as the session is const. */
 LLAMAC_API int llama_top_logprobs(const llama_session *, int seq, llama_token_logprob *out, int k);
 
 /* Does llama_eval and writes the log-probability of each token, given all tokens before it, to
@@ -459,7 +463,8 @@ typedef struct {
 } llama_request;
 
 /* Receives each token of a text: n bytes of text that the token completes (n may be 0). The
- * sequence still has the logits from which the token was drawn. When the text ends, the function is
+ * sequence still has the logits from which the token was drawn: functions that take a const session
+ * may be called, others must not. When the text ends, the function is
  * called once more, with finish_reason set and the rest of the text. Return
  *
  *     0                  to continue
@@ -495,9 +500,10 @@ typedef struct {
  *     1. White space (Unicode's) at the end of the context is moved to the continuation.
  *     2. `<s> context` and `<s> context continuation` are tokenized. Let N be the number of tokens
  *        of the first.
- *     3. The continuation's tokens are the second list without its first N tokens. If none is left,
- *        they are its last token.
+ *     3. The continuation's tokens are the second list without its first N tokens.
  *     4. The model sees the tokens of the first list, then the continuation's tokens.
+ *     5. If rule 3 leaves no token, the continuation's token is the last of the second list, and the
+ *        model sees the second list: `given` counts its other tokens.
  *
  * Continuations run together in one pass over the weights; that does not change their bits. A
  * context is evaluated once for all continuations in a row that have it.
@@ -537,7 +543,7 @@ LLAMAC_API int llama_load(llama_session *, int seq, llama_read_fn fn, void *user
 /* Saves a sequence to a file. The new file replaces an older state only when it is complete and on
  * the disk, so a crash leaves one or the other. A symbolic link stays, and its target is replaced
  * or created. A file that would be larger than the process's limit (ulimit -f) gives EIO and raises
- * no SIGXFSZ. A file that is not a saved state is never replaced: EINVAL, or EIO if it is not a
+ * no SIGXFSZ. A file that is neither empty nor a saved state is never replaced: EINVAL, or EIO if it is not a
  * regular file. ECANCEL if the session's progress function says so. */
 LLAMAC_API int llama_save_file(llama_session *, int seq, const char *path, llama_error *);
 
