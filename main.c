@@ -2398,10 +2398,11 @@ static void run_info(void) {
     so->context = (int)run.context, so->sequences = 1;
     int status = llama_session_new(&run.session, run.model, so, &err);
     if (status == LLAMA_ENOMEM) { /* a small session tells the kernels */
-        note("%s: see -c", err.text);
+        llama_error why = err;
         so->context = 1;
         status = llama_session_new(&run.session, run.model, so, &err);
         so->context = (int)run.context;
+        if (status == LLAMA_OK) note("%s: see -c", why.text);
     }
     exit_on_error(status, err.text);
     double needed = (double)(i->file_bytes + llama_session_bytes(run.model, &options.session));
