@@ -2671,7 +2671,7 @@ LLAMAC_SHARED size_t llamac_vocab_widest(const llamac_vocab *);
 LLAMAC_SHARED ptrdiff_t llamac_encode(const llamac_vocab *, const llama_allocator *,
                                       const char *text, size_t n, unsigned flags, int32_t *out,
                                       size_t cap);
-/* Returns where the first special token's text begins, and sets *id; n if there is none. */
+/* Returns where the first special token's text begins, and sets *id; n if the text has none. */
 LLAMAC_SHARED size_t llamac_find_special(const llamac_vocab *, const char *text, size_t n,
                                          int32_t *id);
 /* Returns the text of a piece as the vocabulary has it, and sets *n. Returns NULL for an invalid
@@ -4237,7 +4237,7 @@ typedef struct {             /* a model while it is opened */
     llama_error *err;        /* of the caller */
 } binder;
 
-/* Adds an end-of-text id to those of the model; -1 is none. An id without a row in the model does no
+/* Adds an end-of-text id to those of the model; -1 names none. An id without a row in the model does no
  * harm: it is never generated. */
 static int add_end(binder *b, double id, const char *file) {
     llama *m = b->m;

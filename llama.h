@@ -304,7 +304,7 @@ enum {
 LLAMAC_API ptrdiff_t llama_text_to_tokens(const llama *, const char *text, size_t n, unsigned flags,
                                           int32_t *out, size_t capacity);
 
-/* Returns where in n bytes of text the first text of a special token begins, or n if there is none.
+/* Returns where in n bytes of text the first text of a special token begins, or n if it has none.
  * Sets *token, which may be NULL, to that token, or to -1. The model may have no row for it: then it
  * is llama_info.vocab or more. */
 LLAMAC_API size_t llama_find_special(const llama *, const char *text, size_t n, int32_t *token);
@@ -569,7 +569,7 @@ typedef struct {
     int32_t
         pieces;  /* of the tokenizer; 0: none. Files may pad `vocab` to a multiple of 64 or so: if
                      * it is larger still, the tokenizer may be another model's */
-    int add_bos; /* 1: LLAMA_ADD_BOS adds BOS; 0: there is none, or the files say not to */
+    int add_bos; /* 1: LLAMA_ADD_BOS adds BOS; 0: no BOS, or the files say not to */
     int add_eos; /* 1: the files ask for </s> after each text. It is not appended, because the
                      * model must continue the text */
 } llama_info;

@@ -268,7 +268,7 @@ static size_t first_text(const piece_text *at, size_t from, size_t to, size_t d,
 }
 
 /* Returns the longest text of the list at the start of text[n], of equal texts the one with the
- * lowest id; NULL if there is none. */
+ * lowest id; NULL if no text matches. */
 static const piece_text *match_text(const piece_texts *list, const char *text, size_t n) {
     size_t from = 0, to = list->n;
     const piece_text *longest = NULL;
@@ -666,7 +666,7 @@ static vocab_piece *grow(llamac_arena *arena, vocab_piece *from, size_t n, size_
     return larger;
 }
 
-/* Returns the piece of an added token with this id: if there is none yet, the pieces grow by empty
+/* Returns the piece of an added token with this id. If it does not exist yet, the pieces grow by empty
  * ones up to it; without a row in the model it is one of v->rowless. Returns NULL and sets *why if
  * that fails. */
 static vocab_piece *piece_for_id(llamac_vocab *v, double id, size_t rows, const char **why) {
@@ -1088,7 +1088,7 @@ static const char *json_scores(json_vocab *k, llamac_vocab *v, llamac_json j) {
     return why;
 }
 
-/* Reads the file in two passes: the pieces by id, then the merges. Allocates *out, as only the
+/* Reads the file in three passes: the pieces by id, the merges, the added tokens. Allocates *out, as only the
  * first pass tells the number of pieces. */
 static const char *parse_json(llamac_vocab **out, llamac_cursor c, size_t max_pieces,
                               llamac_arena *arena) {

@@ -1214,7 +1214,7 @@ static void test_special(void) {
         {"strips", "{\"added_tokens_decoder\": {\"2\": {\"content\": \"</s>\", \"lstrip\": true, \"rstrip\": true, \"special\": true}}}", "x \n</s>\t x", "space", NULL},
         {"strips, by name", "{\"eos_token\": {\"content\": \"</s>\", \"lstrip\": true, \"rstrip\": true}}", "x </s> x", "space", NULL},
         {"single words", "{\"added_tokens_decoder\": {\"2\": {\"content\": \"</s>\", \"single_word\": true}}}", "", "", "single_word"},
-        {"an id that is none", "{\"added_tokens_decoder\": {\"2x\": {\"content\": \"</s>\"}}}", "", "", "valid id"},
+        {"a text as id", "{\"added_tokens_decoder\": {\"2x\": {\"content\": \"</s>\"}}}", "", "", "valid id"},
         {"a byte's id", "{\"added_tokens_decoder\": {\"9\": {\"content\": \"</s>\"}}}", "", "", "of a byte"},
         {"no content", "{\"added_tokens_decoder\": {\"9\": {\"special\": true}}}", "", "", "without content"},
         {"no JSON", "{\"legacy\": }", "", "", "is not JSON"},
@@ -1252,7 +1252,7 @@ static void test_special(void) {
     open_with(&m, in_work("special_json"), NULL, "a token without a row");
     check(m && llama_text_to_tokens(m, "a<pad>", 6, LLAMA_SPECIAL, t, 16) == LLAMA_EINVAL, "<pad> has no row");
     check(m && llama_text_to_tokens(m, "a<pad>", 6, 0, t, 16) > 1 && !llama_token_text(m, n + 2, NULL), "<pad> is text");
-    check(m && llama_text_to_tokens(m, "a", 1, 4, t, 16) == LLAMA_EINVAL, "a flag that is none");
+    check(m && llama_text_to_tokens(m, "a", 1, 4, t, 16) == LLAMA_EINVAL, "an unknown flag");
     llama_close(m);
     put_file(&list, folder, "added_tokens.json");
     free(bytes), free(model.at), free(list.at), free(json.at), free(with.at), free(vocab.at), free(gguf.at);
