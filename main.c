@@ -386,8 +386,9 @@ static const char complete_help[] =
     "  first_token_seconds  from opening the model to the first token\n"
     "  seconds              from opening the model to the end of the text\n"
     "  logprobs             with --logprobs: a list with an object for each token\n"
-    "An object of logprobs has token (an id), logprob (its natural logarithm of p)\n"
-    "and top: K objects of the most likely tokens, with token and logprob.\n"
+    "An object of logprobs has token (an id), text, logprob (its natural logarithm of\n"
+    "p) and top: K objects of the most likely tokens, with token, text and logprob.\n"
+    "If a token is only a part of a character, its text is that byte, as in <0xE2>.\n"
     "\n"
     "--repeat-penalty R divides the positive logits of tokens that occurred among the\n"
     "last --repeat-last-n tokens by R, and multiplies negative logits by R.\n"
@@ -1627,15 +1628,30 @@ static void record_token(output *out, const llama_request *t) {
     append(&out->logprobs, row, (size_t)(1 + k) * sizeof *row);
 }
 
+/* Print the beginning of an object about a token: its id, its text and its log-probability. A token
+ * that has no text of its own, such as a byte of a longer character, has its piece, such as <0xE2>. */
+static void print_token(const llama_token_logprob *t) {
+    char text[LLAMA_TEXT_MAX];
+    llama_decoder decoder = {.started = 1, .special = 1};
+    size_t n = llama_token_to_text(run.model, &decoder, t->token, text);
+    const char *piece = n ? NULL : llama_token_text(run.model, t->token, &n);
+    printf("{\"token\": %d, \"text\": ", (int)t->token);
+    put_json(piece ? piece : text, n);
+    printf(", \"logprob\": %.6f", (double)t->logprob);
+}
+
 /* Print the member "logprobs" of a text's object: n rows of [width]. */
 static void print_logprobs(const llama_token_logprob *row, size_t n, size_t width) {
     printf(", \"logprobs\": [");
     for (size_t i = 0; i < n; i++, row += width) {
-        printf("%s{\"token\": %d, \"logprob\": %.6f, \"top\": [", i ? ", " : "", (int)row->token,
-               (double)row->logprob);
-        for (size_t k = 1; k < width; k++)
-            printf("%s{\"token\": %d, \"logprob\": %.6f}", k > 1 ? ", " : "", (int)row[k].token,
-                   (double)row[k].logprob);
+        fputs(i ? ", " : "", stdout);
+        print_token(row);
+        printf(", \"top\": [");
+        for (size_t k = 1; k < width; k++) {
+            fputs(k > 1 ? ", " : "", stdout);
+            print_token(row + k);
+            putchar('}');
+        }
         printf("]}");
     }
     putchar(']');

@@ -488,7 +488,9 @@ for r in rows:
         assert p["token"] == token and len(p["top"]) == 3
         assert all(a["logprob"] >= b["logprob"] for a, b in zip(p["top"], p["top"][1:])) and p["logprob"] <= p["top"][0]["logprob"] + 1e-5 <= 1e-5
         assert sum(math.exp(t["logprob"]) for t in p["top"]) <= 1.00001
+        assert all(isinstance(t["text"], str) and t["text"] for t in [p] + p["top"]), p
         assert all(abs(t["logprob"] - p["logprob"]) < 1e-5 for t in p["top"] if t["token"] == token)
+    assert "".join(p["text"] for p in r["logprobs"]) == r["text"], r
 assert [r["text"] for r in rows if r["sample"] == 0] == alone[:3], rows
 END
     run 0 "--json" $llama $model -p "$one" -p "$two" -p "$three" -n 20 -s 4 -k 2 --json --logprobs 3
@@ -498,6 +500,10 @@ END
         echo "SKIP: what --json writes (no python3)"
     fi
     holds "--json: six lines" [ "$(wc -l <$work/out)" -eq 6 ]
+    run 0 "--logprobs of bytes" $llama $model "$one" -n 40 --json --logprobs 1 --temp 1e6 -s 3
+    holds "--logprobs: the text of a byte is its piece" grep -q '"text": "<0x[0-9A-F][0-9A-F]>"' $work/out
+    run 0 "--logprobs of </s>" $llama $model "they lived happily ever after." -n 30 --json --logprobs 100 --temp 0
+    holds "--logprobs: the text of </s>" grep -q '{"token": 2, "text": "</s>", "logprob"' $work/out
     run 0 "--json: finishes" $llama $model -p "$one" --stop "," --json --temp 0 -n 60
     holds "stop" grep -q '"finish": "stop"' $work/out
     run 0 "--json: a full context" $llama $model -p "$one" -c 12 --json -n -1 --ignore-eos -q
