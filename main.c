@@ -335,6 +335,9 @@ static void append(bytes *b, const void *text, size_t n) {
     b->text[b->n += n] = 0;
 }
 
+/* Remove the bytes from position n on. */
+static void cut(bytes *b, size_t n) { append(b, "", 0), b->text[b->n = n] = 0; }
+
 /* ---- 3. Command line ---- */
 
 /* Printed by `help complete` and by /help. */
@@ -413,8 +416,8 @@ static const char chat_help[] =
     "after the run. Tokens at the start of a prompt that FILE holds are not evaluated\n"
     "again. The output stays bit-identical. If FILE does not exist, is empty or holds\n"
     "another model's state, a new state is written. If its state is longer than the\n"
-    "context, it is neither used nor changed. Any other file is an error. After\n"
-    "Ctrl-C, FILE stays as it was.\n";
+    "context, it is neither used nor changed. Any other file is an error, and so is\n"
+    "a folder that cannot be written. After Ctrl-C, FILE stays as it was.\n";
 
 static const char score_help[] =
     "Scores multiple-choice items. Prints the log-probability of every continuation\n"
@@ -1570,6 +1573,27 @@ static bool load_state(const char *path) {
     return say("%s", err.text), false;
 }
 
+/* Remove the last name of a path: "folder/name" becomes "folder/". */
+static void cut_name(bytes *path) {
+    while (path->n && path->text[path->n - 1] != '/') cut(path, path->n - 1);
+}
+
+/* Exit with an error if the --prompt-cache cannot be written after the run. Saving replaces the file
+ * by a new one, so its folder must be writable. If it is a link, its target is replaced. */
+static void check_cache(void) {
+    char target[4096];
+    bytes path = {.n = 0};
+    append(&path, options.cache_path, strlen(options.cache_path));
+    for (ssize_t n, i = 0; i < 40 && (n = readlink(path.text, target, sizeof target)) > 0; i++) {
+        cut_name(&path);
+        if (*target == '/') cut(&path, 0);
+        append(&path, target, (size_t)n);
+    }
+    cut_name(&path), append(&path, ".", 1);
+    if (!*options.cache_path || access(path.text, W_OK | X_OK) != 0)
+        refuse("%s: cannot be written: %s", options.cache_path, strerror(errno));
+}
+
 /* Load the --prompt-cache into sequence 0. After the run the file is written again.
  *   no such file, or an empty one     nothing is loaded
  *   the state of another model        the same, and a note says so
@@ -1931,9 +1955,6 @@ typedef struct { /* a line and the reply to it, as positions in the text */
 static void start_editor(void);                      /* section 10 */
 static int edit_line(bytes *line, const char *sign); /* section 10 */
 static const char MORE_SIGN[] = "| ";                /* before a further row of the user's text */
-
-/* Remove the bytes from position n on. */
-static void cut(bytes *b, size_t n) { append(b, "", 0), b->text[b->n = n] = 0; }
 
 /* Tell the user at a terminal that a chat command is done, and how long the chat is. */
 static void acknowledge(const char *what, const char *path) {
@@ -3006,6 +3027,7 @@ static int edit_line(bytes *line, const char *sign) {
 /* Open the model and run the command on the inputs. */
 static void run_command(void) {
     find_model();
+    if (options.cache_path) check_cache();
     read_inputs();
     if (!options.seeded && getentropy(&options.sampler.seed, 6) != 0) /* 48 bits: exact in JSON */
         options.sampler.seed = (uint64_t)time(NULL);

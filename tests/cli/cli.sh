@@ -382,9 +382,13 @@ case_cache() {
     mkfifo $work/fifo
     refuse 2 "a FIFO for a cache" "regular file" timeout 5 $llama $model "$prompt" --prompt-cache $work/fifo
     refuse 2 "with --fast" "not with --fast" $llama $model "$prompt" --fast --prompt-cache $cache
-    run 1 "a folder that is not there" $llama $model "$prompt" $greedy --prompt-cache $work/none/cache -q
-    same "a cache that cannot be written: the same text" $work/out $work/text
-    holds "and a note" grep -q "$work/none/cache: cannot be written: No such" $work/err
+    ln -s none/cache $work/astray # what cannot be written is refused before the model is opened
+    ln -s loop $work/loop
+    refuse 2 "a folder that is not there" "^llama: $work/none/cache: cannot be written: No such" $llama /no/model "$prompt" --prompt-cache $work/none/cache
+    refuse 2 "a file as a folder" "cannot be written: Not a directory" $llama /no/model "$prompt" --prompt-cache README.md/cache
+    refuse 2 "a link into no folder" "$work/astray: cannot be written: No such" $llama /no/model "$prompt" --prompt-cache $work/astray
+    refuse 2 "a link to itself" "Too many levels" $llama $model "$prompt" --prompt-cache $work/loop
+    refuse 2 "no name" "cannot be written: No such" $llama /no/model "$prompt" --prompt-cache ""
     if ls $work/*.?????? 2>/dev/null | grep -q "cache\."; then no "temporary files stay"; else ok; fi
 }
 
