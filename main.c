@@ -346,7 +346,7 @@ static void cut(bytes *b, size_t n) { append(b, "", 0), b->text[b->n = n] = 0; }
     "  /retry        reply to the last line again, with the next seed\n"                           \
     "  /reset        remove everything after the prompt\n"                                         \
     "  /save FILE    save the chat in FILE\n"                                                      \
-    "  /load FILE    replace the chat by the one saved in FILE\n"                                  \
+    "  /load FILE    replace the chat by the one saved in FILE (~/ is your home)\n"                \
     "  /stats        print speed, memory, kernels, seed and positions\n"                           \
     "  /help         print these commands\n"                                                       \
     "  /exit         end the chat\n"                                                               \
@@ -801,7 +801,8 @@ static const char *similar_command(const char *text) {
     static const char *const other_names[][2] = {
         {"chat", "complete -i"}, {"run", "complete"},      {"generate", "complete"},
         {"perplexity", "ppl"},   {"verify", "check"},      {"encode", "tokenize"},
-        {"eval", "score"},       {"version", "--version"}, {"decode", "tokenize --decode"}};
+        {"eval", "score"},       {"version", "--version"}, {"decode", "tokenize --decode"},
+        {"completion", "--completion"}};
     const char *nearest = NULL;
     size_t n = strlen(text), min = n < 4 ? 2 : 3, d;
     for (size_t i = 0; i < sizeof other_names / sizeof *other_names; i++)
@@ -925,6 +926,10 @@ static void print_help(void) {
     }
     if (*name && !(one = find_command(name))) {
         const char *similar = similar_command(name);
+        if (similar && *similar == '-') { /* an option of help */
+            print_command(options.command);
+            return;
+        }
         refuse("%s: no such command; %s%s%sllama -h lists them", name,
                similar ? "did you mean " : "", similar ? similar : "", similar ? "? " : "");
     }
@@ -2078,12 +2083,22 @@ static void take_back(bool again) {
     }
 }
 
+/* Return the path of a file, with $HOME in the place of a ~ at its beginning, as shells do it. */
+static const char *in_home(const char *path) {
+    const char *home = getenv("HOME");
+    bytes b = {.n = 0};
+    if (strncmp(path, "~/", 2) != 0 || !home) return path;
+    append(&b, home, strlen(home));
+    append(&b, path + 1, strlen(path + 1));
+    return b.text;
+}
+
 /* Run a chat command: a line that begins with a slash. Returns false if the chat ends. If a file
  * cannot be read or written and stdin is not a terminal, exits. */
 static bool run_chat_command(const char *line) {
     bytes *chat_text = &run.inputs->text;
     size_t n = strcspn(line, " ");
-    const char *file = line + n + strspn(line + n, " ");
+    const char *file = in_home(line + n + strspn(line + n, " "));
     bool ok = true, loads = n == 5 && strncmp(line, "/load", n) == 0,
          saves = n == 5 && strncmp(line, "/save", n) == 0;
     if (strcmp(line, "/exit") == 0 || strcmp(line, "/quit") == 0) return false;

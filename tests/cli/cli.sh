@@ -873,6 +873,13 @@ case_help() {
     done >$work/untried
     empty "each exit code is tried here" $work/untried
     holds "help all: an option's help is one line, found by grep" [ -z "$(grep -E '^ {28}[a-z(]' $work/all)" ]
+    run 0 "help help" $llama help help
+    cp $work/out $work/one
+    for option in completion version; do # what other programs have as a command
+        run 0 "help $option" $llama help $option
+        same "help $option: the help of help" $work/out $work/one
+        refuse 2 "$option" "did you mean --$option?" $llama $option bash
+    done
     refuse 2 "help of no verb" "no such command" $llama help sing
     refuse 2 "help of a mistyped verb" "did you mean score?" $llama help scroe
     for pair in scroe:score inof:info pppl:ppl tokenise:tokenize benchmark:bench chekc:check chat:"complete -i" perplexity:ppl comp:complete; do
@@ -1041,6 +1048,10 @@ case_turns() {
 
 # Nothing is lost by a slip, nor silently
 case_slips() {
+    mkdir -p $work/home
+    printf 'hi\n/save ~/talk\n/load ~/talk\nho\n' | HOME=$PWD/$work/home $llama $model -i -n 3 --temp 0 >$work/out 2>$work/err
+    code=$?
+    if [ $code -eq 0 ] && [ -s $work/home/talk ] && [ "$(wc -l <$work/out)" -ge 2 ]; then ok; else no "/save and /load of ~/talk: $code, $(cat $work/err)"; fi
     echo "dear diary" >$work/diary
     printf 'hi\n/save %s\nhi\n' $work/diary | $llama $model -i -n 3 -q >$work/out 2>$work/err
     code=$?
