@@ -455,7 +455,8 @@ static const char score_help[] =
     "\n"
     "An item that does not fit in the context gets an error on stderr with its number\n"
     "and its line, both from 1, and a row `error` with its number from 0 and the\n"
-    "reason. The others are scored, and the exit code is 5.\n"
+    "reason. The others are scored, and the exit code is 5. If a line is not a valid\n"
+    "item, the input is refused before anything is scored, with exit code 2.\n"
     "\n"
     "With --json each item is a JSON object, on a line of its own:\n"
     "  item           the index of the item, from 0\n"
@@ -509,9 +510,14 @@ static const char info_help[] =
     "and kernels.\n";
 
 static const char check_help[] =
-    "Reads every weight. Reports the first number that is not finite, or the first\n"
-    "block of zeros that an interrupted download left. If the model has Meta's\n"
-    "checklist.chk, the MD5 sums in it are checked too. A fault exits with code 3.\n";
+    "Reads every weight. Reports the first of these faults, and exits with code 3:\n"
+    "  - a number that is not finite\n"
+    "  - zeros that an interrupted download left: 80 KiB in a row in a weight of a\n"
+    "    layer, 1,040 KiB in another weight, or all of a smaller weight\n"
+    "  - a file with another MD5 sum than Meta's checklist.chk has for it\n"
+    "Shapes and sizes are verified whenever a model is opened. Not noticed, unless\n"
+    "checklist.chk has the file's sum: numbers that were changed to other finite\n"
+    "numbers. The CRC-32 sums in .pth and .bin files are not compared.\n";
 
 static const char trace_help[] =
     "Evaluates the prompt and prints one line for each output of the model's modules.\n"

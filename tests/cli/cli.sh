@@ -808,6 +808,23 @@ case_formats() {
     run 0 "info: huggingface" $llama info $forms/hf
     holds "info: huggingface, shards, context" grep -q "huggingface, float16, 3 shards$" $work/out
     holds "info: its context" grep -q "^context *512 positions" $work/out
+    mkdir $work/listed
+    cp $model/params.json $model/consolidated.00.pth $work/listed
+    if command -v md5sum >/dev/null 2>&1; then
+        (cd $work/listed && md5sum params.json consolidated.00.pth >checklist.chk)
+        run 0 "check with checklist.chk" $llama check $work/listed
+        sed 's/^./x/' $work/listed/checklist.chk >$work/sums
+        cp $work/sums $work/listed/checklist.chk
+        refuse 3 "check of another sum" "MD5" $llama check $work/listed
+    fi
+    cp $model/consolidated.00.pth $work/listed
+    rm -f $work/listed/checklist.chk
+    dd if=/dev/zero of=$work/listed/consolidated.00.pth bs=1024 count=80 seek=1200 conv=notrunc 2>/dev/null
+    $llama help check >$work/help
+    holds "help check: how many zeros, and what is not noticed" sh -c "grep -q '80 KiB' $work/help && grep -q 'CRC-32 sums .* are not compared' $work/help"
+    $llama help score >$work/help
+    holds "help score: what an invalid line does" grep -q "the input is refused before anything is scored" $work/help
+    refuse 3 "check of 80 KiB of zeros" "feed_forward.*only zeros, as after an interrupted download" $llama check $work/listed
     refuse 2 "check of a text" "no text" $llama check $model x
     refuse 3 "check of nothing" "cannot be opened" $llama check $work/nothing
     cp -r $forms/bin $work/bent
