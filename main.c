@@ -804,11 +804,16 @@ static const command *find_command(const char *name) {
 /* Return what may be meant by the name of a command that does not exist: a command that begins like
  * it, one of other programs' names, or the most similar command. NULL: nothing. */
 static const char *similar_command(const char *text) {
-    static const char *const other_names[][2] = {
-        {"chat", "complete -i"}, {"run", "complete"},      {"generate", "complete"},
-        {"perplexity", "ppl"},   {"verify", "check"},      {"encode", "tokenize"},
-        {"eval", "score"},       {"version", "--version"}, {"decode", "tokenize --decode"},
-        {"completion", "--completion"}};
+    static const char *const other_names[][2] = {{"chat", "complete -i"},
+                                                 {"run", "complete"},
+                                                 {"generate", "complete"},
+                                                 {"perplexity", "ppl"},
+                                                 {"verify", "check"},
+                                                 {"encode", "tokenize"},
+                                                 {"eval", "score"},
+                                                 {"version", "--version"},
+                                                 {"decode", "tokenize --decode"},
+                                                 {"completion", "--completion"}};
     const char *nearest = NULL;
     size_t n = strlen(text), min = n < 4 ? 2 : 3, d;
     for (size_t i = 0; i < sizeof other_names / sizeof *other_names; i++)
@@ -1278,6 +1283,78 @@ static void read_inputs(void) {
     add_file("-");
 }
 
+/* ---- Special tokens and ids: --special, --ids, --stop-id ---- */
+
+/* Say once that the text of a special token in a prompt is not that token. */
+static void note_special(const bytes *b) {
+    int32_t token;
+    size_t n;
+    for (size_t at = 0; at < b->n && !run.special_noted && !options.quiet; at++) {
+        at += llama_find_special(run.model, b->text + at, b->n - at, &token);
+        const char *text =
+            llama_token_text(run.model, token, &n); /* NULL: none, or without a row */
+        if (!text) continue;
+        note("%.*s in the prompt is read as text; with --special it is the token %d", (int)n, text,
+             (int)token);
+        run.special_noted = true;
+    }
+}
+
+/* Parse the text of an input as token ids between white space. Returns NULL, or why it is not. */
+static const char *parse_ids(input *in) {
+    static char why[80];
+    char *at = in->text.text, *end = at + in->text.n;
+    in->tokens = allocate((in->text.n / 2 + 1) * sizeof *in->tokens);
+    for (char *next; (at += strspn(at, " \t\r\n")) < end; at = next) {
+        long id = strtol(at, &next, 10);
+        if (next == at || !strchr(" \t\r\n", *next) || id < 0 || id >= run.info.vocab) {
+            snprintf(why, sizeof why, "'%.20s' is not a token id from 0 to %d", at,
+                     run.info.vocab - 1);
+            return why;
+        }
+        in->tokens[in->n_tokens++] = (int32_t)id;
+    }
+    return NULL;
+}
+
+/* Append the text of n tokens; with --special also that of special tokens. */
+static void append_tokens(bytes *b, const int32_t *tokens, size_t n) {
+    char text[LLAMA_TEXT_MAX];
+    llama_decoder utf8 = {.special = options.special};
+    for (size_t i = 0; i <= n; i++)
+        append(b, text,
+               llama_token_to_text(run.model, &utf8, i < n ? tokens[i] : LLAMA_FLUSH, text));
+}
+
+/* Return whether a token is one of the --stop-id tokens. */
+static bool is_stop_id(int32_t token) {
+    for (size_t i = 0; i < options.n_stop_ids; i++)
+        if (options.stop_ids[i] == token) return true;
+    return false;
+}
+
+/* Return how many bytes a token's own text has, after other text. */
+static size_t own_length(int32_t token) {
+    char text[LLAMA_TEXT_MAX];
+    return llama_token_to_text(run.model, &(llama_decoder){.started = 1}, token, text);
+}
+
+/* With -i --special, append the special token that ended a reply to its text, after what is
+ * printed: the chat goes on after it. */
+static void keep_end_token(output *out, const llama_request *t) {
+    char text[LLAMA_TEXT_MAX];
+    int32_t token = t->token, found = -1;
+    bool ended = t->finish_reason == LLAMA_FINISH_EOS ||
+                 (t->finish_reason == LLAMA_FINISH_STOP && is_stop_id(token));
+    if (!options.interactive || !options.special || !ended) return;
+    size_t n =
+        llama_token_to_text(run.model, &(llama_decoder){.started = 1, .special = 1}, token, text);
+    if (llama_find_special(run.model, text, n, &found) == 0 && found == token)
+        append(&out->text, text, n);
+}
+
+/* ---- Tokens of an input ---- */
+
 /* Exit with an error if the model has no tokenizer. */
 static void want_tokenizer(void) {
     if (!llama_token_text(run.model, 0, NULL))
@@ -1322,38 +1399,6 @@ static const char *tokenize(input *in, unsigned flags) {
     return NULL;
 }
 
-/* Say once that the text of a special token in a prompt is not that token. */
-static void note_special(const bytes *b) {
-    int32_t token;
-    size_t n;
-    for (size_t at = 0; at < b->n && !run.special_noted && !options.quiet; at++) {
-        at += llama_find_special(run.model, b->text + at, b->n - at, &token);
-        const char *text =
-            llama_token_text(run.model, token, &n); /* NULL: none, or without a row */
-        if (!text) continue;
-        note("%.*s in the prompt is read as text; with --special it is the token %d", (int)n, text,
-             (int)token);
-        run.special_noted = true;
-    }
-}
-
-/* Parse the text of an input as token ids between white space. Returns NULL, or why it is not. */
-static const char *parse_ids(input *in) {
-    static char why[80];
-    char *at = in->text.text, *end = at + in->text.n;
-    in->tokens = allocate((in->text.n / 2 + 1) * sizeof *in->tokens);
-    for (char *next; (at += strspn(at, " \t\r\n")) < end; at = next) {
-        long id = strtol(at, &next, 10);
-        if (next == at || !strchr(" \t\r\n", *next) || id < 0 || id >= run.info.vocab) {
-            snprintf(why, sizeof why, "'%.20s' is not a token id from 0 to %d", at,
-                     run.info.vocab - 1);
-            return why;
-        }
-        in->tokens[in->n_tokens++] = (int32_t)id;
-    }
-    return NULL;
-}
-
 /* Compute the tokens of an input: with --ids it is a list of them; else a text, which gets <s> in
  * front unless --no-bos is given or the model's files say otherwise. Returns NULL, or why it has
  * none. */
@@ -1368,15 +1413,6 @@ static const char *read_tokens(input *in) {
 /* Exit with an error if an input has no tokens; `why` is what a function above returned. */
 static void want_tokens(const char *why) {
     if (why) refuse("%s", why);
-}
-
-/* Append the text of n tokens; with --special also that of special tokens. */
-static void append_tokens(bytes *b, const int32_t *tokens, size_t n) {
-    char text[LLAMA_TEXT_MAX];
-    llama_decoder utf8 = {.special = options.special};
-    for (size_t i = 0; i <= n; i++)
-        append(b, text,
-               llama_token_to_text(run.model, &utf8, i < n ? tokens[i] : LLAMA_FLUSH, text));
 }
 
 /* Print why an input is rejected, and keep it in *error. `what` and its number, from 1, name the
@@ -1769,33 +1805,6 @@ static void print_outputs(void) {
     flush_stdout();
     if (run.n_requests > 1 && !isatty(STDOUT_FILENO))
         show_progress("texts", (double)run.n_printed, (double)run.n_requests);
-}
-
-/* Return whether a token is one of the --stop-id tokens. */
-static bool is_stop_id(int32_t token) {
-    for (size_t i = 0; i < options.n_stop_ids; i++)
-        if (options.stop_ids[i] == token) return true;
-    return false;
-}
-
-/* Return how many bytes a token's own text has, after other text. */
-static size_t own_length(int32_t token) {
-    char text[LLAMA_TEXT_MAX];
-    return llama_token_to_text(run.model, &(llama_decoder){.started = 1}, token, text);
-}
-
-/* With -i --special, append the special token that ended a reply to its text, after what is
- * printed: the chat goes on after it. */
-static void keep_end_token(output *out, const llama_request *t) {
-    char text[LLAMA_TEXT_MAX];
-    int32_t token = t->token, found = -1;
-    bool ended = t->finish_reason == LLAMA_FINISH_EOS ||
-                 (t->finish_reason == LLAMA_FINISH_STOP && is_stop_id(token));
-    if (!options.interactive || !options.special || !ended) return;
-    size_t n =
-        llama_token_to_text(run.model, &(llama_decoder){.started = 1, .special = 1}, token, text);
-    if (llama_find_special(run.model, text, n, &found) == 0 && found == token)
-        append(&out->text, text, n);
 }
 
 /* The callback of llama_generate: append the text that a token completed, up to a stop text, and
