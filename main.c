@@ -241,13 +241,15 @@ static void on_signal(int n) {
     if (mode == INTERRUPT_PRINTS) setitimer(ITIMER_REAL, &soon, NULL);
 }
 
-/* Install on_signal. Hangups that are ignored, as under nohup, stay ignored. */
+/* Install on_signal. Hangups that are ignored, as under nohup, stay ignored. Writing more than
+ * ulimit -f allows fails with an error. */
 static void catch_signals(void) {
     static const int signals[] = {SIGINT, SIGTERM, SIGHUP, SIGALRM};
     struct sigaction action = {.sa_handler = on_signal}, old;
     for (int i = 0; i < 4; i++)
         if (signals[i] != SIGHUP || sigaction(SIGHUP, NULL, &old) != 0 || old.sa_handler != SIG_IGN)
             sigaction(signals[i], &action, NULL);
+    signal(SIGXFSZ, SIG_IGN);
 }
 
 /* Print one line on stderr. */
@@ -1237,6 +1239,10 @@ static void read_document(void) {
 static void check_sources(size_t n_words) {
     int kind = (int)options.command->input;
     const char *hint = "";
+    struct stat st;
+    if (n_words > 1 && kind != WORDS && stat(options.model_path, &st) != 0)
+        refuse("%s: neither a command nor a model; llama -h lists the commands",
+               options.model_path);
     if (n_words && options.model_path == getenv("LLAMA_MODEL"))
         hint = " ($LLAMA_MODEL is set, and the first argument is not a model)";
     if (kind == NO_INPUT && n_words)
@@ -1515,9 +1521,9 @@ static void open_model(void) {
         note("--rope-theta %g is used, whatever the model's files say",
              (double)options.model.rope_theta);
     if (options.session.context > trained)
-        note("-c %d: %s trained for %d positions; beyond them its text gets worse",
+        note("-c %d: %s trained for %d positions; beyond them the text gets worse",
              options.session.context,
-             meta ? "LLaMA was trained for 2048, Llama 2" : "the model was", trained);
+             meta ? "LLaMA was trained for 2048 positions, Llama 2 was" : "the model was", trained);
 }
 
 /* Draw a progress bar with the time left, if the work has taken more than half a second. `what` is
@@ -2728,8 +2734,8 @@ static void on_stop(int signal_number) {
 /* Take the terminal, and handle the signals that concern it. Signals that are handled or ignored
  * already stay so. */
 static void start_editor(void) {
-    static const int fatal[] = {SIGHUP,  SIGQUIT, SIGILL,  SIGTRAP, SIGABRT, SIGFPE,  SIGSEGV,
-                                SIGPIPE, SIGALRM, SIGTERM, SIGUSR1, SIGUSR2, SIGXCPU, SIGXFSZ};
+    static const int fatal[] = {SIGHUP,  SIGQUIT, SIGILL,  SIGTRAP, SIGABRT, SIGFPE, SIGSEGV,
+                                SIGPIPE, SIGALRM, SIGTERM, SIGUSR1, SIGUSR2, SIGXCPU};
     struct sigaction action = {.sa_handler = on_fatal}, present;
     if (tcgetattr(STDIN_FILENO, &editor.saved) != 0) return;
     if (!setlocale(LC_CTYPE, "C.UTF-8")) setlocale(LC_CTYPE, "en_US.UTF-8"); /* for wcwidth */

@@ -296,7 +296,7 @@ case_notes() {
     run 0 "Meta's files, as Llama 2" $llama $model There -n 1 -c 4096
     empty "Meta's files, as Llama 2" $work/err
     run 0 "Meta's files, beyond Llama 2" $llama info $model -c 5000
-    holds "Meta's files, beyond Llama 2: a note" grep -q "trained for 4096 positions" $work/err
+    holds "Meta's files, beyond Llama 2: a note" grep -q "LLaMA was trained for 2048 positions, Llama 2 was trained for 4096 positions" $work/err
     small=tests/tiny/vocabularies/squeezed.model # of 400 pieces, where the model has 1,024 rows
     run 0 "a smaller vocabulary" $llama $model -p There -p once -n 1 --tokenizer $small
     one_line "a smaller vocabulary: one note"
@@ -317,6 +317,11 @@ case_pipes() {
         $llama tokenize $model "$prompt" >/dev/full 2>$work/err
         if [ $? -eq 1 ]; then ok; else no "tokenize to /dev/full"; fi
     fi
+    (ulimit -f 1; $llama $model "$prompt" -n 2000 --ignore-eos -q >$work/out 2>$work/limited)
+    code=$?
+    cp $work/limited $work/err
+    if [ $code -eq 1 ]; then ok; else no "a limit of the file's size: exit $code"; fi
+    holds "a limit of the file's size" grep -q "^llama: stdout cannot be written: File too large" $work/err
     $llama $model "$prompt" -n 2000 --ignore-eos -q 2>$work/err | head -c 10 >/dev/null
     empty "a closed pipe is quiet" $work/err
     timeout 10 $llama $model $greedy <&- >$work/out 2>$work/err
@@ -904,6 +909,7 @@ case_help() {
     done
     refuse 2 "the nearest verb, before its options" "did you mean score?" $llama scor $model -f $items --stride 5
     refuse 3 "nothing is near" "frobnicate" $llama frobnicate x
+    refuse 2 "nothing is near, before a model and a text" "^llama: serve: neither a command nor a model" $llama serve $model x
     mkdir -p $work/here/scor
     (top=$PWD; cd $work/here && $top/$llama scor x >../out 2>../err)
     if [ $? -eq 3 ]; then ok; else no "a folder named like a verb is a model: $(cat $work/err)"; fi
