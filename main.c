@@ -2108,7 +2108,7 @@ static void take_back(bool again) {
 static const char *in_home(const char *path) {
     const char *home = getenv("HOME");
     bytes b = {.n = 0};
-    if (strncmp(path, "~/", 2) != 0 || !home) return path;
+    if (*path != '~' || !strchr("/", path[1]) || !home) return path;
     append(&b, home, strlen(home));
     append(&b, path + 1, strlen(path + 1));
     return b.text;
