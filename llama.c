@@ -357,8 +357,9 @@ struct llama_session {
     bool cancelled;        /* the host's progress function cancelled this call */
     bool all_rows;         /* this call needs h of all tokens: scores, a trace, all_logits */
     bool keep_logits;      /* the session has all_logits */
+    bool busy;             /* a call is at work that may call functions of the host */
     llama_error error;     /* of the last call; its text is "" if that call succeeded */
-    char kernels_text[48]; /* "avx512, 2 threads" */
+    char kernels_text[2][48]; /* "avx512, 1 thread", "avx512, 2 threads": alone, with a team */
 };
 
 enum {
@@ -739,7 +740,8 @@ static size_t select_rows(llama_session *s, size_t n) {
     return kept;
 }
 
-/* Reports progress before layer l. Returns true if the host has cancelled the call. */
+/* Reports progress before layer l, and at the end. Returns true if the host has cancelled the
+ * call. */
 static bool cancelled(llama_session *s, size_t l, size_t n) {
     if (s->progress && !s->cancelled)
         s->cancelled = s->progress(s->progress_user, "prompt", s->done + l * n, s->total) != 0;
@@ -1871,13 +1873,6 @@ LLAMAC_INLINE void llamac_default_free(void *user, void *p, size_t bytes) {
     free(p);
 }
 
-/* Returns a copy of the host's allocator, or the default allocator if the host gives none. The host
- * may reuse its struct after the call. */
-LLAMAC_INLINE llama_allocator llamac_allocator_or_default(const llama_allocator *a) {
-    static const llama_allocator standard = {NULL, llamac_default_alloc, llamac_default_free};
-    return a && a->alloc && a->free ? *a : standard;
-}
-
 /* Copies a caller's options, whose first field is their size in bytes. They may be shorter or
  * longer than the `known` bytes of this version: absent fields become 0, unknown fields are
  * ignored. If `from` is NULL, all fields become 0. Returns false if the size was not set. */
@@ -1936,6 +1931,19 @@ __attribute__((format(printf, 3, 4))) LLAMAC_INLINE int llamac_fail(llama_error 
         if (llamac_is_control(c)) memset(err->text + i, '?', size);
     }
     return status;
+}
+
+/* Copies the host's allocator to *to, because the host may reuse its struct after the call. Without
+ * one, or if both its functions are NULL, copies the default allocator. If it has only one of the
+ * functions, writes the reason to err and returns LLAMA_EINVAL. */
+LLAMAC_INLINE int llamac_copy_allocator(llama_allocator *to, const llama_allocator *a,
+                                        llama_error *err) {
+    bool given = a && (a->alloc || a->free);
+    *to = given ? *a : (llama_allocator){NULL, llamac_default_alloc, llamac_default_free};
+    return to->alloc && to->free
+               ? LLAMA_OK
+               : llamac_fail(err, LLAMA_EINVAL, "the allocator has no function %s",
+                             to->alloc ? "free" : "alloc");
 }
 
 /* Reports that memory ran out. `what` names what needed it, usually a file. */
@@ -5256,7 +5264,8 @@ LLAMAC_API int llama_open(llama **model, const char *path, const llama_options *
         return llamac_fail(
             err, LLAMA_EINVAL,
             "llama_open: model and path must be given, and options->size must be set");
-    llamac_arena arena = {llamac_allocator_or_default(o.allocator), NULL};
+    llamac_arena arena = {.last = NULL};
+    if (llamac_copy_allocator(&arena.allocator, o.allocator, err)) return LLAMA_EINVAL;
     llama *m = llamac_new(&arena, 1, sizeof *m);
     if (!m) return llamac_out_of_memory(err, path);
     m->arena = arena;
@@ -5481,8 +5490,7 @@ LLAMAC_API int llama_describe(const llama *m, llama_info *info) {
 /* ============================================================================================== */
 
 /* Guarantee: after llama_session_new, of this part only llama_load and llama_load_file allocate
- * memory. A call that fails leaves every sequence as it was. The one exception is
- * llama_load_file: if the file is longer than the state in it, the sequence becomes empty. */
+ * memory. A call that fails leaves every sequence as it was. */
 
 /* Returns whether all n numbers are finite: whether no exponent is all ones. It compares integers,
  * because comparing a NaN may raise a floating-point trap that the host has enabled. */
@@ -5585,7 +5593,7 @@ static int check_session_options(llama_session *s, const llama_session_options *
     llama_session_options o; /* fields that an older caller does not have are 0 */
     if (!llamac_copy_options(&o, sizeof o, given))
         return llamac_fail(err, LLAMA_EINVAL, "the size of the session options is not set");
-    s->allocator = llamac_allocator_or_default(o.allocator);
+    if (llamac_copy_allocator(&s->allocator, o.allocator, err)) return LLAMA_EINVAL;
     if (o.context < 0 || o.context > MAX_CONTEXT || o.sequences < 0 || o.sequences > MAX_CONTEXT ||
         o.batch < 0 || o.batch > MAX_CONTEXT || o.threads < 0 || o.threads > MAX_THREADS)
         return llamac_fail(err, LLAMA_EINVAL,
@@ -5618,8 +5626,9 @@ static int check_session_options(llama_session *s, const llama_session_options *
         return llamac_fail(err, LLAMA_EINVAL,
                            "kernels '%.32s' are not available in this build or on this CPU (%s)",
                            o.kernels, llama_build());
-    snprintf(s->kernels_text, sizeof s->kernels_text, "%s, %d thread%s", s->kernels->name,
-             s->threads, s->threads > 1 ? "s" : "");
+    for (int team = 0; team < 2; team++)
+        snprintf(s->kernels_text[team], sizeof *s->kernels_text, "%s, %d thread%s",
+                 s->kernels->name, team ? s->threads : 1, team && s->threads > 1 ? "s" : "");
     return LLAMA_OK;
 }
 
@@ -5644,9 +5653,13 @@ LLAMAC_API int llama_session_new(llama_session **session, const llama *m,
             ? NULL
             : s.allocator.alloc(s.allocator.user, (size_t)s.bytes, LLAMAC_ALIGNMENT);
     if (!base)
-        return llamac_fail(err, LLAMA_ENOMEM,
-                           "%llu MB for a session cannot be allocated; use a smaller context",
-                           (unsigned long long)(s.bytes / 1000000));
+        return llamac_fail(
+            err, LLAMA_ENOMEM,
+            "%llu MB for a session of %zu sequence%s with a context of %zu cannot be "
+            "allocated; use a smaller context%s%s",
+            (unsigned long long)(s.bytes / 1000000), s.n_sequences, s.n_sequences > 1 ? "s" : "",
+            s.context, s.n_sequences > 1 ? ", fewer sequences" : "",
+            s.keep_logits ? ", or no all_logits" : "");
     llama_session *made = *session = (llama_session *)(void *)base;
     *made = s;
     layout_session(made, base);
@@ -5680,17 +5693,67 @@ static void clear_error(llama_session *s) {
     s->error.text[0] = 0;
 }
 
+/* Begins a call, and returns LLAMA_OK. Returns LLAMA_EINVAL if there is no session, or if a function
+ * of the host makes the call while the session works and waits for that function to return. */
+static int begin(llama_session *s) {
+    if (!s) return LLAMA_EINVAL;
+    if (s->busy)
+        return llamac_failed(
+            s, LLAMA_EINVAL,
+            "the session is evaluating: a function that it calls may not change it");
+    clear_error(s);
+    return LLAMA_OK;
+}
+
+/* Ends the work during which functions of the host may have been called, and returns its status. If
+ * calls of these functions were refused, their errors are dropped. */
+static int end_busy(llama_session *s, int status) {
+    s->busy = false;
+    if (status == LLAMA_OK) clear_error(s);
+    return status;
+}
+
 /* Begins a call on sequence seq, and returns the sequence. If it does not exist, stores the error
  * and returns NULL; the call then fails with LLAMA_EINVAL. */
 static sequence *begin_call(llama_session *s, int seq) {
     sequence *q = sequence_of(s, seq);
-    if (!s) return NULL;
-    clear_error(s);
+    if (begin(s)) return NULL;
     if (!q)
         llamac_fail(&s->error, LLAMA_EINVAL,
                     "there is no such sequence: %d; the session has %zu, numbered from 0", seq,
                     s->n_sequences);
     return q;
+}
+
+/* Puts what the stored error is about in front of its text: "request 3: ". Returns status. */
+static int name_in_error(llama_session *s, const char *what, size_t i, int status) {
+    llama_error e = s->error;
+    return status ? llamac_fail(&s->error, status, "%s %zu: %s", what, i, e.text) : LLAMA_OK;
+}
+
+/* Checks that every one of n tokens is in the vocabulary. If one is not, stores the error and
+ * returns LLAMA_EINVAL. */
+static int check_tokens(llama_session *s, const int32_t *tokens, size_t n) {
+    size_t vocab = s->model->vocab_size;
+    if (n && !tokens) return llamac_failed(s, LLAMA_EINVAL, "tokens must be given");
+    for (size_t t = 0; t < n; t++)
+        if (tokens[t] < 0 || (size_t)tokens[t] >= vocab)
+            return llamac_fail(&s->error, LLAMA_EINVAL,
+                               "token %zu is %d, which is not in the vocabulary of %zu", t,
+                               (int)tokens[t], vocab);
+    return LLAMA_OK;
+}
+
+/* Checks that a span's tokens can follow `length` tokens of its sequence, which exists. If they
+ * cannot, stores the error and returns its status. */
+static int check_span(llama_session *s, const llama_span *span, size_t length) {
+    if (span->tokens && span->n > s->context - length)
+        return llamac_fail(
+            &s->error, LLAMA_EFULL,
+            "the context is full: sequence %d has %zu of %zu positions, and %zu more "
+            "tokens do not fit",
+            span->seq, length, s->context, span->n);
+    return name_in_error(s, "sequence", (size_t)span->seq, check_tokens(s, span->tokens, span->n));
 }
 
 /* Fills row t of the batch that forward() runs next with token number i of a span: its sequence,
@@ -5791,19 +5854,24 @@ static int evaluate_spans(llama_session *s, const llama_span *spans, size_t tota
             return status;
     }
     /* If one span was scored, score_rows has left its logits in s->logits. */
-    return s->keep_logits || (logprob && kept == 1) ? LLAMA_OK
-                                                    : output(s, s->logits, s->last, kept);
+    status =
+        s->keep_logits || (logprob && kept == 1) ? LLAMA_OK : output(s, s->logits, s->last, kept);
+    s->done = s->total;
+    if (status == LLAMA_OK && cancelled(s, 0, 0))
+        return llamac_failed(s, LLAMA_ECANCEL, "cancelled by the host");
+    return status;
 }
 
 /* Returns whether the calling thread may use several threads. OpenMP keeps a team for each thread
  * that has used one. fork() copies the calling thread with its team's records but without the
  * team's threads, and OpenMP would wait for them forever. So each thread remembers the process in
- * which it first asked; in a child of that process it works alone. This is the library's only
- * variable outside models and sessions. */
-static bool may_team(void) {
-    static __thread int process; /* 0: this thread has not asked yet */
-    if (!process) process = llamac_process();
-    return process == llamac_process();
+ * which it first used several threads; in a child of that process it works alone. `uses` says that
+ * the caller will use them now. This is the library's only variable outside models and sessions. */
+static bool may_team(bool uses) {
+    static __thread int process; /* 0: this thread has not used several threads yet */
+    int now = llamac_process();
+    if (!process && uses) process = now;
+    return !process || process == now;
 }
 
 /* Also does the work of llama_eval, llama_eval_batch and llama_score. Checks all arguments,
@@ -5812,8 +5880,7 @@ static bool may_team(void) {
 LLAMAC_API int llama_score_batch(llama_session *s, const llama_span *spans, size_t n,
                                  float *logprob, int32_t *rank) {
     size_t total = 0, vocab, k = 0, done = 0;
-    if (!s) return LLAMA_EINVAL;
-    clear_error(s);
+    if (begin(s)) return LLAMA_EINVAL;
     if (n && !spans) return llamac_failed(s, LLAMA_EINVAL, "spans must be given");
     vocab = s->model->vocab_size;
     s->calls++;
@@ -5823,19 +5890,8 @@ LLAMAC_API int llama_score_batch(llama_session *s, const llama_span *spans, size
         if (!q) return LLAMA_EINVAL;
         if (q->call == s->calls)
             return llamac_fail(&s->error, LLAMA_EINVAL, "sequence %d is named twice", seq);
-        if (spans[i].n && !spans[i].tokens)
-            return llamac_fail(&s->error, LLAMA_EINVAL, "sequence %d: tokens must be given", seq);
-        if (spans[i].n > s->context - q->length)
-            return llamac_fail(&s->error, LLAMA_EFULL,
-                               "the context is full: sequence %d has %zu of %zu positions, and %zu "
-                               "more tokens do not fit",
-                               seq, q->length, s->context, spans[i].n);
-        for (size_t t = 0; t < spans[i].n; t++)
-            if (spans[i].tokens[t] < 0 || (size_t)spans[i].tokens[t] >= vocab)
-                return llamac_fail(&s->error, LLAMA_EINVAL,
-                                   "sequence %d: token %zu is %d, which is not in the vocabulary "
-                                   "of %zu",
-                                   seq, t, (int)spans[i].tokens[t], vocab);
+        int status = check_span(s, &spans[i], q->length);
+        if (status) return status;
         if (logprob && q->length && !q->have_logits)
             return llamac_fail(&s->error, LLAMA_EINVAL,
                                "sequence %d was rewound: evaluate a token before scoring", seq);
@@ -5844,12 +5900,14 @@ LLAMAC_API int llama_score_batch(llama_session *s, const llama_span *spans, size
         total += spans[i].n;
     }
     if (total == 0) return LLAMA_OK;
-    s->team = s->threads > 1 && may_team() ? s->threads : 1;
+    s->team = s->threads > 1 && may_team(true) ? s->threads : 1;
     s->cancelled = false;
     for (size_t i = 0; i < s->n_sequences && s->keep_logits; i++) s->sequences[i].rows = 0;
+    s->busy = true;
     uint64_t mode = llamac_fp_enter();
     int status = evaluate_spans(s, spans, total, logprob, rank);
     llamac_fp_leave(mode);
+    status = end_busy(s, status);
     if (check_files(s->model, &s->error)) status = LLAMA_EIO;
     for (size_t i = 0; i < n && status == LLAMA_OK; i++) {
         sequence *q = &s->sequences[spans[i].seq];
@@ -5900,8 +5958,7 @@ LLAMAC_API const float *llama_logits_at(const llama_session *s, int seq, size_t 
 
 /* trace() in part II calls fn. */
 LLAMAC_API int llama_trace(llama_session *s, llama_trace_fn fn, void *user) {
-    if (!s) return LLAMA_EINVAL;
-    clear_error(s);
+    if (begin(s)) return LLAMA_EINVAL;
     s->trace = fn;
     s->trace_user = user;
     return LLAMA_OK;
@@ -5911,7 +5968,7 @@ LLAMAC_API const char *llama_session_error(const llama_session *s) {
     return s ? s->error.text : "";
 }
 LLAMAC_API const char *llama_session_kernels(const llama_session *s) {
-    return s ? s->kernels_text : "";
+    return s ? s->kernels_text[may_team(false)] : "";
 }
 LLAMAC_API int llama_session_context(const llama_session *s) { return s ? (int)s->context : 0; }
 
@@ -5976,7 +6033,7 @@ typedef struct {
     uint64_t sum;               /* checksum of all bytes so far */
     bool failed;                /* a call of write or read failed; no call follows */
     const llama_session *owner; /* its progress function is called; NULL: none is */
-    uint64_t done, total;       /* bytes: so far, of the sequence */
+    uint64_t done, total;       /* bytes: so far, of the state; total is 0 if it is not known yet */
     bool cancelled;             /* the progress function cancelled; failed is set too */
 } stream;
 
@@ -6013,10 +6070,18 @@ static void transfer(stream *s, void *p, size_t n) {
     }
 }
 
-/* Reports a stream that failed: the host cancelled, or `text` says why. */
-static int stream_failed(llama_session *s, const stream *st, const char *text) {
-    return st->cancelled ? llamac_failed(s, LLAMA_ECANCEL, "cancelled by the host")
-                         : llamac_failed(s, LLAMA_EIO, text);
+/* Reports a stream that failed: the host cancelled, or a function failed. */
+static int stream_failed(llama_session *s, const stream *st) {
+    if (st->cancelled) return llamac_failed(s, LLAMA_ECANCEL, "cancelled by the host");
+    if (st->write)
+        return llamac_fail(&s->error, LLAMA_EIO,
+                           "the state could not be written: %llu of %llu bytes were",
+                           (unsigned long long)st->done, (unsigned long long)st->total);
+    if (!st->total)
+        return llamac_failed(s, LLAMA_EIO, "the state could not be read, or ends in its header");
+    return llamac_fail(&s->error, LLAMA_EIO,
+                       "the state could not be read, or ends, after %llu of %llu bytes",
+                       (unsigned long long)st->done, (unsigned long long)st->total);
 }
 
 /* Writes or reads the checksum of all bytes so far. Returns false if the checksum that was read is
@@ -6045,7 +6110,8 @@ enum {
     STATE_NUMERICS, /* LLAMA_EXACT or LLAMA_FAST */
     STATE_LENGTH,   /* number of tokens */
     STATE_LOGITS,   /* 1 if the logits follow, else 0 */
-    STATE
+    STATE,
+    STATE_HEADER = (STATE + 1) * 8 /* bytes of the header and its checksum */
 };
 
 /* Returns a number that tells models apart: a checksum of the shape, the constants, and samples of
@@ -6081,23 +6147,25 @@ static void make_header(uint64_t h[STATE], const llama_session *s, const sequenc
     h[STATE_LOGITS] = q->have_logits;
 }
 
+/* Returns how many bytes the saved state of q has. */
+static uint64_t state_bytes(const llama *m, const sequence *q) {
+    uint64_t token = sizeof *q->tokens + 2 * (uint64_t)m->n_layers * m->kv_dim * sizeof(float);
+    uint64_t logits = q->have_logits ? m->vocab_size * sizeof *q->logits : 0;
+    return STATE_HEADER + q->length * token + logits + sizeof(uint64_t);
+}
+
 /* Writes or reads everything after the header and its checksum. q has its length and, in the KV
  * cache, heads that are `context` positions apart. Returns whether the checksum was right. */
 static bool transfer_sequence(const llama_session *s, stream *st, const sequence *q,
                               size_t context) {
     size_t width = s->model->head_dim, bytes = q->length * width * sizeof(float);
-    size_t token = sizeof *q->tokens + 2 * s->model->n_layers * s->model->kv_dim * sizeof(float);
     st->owner = s;
-    st->done = 0;
-    st->total =
-        q->length * (uint64_t)token + (q->have_logits ? s->model->vocab_size * sizeof(float) : 0);
     transfer(st, q->tokens, q->length * sizeof *q->tokens);
     for (size_t i = 0; i < s->model->n_layers * s->model->n_kv_heads; i++) {
         transfer(st, q->k + i * context * width, bytes);
         transfer(st, q->v + i * context * width, bytes);
     }
     if (q->have_logits) transfer(st, q->logits, s->model->vocab_size * sizeof(float));
-    st->owner = NULL;
     return transfer_checksum(st);
 }
 
@@ -6105,19 +6173,21 @@ LLAMAC_API int llama_save(llama_session *s, int seq, llama_write_fn fn, void *us
     const sequence *q = begin_call(s, seq);
     if (!q) return LLAMA_EINVAL;
     if (!fn) return llamac_failed(s, LLAMA_EINVAL, "a write function must be given");
-    stream st = {.write = fn, .user = user};
+    stream st = {.write = fn, .user = user, .total = state_bytes(s->model, q)};
     uint64_t header[STATE];
     make_header(header, s, q);
     if (check_files(s->model, &s->error)) return LLAMA_EIO;
+    s->busy = true;
     transfer(&st, header, sizeof header);
     transfer_checksum(&st);
     transfer_sequence(s, &st, q, s->context);
-    return st.failed ? stream_failed(s, &st, "the state could not be written") : LLAMA_OK;
+    return end_busy(s, st.failed ? stream_failed(s, &st) : LLAMA_OK);
 }
 
-/* Reads a header and sets the length and have_logits of q. Fails if the state is damaged or does
- * not belong in this session; the status depends on the cause. */
-static int load_header(llama_session *s, stream *st, sequence *q) {
+/* Reads a header and sets the length and have_logits of q. Fails if the state is damaged, does not
+ * belong in this session, or does not have `size` bytes; the status depends on the cause. If size is
+ * 0, it is not known. */
+static int load_header(llama_session *s, stream *st, sequence *q, uint64_t size) {
     static const char *const mismatches[] = {
         "this is not a saved state", "the state is of another version",
         "the state is of another model",
@@ -6125,10 +6195,13 @@ static int load_header(llama_session *s, stream *st, sequence *q) {
     uint64_t h[STATE] = {0}, want[STATE];
     make_header(want, s, q);
     if (check_files(s->model, &s->error)) return LLAMA_EIO;
+    if (size && size < STATE_HEADER)
+        return llamac_fail(&s->error, LLAMA_EFORMAT,
+                           "this is not a saved state, or only the first %llu bytes of its header",
+                           (unsigned long long)size);
     transfer(st, h, sizeof h);
     bool intact = transfer_checksum(st);
-    if (st->failed)
-        return llamac_failed(s, LLAMA_EIO, "the state could not be read, or is truncated");
+    if (st->failed) return stream_failed(s, st);
     if (h[STATE_MAGIC] == want[STATE_MAGIC] && (!intact || h[STATE_LOGITS] > 1))
         return llamac_failed(s, LLAMA_EFORMAT, "the state is damaged");
     for (int i = 0; i < STATE_LENGTH; i++)
@@ -6138,6 +6211,15 @@ static int load_header(llama_session *s, stream *st, sequence *q) {
         return llamac_failed(s, LLAMA_EFULL, "the state is longer than the context");
     q->length = (size_t)h[STATE_LENGTH];
     q->have_logits = h[STATE_LOGITS];
+    st->total = state_bytes(s->model, q);
+    if (size && size < st->total)
+        return llamac_fail(&s->error, LLAMA_EFORMAT, "the state ends after %llu of %llu bytes",
+                           (unsigned long long)size, (unsigned long long)st->total);
+    if (size > st->total)
+        return llamac_fail(
+            &s->error, LLAMA_EFORMAT,
+            "the file is longer than the state in it: %llu of %llu bytes; it is damaged",
+            (unsigned long long)size, (unsigned long long)st->total);
     return LLAMA_OK;
 }
 
@@ -6146,16 +6228,17 @@ static int load_header(llama_session *s, stream *st, sequence *q) {
 static int load_rest(llama_session *s, stream *st, const sequence *q, size_t context) {
     size_t vocab = s->model->vocab_size;
     bool valid = transfer_sequence(s, st, q, context);
-    if (st->failed) return stream_failed(s, st, "the state could not be read, or is truncated");
+    if (st->failed) return stream_failed(s, st);
     for (size_t i = 0; i < q->length; i++)
         valid = valid && q->tokens[i] >= 0 && (size_t)q->tokens[i] < vocab;
     if (q->have_logits) valid = valid && q->length && all_finite(q->logits, vocab);
     return valid ? LLAMA_OK : llamac_failed(s, LLAMA_EFORMAT, "the state is damaged");
 }
 
-/* If the sequence is empty, the state is read directly into its memory. Otherwise the state is read
- * into temporary memory, and copied when all of it is valid. */
-LLAMAC_API int llama_load(llama_session *s, int seq, llama_read_fn fn, void *user) {
+/* Does the work of llama_load for a state of `size` bytes; 0: the size is not known. If the sequence
+ * is empty, the state is read directly into its memory. Otherwise the state is read into temporary
+ * memory, and copied when all of it is valid. */
+static int load(llama_session *s, int seq, llama_read_fn fn, void *user, uint64_t size) {
     sequence *q = begin_call(s, seq), loaded;
     if (!q) return LLAMA_EINVAL;
     if (!fn) return llamac_failed(s, LLAMA_EINVAL, "a read function must be given");
@@ -6163,7 +6246,8 @@ LLAMAC_API int llama_load(llama_session *s, int seq, llama_read_fn fn, void *use
     llamac_arena temporary = {s->allocator, NULL};
     size_t width = s->model->kv_dim, vocab = s->model->vocab_size, context = s->context;
     loaded = *q;
-    int status = load_header(s, &st, &loaded);
+    s->busy = true;
+    int status = load_header(s, &st, &loaded, size);
     if (status == LLAMA_OK && q->length) {
         uint64_t floats = (uint64_t)s->model->n_layers * (context = loaded.length) * width;
         loaded.tokens = llamac_new(&temporary, context, sizeof *loaded.tokens);
@@ -6180,7 +6264,11 @@ LLAMAC_API int llama_load(llama_session *s, int seq, llama_read_fn fn, void *use
     q->have_logits = status == LLAMA_OK ? loaded.have_logits : q->have_logits;
     q->rows = status == LLAMA_OK ? 0 : q->rows; /* all_logits has none of a loaded state */
     llamac_free_all(&temporary);
-    return status;
+    return end_busy(s, status);
+}
+
+LLAMAC_API int llama_load(llama_session *s, int seq, llama_read_fn fn, void *user) {
+    return load(s, seq, fn, user, 0);
 }
 
 /* ---- Files of saved states ---- */
@@ -6226,6 +6314,7 @@ LLAMAC_API int llama_save_file(llama_session *s, int seq, const char *path, llam
                     "a session and a file name must be given, and the name must not be too long");
         return report_error(s, &own, err);
     }
+    if (!begin_call(s, seq)) return report_error(s, &s->error, err);
     int status = check_replaceable(path, &is_new, &mode, &own), why = 0;
     if (status) return report_error(s, &own, err);
     if (llamac_replace_begin(&r, path, is_new, mode) != 0) status = LLAMA_EIO, why = errno;
@@ -6246,20 +6335,18 @@ LLAMAC_API int llama_save_file(llama_session *s, int seq, const char *path, llam
 LLAMAC_API int llama_load_file(llama_session *s, int seq, const char *path, llama_error *err) {
     llamac_file f;
     llama_error own = {.status = LLAMA_OK};
-    char extra;
     if (!s || !path) {
         llamac_fail(&own, LLAMA_EINVAL, "a session and a file name must be given");
         return report_error(s, &own, err);
     }
+    if (!begin_call(s, seq)) return report_error(s, &s->error, err);
     int status = llamac_open_file(&f, path, &own);
+    if (status == LLAMA_EFORMAT)
+        llamac_fail(&own, status, "%s: is empty; this is not a saved state", path);
     if (status) return report_error(s, &own, err);
     errno = 0; /* so llamac_is_not_found is false: the file exists */
-    status = llama_load(s, seq, read_all, &f);
+    status = load(s, seq, read_all, &f, f.size);
     if (status) llamac_fail(&own, status, "%s: %s", path, llama_session_error(s));
-    else if (llamac_read(&f, &extra, 1) > 0) {
-        llama_rewind(s, seq, 0);
-        llamac_fail(&own, LLAMA_EFORMAT, "%s: is longer than the state in it; it is damaged", path);
-    }
     llamac_close_file(&f);
     return report_error(s, &own, err);
 }
@@ -6312,13 +6399,12 @@ static int32_t rank_of(const float *logits, size_t vocab, int32_t token) {
     return above;
 }
 
-/* Replaces p by softmax(p / temperature). Returns false if every p is -infinity. */
-static bool softmax_double(double *p, size_t n, double temperature) {
+/* Replaces p by softmax(p / temperature). At least one p is not -infinity. */
+static void softmax_double(double *p, size_t n, double temperature) {
     double top = -HUGE_VAL, sum = 0;
     for (size_t i = 0; i < n; i++) top = p[i] > top ? p[i] : top;
     for (size_t i = 0; i < n; i++) sum += p[i] = exp_double((p[i] - top) / temperature);
     for (size_t i = 0; i < n; i++) p[i] /= sum;
-    return sum > 0;
 }
 
 /* ---- A heap of token ids ---- */
@@ -6390,19 +6476,14 @@ static void keep_top(double *p, int32_t *ids, size_t n, size_t max_tokens, doubl
 }
 
 /* Writes the logits to p with the bias added and the repetition penalty applied (Keskar et al.
- * 2019, arXiv:1909.05858). The penalty applies once to each distinct token of the window. Fails if
- * a bias is NaN or +infinity: no rule says which of several such tokens to draw. */
-static int apply_penalties(llama_session *s, const sequence *q, const llama_sampler *o, double *p) {
+ * 2019, arXiv:1909.05858). The penalty applies once to each distinct token of the window. */
+static void apply_penalties(llama_session *s, const sequence *q, const llama_sampler *o,
+                            double *p) {
     size_t vocab = s->model->vocab_size, window = o->repeat_last ? (size_t)o->repeat_last : 64;
-    for (size_t i = 0; i < vocab; i++) {
+    for (size_t i = 0; i < vocab; i++)
         p[i] = (double)q->logits[i] + (o->bias ? (double)o->bias[i] : 0);
-        if (!(p[i] < HUGE_VAL)) /* logits are finite, so the bias is not */
-            return llamac_fail(&s->error, LLAMA_EINVAL,
-                               "the bias of token %zu is %s; it must be a number or -infinity", i,
-                               p[i] == HUGE_VAL ? "infinite" : "NaN");
-    }
     double penalty = (double)o->repeat_penalty;
-    if (penalty == 0 || penalty == 1) return LLAMA_OK;
+    if (penalty == 0 || penalty == 1) return;
     size_t first = o->repeat_last < 0 || window > q->length ? 0 : q->length - window;
     memset(s->seen, 0, vocab);
     for (size_t i = first; i < q->length; i++) {
@@ -6410,10 +6491,10 @@ static int apply_penalties(llama_session *s, const sequence *q, const llama_samp
         if (!s->seen[id]) p[id] = p[id] > 0 ? p[id] / penalty : p[id] * penalty;
         s->seen[id] = 1;
     }
-    return LLAMA_OK;
 }
 
-/* Computes the distribution that a sampler draws from and returns it, in s->probs. The steps:
+/* Computes the distribution that a sampler draws from and returns it, in s->probs. The sampler has
+ * been checked, so at least one token is left. The steps:
  *
  *   1. add the bias and apply the repetition penalty
  *   2. at temperature 0, give the most likely token probability 1 and return
@@ -6421,27 +6502,20 @@ static int apply_penalties(llama_session *s, const sequence *q, const llama_samp
  *   4. top_k: keep the k most likely tokens
  *   5. top_p: keep a token while the tokens before it have at most top_p of the probability left
  *   6. min_p: drop tokens whose probability is below min_p times that of the most likely token
- *   7. scale the probabilities to a sum of 1
- *
- * If the bias is invalid or leaves no token, stores the error and returns NULL; the call then fails
- * with LLAMA_EINVAL. */
+ *   7. scale the probabilities to a sum of 1 */
 static const double *distribute(llama_session *s, const sequence *q, const llama_sampler *o) {
-    static const char no_token[] = "the bias leaves no token: all are -infinity";
     double *p = s->probs, best = 0, sum = 0;
     size_t n = s->model->vocab_size;
-    if (apply_penalties(s, q, o, p)) return NULL;
+    apply_penalties(s, q, o, p);
     if (o->temperature == 0) { /* greedy: the highest logit; of equal logits, the lowest id */
-        size_t top = n;
-        best = -HUGE_VAL;
-        for (size_t i = 0; i < n; i++)
-            if (p[i] > best) best = p[i], top = i;
-        if (top == n) return llamac_failed(s, LLAMA_EINVAL, no_token), NULL;
+        size_t top = 0;
+        for (size_t i = 1; i < n; i++)
+            if (p[i] > p[top]) top = i;
         memset(p, 0, n * sizeof *p);
         p[top] = 1;
         return p;
     }
-    if (!softmax_double(p, n, (double)o->temperature))
-        return llamac_failed(s, LLAMA_EINVAL, no_token), NULL;
+    softmax_double(p, n, (double)o->temperature);
     if (o->top_k > 0) keep_top(p, s->ids, n, (size_t)o->top_k, HUGE_VAL);
     if (o->top_p > 0 && o->top_p < 1) { /* as Meta's example.py (Holtzman 2019, arXiv:1904.09751) */
         for (size_t i = 0; i < n; i++) sum += p[i];
@@ -6456,8 +6530,53 @@ static const double *distribute(llama_session *s, const sequence *q, const llama
 
 /* ---- Sampling ---- */
 
+/* Checks that every setting of a sampler is in its range. If one is not, stores the error and
+ * returns LLAMA_EINVAL. */
+static int check_settings(llama_session *s, const llama_sampler *o) {
+    const struct {
+        const char *name;
+        double value, min, max; /* a max of HUGE_VAL: any finite number */
+    } settings[] = {
+        {"temperature", (double)o->temperature, 0, HUGE_VAL},
+        {"top_p", (double)o->top_p, 0, HUGE_VAL},
+        {"min_p", (double)o->min_p, 0, 1},
+        {"top_k", o->top_k, 0, HUGE_VAL},
+        {"repeat_penalty", (double)o->repeat_penalty, 0, HUGE_VAL},
+        {"repeat_last", o->repeat_last, -1, HUGE_VAL},
+    };
+    for (size_t i = 0; i < sizeof settings / sizeof *settings; i++) {
+        double value = settings[i].value, min = settings[i].min, max = settings[i].max;
+        if (value >= min && value <= max && value < HUGE_VAL) continue;
+        return llamac_fail(&s->error, LLAMA_EINVAL, "the sampler's %s is %g; it must be %s %g%s",
+                           settings[i].name, value, max < HUGE_VAL ? "from" : "finite and at least",
+                           min, max < HUGE_VAL ? " to 1" : "");
+    }
+    size_t vocab = s->model->vocab_size, allowed = 0;
+    for (size_t i = 0; o->bias && i < vocab; i++) {
+        if (!(o->bias[i] < HUGE_VALF)) /* no rule says which of several such tokens to draw */
+            return llamac_fail(&s->error, LLAMA_EINVAL,
+                               "the bias of token %zu is %s; it must be a number or -infinity", i,
+                               o->bias[i] == HUGE_VALF ? "infinite" : "NaN");
+        allowed += o->bias[i] > -HUGE_VALF;
+    }
+    return !o->bias || allowed
+               ? LLAMA_OK
+               : llamac_failed(s, LLAMA_EINVAL, "the bias leaves no token: all are -infinity");
+}
+
+/* Checks a sampler and sets *o to a copy of its settings. If it is invalid, stores the error and
+ * returns LLAMA_EINVAL. */
+static int check_sampler(llama_session *s, const llama_sampler *given, llama_sampler *o) {
+    if (!given || !llamac_copy_options(o, sizeof *o, given))
+        return llamac_failed(s, LLAMA_EINVAL, "the sampler is NULL, or its size is not set");
+    uint64_t mode = llamac_fp_enter(); /* in the host's mode, comparing a NaN may trap */
+    int status = check_settings(s, o);
+    llamac_fp_leave(mode);
+    return status;
+}
+
 /* Checks the arguments of a sampling function. Sets *q to the sequence and *o to a copy of the
- * settings. Returns LLAMA_EINVAL if the sequence has no logits or a setting is out of range. */
+ * settings. Returns LLAMA_EINVAL if the sequence has no logits or the sampler is invalid. */
 static int check_sampling(llama_session *s, int seq, const llama_sampler *given, llama_sampler *o,
                           sequence **q) {
     *q = begin_call(s, seq);
@@ -6465,18 +6584,7 @@ static int check_sampling(llama_session *s, int seq, const llama_sampler *given,
     if (!(*q)->have_logits)
         return llamac_fail(&s->error, LLAMA_EINVAL,
                            "sequence %d has no logits: evaluate a token first", seq);
-    if (!given || !llamac_copy_options(o, sizeof *o, given))
-        return llamac_failed(s, LLAMA_EINVAL, "the sampler is NULL, or its size is not set");
-    uint64_t mode = llamac_fp_enter(); /* in the host's mode, comparing a NaN may trap */
-    bool sane = o->temperature >= 0 && o->top_p >= 0 && o->min_p >= 0 && o->min_p <= 1 &&
-                o->repeat_penalty >= 0 && o->top_k >= 0 && o->repeat_last >= -1 &&
-                o->temperature < HUGE_VALF && o->repeat_penalty < HUGE_VALF;
-    llamac_fp_leave(mode);
-    if (!sane)
-        return llamac_failed(s, LLAMA_EINVAL,
-                             "a sampler setting is negative, infinite, not a number or, for min_p, "
-                             "above 1");
-    return LLAMA_OK;
+    return check_sampler(s, given, o);
 }
 
 /* Draws u in [0, 1) and returns the first token, by ascending id, at which the running sum of
@@ -6490,13 +6598,13 @@ LLAMAC_API int32_t llama_sample(llama_session *s, int seq, const llama_sampler *
     const double *p = distribute(s, q, &o);
     double u = uniform(o.seed, q->length), sum = 0;
     int32_t token = -1;
-    for (size_t i = 0; p && i < s->model->vocab_size; i++) {
+    for (size_t i = 0; i < s->model->vocab_size; i++) {
         if (p[i] == 0) continue; /* filtered out */
         token = (int32_t)i;      /* the last token kept is drawn if rounding leaves the sum <= u */
         if ((sum += p[i]) > u) break;
     }
     llamac_fp_leave(mode);
-    return token >= 0 ? token : LLAMA_EINVAL;
+    return token;
 }
 
 LLAMAC_API int llama_probabilities(llama_session *s, int seq, const llama_sampler *sampler,
@@ -6508,9 +6616,9 @@ LLAMAC_API int llama_probabilities(llama_session *s, int seq, const llama_sample
     if (!probs) return llamac_failed(s, LLAMA_EINVAL, "probs is NULL");
     uint64_t mode = llamac_fp_enter();
     const double *p = distribute(s, q, &o);
-    for (size_t i = 0; p && i < s->model->vocab_size; i++) probs[i] = (float)p[i];
+    for (size_t i = 0; i < s->model->vocab_size; i++) probs[i] = (float)p[i];
     llamac_fp_leave(mode);
-    return p ? LLAMA_OK : LLAMA_EINVAL;
+    return LLAMA_OK;
 }
 
 /* Takes only the first k tokens from the heap, so the vocabulary is never sorted. */
@@ -6543,7 +6651,8 @@ LLAMAC_API int llama_top_logprobs(const llama_session *s, int seq, llama_token_l
 /* ---- Tokenizing and detokenizing ---- */
 
 LLAMAC_API size_t llama_utf8_next(const char *text, size_t n, int32_t *number) {
-    return llamac_utf8_next(text, n, number);
+    int32_t unused;
+    return llamac_utf8_next(text, n, number ? number : &unused);
 }
 
 LLAMAC_API int llama_is_control(int32_t c) { return llamac_is_control(c); }
@@ -6622,8 +6731,9 @@ static size_t rewind_to(llama_session *s, int seq, size_t keep, size_t n) {
 }
 
 LLAMAC_API int llama_prefill(llama_session *s, int seq, const int32_t *tokens, size_t n) {
-    if (!llama_tokens(s, seq) || (n && !tokens))
-        return llama_eval(s, seq, tokens, n); /* fails and says why */
+    if (!begin_call(s, seq)) return LLAMA_EINVAL;
+    int status = check_span(s, &(llama_span){seq, tokens, n}, 0);
+    if (status) return status;
     size_t keep = rewind_to(s, seq, cached_prefix(s, seq, tokens, n), n);
     return llama_eval(s, seq, tokens + keep, n - keep);
 }
@@ -6665,9 +6775,14 @@ static bool start_request(llama_session *s, llama_request *t, llama_request **ru
     return true;
 }
 
-/* Reports a negative code of the host's callback, and returns it. */
-static int callback_failed(llama_session *s, int code) {
-    return llamac_fail(&s->error, code, "the callback returned %d", code);
+/* Passes n bytes of a request's text to the host's callback and returns its answer. Reports an
+ * answer below 0, which is an error. */
+static int tell(llama_session *s, llama_request *t, llama_request_fn fn, void *user,
+                const char *text, size_t n) {
+    s->busy = true;
+    int answer = fn(user, t, text, n);
+    end_busy(s, LLAMA_OK);
+    return answer < 0 ? llamac_fail(&s->error, answer, "the callback returned %d", answer) : answer;
 }
 
 /* Samples the next token of a request whose sequence has logits and passes its text to fn. If the
@@ -6682,15 +6797,31 @@ static int next_token(llama_session *s, llama_request *t, llama_request_fn fn, v
     else if (llama_is_end(m, t->token)) t->finish_reason = LLAMA_FINISH_EOS;
     if (!t->finish_reason) {
         t->generated++;
-        answer = fn(user, t, text, llama_token_to_text(m, &t->utf8, t->token, text));
-        if (answer < 0) return callback_failed(s, answer);
+        answer = tell(s, t, fn, user, text, llama_token_to_text(m, &t->utf8, t->token, text));
+        if (answer < 0) return answer;
         if (answer > 0) t->finish_reason = LLAMA_FINISH_STOP;
         else if (t->generated == t->max_tokens) t->finish_reason = LLAMA_FINISH_LENGTH;
         if (!t->finish_reason) return LLAMA_OK;
     }
-    answer =
-        fn(user, t, text, answer > 0 ? 0 : llama_token_to_text(m, &t->utf8, LLAMA_FLUSH, text));
-    return answer < 0 ? callback_failed(s, answer) : LLAMA_OK;
+    answer = tell(s, t, fn, user, text,
+                  answer > 0 ? 0 : llama_token_to_text(m, &t->utf8, LLAMA_FLUSH, text));
+    return answer < 0 ? answer : LLAMA_OK;
+}
+
+/* Checks a request. If it is invalid, or does not fit in the context, stores the error and returns
+ * its status. */
+static int check_request(llama_session *s, const llama_request *t) {
+    llama_sampler o;
+    if (t->n_prompt && !t->prompt) return llamac_failed(s, LLAMA_EINVAL, "its prompt is NULL");
+    if (!t->n_prompt && t->max_tokens)
+        return llamac_failed(s, LLAMA_EINVAL, "its prompt is empty; give at least BOS");
+    if (t->n_prompt > s->context || t->max_tokens > s->context - t->n_prompt + 1)
+        return llamac_fail(&s->error, LLAMA_EFULL,
+                           "its prompt of %zu tokens and max_tokens of %zu do not fit in the "
+                           "context of %zu positions",
+                           t->n_prompt, t->max_tokens, s->context);
+    int status = check_tokens(s, t->prompt, t->n_prompt);
+    return status || !t->max_tokens ? status : check_sampler(s, &t->sampler, &o);
 }
 
 /* Each turn of the loop starts requests, evaluates one batch and samples a token for each running
@@ -6700,17 +6831,12 @@ LLAMAC_API int llama_generate(llama_session *s, llama_request *requests, size_t 
     llama_request *running[MAX_CONCURRENT] = {NULL}; /* by sequence; NULL: the sequence is free */
     llama_span spans[MAX_CONCURRENT];
     int sequences = 0, status = LLAMA_OK;
-    if (!s) return LLAMA_EINVAL;
+    if (begin(s)) return LLAMA_EINVAL;
     if (!fn) return llamac_failed(s, LLAMA_EINVAL, "the callback is NULL");
     if (n && !requests) return llamac_failed(s, LLAMA_EINVAL, "the requests are NULL");
-    for (size_t i = 0; i < n; i++) {
-        const llama_request *t = &requests[i];
-        if (t->n_prompt && !t->prompt)
-            return llamac_fail(&s->error, LLAMA_EINVAL, "request %zu: its prompt is NULL", i);
-        if (!t->n_prompt && t->max_tokens)
-            return llamac_fail(&s->error, LLAMA_EINVAL,
-                               "request %zu: its prompt is empty; give at least BOS", i);
-    }
+    for (size_t i = 0; i < n && status == LLAMA_OK; i++)
+        status = name_in_error(s, "request", i, check_request(s, &requests[i]));
+    if (status) return status;
     while (sequences < MAX_CONCURRENT && llama_tokens(s, sequences)) sequences++;
     for (size_t next = 0, n_spans = 1; n_spans && status == LLAMA_OK;) {
         while (next < n && start_request(s, &requests[next], running, sequences)) next++;
@@ -6754,7 +6880,8 @@ static int tokenize_continuation(const llama *m, llama_continuation *e, int32_t 
     size_t n = e->n_context + e->n_ending;
     static const char no_memory[] = "out of memory for the continuations";
     if ((!e->context && e->n_context) || (!e->ending && e->n_ending))
-        return llamac_fail(err, LLAMA_EINVAL, "a text of a continuation is NULL");
+        return llamac_fail(err, LLAMA_EINVAL, "its %s is NULL",
+                           !e->context && e->n_context ? "context" : "ending");
     if ((e->n_context | e->n_ending) > PTRDIFF_MAX / 64)
         return llamac_fail(err, LLAMA_ENOMEM, no_memory);
     char *text = llamac_new(arena, n, 1);
@@ -6766,7 +6893,7 @@ static int tokenize_continuation(const llama *m, llama_continuation *e, int32_t 
     ptrdiff_t joint = llama_text_to_tokens(m, text, n, LLAMA_ADD_BOS, NULL, 0);
     if (given <= 0 || joint <= 0) {
         int status = given < 0 ? (int)given : joint < 0 ? (int)joint : LLAMA_EINVAL;
-        return llamac_fail(err, status, "a continuation cannot be tokenized: %s",
+        return llamac_fail(err, status, "it cannot be tokenized: %s",
                            !m->vocab    ? "the model has no tokenizer"
                            : joint == 0 ? "it is empty"
                            : given == 0 ? "its context is empty, and the model adds no <s>"
@@ -6794,8 +6921,9 @@ static int context_sequence(const llama_session *s, const int32_t *tokens, size_
 }
 
 /* Scores n continuations, at most as many as there are sequences besides the contexts'. Evaluates
- * each context, then all continuations in one pass over the weights. */
-static int score_continuations(llama_session *s, llama_continuation *e, size_t n,
+ * each context, then all continuations in one pass over the weights. Errors name a continuation by
+ * its index; that of the first one is `index`. */
+static int score_continuations(llama_session *s, llama_continuation *e, size_t n, size_t index,
                                llamac_arena *arena) {
     llama_span spans[MAX_CONCURRENT];
     size_t total = 0;
@@ -6804,7 +6932,12 @@ static int score_continuations(llama_session *s, llama_continuation *e, size_t n
         int32_t *tokens;
         clear_error(s);
         status = tokenize_continuation(s->model, &e[k], &tokens, arena, &s->error);
-        if (status) return status;
+        if (status == LLAMA_OK && e[k].given + e[k].tokens > s->context)
+            status = llamac_fail(&s->error, LLAMA_EFULL,
+                                 "its context of %zu tokens and its ending of %zu do not fit in "
+                                 "the session's context of %zu positions",
+                                 e[k].given, e[k].tokens, s->context);
+        if (status) return name_in_error(s, "continuation", index + k, status);
         int from = context_sequence(s, tokens, e[k].given), to = CONTEXTS + (int)k;
         status = llama_prefill(s, from, tokens, e[k].given);
         if (status == LLAMA_OK) status = llama_fork(s, to, from);
@@ -6830,18 +6963,19 @@ static int score_continuations(llama_session *s, llama_continuation *e, size_t n
 
 LLAMAC_API int llama_loglikelihood(llama_session *s, llama_continuation *e, size_t n) {
     int sequences = 0, status = LLAMA_OK;
-    if (!s) return LLAMA_EINVAL;
-    clear_error(s);
+    if (begin(s)) return LLAMA_EINVAL;
     if (n && !e) return llamac_failed(s, LLAMA_EINVAL, "the continuations are NULL");
     while (sequences < MAX_CONCURRENT + CONTEXTS && llama_tokens(s, sequences)) sequences++;
     if (sequences <= CONTEXTS)
-        return llamac_failed(s, LLAMA_EINVAL,
-                             "scoring continuations needs a session of 3 sequences or more");
+        return llamac_fail(&s->error, LLAMA_EINVAL,
+                           "scoring continuations needs a session of 3 sequences or more; this one "
+                           "has %d",
+                           sequences);
     size_t capacity = (size_t)(sequences - CONTEXTS);
     for (size_t i = 0, group; i < n && status == LLAMA_OK; i += group) {
         llamac_arena arena = {s->model->arena.allocator, NULL};
         group = n - i < capacity ? n - i : capacity;
-        status = score_continuations(s, e + i, group, &arena);
+        status = score_continuations(s, e + i, group, i, &arena);
         llamac_free_all(&arena);
     }
     return status;

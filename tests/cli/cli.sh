@@ -377,12 +377,12 @@ case_cache() {
     empty "-q: no note" $work/err
     echo notes >$work/notes
     refuse 2 "a file that is no state" "not a saved state; remove it" $llama $model "$prompt" --prompt-cache $work/readme
-    refuse 2 "a file that is no state" "could not be read, or is truncated" $llama $model "$prompt" --prompt-cache $work/notes
+    refuse 2 "a file that is no state" "not a saved state, or only the first 6 bytes" $llama $model "$prompt" --prompt-cache $work/notes
     if [ "$(cat $work/notes)" = notes ]; then ok; else no "a file that is no state is left as it is"; fi
     cat $work/kept $work/notes >$work/more
     refuse 2 "something after a state" "longer than the state in it" $llama $model "$prompt" --prompt-cache $work/more
     head -c 2000 $work/kept >$work/less
-    refuse 2 "a state cut short" "or is truncated" $llama $model "$prompt" --prompt-cache $work/less
+    refuse 2 "a state cut short" "the state ends after 2000 of" $llama $model "$prompt" --prompt-cache $work/less
     refuse 2 "a folder for a cache" "regular file" $llama $model "$prompt" --prompt-cache $work
     mkfifo $work/fifo
     refuse 2 "a FIFO for a cache" "regular file" timeout 5 $llama $model "$prompt" --prompt-cache $work/fifo

@@ -237,7 +237,8 @@ static void test_freqs(void) {
 
 /* Pieces made to fall into one slot of the hash table are refused before they take long. */
 static void test_collisions(void) {
-    llamac_arena arena = {llamac_allocator_or_default(NULL), NULL};
+    llamac_arena arena = {.last = NULL};
+    llamac_copy_allocator(&arena.allocator, NULL, NULL);
     llamac_vocab *v = vocab_new(&arena, 4096);
     static char texts[4096][8];
     const char *why = NULL;
