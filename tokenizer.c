@@ -51,13 +51,19 @@ typedef struct {
 
 typedef struct { /* the text of a piece that is looked for in a text */
     const char *text;
-    size_t n;   /* bytes */
-    int32_t id; /* index in pieces */
+    int32_t id;         /* index in pieces */
+    uint16_t n;         /* bytes */
+    uint16_t common[2]; /* bytes shared with the texts between which a search looks at this one:
+                         * the one below, the one above */
+    /* The series of texts that this one begins with, the longest first: see set_series */
+    int32_t shorter; /* index of the first; -1: none */
+    int32_t jump;    /* index of one further along; -1: past the last */
+    uint16_t depth;  /* their number, plus 1 */
 } piece_text;
 
 typedef struct {
-    piece_text *at; /* [n] in the order of their bytes, then of their ids */
-    size_t n;
+    piece_text *at; /* [n] in the order of their bytes; no two are equal */
+    int32_t n;
 } piece_texts;
 
 struct llamac_vocab {
@@ -99,6 +105,7 @@ static const char SPACE[] = "\xe2\x96\x81";          /* U+2581, a space inside p
 static const char REPLACEMENT[] = "\xef\xbf\xbd";    /* U+FFFD, an invalid byte */
 static const char out_of_memory[] = "out of memory"; /* a reader's reason, compared by address */
 static const char UNK_TEXT[] = " \xe2\x81\x87 ";     /* what SentencePiece prints for <unk> */
+static const char two_ids[] = "gives two ids to one text";
 static const char mistyped[] = "has a setting of another type than it must have";
 
 /* Returns a hash of the text, 8 bytes at a time, by multiplication and shift. */
@@ -231,18 +238,71 @@ static int compare_texts(const void *left, const void *right) {
                           : (a->id > b->id) - (a->id < b->id);
 }
 
-/* Makes the list of the pieces that are `wanted`. */
+/* Returns the number of equal bytes at the start of a[n] and b[n]. */
+static size_t common_bytes(const char *a, const char *b, size_t n) {
+    size_t i = 0;
+    while (n - i >= 8 && memcmp(a + i, b + i, 8) == 0) i += 8;
+    while (i < n && a[i] == b[i]) i++;
+    return i;
+}
+
+/* Returns how many bytes texts a < b of the list share; 0 if a or b is outside the list. */
+static size_t common_of(const piece_texts *list, int32_t a, int32_t b) {
+    if (a < 0 || b == list->n) return 0;
+    const piece_text *x = &list->at[a], *y = &list->at[b];
+    return common_bytes(x->text, y->text, x->n < y->n ? x->n : y->n);
+}
+
+/* Sets `common` of the texts between low and high, which a search halves in the same way. */
+static void set_common(piece_texts *list, int32_t low, int32_t high) {
+    int32_t middle = low + (high - low) / 2;
+    if (high - low < 2) return;
+    list->at[middle].common[0] = (uint16_t)common_of(list, low, middle);
+    list->at[middle].common[1] = (uint16_t)common_of(list, middle, high);
+    set_common(list, low, middle);
+    set_common(list, middle, high);
+}
+
+/* Sets `shorter`, `depth` and `jump` of each text. Jumps are as long as in Myers's lists (1983,
+ * doi:10.1016/0020-0190(83)90106-0), so that a place in a series of n texts is found in O(log n). */
+static void set_series(piece_texts *list) {
+    for (int32_t i = 0; i < list->n; i++) {
+        int32_t s = i - 1; /* a text begins with the text before it, or with one of its series */
+        size_t common = common_of(list, s, i);
+        while (s >= 0 && list->at[s].n > common) s = list->at[s].shorter;
+        int32_t j = s < 0 ? -1 : list->at[s].jump, k = j < 0 ? -1 : list->at[j].jump;
+        int depth = s < 0 ? 0 : list->at[s].depth, there = j < 0 ? 0 : list->at[j].depth,
+            further = k < 0 ? 0 : list->at[k].depth;
+        list->at[i].shorter = s;
+        list->at[i].depth = (uint16_t)(depth + 1);
+        list->at[i].jump = depth - there == there - further ? k : s;
+    }
+}
+
+/* Makes the list of the pieces that are `wanted`. Fails if a text has two ids. Ids without a row in
+ * the model are not used, so of these the first is kept. */
 static const char *list_texts(llamac_vocab *v, piece_texts *list,
                               bool (*wanted)(const vocab_piece *)) {
     size_t n = 0, size = (size_t)v->size + v->n_rowless;
     for (size_t i = 0; i < size; i++) n += wanted(piece_of(v, i));
-    *list = (piece_texts){.n = n};
+    *list = (piece_texts){0};
     if (n == 0) return NULL;
     if (!(list->at = llamac_new(v->arena, n, sizeof *list->at))) return out_of_memory;
-    for (size_t i = n = 0; i < size; i++)
-        if (wanted(piece_of(v, i)))
-            list->at[n++] = (piece_text){piece_of(v, i)->text, piece_of(v, i)->n, (int32_t)i};
+    for (size_t i = n = 0; i < size; i++) {
+        const vocab_piece *p = piece_of(v, i);
+        if (!wanted(p)) continue;
+        int32_t other = p->added ? slot_find(v, p->text, p->n) : -1;
+        if (other >= 0 && (size_t)other != i) return two_ids;
+        list->at[n++] = (piece_text){.text = p->text, .id = (int32_t)i, .n = (uint16_t)p->n};
+    }
     qsort(list->at, n, sizeof *list->at, compare_texts);
+    for (size_t i = 0; i < n; i++) {
+        piece_text t = list->at[i], *last = list->n ? &list->at[list->n - 1] : NULL;
+        if (!last || last->n != t.n || memcmp(last->text, t.text, t.n) != 0) list->at[list->n++] = t;
+        else if (last->id < v->size) return two_ids;
+    }
+    set_common(list, -1, list->n);
+    set_series(list);
     return NULL;
 }
 
@@ -256,29 +316,32 @@ static const char *list_pieces(llamac_vocab *v) {
     return why ? why : list_texts(v, &v->specials, is_special);
 }
 
-/* Returns the first of at[from .. to) whose byte number d, -1 after the end, is at least `byte`. All
- * of them begin with the same d bytes. */
-static size_t first_text(const piece_text *at, size_t from, size_t to, size_t d, int byte) {
-    while (from < to) {
-        size_t middle = from + (to - from) / 2;
-        if ((d < at[middle].n ? (unsigned char)at[middle].text[d] : -1) < byte) from = middle + 1;
-        else to = middle;
-    }
-    return from;
-}
-
-/* Returns the longest text of the list at the start of text[n], of equal texts the one with the
- * lowest id; NULL if no text matches. */
+/* Returns the longest text of the list at the start of text[n]; NULL if no text matches. Takes
+ * O(longest text of the list + log list->n): a binary search for the last text of the list that is
+ * not after text[n], which compares no byte of text[n] twice (Manber & Myers 1990); then the longest
+ * of its series that text[n] begins with. */
 static const piece_text *match_text(const piece_texts *list, const char *text, size_t n) {
-    size_t from = 0, to = list->n;
-    const piece_text *longest = NULL;
-    for (size_t d = 0; d < n && from < to; d++) {
-        int byte = (unsigned char)text[d];
-        from = first_text(list->at, from, to, d, byte);
-        to = first_text(list->at, from, to, d, byte + 1);
-        if (from < to && list->at[from].n == d + 1) longest = &list->at[from];
+    int32_t low = -1, high = list->n;
+    size_t shared[2] = {0, 0}; /* bytes that text[n] shares with the texts low and high */
+    while (high - low > 1) {
+        int32_t middle = low + (high - low) / 2;
+        const piece_text *m = &list->at[middle];
+        bool by_high = shared[1] > shared[0]; /* compare by the one that shares more */
+        size_t d = shared[by_high], known = m->common[by_high];
+        bool above = by_high == (known < d); /* text[n] is not before m */
+        if (known == d) {
+            d += common_bytes(m->text + d, text + d, (m->n < n ? m->n : n) - d);
+            above = d == m->n || (d < n && (unsigned char)m->text[d] < (unsigned char)text[d]);
+        } else if (known < d) d = known;
+        shared[!above] = d;
+        if (above) low = middle;
+        else high = middle;
     }
-    return longest;
+    while (low >= 0 && list->at[low].n > shared[0]) {
+        int32_t jump = list->at[low].jump;
+        low = jump >= 0 && list->at[jump].n > shared[0] ? jump : list->at[low].shorter;
+    }
+    return low < 0 ? NULL : &list->at[low];
 }
 
 /* Makes the checks that need all pieces, and sets bos, eos and space_in_front. A negative bos or

@@ -901,9 +901,97 @@ static void test_charsmaps(void) {
     unlink(path);
 }
 
+/* ---- Time: a text costs what its length says, whatever the vocabulary ---- */
+
+/* A tokenizer.model of <unk>, <s>, </s>, U+2581 and n UNUSED pieces "x0", "x1", ... */
+static buffer with_unused(int n) {
+    buffer b = {0}, spec_message = {0};
+    char text[16];
+    proto_piece(&b, "<unk>", 2);
+    proto_piece(&b, "<s>", 3);
+    proto_piece(&b, "</s>", 3);
+    proto_piece(&b, "\xe2\x96\x81", 1);
+    for (int i = 0; i < n; i++) {
+        snprintf(text, sizeof text, "x%d", i);
+        proto_piece(&b, text, 5);
+    }
+    proto_number(&spec_message, 3, 2);
+    proto_bytes(&b, 2, spec_message.at, spec_message.n);
+    spec_message.n = 0;
+    proto_number(&spec_message, 4, 0);
+    proto_bytes(&b, 3, spec_message.at, spec_message.n);
+    free(spec_message.at);
+    return b;
+}
+
+/* Special texts that begin with each other, or differ only at their ends, are found in time; so are many special tokens
+ * with a vocabulary whose UNUSED pieces need memory of their own. */
+static void test_time(void) {
+    enum { TEXTS = 1000, BYTES = 1 << 18, MANY = 100000, PIECES = 300000 };
+    char *text = must_alloc(6 * MANY + BYTES), path[2048];
+    llama_error err;
+    buffer b = with_unused(0);
+    in_folder("tokenizer.model", &b);
+    free(b.at);
+    for (int kind = 0; kind < 2; kind++) { /* a, aa, aaa, ... in "aab"; ab, aab, ... in "aaa" */
+        llama *m = NULL;
+        buffer list = {0};
+        char as[TEXTS + 1];
+        memset(as, 'a', TEXTS);
+        for (int i = 1; i <= TEXTS - kind; i++) {
+            char item[TEXTS + 64];
+            snprintf(item, sizeof item, "%s\"%.*s%s\": %d", i == 1 ? "{" : ", ", i, as, kind ? "b" : "", 100 + i);
+            put_text(&list, item);
+        }
+        put_text(&list, "}");
+        in_folder("added_tokens.json", &list);
+        free(list.at);
+        if (!check(llama_open(&m, folder, NULL, &err) == LLAMA_OK, "nested texts: %s", err.text)) continue;
+        for (size_t i = 0; i < BYTES; i++) text[i] = !kind && i % 3 == 2 ? 'b' : 'a';
+        size_t found = 0;
+        clock_t start = clock();
+        for (size_t at = 0; at < BYTES;) {
+            int32_t token;
+            at += llama_find_special(m, text + at, BYTES - at, &token);
+            found += token >= 0;
+            at += token < 0 ? 0 : 2;
+        }
+        double took = (double)(clock() - start) / CLOCKS_PER_SEC;
+        printf("%d special texts, kind %d: %.0f ns a byte\n", TEXTS, kind, took * 1e9 / BYTES);
+        check(found == (kind ? 0 : BYTES / 3 + (BYTES % 3 > 0)), "nested texts: %zu found", found);
+        check(took < 0.5, "nested texts, kind %d: took %.1f s", kind, took);
+        llama_close(m);
+    }
+    snprintf(path, sizeof path, "%s/added_tokens.json", folder);
+    unlink(path);
+    snprintf(path, sizeof path, "%s/time", folder);
+    model_spec large = spec;
+    large.vocab = PIECES + 4;
+    large.layers = 1;
+    model_write_as(&large, SAFETENSORS, path);
+    buffer unused = with_unused(PIECES);
+    put_file(&unused, path, "tokenizer.model");
+    free(unused.at);
+    llama *m = NULL;
+    int32_t *ids = must_alloc(5 * MANY * sizeof *ids);
+    if (check(llama_open(&m, path, NULL, &err) == LLAMA_OK, "many special tokens: %s", err.text)) {
+        for (size_t i = 0; i < MANY; i++) memcpy(text + 5 * i, "</s>x", 5);
+        clock_t start = clock();
+        ptrdiff_t n = llama_text_to_tokens(m, text, 5 * MANY, LLAMA_SPECIAL, ids, 5 * MANY);
+        double took = (double)(clock() - start) / CLOCKS_PER_SEC;
+        printf("%d special tokens, %d UNUSED pieces: %.0f ns a token\n", MANY, PIECES, took * 1e9 / MANY);
+        check(n == 3 * MANY, "many special tokens: %td", n); /* </s>, U+2581, <unk> */
+        check(took < 1, "many special tokens: took %.1f s", took);
+    }
+    llama_close(m);
+    free(ids), free(text);
+    snprintf(path, sizeof path, "%s/tokenizer.model", folder);
+    unlink(path);
+}
+
 static const test_case cases[] = {
     CASE(params), CASE(pickles), CASE(overlap), CASE(tied), CASE(legacy), CASE(shards), CASE(many_shards), CASE(paths),
-    CASE(many_files), CASE(large_json), CASE(gaps), CASE(damage), CASE(tokenizers), CASE(made_tokenizers), CASE(charsmaps), CASE(not_files)};
+    CASE(many_files), CASE(large_json), CASE(gaps), CASE(damage), CASE(tokenizers), CASE(made_tokenizers), CASE(charsmaps), CASE(time), CASE(not_files)};
 
 int main(int argc, char **argv) {
     if ((argc = tests_begin(argc, argv)) < 3) return 2;
