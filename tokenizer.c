@@ -1398,7 +1398,8 @@ typedef struct {
     candidate *heap;                    /* [n_heap] the candidate to merge first at heap[0] */
     size_t n_heap, heap_capacity;       /* candidates */
     uint16_t *splits; /* [v->size] bytes of the left symbol of the pair last found for an UNUSED
-                       * piece; 0: none. NULL: no UNUSED pieces */
+                       * piece; 0: none. NULL: no UNUSED pieces. Cleared for the first stretch
+                       * only: emit() reads what the merges of the same stretch wrote */
 } encoder;
 
 /* Returns the text that the character map writes for the longest of its keys at the start of
@@ -1570,40 +1571,38 @@ static void *allocate(encoder *e, size_t count, size_t size) {
                                        : e->allocator->alloc(e->allocator->user, count * size, 64);
 }
 
-static void encoder_free(encoder *e) {
+/* Frees what belongs to one text: everything except `splits`. */
+static void free_text(encoder *e) {
     const llama_allocator *a = e->allocator;
     if (e->text) a->free(a->user, e->text, e->text_capacity);
     if (e->symbols) a->free(a->user, e->symbols, e->symbols_capacity * sizeof *e->symbols);
     if (e->heap) a->free(a->user, e->heap, e->heap_capacity * sizeof *e->heap);
-    if (e->splits) a->free(a->user, e->splits, (size_t)e->v->size * sizeof *e->splits);
+    *e = (encoder){.v = e->v, .allocator = a, .splits = e->splits};
 }
 
 /* Tokenizes text without special tokens. Writes its ids after the first `count` of out, at most cap
  * in all, and returns count plus their number. `space`: the text gets a space in front if the
  * vocabulary says so. An empty text has no tokens. Fails with LLAMA_ENOMEM. */
-static ptrdiff_t encode_text(const llamac_vocab *v, const llama_allocator *allocator,
-                             const char *text, size_t n, bool space, int32_t *out, size_t cap,
-                             size_t count) {
+static ptrdiff_t encode_text(encoder *e, const char *text, size_t n, bool space, int32_t *out,
+                             size_t cap, size_t count) {
+    const llamac_vocab *v = e->v;
     if (n == 0) return (ptrdiff_t)count;
-    encoder e = {.v = v, .allocator = allocator};
-    e.text_capacity = v->trie ? normalise(v, text, n, space, NULL) + 1 : 3 * n + 3;
-    e.text = allocate(&e, e.text_capacity, 1);
-    if (e.text && (e.n_text = normalise(v, text, n, space, e.text)) > 0) {
-        e.symbols_capacity = e.n_text;
+    e->text_capacity = v->trie ? normalise(v, text, n, space, NULL) + 1 : 3 * n + 3;
+    e->text = allocate(e, e->text_capacity, 1);
+    bool enough = e->text != NULL;
+    if (enough && (e->n_text = normalise(v, text, n, space, e->text)) > 0) {
+        e->symbols_capacity = e->n_text;
         /* At most n_text - 1 pairs at first; each merge removes a pair and adds at most two */
-        e.heap_capacity = 2 * e.n_text;
-        e.symbols = allocate(&e, e.symbols_capacity, sizeof *e.symbols);
-        e.heap = allocate(&e, e.heap_capacity, sizeof *e.heap);
-        if (v->splits_unused) e.splits = allocate(&e, (size_t)v->size, sizeof *e.splits);
-        if (e.splits) memset(e.splits, 0, (size_t)v->size * sizeof *e.splits);
+        e->heap_capacity = 2 * e->n_text;
+        e->symbols = allocate(e, e->symbols_capacity, sizeof *e->symbols);
+        e->heap = allocate(e, e->heap_capacity, sizeof *e->heap);
+        enough = e->symbols && e->heap;
     }
-    bool enough =
-        e.text && (e.n_text == 0 || (e.symbols && e.heap && (e.splits || !v->splits_unused)));
-    if (enough && e.n_text) {
-        merge(&e);
-        count = emit(&e, out, cap, count);
+    if (enough && e->n_text) {
+        merge(e);
+        count = emit(e, out, cap, count);
     }
-    encoder_free(&e);
+    free_text(e);
     return enough ? (ptrdiff_t)count : LLAMA_ENOMEM;
 }
 
@@ -1637,16 +1636,15 @@ static size_t leading_space(const char *text, size_t n) {
  * front, as with SentencePiece's own library in Meta's code, in GGUF, and in Hugging Face's
  * LlamaTokenizer with legacy = true; with first_only, only the one at the beginning of the text
  * does. Fails also with LLAMA_EINVAL if the model has no row for a token. */
-static ptrdiff_t encode_special(const llamac_vocab *v, const llama_allocator *allocator,
-                                const char *text, size_t n, int32_t *out, size_t cap,
+static ptrdiff_t encode_special(encoder *e, const char *text, size_t n, int32_t *out, size_t cap,
                                 size_t count) {
+    const llamac_vocab *v = e->v;
     for (size_t at = 0; at < n;) {
         int32_t id;
         size_t length = llamac_find_special(v, text + at, n - at, &id), kept = length;
         const vocab_piece *p = id < 0 ? NULL : piece_of(v, (size_t)id);
         if (p && p->lstrip) kept = llamac_trimmed_length(text + at, length);
-        ptrdiff_t got =
-            encode_text(v, allocator, text + at, kept, at == 0 || !v->first_only, out, cap, count);
+        ptrdiff_t got = encode_text(e, text + at, kept, at == 0 || !v->first_only, out, cap, count);
         if (got < 0) return got;
         count = (size_t)got;
         at += length;
@@ -1675,8 +1673,14 @@ LLAMAC_SHARED ptrdiff_t llamac_encode(const llamac_vocab *v, const llama_allocat
         if (cap) out[0] = v->bos;
         count = 1;
     }
-    return special ? encode_special(v, allocator, text, n, out, cap, count)
-                   : encode_text(v, allocator, text, n, true, out, cap, count);
+    encoder e = {.v = v, .allocator = allocator};
+    size_t n_splits = v->splits_unused ? (size_t)v->size : 0;
+    if (n_splits && !(e.splits = allocate(&e, n_splits, sizeof *e.splits))) return LLAMA_ENOMEM;
+    if (n_splits) memset(e.splits, 0, n_splits * sizeof *e.splits);
+    ptrdiff_t total = special ? encode_special(&e, text, n, out, cap, count)
+                              : encode_text(&e, text, n, true, out, cap, count);
+    if (n_splits) allocator->free(allocator->user, e.splits, n_splits * sizeof *e.splits);
+    return total;
 }
 
 /* ---- 4. Decoding ---- */
