@@ -47,6 +47,7 @@ typedef struct {
     bool added;          /* the files add it, or name it special */
     bool lstrip, rstrip; /* special: white space before it, after it, belongs to it */
     bool ends;           /* the files name it an end of text */
+    int32_t id;          /* of a piece without a row in the model */
 } vocab_piece;
 
 typedef struct { /* the text of a piece that is looked for in a text */
@@ -89,6 +90,8 @@ struct llamac_vocab {
     bool splits_words; /* no piece is formed across the beginning of a word, a space */
     bool one_in_front; /* a text that begins with a space gets no other in front */
     bool repeats_unk;  /* each unknown character becomes an <unk>, not a series of them */
+    int strips; /* decoding removes the first space of a text: 1 or 0; -1: if encoding adds one
+                        * or squeezes spaces */
     /* Special tokens */
     piece_texts specials;
     vocab_piece
@@ -106,6 +109,7 @@ static const char REPLACEMENT[] = "\xef\xbf\xbd";    /* U+FFFD, an invalid byte 
 static const char out_of_memory[] = "out of memory"; /* a reader's reason, compared by address */
 static const char UNK_TEXT[] = " \xe2\x81\x87 ";     /* what SentencePiece prints for <unk> */
 static const char two_ids[] = "gives two ids to one text";
+static const char two_texts[] = "gives two texts to one id";
 static const char mistyped[] = "has a setting of another type than it must have";
 
 /* Returns a hash of the text, 8 bytes at a time, by multiplication and shift. */
@@ -182,6 +186,7 @@ static llamac_vocab *vocab_new(llamac_arena *arena, size_t capacity) {
     v->capacity = (int32_t)capacity;
     v->bos = v->eos = v->unk = -1;
     v->adds_bos = true;
+    v->strips = -1;
     v->unk_text = UNK_TEXT;
     v->n_unk_text = sizeof UNK_TEXT - 1;
     v->slot_mask = (uint32_t)slots - 1;
@@ -206,10 +211,13 @@ static const char *vocab_add(llamac_vocab *v, const char *from, size_t n, float 
     v->pieces[id] = (vocab_piece){.text = text, .n = (uint32_t)n, .score = score, .type = type};
     int byte = type == BYTE ? byte_of(&v->pieces[id]) : -1;
     if (type == BYTE && byte < 0) return "has a byte piece that is not <0xNN>";
+    if (type == UNKNOWN && v->unk >= 0) return "has two unknown pieces, and may have only <unk>";
+    if (type == BYTE && v->byte_id[byte] >= 0) return two_ids;
     if (type == BYTE) v->byte_id[byte] = id;
     if (type == UNKNOWN) v->unk = id;
     bool merges = type == NORMAL || type == USER_DEFINED || (type == UNUSED && v->splits_unused);
-    if (!merges || vocab_find(v, text, n) >= 0) return NULL; /* the first of equal texts */
+    if (!merges) return NULL;
+    if (slot_find(v, text, n) >= 0) return two_ids;
     uint32_t i = hash_text(text, n) & v->slot_mask;
     for (int tries = 0; v->slots[i] >= 0; tries++, i = (i + 1) & v->slot_mask)
         if (tries == MAX_PROBES) return "has pieces made to collide in a hash table";
@@ -298,7 +306,8 @@ static const char *list_texts(llamac_vocab *v, piece_texts *list,
     qsort(list->at, n, sizeof *list->at, compare_texts);
     for (size_t i = 0; i < n; i++) {
         piece_text t = list->at[i], *last = list->n ? &list->at[list->n - 1] : NULL;
-        if (!last || last->n != t.n || memcmp(last->text, t.text, t.n) != 0) list->at[list->n++] = t;
+        if (!last || last->n != t.n || memcmp(last->text, t.text, t.n) != 0)
+            list->at[list->n++] = t;
         else if (last->id < v->size) return two_ids;
     }
     set_common(list, -1, list->n);
@@ -306,9 +315,21 @@ static const char *list_texts(llamac_vocab *v, piece_texts *list,
     return NULL;
 }
 
-/* Makes both lists, and finds the longest piece. Is called again when added tokens have changed the
- * pieces. */
+/* Compares pieces without a row by id. For qsort. */
+static int compare_rowless(const void *left, const void *right) {
+    const vocab_piece *a = left, *b = right;
+    return (a->id > b->id) - (a->id < b->id);
+}
+
+/* Makes both lists, and finds the longest piece. Fails if a text has two ids or an id two texts. Is
+ * called again when added tokens have changed the pieces. */
 static const char *list_pieces(llamac_vocab *v) {
+    if (v->n_rowless) qsort(v->rowless, v->n_rowless, sizeof *v->rowless, compare_rowless);
+    for (size_t i = 1; i < v->n_rowless; i++) {
+        const vocab_piece *a = &v->rowless[i - 1], *b = &v->rowless[i];
+        if (a->id == b->id && (a->n != b->n || memcmp(a->text, b->text, a->n) != 0))
+            return two_texts;
+    }
     v->longest = 1;
     for (int32_t i = 0; i < v->size; i++)
         if (v->pieces[i].n > v->longest) v->longest = v->pieces[i].n;
@@ -749,7 +770,7 @@ static vocab_piece *piece_for_id(llamac_vocab *v, double id, size_t rows, const 
     vocab_piece *rowless = grow(v->arena, v->rowless, v->n_rowless, needed, &v->rowless_capacity);
     if (!rowless) return NULL;
     v->rowless = rowless;
-    rowless[v->n_rowless] = (vocab_piece){.type = CONTROL};
+    rowless[v->n_rowless] = (vocab_piece){.type = CONTROL, .id = (int32_t)id};
     return &rowless[v->n_rowless++];
 }
 
@@ -772,6 +793,7 @@ static const char *add_token(llamac_vocab *v, const added_token *a, size_t rows)
     if (!same && (p->type == UNKNOWN || p->type == BYTE))
         return "gives the id of <unk> or of a byte to another token";
     if (p->type == BYTE) return "has an added token that is a byte";
+    if (!same && p->added) return two_texts;
     if (!same) p->text = text, p->n = (uint32_t)n;
     bool keeps = same && (p->type == USER_DEFINED || (p->type == NORMAL && !a->special));
     if (p->type != UNKNOWN && !keeps)
@@ -881,8 +903,8 @@ LLAMAC_SHARED int llamac_vocab_extend(llamac_vocab *v, const llamac_cursor files
         for (int file = 0; file < 3 && !why; file++) {
             path = paths[file];
             if (files[file].at) why = read_added(v, files[file], rows, file, pass == 0);
+            if (files[file].at && !why) why = list_pieces(v);
         }
-        if (!why) why = list_pieces(v);
         if (why == out_of_memory) return llamac_out_of_memory(err, path);
         if (why)
             return llamac_fail(err, LLAMA_EFORMAT, "%s: %s; correct the file or remove it", path,
@@ -912,9 +934,13 @@ typedef struct {
     /* Settings found. Metaspace writes spaces as U+2581 and adds one in front, unless `never` is
      * set. It also splits the text before each of them, unless `whole` is set. */
     bool bpe, byte_fallback, fuses_unk, named_unk, metaspace, never, whole, first_only;
-    bool prepend_type, prepends, replace_type, replaces; /* each type needs its text */
-    bool has_template, sequence, adds_bos, adds_eos;     /* of the post_processor's template */
-    added_token added;                                   /* the added token that is being read */
+    bool no_prefix, scheme; /* add_prefix_space is false; there is a prepend_scheme */
+    int prepend_types, prepends, replace_types, patterns, contents; /* of the normalizer: numbers */
+    bool has_template, sequence, adds_bos, adds_eos; /* of the post_processor's template */
+    double template_ids[2];                          /* of <s> and </s> in it; -1: not read */
+    char decoders[8];  /* the first letters of the decoder's types, in their order */
+    unsigned parts;    /* bit i: part i of json_part() was read */
+    added_token added; /* the added token that is being read */
 } json_vocab;
 
 /* Notes a piece. The vocabulary and the added tokens may both have it; then the texts must be the
@@ -962,12 +988,23 @@ static const char *json_setting(json_vocab *k, const llamac_json *j) {
 }
 
 /* Reads a value of the post_processor, whose template tells which tokens go around a text: <s>
- * SEQUENCE, or SEQUENCE </s>, or only SEQUENCE. */
+ * SEQUENCE, or SEQUENCE </s>, or only SEQUENCE; and which ids they have. */
 static const char *json_template(json_vocab *k, const llamac_json *j) {
+    if (j->level == 5 && llamac_json_under(j, 2, "special_tokens") &&
+        llamac_json_under(j, 4, "ids")) {
+        bool eos = llamac_json_under(j, 3, "</s>");
+        if (!eos && !llamac_json_under(j, 3, "<s>")) return NULL;
+        if (j->value.kind != '0' || k->template_ids[eos] >= 0)
+            return "!puts several tokens around a text instead of <s> or </s> (post_processor)";
+        k->template_ids[eos] = j->value.number;
+    }
     if (j->level != 5 || !llamac_json_under(j, 2, "single") || !llamac_json_under(j, 5, "id"))
         return NULL;
-    k->has_template = true;
-    if (llamac_json_under(j, 4, "Sequence")) k->sequence = true;
+    if (llamac_json_under(j, 4, "Sequence")) {
+        if (k->sequence || !llamac_is(j->value.text, j->value.n, "A"))
+            return "!puts other texts into a text (post_processor)";
+        k->sequence = true;
+    }
     if (!llamac_json_under(j, 4, "SpecialToken")) return NULL;
     bool bos = llamac_is(j->value.text, j->value.n, "<s>"),
          eos = llamac_is(j->value.text, j->value.n, "</s>");
@@ -989,6 +1026,7 @@ static const char *json_value(json_vocab *k, const llamac_json *j) {
     static const struct {
         const char *part, *key, *text, *why;
     } wants[] = {{"model", "type", "BPE", "!is not BPE"},
+                 {"version", "version", "1.0", "!is of another version than 1.0"},
                  {"normalizer", "type", "Sequence|Prepend|Replace", normalizer},
                  {"normalizer", "prepend", SPACE, normalizer},
                  {"normalizer", "String", " ", normalizer},
@@ -997,7 +1035,7 @@ static const char *json_value(json_vocab *k, const llamac_json *j) {
                  {"pre_tokenizer", "type", "Metaspace", splitter},
                  {"pre_tokenizer", "replacement", SPACE, splitter},
                  {"pre_tokenizer", "prepend_scheme", "first|always|never", splitter},
-                 {"decoder", "type", "Sequence|Replace|ByteFallback|Fuse|Strip|Metaspace", decoder},
+                 {"decoder", "type", "Sequence|Replace|ByteFallback|Fuse|Strip", decoder},
                  {"decoder", "String", SPACE, decoder},
                  {"decoder", "content", " ", decoder},
                  {"post_processor", "type", "TemplateProcessing",
@@ -1005,6 +1043,8 @@ static const char *json_value(json_vocab *k, const llamac_json *j) {
     size_t n = 0;
     const char *why, *value = "";
     bool begins = j->value.kind == '[' || j->value.kind == '{';
+    if (j->level == 1 && llamac_json_under(j, 1, "decoder") && !strchr("{}", j->value.kind))
+        return "!has no decoder, so its texts keep U+2581 for each space";
     if (strchr("]}n", j->value.kind)) return NULL;
     if (begins)
         return llamac_json_under(j, 1, "model") && j->level == 2 ? json_setting(k, j) : NULL;
@@ -1022,13 +1062,24 @@ static const char *json_value(json_vocab *k, const llamac_json *j) {
             accepted |= strcspn(want, "|") == n && memcmp(want, value, n) == 0;
         if (!accepted) return wants[i].why;
         k->bpe |= i == 0;
-        k->prepend_type |= llamac_is(value, n, "Prepend");
-        k->prepends |= strcmp(wants[i].key, "prepend") == 0;
-        k->replace_type |= wants[i].why == normalizer && llamac_is(value, n, "Replace");
-        k->replaces |= wants[i].why == normalizer && llamac_is(value, n, " ");
+        bool type = strcmp(wants[i].key, "type") == 0;
+        if (wants[i].why == normalizer) {
+            k->prepend_types += type && llamac_is(value, n, "Prepend");
+            k->replace_types += type && llamac_is(value, n, "Replace");
+            k->prepends += strcmp(wants[i].key, "prepend") == 0;
+            k->patterns += llamac_is(value, n, " ");
+            k->contents += strcmp(wants[i].key, "content") == 0;
+        }
         k->metaspace |= wants[i].why == splitter;
+        k->scheme |= strcmp(wants[i].key, "prepend_scheme") == 0;
         k->never |= llamac_is(value, n, "never");
         k->first_only |= llamac_is(value, n, "first");
+        k->has_template |= strcmp(wants[i].part, "post_processor") == 0;
+        if (wants[i].why == decoder && type && !llamac_is(value, n, "Sequence")) {
+            size_t length = strlen(k->decoders);
+            if (length + 1 == sizeof k->decoders) return decoder;
+            k->decoders[length] = *value;
+        }
     }
     if (llamac_json_under(j, 1, "decoder") && j->value.kind == '0' &&
         j->value.number != llamac_json_under(j, j->level, "start")) /* Strip: start 1, stop 0 */
@@ -1038,7 +1089,7 @@ static const char *json_value(json_vocab *k, const llamac_json *j) {
     if (llamac_json_under(j, 1, "pre_tokenizer") && flag) {
         if (!strchr("tf", j->value.kind)) return mistyped;
         k->whole |= split && j->value.kind == 'f';
-        k->never |= !split && j->value.kind == 'f';
+        k->no_prefix |= !split && j->value.kind == 'f';
     }
     if (llamac_json_under(j, 1, "post_processor")) return json_template(k, j);
     if (llamac_json_under(j, 1, "model") && j->level == 2) return json_setting(k, j);
@@ -1050,10 +1101,54 @@ static const char *json_value(json_vocab *k, const llamac_json *j) {
                                                                     : NULL;
 }
 
+/* Checks that a part of the file is not there twice: each part means the whole of it. */
+static const char *json_part(json_vocab *k, const llamac_json *j) {
+    static const char *const names[] = {"decoder",       "model",          "normalizer",
+                                        "pre_tokenizer", "post_processor", "added_tokens",
+                                        "vocab",         "merges"};
+    enum { INSIDE_MODEL = 6, PARTS = 8 };
+    for (int i = 0; i < PARTS; i++) {
+        int level = i < INSIDE_MODEL ? 1 : 2;
+        if (j->level != level || !llamac_json_under(j, level, names[i]) ||
+            (i >= INSIDE_MODEL && !llamac_json_under(j, 1, "model")) || strchr("]}", j->value.kind))
+            continue;
+        if (k->parts & 1u << i)
+            return "has its decoder, model, normalizer, pre_tokenizer, post_processor, "
+                   "added_tokens, vocab or merges twice";
+        k->parts |= 1u << i;
+    }
+    return NULL;
+}
+
+/* Checks the settings together. Returns why they do not describe SentencePiece's BPE. */
+static const char *json_check(const json_vocab *k) {
+    static const char *const decoders[] = {"RBFS", "RBF", "RFS", "RF"};
+    bool decodes = !(k->parts & 1); /* without the key decoder: as SentencePiece */
+    if (!k->bpe) return "!is not a BPE vocabulary";
+    if (k->prepend_types > k->prepends)
+        return "has a Prepend without its space in front of the text";
+    if (k->replace_types > k->patterns) return "has a Replace without the space that it replaces";
+    if (k->prepends != k->prepend_types || k->patterns != k->replace_types ||
+        k->contents != k->replace_types)
+        return "has a normalizer without its type, or with another type's text";
+    if (k->prepends > 1) return "!puts several spaces in front of a text (normalizer)";
+    if (!k->patterns && !k->metaspace)
+        return "!does not write spaces as U+2581, as SentencePiece does";
+    if (k->no_prefix && k->scheme && !k->never)
+        return "has an add_prefix_space that contradicts its prepend_scheme";
+    if (k->has_template && !k->sequence) return "!leaves the text out (post_processor)";
+    for (int i = 0; i < 4; i++)
+        decodes |= strcmp(k->decoders, decoders[i]) == 0 && (i < 2 || !k->byte_fallback);
+    if (!decodes) return "!decodes text differently from SentencePiece (decoder)";
+    if (!k->byte_fallback && !k->named_unk) return "!has another unk_token than <unk>, or none";
+    return NULL;
+}
+
 /* Reads everything except the merges. */
 static const char *json_pieces(json_vocab *k, llamac_json j) {
     const char *why = NULL;
     while (!why && llamac_json_next(&j)) {
+        if ((why = json_part(k, &j))) break;
         if (j.level == 2 && llamac_json_under(&j, 1, "added_tokens") && j.value.kind == '{')
             k->added = (added_token){.id = -1};
         else if (j.level == 2 && llamac_json_under(&j, 1, "added_tokens") && j.value.kind == '}') {
@@ -1065,20 +1160,14 @@ static const char *json_pieces(json_vocab *k, llamac_json j) {
     }
     if (why) return why;
     if (j.c.bad) return "is not JSON";
-    if (!k->bpe) return "!is not a BPE vocabulary";
-    if (k->prepend_type && !k->prepends)
-        return "has a Prepend without its space in front of the text";
-    if (k->replace_type && !k->replaces) return "has a Replace without the space that it replaces";
-    if (!k->prepends && !k->replaces && !k->metaspace)
-        return "!does not write spaces as U+2581, as SentencePiece does";
-    if (!k->byte_fallback && !k->named_unk) return "!has another unk_token than <unk>, or none";
-    return NULL;
+    return json_check(k);
 }
 
 /* Reads the next merge, "left right" or ["left", "right"]. Sets *joined to the concatenation, in
- * scratch memory, and returns its length. Returns 0 after the last merge, or with *why set if the
+ * scratch memory, and *cut to the length of the left piece. Returns the length of both, or 0 after the last merge, or with *why set if the
  * merge is malformed or memory is short. */
-static size_t json_merge(json_vocab *k, llamac_json *j, char **joined, const char **why) {
+static size_t json_merge(json_vocab *k, llamac_json *j, char **joined, size_t *cut,
+                         const char **why) {
     char *left = NULL;
     size_t n_left = 0, n = 0;
     while (llamac_json_next(j)) {
@@ -1096,11 +1185,12 @@ static size_t json_merge(json_vocab *k, llamac_json *j, char **joined, const cha
             return 0;
         }
         if (space) { /* concatenate by removing the space */
+            *cut = (size_t)(space - text);
             memmove(space, space + 1, n - (size_t)(space + 1 - text));
             *joined = text;
             return n - 1;
         }
-        if (!left) left = text, n_left = n; /* the first element of a pair */
+        if (!left) left = text, *cut = n_left = n; /* the first element of a pair */
         else {
             *joined = llamac_new(&k->scratch, n_left + n + 1, 1);
             if (!*joined) return *why = out_of_memory, 0;
@@ -1112,39 +1202,71 @@ static size_t json_merge(json_vocab *k, llamac_json *j, char **joined, const cha
     return 0;
 }
 
+/* Returns the reason for refusing the merges: what is wrong with this piece. */
+static const char *no_scores(const llamac_vocab *v, const char *what, const char *piece, size_t n) {
+    enum { SHOWN = 48, BYTES = 400 };
+    char *text = llamac_new(v->arena, BYTES, 1);
+    if (!text) return out_of_memory;
+    snprintf(text, BYTES,
+             "!is not made from a SentencePiece model: it has merges that no SentencePiece scores "
+             "can express (%s '%.*s')",
+             what, (int)(n < SHOWN ? n : SHOWN), piece);
+    return text;
+}
+
+/* Returns a number that stands for a piece divided into two pieces, the left one `cut` bytes long, or
+ * 0 if the two are not pieces that merges form. The sum over a list of cuts stands for the list. */
+static uint64_t cut_number(const llamac_vocab *v, const char *text, size_t n, size_t cut) {
+    if (vocab_find(v, text, cut) < 0 || vocab_find(v, text + cut, n - cut) < 0) return 0;
+    uint64_t h = cut * 0x9e3779b97f4a7c15;
+    return (h ^ h >> 29) * 0x9e3779b97f4a7c15;
+}
+
 /* Sets the scores from the order of the merges: the earlier a merge, the higher the score of the
  * piece it forms.
  *
- * Several merges may form the same piece. They must be adjacent in the list, as the merges of a
- * piece all have its score. The exception is runs of spaces, which all have the same score in
+ * SentencePiece merges any two pieces whose concatenation is a piece, so the list must have every
+ * such pair. Several merges may form the same piece. They must be adjacent in the list, as the merges
+ * of a piece all have its score. The exception is runs of spaces, which all have the same score in
  * tokenizer.model, so their merges may alternate. If the merges of all runs of spaces come last,
  * these pieces get SPACES_SCORE. If they do not come last, they must be adjacent too. */
 static const char *json_scores(json_vocab *k, llamac_vocab *v, llamac_json j) {
-    static const char other[] = "has merges that no SentencePiece scores can express";
+    static const char apart_why[] = "other merges are between those of its piece";
     int32_t previous = -1, id;
     /* rank: pieces scored so far, the score is -rank; last_other, first_spaces: the ranks of the
      * last piece that is not a run of spaces and of the first that is */
     float rank = 0, last_other = 0, first_spaces = 0;
-    bool apart = false; /* merges of a run of spaces are not adjacent */
+    int32_t apart = -1; /* a run of spaces whose merges are not adjacent */
     const char *why = NULL;
     char *text;
-    for (size_t n; (n = json_merge(k, &j, &text, &why)); previous = id) {
+    size_t n, cut = 0;
+    uint64_t *cuts = llamac_new(&k->scratch, (uint64_t)v->size, sizeof *cuts); /* sums, by piece */
+    if (!cuts) return out_of_memory;
+    for (; (n = json_merge(k, &j, &text, &cut, &why)); previous = id) {
         id = n <= MAX_PIECE ? vocab_find(v, text, n) : -1;
-        if (id < 0) return other;
+        if (id < 0) return no_scores(v, "a merge forms a text that is not a piece,", text, n);
         bool space = n % 3 == 0;
         for (size_t i = 0; i < n && space; i++) space = text[i] == SPACE[i % 3];
+        cuts[id] += cut_number(v, text, n, cut);
         if (id == previous) continue;
-        if (v->pieces[id].score != UNSCORED && !space) return other;
-        apart |= v->pieces[id].score != UNSCORED;
+        if (v->pieces[id].score != UNSCORED && !space) return no_scores(v, apart_why, text, n);
+        if (v->pieces[id].score != UNSCORED) apart = id;
         v->pieces[id].score = -++rank;
         if (!space) last_other = rank;
         else if (first_spaces == 0) first_spaces = rank;
     }
-    if (!why && apart && first_spaces < last_other) why = other;
+    if (!why && apart >= 0 && first_spaces < last_other)
+        why = no_scores(v, apart_why, v->pieces[apart].text, v->pieces[apart].n);
     for (int32_t i = 0; i < v->size && !why; i++) {
         vocab_piece *p = &v->pieces[i];
         bool character = utf8_length((const unsigned char *)p->text, p->n) == p->n;
-        if (p->type == NORMAL && p->score == UNSCORED && !character) why = other; /* no merge */
+        if (p->type == NORMAL && p->score == UNSCORED && !character)
+            why = no_scores(v, "added_tokens does not list, and no merge forms, its piece", p->text,
+                            p->n);
+        for (cut = 1; p->type == NORMAL && cut < p->n; cut++)
+            cuts[i] -= cut_number(v, p->text, p->n, cut);
+        if (!why && cuts[i])
+            why = no_scores(v, "only some pairs are merged to its piece", p->text, p->n);
         if (first_spaces > last_other && p->score <= -first_spaces && p->score != UNSCORED)
             p->score = SPACES_SCORE;
     }
@@ -1155,7 +1277,10 @@ static const char *json_scores(json_vocab *k, llamac_vocab *v, llamac_json j) {
  * first pass tells the number of pieces. */
 static const char *parse_json(llamac_vocab **out, llamac_cursor c, size_t max_pieces,
                               llamac_arena *arena) {
-    json_vocab k = {.scratch = {arena->allocator, NULL}, .capacity = max_pieces};
+    static const char other_ids[] =
+        "!puts other ids around a text than its vocabulary has for <s> and </s> (post_processor)";
+    json_vocab k = {
+        .scratch = {arena->allocator, NULL}, .capacity = max_pieces, .template_ids = {-1, -1}};
     const llamac_json j = llamac_json_on(c.at, llamac_left(&c));
     llamac_vocab *v = NULL;
     int32_t bos = -1, eos = -1;
@@ -1178,12 +1303,22 @@ static const char *parse_json(llamac_vocab **out, llamac_cursor c, size_t max_pi
         }
     }
     if (!why) why = json_scores(&k, v, j);
-    if (!why) why = finish_vocab(v, bos, eos, k.prepends || (k.metaspace && !k.never));
+    bool prefixes = k.metaspace && !k.never && !k.no_prefix;
+    if (!why) why = finish_vocab(v, bos, eos, k.prepends || prefixes);
+    if (!why && v->byte_id[0] < 0 && !k.named_unk)
+        why = "!has another unk_token than <unk>, or none";
+    for (int i = 0; i < 2 && !why; i++) {
+        int32_t id = i ? eos : bos;
+        if ((i ? k.adds_eos : k.adds_bos) &&
+            (id < 0 || (k.template_ids[i] >= 0 && k.template_ids[i] != id)))
+            why = other_ids;
+    }
     if (!why) v->splits_words = k.metaspace && !k.whole, v->repeats_unk = !k.fuses_unk;
     if (!why) v->one_in_front = k.metaspace && !k.prepends;
     if (!why) why = read_added(v, c, max_pieces, TOKENIZER_JSON, true);
     if (!why) why = list_pieces(v);
-    if (v) v->first_only = k.first_only, v->first_stated = true;
+    if (v) v->first_only = k.first_only && !k.prepends, v->first_stated = true;
+    if (v && k.decoders[0]) v->strips = strchr(k.decoders, 'S') != NULL;
     if (v && k.has_template) v->adds_bos = k.adds_bos, v->adds_eos = k.adds_eos;
     llamac_free_all(&k.scratch);
     *out = v;
@@ -1740,7 +1875,8 @@ LLAMAC_SHARED size_t llamac_decode(const llamac_vocab *v, llama_decoder *u, int3
     bool unknown = p->type == UNKNOWN;
     const char *text = unknown ? v->unk_text : p->text;
     size_t n = unknown ? v->n_unk_text : p->n;
-    bool started = u->started || to || unknown || !(v->space_in_front || v->squeezes_spaces);
+    bool strips = v->strips < 0 ? v->space_in_front || v->squeezes_spaces : v->strips;
+    bool started = u->started || to || unknown || !strips;
     for (size_t i = 0; i < n;) {
         bool space = !unknown && n - i >= 3 && memcmp(text + i, SPACE, 3) == 0;
         if (!space) out[to++] = text[i];

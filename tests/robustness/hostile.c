@@ -712,6 +712,10 @@ static void test_made_tokenizers(void) {
         {"no <unk>", NULL, 1, 1, 2, 1, 0, 2, "<unk>"},
         {"one byte piece of 256", "<0x41>", 6, 2, 2, 1, 0, 2, "byte pieces"},
         {"a byte piece that is none", "<0xzz>", 6, 2, 2, 1, 0, 2, "<0xNN>"},
+        {"a piece twice", "\xe2\x96\x81", 1, 2, 2, 1, 0, 2, "two ids to one text"},
+        {"<s> twice", "<s>", 3, 2, 2, 1, 0, 2, "two ids to one text"},
+        {"two unknown pieces", "?", 2, 2, 2, 1, 0, 2, "two unknown pieces"},
+        {"<s> as text", "<s>", 1, 2, 2, 1, 0, 2, NULL},
         {"an empty piece", "", 1, 2, 2, 1, 0, 2, "empty"},
         {"a type that is none", "x", 9, 2, 2, 1, 0, 2, "type"},
         {"user-defined pieces", "x", 4, 2, 2, 1, 0, 2, NULL},
@@ -744,10 +748,10 @@ static void test_made_tokenizers(void) {
         free(b.at), free(spec.at);
     }
     buffer many = {0};
-    for (int i = 0; i < 24; i++) proto_piece(&many, "<unk>", 2);
+    for (int i = 0; i < 24; i++) proto_piece(&many, (char[]){(char)('a' + i), 0}, 1);
     in_folder("tokenizer.model", &many);
     refuse("pieces without their specs", LLAMA_EFORMAT, "trainer_spec");
-    proto_piece(&many, "<unk>", 2);
+    proto_piece(&many, "z", 1);
     in_folder("tokenizer.model", &many);
     refuse("more pieces than the model has", LLAMA_EFORMAT, "25 pieces, but the model has 24");
     many.n = 0;
@@ -758,9 +762,10 @@ static void test_made_tokenizers(void) {
     /* Runs of spaces, which LLaMA's vocabulary has: merges of them are ranked by nothing but their place */
 #define S "\xe2\x96\x81"
     static const char spaces[] = "{\"added_tokens\": [{\"id\": 0, \"content\": \"<unk>\"}, {\"id\": 1, \"content\": \"<s>\"}, {\"id\": 2, \"content\": \"</s>\"}], "
-                                 "\"normalizer\": {\"type\": \"Prepend\", \"prepend\": \"" S "\"}, \"model\": {\"type\": \"BPE\", \"byte_fallback\": true, \"vocab\": "
+                                 "\"normalizer\": {\"type\": \"Replace\", \"pattern\": {\"String\": \" \"}, \"content\": \"" S "\"}, "
+                                 "\"model\": {\"type\": \"BPE\", \"unk_token\": \"<unk>\", \"byte_fallback\": true, \"vocab\": "
                                  "{\"<unk>\": 0, \"<s>\": 1, \"</s>\": 2, \"a\": 3, \"" S "\": 4, \"aa\": 5, \"" S S "\": 6, \"" S S S "\": 7, \"" S S S S "\": 8}, "
-                                 "\"merges\": [\"a a\", \"" S " " S "\", \"" S " " S S "\", \"" S S " " S "\", \"" S S " " S S "\"]}}";
+                                 "\"merges\": [\"a a\", \"" S " " S "\", \"" S " " S S "\", \"" S S " " S "\", \"" S S " " S S "\", \"" S " " S S S "\", \"" S S S " " S "\"]}}";
 #undef S
     buffer json = {0};
     put_text(&json, spaces);

@@ -341,7 +341,9 @@ static void test_vocabularies(void) {
 
     /* escapes, a pair that is one character among them */
     static const char escaped[] =
-        "{\"normalizer\": {\"prepend\": \"\\u2581\"}, \"model\": {\"type\": \"BPE\", \"byte_fallback\": true, \"merges\": [\"t y\", \"p e\", \"ty pe\"     ], \"vocab\": {"
+        "{\"normalizer\": {\"type\": \"Sequence\", \"normalizers\": [{\"type\": \"Prepend\", \"prepend\": \"\\u2581\"}, "
+        "{\"type\": \"Replace\", \"pattern\": {\"String\": \" \"}, \"content\": \"\\u2581\"}]}, "
+        "\"model\": {\"type\": \"BPE\", \"unk_token\": \"<unk>\", \"byte_fallback\": true, \"merges\": [\"t y\", \"p e\", \"ty pe\"     ], \"vocab\": {"
         "\"<unk>\": 0, \"\\ud83d\\uDE42\": 1, \"\\\"\": 2, \"\\\\\": 3, \"\\/\": 4, \"\\u00e9\": 5, \"\\n\": 6, \"\\u0041\": 7, "
         "\"t\": 8, \"y\": 9, \"p\": 10, \"e\": 11, \"ty\": 12, \"pe\": 13, \"type\": 14}}}";
     static const char *const wanted[] = {"<unk>", "\xf0\x9f\x99\x82", "\"", "\\", "/", "\xc3\xa9", "\n", "A", "t", "y", "p", "e", "ty", "pe", "type"};
@@ -571,7 +573,7 @@ static void test_split_words(const char *folder) {
         put_text(&b, "{\"added_tokens\": [{\"id\": 0, \"content\": \"<unk>\"}, {\"id\": 1, \"content\": \"<s>\"}, {\"id\": 2, \"content\": \"</s>\"}], "
                      "\"pre_tokenizer\": {\"type\": \"Metaspace\", \"replacement\": \"" S "\", \"prepend_scheme\": \"never\"");
         put_text(&b, ways[i]);
-        put_text(&b, "}, \"model\": {\"type\": \"BPE\", \"byte_fallback\": true, \"vocab\": {\"<unk>\": 0, \"<s>\": 1, \"</s>\": 2, \"a\": 3, \"" S "\": 4, \"" S "a\": 5, "
+        put_text(&b, "}, \"model\": {\"type\": \"BPE\", \"unk_token\": \"<unk>\", \"byte_fallback\": true, \"vocab\": {\"<unk>\": 0, \"<s>\": 1, \"</s>\": 2, \"a\": 3, \"" S "\": 4, \"" S "a\": 5, "
                      "\"" S S "\": 6}, \"merges\": [\"" S " " S "\", \"" S " a\"]}}");
         put_file(&b, folder, "tokenizer.json");
         open_with(&m, folder, NULL, "words that are split");
@@ -581,6 +583,127 @@ static void test_split_words(const char *folder) {
         free(b.at);
     }
 #undef S
+}
+
+/* tokenizer.json and the files beside it: what Hugging Face's tokenizers do with a setting is done, or it is refused by
+ * name. The vocabulary is small enough for each file to be written whole. */
+static void test_json_settings(void) {
+#define S           "\xe2\x96\x81"
+#define PREPEND     "{\"type\": \"Prepend\", \"prepend\": \"" S "\"}"
+#define REPLACE     "{\"type\": \"Replace\", \"pattern\": {\"String\": \" \"}, \"content\": \"" S "\"}"
+#define NORMALIZER  "\"normalizer\": {\"type\": \"Sequence\", \"normalizers\": [" PREPEND ", " REPLACE "]}"
+#define DECODES     "{\"type\": \"Replace\", \"pattern\": {\"String\": \"" S "\"}, \"content\": \" \"}"
+#define BYTES       "{\"type\": \"ByteFallback\"}"
+#define FUSE        "{\"type\": \"Fuse\"}"
+#define STRIP       "{\"type\": \"Strip\", \"content\": \" \", \"start\": 1, \"stop\": 0}"
+#define DECODER     "\"decoder\": {\"type\": \"Sequence\", \"decoders\": [" DECODES ", " BYTES ", " FUSE ", " STRIP "]}"
+#define A           "{\"Sequence\": {\"id\": \"A\", \"type_id\": 0}}"
+#define BOS         "{\"SpecialToken\": {\"id\": \"<s>\", \"type_id\": 0}}"
+#define POST        "\"post_processor\": {\"type\": \"TemplateProcessing\", \"single\": [" BOS ", " A "], \"pair\": [], \"special_tokens\": {\"<s>\": {\"id\": \"<s>\", \"ids\": [1], \"tokens\": [\"<s>\"]}}}"
+#define VOCAB       "\"<unk>\": 0, \"<s>\": 1, \"</s>\": 2, \"a\": 3, \"" S "\": 4, \"" S "a\": 5, \"aa\": 6, \"" S "aa\": 7"
+#define MERGES      "\"" S " a\", \"a a\", \"" S "a a\", \"" S " aa\""
+    static const char sound[] = "{\"version\": \"1.0\", \"added_tokens\": [{\"id\": 0, \"content\": \"<unk>\", \"special\": true}, {\"id\": 1, \"content\": \"<s>\", \"special\": true}, "
+                                "{\"id\": 2, \"content\": \"</s>\", \"special\": true}], " NORMALIZER ", \"pre_tokenizer\": null, " POST ", " DECODER ", "
+                                "\"model\": {\"type\": \"BPE\", \"dropout\": null, \"unk_token\": \"<unk>\", \"fuse_unk\": true, \"byte_fallback\": false, \"vocab\": {" VOCAB "}, \"merges\": [" MERGES "]}}";
+    static const struct {
+        const char *what, *from, *to;
+        const char *says, *back; /* why it is refused; NULL: it opens, and the ids 5 3 4 are decoded to `back` */
+    } cases[] = {
+        {"sound", "", "", NULL, "aa "},
+        {"two spaces in front", PREPEND, PREPEND ", " PREPEND, "several spaces", ""},
+        {"a space in front and no other", ", " REPLACE, "", "spaces as U+2581", ""},
+        {"a Prepend without its type", "\"type\": \"Prepend\", ", "", "without its type", ""},
+        {"a Replace without its type", "\"type\": \"Replace\", \"pattern\": {\"String\": \" \"}", "\"pattern\": {\"String\": \" \"}", "without its type", ""},
+        {"a Replace by nothing", ", \"content\": \"" S "\"", "", "without its type", ""},
+        {"another version", "\"1.0\"", "\"2.0\"", "version", ""},
+        {"no decoder", DECODER, "\"decoder\": null", "has no decoder", ""},
+        {"a decoder that keeps the space", ", " STRIP, "", NULL, " aa "},
+        {"a decoder without bytes", BYTES ", ", "", NULL, "aa "},
+        {"a decoder that strips each token", FUSE ", " STRIP, STRIP ", " FUSE, "(decoder)", ""},
+        {"a decoder that strips U+2581", DECODES ", " BYTES ", " FUSE ", " STRIP, BYTES ", " FUSE ", " STRIP ", " DECODES, "(decoder)", ""},
+        {"a decoder that does nothing", "[" DECODES ", " BYTES ", " FUSE ", " STRIP "]", "[]", "(decoder)", ""},
+        {"a decoder of the first token", "{\"type\": \"Sequence\", \"decoders\": [" DECODES ", " BYTES ", " FUSE ", " STRIP "]}", "{\"type\": \"Metaspace\", \"replacement\": \"" S "\"}", "(decoder)", ""},
+        {"no space in front, but stripped", PREPEND ", ", "", NULL, "aa "},
+        {"a text twice", "], \"pair\"", ", " A "], \"pair\"", "other texts into a text", ""},
+        {"the second text", "\"id\": \"A\"", "\"id\": \"B\"", "other texts into a text", ""},
+        {"no text", ", " A, "", "leaves the text out", ""},
+        {"another id for <s>", "\"ids\": [1]", "\"ids\": [2]", "other ids around a text", ""},
+        {"two tokens for <s>", "\"ids\": [1]", "\"ids\": [1, 1]", "several tokens around a text", ""},
+        {"two normalizers", "\"pre_tokenizer\": null", "\"normalizer\": null", "twice", ""},
+        {"two lists of merges", "\"dropout\": null", "\"merges\": []", "twice", ""},
+        {"a prefix and none", "\"pre_tokenizer\": null", "\"pre_tokenizer\": {\"type\": \"Metaspace\", \"prepend_scheme\": \"first\", \"add_prefix_space\": false}", "contradicts", ""},
+        {"another unk_token", "\"unk_token\": \"<unk>\", \"fuse_unk\": true, \"byte_fallback\": false", "\"unk_token\": \"a\", \"byte_fallback\": true", "unk_token", ""},
+        {"some merges of a piece", ", \"" S " aa\"", "", "(only some pairs are merged to its piece '" S "aa'), which is not supported; the model cannot be used", ""},
+        {"a merge twice, another missing", ", \"" S " aa\"", ", \"" S "a a\"", "only some pairs", ""},
+        {"a piece without a merge", MERGES, "\"" S " a\", \"a a\"", "added_tokens does not list, and no merge forms, its piece '" S "aa'", ""},
+        {"a merge to no piece", MERGES, "\"a " S "\"", "a merge forms a text that is not a piece, 'a" S "'", ""},
+        {"one text with two ids", "\"aa\": 6", "\"aa\": 6, \"a\": 8", "two ids to one text", ""},
+        {"one text with two ids, escaped", "\"aa\": 6", "\"aa\": 6, \"\\u0061\": 8", "two ids to one text", ""},
+        {"an added token with the id of another text", "{\"id\": 2, \"content\": \"</s>\"", "{\"id\": 2, \"content\": \"</t>\"", "two pieces of one id", ""},
+        {"an added token with two ids", "{\"id\": 2,", "{\"id\": 8, \"content\": \"</s>\"}, {\"id\": 2,", "two ids to one text", ""},
+        {"a piece that is added with another id", "{\"id\": 2,", "{\"id\": 8, \"content\": \"aa\"}, {\"id\": 2,", "two ids to one text", ""},
+        {"two texts of an id without a row", "{\"id\": 2,", "{\"id\": 20, \"content\": \"x\"}, {\"id\": 20, \"content\": \"y\"}, {\"id\": 2,", "two texts to one id", ""},
+    };
+    const model_spec spec = {.dim = 16, .layers = 1, .heads = 2, .kv_heads = 1, .hidden = 32, .vocab = 9, .shards = 1};
+    char folder[2048];
+    snprintf(folder, sizeof folder, "%s", in_work("settings"));
+    model_write_as(&spec, SAFETENSORS, folder);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        llama *m = NULL;
+        llama_error err;
+        buffer b = {0}, bent = {0};
+        put_text(&b, sound);
+        if (*cases[i].from) bent = replaced(&b, cases[i].from, cases[i].to);
+        put_file(*cases[i].from ? &bent : &b, folder, "tokenizer.json");
+        free(b.at), free(bent.at);
+        int status = llama_open(&m, folder, NULL, &err);
+        if (cases[i].says) {
+            check(status == LLAMA_EFORMAT && strstr(err.text, cases[i].says), "%s: %d, %s", cases[i].what, status, err.text);
+            llama_close(m);
+            continue;
+        }
+        static const int32_t ids[] = {5, 3, 4};
+        char back[64] = "", out[LLAMA_TEXT_MAX];
+        llama_decoder u = {.n = 0};
+        for (int k = 0; m && k < 3; k++) strncat(back, out, llama_token_to_text(m, &u, ids[k], out));
+        check(status == LLAMA_OK && strcmp(back, cases[i].back) == 0, "%s: %d, \"%s\", not \"%s\"", cases[i].what, status, back, cases[i].back);
+        llama_close(m);
+    }
+    /* the files beside it */
+    static const struct {
+        const char *what, *file, *text, *says;
+    } beside[] = {
+        {"another token", "added_tokens.json", "{\"<x>\": 8}", NULL},
+        {"a token that is there", "added_tokens.json", "{\"</s>\": 2}", NULL},
+        {"two texts of one id", "added_tokens.json", "{\"<x>\": 8, \"<y>\": 8}", "two texts to one id"},
+        {"another text for </s>", "added_tokens.json", "{\"<x>\": 2}", "two texts to one id"},
+        {"two texts of one id without a row", "added_tokens.json", "{\"<x>\": 20, \"<y>\": 20}", "two texts to one id"},
+        {"two ids of one text", "added_tokens.json", "{\"<x>\": 8, \"<\\u0078>\": 20}", "two ids to one text"},
+        {"another id for </s>", "added_tokens.json", "{\"</s>\": 8}", "two ids to one text"},
+        {"another id for a piece", "added_tokens.json", "{\"aa\": 8}", "two ids to one text"},
+        {"two texts of one id", "tokenizer_config.json", "{\"added_tokens_decoder\": {\"8\": {\"content\": \"<x>\"}, \"8\": {\"content\": \"<y>\"}}}", "two texts to one id"},
+        {"another id for a piece", "tokenizer_config.json", "{\"added_tokens_decoder\": {\"8\": {\"content\": \"aa\"}}}", "two ids to one text"},
+        {"a token that is there", "tokenizer_config.json", "{\"added_tokens_decoder\": {\"2\": {\"content\": \"</s>\", \"special\": true}}}", NULL},
+    };
+    buffer b = {0};
+    put_text(&b, sound);
+    put_file(&b, folder, "tokenizer.json");
+    free(b.at);
+    for (size_t i = 0; i < sizeof beside / sizeof *beside; i++) {
+        llama *m = NULL;
+        llama_error err;
+        buffer file = {0};
+        char path[2200];
+        put_text(&file, beside[i].text);
+        put_file(&file, folder, beside[i].file);
+        free(file.at);
+        int status = llama_open(&m, folder, NULL, &err);
+        snprintf(path, sizeof path, "%s/%s", folder, beside[i].file);
+        if (beside[i].says) check(status == LLAMA_EFORMAT && strstr(err.text, beside[i].says) && strstr(err.text, path), "%s: %d, %s", beside[i].what, status, err.text);
+        else check(status == LLAMA_OK, "%s: %s", beside[i].what, err.text);
+        llama_close(m);
+        unlink(path);
+    }
 }
 
 /* What a GGUF file may not say: a known key of another type, a map that is damaged, a vocabulary of another kind. */
@@ -607,6 +730,21 @@ static void test_gguf_keys(void) {
         buffer file = model_gguf(&spec, 0, 1, &b, 7);
         put_file(&file, work, "sentencepiece.gguf");
         check(llama_open(&m, in_work("sentencepiece.gguf"), NULL, &err) == LLAMA_EFORMAT && strstr(err.text, cases[i].says), "%s: %s", cases[i].key, err.text);
+        llama_close(m);
+        free(b.at), free(file.at);
+    }
+    static const struct {
+        const char *text;
+        int type;
+    } twice[] = {{"a", 1}, {"a", 4}, {"</s>", 3}, {"</s>", 4}, {"<unk>", 2}};
+    for (size_t i = 0; i < sizeof twice / sizeof *twice; i++) {
+        const test_piece five[] = {p[0], p[1], p[2], {"a", 1, 0, 1}, {twice[i].text, strlen(twice[i].text), 0, twice[i].type}};
+        const model_spec wider = {.dim = 16, .layers = 1, .heads = 2, .kv_heads = 1, .hidden = 32, .vocab = 5, .shards = 1};
+        llama *m = NULL;
+        llama_error err;
+        buffer b = make_gguf_vocab(five, 5, 2), file = model_gguf(&wider, 0, 1, &b, 6);
+        put_file(&file, work, "sentencepiece.gguf");
+        check(llama_open(&m, in_work("sentencepiece.gguf"), NULL, &err) == LLAMA_EFORMAT && strstr(err.text, i == 4 ? "two unknown pieces" : "two ids to one text"), "%s twice: %s", twice[i].text, err.text);
         llama_close(m);
         free(b.at), free(file.at);
     }
@@ -652,6 +790,7 @@ static void test_sentencepiece(void) {
         free(bytes);
     }
     test_split_words(folder);
+    test_json_settings();
     test_gguf_keys();
     free(lines);
 }
