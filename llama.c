@@ -3763,8 +3763,10 @@ static bool gguf_next(gguf_file *g, llamac_pair *p) {
         }
     } else llamac_gguf_value(c, type, v);
     if (p->key && llamac_is(p->key, p->length, "general.alignment"))
-        g->alignment =
-            v->kind == '0' && v->number >= 1 && v->number <= 1 << 20 ? (uint64_t)v->number : 0;
+        g->alignment = v->kind == '0' && v->type != GGUF_FLOAT && v->type != GGUF_DOUBLE &&
+                               v->number >= 1 && v->number <= 1 << 20
+                           ? (uint64_t)v->number
+                           : 0;
     return !c->bad && v->kind && g->alignment && !(g->alignment & (g->alignment - 1));
 }
 
@@ -4091,6 +4093,18 @@ static int not_llama(const char *file, const llamac_pair *s, llama_error *err) {
                        text ? s->value.text : "");
 }
 
+/* Returns the name of a GGUF value's type, and of the types that row i of param_keys allows. Integers
+ * may have any width. */
+static const char *gguf_type_of(const llamac_value *v) {
+    static const char *const names[] = {"uint8",  "int8",    "uint16", "int16",  "uint32",
+                                        "int32",  "float32", "bool",   "string", "array",
+                                        "uint64", "int64",   "float64"};
+    return v->kind == '[' ? "array" : v->type < 13 ? names[v->type] : "unknown";
+}
+static const char *gguf_type_wanted(size_t i) {
+    return param_keys[i].kind == '1' ? "an integer" : "float32 or float64";
+}
+
 /* Checks a value against row i of param_keys and stores it in p. Returns LLAMA_EFORMAT if its kind
  * or its range is wrong. */
 static int put_param(params p, size_t i, const char *key, const llamac_value *v, const char *file,
@@ -4101,7 +4115,11 @@ static int put_param(params p, size_t i, const char *key, const llamac_value *v,
     double number = v->kind == '0' ? v->number : v->kind == want;
     bool is_integer = v->type != GGUF_FLOAT && v->type != GGUF_DOUBLE; /* GGUF's type of it */
     bool valid = logical ? v->kind == 't' || v->kind == 'f' : v->kind == '0';
-    if (v->kind == '0' && v->type != GGUF_NONE) valid &= is_integer == (want == '1');
+    if (v->type != GGUF_NONE && (!valid || is_integer != (want == '1')))
+        return llamac_fail(err, LLAMA_EFORMAT,
+                           "%s: its key '%s' has a value of type %s, but must have %s; convert the "
+                           "model to GGUF again",
+                           file, key, gguf_type_of(v), gguf_type_wanted(i));
     if (!valid && logical)
         return llamac_fail(err, LLAMA_EFORMAT,
                            "%s: '%s' must be true or false; use the file that came with the model",

@@ -375,10 +375,10 @@ static const char *finish_vocab(llamac_vocab *v, double bos, double eos, bool sp
     if (bytes % 256) return "has some byte pieces and lacks others";
     for (int i = 0; i < 2; i++) {
         if (ids[i] < 0) continue;
-        if (!(ids[i] < v->size)) return "names a bos or eos id that is not in its vocabulary";
+        if (!(ids[i] < v->size && ids[i] == (int32_t)ids[i]))
+            return "names a bos or eos id that is not in its vocabulary";
         int type = v->pieces[(int32_t)ids[i]].type;
-        if (ids[i] != (int32_t)ids[i] ||
-            (type != CONTROL && type != UNUSED && type != USER_DEFINED))
+        if (type != CONTROL && type != UNUSED && type != USER_DEFINED)
             return "names a bos or eos id whose piece is ordinary text"; /* UNUSED: added in GGUF */
         if (type == USER_DEFINED) ids[i] = -1; /* as in SentencePiece: text that looks like it */
     }
@@ -1420,8 +1420,11 @@ LLAMAC_SHARED int llamac_vocab_gather(llamac_vocab **out, llamac_gguf_vocab *g, 
         if (llamac_gguf_value(&g->tokens.items, g->tokens.type, &text) != '"' ||
             llamac_gguf_value(&g->scores.items, g->scores.type, &score) != '0' ||
             llamac_gguf_value(&g->types.items, g->types.type, &type) != '0' ||
-            !(type.number >= 0 && type.number <= BYTE))
-            why = "has tokens that are not strings, or scores or types that are not valid numbers";
+            !(type.number >= 0 && type.number <= BYTE && type.number == (int)type.number) ||
+            (score.number == score.number && score.number != (double)(float)score.number))
+            why =
+                "has tokens that are not strings, types that are not whole numbers, or scores that "
+                "are not float32 numbers";
         else
             why = vocab_add(v, text.text, (size_t)text.n, (float)score.number,
                             type.number == USER_DEFINED ? UNUSED : (int)type.number);

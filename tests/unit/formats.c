@@ -733,6 +733,27 @@ static void test_gguf_keys(void) {
         llama_close(m);
         free(b.at), free(file.at);
     }
+    for (int i = 0; i < 2; i++) { /* a score that no float32 is, a type that is half a number */
+        llama *m = NULL;
+        llama_error err;
+        buffer b = make_gguf_vocab(p, 3, 2), doubled = {0};
+        unsigned char *at = memmem(b.at, b.n, i ? "token_type" : "scores", i ? 10 : 6);
+        at += i ? 10 : 6; /* array, its type, its length in 8 bytes, 12 bytes */
+        put(&doubled, b.at, (size_t)(at + 4 - b.at));
+        put_int(&doubled, i ? 6 : 12, 4), put_int(&doubled, 3, 8);
+        for (int k = 0; k < 3; k++) {
+            const double score = 0.1;
+            const float type = 2.5f + (float)(k > 0);
+            if (i) put(&doubled, &type, 4);
+            else put(&doubled, &score, 8);
+        }
+        put(&doubled, at + 28, (size_t)(b.at + b.n - at) - 28);
+        buffer file = model_gguf(&spec, 0, 1, &doubled, 6);
+        put_file(&file, work, "sentencepiece.gguf");
+        check(llama_open(&m, in_work("sentencepiece.gguf"), NULL, &err) == LLAMA_EFORMAT && strstr(err.text, i ? "types that are not whole" : "not float32 numbers"), "%s: %s", i ? "half types" : "scores of 8 bytes", err.text);
+        llama_close(m);
+        free(b.at), free(doubled.at), free(file.at);
+    }
     static const struct {
         const char *text;
         int type;
@@ -1562,6 +1583,14 @@ static void test_facts(void) {
         {{"a flag as an array", "", "tokenizer.ggml.add_bos_token", NULL, 0, 0, "add_bos_token"}, 9, 0},
         {{"a window", "", "llama.attention.sliding_window", NULL, 0, 0, "sliding window"}, 4, 256},
         {{"the base, an array", "", "llama.rope.freq_base", NULL, 0, 0, "rope.freq_base"}, 9, 4},
+        {{"the base, a uint32", "", "llama.rope.freq_base", NULL, 0, 0, "its key 'rope.freq_base' has a value of type uint32, but must have float32 or float64"}, 4, 10000},
+        {{"the base, a flag", "", "llama.rope.freq_base", NULL, 0, 0, "'rope.freq_base' has a value of type bool"}, 7, 1},
+        {{"the base, a text", "", "llama.rope.freq_base", NULL, 0, 0, "'rope.freq_base' has a value of type string"}, 8, 0},
+        {{"the context, a float32", "", "llama.context_length", NULL, 0, 0, "'context_length' has a value of type float32, but must have an integer"}, 6, 0x43000000},
+        {{"the context, an int32", "", "llama.context_length", "2", 0, 0, NULL}, 5, 64},
+        {{"<s>, a float32", "", "tokenizer.ggml.bos_token_id", NULL, 0, 0, "a bos or eos id that is not in its vocabulary"}, 6, 0x3fc00000},
+        {{"eot, an exact float32", "", "tokenizer.ggml.eot_token_id", "2", 0, 0, NULL}, 6, 0x40000000},
+        {{"an alignment, a float32", "", "general.alignment", NULL, 0, 0, "keys is damaged"}, 6, 0x42000000},
         {{"the scaling, an array", "", "llama.rope.scaling.type", NULL, 0, 0, "rope.scaling.type"}, 9, 1},
         {{"KV heads, an array", "", "llama.attention.head_count_kv", NULL, 0, 0, "head_count_kv"}, 9, 1},
         {{"values of another width", "", "llama.attention.value_length", NULL, 0, 0, "head width"}, 4, 16},
