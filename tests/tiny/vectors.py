@@ -278,12 +278,13 @@ def compare(library, seed, count, case):
     return failed > 0
 
 
-parser = argparse.ArgumentParser()
-parser.add_argument("library", nargs="?")
-parser.add_argument("--seed", type=int, default=1)
-parser.add_argument("--texts", type=int, default=400)
-parser.add_argument("--case")
-options = parser.parse_args()
-if options.library:
-    sys.exit(compare(options.library, options.seed, options.texts, options.case))
-write_vectors()
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("library", nargs="?")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--texts", type=int, default=400)
+    parser.add_argument("--case")
+    options = parser.parse_args()
+    if options.library:
+        sys.exit(compare(options.library, options.seed, options.texts, options.case))
+    write_vectors()
