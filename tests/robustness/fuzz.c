@@ -1090,7 +1090,7 @@ static buffer small_bin(void) {
 
 static buffer small_json(const char *treatment, const char *merges) {
     buffer b = {0};
-    put_text(&b, "{\"added_tokens\": [{\"id\": 0, \"content\": \"<unk>\"}, {\"id\": 1, \"content\": \"<s>\"}], ");
+    put_text(&b, "{\"added_tokens\": [{\"id\": 0, \"content\": \"<unk>\"}, {\"id\": 1, \"content\": \"<s>\"}, {\"id\": 2, \"content\": \"</s>\"}], ");
     put_text(&b, treatment);
     put_text(&b, ", \"model\": {\"type\": \"BPE\", \"unk_token\": \"<unk>\", \"byte_fallback\": true, \"vocab\": {");
     for (int i = 0; i < PIECES; i++) {
