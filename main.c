@@ -963,13 +963,24 @@ static const char *values_of(size_t i) {
     return NULL;
 }
 
-/* Print the names of the options in the set `commands_of`, each after a space. With `with_value`,
- * only of those that take a value. */
-static void print_names(int commands_of, bool with_value) {
+/* What a shell completes after an option. */
+enum { NO_VALUE, FIXED_VALUE, FILE_NAME, FREE_VALUE };
+
+/* Return what a shell completes after option row i. Nothing completes a free value, which is a
+ * number or a text. */
+static int value_kind(size_t i) {
+    const char *names = option_table[i].names;
+    if (option_table[i].kind == FLAG) return NO_VALUE;
+    if (values_of(i)) return FIXED_VALUE;
+    return strstr(names, " FILE") || strstr(names, " MODEL") ? FILE_NAME : FREE_VALUE;
+}
+
+/* Print the names of the options in the set `commands_of`, each after a space. If `kind` is not
+ * negative, only those with this kind of value are printed. */
+static void print_names(int commands_of, int kind) {
     for (size_t i = 0, n = 0; i < OPTIONS; i++, n = 0)
         for (const char *name = option_table[i].names; (name = next_name(name, &n));)
-            if ((option_table[i].commands & commands_of) &&
-                (!with_value || (option_table[i].kind != FLAG && !values_of(i))))
+            if ((option_table[i].commands & commands_of) && (kind < 0 || value_kind(i) == kind))
                 printf(" %.*s", (int)n, name);
 }
 
@@ -1019,13 +1030,16 @@ static void print_bash(void) {
                option_values[k][0], option_values[k][1]);
     printf("    esac\n"
            "    case ' ");
-    print_names(~0, true);
+    print_names(~0, FILE_NAME);
     printf(" ' in *\" $prev \"*) return ;; esac\n"
+           "    case ' ");
+    print_names(~0, FREE_VALUE);
+    printf(" ' in *\" $prev \"*) compopt +o bashdefault +o default 2>/dev/null; return ;; esac\n"
            "    local command=complete\n");
     print_command_search("\"${COMP_WORDS[@]:1:COMP_CWORD-1}\"");
     for (const command *c = commands; c < commands + COMMANDS; c++) {
         printf("    %s) words='", c->name);
-        print_names(c->bit, false);
+        print_names(c->bit, -1);
         printf("'");
         if (c->bit == HELP) print_command_names(" names='all");
         printf(" ;;\n");
@@ -1046,25 +1060,29 @@ static void print_bash(void) {
            "complete -o bashdefault -o default -F _llama llama\n");
 }
 
-/* Print option row i as a specification of zsh's _arguments. */
-static void print_zsh_option(size_t i) {
-    const char *names = option_table[i].names, *values = values_of(i);
+/* Print option row i as a specification of zsh's _arguments. An option that may be repeated has a
+ * star; any other excludes its names. */
+static void print_zsh_option(size_t i, int command_bit) {
+    const char *names = option_table[i].names;
+    int kind = (int)option_table[i].kind, value = value_kind(i);
+    bool source = kind == PROMPT_TEXT || kind == PROMPT_FILE;
+    bool repeats = kind == STOP_TEXT || kind == STOP_ID || (source && command_bit == COMPLETE);
     size_t n = 0, k = 0;
     for (const char *name = names; (name = next_name(name, &n));) {
-        printf(" '(");
-        for (const char *other = names; (other = next_name(other, &k));)
+        printf(repeats ? " '*" : " '(");
+        for (const char *other = names; !repeats && (other = next_name(other, &k));)
             printf("%s%.*s", other == names ? "" : " ", (int)k, other);
         k = 0;
-        printf(")%s%.*s%s[", option_table[i].kind == STOP_TEXT ? "*" : "", (int)n, name,
-               option_table[i].kind == FLAG ? ""
-               : n > 2                      ? "="
-                                            : "+");
+        printf("%s%.*s%s[", repeats ? "" : ")", (int)n, name,
+               value == NO_VALUE ? ""
+               : n > 2           ? "="
+                                 : "+");
         print_quoted(option_table[i].help, "[]:\\");
-        printf("]%s%s%s'",
-               option_table[i].kind == FLAG ? ""
-               : values                     ? ":value:("
-                                            : ":value:_files",
-               values ? values : "", values ? ")" : "");
+        putchar(']');
+        if (value == FIXED_VALUE) printf(":value:(%s)", values_of(i));
+        if (value == FILE_NAME) printf(":file:_files");
+        if (value == FREE_VALUE) printf(":value: ");
+        putchar('\'');
     }
 }
 
@@ -1089,7 +1107,7 @@ static void print_zsh(void) {
         printf("    %s) _arguments -s", c->name);
         for (size_t i = 0; i < OPTIONS; i++)
             if (option_table[i].commands & (c->bit == COMPLETE ? COMPLETE | HELP : c->bit))
-                print_zsh_option(i);
+                print_zsh_option(i, c->bit);
         printf(" '1:command or model:_llama_first' '*:%s' ;;\n",
                c->bit == HELP ? "command:_llama_first" : "file:_files");
     }
@@ -1121,7 +1139,8 @@ static void print_fish(void) {
             printf(n > 2 ? " -l %.*s" : " -s %.*s", (int)n - (n > 2 ? 2 : 1),
                    name + (n > 2 ? 2 : 1));
         if (values_of(i)) printf(" -x -a '%s'", values_of(i));
-        else if (option_table[i].kind != FLAG) printf(" -r");
+        else if (value_kind(i) == FILE_NAME) printf(" -r");
+        else if (value_kind(i) == FREE_VALUE) printf(" -x");
         printf(" -d '");
         print_quoted(option_table[i].help, "\\");
         printf("'\n");

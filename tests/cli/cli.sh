@@ -984,34 +984,72 @@ case_completion() {
     else
         echo "SKIP: completion in fish (no fish)"
     fi
-    if command -v zsh >/dev/null 2>&1 && command -v python3 >/dev/null 2>&1; then
-        $llama --completion zsh >$work/complete
-        cat >$work/zsh.py <<'END'
-import fcntl, os, pty, select, struct, sys, termios, time
-script, *lines = sys.argv[1:]
+    cat >$work/shell.py <<'END'
+# Types lines into a shell at a terminal, each with two tabs, and prints what the shell shows, each on a line
+import fcntl, os, pty, re, select, struct, sys, termios
+command, setup, *lines = sys.argv[1:]
 pid, fd = pty.fork()
 if pid == 0:
     os.environ.update(TERM="xterm", HOME=os.getcwd())
-    os.execvp("zsh", ["zsh", "-f", "-i"])
+    os.execvp(command.split()[0], command.split())
 fcntl.ioctl(fd, termios.TIOCSWINSZ, struct.pack("HHHH", 200, 160, 0, 0))
-def until(words, seconds):
-    seen, end = b"", time.monotonic() + seconds
-    while words not in seen and time.monotonic() < end and select.select([fd], [], [], end - time.monotonic())[0]:
+def read(words, silence):
+    seen = b""
+    while words not in seen and select.select([fd], [], [], silence)[0]:
         seen += os.read(fd, 65536)
     return seen
-os.write(fd, b"autoload -Uz compinit; compinit -D -i; source " + script.encode() + b"; echo REA''DY\n")
-until(b"READY", 20)
+os.write(fd, setup.encode() + b"; echo REA''DY\n")
+read(b"READY", 20)
+read(b"\xff", 0.7)
 for line in lines:
     os.write(fd, line.encode() + b"\t\t")
-    print("== " + line + until(b"\xff", 1.5).decode(errors="replace").replace("\r", ""))
+    shown = read(b"\xff", 0.7).decode(errors="replace")
+    print("== " + line + " == " + re.sub(r"\s+", " ", re.sub("\033\\[[0-9;?]*[A-Za-z]|[\7\10]", "", shown)))
     os.write(fd, b"\x15")
 os.kill(pid, 9)
 END
-        python3 $work/zsh.py $work/complete "llama score m --" "llama m --kernels " "llama " >$work/out 2>&1
+    values="-f -m --prompt-cache -p -n --stop-id"
+    names() { # SHELL: $work/out has what it shows for `llama m OPTION READM`
+        for option in -f -m --prompt-cache; do
+            holds "$1: a file name after $option" grep -q -- "^== llama m $option READM == .*README.md" $work/out
+        done
+        for option in -p -n --stop-id; do
+            holds "$1: no file name after $option" sh -c "grep -q -- '^== llama m $option READM ==' $work/out && ! grep -q -- '^== llama m $option READM == .*README.md' $work/out"
+        done
+    }
+    typed() { # SHELL COMMAND SETUP line...: also lines that end in READM
+        shell_name=$1 shell_command=$2 setup=$3
+        shift 3
+        for option in $values; do set -- "$@" "llama m $option READM"; done
+        python3 $work/shell.py "$shell_command" "$setup" "$@" >$work/out 2>&1
+        names $shell_name
+    }
+    if command -v fish >/dev/null 2>&1; then
+        $llama --completion fish >$work/complete
+        for option in $values; do
+            printf '== llama m %s READM == ' "$option"
+            HOME=$PWD/$work fish -c "source $work/complete; complete -C 'llama m $option READM'" 2>&1 | tr '\n' ' '
+            echo
+        done >$work/out
+        names fish
+    fi
+    if command -v bash >/dev/null 2>&1 && command -v python3 >/dev/null 2>&1; then
+        $llama --completion bash >$work/complete
+        typed bash "bash --norc -i" "PS1='$ '; . $work/complete"
+    fi
+    if command -v zsh >/dev/null 2>&1 && command -v python3 >/dev/null 2>&1; then
+        $llama --completion zsh >$work/complete
+        typed zsh "zsh -f -i" "autoload -Uz compinit; compinit -D -i; source $work/complete" "llama score m --" "llama m --kernels " "llama " \
+            "llama m --stop-id 3 --stop-i" "llama m --stop x --stop" "llama m -p x --promp" "llama m -f x --fil" "llama m --seed 3 --see" "llama ppl m --file x --fil"
         holds "zsh: score's options with their help" grep -qE -- "--json +-- print each result" $work/out
         holds "zsh: the kernels" grep -q "avx512 " $work/out
         holds "zsh: verbs with their help" grep -qE "score +-- answer multiple-choice" $work/out
-        holds "zsh: not another verb's" sh -c "! grep -q -- '--temp' $work/out"
+        holds "zsh: not another verb's" sh -c "! grep -q -- '--temp -- ' $work/out"
+        for line in "--stop-id 3 --stop-id" "--stop x --stop" "-p x --prompt" "-f x --file"; do
+            holds "zsh: again, $line" grep -q -- "^== .* == .*llama m $line" $work/out
+        done
+        holds "zsh: not again, --seed" sh -c "! grep -q -- '^== .* == .*--seed 3 --seed' $work/out"
+        holds "zsh: not again, ppl --file" sh -c "! grep -q -- '^== .* == .*--file x --file' $work/out"
     else
         echo "SKIP: completion in zsh (no zsh or python3)"
     fi
