@@ -414,6 +414,11 @@ static const char chat_help[] =
     "and the line is not added. At a terminal, the arrow keys, Home, End and Ctrl-A,\n"
     "-E, -U, -K, -W edit the line, and the newlines of pasted text do not end it.\n"
     "(TERM=dumb turns this off.) A line that starts with / is a chat command:\n" CHAT_COMMANDS "\n"
+    "No error in a line or a chat command ends the chat: a message says what is\n"
+    "wrong, and the next line is read. If stdin is not a terminal, the exit code is\n"
+    "that of the first error: 5 if a line does not fit, 1 if a file cannot be loaded\n"
+    "or saved, 2 for any other.\n"
+    "\n"
     "--prompt-cache loads the KV cache from FILE before the run and saves it there\n"
     "after the run. Tokens at the start of a prompt that FILE holds are not evaluated\n"
     "again. The output stays bit-identical. If FILE does not exist, is empty or holds\n"
@@ -2001,6 +2006,13 @@ static void start_editor(void);                      /* section 10 */
 static int edit_line(bytes *line, const char *sign); /* section 10 */
 static const char MORE_SIGN[] = "| ";                /* before a further row of the user's text */
 
+/* Keep the exit code of a chat's first error, if stdin is not a terminal. The chat goes on. */
+static void keep_exit_code(int code) {
+    if (run.exit_code == 0 && !isatty(STDIN_FILENO)) run.exit_code = code;
+}
+
+#define chat_error(code, ...) (say(__VA_ARGS__), keep_exit_code(code))
+
 /* Tell the user at a terminal that a chat command is done, and how long the chat is. */
 static void acknowledge(const char *what, const char *path) {
     if (!isatty(STDIN_FILENO)) return;
@@ -2100,15 +2112,15 @@ static void reply(void) {
     generate();
     append(chat_text, run.outputs->text.text, run.outputs->text.n);
     const char *why = options.special ? read_tokens(run.inputs) : NULL; /* it may spell one */
-    if (why) say("the reply was not added: %s", why), cut(chat_text, begin);
+    if (why) chat_error(EXIT_USAGE, "the reply was not added: %s", why), cut(chat_text, begin);
 }
 
 /* Take the last turn back, or with `again` only its reply, and reply with the next seed. */
 static void take_back(bool again) {
     bytes *turns = &run.chat.turns;
     if (turns->n == 0) {
-        say("there is no line to %s since the beginning, /reset or /load",
-            again ? "reply to" : "remove");
+        chat_error(EXIT_USAGE, "there is no line to %s since the beginning, /reset or /load",
+                   again ? "reply to" : "remove");
         return;
     }
     const turn *last = (const turn *)(void *)(turns->text + turns->n) - 1;
@@ -2133,8 +2145,7 @@ static const char *in_home(const char *path) {
     return b.text;
 }
 
-/* Run a chat command: a line that begins with a slash. Returns false if the chat ends. If a file
- * cannot be read or written and stdin is not a terminal, exits. */
+/* Run a chat command: a line that begins with a slash. Returns false if the chat ends. */
 static bool run_chat_command(const char *line) {
     bytes *chat_text = &run.inputs->text;
     size_t n = strcspn(line, " ");
@@ -2153,7 +2164,8 @@ static bool run_chat_command(const char *line) {
         cut(chat_text, 0), append(chat_text, run.chat.prompt.text, run.chat.prompt.n);
         cut(&run.chat.turns, 0);
         acknowledge("removed everything after the prompt", "");
-    } else if ((loads || saves) && !*file) say("%s: give the name of a file", line);
+    } else if ((loads || saves) && !*file)
+        chat_error(EXIT_USAGE, "%s: give the name of a file", line);
     else if (loads) {
         ok = load_state(file);
         if (ok) {
@@ -2167,15 +2179,16 @@ static bool run_chat_command(const char *line) {
         ok = save_chat(file);
         if (ok) acknowledge("saved in ", file);
     } else
-        say("'%s': no such chat command; use /help, /undo, /retry, /reset, /save FILE, /load FILE, "
-            "/stats, /exit",
-            line);
-    if (!ok && !isatty(STDIN_FILENO)) exit(interrupted ? EXIT_INTERRUPTED : EXIT_RUN);
+        chat_error(EXIT_USAGE,
+                   "'%s': no such chat command; use /help, /undo, /retry, /reset, /save FILE, "
+                   "/load FILE, /stats, /exit",
+                   line);
+    if (!ok) keep_exit_code(EXIT_RUN);
     return true;
 }
 
 /* Append the user's line to the chat, then generate, print and append the reply. If the line does
- * not fit in the context, it is not appended: prints why, and exits if stdin is not a terminal. */
+ * not fit in the context, it is not appended, and a message says why. */
 static void add_turn(const char *line, size_t n) {
     bytes *chat_text = &run.inputs->text;
     turn t = {.begin = chat_text->n};
@@ -2187,12 +2200,12 @@ static void add_turn(const char *line, size_t n) {
     const char *why = read_tokens(run.inputs);
     if (why || run.inputs->n_tokens > run.context) {
         cut(chat_text, t.begin);
-        if (why) say("the line was not added: %s", why);
+        if (why) chat_error(EXIT_USAGE, "the line was not added: %s", why);
         else
-            say("the context of %zu positions is full: the line was not added; see /undo and "
-                "/reset",
-                run.context);
-        if (!isatty(STDIN_FILENO)) exit(why ? EXIT_USAGE : EXIT_TOO_LONG);
+            chat_error(EXIT_TOO_LONG,
+                       "the context of %zu positions is full: the line was not added; see /undo "
+                       "and /reset",
+                       run.context);
     } else {
         t.reply = chat_text->n;
         append(&run.chat.turns, &t, sizeof t);

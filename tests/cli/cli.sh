@@ -540,8 +540,23 @@ case_talk() {
         holds "-i --prompt-cache: a file" test -s $work/talked
     done
     printf 'one\ntwo\nthree\nfour\nfive\nsix\n' | $llama $model -i --temp 0 -n 12 -c 40 >$work/out 2>$work/err
-    if [ $? -eq 5 ]; then ok; else no "-i: a full context ends a pipe's conversation"; fi
+    if [ $? -eq 5 ]; then ok; else no "-i: a full context is an error of a pipe's conversation"; fi
     holds "-i: says so" grep -q "context of 40 positions is full" $work/err
+    printf '%s\n' "$one" "$two" | $llama $model -i --temp 0 -n 2 -c 50 >$work/want 2>/dev/null
+    printf '%s\n' "$one" "$(seq 60 | tr '\n' ' ')" "$two" | $llama $model -i --temp 0 -n 2 -c 50 >$work/out 2>$work/err
+    code=$?
+    if [ $code -eq 5 ]; then ok; else no "-i: a line that does not fit: exit $code"; fi
+    same "-i: a line that does not fit is not added, and the chat goes on" $work/out $work/want
+    one_line "-i: a line that does not fit"
+    printf 'one\n/exit\n' | $llama $model -i --temp 0 -n 2 >$work/want
+    for pair in "1 /load $work/nowhere" "1 /save $work/no/where" "1 /load $work/readme" "2 /sing" "2 /load" "2 /undo" "2 /retry"; do # one rule for all
+        printf '%s\none\n/sing\n' "${pair#* }" | $llama $model -i --temp 0 -n 2 >$work/out 2>$work/err
+        code=$?
+        if [ $code -eq ${pair%% *} ]; then ok; else no "-i: ${pair#* }: exit $code"; fi
+        same "-i: ${pair#* }: the chat goes on" $work/out $work/want
+    done
+    $llama help complete >$work/help
+    holds "help complete: the rule" grep -q "^No error in a line or a chat command ends the chat" $work/help
     printf 'one\n/save %s\n/exit\nnot sent\n' "$work/full" | $llama $model -i --temp 0 -n -1 --ignore-eos -c 40 >$work/out 2>$work/err
     if [ $? -eq 0 ]; then ok; else no "-i: /save of a full context: $(cat $work/err)"; fi
     holds "-i: what of it is not saved is said: $(cat $work/err)" grep -q "full: the context is full; the last [0-9]* of [0-9]* tokens are not saved" $work/err
