@@ -1393,13 +1393,23 @@ static void want_tokenizer(void) {
             "model's gives wrong text)");
 }
 
-/* Note, once, a byte that is not UTF-8. */
-static void note_invalid_byte(const bytes *b) {
-    for (size_t i = 0, size; i < b->n && !run.utf8_noted; i += size) {
+/* Write the name of an input, such as "prompt 2 (line 3)". A number or a line of 0 is left out. */
+static const char *name_place(char out[80], const char *what, size_t number, size_t line) {
+    int n = snprintf(out, 80, number ? "%s %zu" : "%s", what, number);
+    if (line) snprintf(out + n, 80 - (size_t)n, " (line %zu)", line);
+    return out;
+}
+
+/* Note, once, a byte that is not UTF-8. The other arguments are those of name_place. */
+static void note_invalid_byte(const char *text, size_t n_text, const char *what, size_t number,
+                              size_t line) {
+    char place[80];
+    for (size_t i = 0, size; i < n_text && !run.utf8_noted; i += size) {
         int32_t c;
-        size = llama_utf8_next(b->text + i, b->n - i, &c);
+        size = llama_utf8_next(text + i, n_text - i, &c);
         if (c >= 0) continue;
-        note("byte %zu of a text is not UTF-8; the model sees such bytes as U+FFFD", i + 1);
+        note("byte %zu of %s is not UTF-8; the model sees such bytes as U+FFFD", i + 1,
+             name_place(place, what, number, line));
         run.utf8_noted = true;
     }
 }
@@ -1414,7 +1424,9 @@ static const char *tokenize(input *in, unsigned flags) {
     /* A chat that fills its context has one token more: the last one drawn is not evaluated */
     in->estimated = (options.command->bit & (COMPLETE | TRACE)) && in->n_tokens > run.context + 1;
     if (in->estimated) return NULL;
-    note_invalid_byte(b);
+    if (run.n_inputs > 1 || in->line)
+        note_invalid_byte(b->text, b->n, "prompt", (size_t)(in - run.inputs) + 1, in->line);
+    else note_invalid_byte(b->text, b->n, "the text", 0, 0);
     if (in->capacity < b->n + 2) /* more only where bytes are not UTF-8 */
         in->tokens = allocate((in->capacity = 2 * (b->n + 2)) * sizeof *in->tokens);
     ptrdiff_t n = llama_text_to_tokens(run.model, b->text, b->n, flags, in->tokens, in->capacity);
@@ -1450,14 +1462,13 @@ static void want_tokens(const char *why) {
 __attribute__((format(printf, 6, 7))) static void reject(const char **error, int code,
                                                          const char *what, size_t number,
                                                          size_t line, const char *format, ...) {
-    char text[256], place[64] = "";
+    char text[256], place[80];
     bytes copy = {.n = 0};
     va_list args;
     va_start(args, format);
     vsnprintf(text, sizeof text, format, args);
     va_end(args);
-    if (line) snprintf(place, sizeof place, " (line %zu)", line);
-    say("%s %zu%s: %s", what, number, place, text);
+    say("%s: %s", name_place(place, what, number, line), text);
     append(&copy, text, strlen(text));
     *error = copy.text;
     if (run.exit_code == 0) run.exit_code = code;
@@ -2369,7 +2380,8 @@ static item *read_items(size_t *n, size_t *max_continuations, size_t *longest) {
         append(&memory, &(item){.line = number}, sizeof(item));
         item *it = (item *)(void *)memory.text + *n;
         size_t length = 0;
-        read_item(it, line, ++*n);
+        note_invalid_byte(line, strlen(line), "item", ++*n, number);
+        read_item(it, line, *n);
         if (it->n > *max_continuations) *max_continuations = it->n;
         for (size_t k = 0; k < 2 * it->n; k++)
             if (it->c[k].given + it->c[k].tokens > length)
@@ -2389,7 +2401,6 @@ static void run_score(void) {
     if (memchr(run.inputs->text.text, 0, run.inputs->text.n))
         refuse("the items have a NUL in them");
     want_tokenizer();
-    note_invalid_byte(&run.inputs->text);
     const item *items = read_items(&n, &max_continuations, &longest);
     if (!options.session.context) run.context = longest;
     size_t together = 2 * max_continuations < MAX_TOGETHER ? 2 * max_continuations : MAX_TOGETHER;

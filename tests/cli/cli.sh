@@ -280,7 +280,12 @@ case_notes() {
     bad=$(printf 'x\377y')
     run 0 "bytes that are not UTF-8" $llama $model -p "$bad" -p "$bad" -n 1
     one_line "bytes that are not UTF-8: one note"
-    holds "which byte ($(cat $work/err))" grep -q "byte 2 of a text is not UTF-8" $work/err
+    holds "which byte ($(cat $work/err))" grep -q "byte 2 of prompt 1 is not UTF-8" $work/err
+    printf 'There was\n\nx\377y\n' | $llama $model --lines -n 1 >$work/out 2>$work/err
+    holds "--lines: the prompt and its line ($(cat $work/err))" grep -q "byte 2 of prompt 3 (line 3) is not UTF-8" $work/err
+    printf '0\ta\tb\n\n0\ta\t\377b\tc\n' | $llama score $model >$work/out 2>$work/err
+    one_line "score: bytes that are not UTF-8"
+    holds "score: the item and its line ($(cat $work/err))" grep -q "byte 5 of item 2 (line 3) is not UTF-8" $work/err
     printf 'x\377y' | $llama tokenize $model >$work/out 2>$work/err
     one_line "tokenize: bytes that are not UTF-8"
     printf 'The king\377 was' >$work/bytes
