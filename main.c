@@ -369,8 +369,10 @@ static const char complete_help[] =
     "second is not read, and a note says so; -f - waits. In a shell's loop that reads\n"
     "a file, give </dev/null.\n"
     "\n"
-    "Several prompts: repeat -p and -f, or give --lines or -0. With -k each prompt\n"
-    "gets several texts. Up to 32 texts are generated in each pass over the weights.\n"
+    "Several prompts: repeat -p and -f, or give --lines or -0: they split the content\n"
+    "of -f or stdin into prompts. --lines is refused if nothing is split: the prompt\n"
+    "is an argument, or there is only -p. With -k each prompt gets several texts. Up\n"
+    "to 32 texts are generated in each pass over the weights.\n"
     "Batching never changes the output: each text is bit-identical to running its\n"
     "prompt alone with the same seed. (With --fast its bits may differ.) Texts are\n"
     "printed in input order. Each is followed by a newline, or with -0 by a NUL.\n"
@@ -1259,11 +1261,14 @@ static void read_document(void) {
     if ((options.decode || options.ids) && run.document.n) append(&run.document, " ", 1);
 }
 
-/* Exit with an error if there are more texts than the command takes. */
+/* Exit with an error if there are more texts than the command takes, or if no text has the lines for
+ * --lines. */
 static void check_sources(size_t n_words) {
     int kind = (int)options.command->input;
+    bool has_file = !options.n_sources; /* without -p and -f, stdin is the file */
     const char *hint = "";
     struct stat st;
+    for (size_t i = 0; i < options.n_sources; i++) has_file |= options.sources[i].is_file;
     if (n_words > 1 && kind != WORDS && stat(options.model_path, &st) != 0)
         refuse("%s: neither a command nor a model; llama -h lists the commands",
                options.model_path);
@@ -1276,6 +1281,9 @@ static void check_sources(size_t n_words) {
         refuse("more than one text%s: give one quoted argument, -p or -f; a document before it: "
                "<FILE",
                hint);
+    if (options.lines && (n_words || !has_file))
+        refuse("--lines: no prompt is read from -f or stdin; leave out %s%s",
+               n_words ? "the prompt argument" : "-p", hint);
 }
 
 /* Fill the inputs from -p and -f, from the arguments or from stdin: exactly one of the three. If

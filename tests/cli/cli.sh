@@ -428,6 +428,13 @@ case_batch() {
     head -n 1 $work/alone | cmp -s - $work/out && ok || no "--lines -e"
     printf 'There was once\n\nThe king' | $llama $model --lines -n 3 -s 4 >$work/out
     holds "--lines: an empty line is a prompt, the last needs no newline" [ "$(wc -l <$work/out)" -eq 3 ]
+    for what in "P:" "-p P:" "P: -f -"; do
+        printf 'x\ny\n' | $llama $model $what --lines -n 3 >$work/out 2>$work/err
+        code=$?
+        if [ $code -eq 2 ] && [ ! -s $work/out ] && grep -q "^llama: --lines: no prompt is read from -f or stdin" $work/err; then ok; else no "--lines splits nothing, $what: $code, $(cat $work/err)"; fi
+    done
+    run 0 "--lines, -p and -f" $llama $model --lines -p "$one" -f $work/lines -n 20 -s 4
+    holds "--lines, -p and -f: four prompts" [ "$(wc -l <$work/out)" -eq 4 ]
     run 0 "--lines of nothing" $llama $model --lines -f $work/void
     empty "--lines of nothing" $work/out
     for i in $(seq 40); do echo "Number $i of them"; done >$work/forty # more than run together
