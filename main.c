@@ -1615,6 +1615,12 @@ static size_t fit_sequences(size_t n, size_t min) {
     return n;
 }
 
+/* Return the options that make the memory of a session smaller. */
+static const char *memory_options(void) {
+    bool large_batch = options.session.batch > 256 && options.command->bit != TRACE;
+    return options.command->bit == BENCH ? "-b" : large_batch ? "-c and -b" : "-c";
+}
+
 /* The thread that reads the weights ahead. */
 static void *prefetch(void *user) { return llama_prefetch(run.model, NULL, NULL), user; }
 
@@ -1627,7 +1633,9 @@ static void new_session(size_t n, bool read_ahead) {
     llama_session_options *so = &options.session;
     so->context = (int)run.context, so->sequences = (int)n, so->progress = on_progress;
     so->numerics = options.fast ? LLAMA_FAST : LLAMA_EXACT;
-    exit_on_error(llama_session_new(&run.session, run.model, so, &err), err.text);
+    int status = llama_session_new(&run.session, run.model, so, &err);
+    if (status == LLAMA_ENOMEM) die(EXIT_MEMORY, "%s: see %s", err.text, memory_options());
+    exit_on_error(status, err.text);
     read_ahead = read_ahead && (double)run.info.file_bytes < 0.9 * physical_memory();
     if (read_ahead && pthread_create(&thread, NULL, prefetch, NULL) == 0) pthread_detach(thread);
 }
@@ -2526,7 +2534,7 @@ static void run_info(void) {
         so->context = 1;
         status = llama_session_new(&run.session, run.model, so, &err);
         so->context = (int)run.context;
-        if (status == LLAMA_OK) note("%s: see -c", why.text);
+        if (status == LLAMA_OK) note("%s: see %s", why.text, memory_options());
     }
     exit_on_error(status, err.text);
     double needed = (double)(i->file_bytes + llama_session_bytes(run.model, &options.session));

@@ -584,6 +584,13 @@ case_talk() {
     holds "/save to nowhere" grep -q "cannot be written" $work/err
     (ulimit -v 2000000 && $llama $model x -c 1048576 -t 1 -n 1 >$work/out 2>$work/err)
     if [ $? -eq 4 ]; then ok; else no "no memory for the context: $(cat $work/err)"; fi
+    for what in "complete $model x" "score $model -f $items" "ppl $model README.md" "trace $model x"; do
+        (ulimit -v 2000000 && $llama $what -c 1048576 -t 1 >$work/out 2>$work/err)
+        code=$?
+        if [ $code -eq 4 ] && grep -q "use a smaller context: see -c$" $work/err; then ok; else no "no memory: ${what%% *}: $code, $(cat $work/err)"; fi
+    done
+    (ulimit -v 2000000 && $llama $model x -c 1048576 -b 4096 -t 1 >$work/out 2>$work/err)
+    holds "no memory, and a large -b" grep -q "see -c and -b$" $work/err
 
     if command -v python3 >/dev/null 2>&1; then # lines that come together, from a pipe that stays open, are all answered
         cat >$work/open.py <<'END'
