@@ -145,7 +145,7 @@ static volatile sig_atomic_t interrupted; /* the signal that asks to end; 0: non
 static volatile sig_atomic_t interrupt_mode;
 enum {
     INTERRUPT_EXITS,  /* the process, at once */
-    INTERRUPT_PRINTS, /* the process, after 0.15 s in which the text so far is printed */
+    INTERRUPT_PRINTS, /* the process, after 0.1 s in which the text so far is printed */
     INTERRUPT_SAVING, /* the process, when a file that is half written has been removed */
     INTERRUPT_REPLY   /* a chat: only what it is doing */
 };
@@ -233,7 +233,7 @@ static void exit_by_signal(int signal_number) {
 /* Handle SIGINT, SIGTERM and SIGHUP, and the SIGALRM after them. A second one ends the process at
  * once, except in a chat. Only saving is ended with care by SIGTERM and SIGHUP. */
 static void on_signal(int n) {
-    static const struct itimerval soon = {.it_value = {.tv_usec = 150000}};
+    static const struct itimerval soon = {.it_value = {.tv_usec = 100000}};
     int mode = n == SIGINT || interrupt_mode == INTERRUPT_SAVING ? interrupt_mode : INTERRUPT_EXITS;
     bool again = interrupted && mode != INTERRUPT_REPLY;
     if (again || mode == INTERRUPT_EXITS) exit_by_signal(n == SIGALRM ? interrupted : n);
