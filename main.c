@@ -811,7 +811,7 @@ static const command *find_command(const char *name) {
 }
 
 /* Return what may be meant by the name of a command that does not exist: a command that begins like
- * it, one of other programs' names, or the most similar command. NULL: nothing. */
+ * it, one of other programs' names, or the most similar command. Case does not matter. NULL: nothing. */
 static const char *similar_command(const char *text) {
     static const char *const other_names[][2] = {{"chat", "complete -i"},
                                                  {"run", "complete"},
@@ -825,6 +825,10 @@ static const char *similar_command(const char *text) {
                                                  {"completion", "--completion"}};
     const char *nearest = NULL;
     size_t n = strlen(text), min = n < 4 ? 2 : 3, d;
+    bytes lower = {.n = 0};
+    append(&lower, text, n);
+    for (size_t i = 0; i < n; i++) lower.text[i] = (char)tolower((unsigned char)text[i]);
+    text = lower.text;
     for (size_t i = 0; i < sizeof other_names / sizeof *other_names; i++)
         if (strcmp(text, other_names[i][0]) == 0) return other_names[i][1];
     for (const command *c = commands; c < commands + COMMANDS; c++) {
@@ -2456,7 +2460,8 @@ static void run_ppl(void) {
     want_tokens(read_tokens(run.inputs));
     const int32_t *tokens = run.inputs->tokens;
     size_t n = run.inputs->n_tokens;
-    if (n < 2) refuse("the text is too short: %zu tokens, and perplexity needs 2", n);
+    if (n < 2)
+        refuse("the text is too short: %zu token%s, and perplexity needs 2", n, n == 1 ? "" : "s");
     new_session(1, true);
     float *logprobs = allocate(width * sizeof *logprobs);
     for (size_t begin = 0, done = 0, end; done < n; begin += stride, done = end) {

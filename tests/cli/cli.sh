@@ -718,7 +718,8 @@ assert len(want) == len(got) and all(abs(a - b) < max(0.06, b / 50) for a, b in 
     holds "ppl: but the first of each window" grep -q "^tokens      $((n - (n + 99) / 100)) of $n, in windows of 100, 100 apart" $work/out
     run 0 "ppl --no-bos" $llama ppl $model $work/prose --no-bos
     holds "ppl --no-bos: a token less" grep -q "^tokens      $((n - 2)) of $((n - 1))" $work/out
-    refuse 2 "ppl of nothing" "needs 2" $llama ppl $model $work/void
+    refuse 2 "ppl of nothing" "1 token, and perplexity needs 2" $llama ppl $model $work/void
+    refuse 2 "ppl of nothing, without <s>" "0 tokens, and perplexity needs 2" $llama ppl $model $work/void --no-bos
     refuse 2 "ppl: a stride too long" "more than the window" $llama ppl $model $work/prose --ctx 10 --stride 11
     refuse 2 "ppl of ids that are none" "not a token id" $llama ppl $model $work/prose --ids
     refuse 2 "ppl of a file that is not there" "cannot be opened" $llama ppl $model $work/none
@@ -952,7 +953,7 @@ case_help() {
     done
     refuse 2 "help of no verb" "no such command" $llama help sing
     refuse 2 "help of a mistyped verb" "did you mean score?" $llama help scroe
-    for pair in scroe:score inof:info pppl:ppl tokenise:tokenize benchmark:bench chekc:check chat:"complete -i" perplexity:ppl comp:complete; do
+    for pair in SCORE:score Pppl:ppl CHAT:"complete -i" scroe:score inof:info pppl:ppl tokenise:tokenize benchmark:bench chekc:check chat:"complete -i" perplexity:ppl comp:complete; do
         refuse 2 "the nearest verb of ${pair%%:*}" "did you mean ${pair#*:}?" $llama ${pair%%:*} $model x
     done
     refuse 2 "the nearest verb, before its options" "did you mean score?" $llama scor $model -f $items --stride 5
