@@ -811,7 +811,8 @@ static const command *find_command(const char *name) {
 }
 
 /* Return what may be meant by the name of a command that does not exist: a command that begins like
- * it, one of other programs' names, or the most similar command. Case does not matter. NULL: nothing. */
+ * it, one of other programs' names, or the most similar command. Capitals count as small letters.
+ * NULL: nothing. */
 static const char *similar_command(const char *text) {
     static const char *const other_names[][2] = {{"chat", "complete -i"},
                                                  {"run", "complete"},
