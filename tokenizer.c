@@ -52,14 +52,8 @@ typedef struct {
 
 typedef struct { /* the text of a piece that is looked for in a text */
     const char *text;
-    int32_t id;         /* index in pieces */
-    uint16_t n;         /* bytes */
-    uint16_t common[2]; /* bytes shared with the texts between which a search looks at this one:
-                         * the one below, the one above */
-    /* The series of texts that this one begins with, the longest first: see set_series */
-    int32_t shorter; /* index of the first; -1: none */
-    int32_t jump;    /* index of one further along; -1: past the last */
-    uint16_t depth;  /* their number, plus 1 */
+    uint32_t n; /* bytes */
+    int32_t id; /* index in pieces */
 } piece_text;
 
 typedef struct {
@@ -246,47 +240,6 @@ static int compare_texts(const void *left, const void *right) {
                           : (a->id > b->id) - (a->id < b->id);
 }
 
-/* Returns the number of equal bytes at the start of a[n] and b[n]. */
-static size_t common_bytes(const char *a, const char *b, size_t n) {
-    size_t i = 0;
-    while (n - i >= 8 && memcmp(a + i, b + i, 8) == 0) i += 8;
-    while (i < n && a[i] == b[i]) i++;
-    return i;
-}
-
-/* Returns how many bytes texts a < b of the list share; 0 if a or b is outside the list. */
-static size_t common_of(const piece_texts *list, int32_t a, int32_t b) {
-    if (a < 0 || b == list->n) return 0;
-    const piece_text *x = &list->at[a], *y = &list->at[b];
-    return common_bytes(x->text, y->text, x->n < y->n ? x->n : y->n);
-}
-
-/* Sets `common` of the texts between low and high, which a search halves in the same way. */
-static void set_common(piece_texts *list, int32_t low, int32_t high) {
-    int32_t middle = low + (high - low) / 2;
-    if (high - low < 2) return;
-    list->at[middle].common[0] = (uint16_t)common_of(list, low, middle);
-    list->at[middle].common[1] = (uint16_t)common_of(list, middle, high);
-    set_common(list, low, middle);
-    set_common(list, middle, high);
-}
-
-/* Sets `shorter`, `depth` and `jump` of each text. Jumps are as long as in Myers's lists (1983,
- * doi:10.1016/0020-0190(83)90106-0), so that a place in a series of n texts is found in O(log n). */
-static void set_series(piece_texts *list) {
-    for (int32_t i = 0; i < list->n; i++) {
-        int32_t s = i - 1; /* a text begins with the text before it, or with one of its series */
-        size_t common = common_of(list, s, i);
-        while (s >= 0 && list->at[s].n > common) s = list->at[s].shorter;
-        int32_t j = s < 0 ? -1 : list->at[s].jump, k = j < 0 ? -1 : list->at[j].jump;
-        int depth = s < 0 ? 0 : list->at[s].depth, there = j < 0 ? 0 : list->at[j].depth,
-            further = k < 0 ? 0 : list->at[k].depth;
-        list->at[i].shorter = s;
-        list->at[i].depth = (uint16_t)(depth + 1);
-        list->at[i].jump = depth - there == there - further ? k : s;
-    }
-}
-
 /* Makes the list of the pieces that are `wanted`. Fails if a text has two ids. Ids without a row in
  * the model are not used, so of these the first is kept. */
 static const char *list_texts(llamac_vocab *v, piece_texts *list,
@@ -310,8 +263,6 @@ static const char *list_texts(llamac_vocab *v, piece_texts *list,
             list->at[list->n++] = t;
         else if (last->id < v->size) return two_ids;
     }
-    set_common(list, -1, list->n);
-    set_series(list);
     return NULL;
 }
 
@@ -337,32 +288,38 @@ static const char *list_pieces(llamac_vocab *v) {
     return why ? why : list_texts(v, &v->specials, is_special);
 }
 
-/* Returns the longest text of the list at the start of text[n]; NULL if no text matches. Takes
- * O(longest text of the list + log list->n): a binary search for the last text of the list that is
- * not after text[n], which compares no byte of text[n] twice (Manber & Myers 1990); then the longest
- * of its series that text[n] begins with. */
+/* Returns byte number d of a text, -1 after its end. */
+static int text_byte(const piece_text *t, size_t d) {
+    return d < t->n ? (unsigned char)t->text[d] : -1;
+}
+
+/* Returns the first of at[from .. to) whose byte number d is at least `byte`. All of them begin with
+ * the same d bytes. Looks at the first, then from the last on in steps that double: in texts that
+ * begin with one another, the answer is near an end. */
+static int32_t first_text(const piece_text *at, int32_t from, int32_t to, size_t d, int byte) {
+    int32_t step = 1;
+    if (from == to || text_byte(&at[from], d) >= byte) return from;
+    for (; step < to - from && text_byte(&at[to - step], d) >= byte; step *= 2) to -= step;
+    if (step < to - from) from = to - step + 1;
+    while (from < to) {
+        int32_t middle = from + (to - from) / 2;
+        if (text_byte(&at[middle], d) < byte) from = middle + 1;
+        else to = middle;
+    }
+    return from;
+}
+
+/* Returns the longest text of the list at the start of text[n]; NULL if no text matches. */
 static const piece_text *match_text(const piece_texts *list, const char *text, size_t n) {
-    int32_t low = -1, high = list->n;
-    size_t shared[2] = {0, 0}; /* bytes that text[n] shares with the texts low and high */
-    while (high - low > 1) {
-        int32_t middle = low + (high - low) / 2;
-        const piece_text *m = &list->at[middle];
-        bool by_high = shared[1] > shared[0]; /* compare by the one that shares more */
-        size_t d = shared[by_high], known = m->common[by_high];
-        bool above = by_high == (known < d); /* text[n] is not before m */
-        if (known == d) {
-            d += common_bytes(m->text + d, text + d, (m->n < n ? m->n : n) - d);
-            above = d == m->n || (d < n && (unsigned char)m->text[d] < (unsigned char)text[d]);
-        } else if (known < d) d = known;
-        shared[!above] = d;
-        if (above) low = middle;
-        else high = middle;
+    int32_t from = 0, to = list->n;
+    const piece_text *longest = NULL;
+    for (size_t d = 0; d < n && from < to; d++) {
+        int byte = (unsigned char)text[d];
+        from = first_text(list->at, from, to, d, byte);
+        to = first_text(list->at, from, to, d, byte + 1);
+        if (from < to && list->at[from].n == d + 1) longest = &list->at[from];
     }
-    while (low >= 0 && list->at[low].n > shared[0]) {
-        int32_t jump = list->at[low].jump;
-        low = jump >= 0 && list->at[jump].n > shared[0] ? jump : list->at[low].shorter;
-    }
-    return low < 0 ? NULL : &list->at[low];
+    return longest;
 }
 
 /* Makes the checks that need all pieces, and sets bos, eos and space_in_front. A negative bos or

@@ -593,10 +593,10 @@ static void test_json_settings(void) {
 #define REPLACE     "{\"type\": \"Replace\", \"pattern\": {\"String\": \" \"}, \"content\": \"" S "\"}"
 #define NORMALIZER  "\"normalizer\": {\"type\": \"Sequence\", \"normalizers\": [" PREPEND ", " REPLACE "]}"
 #define DECODES     "{\"type\": \"Replace\", \"pattern\": {\"String\": \"" S "\"}, \"content\": \" \"}"
-#define BYTES       "{\"type\": \"ByteFallback\"}"
+#define BYTE_FALLBACK "{\"type\": \"ByteFallback\"}"
 #define FUSE        "{\"type\": \"Fuse\"}"
 #define STRIP       "{\"type\": \"Strip\", \"content\": \" \", \"start\": 1, \"stop\": 0}"
-#define DECODER     "\"decoder\": {\"type\": \"Sequence\", \"decoders\": [" DECODES ", " BYTES ", " FUSE ", " STRIP "]}"
+#define DECODER     "\"decoder\": {\"type\": \"Sequence\", \"decoders\": [" DECODES ", " BYTE_FALLBACK ", " FUSE ", " STRIP "]}"
 #define A           "{\"Sequence\": {\"id\": \"A\", \"type_id\": 0}}"
 #define BOS         "{\"SpecialToken\": {\"id\": \"<s>\", \"type_id\": 0}}"
 #define POST        "\"post_processor\": {\"type\": \"TemplateProcessing\", \"single\": [" BOS ", " A "], \"pair\": [], \"special_tokens\": {\"<s>\": {\"id\": \"<s>\", \"ids\": [1], \"tokens\": [\"<s>\"]}}}"
@@ -618,11 +618,11 @@ static void test_json_settings(void) {
         {"another version", "\"1.0\"", "\"2.0\"", "version", ""},
         {"no decoder", DECODER, "\"decoder\": null", "has no decoder", ""},
         {"a decoder that keeps the space", ", " STRIP, "", NULL, " aa "},
-        {"a decoder without bytes", BYTES ", ", "", NULL, "aa "},
+        {"a decoder without bytes", BYTE_FALLBACK ", ", "", NULL, "aa "},
         {"a decoder that strips each token", FUSE ", " STRIP, STRIP ", " FUSE, "(decoder)", ""},
-        {"a decoder that strips U+2581", DECODES ", " BYTES ", " FUSE ", " STRIP, BYTES ", " FUSE ", " STRIP ", " DECODES, "(decoder)", ""},
-        {"a decoder that does nothing", "[" DECODES ", " BYTES ", " FUSE ", " STRIP "]", "[]", "(decoder)", ""},
-        {"a decoder of the first token", "{\"type\": \"Sequence\", \"decoders\": [" DECODES ", " BYTES ", " FUSE ", " STRIP "]}", "{\"type\": \"Metaspace\", \"replacement\": \"" S "\"}", "(decoder)", ""},
+        {"a decoder that strips U+2581", DECODES ", " BYTE_FALLBACK ", " FUSE ", " STRIP, BYTE_FALLBACK ", " FUSE ", " STRIP ", " DECODES, "(decoder)", ""},
+        {"a decoder that does nothing", "[" DECODES ", " BYTE_FALLBACK ", " FUSE ", " STRIP "]", "[]", "(decoder)", ""},
+        {"a decoder of the first token", "{\"type\": \"Sequence\", \"decoders\": [" DECODES ", " BYTE_FALLBACK ", " FUSE ", " STRIP "]}", "{\"type\": \"Metaspace\", \"replacement\": \"" S "\"}", "(decoder)", ""},
         {"no space in front, but stripped", PREPEND ", ", "", NULL, "aa "},
         {"a text twice", "], \"pair\"", ", " A "], \"pair\"", "other texts into a text", ""},
         {"the second text", "\"id\": \"A\"", "\"id\": \"B\"", "other texts into a text", ""},
