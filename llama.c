@@ -5674,10 +5674,10 @@ LLAMAC_API int llama_session_new(llama_session **session, const llama *m,
         return llamac_fail(
             err, LLAMA_ENOMEM,
             "%llu MB for a session of %zu sequence%s with a context of %zu cannot be "
-            "allocated; use a smaller context%s%s",
+            "allocated; %s%suse a smaller context",
             (unsigned long long)(s.bytes / 1000000), s.n_sequences, s.n_sequences > 1 ? "s" : "",
-            s.context, s.n_sequences > 1 ? ", fewer sequences" : "",
-            s.keep_logits ? ", or no all_logits" : "");
+            s.context, s.n_sequences > 1 ? "use fewer sequences, or " : "",
+            s.keep_logits ? "do not keep all_logits, or " : "");
     llama_session *made = *session = (llama_session *)(void *)base;
     *made = s;
     layout_session(made, base);
@@ -5711,8 +5711,8 @@ static void clear_error(llama_session *s) {
     s->error.text[0] = 0;
 }
 
-/* Begins a call, and returns LLAMA_OK. Returns LLAMA_EINVAL if there is no session, or if a function
- * of the host makes the call while the session works and waits for that function to return. */
+/* Begins a call, and returns LLAMA_OK. Returns LLAMA_EINVAL if there is no session, or if the
+ * session works and waits for the function of the host that makes this call. */
 static int begin(llama_session *s) {
     if (!s) return LLAMA_EINVAL;
     if (s->busy)
@@ -6203,8 +6203,8 @@ LLAMAC_API int llama_save(llama_session *s, int seq, llama_write_fn fn, void *us
 }
 
 /* Reads a header and sets the length and have_logits of q. Fails if the state is damaged, does not
- * belong in this session, or does not have `size` bytes; the status depends on the cause. If size is
- * 0, it is not known. */
+ * belong in this session, or does not have `size` bytes; the status depends on the cause. A size of
+ * 0 is not known. */
 static int load_header(llama_session *s, stream *st, sequence *q, uint64_t size) {
     static const char *const mismatches[] = {
         "this is not a saved state", "the state is of another version",
@@ -6253,7 +6253,7 @@ static int load_rest(llama_session *s, stream *st, const sequence *q, size_t con
     return valid ? LLAMA_OK : llamac_failed(s, LLAMA_EFORMAT, "the state is damaged");
 }
 
-/* Does the work of llama_load for a state of `size` bytes; 0: the size is not known. If the sequence
+/* Does the work of llama_load for a state of `size` bytes; a size of 0 is not known. If the sequence
  * is empty, the state is read directly into its memory. Otherwise the state is read into temporary
  * memory, and copied when all of it is valid. */
 static int load(llama_session *s, int seq, llama_read_fn fn, void *user, uint64_t size) {

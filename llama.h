@@ -56,6 +56,11 @@
  * - Functions that return int return LLAMA_OK (0) or a negative code. Each function below lists the
  *   codes it may return, without their prefix: EINVAL is LLAMA_EINVAL.
  * - A failed call leaves the session as it was before the call, unless the function says otherwise.
+ * - A session calls functions of the host: of the types llama_progress_fn, llama_trace_fn,
+ *   llama_request_fn, llama_read_fn and llama_write_fn. Inside them, functions that take a const
+ *   session may be called for that session. All others change nothing and return EINVAL: "the
+ *   session is evaluating". llama_session_free is forbidden there. The host's functions must
+ *   return: no longjmp and no exception may leave them.
  * - Structs of options, information and samplers begin with `size`: set it to sizeof the struct.
  *   New fields are added at the end; a field that is 0 has its default. An older library accepts a
  *   larger `size`: it ignores options that it does not know, and sets unknown fields of llama_info
@@ -127,13 +132,14 @@ typedef struct {
     char text[508]; /* one line: which file, what is wrong, why, what to do; "" on success */
 } llama_error;
 
-/* Reports progress on the calling thread, at least once a layer, before it is computed. Return 0 to
- * continue, any other value to cancel. `what` names the work and its unit: "prompt" counts layers x
- * tokens, "weights", "md5" and "state" (saving and loading) count bytes. Must not call functions
- * that change the session. */
+/* Reports progress on the calling thread: of "prompt" at least once a layer, before it is computed.
+ * In the last report of work that succeeds, done is total. Return 0 to continue, any other value to
+ * cancel. `what` names the work and its unit: "prompt" counts layers x tokens, "weights", "md5" and
+ * "state" (saving and loading) count bytes. */
 typedef int (*llama_progress_fn)(void *user, const char *what, uint64_t done, uint64_t total);
 
-/* Memory functions of the host. Set both; if one is NULL, the library's own are used. */
+/* Memory functions of the host. Set both: one alone gives EINVAL. If both are NULL, the library's
+ * own are used. */
 typedef struct {
     void *user;                                             /* first argument of both functions */
     void *(*alloc)(void *user, size_t bytes, size_t align); /* returns NULL on failure */
@@ -197,6 +203,7 @@ enum {
     LLAMA_FAST = 1   /* AMX tiles, where the processor has them */
 };
 
+/* context, sequences and batch may be 2^20 at most, threads 1024. */
 typedef struct {
     size_t size;         /* sizeof(llama_session_options) */
     int context;         /* positions in each sequence; 0: the model's (2048 for Meta's folders) */
@@ -232,7 +239,17 @@ LLAMAC_API int llama_eval(llama_session *, int seq, const int32_t *tokens, size_
  *     5. draw
  *
  * Of tokens with equal logits the lower id is first. If only `size` is set, sampling is greedy.
- * Negative, infinite and NaN settings give EINVAL. A bias may be any finite number, or -INFINITY:
+ * EINVAL for a setting outside of its range:
+ *
+ *     setting          range        off                 other values
+ *     temperature      0 or more                        0: greedy, without top_k, top_p, min_p
+ *     top_p            0 or more    0, 1 and more
+ *     min_p            0 to 1       0                   1: only tokens as likely as the most likely
+ *     top_k            0 or more    0, vocab and more
+ *     repeat_penalty   0 or more    0, 1                below 1: makes repetition more likely
+ *     repeat_last      -1 or more                       0: 64; -1: the complete sequence
+ *
+ * Infinity and NaN are outside of every range. A bias may be any finite number, or -INFINITY:
  * then the token is never drawn. A bias of +INFINITY or NaN, or -INFINITY for every token, gives
  * EINVAL at every temperature. To force a token, give all others -INFINITY. */
 typedef struct {
@@ -270,7 +287,8 @@ LLAMAC_API const char *llama_session_error(const llama_session *);
 /* Returns the number of positions that each sequence can have; 0 if the session is NULL. */
 LLAMAC_API int llama_session_context(const llama_session *);
 
-/* Returns the session's kernels and threads, such as "avx512, 2 threads". */
+/* Returns the kernels and threads with which this thread would evaluate the session, such as
+ * "avx512, 2 threads". */
 LLAMAC_API const char *llama_session_kernels(const llama_session *);
 
 /* Returns how many bytes llama_session_new would allocate; 0 if the options are invalid. */
@@ -286,7 +304,15 @@ enum {
 
 /* Tokenizes n bytes of text. Returns the number of tokens, and writes at most `capacity` of them.
  * Without LLAMA_SPECIAL text is data: "<s>" becomes ordinary tokens, never BOS. Use LLAMA_SPECIAL
- * only for texts that you trust. EINVAL (also if the model has no tokenizer), ENOMEM.
+ * only for texts that you trust. Fails with ENOMEM, and with EINVAL if
+ *
+ *     - the model is NULL or has no tokenizer
+ *     - text is NULL and n is not 0, or out is NULL and capacity is not 0
+ *     - n is above PTRDIFF_MAX / 64
+ *     - flags has an unknown bit
+ *     - with LLAMA_SPECIAL, the text has an added token for which the model has no row.
+ *       llama_find_special finds such a token: its id is llama_info.vocab or more
+ *
  *
  * Special tokens are the control tokens such as <s> and </s>, <unk>, and added tokens: those of
  * GGUF's type user-defined, those of tokenizer.json, and those of added_tokens.json,
@@ -299,8 +325,7 @@ enum {
  *       "legacy": false, or tokenizer.json "prepend_scheme": "first", only the beginning of the
  *       text gets that space
  *     - white space beside a token is kept, unless the token's lstrip or rstrip is true
- *     - a text that begins with BOS gets no second BOS from LLAMA_ADD_BOS
- *     - an added token for which the model has no row gives EINVAL. */
+ *     - a text that begins with BOS gets no second BOS from LLAMA_ADD_BOS. */
 LLAMAC_API ptrdiff_t llama_text_to_tokens(const llama *, const char *text, size_t n, unsigned flags,
                                           int32_t *out, size_t capacity);
 
@@ -339,7 +364,7 @@ LLAMAC_API size_t llama_token_to_text(const llama *, llama_decoder *, int32_t to
 
 /* Decodes the UTF-8 character at the start of n > 0 bytes into *number and returns its length in
  * bytes. If the first byte is not the start of a valid character, *number is -1 and the length
- * is 1. */
+ * is 1. number may be NULL, text may not. */
 LLAMAC_API size_t llama_utf8_next(const char *text, size_t n, int32_t *number);
 
 /* Returns 1 if a terminal would act on the character instead of showing it: control characters,
@@ -348,7 +373,8 @@ LLAMAC_API int llama_is_control(int32_t character);
 
 /* Searches n bytes of text for the stop texts. Returns where the first match begins, or n if there
  * is no match. Then *keep is the number of bytes at the end of the text that may be the beginning
- * of a stop text: a program that prints as it goes should hold them back. */
+ * of a stop text: a program that prints as it goes should hold them back. keep may be NULL, text if
+ * n is 0, and stops if n_stops is 0. No stop text may be NULL. An empty stop text matches at 0. */
 LLAMAC_API size_t llama_find_stop(const char *text, size_t n, const char *const *stops,
                                   size_t n_stops, size_t *keep);
 
@@ -407,7 +433,7 @@ LLAMAC_API const float *llama_logits_at(const llama_session *, int seq, size_t p
 LLAMAC_API int llama_probabilities(llama_session *, int seq, const llama_sampler *, float *probs);
 
 /* Writes the k most likely tokens to `out`, most likely first. Uses the plain softmax, without a
- * sampler. Returns how many it wrote: k, or vocab if k is larger. Errors: EINVAL (k below 1, no
+ * sampler. Returns how many it wrote: k, or vocab if k is larger. Errors: EINVAL (k below 0, no
  * logits), without a text in llama_session_error, as the session is const. */
 LLAMAC_API int llama_top_logprobs(const llama_session *, int seq, llama_token_logprob *out, int k);
 
@@ -437,7 +463,8 @@ LLAMAC_API int llama_trace(llama_session *, llama_trace_fn fn, void *user);
 /* ---- Whole texts ---- */
 
 /* Makes the sequence hold these tokens and their logits. Evaluates only what follows the prefix
- * that the sequence holds already. Errors as llama_eval; the sequence then holds that prefix. */
+ * that the sequence holds already. Errors as llama_eval. After EINVAL and EFULL the sequence is as
+ * it was; after other errors it holds that prefix. */
 LLAMAC_API int llama_prefill(llama_session *, int seq, const int32_t *tokens, size_t n);
 
 /* Why a text ended. */
@@ -453,7 +480,8 @@ typedef struct {
     const int32_t *prompt; /* [n_prompt] tokens, BOS included if it is wanted */
     size_t n_prompt;
     llama_sampler sampler;
-    size_t max_tokens;    /* to generate; n_prompt + max_tokens may be the context + 1 at most */
+    size_t max_tokens;    /* to generate; n_prompt + max_tokens may be the context + 1 at most, and
+                           * n_prompt the context */
     llama_decoder utf8;   /* set started = 1 if the prompt has text, to keep a leading space */
     int seq;              /* result: the sequence that was used */
     int finish_reason;    /* result: LLAMA_FINISH_... */
@@ -472,16 +500,29 @@ typedef struct {
  *                        call that follows. After that call the value has no meaning
  *     a negative code    to end llama_generate with that code. Texts that have not ended keep
  *                        LLAMA_FINISH_NONE, as they do when the progress function cancels or the
- *                        call fails; `generated` says how many tokens they have */
+ *                        call fails; `generated` says how many tokens they have
+ *
+ * A function that ends a text at a stop text. The host's `all` has all text so far, n_all bytes, of
+ * which `shown` are printed:
+ *
+ *     memcpy(all + n_all, text, n), n_all += n;
+ *     size_t keep, at = llama_find_stop(all + shown, n_all - shown, stops, n_stops, &keep);
+ *     int found = at < n_all - shown;
+ *     shown += fwrite(all + shown, 1, found || request->finish_reason ? at : at - keep, stdout);
+ *     if (found) n_all = shown; // drops the stop text and what follows it
+ *     return found; */
 typedef int (*llama_request_fn)(void *user, llama_request *, const char *text, size_t n);
 
 /* Generates n texts. Each pass over the weights evaluates as many texts as the session has
  * sequences, up to 64. Batching never changes a text: its bits are those of generating it alone.
  *
  * Prompts with a common prefix share it. A prefix that a sequence already holds, from an earlier
- * call or from llama_load, is not evaluated again. Errors as llama_eval_batch and llama_sample, and
- * fn's own; the sequences then keep what they hold. EINVAL also if a prompt is empty and max_tokens
- * is not 0. */
+ * call or from llama_load, is not evaluated again.
+ *
+ * Checks all requests before it changes or evaluates anything: EINVAL if a token or a sampler is
+ * invalid, or a prompt is empty and max_tokens is not 0; EFULL if a request does not fit in the
+ * context. llama_session_error names the request, counted from 0. Later errors are ECANCEL,
+ * ENUMERIC, EIO and fn's own; the sequences then keep what they hold. */
 LLAMAC_API int llama_generate(llama_session *, llama_request *, size_t n, llama_request_fn fn,
                               void *user);
 
@@ -508,8 +549,9 @@ typedef struct {
  * Continuations run together in one pass over the weights; that does not change their bits. A
  * context is evaluated once for all continuations in a row that have it.
  *
- * The session needs at least 3 sequences. What they hold is lost, also on failure. Errors as
- * llama_text_to_tokens and llama_eval_batch. */
+ * The session needs at least 3 sequences; up to 64 continuations run together. What the sequences
+ * hold is lost, also on failure. Errors as llama_text_to_tokens and llama_eval_batch;
+ * llama_session_error names the continuation, counted from 0. */
 LLAMAC_API int llama_loglikelihood(llama_session *, llama_continuation *, size_t n);
 
 /* Tokenizes n continuations as llama_loglikelihood does, and sets only `given` and `tokens`:
@@ -522,8 +564,11 @@ LLAMAC_API int llama_count_continuation(const llama *, llama_continuation *, siz
 typedef int (*llama_write_fn)(void *user, const void *p, size_t n); /* returns 0 on success */
 typedef int (*llama_read_fn)(void *user, void *p, size_t n);        /* returns 0 on success */
 
-/* Writes a sequence through fn: kv_bytes_per_token bytes for each token, the logits if there are
- * any, and a short header. Any session on the same weights can load it, from files of any format,
+/* Writes a sequence through fn, in
+ *
+ *     64 + llama_length * (kv_bytes_per_token + 4) + (llama_logits ? 4 * vocab : 0)
+ *
+ * bytes. Any session on the same weights can load it, from files of any format,
  * and continues with the same bits. EINVAL; EIO if fn failed; ECANCEL. */
 LLAMAC_API int llama_save(llama_session *, int seq, llama_write_fn fn, void *user);
 
@@ -533,7 +578,7 @@ LLAMAC_API int llama_save(llama_session *, int seq, llama_write_fn fn, void *use
  *     EFORMAT     the bytes are damaged, or are not a saved state
  *     EMISMATCH   the state is of another model, another version or another kind of arithmetic
  *     EFULL       the state is longer than the context
- *     EIO         fn failed
+ *     EIO         fn failed: it could not read, or the state ends early
  *     ECANCEL     the session's progress function cancelled
  *     ENOMEM      a sequence that is not empty needs memory for both states
  *
@@ -548,7 +593,7 @@ LLAMAC_API int llama_load(llama_session *, int seq, llama_read_fn fn, void *user
 LLAMAC_API int llama_save_file(llama_session *, int seq, const char *path, llama_error *);
 
 /* Loads a sequence from a file. Errors as llama_load. If the file does not exist: EIO, and errno is
- * ENOENT. If bytes follow the state: EFORMAT, and the sequence is empty. */
+ * ENOENT. If it is empty, ends before the end of the state or is longer than it: EFORMAT. */
 LLAMAC_API int llama_load_file(llama_session *, int seq, const char *path, llama_error *);
 
 /* ---- The model and its files ---- */

@@ -264,6 +264,279 @@ static void test_errors(void) {
     llama_session_free(s);
 }
 
+/* ---- A refused call changes nothing ---- */
+
+typedef struct {
+    size_t length;
+    int32_t tokens[16];
+    bool has;
+    float logits[1024], next[1024];
+} picture;
+
+/* All there is to see of a sequence, and the logits after one more token, found in sequence 3. */
+static void look(llama_session *s, int seq, picture *p) {
+    memset(p, 0, sizeof *p);
+    p->length = llama_length(s, seq);
+    memcpy(p->tokens, llama_tokens(s, seq), p->length * sizeof *p->tokens);
+    p->has = llama_logits(s, seq) != NULL;
+    if (p->has) memcpy(p->logits, llama_logits(s, seq), sizeof p->logits);
+    check(!llama_fork(s, 3, seq) && !llama_eval(s, 3, &some[9], 1), "one more token");
+    memcpy(p->next, llama_logits(s, 3), sizeof p->next);
+    llama_rewind(s, 3, 0);
+}
+
+/* Reads the bytes of a state, and fails where they end. */
+typedef struct {
+    const char *at;
+    size_t n;
+} reader;
+static int read_some(void *user, void *p, size_t n) {
+    reader *r = user;
+    if (n > r->n) return 1;
+    memcpy(p, r->at, n);
+    r->at += n, r->n -= n;
+    return 0;
+}
+
+#define STATE_FILE(name) "build/api-state-" name
+
+/* Refused call number i; what it has to return and to say. false: there is no such call. */
+static bool refused_call(llama_session *s, size_t i, int *status, int *want, const char **words) {
+    static float out[1024], bias[1024] = {[7] = NAN};
+    static int32_t odd[] = {1, 563, 5, 1024}, long_one[40], rank[4];
+    const llama_sampler good = {.size = sizeof good, .temperature = 1};
+    llama_sampler o = good;
+    llama_request r[2] = {{.prompt = some + 2, .n_prompt = 3, .max_tokens = 2, .sampler = good}, {.prompt = some + 3, .n_prompt = 3, .max_tokens = 2, .sampler = good}};
+    llama_continuation e = {.context = "a", .n_context = 1, .ending = "b", .n_ending = 1};
+    llama_error err;
+    size_t n = 0;
+    *want = LLAMA_EINVAL;
+#define CALL(call, text) if (n++ == i) return *status = (call), *words = (text), true
+#define FULL(call, text) if (n++ == i) return *want = LLAMA_EFULL, *status = (call), *words = (text), true
+#define FAIL_AS(code, call, text) if (n++ == i) return *want = (code), *status = (call), *words = (text), true
+    CALL(llama_eval(s, 9, some, 1), "no such sequence: 9");
+    CALL(llama_eval(s, -1, some, 1), "no such sequence: -1");
+    CALL(llama_eval(s, 0, NULL, 1), "sequence 0: tokens");
+    CALL(llama_eval(s, 0, odd, 4), "token 3 is 1024");
+    CALL(llama_eval(s, 0, (int32_t[]){-1}, 1), "token 0 is -1");
+    FULL(llama_eval(s, 0, some, 10), "sequence 0 has 7 of 16");
+    FULL(llama_eval(s, 0, some, SIZE_MAX), "sequence 0 has 7 of 16");
+    CALL(llama_eval_batch(s, NULL, 2), "spans");
+    CALL(llama_eval_batch(s, (llama_span[]){{0, some, 1}, {1, odd, 4}}, 2), "sequence 1: token 3");
+    CALL(llama_eval_batch(s, (llama_span[]){{0, some, 1}, {1, NULL, 4}}, 2), "sequence 1: tokens");
+    CALL(llama_eval_batch(s, (llama_span[]){{0, some, 1}, {9, some, 1}}, 2), "no such sequence: 9");
+    CALL(llama_eval_batch(s, (llama_span[]){{0, some, 1}, {1, some, 1}, {0, some, 1}}, 3), "sequence 0 is named twice");
+    FULL(llama_eval_batch(s, (llama_span[]){{0, some, 1}, {1, long_one, 15}}, 2), "sequence 1 has 2 of 16");
+    CALL(llama_score(s, 0, some, 1, NULL), "logprob");
+    CALL(llama_score(s, 1, some, 1, out), "sequence 1 was rewound");
+    CALL(llama_score(s, 0, odd, 4, out), "token 3");
+    CALL(llama_score_batch(s, (llama_span[]){{0, some, 1}, {1, some, 1}}, 2, out, rank), "sequence 1 was rewound");
+    FULL(llama_score_batch(s, (llama_span[]){{2, some, 1}, {0, some, 10}}, 2, out, rank), "sequence 0 has 7 of 16");
+    CALL(llama_rewind(s, 0, 8), "cannot be rewound to 8");
+    CALL(llama_rewind(s, 4, 0), "no such sequence: 4");
+    CALL(llama_fork(s, 0, 4), "no such sequence: 4");
+    CALL(llama_fork(s, 4, 0), "no such sequence: 4");
+    CALL(llama_prefill(s, 4, some, 1), "no such sequence: 4");
+    CALL(llama_prefill(s, 0, NULL, 1), "sequence 0: tokens");
+    CALL(llama_prefill(s, 0, odd, 4), "token 3 is 1024");
+    FULL(llama_prefill(s, 0, long_one, 17), "17 more tokens do not fit");
+    FULL(llama_prefill(s, 1, long_one, SIZE_MAX), "do not fit");
+    CALL(llama_sample(s, 4, &o), "no such sequence: 4");
+    CALL(llama_sample(s, 1, &o), "sequence 1 has no logits");
+    CALL(llama_sample(s, 0, NULL), "the sampler is NULL");
+    CALL((o.bias = bias, llama_sample(s, 0, &o)), "the bias of token 7 is NaN");
+    CALL((o.temperature = -1.5f, llama_sample(s, 0, &o)), "temperature is -1.5;");
+    CALL((o.temperature = INFINITY, llama_sample(s, 0, &o)), "temperature is inf;");
+    CALL((o.top_p = -0.25f, llama_sample(s, 0, &o)), "top_p is -0.25;");
+    CALL((o.top_p = INFINITY, llama_sample(s, 0, &o)), "top_p is inf;");
+    CALL((o.min_p = 1.5f, llama_sample(s, 0, &o)), "min_p is 1.5; it must be from 0 to 1");
+    CALL((o.top_k = -3, llama_sample(s, 0, &o)), "top_k is -3;");
+    CALL((o.repeat_penalty = -2, llama_sample(s, 0, &o)), "repeat_penalty is -2;");
+    CALL((o.repeat_last = -2, llama_sample(s, 0, &o)), "repeat_last is -2; it must be finite and at least -1");
+    CALL((o.top_k = -3, llama_probabilities(s, 0, &o, out)), "top_k is -3;");
+    CALL(llama_probabilities(s, 0, &o, NULL), "probs");
+    CALL(llama_save(s, 4, to_nowhere, &n), "no such sequence: 4");
+    CALL(llama_save(s, 0, NULL, NULL), "write function");
+    CALL(llama_save_file(s, 4, STATE_FILE("none"), &err), "no such sequence: 4");
+    CALL(llama_save_file(s, 0, NULL, &err), "file name");
+    CALL(llama_load(s, 4, from_nowhere, NULL), "no such sequence: 4");
+    CALL(llama_load(s, 0, NULL, NULL), "read function");
+    FAIL_AS(LLAMA_EFORMAT, llama_load(s, 0, from_nowhere, NULL), "not a saved state");
+    FAIL_AS(LLAMA_EIO, llama_load(s, 0, read_some, &((reader){NULL, 0})), "ends in its header");
+    CALL(llama_load_file(s, 4, STATE_FILE("whole"), &err), "no such sequence: 4");
+    CALL(llama_load_file(s, 0, NULL, &err), "file name");
+    FAIL_AS(LLAMA_EIO, llama_load_file(s, 0, STATE_FILE("none"), &err), "cannot be opened");
+    for (int seq = 0; seq < 3; seq++) {
+        FAIL_AS(LLAMA_EFORMAT, llama_load_file(s, seq, STATE_FILE("empty"), &err), "is empty; this is not a saved state");
+        FAIL_AS(LLAMA_EFORMAT, llama_load_file(s, seq, STATE_FILE("short"), &err), "the state ends after 500 of ");
+        FAIL_AS(LLAMA_EFORMAT, llama_load_file(s, seq, STATE_FILE("longer"), &err), "is longer than the state in it");
+        FAIL_AS(LLAMA_EFULL, llama_load_file(s, seq, STATE_FILE("long"), &err), "longer than the context");
+    }
+    CALL(llama_generate(s, r, 2, NULL, NULL), "the callback is NULL");
+    CALL(llama_generate(s, NULL, 2, say_nothing, NULL), "the requests are NULL");
+    CALL((r[1].prompt = NULL, llama_generate(s, r, 2, say_nothing, NULL)), "request 1: its prompt is NULL");
+    CALL((r[1].n_prompt = 0, llama_generate(s, r, 2, say_nothing, NULL)), "request 1: its prompt is empty");
+    CALL((r[1].prompt = odd, r[1].n_prompt = 4, llama_generate(s, r, 2, say_nothing, NULL)), "request 1: token 3 is 1024");
+    CALL((r[1].sampler.size = 0, llama_generate(s, r, 2, say_nothing, NULL)), "request 1: the sampler");
+    CALL((r[1].sampler.top_p = NAN, llama_generate(s, r, 2, say_nothing, NULL)), "request 1: the sampler's top_p is");
+    CALL((r[1].sampler.bias = bias, llama_generate(s, r, 2, say_nothing, NULL)), "request 1: the bias of token 7 is NaN");
+    FULL((r[1].max_tokens = 15, llama_generate(s, r, 2, say_nothing, NULL)), "request 1: its prompt of 3 tokens and max_tokens of 15 do not fit in the context of 16");
+    FULL((r[1].max_tokens = SIZE_MAX, llama_generate(s, r, 2, say_nothing, NULL)), "request 1: its prompt of 3");
+    FULL((r[1].prompt = long_one, r[1].n_prompt = 17, r[1].max_tokens = 0, llama_generate(s, r, 2, say_nothing, NULL)), "request 1: its prompt of 17 tokens");
+    FULL((r[1].n_prompt = SIZE_MAX, llama_generate(s, r, 2, say_nothing, NULL)), "request 1: ");
+    CALL(llama_loglikelihood(s, NULL, 1), "the continuations are NULL");
+    CALL((e.context = NULL, llama_loglikelihood(s, &e, 1)), "continuation 0: its context is NULL");
+    return false;
+}
+
+static void test_unchanged(void) {
+    llama_session *s = session(model, (llama_session_options){.context = 16, .sequences = 4, .threads = 1}), *large = session(model, (llama_session_options){.context = 32});
+    static picture before[3], now;
+    int32_t many[20];
+    size_t n = 0, calls = 0;
+    for (int i = 0; i < 20; i++) many[i] = i + 5;
+    check(!llama_eval(s, 0, some, 7) && !llama_eval(s, 1, some + 1, 3) && !llama_rewind(s, 1, 2), "sequences");
+    remove(STATE_FILE("whole")), remove(STATE_FILE("long")), remove(STATE_FILE("none"));
+    check(!llama_eval(large, 0, many, 3) && !llama_save_file(large, 0, STATE_FILE("whole"), NULL) && !llama_eval(large, 0, many + 3, 17) &&
+              !llama_save_file(large, 0, STATE_FILE("long"), NULL), "states");
+    char *bytes = read_file(STATE_FILE("whole"), &n);
+    buffer b = {.n = 0};
+    if (!check(bytes && n == 64 + 3 * (4 * 2 * 192 * 4 + 4) + 4 * 1024, "a state of %zu bytes", n)) return;
+    write_file(STATE_FILE("empty"), &b), put(&b, bytes, 500), write_file(STATE_FILE("short"), &b);
+    put(&b, bytes + 500, n - 500), put(&b, "x", 1), write_file(STATE_FILE("longer"), &b);
+    for (int k = 0; k < 3; k++) look(s, k, &before[k]);
+    int status, want;
+    const char *words;
+    for (; refused_call(s, calls, &status, &want, &words); calls++) {
+        check(status == want && strstr(llama_session_error(s), words), "call %zu: %d, '%s' has no '%s'", calls, status, llama_session_error(s), words);
+        for (int k = 0; k < 3; k++) {
+            look(s, k, &now);
+            check(memcmp(&now, &before[k], sizeof now) == 0, "call %zu (%s) has changed sequence %d: %zu tokens", calls, words, k, now.length);
+            if (memcmp(&now, &before[k], sizeof now) == 0) continue;
+            llama_rewind(s, k, 0); /* for the next call */
+            if (k < 2) check(!llama_eval(s, k, some + k, k ? 3 : 7) && (k == 0 || !llama_rewind(s, 1, 2)), "made again");
+        }
+    }
+    check(calls > 70, "%zu refused calls", calls);
+    check(!llama_load_file(s, 0, STATE_FILE("whole"), NULL) && llama_length(s, 0) == 3, "the whole state loads");
+    free(bytes), free(b.at);
+    llama_session_free(s), llama_session_free(large);
+}
+
+/* Errors of llama_loglikelihood name the continuation. */
+static void test_continuation_errors(void) {
+    llama_session *s = session(model, (llama_session_options){.context = 16, .sequences = 3}), *two = session(model, (llama_session_options){.context = 16, .sequences = 2});
+    llama_continuation good = {.context = "The king", .n_context = 8, .ending = " said", .n_ending = 5}, e[5] = {good, good, good, good, good};
+    check(llama_loglikelihood(s, e, 5) == LLAMA_OK, "five: %s", llama_session_error(s));
+    e[3].ending = NULL;
+    check(llama_loglikelihood(s, e, 5) == LLAMA_EINVAL && strstr(llama_session_error(s), "continuation 3: its ending is NULL"), "a NULL: %s", llama_session_error(s));
+    e[3] = good, e[3].ending = " said that he would go to the little house in the dark wood", e[3].n_ending = strlen(e[3].ending);
+    char words[128];
+    check(llama_count_continuation(model, &e[3], 1) == LLAMA_OK && e[3].given + e[3].tokens > 16, "too long");
+    snprintf(words, sizeof words, "continuation 3: its context of %zu tokens and its ending of %zu do not fit in the session's context of 16", e[3].given, e[3].tokens);
+    check(llama_loglikelihood(s, e, 5) == LLAMA_EFULL && strstr(llama_session_error(s), words), "too long: %s", llama_session_error(s));
+    check(llama_loglikelihood(two, e, 1) == LLAMA_EINVAL && strstr(llama_session_error(two), "this one has 2"), "two sequences: %s", llama_session_error(two));
+    llama_session_free(s), llama_session_free(two);
+}
+
+/* ---- Calls from inside a function of the host ---- */
+
+static llama_session *busy_session;
+static int busy_calls;
+
+static void call_inside(const char *where) {
+    llama_session *s = busy_session;
+    static float out[1024];
+    const llama_sampler o = {.size = sizeof o};
+    llama_request r = {.prompt = some, .n_prompt = 3, .max_tokens = 1, .sampler = o};
+    llama_continuation e = {.context = "a", .n_context = 1, .ending = "b", .n_ending = 1};
+    llama_error err;
+    size_t n = 0;
+    const llama_span span = {0, some, 1};
+    if (busy_calls++ > 40) return; /* often enough */
+    for (int i = 0; i < 16; i++) {
+        int status = LLAMA_OK;
+        switch (i) {
+        case 0: status = llama_eval(s, 0, some, 1); break;
+        case 1: status = llama_eval_batch(s, &span, 1); break;
+        case 2: status = llama_score(s, 0, some, 1, out); break;
+        case 3: status = llama_score_batch(s, &span, 1, out, NULL); break;
+        case 4: status = llama_rewind(s, 0, 0); break;
+        case 5: status = llama_fork(s, 1, 0); break;
+        case 6: status = llama_prefill(s, 0, some, 1); break;
+        case 7: status = llama_sample(s, 0, &o); break;
+        case 8: status = llama_probabilities(s, 0, &o, out); break;
+        case 9: status = llama_trace(s, NULL, NULL); break;
+        case 10: status = llama_generate(s, &r, 1, say_nothing, NULL); break;
+        case 11: status = llama_loglikelihood(s, &e, 1); break;
+        case 12: status = llama_save(s, 0, to_nowhere, &n); break;
+        case 13: status = llama_load(s, 0, from_nowhere, NULL); break;
+        case 14: status = llama_save_file(s, 0, STATE_FILE("busy"), &err); break;
+        default: status = llama_load_file(s, 0, STATE_FILE("whole"), &err); break;
+        }
+        check(status == LLAMA_EINVAL && strstr(llama_session_error(s), "the session is evaluating"), "%s, call %d: %d, '%s'", where, i, status, llama_session_error(s));
+    }
+    check(llama_session_context(s) == 16 && *llama_session_kernels(s), "what reads is fine");
+}
+
+static int busy_progress(void *user, const char *what, uint64_t done, uint64_t total) {
+    (void)user, (void)done, (void)total;
+    call_inside(what);
+    return 0;
+}
+static void busy_trace(void *user, const char *name, const float *x, size_t rows, size_t cols) {
+    (void)user, (void)x, (void)rows, (void)cols;
+    call_inside(name);
+}
+static int busy_request(void *user, llama_request *r, const char *text, size_t n) {
+    (void)user, (void)text, (void)n;
+    llama_token_logprob top[2];
+    call_inside("a request");
+    if (!r->finish_reason) check(llama_logits(busy_session, r->seq) && llama_top_logprobs(busy_session, r->seq, top, 2) == 2 && top[0].token == r->token, "the logits are there");
+    return 0;
+}
+typedef struct {
+    buffer b;
+    size_t at;
+} busy_tape;
+static int busy_write(void *user, const void *p, size_t n) {
+    call_inside("write");
+    put(&((busy_tape *)user)->b, p, n);
+    return 0;
+}
+static int busy_read(void *user, void *p, size_t n) {
+    busy_tape *t = user;
+    call_inside("read");
+    if (n > t->b.n - t->at) return 1;
+    memcpy(p, t->b.at + t->at, n);
+    t->at += n;
+    return 0;
+}
+
+static void test_inside(void) {
+    llama_session *plain = session(model, (llama_session_options){.context = 16, .sequences = 3});
+    busy_session = session(model, (llama_session_options){.context = 16, .sequences = 3, .progress = busy_progress});
+    llama_session *s = busy_session;
+    llama_request r[2] = {{.prompt = some, .n_prompt = 3, .max_tokens = 4, .sampler = {.size = sizeof(llama_sampler)}}}, same = r[0];
+    busy_tape t = {.at = 0};
+    check(llama_eval(plain, 0, some, 5) == LLAMA_OK, "plain");
+    for (int i = 0; i < 5; i++) {
+        int status = LLAMA_OK;
+        busy_calls = 0;
+        if (i == 0) status = llama_eval(s, 0, some, 5);
+        if (i == 1) status = llama_trace(s, busy_trace, NULL) || llama_rewind(s, 0, 1) || llama_eval(s, 0, some + 1, 4);
+        if (i == 2) status = llama_trace(s, NULL, NULL) || llama_save(s, 0, busy_write, &t);
+        if (i == 3) status = llama_load(s, 1, busy_read, &t);
+        if (i == 4) busy_calls = -1000, status = llama_generate(s, r, 1, busy_request, NULL);
+        check(status == LLAMA_OK && !*llama_session_error(s) && busy_calls, "kind %d: %d, '%s'", i, status, llama_session_error(s));
+        if (i < 4) check(llama_length(s, i == 3) == 5 && memcmp(llama_logits(s, i == 3), llama_logits(plain, 0), 4096) == 0, "kind %d: nothing was changed from inside", i);
+    }
+    check(llama_generate(plain, &same, 1, say_nothing, NULL) == LLAMA_OK && same.token == r[0].token && r[0].generated == 4, "the same text");
+    check(!exists(STATE_FILE("busy")), "no file");
+    free(t.b.at);
+    llama_session_free(s), llama_session_free(plain);
+}
+
 /* A session with all_logits has the logits of every token of the last call, and no others. */
 static void test_all_logits(void) {
     llama_session_options o = {.size = sizeof o, .context = 16, .sequences = 3, .batch = 5}, more = o;
@@ -406,6 +679,9 @@ static void test_options(void) {
     llama_session_options none = {.size = 3}, huge = {.size = sizeof huge, .context = 1 << 20, .sequences = 1 << 20};
     check(llama_session_new(&s, model, &none, &err) == LLAMA_EINVAL, "options without a size");
     check(llama_session_new(&s, model, &huge, &err) == LLAMA_ENOMEM && s == NULL, "more than there is: %s", err.text);
+    check(strstr(err.text, "1048576 sequences") && strstr(err.text, "fewer sequences") && !strstr(err.text, "all_logits"), "what to make smaller: %s", err.text);
+    huge.all_logits = 1;
+    check(llama_session_new(&s, model, &huge, &err) == LLAMA_ENOMEM && strstr(err.text, "all_logits"), "what to make smaller: %s", err.text);
     check(llama_session_new(&s, NULL, NULL, NULL) == LLAMA_EINVAL && llama_session_new(NULL, model, NULL, NULL) == LLAMA_EINVAL, "NULL");
     llama *m = (void *)1;
     llama_options stream = {.size = sizeof stream, .memory = LLAMA_MEMORY_STREAM}, odd = {.size = sizeof odd, .memory = 9};
@@ -508,6 +784,7 @@ static void test_progress(void) {
     watch w = {0};
     llama_session *s = session(model, (llama_session_options){.context = 64, .batch = 4, .progress = on_progress, .user = &w});
     check(llama_eval(s, 0, some, SOME) == LLAMA_OK && w.calls >= 3 * 4, "at least once a layer");
+    check(w.last == 4 * SOME && w.total == w.last, "and at the end: %d of %d", (int)w.last, (int)w.total);
     float before[1024];
     memcpy(before, llama_logits(s, 0), sizeof before);
     w.stop_at = w.calls + 6;
@@ -724,6 +1001,14 @@ static void test_memory(void) {
     llama *m = NULL;
     llama_session *s = NULL;
     llama_error err;
+    for (int i = 0; i < 2; i++) { /* only one of the functions */
+        llama_allocator half = {&c, i ? counting_alloc : NULL, i ? NULL : counting_free};
+        llama_options bad = {.size = sizeof bad, .allocator = &half};
+        llama_session_options bad_session = {.size = sizeof bad_session, .allocator = &half};
+        check(llama_open(&m, folder, &bad, &err) == LLAMA_EINVAL && !m && strstr(err.text, i ? "function free" : "function alloc"), "half an allocator: %s", err.text);
+        check(llama_session_new(&s, model, &bad_session, &err) == LLAMA_EINVAL && !s && strstr(err.text, i ? "function free" : "function alloc"), "half an allocator: %s", err.text);
+        llama_close(m), llama_session_free(s);
+    }
     for (long site = 1;; site++) { /* fail each allocation of opening once */
         c = (counter){.fail_at = site};
         int status = llama_open(&m, folder, &o, &err);
@@ -826,7 +1111,7 @@ static void test_small_pages(void) {
 }
 
 static const test_case cases[] = {
-    CASE(golden), CASE(describe), CASE(newer_host), CASE(vectors), CASE(text), CASE(eval_refusals), CASE(errors), CASE(sequences), CASE(all_logits), CASE(long),
+    CASE(golden), CASE(describe), CASE(newer_host), CASE(vectors), CASE(text), CASE(eval_refusals), CASE(errors), CASE(sequences), CASE(unchanged), CASE(continuation_errors), CASE(inside), CASE(all_logits), CASE(long),
     CASE(process), CASE(lock), CASE(options), CASE(score), CASE(score_batch), CASE(progress), CASE(trace),
     CASE(float_mode), CASE(sampler), CASE(memory), CASE(touched), CASE(small_pages)};
 

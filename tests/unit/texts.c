@@ -406,7 +406,45 @@ static void test_stop(void) {
     }
 }
 
+/* The function in llama.h that ends a text at a stop text. */
+static char all[4096];
+static size_t n_all, shown;
+static FILE *shown_file;
+static const char *stops[] = {"@@", NULL};
+static int stop_at(void *user, llama_request *request, const char *text, size_t n) {
+    (void)user;
+    memcpy(all + n_all, text, n), n_all += n;
+    size_t keep, at = llama_find_stop(all + shown, n_all - shown, stops, 2, &keep);
+    int found = at < n_all - shown;
+    shown += fwrite(all + shown, 1, found || request->finish_reason ? at : at - keep, shown_file);
+    if (found) n_all = shown;
+    return found;
+}
+
+static void test_stop_texts(void) {
+    llama_session *s = session(1, 128);
+    result whole = alone(0, 3, MOST);
+    for (size_t begin = 0; begin + 5 <= whole.bytes; begin++)
+        for (size_t n = 1; n < 5; n++) { /* each piece of the text as a stop text */
+            char stop[8] = "", *out = NULL;
+            size_t n_out = 0, at = 0;
+            memcpy(stop, whole.text + begin, n), stops[1] = stop;
+            while (memcmp(whole.text + at, stop, n) != 0) at++;
+            n_all = shown = 0, shown_file = open_memstream(&out, &n_out);
+            llama_request r = text_of(0, 3, MOST);
+            int status = llama_generate(s, &r, 1, stop_at, NULL);
+            fclose(shown_file);
+            check(status == LLAMA_OK && r.finish_reason == LLAMA_FINISH_STOP && n_out == at && memcmp(out, whole.text, at) == 0, "stop at '%s': %zu bytes, not %zu", stop, n_out, at);
+            free(out);
+            if (begin % 5) break;
+        }
+    check(llama_find_stop(NULL, 0, NULL, 0, NULL) == 0 && llama_find_stop("ab", 2, NULL, 0, NULL) == 2 && llama_find_stop("ab", 2, (const char *[]){""}, 1, NULL) == 0,
+          "nothing to find, nothing to find it in, an empty stop text");
+    llama_session_free(s);
+}
+
 static void test_utf8(void) {
+    check(llama_utf8_next("\xc3\xa9", 2, NULL) == 2 && llama_utf8_next("\xc3", 1, NULL) == 1, "the length alone");
     static const struct {
         const char *text;
         size_t n, length;
@@ -441,7 +479,7 @@ static void test_utf8(void) {
 }
 
 static const test_case cases[] = {
-    CASE(bits), CASE(shared), CASE(said), CASE(prompt), CASE(endings), CASE(contexts), CASE(stop), CASE(utf8)};
+    CASE(bits), CASE(shared), CASE(said), CASE(prompt), CASE(endings), CASE(contexts), CASE(stop), CASE(stop_texts), CASE(utf8)};
 
 int main(int argc, char **argv) {
     llama_error err;

@@ -61,7 +61,9 @@ static void test_child(void) {
     llama_session *s = NULL;
     int32_t tokens[48], status = -1;
     for (int i = 0; i < 48; i++) tokens[i] = i + 3;
+    bool teams = !strstr(llama_build(), "no OpenMP");
     check(!llama_session_new(&s, model, &o, NULL) && !llama_eval(s, 0, tokens, 47), "in the parent");
+    check(strstr(llama_session_kernels(s), teams ? ", 2 threads" : ", 1 thread"), "the parent's kernels: %s", llama_session_kernels(s));
     size_t bytes = (size_t)info.vocab * sizeof(float);
     float *parent = must_alloc(bytes);
     pid_t child = fork();
@@ -72,7 +74,7 @@ static void test_child(void) {
         memcpy(parent, llama_logits(s, 0), bytes);
         llama_rewind(s, 0, 47);
         llama_eval(s, 0, tokens + 47, 1);
-        int other = memcmp(parent, llama_logits(s, 0), bytes) != 0;
+        int other = memcmp(parent, llama_logits(s, 0), bytes) != 0 || !strstr(llama_session_kernels(s), ", 1 thread");
         llama_session *own = NULL; /* the child's, of the model that had workers */
         other |= llama_session_new(&own, model, &o, NULL) || llama_eval(own, 0, tokens, 48) || memcmp(parent, llama_logits(own, 0), bytes) != 0;
         _exit(other);
