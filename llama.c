@@ -82,6 +82,7 @@
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE /* mmap, madvise and mlock under -std=c11 */
 #endif
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <float.h>
@@ -2207,6 +2208,9 @@ LLAMAC_INLINE ptrdiff_t llamac_read(const llamac_file *, void *to, size_t n);
 LLAMAC_INLINE void llamac_close_file(llamac_file *);
 /* Returns whether folder/name exists. */
 LLAMAC_INLINE bool llamac_file_exists(const char *folder, const char *name);
+/* If exactly one entry of a folder is `wanted`, writes its name to out and returns true. */
+LLAMAC_INLINE bool llamac_only_entry(const char *folder, bool (*wanted)(const char *, const char *),
+                                     char out[LLAMAC_PATH_BYTES]);
 /* Returns 1 for a folder, 0 for anything else, LLAMA_EIO if the path cannot be examined. */
 LLAMAC_INLINE int llamac_is_folder(const char *path, llama_error *);
 
@@ -2315,6 +2319,19 @@ LLAMAC_INLINE bool llamac_file_exists(const char *folder, const char *name) {
     char path[LLAMAC_PATH_BYTES];
     int n = snprintf(path, sizeof path, "%s/%s", folder, name);
     return n > 0 && n < LLAMAC_PATH_BYTES && access(path, F_OK) == 0;
+}
+
+LLAMAC_INLINE bool llamac_only_entry(const char *folder, bool (*wanted)(const char *, const char *),
+                                     char out[LLAMAC_PATH_BYTES]) {
+    DIR *d = opendir(folder);
+    int found = 0;
+    for (const struct dirent *e; d && (e = readdir(d)) != NULL;) {
+        if (e->d_name[0] == '.' || !wanted(folder, e->d_name)) continue;
+        snprintf(out, LLAMAC_PATH_BYTES, "%s", e->d_name);
+        found++;
+    }
+    if (d) closedir(d);
+    return found == 1;
 }
 
 LLAMAC_INLINE int llamac_is_folder(const char *path, llama_error *err) {
@@ -2660,8 +2677,8 @@ LLAMAC_SHARED int llamac_vocab_gather(llamac_vocab **out, llamac_gguf_vocab *, s
 
 /* Adds the tokens of added_tokens.json, special_tokens_map.json and tokenizer_config.json; a file
  * that does not exist is an empty cursor. rows is the model's number of tokens. */
-LLAMAC_SHARED int llamac_vocab_extend(llamac_vocab *, const llamac_cursor files[3], size_t rows,
-                                      const char *const paths[3], llama_error *);
+LLAMAC_SHARED int llamac_vocab_extend(llamac_vocab *, const llamac_cursor files[4], size_t rows,
+                                      const char *const paths[4], llama_error *);
 
 /* Return the id of <s> and of </s>; -1 if the vocabulary has no such token. */
 LLAMAC_SHARED int32_t llamac_vocab_bos(const llamac_vocab *);
@@ -3541,18 +3558,32 @@ static const named *find_item(const pickle *p, int64_t dict, const char *key) {
     return e;
 }
 
+/* Returns the only dict with items in a dict that has no tensors; -1 if it is not like that. */
+static int64_t only_dict(const pickle *p, int64_t dict) {
+    int64_t only = -1;
+    for (const named *e = p->names; e; e = e->next) {
+        if (e->dict != dict) continue;
+        if (e->inner >= 0 && !find_item(p, e->inner, NULL)) continue;
+        if (e->inner < 0 || only >= 0) return -1;
+        only = e->inner;
+    }
+    return only;
+}
+
 /* If the dict is a training checkpoint, as {"model": {...}, "optimizer": {...}, ...}, sets p->dict
- * to the dict in it that has the model's tensors. */
+ * to the dict in it that has the model's tensors: one of these names, or the only one. */
 static void unwrap(pickle *p) {
     static const char *const keys[] = {"state_dict", "model_state_dict", "model",  "module",
                                        "weights",    "network",          "params", "net"};
     enum { KEYS = sizeof keys / sizeof *keys, MAX_LEVELS = 4 };
-    for (int level = 0, k = 0; level < MAX_LEVELS && k < KEYS; k++) {
-        const named *e = find_item(p, p->dict, keys[k]);
-        if (!e || e->inner < 0 || !find_item(p, e->inner, NULL)) continue;
-        p->dict = e->inner;
-        level++;
-        k = -1; /* look for the keys in this dict */
+    for (int level = 0; level < MAX_LEVELS; level++) {
+        int64_t inner = only_dict(p, p->dict);
+        for (size_t k = 0; k < KEYS && inner < 0; k++) {
+            const named *e = find_item(p, p->dict, keys[k]);
+            if (e && e->inner >= 0 && find_item(p, e->inner, NULL)) inner = e->inner;
+        }
+        if (inner < 0) return;
+        p->dict = inner;
     }
 }
 
@@ -3770,6 +3801,16 @@ static bool gguf_next(gguf_file *g, llamac_pair *p) {
     return !c->bad && v->kind && g->alignment && !(g->alignment & (g->alignment - 1));
 }
 
+/* Reports why gguf_next failed. Returns LLAMA_EFORMAT. */
+static int gguf_damaged(const gguf_file *g, const archive *a) {
+    bool alignment = !g->alignment || (g->alignment & (g->alignment - 1));
+    return alignment ? llamac_fail(a->err, LLAMA_EFORMAT,
+                                   "%s: its key 'general.alignment' must be an integer, a power of "
+                                   "two up to 2^20; convert the model to GGUF again",
+                                   a->file)
+                     : bad_archive(a, "its list of keys is damaged");
+}
+
 /* Returns GGUF's name of a type, or "" if it is unknown. Only F32, F16 and BF16 are supported. The
  * other names are for error messages: from "Q4_K" a user sees that the file is quantised, and looks
  * for an F16 or BF16 file. */
@@ -3855,7 +3896,7 @@ static int read_gguf(archive *a) {
     llamac_pair pair;
     int status = gguf_open(&g, a);
     for (uint64_t i = 0; i < g.n_pairs && status == LLAMA_OK; i++)
-        if (!gguf_next(&g, &pair)) status = bad_archive(a, "its list of keys is damaged");
+        if (!gguf_next(&g, &pair)) status = gguf_damaged(&g, a);
     return status ? status : gguf_tensors(&g);
 }
 
@@ -4034,7 +4075,7 @@ static const struct {
     [HIDDEN] = {{"hidden_dim", "intermediate_size", "feed_forward_length"}, '1', 1, MAX_WIDTH},
     [MULTIPLE_OF] = {{"multiple_of", "", ""}, '1', 1, MAX_WIDTH},        /* H is a multiple of it */
     [FFN_MULTIPLIER] = {{"ffn_dim_multiplier", "", ""}, '0', 1e-3, 1e3}, /* of H, Llama 2 */
-    [CONTEXT] = {{"", "max_position_embeddings", "context_length"}, '1', 1, MAX_CONTEXT},
+    [CONTEXT] = {{"", "max_position_embeddings", "context_length"}, '1', 1, 1e9},
     [NORM_EPS] = {{"norm_eps", "rms_norm_eps", "attention.layer_norm_rms_epsilon"}, '0', 1e-30, 1},
     [ROPE_THETA] = {{"rope_theta", "rope_theta", "rope.freq_base"}, '0', 1, 1e30},
     [TIED] = {{"", "tie_word_embeddings", ""}, 't', 0, 1}, /* output is tok_embeddings */
@@ -4175,7 +4216,7 @@ static int params_apply(llama *m, params p, const char *file, llama_error *err) 
     m->n_layers = (size_t)p[LAYERS];
     m->n_heads = (size_t)p[HEADS];
     m->n_kv_heads = (size_t)p[KV_HEADS];
-    m->context = (size_t)p[CONTEXT];
+    m->context = p[CONTEXT] < MAX_CONTEXT ? (size_t)p[CONTEXT] : MAX_CONTEXT;
     m->norm_eps = (float)p[NORM_EPS];
     m->rope_theta = (float)p[ROPE_THETA];
     if (m->dim % m->n_heads || m->n_heads % m->n_kv_heads)
@@ -4187,12 +4228,15 @@ static int params_apply(llama *m, params p, const char *file, llama_error *err) 
         return bad_params(file, "the head width is odd, but RoPE rotates pairs", err);
     for (int i = HEAD_DIM; i <= ROTARY; i++)
         if (p[i] > 0 && p[i] != (double)m->head_dim)
-            return bad_params(file, "the head width must be dim / n_heads", err);
+            return llamac_fail(err, LLAMA_EFORMAT,
+                               "%s: '%s' is %g, not the width divided by the heads, %zu: not "
+                               "supported; use a LLaMA 1 or 2 model",
+                               file, param_keys[i].key[m->format], p[i], m->head_dim);
     if (p[WINDOW] > 0 && !(p[NO_WINDOW] > 0) && (m->format == META || p[WINDOW] < p[CONTEXT]))
-        return bad_params(file,
-                          "has a sliding window (Mistral's), which is not supported: LLaMA attends "
-                          "to all positions",
-                          err);
+        return llamac_fail(err, LLAMA_EFORMAT,
+                           "%s: has a sliding window (Mistral's), which is not supported: LLaMA "
+                           "attends to all positions; use a LLaMA 1 or 2 model",
+                           file);
     if (!(p[NO_WINDOW] > 0)) m->window = (size_t)p[WINDOW];
     return LLAMA_OK;
 }
@@ -4279,11 +4323,28 @@ static int add_end(binder *b, double id, const char *file) {
  * place: "module.model.layers.0._orig_mod.mlp.up_proj.weight" becomes "layers.0.mlp.up_proj.weight".
  * A name with a zero byte becomes "". */
 static void plain_name(const tensor *t, char out[MAX_NAME + 1]) {
-    static const char *const wrappers[] = {
-        "model",   "module",          "_orig_mod",      "_fsdp_wrapped_module",
-        "decoder", "_forward_module", "base_model",     "_checkpoint_wrapped_module",
-        "llama",   "state_dict",      "language_model", "_module",
-        "llm",     "transformer",     "network",        "net"};
+    static const char *const wrappers[] = {"model",
+                                           "module",
+                                           "_orig_mod",
+                                           "_fsdp_wrapped_module",
+                                           "decoder",
+                                           "_forward_module",
+                                           "base_model",
+                                           "_checkpoint_wrapped_module",
+                                           "llama",
+                                           "state_dict",
+                                           "language_model",
+                                           "_module",
+                                           "llm",
+                                           "transformer",
+                                           "network",
+                                           "net",
+                                           "actor",
+                                           "pretrained_model",
+                                           "policy",
+                                           "student",
+                                           "text_model",
+                                           "ema"};
     size_t n = 0, end = 0, length = memchr(t->name, 0, t->length) ? 0 : t->length;
     bool first = true;
     for (size_t i = 0; i < length; i = end + 1) {
@@ -4664,10 +4725,12 @@ static int begin_binding(binder *b, size_t parts) {
 }
 
 /* Binds every weight, after all files are read. If the output is tied, it uses the tensor of the
- * embeddings, which the files may have under the name of either. */
+ * embeddings, which the files may have under the name of either. GGUF and params.json do not say
+ * whether it is: there it is if the files have only one of the two. */
 static int end_binding(binder *b) {
     tensor **embeddings = &b->tensors[EMBEDDINGS * b->parts],
            **output = &b->tensors[OUTPUT * b->parts];
+    if (b->m->format == GGUF || b->m->format == META) b->p[TIED] = !embeddings[0] != !output[0];
     for (size_t k = 0; b->p[TIED] > 0 && k < b->parts; k++) {
         if (!embeddings[k]) embeddings[k] = output[k];
         output[k] = embeddings[k];
@@ -4710,6 +4773,25 @@ static int refuse_adapter(const binder *b) {
                        b->path);
 }
 
+/* Returns whether an entry of a folder is a model, or a folder that holds one. */
+static bool leads_to_model(const char *folder, const char *name) {
+    static const char *const holds[] = {"params.json", "config.json", "snapshots", "original"};
+    size_t n = strlen(name);
+    char path[LLAMAC_PATH_BYTES];
+    int length = snprintf(path, sizeof path, "%s/%s", folder, name);
+    bool leads = (n > 5 && strcmp(name + n - 5, ".gguf") == 0) ||
+                 (n > 4 && strcmp(name + n - 4, ".bin") == 0) || strcmp(name, "snapshots") == 0;
+    if (length < 0 || length >= (int)sizeof path || strncmp(name, "tokenizer", 9) == 0)
+        return false;
+    for (size_t i = 0; i < sizeof holds / sizeof *holds && !leads; i++)
+        leads = llamac_file_exists(path, holds[i]);
+    return leads;
+}
+static bool is_first_of_many(const char *folder, const char *name) {
+    (void)folder;
+    return strstr(name, "-00001-of-") != NULL;
+}
+
 /* Reports a folder that has neither params.json nor config.json: says which path to give instead, if
  * that can be seen. Returns LLAMA_EFORMAT. */
 static int refuse_folder(const binder *b) {
@@ -4717,6 +4799,7 @@ static int refuse_folder(const binder *b) {
         "consolidated.00.pth", "consolidated.safetensors",     "model.safetensors",
         "pytorch_model.bin",   "model.safetensors.index.json", "pytorch_model.bin.index.json"};
     static const char *const inner[] = {"snapshots", "original", "7B", "13B", "30B", "65B"};
+    char only[LLAMAC_PATH_BYTES];
     if (llamac_file_exists(b->path, "adapter_config.json")) return refuse_adapter(b);
     for (size_t i = 0; i < sizeof weights / sizeof *weights; i++)
         if (llamac_file_exists(b->path, weights[i]))
@@ -4724,6 +4807,10 @@ static int refuse_folder(const binder *b) {
                                "%s: holds %s, but neither params.json nor config.json; put the one "
                                "that came with it beside it",
                                b->path, weights[i]);
+    if (llamac_only_entry(b->path, leads_to_model, only))
+        return llamac_fail(b->err, LLAMA_EFORMAT,
+                           "%s: holds neither params.json nor config.json; give %.200s/%.200s",
+                           b->path, b->path, only);
     for (size_t i = 0; i < sizeof inner / sizeof *inner; i++)
         if (llamac_file_exists(b->path, inner[i]))
             return llamac_fail(
@@ -4901,6 +4988,11 @@ static int open_meta(binder *b) {
         read_tensors = read_safetensors;
         status = add_file(b, b->path, "consolidated.safetensors");
     }
+    if (llamac_is_not_found(status) && llamac_file_exists(b->path, "params.json"))
+        return llamac_fail(b->err, LLAMA_EFORMAT,
+                           "%s: holds neither consolidated.00.pth nor consolidated.safetensors; "
+                           "download the weights",
+                           b->path);
     if (status == LLAMA_OK) status = begin_binding(b, b->m->n_shards);
     for (size_t k = 0; k < b->m->n_shards && status == LLAMA_OK; k++)
         status = bind_file(b, k, k, read_tensors);
@@ -4963,6 +5055,12 @@ static int open_hugging_face(binder *b) {
         if (!llamac_is_not_found(status)) break;
     }
     if (k == 2 && llamac_file_exists(b->path, "adapter_config.json")) return refuse_adapter(b);
+    char first[LLAMAC_PATH_BYTES];
+    if (k == 2 && llamac_only_entry(b->path, is_first_of_many, first))
+        return llamac_fail(b->err, LLAMA_EFORMAT,
+                           "%s: holds %.200s, but no index of all such files; download the "
+                           "model's .index.json",
+                           b->path, first);
     if (k == 2)
         return llamac_fail(
             b->err, LLAMA_EFORMAT,
@@ -4989,7 +5087,7 @@ static int gguf_params(binder *b, llamac_gguf_vocab *v) {
     bool has_name = false;
     int status = gguf_open(&g, &a);
     for (uint64_t i = 0; i < g.n_pairs && status == LLAMA_OK; i++) {
-        if (!gguf_next(&g, &p)) return bad_archive(&a, "its list of keys is damaged");
+        if (!gguf_next(&g, &p)) return gguf_damaged(&g, &a);
         if (llamac_is(p.key, p.length, "adapter.type")) return refuse_adapter(b);
         status = apply_setting(b->p, GGUF, &p, b->path, b->err);
         has_name |= llamac_is(p.key, p.length, "general.architecture");
@@ -5040,8 +5138,6 @@ static int open_gguf(binder *b, bool want_vocab) {
     if (status == LLAMA_OK) status = begin_binding(b, 1);
     for (size_t f = 0; f < b->m->n_shards && status == LLAMA_OK; f++)
         status = bind_file(b, f, 0, read_gguf);
-    /* A file that has only one of output and embeddings ties them. */
-    b->p[TIED] = b->tensors && (!b->tensors[OUTPUT] || !b->tensors[EMBEDDINGS]);
     if (status == LLAMA_OK) status = end_binding(b);
     if (status || !want_vocab) return status;
     return llamac_vocab_gather(&b->m->vocab, &v, b->m->vocab_size, b->path, &b->m->arena, b->err);
@@ -5161,32 +5257,34 @@ static int open_weights(binder *b, bool want_vocab) {
 /* Adds the tokens that Hugging Face's files beside the tokenizer's file name. */
 static int read_added_tokens(binder *b, const char *tokenizer) {
     static const char *const names[] = {"added_tokens.json", "special_tokens_map.json",
-                                        "tokenizer_config.json"};
+                                        "tokenizer_config.json", "tokenizer.json"};
     enum { MAX_BYTES = 1 << 26 };
-    char folder[LLAMAC_PATH_BYTES], paths[3][LLAMAC_PATH_BYTES];
-    llamac_cursor files[3] = {{0}, {0}, {0}};
+    char folder[LLAMAC_PATH_BYTES], paths[4][LLAMAC_PATH_BYTES];
+    llamac_cursor files[4] = {{0}, {0}, {0}, {0}};
     bool any = false;
     if (strlen(tokenizer) >= sizeof folder) return LLAMA_OK; /* no system opens such a path */
     char *slash = strrchr(memcpy(folder, tokenizer, strlen(tokenizer) + 1), '/');
     if (slash) *slash = 0;
     else memcpy(folder, ".", 2);
-    for (int i = 0; i < 3; i++) {
+    int n = strcmp(name_in(tokenizer), names[3]) == 0 ? 3 : 4; /* it was read as the tokenizer */
+    for (int i = 0; i < n; i++) {
         int status = llamac_join(paths[i], slash == folder ? "/" : folder, names[i], b->err);
         if (status == LLAMA_OK)
             status = llamac_read_file(&files[i], &b->scratch, paths[i], MAX_BYTES, b->err);
         if (status && !llamac_is_not_found(status)) return status;
         any |= files[i].at != NULL;
     }
-    const char *const all[3] = {paths[0], paths[1], paths[2]};
+    const char *const all[4] = {paths[0], paths[1], paths[2], paths[3]};
     return any ? llamac_vocab_extend(b->m->vocab, files, b->m->vocab_size, all, b->err) : LLAMA_OK;
 }
 
 /* Reads the tokenizer from the file that the caller gave, or else from the folder of the model. If
  * the folder has no tokenizer, the model opens without. */
 static int open_tokenizer(binder *b, const char *given) {
-    static const char *const names[][2] = {[META] = {"tokenizer.model", "../tokenizer.model"},
-                                           [HUGGING_FACE] = {"tokenizer.model", "tokenizer.json"},
-                                           [LLAMA2C] = {"tokenizer.bin", "tokenizer.model"}};
+    static const char *const names[][3] = {
+        [META] = {"tokenizer.model", "../tokenizer.model"},
+        [HUGGING_FACE] = {"tokenizer.model", "tokenizer.json", "merges.txt"},
+        [LLAMA2C] = {"tokenizer.bin", "tokenizer.model"}};
     enum { MAX_BYTES = 1 << 26 }; /* those of LLaMA have 0.5 MB, or 2 MB as JSON */
     char folder[LLAMAC_PATH_BYTES], found[LLAMAC_PATH_BYTES];
     llama *m = b->m;
@@ -5194,7 +5292,8 @@ static int open_tokenizer(binder *b, const char *given) {
     char *slash = strrchr(memcpy(folder, b->path, strlen(b->path) + 1), '/');
     if (m->format == LLAMA2C && slash) *slash = 0; /* the path of a file, not of a folder */
     if (m->format == LLAMA2C && !slash) memcpy(folder, ".", 2);
-    for (int i = 0; i < (given ? 1 : 2) && !c.at; i++) {
+    for (int i = 0; i < (given ? 1 : 3) && !c.at; i++) {
+        if (!given && !names[m->format][i]) break;
         const char *path = given ? given : found;
         int status = given ? LLAMA_OK : llamac_join(found, folder, names[m->format][i], b->err);
         if (status == LLAMA_OK) status = llamac_read_file(&c, &b->scratch, path, MAX_BYTES, b->err);

@@ -100,8 +100,9 @@ struct llamac_vocab {
 
 static const char SPACE[] = "\xe2\x96\x81";          /* U+2581, a space inside pieces */
 static const char REPLACEMENT[] = "\xef\xbf\xbd";    /* U+FFFD, an invalid byte */
-static const char out_of_memory[] = "out of memory"; /* a reader's reason, compared by address */
-static const char UNK_TEXT[] = " \xe2\x81\x87 ";     /* what SentencePiece prints for <unk> */
+static const char out_of_memory[] = "out of memory"; /* reasons that are compared by address */
+static const char not_tokenizer[] = "is not a tokenizer";
+static const char UNK_TEXT[] = " \xe2\x81\x87 "; /* what SentencePiece prints for <unk> */
 static const char two_ids[] = "gives two ids to one text";
 static const char two_texts[] = "gives two texts to one id";
 static const char mistyped[] = "has a setting of another type than it must have";
@@ -853,11 +854,11 @@ static const char *read_added(llamac_vocab *v, llamac_cursor bytes, size_t rows,
 /* Reads the added tokens from Hugging Face's files beside the tokenizer: by number added_tokens.json,
  * special_tokens_map.json, tokenizer_config.json; an empty cursor: there is no such file. `paths`
  * are for error texts. Fails with LLAMA_EFORMAT or LLAMA_ENOMEM. */
-LLAMAC_SHARED int llamac_vocab_extend(llamac_vocab *v, const llamac_cursor files[3], size_t rows,
-                                      const char *const paths[3], llama_error *err) {
+LLAMAC_SHARED int llamac_vocab_extend(llamac_vocab *v, const llamac_cursor files[4], size_t rows,
+                                      const char *const paths[4], llama_error *err) {
     for (int pass = 0; pass < 2; pass++) {
         const char *why = NULL, *path = "";
-        for (int file = 0; file < 3 && !why; file++) {
+        for (int file = 0; file < 4 && !why; file++) {
             path = paths[file];
             if (files[file].at) why = read_added(v, files[file], rows, file, pass == 0);
             if (files[file].at && !why) why = list_pieces(v);
@@ -1081,6 +1082,7 @@ static const char *json_part(json_vocab *k, const llamac_json *j) {
 static const char *json_check(const json_vocab *k) {
     static const char *const decoders[] = {"RBFS", "RBF", "RFS", "RF"};
     bool decodes = !(k->parts & 1); /* without the key decoder: as SentencePiece */
+    if (!(k->parts & 2)) return not_tokenizer;
     if (!k->bpe) return "!is not a BPE vocabulary";
     if (k->prepend_types > k->prepends)
         return "has a Prepend without its space in front of the text";
@@ -1334,6 +1336,7 @@ static bool is_model(const llamac_gguf_vocab *g, const char *name) {
  * LLAMA_EFORMAT or LLAMA_ENOMEM. */
 static int refuse_vocab(const char *why, const char *repair, const char *file, llama_error *err) {
     if (why == out_of_memory) return llamac_out_of_memory(err, file);
+    if (why == not_tokenizer) repair = "give the model's tokenizer.model or tokenizer.json";
     if (*why == '!')
         return llamac_fail(err, LLAMA_EFORMAT,
                            "%s: %s, which is not supported; the model cannot be used, because a "
@@ -1415,6 +1418,19 @@ static bool is_tiktoken(llamac_cursor c) {
     return n > 1 && llamac_uint(&c, 2) == (' ' | '0' << 8) && llamac_uint(&c, 1) == '\n';
 }
 
+static bool starts_with(llamac_cursor c, const char *text) {
+    size_t n = strlen(text);
+    return llamac_left(&c) >= n && memcmp(c.at, text, n) == 0;
+}
+
+/* Returns whether the file is one of weights: GGUF, PyTorch's zip or pickle, safetensors. */
+static bool holds_weights(llamac_cursor c) {
+    llamac_cursor header = c;
+    llamac_take(&header, 8);
+    return starts_with(c, "GGUF") || starts_with(c, "PK") || starts_with(c, "\x80\x02") ||
+           starts_with(header, "{");
+}
+
 /* Reads a tokenizer.model, tokenizer.bin or tokenizer.json. The name does not matter: the format is
  * the first whose syntax the bytes have. A tokenizer.bin must have exactly as many pieces as the
  * model has tokens, max_pieces; the others may have fewer. Fails with LLAMA_EFORMAT or
@@ -1427,9 +1443,12 @@ LLAMAC_SHARED int llamac_vocab_parse(llamac_vocab **out, llamac_cursor bytes, si
     bool json = !pieces && !plain && llamac_json_is(&c, '{');
     const char *why = NULL;
     if (!pieces && !plain && !json)
-        return refuse_vocab(is_tiktoken(bytes) ? "!is a tiktoken vocabulary (Llama 3's)"
-                                               : "is not a SentencePiece model, or is truncated",
-                            repair, file, err);
+        return refuse_vocab(
+            is_tiktoken(bytes)               ? "!is a tiktoken vocabulary (Llama 3's)"
+            : starts_with(bytes, "#version") ? "!is the vocabulary of a byte-level BPE (GPT-2's)"
+            : holds_weights(bytes)           ? not_tokenizer
+                                             : "is not a SentencePiece model, or is truncated",
+            repair, file, err);
     if (pieces + plain > max_pieces || (plain && plain < max_pieces))
         return llamac_fail(err, LLAMA_EFORMAT,
                            "%s: has %zu pieces, but the model has %zu tokens; use the tokenizer of "

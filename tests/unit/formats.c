@@ -1024,6 +1024,10 @@ static void test_names(void) {
         {"llama2.c's ckpt.pt", "_orig_mod.", "", "model", true, false},
         {"Meta's names in a module", "module.", "", "model_state_dict", true, false},
         {"two dicts", "module.", "", "model.state_dict", true, false},
+        {"a policy", "policy.model.", "", NULL, true, false},
+        {"the only dict, of any name", "", "", "ema", true, false},
+        {"the only dict in a dict", "", "", "model.averaged", true, false},
+        {"with a value head", "pretrained_model.", "", NULL, false, false},
         {"the older form", "module.", "", "state_dict", true, true},
     };
     llama_info info;
@@ -1062,6 +1066,10 @@ static void test_tied(void) {
         float *got = all_logits(in_work("tied"), &info, 0, 1);
         check(got && memcmp(want, got, SOME * (size_t)info.vocab * sizeof *got) == 0, "tied, without %d: other bits", without);
         check(info.parameters == parameters, "tied, without %d: %llu parameters", without, (unsigned long long)info.parameters);
+        put_exported(in_work("tied"), true, torch, false, &b); /* in Meta's folder the tensors say it */
+        float *meta = all_logits(in_work("tied"), &info, 0, 1);
+        check(meta && memcmp(want, meta, SOME * (size_t)info.vocab * sizeof *meta) == 0, "tied, Meta's folder, without %d: other bits", without);
+        free(meta);
         put_exported(in_work("tied"), false, torch, false, &b); /* and config.json does not say it */
         int status = llama_open(&model, in_work("tied"), NULL, &err);
         if (without < 0) check(status == LLAMA_OK, "untied, both: %s", err.text);
@@ -1267,6 +1275,19 @@ static void test_wrong_paths(void) {
     make_folder(in_work("wrong/cache"));
     make_folder(in_work("wrong/cache/snapshots"));
     wrong_path(in_work("wrong/cache"), "cache/snapshots");
+    make_folder(in_work("wrong/cache/snapshots/abc"));
+    model_config(&exported, in_work("wrong/cache/snapshots/abc"));
+    wrong_path(in_work("wrong/cache/snapshots"), "cache/snapshots/abc");
+    buffer empty = {0};
+    put_text(&empty, "weights");
+    make_folder(in_work("wrong/one"));
+    put_file(&empty, in_work("wrong/one"), "LLaMA.gguf");
+    wrong_path(in_work("wrong/one"), "wrong/one/LLaMA.gguf");
+    put_file(&empty, in_work("wrong/one"), "other.gguf");
+    wrong_path(in_work("wrong/one"), "give the folder that does, or a .gguf");
+    put_file(&empty, in_work("wrong/cache/snapshots/abc"), "model-00001-of-00002.safetensors");
+    wrong_path(in_work("wrong/cache/snapshots/abc"), "no index");
+    free(empty.at);
     make_folder(in_work("wrong/LLaMA"));
     make_folder(in_work("wrong/LLaMA/7B"));
     wrong_path(in_work("wrong/LLaMA"), "LLaMA/7B");
@@ -1591,10 +1612,10 @@ static void test_facts(void) {
         {{"the context, an int32", "", "llama.context_length", "2", 0, 0, NULL}, 5, 64},
         {{"<s>, a float32", "", "tokenizer.ggml.bos_token_id", NULL, 0, 0, "a bos or eos id that is not in its vocabulary"}, 6, 0x3fc00000},
         {{"eot, an exact float32", "", "tokenizer.ggml.eot_token_id", "2", 0, 0, NULL}, 6, 0x40000000},
-        {{"an alignment, a float32", "", "general.alignment", NULL, 0, 0, "keys is damaged"}, 6, 0x42000000},
+        {{"an alignment, a float32", "", "general.alignment", NULL, 0, 0, "general.alignment' must be an integer"}, 6, 0x42000000},
         {{"the scaling, an array", "", "llama.rope.scaling.type", NULL, 0, 0, "rope.scaling.type"}, 9, 1},
         {{"KV heads, an array", "", "llama.attention.head_count_kv", NULL, 0, 0, "head_count_kv"}, 9, 1},
-        {{"values of another width", "", "llama.attention.value_length", NULL, 0, 0, "head width"}, 4, 16},
+        {{"values of another width", "", "llama.attention.value_length", NULL, 0, 0, "not supported; use a LLaMA"}, 4, 16},
         {{"experts, an array", "", "llama.expert_count", NULL, 0, 0, "expert_count"}, 9, 1},
     };
     for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
@@ -1614,7 +1635,7 @@ static void test_facts(void) {
     static const fact meta[] = {
         {"a window", "params.json", "\"sliding_window\": 4096", NULL, 0, 0, "sliding window"},
         {"no window", "params.json", "\"sliding_window\": null", "2", 0, 0, NULL},
-        {"heads of another width", "params.json", "\"head_dim\": 64", NULL, 0, 0, "head width"},
+        {"heads of another width", "params.json", "\"head_dim\": 64", NULL, 0, 0, "'head_dim' is 64, not"},
         {"the same width", "params.json", "\"head_dim\": 8", "2", 0, 0, NULL},
         {"another hidden width", "params.json", "\"hidden_dim\": 48", NULL, 0, 0, "hidden"},
         {"a base as a list", "params.json", "\"rope_theta\": [1e4]", NULL, 0, 0, "rope_theta"},
@@ -1706,7 +1727,7 @@ static void test_config(void) {
     BENT("quantised", "{", "{\"quantization_config\": {\"bits\": 4}, ", "quantization_config");
     BENT("a short window", "{", "{\"sliding_window\": 256, ", "window");
     BENT("a long window", "{", "{\"sliding_window\": 512, ", NULL);
-    BENT("heads of another width", "{", "{\"head_dim\": 16, ", "head width must be dim");
+    BENT("heads of another width", "{", "{\"head_dim\": 16, ", "'head_dim' is 16, not");
     BENT("another hidden width", "\"intermediate_size\": 32", "\"intermediate_size\": 48", "hidden");
     BENT("another vocabulary", "\"vocab_size\": 24", "\"vocab_size\": 25", "vocab_size 25");
     BENT("no layers", "\"num_hidden_layers\": 2", "\"num_hidden_layers\": 0", "num_hidden_layers");
@@ -1769,8 +1790,8 @@ static void test_gguf(void) {
     BENT("version 1", "GGUF\3", "GGUF\1", "version 1");
     BENT("another architecture", "\x05\0\0\0\0\0\0\0llama", "\x05\0\0\0\0\0\0\0qwen2", "qwen2");
     BENT("no architecture", "general.architecture", "general.architecturX", "architecture");
-    BENT("an alignment of 48", "general.alignment\x04\0\0\0\x40", "general.alignment\x04\0\0\0\x30", "keys");
-    BENT("an alignment of 0", "general.alignment\x04\0\0\0\x40", "general.alignment\x04\0\0\0\x00", "keys");
+    BENT("an alignment of 48", "general.alignment\x04\0\0\0\x40", "general.alignment\x04\0\0\0\x30", "general.alignment' must be");
+    BENT("an alignment of 0", "general.alignment\x04\0\0\0\x40", "general.alignment\x04\0\0\0\x00", "general.alignment' must be");
     BENT("experts", "\x14\0\0\0\0\0\0\0llama.context_length\x04\0\0\0\0", "\x12\0\0\0\0\0\0\0llama.expert_count\x04\0\0\0\0", "expert_count");
     BENT("a type of value there is not", "llama.context_length\x04", "llama.context_length\x0d", "keys");
     BENT("a number as text", "llama.context_length\x04\0\0\0\0\2\0\0", "llama.context_length\x08\0\0\0\0\0\0\0", "keys");
@@ -2171,9 +2192,46 @@ static void test_no_space_in_front(void) {
     free(b.at), free(bytes);
 }
 
+/* --tokenizer: a file that is none is said to be none, and the model is not blamed. */
+static void test_no_tokenizers(void) {
+    static const struct {
+        const char *name, *bytes;
+        size_t n;
+        const char *says;
+    } files[] = {
+        {"config.json", "{\"hidden_size\": 32, \"model_type\": \"llama\"}", 42, "is not a tokenizer; give"},
+        {"tokenizer_config.json", "{\"bos_token\": \"<s>\"}", 20, "is not a tokenizer; give"},
+        {"vocab.json", "{\"a\": 0, \"b\": 1}", 16, "is not a tokenizer; give"},
+        {"model.gguf", "GGUF\3\0\0\0", 8, "is not a tokenizer; give"},
+        {"consolidated.00.pth", "PK\3\4\0\0\0\0", 8, "is not a tokenizer; give"},
+        {"model.safetensors", "\x10\0\0\0\0\0\0\0{\"a\": {}}", 17, "is not a tokenizer; give"},
+        {"merges.txt", "#version: 0.2\ni n\n", 18, "GPT-2's"},
+        {"noise", "abcdefgh", 8, "download the tokenizer of this model again"},
+    };
+    char folder[512];
+    snprintf(folder, sizeof folder, "%s", in_work("no_tokenizer"));
+    model_write_as(&exported, SAFETENSORS, folder);
+    for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
+        llama *m = NULL;
+        llama_error err;
+        buffer b = {0};
+        char path[1024];
+        put(&b, files[i].bytes, files[i].n);
+        put_file(&b, in_work("wrong"), files[i].name);
+        snprintf(path, sizeof path, "%s/%s", in_work("wrong"), files[i].name);
+        int status = llama_open(&m, folder, &(llama_options){.size = sizeof(llama_options), .tokenizer = path}, &err);
+        check(status == LLAMA_EFORMAT && strstr(err.text, files[i].says) && !m, "%s: %d, %s", files[i].name, status, err.text);
+        if (strcmp(files[i].name, "merges.txt") == 0) { /* beside the model: it is the model's */
+            put_file(&b, folder, "merges.txt");
+            check(llama_open(&m, folder, NULL, &err) == LLAMA_EFORMAT && strstr(err.text, "the model cannot be used"), "beside it: %s", err.text);
+        }
+        free(b.at);
+    }
+}
+
 static const test_case cases[] = {
     CASE(memory), CASE(same_bits), CASE(bfloat16), CASE(vocabularies), CASE(special), CASE(facts), CASE(sentencepiece), CASE(config), CASE(index), CASE(gguf),
-    CASE(bin), CASE(names), CASE(tied), CASE(foreign), CASE(wrong_paths), CASE(least), CASE(no_space_in_front), CASE(no_words), CASE(damage), CASE(check), CASE(no_memory)};
+    CASE(bin), CASE(names), CASE(tied), CASE(foreign), CASE(wrong_paths), CASE(no_tokenizers), CASE(least), CASE(no_space_in_front), CASE(no_words), CASE(damage), CASE(check), CASE(no_memory)};
 
 int main(int argc, char **argv) {
     if ((argc = tests_begin(argc, argv)) < 3) return 2;
