@@ -3558,29 +3558,33 @@ static const named *find_item(const pickle *p, int64_t dict, const char *key) {
     return e;
 }
 
-/* Returns the only dict with items in a dict that has no tensors; -1 if it is not like that. */
-static int64_t only_dict(const pickle *p, int64_t dict) {
-    int64_t only = -1;
-    for (const named *e = p->names; e; e = e->next) {
-        if (e->dict != dict) continue;
-        if (e->inner >= 0 && !find_item(p, e->inner, NULL)) continue;
-        if (e->inner < 0 || only >= 0) return -1;
-        only = e->inner;
-    }
-    return only;
+/* Returns the number of tensors that are items of a dict. */
+static size_t count_tensors(const pickle *p, int64_t dict) {
+    size_t n = 0;
+    for (const named *e = p->names; e; e = e->next) n += e->dict == dict && e->tensor;
+    return n;
 }
 
 /* If the dict is a training checkpoint, as {"model": {...}, "optimizer": {...}, ...}, sets p->dict
- * to the dict in it that has the model's tensors: one of these names, or the only one. */
+ * to the dict in it that has the model's tensors: one with a usual name, else the one with the most
+ * tensors, if they are more than the dict's own. */
 static void unwrap(pickle *p) {
     static const char *const keys[] = {"state_dict", "model_state_dict", "model",  "module",
                                        "weights",    "network",          "params", "net"};
-    enum { KEYS = sizeof keys / sizeof *keys, MAX_LEVELS = 4 };
+    enum { KEYS = sizeof keys / sizeof *keys, MAX_LEVELS = 4, MAX_DICTS = 64 };
     for (int level = 0; level < MAX_LEVELS; level++) {
-        int64_t inner = only_dict(p, p->dict);
+        int64_t inner = -1;
         for (size_t k = 0; k < KEYS && inner < 0; k++) {
             const named *e = find_item(p, p->dict, keys[k]);
             if (e && e->inner >= 0 && find_item(p, e->inner, NULL)) inner = e->inner;
+        }
+        size_t most = count_tensors(p, p->dict), dicts = 0;
+        bool usual = inner >= 0;
+        for (const named *e = p->names; e && !usual && dicts < MAX_DICTS; e = e->next) {
+            if (e->dict != p->dict || e->inner < 0) continue;
+            size_t n = count_tensors(p, e->inner);
+            dicts++;
+            if (n > most) most = n, inner = e->inner;
         }
         if (inner < 0) return;
         p->dict = inner;
