@@ -556,7 +556,7 @@ LLAMAC_API int llama_loglikelihood(llama_session *, llama_continuation *, size_t
 
 /* Tokenizes n continuations as llama_loglikelihood does, and sets only `given` and `tokens`:
  * llama_loglikelihood needs a context of given + tokens positions. Errors as llama_text_to_tokens;
- * EINVAL also if a continuation is empty, or its context is empty and the model adds no BOS. */
+ * EINVAL also if a text is NULL, or if a context is empty and the model adds no BOS. */
 LLAMAC_API int llama_count_continuation(const llama *, llama_continuation *, size_t n);
 
 /* ---- Saved state ---- */
