@@ -4730,11 +4730,13 @@ static int begin_binding(binder *b, size_t parts) {
 
 /* Binds every weight, after all files are read. If the output is tied, it uses the tensor of the
  * embeddings, which the files may have under the name of either. GGUF and params.json do not say
- * whether it is: there it is if the files have only one of the two. */
+ * whether it is: there it is if the files have only one of the two, and no other tensor whose name
+ * may be a damaged one. */
 static int end_binding(binder *b) {
     tensor **embeddings = &b->tensors[EMBEDDINGS * b->parts],
            **output = &b->tensors[OUTPUT * b->parts];
-    if (b->m->format == GGUF || b->m->format == META) b->p[TIED] = !embeddings[0] != !output[0];
+    if (b->m->format == GGUF || b->m->format == META)
+        b->p[TIED] = !embeddings[0] != !output[0] && !b->skipped;
     for (size_t k = 0; b->p[TIED] > 0 && k < b->parts; k++) {
         if (!embeddings[k]) embeddings[k] = output[k];
         output[k] = embeddings[k];
@@ -6666,10 +6668,10 @@ static int check_settings(llama_session *s, const llama_sampler *o) {
         {"repeat_last", o->repeat_last, -1, HUGE_VAL},
     };
     for (size_t i = 0; i < sizeof settings / sizeof *settings; i++) {
-        double value = settings[i].value, min = settings[i].min, max = settings[i].max;
-        if (value >= min && value <= max && value < HUGE_VAL) continue;
+        double given = settings[i].value, min = settings[i].min, max = settings[i].max;
+        if (given >= min && given <= max && given < HUGE_VAL) continue;
         return llamac_fail(&s->error, LLAMA_EINVAL, "the sampler's %s is %g; it must be %s %g%s",
-                           settings[i].name, value, max < HUGE_VAL ? "from" : "finite and at least",
+                           settings[i].name, given, max < HUGE_VAL ? "from" : "finite and at least",
                            min, max < HUGE_VAL ? " to 1" : "");
     }
     size_t vocab = s->model->vocab_size, allowed = 0;

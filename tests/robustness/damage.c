@@ -927,9 +927,9 @@ static void directed_gguf(void) {
     POKE(WHOLE_GGUF, "a text of 2^62 bytes in an array", "tokenizer.ggml.tokens", 0, 37, 1ull << 62, 8, "keys is damaged");
     POKE(WHOLE_GGUF, "a flag of 2", "add_space_prefix", 0, 20, 2, 1, "keys is damaged");
     PAIR("a type of 2^31", "a", 1ull << 31, "\0\0\0\0", "keys is damaged");
-    PAIR("an alignment of 2^21", "general.alignment", 4, "\0\0\x20\0", "keys is damaged");
-    PAIR("an alignment that is a text", "general.alignment", 8, "\2\0\0\0\0\0\0\0" "64", "keys is damaged");
-    PAIR("an alignment below 0", "general.alignment", 5, "\xe0\xff\xff\xff", "keys is damaged");
+    PAIR("an alignment of 2^21", "general.alignment", 4, "\0\0\x20\0", "general.alignment\' must be");
+    PAIR("an alignment that is a text", "general.alignment", 8, "\2\0\0\0\0\0\0\0" "64", "general.alignment\' must be");
+    PAIR("an alignment below 0", "general.alignment", 5, "\xe0\xff\xff\xff", "general.alignment\' must be");
     PAIR("another alignment than its offsets'", "general.alignment", 4, "\0\1\0\0", "not followed by zeros");
     PAIR("an architecture that is a number", "general.architecture", 4, "\1\0\0\0", "general.architecture");
     PAIR("layers as a text", "llama.block_count", 8, "\1\0\0\0\0\0\0\0" "1", "'block_count'");
@@ -946,8 +946,8 @@ static void directed_gguf(void) {
     PAIR("an epsilon as a whole number", "llama.attention.layer_norm_rms_epsilon", 4, "\1\0\0\0", "epsilon'");
     PAIR("RoPE's base infinite", "llama.rope.freq_base", 6, "\0\0\x80\x7f", "freq_base'");
     PAIR("RoPE's base as a whole number", "llama.rope.freq_base", 4, "\0\0\xfa\x43", "freq_base'");
-    PAIR("half a head turned", "llama.rope.dimension_count", 4, "\2\0\0\0", "head width must be dim");
-    PAIR("keys of another width", "llama.attention.key_length", 4, "\x08\0\0\0", "head width must be dim");
+    PAIR("half a head turned", "llama.rope.dimension_count", 4, "\2\0\0\0", "not the width divided");
+    PAIR("keys of another width", "llama.attention.key_length", 4, "\x08\0\0\0", "not the width divided");
     PAIR("a short window", "llama.attention.sliding_window", 4, "\xff\0\0\0", "window");
     PAIR("RoPE scaled by kind", "llama.rope.scaling.type", 8, "\6\0\0\0\0\0\0\0linear", "linear");
     PAIR("RoPE scaled by factor", "llama.rope.scaling.factor", 6, "\0\0\0\x40", "scaling.factor");
@@ -1128,7 +1128,7 @@ static void directed_tokenizer_json(void) {
     BEND(JSON, "cut short", "]}}", "]", "not JSON");
     ADD(JSON, "more behind it", "{}", "not JSON");
     MAKE(JSON, "a list", "[{\"model\": {}}]", "not a SentencePiece");
-    MAKE(JSON, "an empty object", "{}", "not a BPE");
+    MAKE(JSON, "an empty object", "{}", "not a tokenizer");
 }
 
 static const test_case sweeps[] = {
