@@ -2325,6 +2325,7 @@ LLAMAC_INLINE bool llamac_only_entry(const char *folder, bool (*wanted)(const ch
                                      char out[LLAMAC_PATH_BYTES]) {
     DIR *d = opendir(folder);
     int found = 0;
+    /* cppcheck-suppress readdirCalled; each call has a stream of its own */
     for (const struct dirent *e; d && (e = readdir(d)) != NULL;) {
         if (e->d_name[0] == '.' || !wanted(folder, e->d_name)) continue;
         snprintf(out, LLAMAC_PATH_BYTES, "%s", e->d_name);
@@ -5771,10 +5772,9 @@ LLAMAC_API int llama_session_new(llama_session **session, const llama *m,
     int status = check_session_options(&s, options, err);
     if (status) return status;
     s.bytes = layout_session(&s, NULL);
-    unsigned char *base =
-        s.bytes > SIZE_MAX / 4
-            ? NULL
-            : s.allocator.alloc(s.allocator.user, (size_t)s.bytes, LLAMAC_ALIGNMENT);
+    unsigned char *base = NULL;
+    if (s.bytes <= SIZE_MAX / 4) /* NOLINTNEXTLINE: llamac_copy_allocator has set both functions */
+        base = s.allocator.alloc(s.allocator.user, (size_t)s.bytes, LLAMAC_ALIGNMENT);
     if (!base)
         return llamac_fail(
             err, LLAMA_ENOMEM,

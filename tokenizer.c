@@ -255,7 +255,8 @@ static const char *list_texts(llamac_vocab *v, piece_texts *list,
         if (!wanted(p)) continue;
         int32_t other = p->added ? slot_find(v, p->text, p->n) : -1;
         if (other >= 0 && (size_t)other != i) return two_ids;
-        list->at[n++] = (piece_text){.text = p->text, .id = (int32_t)i, .n = (uint16_t)p->n};
+        list->at[n] = (piece_text){.text = p->text, .id = (int32_t)i, .n = p->n};
+        n++;
     }
     qsort(list->at, n, sizeof *list->at, compare_texts);
     for (size_t i = 0; i < n; i++) {
@@ -1097,7 +1098,7 @@ static const char *json_check(const json_vocab *k) {
         return "has an add_prefix_space that contradicts its prepend_scheme";
     if (k->has_template && !k->sequence) return "!leaves the text out (post_processor)";
     for (int i = 0; i < 4; i++)
-        decodes |= strcmp(k->decoders, decoders[i]) == 0 && (i < 2 || !k->byte_fallback);
+        decodes |= (i < 2 || !k->byte_fallback) && strcmp(k->decoders, decoders[i]) == 0;
     if (!decodes) return "!decodes text differently from SentencePiece (decoder)";
     if (!k->byte_fallback && !k->named_unk) return "!has another unk_token than <unk>, or none";
     return NULL;
