@@ -964,7 +964,7 @@ static void test_time(void) {
         double took = (double)(clock() - start) / CLOCKS_PER_SEC;
         printf("%d special texts, kind %d: %.0f ns a byte\n", TEXTS, kind, took * 1e9 / BYTES);
         check(found == (kind ? 0 : BYTES / 3 + (BYTES % 3 > 0)), "nested texts: %zu found", found);
-        check(took < 1, "nested texts, kind %d: took %.1f s", kind, took);
+        check(took < 5, "nested texts, kind %d: took %.1f s", kind, took);
         llama_close(m);
     }
     snprintf(path, sizeof path, "%s/added_tokens.json", folder);
