@@ -1263,7 +1263,6 @@ static void read_document(void) {
     if (poll(&(struct pollfd){STDIN_FILENO, POLLIN, 0}, 1, PATIENCE) > 0)
         run.document = read_all("-");
     else note("stdin is an open pipe without a text: it is not read; with -f - it is waited for");
-    if ((options.decode || options.ids) && run.document.n) append(&run.document, " ", 1);
 }
 
 /* Exit with an error if there are more texts than the command takes, or if no text has the lines for
@@ -1307,6 +1306,7 @@ static void read_inputs(void) {
     if (waits) run.document = read_all("-");
     else if ((n_words || options.n_sources) && kind != ONE_FILE && !options.interactive)
         read_document();
+    if ((options.decode || options.ids) && run.document.n) append(&run.document, " ", 1);
     for (size_t i = 0; i < options.n_sources; i++)
         if (options.sources[i].is_file) add_file(options.sources[i].text);
         else add_input(options.sources[i].text, strlen(options.sources[i].text));
