@@ -977,7 +977,7 @@ static void conversation(const char *tiny) {
     snprintf(model, sizeof model, "%s", in_work("Meta, two shards")); /* the library's */
     snprintf(file, sizeof file, "%.1100s", in_work("cache/state"));
     snprintf(tokenizer, sizeof tokenizer, "%s/tokenizer.model", tiny);
-    snprintf(input, sizeof input, "There\n//x\n/what\n/save %s\n/load %s\nonce\n/stats\n/reset\n\nA\n/exit\nno", file, file);
+    snprintf(input, sizeof input, "There\n//x\n/save %s\n/load %s\nonce\n/stats\n/reset\n\nA\n/exit\nno", file, file);
     const scenario s = {.name = "llama -i", .cache = THERE, .notes = 1, .input = input,
                         .words = {"llama", model, "-i", "--tokenizer", tokenizer, "-n", "3", "-c", "48", "-s", "3", "-t", "1"}};
     const scenario kept = {.name = "llama -i, a prompt, --prompt-cache", .cache = ABSENT, .input = "was\n\nking",
