@@ -2676,8 +2676,8 @@ LLAMAC_SHARED void llamac_vocab_note(llamac_gguf_vocab *, const llamac_pair *);
 LLAMAC_SHARED int llamac_vocab_gather(llamac_vocab **out, llamac_gguf_vocab *, size_t max_pieces,
                                       const char *file, llamac_arena *, llama_error *);
 
-/* Adds the tokens of added_tokens.json, special_tokens_map.json and tokenizer_config.json; a file
- * that does not exist is an empty cursor. rows is the model's number of tokens. */
+/* Adds the tokens of added_tokens.json, special_tokens_map.json, tokenizer_config.json and
+ * tokenizer.json; a file that does not exist is an empty cursor. rows is the model's number of tokens. */
 LLAMAC_SHARED int llamac_vocab_extend(llamac_vocab *, const llamac_cursor files[4], size_t rows,
                                       const char *const paths[4], llama_error *);
 
@@ -4328,28 +4328,13 @@ static int add_end(binder *b, double id, const char *file) {
  * place: "module.model.layers.0._orig_mod.mlp.up_proj.weight" becomes "layers.0.mlp.up_proj.weight".
  * A name with a zero byte becomes "". */
 static void plain_name(const tensor *t, char out[MAX_NAME + 1]) {
-    static const char *const wrappers[] = {"model",
-                                           "module",
-                                           "_orig_mod",
-                                           "_fsdp_wrapped_module",
-                                           "decoder",
-                                           "_forward_module",
-                                           "base_model",
-                                           "_checkpoint_wrapped_module",
-                                           "llama",
-                                           "state_dict",
-                                           "language_model",
-                                           "_module",
-                                           "llm",
-                                           "transformer",
-                                           "network",
-                                           "net",
-                                           "actor",
-                                           "pretrained_model",
-                                           "policy",
-                                           "student",
-                                           "text_model",
-                                           "ema"};
+    /* clang-format off */
+    static const char *const wrappers[] = {
+        "model", "module", "_module", "_orig_mod", "_forward_module", "_fsdp_wrapped_module",
+        "_checkpoint_wrapped_module", "base_model", "language_model", "text_model",
+        "pretrained_model", "state_dict", "decoder", "transformer", "llama", "llm", "network",
+        "net", "actor", "policy", "student", "ema"};
+    /* clang-format on */
     size_t n = 0, end = 0, length = memchr(t->name, 0, t->length) ? 0 : t->length;
     bool first = true;
     for (size_t i = 0; i < length; i = end + 1) {

@@ -853,7 +853,7 @@ static const char *read_added(llamac_vocab *v, llamac_cursor bytes, size_t rows,
 }
 
 /* Reads the added tokens from Hugging Face's files beside the tokenizer: by number added_tokens.json,
- * special_tokens_map.json, tokenizer_config.json; an empty cursor: there is no such file. `paths`
+ * special_tokens_map.json, tokenizer_config.json, tokenizer.json; an empty cursor: there is no such file. `paths`
  * are for error texts. Fails with LLAMA_EFORMAT or LLAMA_ENOMEM. */
 LLAMAC_SHARED int llamac_vocab_extend(llamac_vocab *v, const llamac_cursor files[4], size_t rows,
                                       const char *const paths[4], llama_error *err) {
@@ -1174,8 +1174,8 @@ static const char *no_scores(const llamac_vocab *v, const char *what, const char
     return text;
 }
 
-/* Returns a number that stands for a piece divided into two pieces, the left one `cut` bytes long, or
- * 0 if the two are not pieces that merges form. The sum over a list of cuts stands for the list. */
+/* Returns a hash of the division of a piece into two pieces, the left one `cut` bytes long, or 0 if
+ * the two are not pieces that merges form. Equal sums mean equal sets of divisions. */
 static uint64_t cut_number(const llamac_vocab *v, const char *text, size_t n, size_t cut) {
     if (vocab_find(v, text, cut) < 0 || vocab_find(v, text + cut, n - cut) < 0) return 0;
     uint64_t h = cut * 0x9e3779b97f4a7c15;

@@ -494,7 +494,7 @@ static void must_be_inputs(void) {
         if ((options.lines || options.null) && !given && !options.escapes) must(!memchr(b->text, divides, b->n), "a line is one");
         all += b->n;
     }
-    all -= run.n_inputs * run.document.n; /* it stands before each text */
+    all -= run.n_inputs * run.document.n; /* it comes before each text */
     if (n + options.n_sources && options.command->input && !files)
         must(options.escapes ? all <= sum && 4 * all >= sum : all == sum, "texts are what the arguments are");
 }
