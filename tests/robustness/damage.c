@@ -927,9 +927,9 @@ static void directed_gguf(void) {
     POKE(WHOLE_GGUF, "a text of 2^62 bytes in an array", "tokenizer.ggml.tokens", 0, 37, 1ull << 62, 8, "keys is damaged");
     POKE(WHOLE_GGUF, "a flag of 2", "add_space_prefix", 0, 20, 2, 1, "keys is damaged");
     PAIR("a type of 2^31", "a", 1ull << 31, "\0\0\0\0", "keys is damaged");
-    PAIR("an alignment of 2^21", "general.alignment", 4, "\0\0\x20\0", "keys is damaged");
-    PAIR("an alignment that is a text", "general.alignment", 8, "\2\0\0\0\0\0\0\0" "64", "keys is damaged");
-    PAIR("an alignment below 0", "general.alignment", 5, "\xe0\xff\xff\xff", "keys is damaged");
+    PAIR("an alignment of 2^21", "general.alignment", 4, "\0\0\x20\0", "'general.alignment' has a value");
+    PAIR("an alignment that is a text", "general.alignment", 8, "\2\0\0\0\0\0\0\0" "64", "'general.alignment' has a value");
+    PAIR("an alignment below 0", "general.alignment", 5, "\xe0\xff\xff\xff", "'general.alignment' has a value");
     PAIR("another alignment than its offsets'", "general.alignment", 4, "\0\1\0\0", "not followed by zeros");
     PAIR("an architecture that is a number", "general.architecture", 4, "\1\0\0\0", "general.architecture");
     PAIR("layers as a text", "llama.block_count", 8, "\1\0\0\0\0\0\0\0" "1", "'block_count'");
