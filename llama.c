@@ -4182,8 +4182,8 @@ static int bad_params(const char *file, const char *why, llama_error *err) {
 
 /* Reports parameters that are valid but that only other models have. Returns LLAMA_EFORMAT. */
 static int unsupported(const char *file, const char *what, llama_error *err) {
-    return llamac_fail(err, LLAMA_EFORMAT, "%s: %s is not supported; use a LLaMA 1 or 2 model",
-                       file, what);
+    return llamac_fail(err, LLAMA_EFORMAT, "%s: %s: not supported; use a LLaMA 1 or 2 model", file,
+                       what);
 }
 
 /* Reports a setting that only other models have. Returns LLAMA_EFORMAT. */
@@ -4283,15 +4283,13 @@ static int params_apply(llama *m, params p, const char *file, llama_error *err) 
     int format = m->format < NAMED_FORMATS ? m->format : META; /* of the keys in messages */
     for (int i = HEAD_DIM; i <= ROTARY; i++)
         if (p[i] > 0 && p[i] * p[HEADS] != p[DIM]) {
-            snprintf(
-                what, sizeof what,
-                "'%s' is %.10g, which with %.0f heads is not the width %.0f: such a head width",
-                param_keys[i].key[format], p[i], p[HEADS], p[DIM]);
+            snprintf(what, sizeof what, "'%s' is %.10g, but the head width must be dim / n_heads",
+                     param_keys[i].key[format], p[i]);
             return unsupported(file, what, err);
         }
     if (p[WINDOW] > 0 && !(p[NO_WINDOW] > 0) && p[WINDOW] < p[CONTEXT]) {
         snprintf(what, sizeof what,
-                 "'%s' is %.0f: a sliding window (Mistral's) shorter than the context of %.0f",
+                 "'%s' is %.0f, a sliding window (Mistral's) shorter than the context of %.0f",
                  param_keys[WINDOW].key[format], p[WINDOW], p[CONTEXT]);
         return unsupported(file, what, err);
     }
@@ -4304,13 +4302,11 @@ static int params_apply(llama *m, params p, const char *file, llama_error *err) 
     m->rope_theta = (float)p[ROPE_THETA];
     if (m->dim % m->n_heads || m->n_heads % m->n_kv_heads)
         return unsupported(
-            file,
-            "a width that n_heads does not divide, or n_heads that n_kv_heads does not divide,",
-            err);
+            file, "n_heads must divide the width, and n_kv_heads must divide n_heads", err);
     m->head_dim = m->dim / m->n_heads;
     m->kv_dim = m->head_dim * m->n_kv_heads;
     if (m->head_dim % 2)
-        return unsupported(file, "a head width that is odd (RoPE rotates pairs)", err);
+        return unsupported(file, "the head width is odd, but RoPE rotates pairs", err);
     if (!(p[NO_WINDOW] > 0)) m->window = (size_t)p[WINDOW];
     return LLAMA_OK;
 }
@@ -4842,7 +4838,8 @@ static int end_binding(binder *b) {
         bool no_output = true, no_embeddings = b->parts == 1; /* shards divide them differently */
         for (size_t k = 0; k < b->parts; k++)
             no_output &= !output[k], no_embeddings &= !embeddings[k];
-        b->p[TIED] = no_output || no_embeddings;
+        b->p[TIED] =
+            !b->skipped && (no_output || no_embeddings); /* else it may be a damaged name */
     }
     for (size_t k = 0; b->p[TIED] > 0 && k < b->parts; k++) {
         if (!embeddings[k]) embeddings[k] = output[k];
@@ -5090,7 +5087,8 @@ static int read_generation_config(binder *b) {
     char path[LLAMAC_PATH_BYTES];
     llamac_json j;
     int status = read_json(b, "generation_config.json", path, &j);
-    if (status) return llamac_is_not_found(status) ? LLAMA_OK : status;
+    bool too_long = status == LLAMA_EINVAL; /* such a file cannot exist */
+    if (status) return too_long || llamac_is_not_found(status) ? LLAMA_OK : status;
     const unsigned char *begin = j.c.at;
     bool object = llamac_json_next(&j) == '{';
     while (status == LLAMA_OK && object && llamac_json_next(&j)) status = note_end(b, &j, path);

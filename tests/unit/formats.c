@@ -1640,7 +1640,7 @@ static void test_facts(void) {
         {"one token of two names", "tokenizer_config.json", "\"pad_token\": \"\xe2\x96\x81the\", \"eos_token\": \"\xe2\x96\x81the\"", "2 262", 0, 0, NULL},
         {"one token of two names", "tokenizer_config.json", "\"eos_token\": \"\xe2\x96\x81the\", \"pad_token\": \"\xe2\x96\x81the\"", "2 262", 0, 0, NULL},
         {"a newer list of names", "tokenizer_config.json", "\"extra_special_tokens\": [\"\xe2\x96\x81the\"], \"eos_token\": \"\xe2\x96\x81the\"", "2 262", 0, 0, NULL},
-        {"a window", "config.json", "\"sliding_window\": 256", NULL, 0, 0, "'sliding_window' is 256: a sliding window (Mistral's) shorter than the context of 512 is not supported; use a LLaMA 1 or 2 model"},
+        {"a window", "config.json", "\"sliding_window\": 256", NULL, 0, 0, "'sliding_window' is 256, a sliding window (Mistral's) shorter than the context of 512: not supported; use a LLaMA 1 or 2 model"},
         {"a window that is not used", "config.json", "\"sliding_window\": 256, \"use_sliding_window\": false", "2", 0, 0, NULL},
         {"a window that is used", "config.json", "\"sliding_window\": 256, \"use_sliding_window\": true", NULL, 0, 0, "sliding window"},
         {"layers with a window", "config.json", "\"layer_types\": [\"full_attention\", \"sliding_attention\"]", NULL, 0, 0, "'layer_types' sliding_attention"},
@@ -1712,7 +1712,7 @@ static void test_facts(void) {
         {{"</s> is added", "", "tokenizer.ggml.add_eos_token", "2", 0, 1, NULL}, 7, 1},
         {{"a flag as text", "", "tokenizer.ggml.add_bos_token", NULL, 0, 0, "add_bos_token"}, 8, 0},
         {{"a flag as an array", "", "tokenizer.ggml.add_bos_token", NULL, 0, 0, "add_bos_token"}, 9, 0},
-        {{"a window", "", "llama.attention.sliding_window", NULL, 0, 0, "'attention.sliding_window' is 256: a sliding window"}, 4, 256},
+        {{"a window", "", "llama.attention.sliding_window", NULL, 0, 0, "'attention.sliding_window' is 256, a sliding window"}, 4, 256},
         {{"the base, an array", "", "llama.rope.freq_base", NULL, 0, 0, "rope.freq_base"}, 9, 4},
         {{"the base, a uint32", "", "llama.rope.freq_base", NULL, 0, 0, "its key 'rope.freq_base' has a value of type uint32, but must have float32 or float64"}, 4, 10000},
         {{"the base, a flag", "", "llama.rope.freq_base", NULL, 0, 0, "'rope.freq_base' has a value of type bool"}, 7, 1},
@@ -1741,7 +1741,7 @@ static void test_facts(void) {
         {{"an alignment of 2^24", "", "general.alignment", NULL, 0, 0, "'general.alignment' has a value that is not a power of two"}, 4, 1 << 24},
         {{"the scaling, an array", "", "llama.rope.scaling.type", NULL, 0, 0, "rope.scaling.type"}, 9, 1},
         {{"KV heads, an array", "", "llama.attention.head_count_kv", NULL, 0, 0, "head_count_kv"}, 9, 1},
-        {{"values of another width", "", "llama.attention.value_length", NULL, 0, 0, "'attention.value_length' is 16, which with 2 heads is not the width 16"}, 4, 16},
+        {{"values of another width", "", "llama.attention.value_length", NULL, 0, 0, "'attention.value_length' is 16, but the head width must be dim / n_heads: not supported; use"}, 4, 16},
         {{"experts, an array", "", "llama.expert_count", NULL, 0, 0, "expert_count"}, 9, 1},
     };
     for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
@@ -1760,7 +1760,7 @@ static void test_facts(void) {
 
     /* params.json */
     static const fact meta[] = {
-        {"a window", "params.json", "\"sliding_window\": 256", NULL, 0, 0, "'sliding_window' is 256: a sliding window"},
+        {"a window", "params.json", "\"sliding_window\": 256", NULL, 0, 0, "'sliding_window' is 256, a sliding window"},
         {"a long window", "params.json", "\"sliding_window\": 4096", "2", 0, 0, NULL},
         {"a window shorter than the context", "params.json", "\"sliding_window\": 4096, \"max_seq_len\": 8192", NULL, 0, 0, "sliding window"},
         {"a context as text", "params.json", "\"max_seq_len\": \"512\"", NULL, 0, 0, "'max_seq_len' must be"},
@@ -1768,7 +1768,7 @@ static void test_facts(void) {
         {"ends", "params.json", "\"eos_token_id\": [7, 8]", "7 8 2", 0, 0, NULL},
         {"an end beside it", "generation_config.json", "\"eos_token_id\": [7, 2]", "7 2", 0, 0, NULL},
         {"no window", "params.json", "\"sliding_window\": null", "2", 0, 0, NULL},
-        {"heads of another width", "params.json", "\"head_dim\": 64", NULL, 0, 0, "'head_dim' is 64, which with 2 heads is not the width 16"},
+        {"heads of another width", "params.json", "\"head_dim\": 64", NULL, 0, 0, "'head_dim' is 64, but the head width must be dim / n_heads: not supported; use"},
         {"the same width", "params.json", "\"head_dim\": 8", "2", 0, 0, NULL},
         {"another hidden width", "params.json", "\"hidden_dim\": 48", NULL, 0, 0, "hidden"},
         {"a base as a list", "params.json", "\"rope_theta\": [1e4]", NULL, 0, 0, "rope_theta"},
@@ -1860,7 +1860,7 @@ static void test_config(void) {
     BENT("quantised", "{", "{\"quantization_config\": {\"bits\": 4}, ", "quantization_config");
     BENT("a short window", "{", "{\"sliding_window\": 256, ", "window");
     BENT("a long window", "{", "{\"sliding_window\": 512, ", NULL);
-    BENT("heads of another width", "{", "{\"head_dim\": 16, ", "'head_dim' is 16, which with 2 heads is not the width 16: such a head width is not supported; use a LLaMA 1 or 2 model");
+    BENT("heads of another width", "{", "{\"head_dim\": 16, ", "'head_dim' is 16, but the head width must be dim / n_heads: not supported; use a LLaMA 1 or 2 model");
     BENT("a context beyond the limit", "\"max_position_embeddings\": 512", "\"max_position_embeddings\": 100000000", NULL);
     BENT("more layers than the limit", "\"num_hidden_layers\": 2", "\"num_hidden_layers\": 99999", "is not supported; use a LLaMA 1 or 2 model");
     BENT("another hidden width", "\"intermediate_size\": 32", "\"intermediate_size\": 48", "hidden");
@@ -1952,7 +1952,7 @@ static void test_bin(void) {
         char path[2048], file[2100];
         snprintf(path, sizeof path, "%s", model_write_as(&small, version ? BIN_1 : BIN_0, in_work("bin")));
         snprintf(file, sizeof file, "%s", path);
-        BENT("a wider model", "\x10\0\0\0\x20\0\0\0\2\0\0\0", "\x12\0\0\0\x20\0\0\0\2\0\0\0", version ? "head width that is odd" : "does not match a llama2.c header");
+        BENT("a wider model", "\x10\0\0\0\x20\0\0\0\2\0\0\0", "\x12\0\0\0\x20\0\0\0\2\0\0\0", version ? "head width is odd" : "does not match a llama2.c header");
         BENT("more layers", "\x10\0\0\0\x20\0\0\0\2\0\0\0", "\x10\0\0\0\x20\0\0\0\3\0\0\0", "does not match a llama2.c header");
         BENT("no heads", "\2\0\0\0\2\0\0\0\1\0\0\0", "\2\0\0\0\0\0\0\0\1\0\0\0", version ? "'n_heads'" : "does not match a llama2.c header");
         BENT("2^31 layers", "\2\0\0\0\2\0\0\0\1\0\0\0", "\2\0\0\x80\2\0\0\0\1\0\0\0", version ? "'n_layers'" : "does not match a llama2.c header");
