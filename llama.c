@@ -2179,7 +2179,10 @@ LLAMAC_INLINE char llamac_gguf_value(llamac_cursor *c, uint64_t type, llamac_val
  * waits for the disk. Small files (parameters, tokenizer, index) are read into memory, because
  * another process can truncate a mapped file. */
 
-enum { LLAMAC_PATH_BYTES = 4096 }; /* limit of a path, including its final 0 */
+enum {
+    LLAMAC_PATH_BYTES = 4096, /* limit of a path, including its final 0 */
+    LLAMAC_NAME_BYTES = 256   /* and of the name of a file */
+};
 
 typedef struct {
     int fd;         /* -1: not open */
@@ -2208,9 +2211,10 @@ LLAMAC_INLINE ptrdiff_t llamac_read(const llamac_file *, void *to, size_t n);
 LLAMAC_INLINE void llamac_close_file(llamac_file *);
 /* Returns whether folder/name exists. */
 LLAMAC_INLINE bool llamac_file_exists(const char *folder, const char *name);
-/* If exactly one entry of a folder is `wanted`, writes its name to out and returns true. */
-LLAMAC_INLINE bool llamac_only_entry(const char *folder, bool (*wanted)(const char *, const char *),
-                                     char out[LLAMAC_PATH_BYTES]);
+/* Copies the names of a folder's entries, except hidden ones, in the order of their bytes. Returns
+ * their number; 0 if the folder cannot be read or has more than `max`. */
+LLAMAC_INLINE size_t llamac_list_folder(const char *folder, char (*names)[LLAMAC_NAME_BYTES],
+                                        size_t max);
 /* Returns 1 for a folder, 0 for anything else, LLAMA_EIO if the path cannot be examined. */
 LLAMAC_INLINE int llamac_is_folder(const char *path, llama_error *);
 
@@ -2321,24 +2325,29 @@ LLAMAC_INLINE bool llamac_file_exists(const char *folder, const char *name) {
     return n > 0 && n < LLAMAC_PATH_BYTES && access(path, F_OK) == 0;
 }
 
-LLAMAC_INLINE bool llamac_only_entry(const char *folder, bool (*wanted)(const char *, const char *),
-                                     char out[LLAMAC_PATH_BYTES]) {
-    DIR *d = opendir(folder);
-    int found = 0;
-    /* cppcheck-suppress readdirCalled; each call has a stream of its own */
-    for (const struct dirent *e; d && (e = readdir(d)) != NULL;) {
-        if (e->d_name[0] == '.' || !wanted(folder, e->d_name)) continue;
-        snprintf(out, LLAMAC_PATH_BYTES, "%s", e->d_name);
-        found++;
-    }
-    if (d) closedir(d);
-    return found == 1;
-}
-
 LLAMAC_INLINE int llamac_is_folder(const char *path, llama_error *err) {
     struct stat st;
     if (stat(path, &st) == 0) return S_ISDIR(st.st_mode);
     return llamac_fail(err, LLAMA_EIO, "%s: cannot be opened: %s", path, strerror(errno));
+}
+
+/* Compares two names by their bytes. For qsort. */
+LLAMAC_INLINE int llamac_compare_names(const void *a, const void *b) { return strcmp(a, b); }
+
+LLAMAC_INLINE size_t llamac_list_folder(const char *folder, char (*names)[LLAMAC_NAME_BYTES],
+                                        size_t max) {
+    DIR *d = opendir(folder);
+    size_t n = 0;
+    /* cppcheck-suppress readdirCalled; each call has a stream of its own */
+    for (const struct dirent *e; d && n <= max && (e = readdir(d)) != NULL;) {
+        if (e->d_name[0] == '.' || strlen(e->d_name) >= LLAMAC_NAME_BYTES) continue;
+        if (n < max) memcpy(names[n], e->d_name, strlen(e->d_name) + 1);
+        n++;
+    }
+    if (d) closedir(d);
+    if (n > max) return 0;
+    qsort(names, n, sizeof *names, llamac_compare_names);
+    return n;
 }
 
 /* ---- Platform: replacing a file ---- */
@@ -2657,9 +2666,10 @@ LLAMAC_INLINE int llamac_read_file(llamac_cursor *c, llamac_arena *arena, const 
  * It keeps a copy of the data that it needs, in the arena. max_pieces is the model's number of
  * tokens; a vocabulary with more pieces is refused. `file` is the file name for error texts. */
 
-/* Reads a vocabulary from the bytes of a tokenizer file, and detects its format. */
+/* Reads a vocabulary from the bytes of a tokenizer file, and detects its format. `own`: it lies
+ * beside the model, so an error text may say that the model cannot be used. */
 LLAMAC_SHARED int llamac_vocab_parse(llamac_vocab **, llamac_cursor bytes, size_t max_pieces,
-                                     const char *file, llamac_arena *, llama_error *);
+                                     const char *file, bool own, llamac_arena *, llama_error *);
 
 typedef struct { /* the values of a GGUF file's metadata that describe the vocabulary */
     llamac_value model, tokens, scores, types; /* tokens, scores, types: arrays, by token */
@@ -2668,7 +2678,8 @@ typedef struct { /* the values of a GGUF file's metadata that describe the vocab
     double space_in_front;                     /* 0 or 1: the key add_space_prefix */
     double squeezes_spaces;                    /* 0 or 1: the key remove_extra_whitespaces */
     double adds_bos, adds_eos;                 /* 0 or 1: the keys add_bos_token, add_eos_token */
-    const char *mistyped;                      /* a key of these whose value is not one; or NULL */
+    unsigned seen;                             /* bit i: key i of llamac_vocab_note was read */
+    const char *wrong, *why;                   /* a key whose value is not valid, or NULL; why */
 } llamac_gguf_vocab;
 /* Stores the value of a pair if its key describes the vocabulary. Is called for every pair. */
 LLAMAC_SHARED void llamac_vocab_note(llamac_gguf_vocab *, const llamac_pair *);
@@ -2677,7 +2688,8 @@ LLAMAC_SHARED int llamac_vocab_gather(llamac_vocab **out, llamac_gguf_vocab *, s
                                       const char *file, llamac_arena *, llama_error *);
 
 /* Adds the tokens of added_tokens.json, special_tokens_map.json, tokenizer_config.json and
- * tokenizer.json; a file that does not exist is an empty cursor. rows is the model's number of tokens. */
+ * tokenizer.json; a file that does not exist is an empty cursor. rows is the model's number of
+ * tokens. */
 LLAMAC_SHARED int llamac_vocab_extend(llamac_vocab *, const llamac_cursor files[4], size_t rows,
                                       const char *const paths[4], llama_error *);
 
@@ -2904,8 +2916,10 @@ static int zip_entry(const torch_file *z, llamac_cursor *c, entry *e) {
         if (wide.bad) return bad_archive(z->a, "a zip64 field is truncated");
     }
     if ((number_at(h, 8, 2) & 1) || number_at(h, 10, 2) != 0 || compressed != size)
-        return bad_archive(z->a,
-                           "a zip entry is compressed or encrypted, which PyTorch does not do");
+        return llamac_fail(z->a->err, LLAMA_EFORMAT,
+                           "%s: a zip entry is compressed or encrypted, which PyTorch does not do; "
+                           "get a file that torch.save(model.state_dict(), ...) wrote",
+                           z->a->file);
     llamac_take(&data, at);
     llamac_cursor local = data;
     llamac_take(&data, LOCAL);
@@ -3092,8 +3106,9 @@ typedef struct {
 static bool pickle_fail(pickle *p, const char *why) {
     if (p->status) return false;
     p->status = llamac_fail(p->z->a->err, LLAMA_EFORMAT,
-                            "%s: in its pickle, %s; the file is damaged or is not a LLaMA "
-                            "checkpoint: download it again",
+                            "%s: in its pickle, %s; the file is damaged or has more than tensors: "
+                            "download it again, or get a file that "
+                            "torch.save(model.state_dict(), ...) wrote",
                             p->z->a->file, why);
     return false;
 }
@@ -3102,7 +3117,7 @@ static bool pickle_fail(pickle *p, const char *why) {
  * plus 8 times the size of the file, because a one-byte opcode may ask for much memory. */
 static void *pickle_new(pickle *p, uint64_t count, size_t size) {
     enum { TIMES = 8, AT_LEAST = 1 << 18 };
-    p->allocated += (count * size + 15) / 16 * 16; /* count < 2^20, by MEMO_MAX and STACK_MAX */
+    p->allocated += (count * size + 15) / 16 * 16; /* count is at most the size of the file */
     if (p->allocated > AT_LEAST + TIMES * (uint64_t)llamac_left(&p->z->a->bytes))
         return pickle_fail(p, "it needs more memory than a file of this size can need"), NULL;
     void *memory = llamac_new(p->z->a->scratch, count, size);
@@ -3551,45 +3566,49 @@ static int torch_tensor(torch_file *z, const named *e) {
     return add_tensor(z->a, t);
 }
 
-/* Returns the last item with a key in a dict, or with any key if key is NULL; NULL: none. Only
- * tensors and dicts are items. */
-static const named *find_item(const pickle *p, int64_t dict, const char *key) {
-    const named *e = p->names;
-    while (e && (e->dict != dict || (key && !llamac_is(e->name, e->length, key)))) e = e->next;
-    return e;
-}
-
-/* Returns the number of tensors that are items of a dict. */
-static size_t count_tensors(const pickle *p, int64_t dict) {
-    size_t n = 0;
-    for (const named *e = p->names; e; e = e->next) n += e->dict == dict && e->tensor;
-    return n;
+/* Returns the item of a dict that holds the model's tensors, or NULL if the dict itself holds them.
+ * sizes has the number of items of each dict, tensors the number of its tensors. The item is the
+ * dict with the first key of `keys`, else the only dict with the tensors of a layer or more, else
+ * the only dict that is not empty. If several dicts hold tensors, sets p->status. */
+static const named *inner_dict(pickle *p, const uint32_t *sizes, const uint32_t *tensors) {
+    static const char *const keys[] = {"state_dict", "model_state_dict", "model",  "module",
+                                       "weights",    "network",          "params", "net"};
+    enum { KEYS = sizeof keys / sizeof *keys, LAYER = 9 /* tensors */ };
+    const named *known = NULL, *full = NULL, *any = NULL, *other = NULL;
+    size_t best = KEYS, n_any = 0;
+    for (const named *e = p->names; e; e = e->next) {
+        if (e->dict != p->dict || e->inner < 0 || !sizes[e->inner]) continue;
+        for (size_t k = 0; k < best; k++)
+            if (llamac_is(e->name, e->length, keys[k])) known = e, best = k;
+        if (tensors[e->inner] >= LAYER) other = full, full = e;
+        any = e, n_any++;
+    }
+    if (known || tensors[p->dict] >= LAYER) return known;
+    if (other)
+        p->status =
+            llamac_fail(p->z->a->err, LLAMA_EFORMAT,
+                        "%s: holds several dicts of tensors, '%.*s' and '%.*s'; save the dict of "
+                        "one model alone",
+                        p->z->a->file, (int)(full->length < 60 ? full->length : 60), full->name,
+                        (int)(other->length < 60 ? other->length : 60), other->name);
+    return other ? NULL : full ? full : n_any == 1 ? any : NULL;
 }
 
 /* If the dict is a training checkpoint, as {"model": {...}, "optimizer": {...}, ...}, sets p->dict
- * to the dict in it that has the model's tensors: one with a usual name, else the one with the most
- * tensors, if they are more than the dict's own. */
-static void unwrap(pickle *p) {
-    static const char *const keys[] = {"state_dict", "model_state_dict", "model",  "module",
-                                       "weights",    "network",          "params", "net"};
-    enum { KEYS = sizeof keys / sizeof *keys, MAX_LEVELS = 4, MAX_DICTS = 64 };
-    for (int level = 0; level < MAX_LEVELS; level++) {
-        int64_t inner = -1;
-        for (size_t k = 0; k < KEYS && inner < 0; k++) {
-            const named *e = find_item(p, p->dict, keys[k]);
-            if (e && e->inner >= 0 && find_item(p, e->inner, NULL)) inner = e->inner;
-        }
-        size_t most = count_tensors(p, p->dict), dicts = 0;
-        bool usual = inner >= 0;
-        for (const named *e = p->names; e && !usual && dicts < MAX_DICTS; e = e->next) {
-            if (e->dict != p->dict || e->inner < 0) continue;
-            size_t n = count_tensors(p, e->inner);
-            dicts++;
-            if (n > most) most = n, inner = e->inner;
-        }
-        if (inner < 0) return;
-        p->dict = inner;
+ * to the dict in it that has the model's tensors. Returns p->status. */
+static int unwrap(pickle *p) {
+    enum { MAX_LEVELS = 4 };
+    uint32_t *sizes = pickle_new(p, (uint64_t)p->n_dicts, sizeof *sizes);
+    uint32_t *tensors = sizes ? pickle_new(p, (uint64_t)p->n_dicts, sizeof *tensors) : NULL;
+    if (!tensors) return p->status;
+    for (const named *e = p->names; e; e = e->next)
+        sizes[e->dict]++, tensors[e->dict] += !!e->tensor;
+    for (int level = 0; level < MAX_LEVELS && p->status == LLAMA_OK; level++) {
+        const named *e = inner_dict(p, sizes, tensors);
+        if (!e) break;
+        p->dict = e->inner;
     }
+    return p->status;
 }
 
 /* Lists the tensors of a PyTorch file. A file is of the older form if it begins with legacy_magic,
@@ -3610,7 +3629,7 @@ static int read_torch(archive *a) {
         if (status == LLAMA_OK && !set_storage_types(&z, p))
             status = bad_archive(a, "it has a storage that no tensor uses");
     }
-    if (status == LLAMA_OK) unwrap(p);
+    if (status == LLAMA_OK) status = unwrap(p);
     for (const named *e = p->names; e && status == LLAMA_OK; e = e->next)
         if (e->dict == p->dict && e->tensor) status = torch_tensor(&z, e);
     return status;
@@ -3741,6 +3760,7 @@ typedef struct {
     uint64_t n_tensors, n_pairs; /* as the header states them */
     uint64_t alignment;          /* in bytes, a power of two */
     uint64_t n_strings;          /* items of arrays of strings so far */
+    const char *mistyped;        /* a key whose value is not valid; NULL: none */
 } gguf_file;
 
 /* Starts to read a GGUF file: reads the header. Returns LLAMA_EFORMAT if it is not valid, or if the
@@ -3767,10 +3787,51 @@ static int gguf_open(gguf_file *g, archive *a) {
     return LLAMA_OK;
 }
 
+/* Keys that say nothing of the model, and what their values must be all the same. */
+static const struct {
+    const char *key;
+    char kind; /* '1' an integer, '"' a text, 'a' the alignment */
+} gguf_typed[] = {
+    {"general.alignment", 'a'},
+    {"general.type", '"'},
+    {"general.file_type", '1'},
+    {"general.quantization_version", '1'},
+    {"llama.tensor_data_layout", '"'},
+    {"split.count", '1'},
+    {"split.no", '1'},
+    {"split.tensors.count", '1'},
+};
+
+/* Notes in g->mistyped a key of gguf_typed whose value is not valid. Sets g->alignment. */
+static void gguf_check_type(gguf_file *g, const llamac_pair *p) {
+    enum { MAX_ALIGNMENT = 1 << 20 };
+    const llamac_value *v = &p->value;
+    bool integer = v->kind == '0' && v->type != GGUF_FLOAT && v->type != GGUF_DOUBLE;
+    bool in_range = integer && v->number >= 1 && v->number <= MAX_ALIGNMENT;
+    uint64_t n = in_range ? (uint64_t)v->number : 0;
+    for (size_t i = 0; p->key && i < sizeof gguf_typed / sizeof *gguf_typed; i++) {
+        char kind = gguf_typed[i].kind;
+        if (!llamac_is(p->key, p->length, gguf_typed[i].key)) continue;
+        if (kind == 'a' && n && !(n & (n - 1))) g->alignment = n;
+        else if (kind == 'a' || (kind == '"' ? v->kind != '"' : !integer))
+            g->mistyped = gguf_typed[i].key;
+    }
+}
+
+/* Reports why gguf_next returned false. Returns LLAMA_EFORMAT. */
+static int bad_pair(const gguf_file *g) {
+    if (!g->mistyped) return bad_archive(g->a, "its list of keys is damaged");
+    bool alignment = strcmp(g->mistyped, gguf_typed[0].key) == 0;
+    return llamac_fail(g->a->err, LLAMA_EFORMAT,
+                       "%s: its key '%s' has a value %s; convert the model to GGUF again",
+                       g->a->file, g->mistyped,
+                       alignment ? "that is not a power of two from 1 to 1048576"
+                                 : "of another type than it must have");
+}
+
 /* Reads the next pair into *p. Returns false if it is malformed. For an array, p->value is at the
  * first item, and the items are skipped to find the next pair: all together if they have one size,
- * else one by one, up to MAX_STRINGS in a file. If the key is general.alignment, sets g->alignment,
- * which must be a power of two. */
+ * else one by one, up to MAX_STRINGS in a file. */
 static bool gguf_next(gguf_file *g, llamac_pair *p) {
     enum { MAX_STRINGS = 1 << 22 };
     llamac_cursor *c = &g->c;
@@ -3798,22 +3859,8 @@ static bool gguf_next(gguf_file *g, llamac_pair *p) {
                 return false;
         }
     } else llamac_gguf_value(c, type, v);
-    if (p->key && llamac_is(p->key, p->length, "general.alignment"))
-        g->alignment = v->kind == '0' && v->type != GGUF_FLOAT && v->type != GGUF_DOUBLE &&
-                               v->number >= 1 && v->number <= 1 << 20
-                           ? (uint64_t)v->number
-                           : 0;
-    return !c->bad && v->kind && g->alignment && !(g->alignment & (g->alignment - 1));
-}
-
-/* Reports why gguf_next failed. Returns LLAMA_EFORMAT. */
-static int gguf_damaged(const gguf_file *g, const archive *a) {
-    bool alignment = !g->alignment || (g->alignment & (g->alignment - 1));
-    return alignment ? llamac_fail(a->err, LLAMA_EFORMAT,
-                                   "%s: its key 'general.alignment' must be an integer, a power of "
-                                   "two up to 2^20; convert the model to GGUF again",
-                                   a->file)
-                     : bad_archive(a, "its list of keys is damaged");
+    if (!c->bad && v->kind) gguf_check_type(g, p);
+    return !c->bad && v->kind && !g->mistyped;
 }
 
 /* Returns GGUF's name of a type, or "" if it is unknown. Only F32, F16 and BF16 are supported. The
@@ -3901,7 +3948,7 @@ static int read_gguf(archive *a) {
     llamac_pair pair;
     int status = gguf_open(&g, a);
     for (uint64_t i = 0; i < g.n_pairs && status == LLAMA_OK; i++)
-        if (!gguf_next(&g, &pair)) status = gguf_damaged(&g, a);
+        if (!gguf_next(&g, &pair)) status = bad_pair(&g);
     return status ? status : gguf_tensors(&g);
 }
 
@@ -4080,7 +4127,7 @@ static const struct {
     [HIDDEN] = {{"hidden_dim", "intermediate_size", "feed_forward_length"}, '1', 1, MAX_WIDTH},
     [MULTIPLE_OF] = {{"multiple_of", "", ""}, '1', 1, MAX_WIDTH},        /* H is a multiple of it */
     [FFN_MULTIPLIER] = {{"ffn_dim_multiplier", "", ""}, '0', 1e-3, 1e3}, /* of H, Llama 2 */
-    [CONTEXT] = {{"", "max_position_embeddings", "context_length"}, '1', 1, 1e9},
+    [CONTEXT] = {{"max_seq_len", "max_position_embeddings", "context_length"}, '1', 1, MAX_CONTEXT},
     [NORM_EPS] = {{"norm_eps", "rms_norm_eps", "attention.layer_norm_rms_epsilon"}, '0', 1e-30, 1},
     [ROPE_THETA] = {{"rope_theta", "rope_theta", "rope.freq_base"}, '0', 1, 1e30},
     [TIED] = {{"", "tie_word_embeddings", ""}, 't', 0, 1}, /* output is tok_embeddings */
@@ -4112,12 +4159,18 @@ static const struct {
     {HUGGING_FACE, "mlp_bias", 'f', "", 0},                      /* Granite */
     {HUGGING_FACE, "quantization_config", 'n', "", 0},           /* GPTQ, AWQ */
     {HUGGING_FACE, "partial_rotary_factor", '0', "", 1},         /* all of a head is rotated */
-    {HUGGING_FACE, "rope_type", '"', "default", 0},    /* in rope_scaling or rope_parameters */
-    {HUGGING_FACE, "type", '"', "default", 0},         /* older name of rope_type */
-    {HUGGING_FACE, "factor", '0', "", 1},              /* RoPE for longer contexts */
+    {HUGGING_FACE, "rope_type", '"', "default", 0}, /* in rope_scaling or rope_parameters */
+    {HUGGING_FACE, "type", '"', "default", 0},      /* older name of rope_type */
+    {HUGGING_FACE, "factor", '0', "", 1},           /* RoPE for longer contexts */
+    {HUGGING_FACE, "layer_types", '"', "full_attention", 0},
+    {HUGGING_FACE, "num_experts", '0', "", 0}, /* Mixtral; 1: no mixture */
+    {HUGGING_FACE, "num_experts", '0', "", 1},
+    {HUGGING_FACE, "num_local_experts", '0', "", 0},
+    {HUGGING_FACE, "num_local_experts", '0', "", 1},
     {GGUF, "general.architecture", '"', "llama", 0},   /* not mistral, qwen2, ... */
     {GGUF, "llama.rope.scaling.type", '"', "none", 0}, /* RoPE for longer contexts */
     {GGUF, "llama.rope.scaling.factor", '0', "", 1},
+    {GGUF, "llama.rope.scaling.attn_factor", '0', "", 1},
     {GGUF, "llama.rope.scale_linear", '0', "", 1}, /* older name of scaling.factor */
     {GGUF, "llama.expert_count", '0', "", 0},      /* Mixtral */
 };
@@ -4126,6 +4179,12 @@ static const struct {
 static int bad_params(const char *file, const char *why, llama_error *err) {
     return llamac_fail(err, LLAMA_EFORMAT, "%s: %s; use the file that came with the model", file,
                        why);
+}
+
+/* Reports parameters that are valid but that only other models have. Returns LLAMA_EFORMAT. */
+static int unsupported(const char *file, const char *what, llama_error *err) {
+    return llamac_fail(err, LLAMA_EFORMAT, "%s: %s: not supported; use a LLaMA 1 or 2 model", file,
+                       what);
 }
 
 /* Reports a setting that only other models have. Returns LLAMA_EFORMAT. */
@@ -4159,7 +4218,8 @@ static int put_param(params p, size_t i, const char *key, const llamac_value *v,
     double min = param_keys[i].min, max = param_keys[i].max;
     bool logical = want == 't' || want == 'f';
     double number = v->kind == '0' ? v->number : v->kind == want;
-    bool is_integer = v->type != GGUF_FLOAT && v->type != GGUF_DOUBLE; /* GGUF's type of it */
+    if (i == CONTEXT && number > max && number < INFINITY) number = max; /* of no session's size */
+    bool is_integer = v->type != GGUF_FLOAT && v->type != GGUF_DOUBLE;   /* GGUF's type of it */
     bool valid = logical ? v->kind == 't' || v->kind == 'f' : v->kind == '0';
     if (v->type != GGUF_NONE && (!valid || is_integer != (want == '1')))
         return llamac_fail(err, LLAMA_EFORMAT,
@@ -4170,16 +4230,19 @@ static int put_param(params p, size_t i, const char *key, const llamac_value *v,
         return llamac_fail(err, LLAMA_EFORMAT,
                            "%s: '%s' must be true or false; use the file that came with the model",
                            file, key);
-    if (!valid || !(number >= min && number <= max) ||
-        (want == '1' && number != (double)(long)number))
+    if (valid && number > max)
+        return llamac_fail(err, LLAMA_EFORMAT,
+                           "%s: '%s' is %.10g, but more than %.10g is not supported; use a LLaMA 1 "
+                           "or 2 model",
+                           file, key, number, max);
+    if (!valid || !(number >= min) || (want == '1' && number != (double)(long)number))
         return llamac_fail(err, LLAMA_EFORMAT,
                            "%s: '%s' must be a%s number from %.10g to %.10g; use the file that "
                            "came with the model",
                            file, key, want == '1' ? " whole" : "", min, max);
-    if (v->type == GGUF_NONE && p[i] != 0 && p[i] != number) /* JSON */
+    if (p[i] != 0 && p[i] != number)
         return llamac_fail(err, LLAMA_EFORMAT,
-                           "%s: '%s' is given twice, with different values; use the file that came "
-                           "with the model",
+                           "%s: '%s' is given twice, with different values; remove one of them",
                            file, key);
     p[i] = number;
     return LLAMA_OK;
@@ -4217,6 +4280,20 @@ static int params_apply(llama *m, params p, const char *file, llama_error *err) 
     if (p[KV_HEADS] == 0) p[KV_HEADS] = p[HEADS];
     if (p[ROPE_THETA] == 0) p[ROPE_THETA] = 10000;
     if (p[CONTEXT] == 0) p[CONTEXT] = DEFAULT_CONTEXT;
+    char what[160];
+    int format = m->format < NAMED_FORMATS ? m->format : META; /* of the keys in messages */
+    for (int i = HEAD_DIM; i <= ROTARY; i++)
+        if (p[i] > 0 && p[i] * p[HEADS] != p[DIM]) {
+            snprintf(what, sizeof what, "'%s' is %.10g, but the head width must be dim / n_heads",
+                     param_keys[i].key[format], p[i]);
+            return unsupported(file, what, err);
+        }
+    if (p[WINDOW] > 0 && !(p[NO_WINDOW] > 0) && p[WINDOW] < p[CONTEXT]) {
+        snprintf(what, sizeof what,
+                 "'%s' is %.0f, a sliding window (Mistral's) shorter than the context of %.0f",
+                 param_keys[WINDOW].key[format], p[WINDOW], p[CONTEXT]);
+        return unsupported(file, what, err);
+    }
     m->dim = (size_t)p[DIM];
     m->n_layers = (size_t)p[LAYERS];
     m->n_heads = (size_t)p[HEADS];
@@ -4225,23 +4302,12 @@ static int params_apply(llama *m, params p, const char *file, llama_error *err) 
     m->norm_eps = (float)p[NORM_EPS];
     m->rope_theta = (float)p[ROPE_THETA];
     if (m->dim % m->n_heads || m->n_heads % m->n_kv_heads)
-        return bad_params(file, "n_heads must divide the width, and n_kv_heads must divide n_heads",
-                          err);
+        return unsupported(
+            file, "n_heads must divide the width, and n_kv_heads must divide n_heads", err);
     m->head_dim = m->dim / m->n_heads;
     m->kv_dim = m->head_dim * m->n_kv_heads;
     if (m->head_dim % 2)
-        return bad_params(file, "the head width is odd, but RoPE rotates pairs", err);
-    for (int i = HEAD_DIM; i <= ROTARY; i++)
-        if (p[i] > 0 && p[i] != (double)m->head_dim)
-            return llamac_fail(err, LLAMA_EFORMAT,
-                               "%s: '%s' is %g, not the width divided by the heads, %zu: not "
-                               "supported; use a LLaMA 1 or 2 model",
-                               file, param_keys[i].key[m->format], p[i], m->head_dim);
-    if (p[WINDOW] > 0 && !(p[NO_WINDOW] > 0) && (m->format == META || p[WINDOW] < p[CONTEXT]))
-        return llamac_fail(err, LLAMA_EFORMAT,
-                           "%s: has a sliding window (Mistral's), which is not supported: LLaMA "
-                           "attends to all positions; use a LLaMA 1 or 2 model",
-                           file);
+        return unsupported(file, "the head width is odd, but RoPE rotates pairs", err);
     if (!(p[NO_WINDOW] > 0)) m->window = (size_t)p[WINDOW];
     return LLAMA_OK;
 }
@@ -4298,18 +4364,20 @@ static const weight *nth_weight(const llama *m, size_t i) {
     return (const weight *)(const void *)(base + binding[row_of(i)].at);
 }
 
-typedef struct {             /* a model while it is opened */
-    llama *m;                /* the model to fill in */
-    params p;                /* as the files give them */
-    const char *path;        /* the folder or file that the caller gave */
-    const char *params_file; /* the file with the parameters, for messages */
-    size_t parts;            /* parts that a weight is divided into: the number of shards, or 1 */
-    tensor **tensors;        /* [OUTSIDE + n_layers * INSIDE][parts]; NULL: not found */
-    size_t sizes[DIMS];      /* the values of the letters of shapes */
-    const tensor *skipped;   /* a tensor outside the layers, of unknown use; NULL: none */
-    uint64_t copied_bytes;   /* bytes copied by copy_weight() */
-    llamac_arena scratch;    /* memory that is freed when opening ends */
-    llama_error *err;        /* of the caller */
+typedef struct {               /* a model while it is opened */
+    llama *m;                  /* the model to fill in */
+    params p;                  /* as the files give them */
+    const char *path;          /* the folder or file that the caller gave */
+    const char *params_file;   /* the file with the parameters, for messages */
+    size_t parts;              /* parts that a weight is divided into: the number of shards, or 1 */
+    tensor **tensors;          /* [OUTSIDE + n_layers * INSIDE][parts]; NULL: not found */
+    size_t sizes[DIMS];        /* the values of the letters of shapes */
+    const tensor *skipped;     /* a tensor outside the layers, of unknown use; NULL: none */
+    bool prefix_known;         /* the first file is read */
+    char prefix[MAX_NAME + 1]; /* in front of all plain names, with its point; "": none */
+    uint64_t copied_bytes;     /* bytes copied by copy_weight() */
+    llamac_arena scratch;      /* memory that is freed when opening ends */
+    llama_error *err;          /* of the caller */
 } binder;
 
 /* Adds an end-of-text id to those of the model; -1 names none. An id without a row in the model does no
@@ -4319,7 +4387,9 @@ static int add_end(binder *b, double id, const char *file) {
     if (!(id >= -1 && id < INT32_MAX && id == (double)(int32_t)id))
         return bad_params(file, "an id of end-of-text is not a token id", b->err);
     if (id >= 0 && m->n_ends == MAX_ENDS)
-        return bad_params(file, "it names too many ids of end-of-text", b->err);
+        return llamac_fail(b->err, LLAMA_EFORMAT,
+                           "%s: names more than %d ids of end-of-text; remove some", file,
+                           (int)MAX_ENDS);
     if (id >= 0) m->ends[m->n_ends++] = (int32_t)id;
     return LLAMA_OK;
 }
@@ -4382,6 +4452,38 @@ static size_t weight_named(const binder *b, const char *name, int *names) {
             if (llamac_is(rest, n - SUFFIX, want)) return r + l * INSIDE;
         }
     return SIZE_MAX;
+}
+
+/* Returns the length of what precedes the name of a weight in a plain name, "policy." for example; 0
+ * if nothing does, SIZE_MAX if it ends in no weight's name. */
+static size_t prefix_length(const binder *b, const char *name) {
+    enum { MAX_COMPONENTS = 8 };
+    const char *at = name;
+    int names;
+    for (int i = 0; at && i < MAX_COMPONENTS; i++) {
+        if (weight_named(b, at, &names) != SIZE_MAX) return (size_t)(at - name);
+        at = strchr(at, '.') ? strchr(at, '.') + 1 : NULL;
+    }
+    return SIZE_MAX;
+}
+
+/* Sets b->prefix to what precedes the names of all tensors in the first file, if LLaMA's names
+ * remain without it. */
+static void find_prefix(binder *b, const archive *a) {
+    char name[MAX_NAME + 1], prefix[MAX_NAME + 1] = "";
+    size_t n = SIZE_MAX, length;
+    for (const tensor *t = a->tensors; t; t = t->next) {
+        plain_name(t, name);
+        if ((length = prefix_length(b, name)) >= n) continue;
+        n = length;
+        memcpy(prefix, name, n);
+    }
+    for (const tensor *t = a->tensors; t && n != SIZE_MAX; t = t->next) {
+        plain_name(t, name);
+        if (strncmp(name, prefix, n) != 0) n = SIZE_MAX;
+    }
+    b->prefix_known = true;
+    if (n != SIZE_MAX) memcpy(b->prefix, prefix, n); /* the rest is 0 */
 }
 
 /* Components of names of tensors that no model needs, whatever their type: RoPE's tables, which
@@ -4465,16 +4567,19 @@ static int skip_tensor(binder *b, const archive *a, const tensor *t, const char 
             return foreign_tensor(a, t, foreign[k].what, foreign[k].advice);
     if (inside || b->m->format == GGUF)
         return foreign_tensor(a, t, "it belongs to another architecture", OTHER);
-    b->skipped = t;
+    if (!b->skipped || prefix_length(b, name) != SIZE_MAX) b->skipped = t;
     return LLAMA_OK;
 }
-#undef OTHER
 
 /* Binds a tensor of file number f to its weight, as part k of it. A vector becomes a matrix of one
  * row. Returns LLAMA_EFORMAT for a tensor that LLaMA does not have, or that occurs twice. */
 static int bind_tensor(binder *b, const archive *a, tensor *t, size_t f, size_t k) {
-    char name[MAX_NAME + 1] = "";
-    plain_name(t, name);
+    char full[MAX_NAME + 1] = "", *name = full;
+    size_t prefix = strlen(b->prefix);
+    plain_name(t, full);
+    if (strncmp(full, b->prefix, prefix) == 0) name += prefix;
+    else if (weight_named(b, full, &t->names) != SIZE_MAX)
+        return foreign_tensor(a, t, "it lacks the prefix of the tensors before it", OTHER);
     size_t i = weight_named(b, name, &t->names);
     if (i == SIZE_MAX) return skip_tensor(b, a, t, name);
     if (i >= OUTSIDE + b->m->n_layers * INSIDE)
@@ -4500,6 +4605,8 @@ static int bind_tensor(binder *b, const archive *a, tensor *t, size_t f, size_t 
     return LLAMA_OK;
 }
 
+#undef OTHER
+
 /* Reads file number f with the function of its format, and binds its tensors. Each is part k of its
  * weight. */
 static int bind_file(binder *b, size_t f, size_t k, int (*read_tensors)(archive *)) {
@@ -4508,6 +4615,7 @@ static int bind_file(binder *b, size_t f, size_t k, int (*read_tensors)(archive 
     a.bytes = llamac_cursor_on(file->data, file->size);
     bool cold = llamac_advise_random(file);
     int status = read_tensors(&a);
+    if (status == LLAMA_OK && !b->prefix_known) find_prefix(b, &a);
     for (tensor *t = a.tensors; t && status == LLAMA_OK; t = t->next)
         status = bind_tensor(b, &a, t, f, k);
     llamac_advise_normal(file, cold);
@@ -4528,9 +4636,18 @@ static const char *weight_name(const binder *b, size_t i, char out[96]) {
 /* Reports that weight i is missing in a file or folder. Returns LLAMA_EFORMAT. */
 static int missing_weight(const binder *b, const char *file, size_t i) {
     const tensor *t = b->skipped;
-    char name[96];
+    char name[96], other[MAX_NAME + 1] = "";
+    size_t prefix = SIZE_MAX;
     weight_name(b, i, name);
-    if (i < OUTSIDE && i != NORM &&
+    if (t) plain_name(t, other), prefix = prefix_length(b, other);
+    if (prefix != SIZE_MAX)
+        return llamac_fail(
+            b->err, LLAMA_EFORMAT,
+            "%s: %s is missing, and '%.*s' has the prefix '%.*s', which not all tensors have; "
+            "save the tensors of one model alone",
+            file, name, (int)(t->length < 80 ? t->length : 80), t->name,
+            (int)(prefix < 80 ? prefix : 80), other);
+    if (b->m->format == HUGGING_FACE && i < OUTSIDE && i != NORM &&
         (b->tensors[EMBEDDINGS * b->parts] || b->tensors[OUTPUT * b->parts]))
         return llamac_fail(b->err, LLAMA_EFORMAT,
                            "%s: %s is missing, and %s does not say that output and embeddings are "
@@ -4715,14 +4832,18 @@ static int begin_binding(binder *b, size_t parts) {
 }
 
 /* Binds every weight, after all files are read. If the output is tied, it uses the tensor of the
- * embeddings, which the files may have under the name of either. GGUF and params.json do not say
- * whether it is: there it is if the files have only one of the two, and no other tensor whose name
- * may be a damaged one. */
+ * embeddings, which the files may have under the name of either. Files of Meta and of GGUF that have
+ * only one of the two tie them. */
 static int end_binding(binder *b) {
     tensor **embeddings = &b->tensors[EMBEDDINGS * b->parts],
            **output = &b->tensors[OUTPUT * b->parts];
-    if (b->m->format == GGUF || b->m->format == META)
-        b->p[TIED] = !embeddings[0] != !output[0] && !b->skipped;
+    if (b->m->format == META || b->m->format == GGUF) {
+        bool no_output = true, no_embeddings = b->parts == 1; /* shards divide them differently */
+        for (size_t k = 0; k < b->parts; k++)
+            no_output &= !output[k], no_embeddings &= !embeddings[k];
+        b->p[TIED] =
+            !b->skipped && (no_output || no_embeddings); /* else it may be a damaged name */
+    }
     for (size_t k = 0; b->p[TIED] > 0 && k < b->parts; k++) {
         if (!embeddings[k]) embeddings[k] = output[k];
         output[k] = embeddings[k];
@@ -4765,23 +4886,69 @@ static int refuse_adapter(const binder *b) {
                        b->path);
 }
 
-/* Returns whether an entry of a folder is a model, or a folder that holds one. */
-static bool leads_to_model(const char *folder, const char *name) {
-    static const char *const holds[] = {"params.json", "config.json", "snapshots", "original"};
-    size_t n = strlen(name);
-    char path[LLAMAC_PATH_BYTES];
-    int length = snprintf(path, sizeof path, "%s/%s", folder, name);
-    bool leads = (n > 5 && strcmp(name + n - 5, ".gguf") == 0) ||
-                 (n > 4 && strcmp(name + n - 4, ".bin") == 0) || strcmp(name, "snapshots") == 0;
-    if (length < 0 || length >= (int)sizeof path || strncmp(name, "tokenizer", 9) == 0)
-        return false;
-    for (size_t i = 0; i < sizeof holds / sizeof *holds && !leads; i++)
-        leads = llamac_file_exists(path, holds[i]);
-    return leads;
+enum { MAX_ENTRIES = 64 }; /* of a folder in which a model is looked for */
+
+static bool ends_in(const char *name, const char *end) {
+    size_t n = strlen(name), n_end = strlen(end);
+    return n >= n_end && strcmp(name + n - n_end, end) == 0;
 }
-static bool is_first_of_many(const char *folder, const char *name) {
-    (void)folder;
-    return strstr(name, "-00001-of-") != NULL;
+
+/* Appends "/name" to a path. Returns false if it becomes too long. */
+static bool append_name(char path[LLAMAC_PATH_BYTES], const char *name) {
+    size_t n = strlen(path), n_name = strlen(name);
+    if (n + n_name + 2 > LLAMAC_PATH_BYTES) return false;
+    path[n] = '/';
+    memcpy(path + n + 1, name, n_name + 1);
+    return true;
+}
+
+/* Extends a path to the first folder of a model below it. Follows snapshots (Hugging Face's cache)
+ * and folders that are the only one, up to 4 levels. Returns the number of models beside each other;
+ * 0: none. */
+static int find_model_below(char path[LLAMAC_PATH_BYTES]) {
+    enum { LEVELS = 4 };
+    char names[MAX_ENTRIES][LLAMAC_NAME_BYTES];
+    for (int level = 0; level < LEVELS; level++) {
+        size_t end = strlen(path), n = llamac_list_folder(path, names, MAX_ENTRIES);
+        const char *model = NULL, *next = NULL;
+        int models = 0, folders = 0;
+        for (size_t i = 0; i < n; i++, path[end] = 0) {
+            if (!append_name(path, names[i]) || llamac_is_folder(path, NULL) != 1) continue;
+            bool found =
+                llamac_file_exists(path, "config.json") || llamac_file_exists(path, "params.json");
+            if (found && !models++) model = names[i];
+            if (!next || strcmp(names[i], "snapshots") == 0) next = names[i];
+            folders++;
+        }
+        if (!next || !append_name(path, model ? model : next)) return 0;
+        if (models) return models;
+        if (folders > 1 && strcmp(next, "snapshots") != 0) return 0;
+    }
+    return 0;
+}
+
+/* If a folder has files with this ending, which are models of their own, reports which to give.
+ * Other files that end in .bin are tokenizers, or PyTorch's. Returns LLAMA_OK if there is none. */
+static int suggest_file(const binder *b, const char *ending) {
+    char names[MAX_ENTRIES][LLAMAC_NAME_BYTES], path[LLAMAC_PATH_BYTES];
+    size_t n = llamac_list_folder(b->path, names, MAX_ENTRIES), count = 0, first = 0;
+    for (size_t i = 0; i < n; i++) {
+        unsigned char magic[2] = {0};
+        llamac_file f;
+        if (!ends_in(names[i], ending) || strncmp(names[i], "tokenizer", 9) == 0) continue;
+        if (llamac_join(path, b->path, names[i], NULL) || llamac_open_file(&f, path, NULL))
+            continue;
+        bool torch =
+            llamac_read(&f, magic, 2) != 2 || memcmp(magic, "PK", 2) == 0 || *magic == 0x80;
+        llamac_close_file(&f);
+        if (!torch && !count++) first = i;
+    }
+    bool one = count == 1 || (count && strstr(names[first], "-00001-of-"));
+    if (count == 0) return LLAMA_OK;
+    return llamac_fail(b->err, LLAMA_EFORMAT, "%.200s: %s %.200s/%s", b->path,
+                       one ? "is the folder of a model in a file; give the file:"
+                           : "is a folder of several models in files; give one, such as",
+                       b->path, names[first]);
 }
 
 /* Reports a folder that has neither params.json nor config.json: says which path to give instead, if
@@ -4790,8 +4957,6 @@ static int refuse_folder(const binder *b) {
     static const char *const weights[] = {
         "consolidated.00.pth", "consolidated.safetensors",     "model.safetensors",
         "pytorch_model.bin",   "model.safetensors.index.json", "pytorch_model.bin.index.json"};
-    static const char *const inner[] = {"snapshots", "original", "7B", "13B", "30B", "65B"};
-    char only[LLAMAC_PATH_BYTES];
     if (llamac_file_exists(b->path, "adapter_config.json")) return refuse_adapter(b);
     for (size_t i = 0; i < sizeof weights / sizeof *weights; i++)
         if (llamac_file_exists(b->path, weights[i]))
@@ -4799,17 +4964,16 @@ static int refuse_folder(const binder *b) {
                                "%s: holds %s, but neither params.json nor config.json; put the one "
                                "that came with it beside it",
                                b->path, weights[i]);
-    if (llamac_only_entry(b->path, leads_to_model, only))
-        return llamac_fail(b->err, LLAMA_EFORMAT,
-                           "%s: holds neither params.json nor config.json; give %.200s/%.200s",
-                           b->path, b->path, only);
-    for (size_t i = 0; i < sizeof inner / sizeof *inner; i++)
-        if (llamac_file_exists(b->path, inner[i]))
-            return llamac_fail(
-                b->err, LLAMA_EFORMAT,
-                "%s: holds neither params.json nor config.json; give the folder in it "
-                "that does, see %.200s/%s",
-                b->path, b->path, inner[i]);
+    char below[LLAMAC_PATH_BYTES];
+    snprintf(below, sizeof below, "%s", b->path);
+    int models = find_model_below(below);
+    if (models)
+        return llamac_fail(
+            b->err, LLAMA_EFORMAT,
+            "%.200s: holds neither params.json nor config.json; give the folder of %s "
+            "in it%s %.230s",
+            b->path, models == 1 ? "the model" : "a model", models == 1 ? ":" : ", such as", below);
+    if (suggest_file(b, ".gguf") || suggest_file(b, ".bin")) return LLAMA_EFORMAT;
     return llamac_fail(b->err, LLAMA_EFORMAT,
                        "%s: holds neither params.json nor config.json; give the folder that does, "
                        "or a .gguf or .bin file",
@@ -4903,13 +5067,12 @@ static int not_json(const char *path, const llamac_json *j, const unsigned char 
         (size_t)(j->c.at - begin));
 }
 
-/* If a value of config.json or generation_config.json is an end-of-text id, or one of a list of
- * them, adds it to those of the model. */
+/* If a value of params.json, config.json or generation_config.json is an end-of-text id, or one of a
+ * list of them, adds it to those of the model. */
 static int note_end(binder *b, const llamac_json *j, const char *path) {
     const llamac_value *v = &j->value;
     bool list = j->level == 1 && (v->kind == '[' || v->kind == ']');
-    if (b->m->format != HUGGING_FACE || j->level < 1 || v->kind == 'n' || list ||
-        !llamac_json_under(j, 1, "eos_token_id"))
+    if (j->level < 1 || v->kind == 'n' || list || !llamac_json_under(j, 1, "eos_token_id"))
         return LLAMA_OK;
     return add_end(b, v->kind == '0' && j->level <= 2 ? v->number : (double)NAN, path);
 }
@@ -4919,7 +5082,8 @@ static int read_generation_config(binder *b) {
     char path[LLAMAC_PATH_BYTES];
     llamac_json j;
     int status = read_json(b, "generation_config.json", path, &j);
-    if (status) return llamac_is_not_found(status) ? LLAMA_OK : status;
+    bool too_long = status == LLAMA_EINVAL; /* such a file cannot exist */
+    if (status) return too_long || llamac_is_not_found(status) ? LLAMA_OK : status;
     const unsigned char *begin = j.c.at;
     bool object = llamac_json_next(&j) == '{';
     while (status == LLAMA_OK && object && llamac_json_next(&j)) status = note_end(b, &j, path);
@@ -4930,8 +5094,9 @@ static int read_generation_config(binder *b) {
  * those in the containers of `nested`. A nested object or array in params.json means another
  * model. */
 static int read_params(binder *b, const char *name) {
-    static const char *const nested[] = {"rope_scaling", "rope_parameters", "architectures"};
-    enum { OBJECTS = 2, NESTED = 3 }; /* the first OBJECTS of nested are objects, or null */
+    static const char *const nested[] = {"rope_scaling", "rope_parameters", "architectures",
+                                         "layer_types"};
+    enum { OBJECTS = 2, NESTED = 4 }; /* the first OBJECTS of nested are objects, or null */
     char path[LLAMAC_PATH_BYTES];
     llamac_json j;
     int status = read_json(b, name, path, &j);
@@ -4940,11 +5105,11 @@ static int read_params(binder *b, const char *name) {
     bool object = llamac_json_next(&j) == '{';
     while (status == LLAMA_OK && object && llamac_json_next(&j)) {
         bool begins = j.value.kind == '{' || j.value.kind == '[', applied = j.level == 1;
-        bool other = b->m->format == META && begins;
+        bool other = b->m->format == META && begins && !llamac_json_under(&j, 1, "eos_token_id");
         for (int i = 0; i < NESTED && b->m->format == HUGGING_FACE; i++) {
             if (!llamac_json_under(&j, 1, nested[i])) continue;
-            applied = !begins && (j.level == 2 || (j.level == 1 && i >= OBJECTS));
-            other |= j.level == 1 && !strchr(i < OBJECTS ? "{}n" : "[]\"n", j.value.kind);
+            applied = !begins && j.level == 2;
+            other |= j.level == 1 && !strchr(i < OBJECTS ? "{}n" : "[]n", j.value.kind);
             other |= j.level == 2 && begins;
         }
         if (j.value.kind == '}' || j.value.kind == ']') continue;
@@ -4968,7 +5133,9 @@ static int read_params(binder *b, const char *name) {
 static int open_meta(binder *b) {
     enum { MAX_SHARDS = 100 };
     int (*read_tensors)(archive *) = read_torch;
-    int status = read_params(b, "params.json");
+    int status = read_generation_config(b);
+    if (status == LLAMA_OK) status = read_params(b, "params.json");
+    if (status) return status;
     for (int k = 0; k < MAX_SHARDS && status == LLAMA_OK; k++) {
         char name[32];
         snprintf(name, sizeof name, "consolidated.%02d.pth", k);
@@ -4979,11 +5146,10 @@ static int open_meta(binder *b) {
              llamac_file_exists(b->path, "consolidated.safetensors")) {
         read_tensors = read_safetensors;
         status = add_file(b, b->path, "consolidated.safetensors");
-    }
-    if (llamac_is_not_found(status) && llamac_file_exists(b->path, "params.json"))
+    } else if (llamac_is_not_found(status))
         return llamac_fail(b->err, LLAMA_EFORMAT,
-                           "%s: holds neither consolidated.00.pth nor consolidated.safetensors; "
-                           "download the weights",
+                           "%s: holds params.json, but not its weights, consolidated.00.pth or "
+                           "consolidated.safetensors; download them into it",
                            b->path);
     if (status == LLAMA_OK) status = begin_binding(b, b->m->n_shards);
     for (size_t k = 0; k < b->m->n_shards && status == LLAMA_OK; k++)
@@ -5028,6 +5194,27 @@ static int read_index(binder *b, const char *name) {
     return status;
 }
 
+/* Reports a folder of Hugging Face without an index and without a file of all weights. Returns
+ * LLAMA_EFORMAT. */
+static int refuse_no_weights(const binder *b) {
+    char names[MAX_ENTRIES][LLAMAC_NAME_BYTES];
+    size_t n = llamac_list_folder(b->path, names, MAX_ENTRIES);
+    if (llamac_file_exists(b->path, "adapter_config.json")) return refuse_adapter(b);
+    for (size_t i = 0; i < n; i++) {
+        bool safe = ends_in(names[i], ".safetensors");
+        if (strstr(names[i], "-of-") && (safe || ends_in(names[i], ".bin")))
+            return llamac_fail(
+                b->err, LLAMA_EFORMAT,
+                "%s: holds %s, but the index of its files, %s.index.json, is missing; "
+                "download it",
+                b->path, names[i], safe ? "model.safetensors" : "pytorch_model.bin");
+    }
+    return llamac_fail(b->err, LLAMA_EFORMAT,
+                       "%s: holds neither model.safetensors nor pytorch_model.bin, nor an index "
+                       "of either; download the weights, or give the .gguf file if it has one",
+                       b->path);
+}
+
 /* Opens a folder of Hugging Face: one file of weights, or those that an index names. Folders often
  * have the weights in both forms; safetensors are tried first. */
 static int open_hugging_face(binder *b) {
@@ -5046,19 +5233,7 @@ static int open_hugging_face(binder *b) {
         if (llamac_is_not_found(status)) status = read_index(b, kinds[k].index);
         if (!llamac_is_not_found(status)) break;
     }
-    if (k == 2 && llamac_file_exists(b->path, "adapter_config.json")) return refuse_adapter(b);
-    char first[LLAMAC_PATH_BYTES];
-    if (k == 2 && llamac_only_entry(b->path, is_first_of_many, first))
-        return llamac_fail(b->err, LLAMA_EFORMAT,
-                           "%s: holds %.200s, but no index of all such files; download the "
-                           "model's .index.json",
-                           b->path, first);
-    if (k == 2)
-        return llamac_fail(
-            b->err, LLAMA_EFORMAT,
-            "%s: holds neither model.safetensors nor pytorch_model.bin, nor an index "
-            "of either; download the weights, or give the .gguf file if it has one",
-            b->path);
+    if (k == 2) return refuse_no_weights(b);
     if (status == LLAMA_OK) status = begin_binding(b, 1);
     for (size_t f = 0; f < b->m->n_shards && status == LLAMA_OK; f++)
         status = bind_file(b, f, 0, kinds[k].read_tensors);
@@ -5079,7 +5254,7 @@ static int gguf_params(binder *b, llamac_gguf_vocab *v) {
     bool has_name = false;
     int status = gguf_open(&g, &a);
     for (uint64_t i = 0; i < g.n_pairs && status == LLAMA_OK; i++) {
-        if (!gguf_next(&g, &p)) return gguf_damaged(&g, &a);
+        if (!gguf_next(&g, &p)) return bad_pair(&g);
         if (llamac_is(p.key, p.length, "adapter.type")) return refuse_adapter(b);
         status = apply_setting(b->p, GGUF, &p, b->path, b->err);
         has_name |= llamac_is(p.key, p.length, "general.architecture");
@@ -5150,6 +5325,8 @@ static const unsigned char llama2c_orders[2][BINDINGS] = {
 static int llama2c_params(binder *b, llamac_cursor *c, int *version) {
     enum { VERSION_1_HEADER = 256 };
     static const unsigned char header[] = {DIM, HIDDEN, LAYERS, HEADS, KV_HEADS, VOCAB, CONTEXT};
+    static const char *const names[] = {"dim",        "hidden_dim", "n_layers", "n_heads",
+                                        "n_kv_heads", "vocab_size", "seq_len"};
     llamac_cursor old = *c;
     uint64_t v = 0;
     *version = llamac_uint(c, 4) == 0x616b3432; /* "ak42" */
@@ -5167,7 +5344,12 @@ static int llama2c_params(binder *b, llamac_cursor *c, int *version) {
             b->p[TIED] = number > 0;
             number = number < 0 && !*version ? -number : number;
         }
-        status = put_param(b->p, header[i], param_keys[header[i]].key[HUGGING_FACE],
+        if (header[i] == CONTEXT && number > MAX_CONTEXT)
+            return llamac_fail(b->err, LLAMA_EFORMAT,
+                               "%s: its seq_len is %.0f, and more than %d is not supported; export "
+                               "it with a shorter one",
+                               b->path, number, (int)MAX_CONTEXT);
+        status = put_param(b->p, header[i], names[i],
                            &(llamac_value){.kind = '0', .number = number, .type = GGUF_NONE},
                            b->path, b->err);
     }
@@ -5253,12 +5435,12 @@ static int read_added_tokens(binder *b, const char *tokenizer) {
     enum { MAX_BYTES = 1 << 26 };
     char folder[LLAMAC_PATH_BYTES], paths[4][LLAMAC_PATH_BYTES];
     llamac_cursor files[4] = {{0}, {0}, {0}, {0}};
+    int n = strcmp(name_in(tokenizer), names[3]) == 0 ? 3 : 4; /* it is read already */
     bool any = false;
     if (strlen(tokenizer) >= sizeof folder) return LLAMA_OK; /* no system opens such a path */
     char *slash = strrchr(memcpy(folder, tokenizer, strlen(tokenizer) + 1), '/');
     if (slash) *slash = 0;
     else memcpy(folder, ".", 2);
-    int n = strcmp(name_in(tokenizer), names[3]) == 0 ? 3 : 4; /* it was read as the tokenizer */
     for (int i = 0; i < n; i++) {
         int status = llamac_join(paths[i], slash == folder ? "/" : folder, names[i], b->err);
         if (status == LLAMA_OK)
@@ -5270,13 +5452,48 @@ static int read_added_tokens(binder *b, const char *tokenizer) {
     return any ? llamac_vocab_extend(b->m->vocab, files, b->m->vocab_size, all, b->err) : LLAMA_OK;
 }
 
+/* Reports a file that cannot be a tokenizer, by its name or its first bytes. Returns LLAMA_OK if it
+ * may be one. */
+static int refuse_other_file(const binder *b, const char *path) {
+    static const char other[] = "holds settings, not a vocabulary",
+                      gpt2[] = "is a part of a GPT-2 vocabulary, which is not supported",
+                      weights[] = "is a file of weights, not a tokenizer";
+    static const struct {
+        const char *name, *what;
+    } names[] = {{"config.json", other},
+                 {"generation_config.json", other},
+                 {"params.json", other},
+                 {"tokenizer_config.json", other},
+                 {"special_tokens_map.json", other},
+                 {"added_tokens.json", "holds only added tokens, not a vocabulary"},
+                 {"vocab.json", gpt2},
+                 {"merges.txt", gpt2}};
+    unsigned char first[16] = {0};
+    const char *what = NULL;
+    llamac_file f;
+    if (llamac_open_file(&f, path, NULL)) return LLAMA_OK; /* reading it reports that */
+    ptrdiff_t n = llamac_read(&f, first, sizeof first);
+    llamac_close_file(&f);
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        if (strcmp(name_in(path), names[i].name) == 0) what = names[i].what;
+    if (n == sizeof first && memcmp(first, "GGUF", 4) == 0)
+        what = "is a model, not a tokenizer; its vocabulary is used only with the model itself";
+    if (n == sizeof first &&
+        (memcmp(first, "PK\3\4", 4) == 0 || memcmp(first, legacy_magic, sizeof legacy_magic) == 0 ||
+         (first[8] == '{' && !first[6] && !first[7]))) /* PyTorch, safetensors */
+        what = weights;
+    if (!what) return LLAMA_OK;
+    return llamac_fail(b->err, LLAMA_EFORMAT,
+                       "%s: %s; give the tokenizer.model or tokenizer.json of the model", path,
+                       what);
+}
+
 /* Reads the tokenizer from the file that the caller gave, or else from the folder of the model. If
  * the folder has no tokenizer, the model opens without. */
 static int open_tokenizer(binder *b, const char *given) {
-    static const char *const names[][3] = {
-        [META] = {"tokenizer.model", "../tokenizer.model"},
-        [HUGGING_FACE] = {"tokenizer.model", "tokenizer.json", "merges.txt"},
-        [LLAMA2C] = {"tokenizer.bin", "tokenizer.model"}};
+    static const char *const names[][3] = {[META] = {"tokenizer.model", "../tokenizer.model"},
+                                           [HUGGING_FACE] = {"tokenizer.model", "tokenizer.json"},
+                                           [LLAMA2C] = {"tokenizer.bin", "tokenizer.model"}};
     enum { MAX_BYTES = 1 << 26 }; /* those of LLaMA have 0.5 MB, or 2 MB as JSON */
     char folder[LLAMAC_PATH_BYTES], found[LLAMAC_PATH_BYTES];
     llama *m = b->m;
@@ -5288,12 +5505,21 @@ static int open_tokenizer(binder *b, const char *given) {
         if (!given && !names[m->format][i]) break;
         const char *path = given ? given : found;
         int status = given ? LLAMA_OK : llamac_join(found, folder, names[m->format][i], b->err);
+        if (status == LLAMA_OK) status = refuse_other_file(b, path);
         if (status == LLAMA_OK) status = llamac_read_file(&c, &b->scratch, path, MAX_BYTES, b->err);
         if (status && (given || !llamac_is_not_found(status))) return status;
     }
+    if (!c.at && m->format == HUGGING_FACE && llamac_file_exists(folder, "vocab.json") &&
+        llamac_file_exists(folder, "merges.txt"))
+        return llamac_fail(
+            b->err, LLAMA_EFORMAT,
+            "%s: its vocabulary is of GPT-2's kind (vocab.json, merges.txt), which is "
+            "not supported; the model cannot be used, because a tokenizer of another "
+            "model gives wrong text",
+            folder);
     if (!c.at) return LLAMA_OK;
-    int status =
-        llamac_vocab_parse(&m->vocab, c, m->vocab_size, given ? given : found, &m->arena, b->err);
+    int status = llamac_vocab_parse(&m->vocab, c, m->vocab_size, given ? given : found, !given,
+                                    &m->arena, b->err);
     if (status == LLAMA_OK && m->format == LLAMA2C) /* as its program run.c does */
         status = add_end(b, llamac_vocab_eos(m->vocab), b->path);
     if (status == LLAMA_OK && m->format == LLAMA2C)

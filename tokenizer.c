@@ -96,6 +96,8 @@ struct llamac_vocab {
     bool first_stated; /* the file says so itself: tokenizer.json */
     bool adds_bos;     /* add_bos_token: LLAMA_ADD_BOS has an effect */
     bool adds_eos;     /* add_eos_token: the file asks for </s> after a text; not done */
+    bool asks_bos;     /* add_bos_token is true */
+    bool no_bos;       /* bos_token is null */
 };
 
 static const char SPACE[] = "\xe2\x96\x81";          /* U+2581, a space inside pieces */
@@ -325,8 +327,10 @@ static const piece_text *match_text(const piece_texts *list, const char *text, s
 }
 
 /* Makes the checks that need all pieces, and sets bos, eos and space_in_front. A negative bos or
- * eos means none. Byte pieces must be all 256 or none. */
-static const char *finish_vocab(llamac_vocab *v, double bos, double eos, bool space_in_front) {
+ * eos means none. They may be ordinary pieces if `any_type`: in GGUF, whose files repeat what
+ * config.json says. Byte pieces must be all 256 or none. */
+static const char *finish_vocab(llamac_vocab *v, double bos, double eos, bool any_type,
+                                bool space_in_front) {
     int bytes = 0;
     double ids[] = {bos, eos};
     for (int i = 0; i < 256; i++) bytes += v->byte_id[i] >= 0;
@@ -337,7 +341,8 @@ static const char *finish_vocab(llamac_vocab *v, double bos, double eos, bool sp
         if (!(ids[i] < v->size && ids[i] == (int32_t)ids[i]))
             return "names a bos or eos id that is not in its vocabulary";
         int type = v->pieces[(int32_t)ids[i]].type;
-        if (type != CONTROL && type != UNUSED && type != USER_DEFINED)
+        if (type != CONTROL && type != UNUSED && type != USER_DEFINED &&
+            !(any_type && type == NORMAL))
             return "names a bos or eos id whose piece is ordinary text"; /* UNUSED: added in GGUF */
         if (type == USER_DEFINED) ids[i] = -1; /* as in SentencePiece: text that looks like it */
     }
@@ -546,7 +551,7 @@ static const char *parse_proto(llamac_vocab *v, llamac_cursor c) {
     }
     if (why) return why;
     if (!trainer || !normalizer) return "lacks its trainer_spec or normalizer_spec";
-    return finish_vocab(v, v->bos, v->eos, v->space_in_front);
+    return finish_vocab(v, v->bos, v->eos, false, v->space_in_front);
 }
 
 /* ---- 2. Reading vocabularies: llama2.c's tokenizer.bin ---- */
@@ -596,7 +601,7 @@ static const char *parse_bin(llamac_vocab *v, llamac_cursor c) {
         bool lines = type == CONTROL && to > 2 && piece[0] == '\n' && piece[to - 1] == '\n';
         why = vocab_add(v, piece + lines, to - 2 * lines, score, type); /* "\n<s>\n" is <s> */
     }
-    return why ? why : finish_vocab(v, BOS, EOS, true);
+    return why ? why : finish_vocab(v, BOS, EOS, false, true);
 }
 
 /* ---- 2. Reading vocabularies: strings in JSON ---- */
@@ -768,7 +773,11 @@ static const char *add_token(llamac_vocab *v, const added_token *a, size_t rows)
 static const char *name_special(llamac_vocab *v, const added_token *a, const llamac_json *j) {
     size_t n;
     const char *why, *text;
-    if (!a->content) return NULL;
+    if (!a->content && llamac_json_under(j, 1, "bos_token"))
+        return "has a bos_token that is an object without content";
+    if (!a->content && llamac_json_under(j, 1, "eos_token"))
+        return "has an eos_token that is an object without content";
+    if (!a->content) return "has a special token that is an object without content";
     if (a->single_word) return "has a special token with single_word, which is not supported";
     if (!(text = json_unescape(v->arena, a->content, a->n, &n, &why))) return why;
     const piece_text *found = match_text(&v->specials, text, n);
@@ -801,6 +810,8 @@ static const char *config_setting(llamac_vocab *v, const llamac_json *j) {
         {"eos_token", "has an eos_token that is not a string or an object", NULL},
     };
     char kind = j->value.kind;
+    v->no_bos |= kind == 'n' && llamac_json_under(j, 1, "bos_token");
+    v->asks_bos |= kind == 't' && llamac_json_under(j, 1, "add_bos_token");
     for (int i = 0; i < 6; i++) {
         if (!llamac_json_under(j, 1, settings[i].key) || kind == 'n') continue;
         if (!strchr(settings[i].yes ? "tf" : "\"{}", kind)) return settings[i].why;
@@ -825,8 +836,13 @@ static const char *read_added(llamac_vocab *v, llamac_cursor bytes, size_t rows,
             return "has an added_tokens_decoder that is not an object of objects";
         bool decoder = file == TOKENIZER_CONFIG && llamac_json_under(&j, 1, "added_tokens_decoder");
         bool list = file == TOKENIZER_JSON && llamac_json_under(&j, 1, "added_tokens");
-        bool names = llamac_json_under(&j, 1, "additional_special_tokens") ||
-                     llamac_json_under(&j, 1, "extra_special_tokens"); /* its newer name */
+        bool extra = llamac_json_under(&j, 1, "extra_special_tokens"); /* the newer name */
+        bool names = extra || llamac_json_under(&j, 1, "additional_special_tokens");
+        if (names && file != TOKENIZER_JSON &&
+            !((j.level == 1 && strchr(extra ? "[]{}n" : "[]n", kind)) ||
+              (j.level == 2 && strchr("\"{}", kind)) || j.level > 2))
+            return extra ? "has extra_special_tokens that are not a list or an object of strings"
+                         : "has additional_special_tokens that are not a list of strings";
         bool name = false;
         int level = decoder || list || names ? 2 : 1; /* of the objects that are tokens */
         if (j.level > 0 && j.key[1].n > 6)
@@ -853,13 +869,16 @@ static const char *read_added(llamac_vocab *v, llamac_cursor bytes, size_t rows,
 }
 
 /* Reads the added tokens from Hugging Face's files beside the tokenizer: by number added_tokens.json,
- * special_tokens_map.json, tokenizer_config.json, tokenizer.json; an empty cursor: there is no such file. `paths`
- * are for error texts. Fails with LLAMA_EFORMAT or LLAMA_ENOMEM. */
+ * special_tokens_map.json, tokenizer_config.json, tokenizer.json; an empty cursor: there is no such
+ * file. tokenizer.json is read first, so that the others have precedence. `paths` are for error
+ * texts. Fails with LLAMA_EFORMAT or LLAMA_ENOMEM. */
 LLAMAC_SHARED int llamac_vocab_extend(llamac_vocab *v, const llamac_cursor files[4], size_t rows,
                                       const char *const paths[4], llama_error *err) {
     for (int pass = 0; pass < 2; pass++) {
         const char *why = NULL, *path = "";
-        for (int file = 0; file < 4 && !why; file++) {
+        for (int k = 0; k < 4 && !why; k++) {
+            int file = (k + TOKENIZER_JSON) % 4;
+            if (pass == 1 && file == TOKENIZER_JSON) continue; /* it names no special tokens */
             path = paths[file];
             if (files[file].at) why = read_added(v, files[file], rows, file, pass == 0);
             if (files[file].at && !why) why = list_pieces(v);
@@ -869,6 +888,12 @@ LLAMAC_SHARED int llamac_vocab_extend(llamac_vocab *v, const llamac_cursor files
             return llamac_fail(err, LLAMA_EFORMAT, "%s: %s; correct the file or remove it", path,
                                why);
     }
+    if (v->no_bos && v->asks_bos)
+        return llamac_fail(err, LLAMA_EFORMAT,
+                           "%s: has add_bos_token true and bos_token null, which contradict each "
+                           "other; correct the file or remove it",
+                           paths[TOKENIZER_CONFIG]);
+    if (v->no_bos) v->adds_bos = false;
     return LLAMA_OK;
 }
 
@@ -1264,7 +1289,7 @@ static const char *parse_json(llamac_vocab **out, llamac_cursor c, size_t max_pi
     }
     if (!why) why = json_scores(&k, v, j);
     bool prefixes = k.metaspace && !k.never && !k.no_prefix;
-    if (!why) why = finish_vocab(v, bos, eos, k.prepends || prefixes);
+    if (!why) why = finish_vocab(v, bos, eos, false, k.prepends || prefixes);
     if (!why && v->byte_id[0] < 0 && !k.named_unk)
         why = "!has another unk_token than <unk>, or none";
     for (int i = 0; i < 2 && !why; i++) {
@@ -1295,6 +1320,7 @@ LLAMAC_SHARED void llamac_vocab_note(llamac_gguf_vocab *g, const llamac_pair *p)
     const llamac_value *v = &p->value;
     static const char prefix[] = "tokenizer.ggml.";
     enum { PREFIX = sizeof prefix - 1 };
+    double ignored = 0;
     const struct {
         const char *key;
         llamac_value *value;
@@ -1309,23 +1335,33 @@ LLAMAC_SHARED void llamac_vocab_note(llamac_gguf_vocab *g, const llamac_pair *p)
         {"eos_token_id", NULL, &g->eos, NULL},
         {"eot_token_id", NULL, &g->eot, NULL},
         {"eom_token_id", NULL, &g->eom, NULL},
+        {"unknown_token_id", NULL, &ignored, NULL},
+        {"padding_token_id", NULL, &ignored, NULL},
         {"add_bos_token", NULL, NULL, &g->adds_bos},
         {"add_eos_token", NULL, NULL, &g->adds_eos},
         {"add_space_prefix", NULL, NULL, &g->space_in_front},
         {"remove_extra_whitespaces", NULL, NULL, &g->squeezes_spaces},
     };
-    const char *mistyped_key = g->mistyped;
     if (p->length < PREFIX || memcmp(p->key, prefix, PREFIX) != 0) return;
     for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
         if (!llamac_is(p->key + PREFIX, p->length - PREFIX, keys[i].key)) continue;
-        bool logical = v->kind == 't' || v->kind == 'f';
-        if (keys[i].value) *keys[i].value = *v;
-        else if (keys[i].flag ? !logical && !(v->kind == '0' && (v->number == 0 || v->number == 1))
-                              : v->kind != '0')
-            mistyped_key = keys[i].key;
-        else *(keys[i].id ? keys[i].id : keys[i].flag) = logical ? v->kind == 't' : v->number;
+        bool logical = v->kind == 't' || v->kind == 'f', again = g->seen >> i & 1;
+        bool integer = v->kind == '0' && v->type != GGUF_FLOAT && v->type != GGUF_DOUBLE;
+        double number = logical ? v->kind == 't' : v->number;
+        g->seen |= 1u << i;
+        if (keys[i].value && again) g->wrong = keys[i].key, g->why = "is given twice";
+        else if (keys[i].value) *keys[i].value = *v;
+        else if (keys[i].flag ? !logical && !(integer && (v->number == 0 || v->number == 1))
+                              : !integer)
+            g->wrong = keys[i].key, g->why = "is of another type than it must have";
+        else {
+            double *to = keys[i].id ? keys[i].id : keys[i].flag;
+            if (keys[i].id && number == UINT32_MAX) number = -1; /* writers without a sign */
+            if (again && *to != number && to != &ignored)
+                g->wrong = keys[i].key, g->why = "is given twice, with different values";
+            *to = number;
+        }
     }
-    g->mistyped = mistyped_key;
 }
 
 /* Returns whether the value of tokenizer.ggml.model is this name. */
@@ -1333,16 +1369,19 @@ static bool is_model(const llamac_gguf_vocab *g, const char *name) {
     return g->model.kind == '"' && llamac_is(g->model.text, (size_t)g->model.n, name);
 }
 
-/* Reports why a vocabulary cannot be read. `repair` is what to do if the file is damaged. Returns
- * LLAMA_EFORMAT or LLAMA_ENOMEM. */
-static int refuse_vocab(const char *why, const char *repair, const char *file, llama_error *err) {
+/* Reports why a vocabulary cannot be read. `repair` is what to do if the file is damaged; `own`: the
+ * vocabulary is certainly the model's. Returns LLAMA_EFORMAT or LLAMA_ENOMEM. */
+static int refuse_vocab(const char *why, const char *repair, bool own, const char *file,
+                        llama_error *err) {
     if (why == out_of_memory) return llamac_out_of_memory(err, file);
     if (why == not_tokenizer) repair = "give the model's tokenizer.model or tokenizer.json";
     if (*why == '!')
-        return llamac_fail(err, LLAMA_EFORMAT,
-                           "%s: %s, which is not supported; the model cannot be used, because a "
-                           "tokenizer of another model gives wrong text",
-                           file, why + 1);
+        return llamac_fail(
+            err, LLAMA_EFORMAT,
+            "%s: %s, which is not supported; %sthe model cannot be used, because a "
+            "tokenizer of another model gives wrong text",
+            file, why + 1,
+            own ? "" : "give the model's tokenizer.model or tokenizer.json; if this is it, ");
     return llamac_fail(err, LLAMA_EFORMAT, "%s: %s; %s", file, why, repair);
 }
 
@@ -1369,11 +1408,10 @@ LLAMAC_SHARED int llamac_vocab_gather(llamac_vocab **out, llamac_gguf_vocab *g, 
                            "%s: its tokens, scores or token_type are missing, differ in number or "
                            "are more than the model's tokens; convert the model to GGUF again",
                            file);
-    if (g->mistyped)
+    if (g->wrong)
         return llamac_fail(err, LLAMA_EFORMAT,
-                           "%s: its key tokenizer.ggml.%s is of another type than it must have; "
-                           "convert the model to GGUF again",
-                           file, g->mistyped);
+                           "%s: its key tokenizer.ggml.%s %s; convert the model to GGUF again",
+                           file, g->wrong, g->why);
     llamac_vocab *v = vocab_new(arena, (size_t)g->tokens.n);
     if (!v) return llamac_out_of_memory(err, file);
     for (uint64_t i = 0; i < g->tokens.n && !why; i++) {
@@ -1400,8 +1438,8 @@ LLAMAC_SHARED int llamac_vocab_gather(llamac_vocab **out, llamac_gguf_vocab *g, 
         why = map ? read_charsmap(v, llamac_cursor_on(map, g->charsmap.n))
                   : "has a precompiled_charsmap that is not an array of bytes";
     }
-    if (!why) why = finish_vocab(v, g->bos, g->eos, g->space_in_front != 0);
-    if (why) return refuse_vocab(why, "convert the model to GGUF again", file, err);
+    if (!why) why = finish_vocab(v, g->bos, g->eos, true, g->space_in_front != 0);
+    if (why) return refuse_vocab(why, "convert the model to GGUF again", true, file, err);
     *out = v;
     return LLAMA_OK;
 }
@@ -1419,37 +1457,22 @@ static bool is_tiktoken(llamac_cursor c) {
     return n > 1 && llamac_uint(&c, 2) == (' ' | '0' << 8) && llamac_uint(&c, 1) == '\n';
 }
 
-static bool starts_with(llamac_cursor c, const char *text) {
-    size_t n = strlen(text);
-    return llamac_left(&c) >= n && memcmp(c.at, text, n) == 0;
-}
-
-/* Returns whether the file is one of weights: GGUF, PyTorch's zip or pickle, safetensors. */
-static bool holds_weights(llamac_cursor c) {
-    llamac_cursor header = c;
-    llamac_take(&header, 8);
-    return starts_with(c, "GGUF") || starts_with(c, "PK") || starts_with(c, "\x80\x02") ||
-           starts_with(header, "{");
-}
-
 /* Reads a tokenizer.model, tokenizer.bin or tokenizer.json. The name does not matter: the format is
  * the first whose syntax the bytes have. A tokenizer.bin must have exactly as many pieces as the
  * model has tokens, max_pieces; the others may have fewer. Fails with LLAMA_EFORMAT or
  * LLAMA_ENOMEM. */
 LLAMAC_SHARED int llamac_vocab_parse(llamac_vocab **out, llamac_cursor bytes, size_t max_pieces,
-                                     const char *file, llamac_arena *arena, llama_error *err) {
+                                     const char *file, bool own, llamac_arena *arena,
+                                     llama_error *err) {
     static const char repair[] = "download the tokenizer of this model again";
     llamac_cursor c = bytes;
     size_t pieces = proto_count(bytes), plain = pieces ? 0 : bin_count(bytes);
     bool json = !pieces && !plain && llamac_json_is(&c, '{');
     const char *why = NULL;
     if (!pieces && !plain && !json)
-        return refuse_vocab(
-            is_tiktoken(bytes)               ? "!is a tiktoken vocabulary (Llama 3's)"
-            : starts_with(bytes, "#version") ? "!is the vocabulary of a byte-level BPE (GPT-2's)"
-            : holds_weights(bytes)           ? not_tokenizer
-                                             : "is not a SentencePiece model, or is truncated",
-            repair, file, err);
+        return refuse_vocab(is_tiktoken(bytes) ? "!is a tiktoken vocabulary (Llama 3's)"
+                                               : "is not a SentencePiece model, or is truncated",
+                            repair, own, file, err);
     if (pieces + plain > max_pieces || (plain && plain < max_pieces))
         return llamac_fail(err, LLAMA_EFORMAT,
                            "%s: has %zu pieces, but the model has %zu tokens; use the tokenizer of "
@@ -1459,7 +1482,7 @@ LLAMAC_SHARED int llamac_vocab_parse(llamac_vocab **out, llamac_cursor bytes, si
     if (json) why = parse_json(&v, bytes, max_pieces, arena);
     else if (!v) why = out_of_memory;
     else why = pieces ? parse_proto(v, bytes) : parse_bin(v, bytes);
-    if (why) return refuse_vocab(why, repair, file, err);
+    if (why) return refuse_vocab(why, repair, own, file, err);
     *out = v;
     return LLAMA_OK;
 }

@@ -211,6 +211,7 @@ static const char *in_work(const char *name) {
 }
 
 static const char EPSILON[] = "the epsilon of the norms: any number is some model's";
+static const char AROUND[] = "the tokens around a text: any piece may be one";
 static const char THETA[] = "RoPE's base: any number is some model's";
 static const char THETA_KEY[] = "a key that need not be there: RoPE's base would be 10000";
 
@@ -448,6 +449,8 @@ static void sweep_gguf(void) {
     for (int i = 0; i < PIECES; i++) at = EXCEPT(at, "", 8, strlen(pieces[i].text), LETTERS);
     EXCEPT(0, "tokenizer.ggml.scores", 37, 4 * PIECES, SCORE);
     EXCEPT(0, "tokenizer.ggml.token_type", 41, 4 * PIECES, TYPE);
+    EXCEPT(0, "tokenizer.ggml.bos_token_id\4\0\0\0", 31, 4, AROUND);
+    EXCEPT(0, "tokenizer.ggml.eos_token_id\4\0\0\0", 31, 4, AROUND);
     EXCEPT(0, "tokenizer.ggml.add_space_prefix", 35, 1, SPACE_IN_FRONT);
     sweep(&v);
     free(pairs.at), free(b.at);
@@ -896,7 +899,7 @@ static void directed_safetensors(void) {
 
 /* ---- GGUF ---- */
 
-/* The sound file with one pair more. */
+/* The sound file with one pair more, or with another value of one. */
 static void pair_case(const char *what, const char *key, uint64_t type, const void *value, size_t bytes, const char *says) {
     int n = 0;
     buffer pairs = gguf_pairs(&n);
@@ -904,6 +907,8 @@ static void pair_case(const char *what, const char *key, uint64_t type, const vo
     put_int(&pairs, type, 4);
     put(&pairs, value, bytes);
     buffer b = model_gguf(&tiny, 0, 1, &pairs, n + 1);
+    unsigned char *first = memmem(b.at, b.n, key, strlen(key)), *again = first + 1;
+    if (memmem(again, (size_t)(b.at + b.n - again), key, strlen(key))) *first = 'X'; /* not twice */
     refuse(&WHOLE_GGUF, what, &b, LLAMA_EFORMAT, says);
     free(pairs.at), free(b.at);
 }
@@ -927,9 +932,9 @@ static void directed_gguf(void) {
     POKE(WHOLE_GGUF, "a text of 2^62 bytes in an array", "tokenizer.ggml.tokens", 0, 37, 1ull << 62, 8, "keys is damaged");
     POKE(WHOLE_GGUF, "a flag of 2", "add_space_prefix", 0, 20, 2, 1, "keys is damaged");
     PAIR("a type of 2^31", "a", 1ull << 31, "\0\0\0\0", "keys is damaged");
-    PAIR("an alignment of 2^21", "general.alignment", 4, "\0\0\x20\0", "general.alignment\' must be");
-    PAIR("an alignment that is a text", "general.alignment", 8, "\2\0\0\0\0\0\0\0" "64", "general.alignment\' must be");
-    PAIR("an alignment below 0", "general.alignment", 5, "\xe0\xff\xff\xff", "general.alignment\' must be");
+    PAIR("an alignment of 2^21", "general.alignment", 4, "\0\0\x20\0", "'general.alignment' has a value");
+    PAIR("an alignment that is a text", "general.alignment", 8, "\2\0\0\0\0\0\0\0" "64", "'general.alignment' has a value");
+    PAIR("an alignment below 0", "general.alignment", 5, "\xe0\xff\xff\xff", "'general.alignment' has a value");
     PAIR("another alignment than its offsets'", "general.alignment", 4, "\0\1\0\0", "not followed by zeros");
     PAIR("an architecture that is a number", "general.architecture", 4, "\1\0\0\0", "general.architecture");
     PAIR("layers as a text", "llama.block_count", 8, "\1\0\0\0\0\0\0\0" "1", "'block_count'");
@@ -939,15 +944,15 @@ static void directed_gguf(void) {
     PAIR("2^32 - 1 layers", "llama.block_count", 4, "\xff\xff\xff\xff", "'block_count'");
     PAIR("-1 heads", "llama.attention.head_count", 5, "\xff\xff\xff\xff", "head_count'");
     PAIR("2^63 as a width", "llama.embedding_length", 10, "\0\0\0\0\0\0\0\x80", "'embedding_length'");
-    PAIR("three heads", "llama.attention.head_count", 4, "\3\0\0\0", "n_heads must divide the width");
-    PAIR("eight heads", "llama.attention.head_count", 4, "\x08\0\0\0", "head width is odd");
+    PAIR("three heads", "llama.attention.head_count", 4, "\3\0\0\0", "head width must be dim");
+    PAIR("eight heads", "llama.attention.head_count", 4, "\x08\0\0\0", "head width must be dim");
     PAIR("an epsilon that is no number", "llama.attention.layer_norm_rms_epsilon", 6, "\0\0\xc0\x7f", "epsilon'");
     PAIR("an epsilon below 0", "llama.attention.layer_norm_rms_epsilon", 12, "\0\0\0\0\0\0\xf0\xbf", "epsilon'");
     PAIR("an epsilon as a whole number", "llama.attention.layer_norm_rms_epsilon", 4, "\1\0\0\0", "epsilon'");
     PAIR("RoPE's base infinite", "llama.rope.freq_base", 6, "\0\0\x80\x7f", "freq_base'");
     PAIR("RoPE's base as a whole number", "llama.rope.freq_base", 4, "\0\0\xfa\x43", "freq_base'");
-    PAIR("half a head turned", "llama.rope.dimension_count", 4, "\2\0\0\0", "not the width divided");
-    PAIR("keys of another width", "llama.attention.key_length", 4, "\x08\0\0\0", "not the width divided");
+    PAIR("half a head turned", "llama.rope.dimension_count", 4, "\2\0\0\0", "head width must be dim");
+    PAIR("keys of another width", "llama.attention.key_length", 4, "\x08\0\0\0", "head width must be dim");
     PAIR("a short window", "llama.attention.sliding_window", 4, "\xff\0\0\0", "window");
     PAIR("RoPE scaled by kind", "llama.rope.scaling.type", 8, "\6\0\0\0\0\0\0\0linear", "linear");
     PAIR("RoPE scaled by factor", "llama.rope.scaling.factor", 6, "\0\0\0\x40", "scaling.factor");
@@ -989,10 +994,9 @@ static void directed_gguf_vocabulary(void) {
     POKE(WHOLE_GGUF, "a score that is no number", "tokenizer.ggml.scores", 0, 37, 0x7fc00000, 4, "a score that is not a number");
     POKE(WHOLE_GGUF, "a piece that is not UTF-8", "\xe2\x96\x81" "ab", 0, 1, 'x', 1, "UTF-8");
     PAIR("a bos that is not there", "tokenizer.ggml.bos_token_id", 4, "\x0c\0\0\0", "id that is not in its vocabulary");
-    PAIR("a bos of 2^32 - 1", "tokenizer.ggml.bos_token_id", 4, "\xff\xff\xff\xff", "id that is not in its vocabulary");
-    PAIR("an eos that is text", "tokenizer.ggml.eos_token_id", 4, "\3\0\0\0", "id whose piece is ordinary text");
-    PAIR("an eos of one and a half", "tokenizer.ggml.eos_token_id", 6, "\0\0\xc0\x3f", "not a token id");
-    PAIR("an eos that is no number", "tokenizer.ggml.eos_token_id", 6, "\0\0\xc0\x7f", "not a token id");
+    PAIR("an eos that is <unk>", "tokenizer.ggml.eos_token_id", 4, "\0\0\0\0", "id whose piece is ordinary text");
+    PAIR("an eos of one and a half", "tokenizer.ggml.eos_token_id", 6, "\0\0\xc0\x3f", "eos_token_id is of another type");
+    PAIR("an eos that is no number", "tokenizer.ggml.eos_token_id", 6, "\0\0\xc0\x7f", "eos_token_id is of another type");
 }
 
 static void directed_llama2c(void) {
@@ -1005,18 +1009,18 @@ static void directed_llama2c(void) {
     POKE(BIN0, "a dim below 0", "", 0, 0, 0xfffffff8, 4, "does not match a llama2.c header");
     POKE(BIN0, "no positions", "", 0, 24, 0, 4, "does not match a llama2.c header");
     POKE(BIN0, "-1 positions", "", 0, 24, 0xffffffff, 4, "does not match a llama2.c header");
-    POKE(BIN0, "2^31 - 1 positions", "", 0, 24, 0x7fffffff, 4, "does not match a llama2.c header");
+    POKE(BIN0, "2^31 - 1 positions", "", 0, 24, 0x7fffffff, 4, "seq_len is 2147483647");
     POKE(BIN0, "a vocabulary of -2^31", "", 0, 20, 0x80000000, 4, "does not match a llama2.c header");
     POKE(BIN0, "heads of one", "", 0, 12, 8, 4, "does not match a llama2.c header");
     MAKE(BIN1, "a magic alone", "24ka", "must be");
     MAKE(BIN1, "a header cut short", "24ka\1\0\0\0\x08\0\0\0\x0c\0\0\0\1\0\0\0\2\0\0\0\1\0\0\0\x0c\0\0\0\0\2\0\0\0", "fewer weights");
     ADD(BIN1, "a byte behind it", "\0", "does not match a llama2.c header");
     POKE(BIN1, "version 2^32 - 1", "", 0, 4, 0xffffffff, 4, "version 4294967295");
-    POKE(BIN1, "a dim of 2^30", "", 0, 8, 1 << 30, 4, "hidden_size");
-    POKE(BIN1, "no hidden width", "", 0, 12, 0, 4, "intermediate_size");
+    POKE(BIN1, "a dim of 2^30", "", 0, 8, 1 << 30, 4, "'dim'");
+    POKE(BIN1, "no hidden width", "", 0, 12, 0, 4, "'hidden_dim'");
     POKE(BIN1, "heads of one", "", 0, 20, 8, 4, "head width is odd");
     POKE(BIN1, "three key-value heads", "", 0, 24, 3, 4, "n_kv_heads must divide n_heads");
-    POKE(BIN1, "no positions", "", 0, 32, 0, 4, "max_position_embeddings");
+    POKE(BIN1, "no positions", "", 0, 32, 0, 4, "'seq_len'");
 }
 
 /* ---- Tokenizers ---- */
@@ -1128,7 +1132,7 @@ static void directed_tokenizer_json(void) {
     BEND(JSON, "cut short", "]}}", "]", "not JSON");
     ADD(JSON, "more behind it", "{}", "not JSON");
     MAKE(JSON, "a list", "[{\"model\": {}}]", "not a SentencePiece");
-    MAKE(JSON, "an empty object", "{}", "not a tokenizer");
+    MAKE(JSON, "an empty object", "{}", "is not a tokenizer");
 }
 
 static const test_case sweeps[] = {
