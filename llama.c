@@ -1921,11 +1921,17 @@ LLAMAC_INLINE void llamac_free_all(llamac_arena *a) {
 __attribute__((format(printf, 3, 4))) LLAMAC_INLINE int llamac_fail(llama_error *err, int status,
                                                                     const char *format, ...) {
     if (!err) return status;
+    enum { BEGIN = 100, MAX = sizeof err->text };
+    char text[8192];
     va_list args;
     va_start(args, format);
     err->status = status;
-    vsnprintf(err->text, sizeof err->text, format, args);
+    int length = vsnprintf(text, sizeof text, format, args);
     va_end(args);
+    size_t n_text = length < (int)sizeof text ? (size_t)length : sizeof text - 1;
+    size_t left_out = n_text < MAX ? 0 : n_text + sizeof "..." - MAX; /* inside of a long path */
+    memcpy(err->text, text, left_out ? BEGIN : n_text + 1);
+    if (left_out) snprintf(err->text + BEGIN, MAX - BEGIN, "...%s", text + BEGIN + left_out);
     for (size_t i = 0, n = strlen(err->text), size; i < n; i += size) {
         int32_t c;
         size = llamac_utf8_next(err->text + i, n - i, &c);
@@ -2211,8 +2217,8 @@ LLAMAC_INLINE ptrdiff_t llamac_read(const llamac_file *, void *to, size_t n);
 LLAMAC_INLINE void llamac_close_file(llamac_file *);
 /* Returns whether folder/name exists. */
 LLAMAC_INLINE bool llamac_file_exists(const char *folder, const char *name);
-/* Copies the names of a folder's entries, except hidden ones, in the order of their bytes. Returns
- * their number; 0 if the folder cannot be read or has more than `max`. */
+/* Copies the names of a folder's entries, except hidden ones, sorted by bytes. Returns their number;
+ * 0 if the folder cannot be read or has more than `max`. */
 LLAMAC_INLINE size_t llamac_list_folder(const char *folder, char (*names)[LLAMAC_NAME_BYTES],
                                         size_t max);
 /* Returns 1 for a folder, 0 for anything else, LLAMA_EIO if the path cannot be examined. */
@@ -3568,30 +3574,32 @@ static int torch_tensor(torch_file *z, const named *e) {
 
 /* Returns the item of a dict that holds the model's tensors, or NULL if the dict itself holds them.
  * sizes has the number of items of each dict, tensors the number of its tensors. The item is the
- * dict with the first key of `keys`, else the only dict with the tensors of a layer or more, else
- * the only dict that is not empty. If several dicts hold tensors, sets p->status. */
+ * dict with the first key of `keys`, else the dict with the most tensors, if they are those of a
+ * layer or more. If another dict has half as many, sets p->status. */
 static const named *inner_dict(pickle *p, const uint32_t *sizes, const uint32_t *tensors) {
     static const char *const keys[] = {"state_dict", "model_state_dict", "model",  "module",
                                        "weights",    "network",          "params", "net"};
     enum { KEYS = sizeof keys / sizeof *keys, LAYER = 9 /* tensors */ };
-    const named *known = NULL, *full = NULL, *any = NULL, *other = NULL;
-    size_t best = KEYS, n_any = 0;
+    const named *known = NULL, *most = NULL, *second = NULL;
+    size_t best = KEYS;
     for (const named *e = p->names; e; e = e->next) {
         if (e->dict != p->dict || e->inner < 0 || !sizes[e->inner]) continue;
         for (size_t k = 0; k < best; k++)
             if (llamac_is(e->name, e->length, keys[k])) known = e, best = k;
-        if (tensors[e->inner] >= LAYER) other = full, full = e;
-        any = e, n_any++;
+        uint32_t n = tensors[e->inner];
+        if (n < LAYER || (most && most->inner == e->inner)) continue; /* one dict, two names */
+        if (!most || n > tensors[most->inner]) second = most, most = e;
+        else if (!second || n > tensors[second->inner]) second = e;
     }
     if (known || tensors[p->dict] >= LAYER) return known;
-    if (other)
+    if (second && tensors[second->inner] >= tensors[most->inner] / 2)
         p->status =
             llamac_fail(p->z->a->err, LLAMA_EFORMAT,
                         "%s: holds several dicts of tensors, '%.*s' and '%.*s'; save the dict of "
                         "one model alone",
-                        p->z->a->file, (int)(full->length < 60 ? full->length : 60), full->name,
-                        (int)(other->length < 60 ? other->length : 60), other->name);
-    return other ? NULL : full ? full : n_any == 1 ? any : NULL;
+                        p->z->a->file, (int)(most->length < 60 ? most->length : 60), most->name,
+                        (int)(second->length < 60 ? second->length : 60), second->name);
+    return most;
 }
 
 /* If the dict is a training checkpoint, as {"model": {...}, "optimizer": {...}, ...}, sets p->dict
@@ -3760,7 +3768,7 @@ typedef struct {
     uint64_t n_tensors, n_pairs; /* as the header states them */
     uint64_t alignment;          /* in bytes, a power of two */
     uint64_t n_strings;          /* items of arrays of strings so far */
-    const char *mistyped;        /* a key whose value is not valid; NULL: none */
+    const char *bad_key;         /* a key whose value is not valid; NULL: none */
 } gguf_file;
 
 /* Starts to read a GGUF file: reads the header. Returns LLAMA_EFORMAT if it is not valid, or if the
@@ -3787,10 +3795,10 @@ static int gguf_open(gguf_file *g, archive *a) {
     return LLAMA_OK;
 }
 
-/* Keys that say nothing of the model, and what their values must be all the same. */
+/* Keys of GGUF that do not describe the model. A value of another kind is refused. */
 static const struct {
     const char *key;
-    char kind; /* '1' an integer, '"' a text, 'a' the alignment */
+    char kind; /* '1' an integer, '"' a text, 'a' a power of two up to 2^20: the alignment */
 } gguf_typed[] = {
     {"general.alignment", 'a'},
     {"general.type", '"'},
@@ -3802,29 +3810,29 @@ static const struct {
     {"split.tensors.count", '1'},
 };
 
-/* Notes in g->mistyped a key of gguf_typed whose value is not valid. Sets g->alignment. */
+/* Notes in g->bad_key a key of gguf_typed whose value is not valid. Sets g->alignment. */
 static void gguf_check_type(gguf_file *g, const llamac_pair *p) {
     enum { MAX_ALIGNMENT = 1 << 20 };
     const llamac_value *v = &p->value;
     bool integer = v->kind == '0' && v->type != GGUF_FLOAT && v->type != GGUF_DOUBLE;
     bool in_range = integer && v->number >= 1 && v->number <= MAX_ALIGNMENT;
     uint64_t n = in_range ? (uint64_t)v->number : 0;
-    for (size_t i = 0; p->key && i < sizeof gguf_typed / sizeof *gguf_typed; i++) {
+    for (size_t i = 0; i < sizeof gguf_typed / sizeof *gguf_typed; i++) {
         char kind = gguf_typed[i].kind;
         if (!llamac_is(p->key, p->length, gguf_typed[i].key)) continue;
         if (kind == 'a' && n && !(n & (n - 1))) g->alignment = n;
         else if (kind == 'a' || (kind == '"' ? v->kind != '"' : !integer))
-            g->mistyped = gguf_typed[i].key;
+            g->bad_key = gguf_typed[i].key;
     }
 }
 
 /* Reports why gguf_next returned false. Returns LLAMA_EFORMAT. */
 static int bad_pair(const gguf_file *g) {
-    if (!g->mistyped) return bad_archive(g->a, "its list of keys is damaged");
-    bool alignment = strcmp(g->mistyped, gguf_typed[0].key) == 0;
+    if (!g->bad_key) return bad_archive(g->a, "its list of keys is damaged");
+    bool alignment = g->bad_key == gguf_typed[0].key;
     return llamac_fail(g->a->err, LLAMA_EFORMAT,
                        "%s: its key '%s' has a value %s; convert the model to GGUF again",
-                       g->a->file, g->mistyped,
+                       g->a->file, g->bad_key,
                        alignment ? "that is not a power of two from 1 to 1048576"
                                  : "of another type than it must have");
 }
@@ -3860,7 +3868,7 @@ static bool gguf_next(gguf_file *g, llamac_pair *p) {
         }
     } else llamac_gguf_value(c, type, v);
     if (!c->bad && v->kind) gguf_check_type(g, p);
-    return !c->bad && v->kind && !g->mistyped;
+    return !c->bad && v->kind && !g->bad_key;
 }
 
 /* Returns GGUF's name of a type, or "" if it is unknown. Only F32, F16 and BF16 are supported. The
@@ -4102,6 +4110,54 @@ static int md5_list(const char *folder, const char *list, llamac_arena *scratch,
 enum { META, HUGGING_FACE, GGUF, NAMED_FORMATS, LLAMA2C = NAMED_FORMATS };
 static const char *const format_names[] = {"meta", "huggingface", "gguf", "llama2.c"};
 
+/* Returns what a file is, as its first bytes tell: "is safetensors"; NULL: they do not. Sets *advice
+ * for a file that is no model in any format, else to NULL. */
+static const char *kind_of_file(const unsigned char *data, size_t size, const char **advice) {
+#define GGML   "is GGML, which came before GGUF", "get the model as GGUF"
+#define PACKED "is compressed", "unpack it"
+#define PAGE   "is a web page", "download the file itself"
+    static const struct {
+        const char *begin, *what, *advice;
+    } kinds[] = {
+        {"<!", PAGE},
+        {"<h", PAGE},
+        {"<H", PAGE},
+        {"<?", PAGE},
+        {"lmgg", GGML},
+        {"fmgg", GGML},
+        {"tjgg", GGML},
+        {"\x1f\x8b", PACKED},
+        {"BZh", PACKED},
+        {"\xfd\x37zXZ", PACKED},
+        {"7z\xbc\xaf", PACKED},
+        {"\x28\xb5\x2f\xfd", PACKED},
+        {"Rar!", PACKED},
+        {"GGUF", "is GGUF", NULL},
+        {"{", "is JSON", NULL},
+        {"PK\3\4", "is PyTorch's", NULL},
+        {"\x80\2\x8a\n", "is PyTorch's", NULL}, /* in its older form */
+        {"lm.state", "is a saved state", "give the model"},
+        {"algg", "is an adapter", "merge it into its model and give that"},
+    };
+#undef GGML
+#undef PACKED
+#undef PAGE
+    *advice = NULL;
+    if (size > 8 && data[8] == '{' && !data[6] && !data[7]) return "is safetensors";
+    if (size > 262 && memcmp(data + 257, "ustar", 5) == 0) {
+        *advice = "unpack it";
+        return "is an archive of files";
+    }
+    for (; size && strchr(" \t\r\n", *data); data++) size--;
+    for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
+        size_t n = strlen(kinds[i].begin);
+        if (size < n || memcmp(data, kinds[i].begin, n) != 0) continue;
+        *advice = kinds[i].advice;
+        return kinds[i].what;
+    }
+    return NULL;
+}
+
 /* ---- Parameters ---- */
 
 /* The numbers that define a LLaMA; 0 if absent. The last five only tell other models apart. */
@@ -4149,8 +4205,16 @@ static const struct {
     const char *text; /* if kind is '"' */
     double number;    /* if kind is '0' */
 } required_settings[] = {
-    {META, "use_scaled_rope", 'f', "", 0},         /* Llama 3.1 */
-    {META, "rope_scaling_factor", '0', "", 1},     /* Llama 4 */
+    {META, "use_scaled_rope", 'f', "", 0},     /* Llama 3.1 */
+    {META, "rope_scaling_factor", '0', "", 1}, /* Llama 4 */
+    {META, "model_type", '"', "llama", 0},     /* in other exporters' files, as these: */
+    {META, "partial_rotary_factor", '0', "", 1},
+    {META, "num_experts", '0', "", 0},
+    {META, "n_experts", '0', "", 0},
+    {META, "attn_bias", 'f', "", 0},
+    {META, "use_biases", 'f', "", 0},
+    {META, "qk_norm", 'f', "", 0},
+    {META, "use_qk_norm", 'f', "", 0},
     {HUGGING_FACE, "model_type", '"', "llama", 0}, /* not mistral, qwen2, ... */
     {HUGGING_FACE, "architectures", '"', "LlamaForCausalLM", 0},
     {HUGGING_FACE, "architectures", '"', "LLaMAForCausalLM", 0}, /* in early conversions */
@@ -4163,9 +4227,9 @@ static const struct {
     {HUGGING_FACE, "type", '"', "default", 0},      /* older name of rope_type */
     {HUGGING_FACE, "factor", '0', "", 1},           /* RoPE for longer contexts */
     {HUGGING_FACE, "layer_types", '"', "full_attention", 0},
-    {HUGGING_FACE, "num_experts", '0', "", 0}, /* Mixtral; 1: no mixture */
+    {HUGGING_FACE, "num_experts", '0', "", 0}, /* one expert is no mixture */
     {HUGGING_FACE, "num_experts", '0', "", 1},
-    {HUGGING_FACE, "num_local_experts", '0', "", 0},
+    {HUGGING_FACE, "num_local_experts", '0', "", 0}, /* Mixtral */
     {HUGGING_FACE, "num_local_experts", '0', "", 1},
     {GGUF, "general.architecture", '"', "llama", 0},   /* not mistral, qwen2, ... */
     {GGUF, "llama.rope.scaling.type", '"', "none", 0}, /* RoPE for longer contexts */
@@ -4173,6 +4237,15 @@ static const struct {
     {GGUF, "llama.rope.scaling.attn_factor", '0', "", 1},
     {GGUF, "llama.rope.scale_linear", '0', "", 1}, /* older name of scaling.factor */
     {GGUF, "llama.expert_count", '0', "", 0},      /* Mixtral */
+    {GGUF, "llama.expert_count", '0', "", 1},
+    {GGUF, "llama.attention.causal", 't', "", 0},
+    {GGUF, "llama.use_parallel_residual", 'f', "", 0},
+    {GGUF, "llama.attention.clamp_kqv", '0', "", 0},
+    {GGUF, "llama.attn_logit_softcapping", '0', "", 0}, /* Gemma 2 */
+    {GGUF, "llama.final_logit_softcapping", '0', "", 0},
+    {GGUF, "llama.logit_scale", '0', "", 1}, /* Granite */
+    {GGUF, "llama.residual_scale", '0', "", 1},
+    {GGUF, "llama.embedding_scale", '0', "", 1},
 };
 
 /* Reports what is wrong with the parameters of a model. Returns LLAMA_EFORMAT. */
@@ -4218,7 +4291,7 @@ static int put_param(params p, size_t i, const char *key, const llamac_value *v,
     double min = param_keys[i].min, max = param_keys[i].max;
     bool logical = want == 't' || want == 'f';
     double number = v->kind == '0' ? v->number : v->kind == want;
-    if (i == CONTEXT && number > max && number < INFINITY) number = max; /* of no session's size */
+    if (i == CONTEXT && number > max && number < INFINITY) number = max; /* a session has no more */
     bool is_integer = v->type != GGUF_FLOAT && v->type != GGUF_DOUBLE;   /* GGUF's type of it */
     bool valid = logical ? v->kind == 't' || v->kind == 'f' : v->kind == '0';
     if (v->type != GGUF_NONE && (!valid || is_integer != (want == '1')))
@@ -4275,30 +4348,33 @@ static int apply_setting(params p, int format, const llamac_pair *s, const char 
 /* Fills in the defaults, checks the parameters and sets the shape of the model. V and H are set
  * later, from the tensors. */
 static int params_apply(llama *m, params p, const char *file, llama_error *err) {
-    if (p[DIM] == 0 || p[LAYERS] == 0 || p[HEADS] == 0 || p[NORM_EPS] == 0)
-        return bad_params(file, "the width, layers, heads or norm epsilon is missing", err);
+    static const unsigned char needed[] = {DIM, LAYERS, HEADS, NORM_EPS};
+    char what[160];
+    for (size_t i = 0; i < sizeof needed; i++)
+        if (p[needed[i]] == 0) {
+            snprintf(what, sizeof what, "'%s' is missing", param_keys[needed[i]].key[m->format]);
+            return bad_params(file, what, err);
+        }
     if (p[KV_HEADS] == 0) p[KV_HEADS] = p[HEADS];
     if (p[ROPE_THETA] == 0) p[ROPE_THETA] = 10000;
     if (p[CONTEXT] == 0) p[CONTEXT] = DEFAULT_CONTEXT;
-    char what[160];
-    int format = m->format < NAMED_FORMATS ? m->format : META; /* of the keys in messages */
     for (int i = HEAD_DIM; i <= ROTARY; i++)
         if (p[i] > 0 && p[i] * p[HEADS] != p[DIM]) {
             snprintf(what, sizeof what, "'%s' is %.10g, but the head width must be dim / n_heads",
-                     param_keys[i].key[format], p[i]);
+                     param_keys[i].key[m->format], p[i]);
             return unsupported(file, what, err);
         }
     if (p[WINDOW] > 0 && !(p[NO_WINDOW] > 0) && p[WINDOW] < p[CONTEXT]) {
         snprintf(what, sizeof what,
                  "'%s' is %.0f, a sliding window (Mistral's) shorter than the context of %.0f",
-                 param_keys[WINDOW].key[format], p[WINDOW], p[CONTEXT]);
+                 param_keys[WINDOW].key[m->format], p[WINDOW], p[CONTEXT]);
         return unsupported(file, what, err);
     }
     m->dim = (size_t)p[DIM];
     m->n_layers = (size_t)p[LAYERS];
     m->n_heads = (size_t)p[HEADS];
     m->n_kv_heads = (size_t)p[KV_HEADS];
-    m->context = p[CONTEXT] < MAX_CONTEXT ? (size_t)p[CONTEXT] : MAX_CONTEXT;
+    m->context = (size_t)p[CONTEXT];
     m->norm_eps = (float)p[NORM_EPS];
     m->rope_theta = (float)p[ROPE_THETA];
     if (m->dim % m->n_heads || m->n_heads % m->n_kv_heads)
@@ -4373,8 +4449,8 @@ typedef struct {               /* a model while it is opened */
     tensor **tensors;          /* [OUTSIDE + n_layers * INSIDE][parts]; NULL: not found */
     size_t sizes[DIMS];        /* the values of the letters of shapes */
     const tensor *skipped;     /* a tensor outside the layers, of unknown use; NULL: none */
-    bool prefix_known;         /* the first file is read */
-    char prefix[MAX_NAME + 1]; /* in front of all plain names, with its point; "": none */
+    bool prefix_known;         /* prefix is set */
+    char prefix[MAX_NAME + 1]; /* in front of the plain names of weights, with its dot; "": none */
     uint64_t copied_bytes;     /* bytes copied by copy_weight() */
     llamac_arena scratch;      /* memory that is freed when opening ends */
     llama_error *err;          /* of the caller */
@@ -4385,7 +4461,10 @@ typedef struct {               /* a model while it is opened */
 static int add_end(binder *b, double id, const char *file) {
     llama *m = b->m;
     if (!(id >= -1 && id < INT32_MAX && id == (double)(int32_t)id))
-        return bad_params(file, "an id of end-of-text is not a token id", b->err);
+        return bad_params(file, "its eos_token_id, an id of end-of-text, is not a token id",
+                          b->err);
+    for (size_t i = 0; i < m->n_ends; i++)
+        if (m->ends[i] == (int32_t)id) return LLAMA_OK;
     if (id >= 0 && m->n_ends == MAX_ENDS)
         return llamac_fail(b->err, LLAMA_EFORMAT,
                            "%s: names more than %d ids of end-of-text; remove some", file,
@@ -4403,7 +4482,7 @@ static void plain_name(const tensor *t, char out[MAX_NAME + 1]) {
         "model", "module", "_module", "_orig_mod", "_forward_module", "_fsdp_wrapped_module",
         "_checkpoint_wrapped_module", "base_model", "language_model", "text_model",
         "pretrained_model", "state_dict", "decoder", "transformer", "llama", "llm", "network",
-        "net", "actor", "policy", "student", "ema"};
+        "net"};
     /* clang-format on */
     size_t n = 0, end = 0, length = memchr(t->name, 0, t->length) ? 0 : t->length;
     bool first = true;
@@ -4467,23 +4546,20 @@ static size_t prefix_length(const binder *b, const char *name) {
     return SIZE_MAX;
 }
 
-/* Sets b->prefix to what precedes the names of all tensors in the first file, if LLaMA's names
- * remain without it. */
+/* Sets b->prefix to what precedes the names of all weights in a file, if it is the same. Tensors
+ * that are no weights, as those of a value head, need not have it. */
 static void find_prefix(binder *b, const archive *a) {
-    char name[MAX_NAME + 1], prefix[MAX_NAME + 1] = "";
+    char name[MAX_NAME + 1];
     size_t n = SIZE_MAX, length;
     for (const tensor *t = a->tensors; t; t = t->next) {
         plain_name(t, name);
-        if ((length = prefix_length(b, name)) >= n) continue;
-        n = length;
-        memcpy(prefix, name, n);
+        if ((length = prefix_length(b, name)) == SIZE_MAX) continue;
+        b->prefix_known = true;
+        if (n == SIZE_MAX) memcpy(b->prefix, name, n = length); /* the rest is 0 */
+        if (n == length && memcmp(name, b->prefix, n) == 0) continue;
+        memset(b->prefix, 0, sizeof b->prefix);
+        return;
     }
-    for (const tensor *t = a->tensors; t && n != SIZE_MAX; t = t->next) {
-        plain_name(t, name);
-        if (strncmp(name, prefix, n) != 0) n = SIZE_MAX;
-    }
-    b->prefix_known = true;
-    if (n != SIZE_MAX) memcpy(b->prefix, prefix, n); /* the rest is 0 */
 }
 
 /* Components of names of tensors that no model needs, whatever their type: RoPE's tables, which
@@ -4571,6 +4647,14 @@ static int skip_tensor(binder *b, const archive *a, const tensor *t, const char 
     return LLAMA_OK;
 }
 
+/* Reports weights that have different prefixes. Returns LLAMA_EFORMAT. */
+static int mixed_prefixes(const binder *b, const char *file, const tensor *t) {
+    return llamac_fail(b->err, LLAMA_EFORMAT,
+                       "%s: tensor '%.*s' has another prefix than the tensors before it; save the "
+                       "tensors of one model alone",
+                       file, (int)(t->length < 80 ? t->length : 80), t->name);
+}
+
 /* Binds a tensor of file number f to its weight, as part k of it. A vector becomes a matrix of one
  * row. Returns LLAMA_EFORMAT for a tensor that LLaMA does not have, or that occurs twice. */
 static int bind_tensor(binder *b, const archive *a, tensor *t, size_t f, size_t k) {
@@ -4578,9 +4662,11 @@ static int bind_tensor(binder *b, const archive *a, tensor *t, size_t f, size_t 
     size_t prefix = strlen(b->prefix);
     plain_name(t, full);
     if (strncmp(full, b->prefix, prefix) == 0) name += prefix;
-    else if (weight_named(b, full, &t->names) != SIZE_MAX)
-        return foreign_tensor(a, t, "it lacks the prefix of the tensors before it", OTHER);
+    else if (weight_named(b, full, &t->names) != SIZE_MAX) return mixed_prefixes(b, a->file, t);
     size_t i = weight_named(b, name, &t->names);
+    bool empty = false;
+    for (int d = 0; d < t->dims; d++) empty |= t->shape[d] == 0;
+    if (i == SIZE_MAX && empty) return LLAMA_OK;
     if (i == SIZE_MAX) return skip_tensor(b, a, t, name);
     if (i >= OUTSIDE + b->m->n_layers * INSIDE)
         return foreign_tensor(a, t, "the parameters have fewer layers (n_layers)",
@@ -4592,7 +4678,12 @@ static int bind_tensor(binder *b, const archive *a, tensor *t, size_t f, size_t 
             "%s: tensor '%.*s' is %s, not supported; get the model as F16, BF16 or F32", a->file,
             (int)(t->length < 80 ? t->length : 80), t->name, t->stored);
     if (t->wrong) return bad_tensor(a, t, t->wrong);
-    if (*to) return bad_tensor(a, t, "occurs twice");
+    if (*to)
+        return llamac_fail(a->err, LLAMA_EFORMAT,
+                           "%s: tensor '%.*s' gives a weight that '%.*s' before it gives too; save "
+                           "the tensors of one model alone",
+                           a->file, (int)(t->length < 80 ? t->length : 80), t->name,
+                           (int)((*to)->length < 80 ? (*to)->length : 80), (*to)->name);
     if (t->dims < 1 || t->dims > 2) return bad_tensor(a, t, "is neither a vector nor a matrix");
     if (t->dims == 1) {
         t->shape[1] = t->shape[0];
@@ -4607,6 +4698,18 @@ static int bind_tensor(binder *b, const archive *a, tensor *t, size_t f, size_t 
 
 #undef OTHER
 
+/* Reports that file number f is none of its format but of another kind, if that is so: its name, by
+ * which the format was chosen, is wrong. */
+static void refuse_kind(const binder *b, size_t f, int (*read_tensors)(archive *)) {
+    const char *own = read_tensors == read_torch         ? "is PyTorch's"
+                      : read_tensors == read_safetensors ? "is safetensors"
+                                                         : "is GGUF";
+    const char *advice, *what = kind_of_file(b->m->files[f].data, b->m->files[f].size, &advice);
+    if (what && strcmp(what, own) != 0)
+        llamac_fail(b->err, LLAMA_EFORMAT, "%s: %s; %s", b->m->paths[f], what,
+                    advice ? advice : "give it the name that such a file has");
+}
+
 /* Reads file number f with the function of its format, and binds its tensors. Each is part k of its
  * weight. */
 static int bind_file(binder *b, size_t f, size_t k, int (*read_tensors)(archive *)) {
@@ -4615,6 +4718,7 @@ static int bind_file(binder *b, size_t f, size_t k, int (*read_tensors)(archive 
     a.bytes = llamac_cursor_on(file->data, file->size);
     bool cold = llamac_advise_random(file);
     int status = read_tensors(&a);
+    if (status == LLAMA_EFORMAT) refuse_kind(b, f, read_tensors);
     if (status == LLAMA_OK && !b->prefix_known) find_prefix(b, &a);
     for (tensor *t = a.tensors; t && status == LLAMA_OK; t = t->next)
         status = bind_tensor(b, &a, t, f, k);
@@ -4638,15 +4742,11 @@ static int missing_weight(const binder *b, const char *file, size_t i) {
     const tensor *t = b->skipped;
     char name[96], other[MAX_NAME + 1] = "";
     size_t prefix = SIZE_MAX;
+    int names;
     weight_name(b, i, name);
     if (t) plain_name(t, other), prefix = prefix_length(b, other);
-    if (prefix != SIZE_MAX)
-        return llamac_fail(
-            b->err, LLAMA_EFORMAT,
-            "%s: %s is missing, and '%.*s' has the prefix '%.*s', which not all tensors have; "
-            "save the tensors of one model alone",
-            file, name, (int)(t->length < 80 ? t->length : 80), t->name,
-            (int)(prefix < 80 ? prefix : 80), other);
+    if (prefix != SIZE_MAX && weight_named(b, other + prefix, &names) == i)
+        return mixed_prefixes(b, file, t);
     if (b->m->format == HUGGING_FACE && i < OUTSIDE && i != NORM &&
         (b->tensors[EMBEDDINGS * b->parts] || b->tensors[OUTPUT * b->parts]))
         return llamac_fail(b->err, LLAMA_EFORMAT,
@@ -4672,7 +4772,9 @@ static int sizes_from_tensors(binder *b) {
     const tensor *embeddings = b->tensors[EMBEDDINGS], *w1 = b->tensors[W1 * b->parts];
     if (!embeddings || !w1) return missing_weight(b, b->path, embeddings ? W1 : EMBEDDINGS);
     uint64_t vocab = embeddings->shape[0], rows = w1->shape[0];
-    char name[96];
+    char name[96], shards[64] = "";
+    if (m->format == META)
+        snprintf(shards, sizeof shards, ", or all its shards: here are %zu", b->parts);
     if (vocab > MAX_VOCAB || rows > MAX_WIDTH)
         return llamac_fail(b->err, LLAMA_EFORMAT,
                            "%s: %s has more than %d rows; it is not a LLaMA model", b->path,
@@ -4688,15 +4790,16 @@ static int sizes_from_tensors(binder *b) {
     if (p[FFN_MULTIPLIER] > 0) want = (uint64_t)(p[FFN_MULTIPLIER] * (double)want);
     if (unit) want = (want + unit - 1) / unit * unit;
     if (p[HIDDEN] > 0) want = (uint64_t)p[HIDDEN];
-    if (((unit || p[HIDDEN] > 0) && m->hidden != want) ||
-        (p[VOCAB] > 0 && (uint64_t)p[VOCAB] != vocab))
-        return llamac_fail(
-            b->err, LLAMA_EFORMAT,
-            "%s: %zu embeddings and a hidden width of %zu over %zu shards do not match %s "
-            "(vocab_size %.0f, hidden %llu); a shard is missing or the files are of "
-            "different models: download the model again",
-            b->path, m->vocab_size, m->hidden, b->parts, b->params_file, p[VOCAB],
-            (unsigned long long)want);
+    if (p[VOCAB] > 0 && (uint64_t)p[VOCAB] != vocab)
+        return llamac_fail(b->err, LLAMA_EFORMAT,
+                           "%s: has %zu embeddings, but vocab_size is %.0f in %s; use the "
+                           "parameters of this model%s",
+                           b->path, m->vocab_size, p[VOCAB], b->params_file, shards);
+    if ((unit || p[HIDDEN] > 0) && m->hidden != want)
+        return llamac_fail(b->err, LLAMA_EFORMAT,
+                           "%s: w1 has %zu rows, but the hidden width is %llu by %s; use the "
+                           "parameters of this model%s",
+                           b->path, m->hidden, (unsigned long long)want, b->params_file, shards);
     size_t sizes[DIMS] = {1, m->dim, m->hidden, m->vocab_size, m->kv_dim};
     memcpy(b->sizes, sizes, sizeof sizes);
     return LLAMA_OK;
@@ -4886,8 +4989,16 @@ static int refuse_adapter(const binder *b) {
                        b->path);
 }
 
-enum { MAX_ENTRIES = 64 }; /* of a folder in which a model is looked for */
+/* Returns the names of a folder's entries, sorted by bytes, and sets *n to their number: 0 if it
+ * cannot be read or has too many. */
+static char (*list_folder(binder *b, const char *folder, size_t *n))[LLAMAC_NAME_BYTES] {
+    enum { MAX_ENTRIES = 4096 };
+    char(*names)[LLAMAC_NAME_BYTES] = llamac_new(&b->scratch, MAX_ENTRIES, sizeof *names);
+    *n = names ? llamac_list_folder(folder, names, MAX_ENTRIES) : 0;
+    return names;
+}
 
+/* Returns whether a name ends in `end`. */
 static bool ends_in(const char *name, const char *end) {
     size_t n = strlen(name), n_end = strlen(end);
     return n >= n_end && strcmp(name + n - n_end, end) == 0;
@@ -4903,15 +5014,15 @@ static bool append_name(char path[LLAMAC_PATH_BYTES], const char *name) {
 }
 
 /* Extends a path to the first folder of a model below it. Follows snapshots (Hugging Face's cache)
- * and folders that are the only one, up to 4 levels. Returns the number of models beside each other;
- * 0: none. */
-static int find_model_below(char path[LLAMAC_PATH_BYTES]) {
+ * and folders that are the only one, up to 4 levels; the path then ends in the last of them. Returns
+ * the number of models beside each other; 0: none. */
+static int find_model_below(binder *b, char path[LLAMAC_PATH_BYTES]) {
     enum { LEVELS = 4 };
-    char names[MAX_ENTRIES][LLAMAC_NAME_BYTES];
     for (int level = 0; level < LEVELS; level++) {
-        size_t end = strlen(path), n = llamac_list_folder(path, names, MAX_ENTRIES);
         const char *model = NULL, *next = NULL;
         int models = 0, folders = 0;
+        size_t n, end = strlen(path);
+        char(*names)[LLAMAC_NAME_BYTES] = list_folder(b, path, &n);
         for (size_t i = 0; i < n; i++, path[end] = 0) {
             if (!append_name(path, names[i]) || llamac_is_folder(path, NULL) != 1) continue;
             bool found =
@@ -4920,40 +5031,40 @@ static int find_model_below(char path[LLAMAC_PATH_BYTES]) {
             if (!next || strcmp(names[i], "snapshots") == 0) next = names[i];
             folders++;
         }
-        if (!next || !append_name(path, model ? model : next)) return 0;
-        if (models) return models;
-        if (folders > 1 && strcmp(next, "snapshots") != 0) return 0;
+        if (!next || (!models && folders > 1 && strcmp(next, "snapshots") != 0)) return 0;
+        if (!append_name(path, model ? model : next) || models) return models;
     }
     return 0;
 }
 
 /* If a folder has files with this ending, which are models of their own, reports which to give.
- * Other files that end in .bin are tokenizers, or PyTorch's. Returns LLAMA_OK if there is none. */
-static int suggest_file(const binder *b, const char *ending) {
-    char names[MAX_ENTRIES][LLAMAC_NAME_BYTES], path[LLAMAC_PATH_BYTES];
-    size_t n = llamac_list_folder(b->path, names, MAX_ENTRIES), count = 0, first = 0;
+ * Other files that end in .bin are tokenizers, PyTorch's, or saved states. Returns LLAMA_OK if there
+ * is none. */
+static int suggest_file(binder *b, const char *folder, const char *ending) {
+    char path[LLAMAC_PATH_BYTES];
+    size_t n, count = 0, first = 0;
+    char(*names)[LLAMAC_NAME_BYTES] = list_folder(b, folder, &n);
     for (size_t i = 0; i < n; i++) {
-        unsigned char magic[2] = {0};
+        unsigned char begin[512];
         llamac_file f;
         if (!ends_in(names[i], ending) || strncmp(names[i], "tokenizer", 9) == 0) continue;
-        if (llamac_join(path, b->path, names[i], NULL) || llamac_open_file(&f, path, NULL))
-            continue;
-        bool torch =
-            llamac_read(&f, magic, 2) != 2 || memcmp(magic, "PK", 2) == 0 || *magic == 0x80;
+        if (llamac_join(path, folder, names[i], NULL) || llamac_open_file(&f, path, NULL)) continue;
+        ptrdiff_t size = llamac_read(&f, begin, sizeof begin);
+        const char *advice, *kind = kind_of_file(begin, size < 0 ? 0 : (size_t)size, &advice);
         llamac_close_file(&f);
-        if (!torch && !count++) first = i;
+        if ((!kind || strcmp(kind, "is GGUF") == 0) && !count++) first = i;
     }
     bool one = count == 1 || (count && strstr(names[first], "-00001-of-"));
     if (count == 0) return LLAMA_OK;
-    return llamac_fail(b->err, LLAMA_EFORMAT, "%.200s: %s %.200s/%s", b->path,
+    return llamac_fail(b->err, LLAMA_EFORMAT, "%s: %s %s/%s", b->path,
                        one ? "is the folder of a model in a file; give the file:"
                            : "is a folder of several models in files; give one, such as",
-                       b->path, names[first]);
+                       folder, names[first]);
 }
 
 /* Reports a folder that has neither params.json nor config.json: says which path to give instead, if
  * that can be seen. Returns LLAMA_EFORMAT. */
-static int refuse_folder(const binder *b) {
+static int refuse_folder(binder *b) {
     static const char *const weights[] = {
         "consolidated.00.pth", "consolidated.safetensors",     "model.safetensors",
         "pytorch_model.bin",   "model.safetensors.index.json", "pytorch_model.bin.index.json"};
@@ -4966,14 +5077,14 @@ static int refuse_folder(const binder *b) {
                                b->path, weights[i]);
     char below[LLAMAC_PATH_BYTES];
     snprintf(below, sizeof below, "%s", b->path);
-    int models = find_model_below(below);
+    int models = find_model_below(b, below);
     if (models)
-        return llamac_fail(
-            b->err, LLAMA_EFORMAT,
-            "%.200s: holds neither params.json nor config.json; give the folder of %s "
-            "in it%s %.230s",
-            b->path, models == 1 ? "the model" : "a model", models == 1 ? ":" : ", such as", below);
-    if (suggest_file(b, ".gguf") || suggest_file(b, ".bin")) return LLAMA_EFORMAT;
+        return llamac_fail(b->err, LLAMA_EFORMAT,
+                           "%s: holds neither params.json nor config.json; give the folder of %s "
+                           "in it%s %s",
+                           b->path, models == 1 ? "the model" : "a model",
+                           models == 1 ? ":" : ", such as", below);
+    if (suggest_file(b, below, ".gguf") || suggest_file(b, below, ".bin")) return LLAMA_EFORMAT;
     return llamac_fail(b->err, LLAMA_EFORMAT,
                        "%s: holds neither params.json nor config.json; give the folder that does, "
                        "or a .gguf or .bin file",
@@ -4990,52 +5101,25 @@ static const char *name_in(const char *path) {
  * Returns LLAMA_EFORMAT. Version 0 of llama2.c has no magic number, so a file is recognised only by
  * numbers that match each other and its length. */
 static int refuse_file(const binder *b) {
-#define PACKED "is compressed; unpack it and give the model in it"
-#define GGML   "is GGML, which came before GGUF; get the model as GGUF"
-    static const struct {
-        const char *begin, *what; /* the first bytes; NULL: a file of a folder */
-    } kinds[] = {
-        {"<", "is a web page; download the file itself"},
-        {"lmgg", GGML},
-        {"fmgg", GGML},
-        {"tjgg", GGML},
-        {"algg", "is an adapter, not a model; merge it into its model and give that"},
-        {"\x1f\x8b", PACKED},
-        {"BZh", PACKED},
-        {"\xfd\x37zXZ", PACKED},
-        {"\x28\xb5\x2f\xfd", PACKED},
-        {"7z\xbc\xaf", PACKED},
-        {"PK\3\4", NULL},       /* PyTorch */
-        {"\x80\2\x8a\n", NULL}, /* its older form */
-        {"{", NULL},            /* params.json, config.json, an index */
-    };
-#undef PACKED
-#undef GGML
     const unsigned char *data = b->m->files[0].data;
     size_t size = b->m->files[0].size;
     const char *name = name_in(b->path);
     char folder[LLAMAC_PATH_BYTES];
     snprintf(folder, sizeof folder, "%.*s", name > b->path ? (int)(name - b->path) - 1 : 1,
              name > b->path ? b->path : ".");
-    bool of_folder = size > 8 && data[8] == '{' && !data[6] && !data[7]; /* safetensors */
+    const char *advice, *what = kind_of_file(data, size, &advice);
     if (strncmp(name, "adapter_", 8) == 0) return refuse_adapter(b);
     if (strncmp(name, "tokenizer", 9) == 0)
         return llamac_fail(b->err, LLAMA_EFORMAT,
                            "%s: is a tokenizer; give the model's folder or its .gguf or .bin file",
                            b->path);
-    for (size_t i = 0; i < sizeof kinds / sizeof *kinds && !of_folder; i++) {
-        size_t n = strlen(kinds[i].begin);
-        if (size < n || memcmp(data, kinds[i].begin, n) != 0) continue;
-        if (kinds[i].what)
-            return llamac_fail(b->err, LLAMA_EFORMAT, "%s: %s", b->path, kinds[i].what);
-        of_folder = true;
-    }
-    if (of_folder &&
+    if (advice) return llamac_fail(b->err, LLAMA_EFORMAT, "%s: %s; %s", b->path, what, advice);
+    if (what &&
         (llamac_file_exists(folder, "params.json") || llamac_file_exists(folder, "config.json")))
         return llamac_fail(b->err, LLAMA_EFORMAT,
-                           "%s: is one file of a model; give its folder instead: %.200s", b->path,
+                           "%s: is one file of a model; give its folder instead: %s", b->path,
                            folder);
-    if (of_folder)
+    if (what)
         return llamac_fail(b->err, LLAMA_EFORMAT,
                            "%s: is one file of a model; give a folder that holds all of them, with "
                            "params.json (Meta) or config.json (Hugging Face)",
@@ -5061,6 +5145,9 @@ static int read_json(binder *b, const char *name, char path[LLAMAC_PATH_BYTES], 
 /* Reports a file that is not a JSON object. Returns LLAMA_EFORMAT. */
 static int not_json(const char *path, const llamac_json *j, const unsigned char *begin,
                     llama_error *err) {
+    const char *advice,
+        *what = kind_of_file(begin, (size_t)(j->c.at - begin) + llamac_left(&j->c), &advice);
+    if (advice) return llamac_fail(err, LLAMA_EFORMAT, "%s: %s; %s", path, what, advice);
     return llamac_fail(
         err, LLAMA_EFORMAT,
         "%s: is not a JSON object, see byte %zu; use the file that came with the model", path,
@@ -5108,8 +5195,8 @@ static int read_params(binder *b, const char *name) {
         bool other = b->m->format == META && begins && !llamac_json_under(&j, 1, "eos_token_id");
         for (int i = 0; i < NESTED && b->m->format == HUGGING_FACE; i++) {
             if (!llamac_json_under(&j, 1, nested[i])) continue;
-            applied = !begins && j.level == 2;
-            other |= j.level == 1 && !strchr(i < OBJECTS ? "{}n" : "[]n", j.value.kind);
+            applied = !begins && (j.level == 2 || i >= OBJECTS);
+            other |= j.level == 1 && !strchr(i < OBJECTS ? "{}n" : "[]\"n", j.value.kind);
             other |= j.level == 2 && begins;
         }
         if (j.value.kind == '}' || j.value.kind == ']') continue;
@@ -5141,12 +5228,24 @@ static int open_meta(binder *b) {
         snprintf(name, sizeof name, "consolidated.%02d.pth", k);
         status = add_file(b, b->path, name);
     }
+    for (int k = (int)b->m->n_shards + 1; k < MAX_SHARDS && b->m->n_shards; k++) {
+        char name[32];
+        snprintf(name, sizeof name, "consolidated.%02d.pth", k);
+        if (llamac_file_exists(b->path, name))
+            return llamac_fail(b->err, LLAMA_EFORMAT,
+                               "%s: holds %s, but not consolidated.%02zu.pth; download it", b->path,
+                               name, b->m->n_shards);
+    }
     if (llamac_is_not_found(status) && b->m->n_shards) status = LLAMA_OK;
     else if (llamac_is_not_found(status) &&
              llamac_file_exists(b->path, "consolidated.safetensors")) {
         read_tensors = read_safetensors;
         status = add_file(b, b->path, "consolidated.safetensors");
-    } else if (llamac_is_not_found(status))
+    } else if (llamac_is_not_found(status) && llamac_file_exists(b->path, "model.safetensors"))
+        return llamac_fail(b->err, LLAMA_EFORMAT,
+                           "%s: holds model.safetensors, but not its config.json; download that",
+                           b->path);
+    else if (llamac_is_not_found(status))
         return llamac_fail(b->err, LLAMA_EFORMAT,
                            "%s: holds params.json, but not its weights, consolidated.00.pth or "
                            "consolidated.safetensors; download them into it",
@@ -5196,9 +5295,9 @@ static int read_index(binder *b, const char *name) {
 
 /* Reports a folder of Hugging Face without an index and without a file of all weights. Returns
  * LLAMA_EFORMAT. */
-static int refuse_no_weights(const binder *b) {
-    char names[MAX_ENTRIES][LLAMAC_NAME_BYTES];
-    size_t n = llamac_list_folder(b->path, names, MAX_ENTRIES);
+static int refuse_no_weights(binder *b) {
+    size_t n;
+    char(*names)[LLAMAC_NAME_BYTES] = list_folder(b, b->path, &n);
     if (llamac_file_exists(b->path, "adapter_config.json")) return refuse_adapter(b);
     for (size_t i = 0; i < n; i++) {
         bool safe = ends_in(names[i], ".safetensors");
@@ -5209,9 +5308,10 @@ static int refuse_no_weights(const binder *b) {
                 "download it",
                 b->path, names[i], safe ? "model.safetensors" : "pytorch_model.bin");
     }
+    if (suggest_file(b, b->path, ".gguf")) return LLAMA_EFORMAT;
     return llamac_fail(b->err, LLAMA_EFORMAT,
                        "%s: holds neither model.safetensors nor pytorch_model.bin, nor an index "
-                       "of either; download the weights, or give the .gguf file if it has one",
+                       "of either; download the weights, or give a file of them that name",
                        b->path);
 }
 
@@ -5321,8 +5421,8 @@ static const unsigned char llama2c_orders[2][BINDINGS] = {
 
 /* Reads the header and moves *c to the first weight. Only version 1 begins with a magic number. Its
  * header has a byte that is not 0 if the embeddings are tied. In version 0, vocab_size is negative
- * if they are not tied. */
-static int llama2c_params(binder *b, llamac_cursor *c, int *version) {
+ * if they are not tied. Sets *seq_len, which may be more positions than a session can have. */
+static int llama2c_params(binder *b, llamac_cursor *c, int *version, uint64_t *seq_len) {
     enum { VERSION_1_HEADER = 256 };
     static const unsigned char header[] = {DIM, HIDDEN, LAYERS, HEADS, KV_HEADS, VOCAB, CONTEXT};
     static const char *const names[] = {"dim",        "hidden_dim", "n_layers", "n_heads",
@@ -5344,11 +5444,7 @@ static int llama2c_params(binder *b, llamac_cursor *c, int *version) {
             b->p[TIED] = number > 0;
             number = number < 0 && !*version ? -number : number;
         }
-        if (header[i] == CONTEXT && number > MAX_CONTEXT)
-            return llamac_fail(b->err, LLAMA_EFORMAT,
-                               "%s: its seq_len is %.0f, and more than %d is not supported; export "
-                               "it with a shorter one",
-                               b->path, number, (int)MAX_CONTEXT);
+        if (header[i] == CONTEXT && number > 0) *seq_len = (uint64_t)number;
         status = put_param(b->p, header[i], names[i],
                            &(llamac_value){.kind = '0', .number = number, .type = GGUF_NONE},
                            b->path, b->err);
@@ -5385,14 +5481,15 @@ static int llama2c_weight(binder *b, llamac_cursor *c, unsigned row) {
 static int open_llama2c(binder *b) {
     llama *m = b->m;
     llamac_cursor c = llamac_cursor_on(m->files[0].data, m->files[0].size);
-    int version = 0, status = llama2c_params(b, &c, &version);
+    uint64_t seq_len = 0;
+    int version = 0, status = llama2c_params(b, &c, &version, &seq_len);
     b->params_file = "its header";
     if (status == LLAMA_OK) status = begin_binding(b, 1);
     if (status) return status;
     for (int i = 0; i < BINDINGS && status == LLAMA_OK; i++) {
         unsigned row = llama2c_orders[version][i];
         if (row == OUTPUT && !version) /* after the tables of RoPE, which rope_freqs() computes */
-            llamac_take(&c, (uint64_t)m->context * m->head_dim * sizeof(float));
+            llamac_take(&c, seq_len * m->head_dim * sizeof(float));
         if (row != OUTPUT || b->p[TIED] == 0) status = llama2c_weight(b, &c, row);
     }
     if (status) return status;
@@ -5412,8 +5509,10 @@ static int open_weights(binder *b, bool want_vocab) {
     int status = llamac_is_folder(b->path, b->err);
     if (status < 0) return status;
     if (status) {
-        bool hugging_face = llamac_file_exists(b->path, "config.json") &&
-                            !llamac_file_exists(b->path, "consolidated.00.pth");
+        bool meta = llamac_file_exists(b->path, "params.json") &&
+                    (llamac_file_exists(b->path, "consolidated.00.pth") ||
+                     llamac_file_exists(b->path, "consolidated.safetensors"));
+        bool hugging_face = llamac_file_exists(b->path, "config.json") && !meta;
         if (!hugging_face && !llamac_file_exists(b->path, "params.json")) return refuse_folder(b);
         m->format = hugging_face ? HUGGING_FACE : META;
         status = hugging_face ? open_hugging_face(b) : open_meta(b);
@@ -5452,46 +5551,40 @@ static int read_added_tokens(binder *b, const char *tokenizer) {
     return any ? llamac_vocab_extend(b->m->vocab, files, b->m->vocab_size, all, b->err) : LLAMA_OK;
 }
 
-/* Reports a file that cannot be a tokenizer, by its name or its first bytes. Returns LLAMA_OK if it
- * may be one. */
+/* Reports what a file is that was read as a tokenizer and is none, if its first bytes or its name
+ * tell. Returns LLAMA_EFORMAT. */
 static int refuse_other_file(const binder *b, const char *path) {
-    static const char other[] = "holds settings, not a vocabulary",
-                      gpt2[] = "is a part of a GPT-2 vocabulary, which is not supported",
-                      weights[] = "is a file of weights, not a tokenizer";
+    static const char settings[] = "holds settings", gpt2[] = "is a part of a GPT-2 vocabulary";
     static const struct {
         const char *name, *what;
-    } names[] = {{"config.json", other},
-                 {"generation_config.json", other},
-                 {"params.json", other},
-                 {"tokenizer_config.json", other},
-                 {"special_tokens_map.json", other},
-                 {"added_tokens.json", "holds only added tokens, not a vocabulary"},
-                 {"vocab.json", gpt2},
-                 {"merges.txt", gpt2}};
-    unsigned char first[16] = {0};
-    const char *what = NULL;
+    } names[] = {{"config.json", settings},
+                 {"generation_config.json", settings},
+                 {"params.json", settings},
+                 {"tokenizer_config.json", settings},
+                 {"special_tokens_map.json", settings},
+                 {"added_tokens.json", "holds only added tokens"},
+                 {"vocab.json", gpt2}};
+    unsigned char first[512] = {0};
+    const char *what = NULL, *kind, *advice;
     llamac_file f;
-    if (llamac_open_file(&f, path, NULL)) return LLAMA_OK; /* reading it reports that */
+    if (llamac_open_file(&f, path, NULL)) return LLAMA_EFORMAT; /* which is reported already */
     ptrdiff_t n = llamac_read(&f, first, sizeof first);
     llamac_close_file(&f);
+    kind = kind_of_file(first, n < 0 ? 0 : (size_t)n, &advice);
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
         if (strcmp(name_in(path), names[i].name) == 0) what = names[i].what;
-    if (n == sizeof first && memcmp(first, "GGUF", 4) == 0)
-        what = "is a model, not a tokenizer; its vocabulary is used only with the model itself";
-    if (n == sizeof first &&
-        (memcmp(first, "PK\3\4", 4) == 0 || memcmp(first, legacy_magic, sizeof legacy_magic) == 0 ||
-         (first[8] == '{' && !first[6] && !first[7]))) /* PyTorch, safetensors */
-        what = weights;
-    if (!what) return LLAMA_OK;
-    return llamac_fail(b->err, LLAMA_EFORMAT,
-                       "%s: %s; give the tokenizer.model or tokenizer.json of the model", path,
-                       what);
+    if (memcmp(first, "#version", 8) == 0) what = gpt2;
+    if (kind && strcmp(kind, "is JSON") != 0) what = kind;
+    if (!what) return LLAMA_EFORMAT;
+    return llamac_fail(
+        b->err, LLAMA_EFORMAT,
+        "%s: %s, not a tokenizer; give the model's tokenizer.model or tokenizer.json", path, what);
 }
 
 /* Reads the tokenizer from the file that the caller gave, or else from the folder of the model. If
  * the folder has no tokenizer, the model opens without. */
 static int open_tokenizer(binder *b, const char *given) {
-    static const char *const names[][3] = {[META] = {"tokenizer.model", "../tokenizer.model"},
+    static const char *const names[][2] = {[META] = {"tokenizer.model", "../tokenizer.model"},
                                            [HUGGING_FACE] = {"tokenizer.model", "tokenizer.json"},
                                            [LLAMA2C] = {"tokenizer.bin", "tokenizer.model"}};
     enum { MAX_BYTES = 1 << 26 }; /* those of LLaMA have 0.5 MB, or 2 MB as JSON */
@@ -5501,12 +5594,12 @@ static int open_tokenizer(binder *b, const char *given) {
     char *slash = strrchr(memcpy(folder, b->path, strlen(b->path) + 1), '/');
     if (m->format == LLAMA2C && slash) *slash = 0; /* the path of a file, not of a folder */
     if (m->format == LLAMA2C && !slash) memcpy(folder, ".", 2);
-    for (int i = 0; i < (given ? 1 : 3) && !c.at; i++) {
+    for (int i = 0; i < (given ? 1 : 2) && !c.at; i++) {
         if (!given && !names[m->format][i]) break;
         const char *path = given ? given : found;
         int status = given ? LLAMA_OK : llamac_join(found, folder, names[m->format][i], b->err);
-        if (status == LLAMA_OK) status = refuse_other_file(b, path);
         if (status == LLAMA_OK) status = llamac_read_file(&c, &b->scratch, path, MAX_BYTES, b->err);
+        if (status == LLAMA_EFORMAT) return refuse_other_file(b, path);
         if (status && (given || !llamac_is_not_found(status))) return status;
     }
     if (!c.at && m->format == HUGGING_FACE && llamac_file_exists(folder, "vocab.json") &&
@@ -5520,6 +5613,7 @@ static int open_tokenizer(binder *b, const char *given) {
     if (!c.at) return LLAMA_OK;
     int status = llamac_vocab_parse(&m->vocab, c, m->vocab_size, given ? given : found, !given,
                                     &m->arena, b->err);
+    if (status == LLAMA_EFORMAT) return refuse_other_file(b, given ? given : found);
     if (status == LLAMA_OK && m->format == LLAMA2C) /* as its program run.c does */
         status = add_end(b, llamac_vocab_eos(m->vocab), b->path);
     if (status == LLAMA_OK && m->format == LLAMA2C)

@@ -96,8 +96,8 @@ struct llamac_vocab {
     bool first_stated; /* the file says so itself: tokenizer.json */
     bool adds_bos;     /* add_bos_token: LLAMA_ADD_BOS has an effect */
     bool adds_eos;     /* add_eos_token: the file asks for </s> after a text; not done */
-    bool asks_bos;     /* add_bos_token is true */
-    bool no_bos;       /* bos_token is null */
+    bool no_bos;       /* bos_token is null in a file, */
+    bool names_bos;    /* or a text */
 };
 
 static const char SPACE[] = "\xe2\x96\x81";          /* U+2581, a space inside pieces */
@@ -140,6 +140,11 @@ static int32_t vocab_find(const llamac_vocab *v, const char *text, size_t n) {
     int32_t id = slot_find(v, text, n);
     const vocab_piece *p = id < 0 ? NULL : &v->pieces[id];
     return p && p->added && (p->type == CONTROL || p->type == UNUSED) ? -1 : id;
+}
+
+/* Returns whether the text of a piece is what the cursor is on. */
+static bool same_text(const vocab_piece *p, llamac_cursor c) {
+    return p->n == llamac_left(&c) && memcmp(p->text, c.at, p->n) == 0;
 }
 
 /* Returns the byte that a text like "<0x41>" names, here 0x41, or -1. Digits are upper-case. */
@@ -338,12 +343,15 @@ static const char *finish_vocab(llamac_vocab *v, double bos, double eos, bool an
     if (bytes % 256) return "has some byte pieces and lacks others";
     for (int i = 0; i < 2; i++) {
         if (ids[i] < 0) continue;
-        if (!(ids[i] < v->size && ids[i] == (int32_t)ids[i]))
-            return "names a bos or eos id that is not in its vocabulary";
+        bool known = ids[i] < v->size && ids[i] == (int32_t)ids[i];
+        if (i == 1 && any_type && !known) ids[i] = -1; /* it is never generated */
+        if (i == 1 && any_type) continue;
+        if (!known) return "names a bos or eos id that is not in its vocabulary";
         int type = v->pieces[(int32_t)ids[i]].type;
         if (type != CONTROL && type != UNUSED && type != USER_DEFINED &&
             !(any_type && type == NORMAL))
-            return "names a bos or eos id whose piece is ordinary text"; /* UNUSED: added in GGUF */
+            return type == NORMAL ? "names a bos or eos id whose piece is ordinary text"
+                                  : "names a bos or eos id that is <unk> or a byte";
         if (type == USER_DEFINED) ids[i] = -1; /* as in SentencePiece: text that looks like it */
     }
     v->bos = ids[0] < 0 ? -1 : (int32_t)ids[0];
@@ -467,7 +475,7 @@ static const char *parse_piece(llamac_vocab *v, llamac_cursor c) {
 
 /* Reads a TrainerSpec {3 model_type, 24 treat_whitespace_as_suffix, 41 bos_id, 42 eos_id, 44
  * unk_surface}. An id may be -1: none. */
-static const char *parse_trainer(llamac_vocab *v, llamac_cursor c) {
+static const char *parse_trainer(llamac_vocab *v, llamac_cursor c, llamac_cursor special[2]) {
     static const char *const not_bpe[] = {[1] = "!is a unigram model, not a BPE model",
                                           [3] = "!is a model of words, not a BPE model",
                                           [4] = "!is a model of characters, not a BPE model"};
@@ -475,8 +483,6 @@ static const char *parse_trainer(llamac_vocab *v, llamac_cursor c) {
     proto_field f;
     uint64_t model_type = 1;
     bool suffix = false;
-    v->bos = 1;
-    v->eos = 2;
     while (proto_next(&c, &f)) {
         if (f.number == 44 && f.wire == 2) {
             size_t n = llamac_left(&f.content);
@@ -487,12 +493,12 @@ static const char *parse_trainer(llamac_vocab *v, llamac_cursor c) {
                 return "has an unk_surface that is not UTF-8 or over 1000 bytes";
             v->unk_text = text, v->n_unk_text = n;
         }
-        bool number = f.number == 3 || f.number == 24 || f.number == 41 || f.number == 42;
-        if ((number && f.wire != 0) || (f.number == 44 && f.wire != 2)) return mistyped;
+        bool number = f.number == 3 || f.number == 24, text = f.number >= 44 && f.number <= 47;
+        if ((number && f.wire != 0) || (text && f.wire != 2)) return mistyped;
+        if (f.number == 46 && llamac_left(&f.content)) special[0] = f.content;
+        if (f.number == 47 && llamac_left(&f.content)) special[1] = f.content;
         if (f.number == 3) model_type = f.value;
         if (f.number == 24) suffix = f.value != 0;
-        if (f.number == 41) v->bos = (int32_t)f.value;
-        if (f.number == 42) v->eos = (int32_t)f.value;
     }
     if (c.bad) return "has a trainer_spec that is truncated";
     if (model_type != BPE)
@@ -541,17 +547,23 @@ static const char *parse_proto(llamac_vocab *v, llamac_cursor c) {
     proto_field f;
     const char *why = NULL;
     bool trainer = false, normalizer = false;
+    llamac_cursor special[2] = {llamac_cursor_on("<s>", 3), llamac_cursor_on("</s>", 4)};
+    double id[2] = {-1, -1};
     while (!why && proto_next(&c, &f)) {
         if (f.number >= EXTENSIONS) continue;
         if (f.wire != 2 || f.number > 5) return "has fields that no SentencePiece model has";
         if (f.number == 5) why = parse_denormalizer(f.content);
         if (f.number == 1) why = parse_piece(v, f.content);
-        if (f.number == 2) why = parse_trainer(v, f.content), trainer = true;
+        if (f.number == 2) why = parse_trainer(v, f.content, special), trainer = true;
         if (f.number == 3) why = parse_normalizer(v, f.content), normalizer = true;
     }
     if (why) return why;
     if (!trainer || !normalizer) return "lacks its trainer_spec or normalizer_spec";
-    return finish_vocab(v, v->bos, v->eos, false, v->space_in_front);
+    for (int32_t t = v->size - 1; t >= 0;
+         t--) /* by text, as in the library, not by fields 41, 42 */
+        for (int i = 0; i < 2 && v->pieces[t].type == CONTROL; i++)
+            if (same_text(&v->pieces[t], special[i])) id[i] = t;
+    return finish_vocab(v, id[0], id[1], false, v->space_in_front);
 }
 
 /* ---- 2. Reading vocabularies: llama2.c's tokenizer.bin ---- */
@@ -769,7 +781,7 @@ static const char *add_token(llamac_vocab *v, const added_token *a, size_t rows)
 }
 
 /* Makes the token that a _token key or additional_special_tokens names special. A name that is no
- * token says nothing. */
+ * token says nothing, unless it is to begin or to end texts. */
 static const char *name_special(llamac_vocab *v, const added_token *a, const llamac_json *j) {
     size_t n;
     const char *why, *text;
@@ -782,14 +794,18 @@ static const char *name_special(llamac_vocab *v, const added_token *a, const lla
     if (!(text = json_unescape(v->arena, a->content, a->n, &n, &why))) return why;
     const piece_text *found = match_text(&v->specials, text, n);
     int32_t id = found && found->n == n ? found->id : n ? slot_find(v, text, n) : -1;
-    if (id < 0) return NULL;
+    bool ends = llamac_json_under(j, 1, "eos_token"), begins = llamac_json_under(j, 1, "bos_token");
+    if (id < 0)
+        return n && ends     ? "has an eos_token that is no token of the model"
+               : n && begins ? "has a bos_token that is no token of the model"
+                             : NULL;
     vocab_piece *p = piece_of(v, (size_t)id);
     if (p->type == UNUSED && p->added) p->type = CONTROL; /* else ordinary text keeps its token */
     p->added = true;
     p->lstrip |= a->lstrip;
     p->rstrip |= a->rstrip;
-    if (llamac_json_under(j, 1, "eos_token")) p->ends = true;
-    if (llamac_json_under(j, 1, "bos_token") && id < v->size) v->bos = id;
+    if (ends) p->ends = true;
+    if (begins && id < v->size) v->bos = id;
     return NULL;
 }
 
@@ -811,7 +827,7 @@ static const char *config_setting(llamac_vocab *v, const llamac_json *j) {
     };
     char kind = j->value.kind;
     v->no_bos |= kind == 'n' && llamac_json_under(j, 1, "bos_token");
-    v->asks_bos |= kind == 't' && llamac_json_under(j, 1, "add_bos_token");
+    v->names_bos |= kind == '"' && llamac_json_under(j, 1, "bos_token");
     for (int i = 0; i < 6; i++) {
         if (!llamac_json_under(j, 1, settings[i].key) || kind == 'n') continue;
         if (!strchr(settings[i].yes ? "tf" : "\"{}", kind)) return settings[i].why;
@@ -828,8 +844,11 @@ static const char *read_added(llamac_vocab *v, llamac_cursor bytes, size_t rows,
     llamac_json j = llamac_json_on(bytes.at, llamac_left(&bytes));
     added_token a = {.id = -1};
     const char *why = NULL;
+    bool no_bos = false, adds_bos = false;
     while (!why && llamac_json_next(&j)) {
         char kind = j.value.kind;
+        no_bos |= kind == 'n' && llamac_json_under(&j, 1, "bos_token");
+        adds_bos |= kind == 't' && llamac_json_under(&j, 1, "add_bos_token");
         if (j.level == 0 && kind != '{' && kind != '}') return "is not a JSON object";
         if (file == TOKENIZER_CONFIG && !strchr("{}n", kind) && (j.level == 1 || j.level == 2) &&
             llamac_json_under(&j, 1, "added_tokens_decoder"))
@@ -840,7 +859,7 @@ static const char *read_added(llamac_vocab *v, llamac_cursor bytes, size_t rows,
         bool names = extra || llamac_json_under(&j, 1, "additional_special_tokens");
         if (names && file != TOKENIZER_JSON &&
             !((j.level == 1 && strchr(extra ? "[]{}n" : "[]n", kind)) ||
-              (j.level == 2 && strchr("\"{}", kind)) || j.level > 2))
+              (j.level == 2 && strchr("\"{}n", kind)) || j.level > 2))
             return extra ? "has extra_special_tokens that are not a list or an object of strings"
                          : "has additional_special_tokens that are not a list of strings";
         bool name = false;
@@ -865,6 +884,8 @@ static const char *read_added(llamac_vocab *v, llamac_cursor bytes, size_t rows,
             if (kind == '"' || kind == '}') why = name_special(v, &a, &j);
         }
     }
+    if (!why && no_bos && adds_bos)
+        why = "has add_bos_token true and bos_token null, which contradict each other";
     return why ? why : j.c.bad ? "is not JSON" : NULL;
 }
 
@@ -888,12 +909,7 @@ LLAMAC_SHARED int llamac_vocab_extend(llamac_vocab *v, const llamac_cursor files
             return llamac_fail(err, LLAMA_EFORMAT, "%s: %s; correct the file or remove it", path,
                                why);
     }
-    if (v->no_bos && v->asks_bos)
-        return llamac_fail(err, LLAMA_EFORMAT,
-                           "%s: has add_bos_token true and bos_token null, which contradict each "
-                           "other; correct the file or remove it",
-                           paths[TOKENIZER_CONFIG]);
-    if (v->no_bos) v->adds_bos = false;
+    if (v->no_bos && !v->names_bos) v->adds_bos = false;
     return LLAMA_OK;
 }
 
@@ -1464,7 +1480,8 @@ static bool is_tiktoken(llamac_cursor c) {
 LLAMAC_SHARED int llamac_vocab_parse(llamac_vocab **out, llamac_cursor bytes, size_t max_pieces,
                                      const char *file, bool own, llamac_arena *arena,
                                      llama_error *err) {
-    static const char repair[] = "download the tokenizer of this model again";
+    const char *repair = own ? "download the tokenizer of this model again"
+                             : "give the model's tokenizer.model or tokenizer.json";
     llamac_cursor c = bytes;
     size_t pieces = proto_count(bytes), plain = pieces ? 0 : bin_count(bytes);
     bool json = !pieces && !plain && llamac_json_is(&c, '{');
