@@ -46,7 +46,7 @@ build/libllamac.a: build/llama.o build/tokenizer.o
 	$(AR) rcs $@ $^
 
 build/$(SONAME): build/llama.o build/tokenizer.o
-	$(CC) $(ALL_CFLAGS) $(LDFLAGS) -shared -Wl,-soname,$(SONAME) -o $@ $^ -lm
+	$(CC) $(ALL_CFLAGS) $(LDFLAGS) -shared -Wl,-soname,$(SONAME),-z,nodelete -o $@ $^ -lm
 
 # Test programs. They are compiled quickly, as they are run once: -O1 without -g is three times as fast as -O3 -g.
 TEST_CFLAGS = -O1 -g0

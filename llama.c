@@ -4706,8 +4706,8 @@ static void refuse_kind(const binder *b, size_t f, int (*read_tensors)(archive *
                                                          : "is GGUF";
     const char *advice, *what = kind_of_file(b->m->files[f].data, b->m->files[f].size, &advice);
     if (what && strcmp(what, own) != 0)
-        llamac_fail(b->err, LLAMA_EFORMAT, "%s: %s; %s", b->m->paths[f], what,
-                    advice ? advice : "give it the name that such a file has");
+        llamac_fail(b->err, LLAMA_EFORMAT, "%s: %s; give it the name that such a file has",
+                    b->m->paths[f], what);
 }
 
 /* Reads file number f with the function of its format, and binds its tensors. Each is part k of its
@@ -4973,10 +4973,12 @@ static int add_file(binder *b, const char *folder, const char *name) {
     m->paths[m->n_shards] = memcpy(kept, path, (size_t)n + 1);
     int status = llamac_map_file(&m->files[m->n_shards], path, b->err);
     if (status) return status;
-    m->file_bytes += m->files[m->n_shards].size;
-    m->n_shards++;
-    return llamac_refuse_pointer(m->files[m->n_shards - 1].data, m->files[m->n_shards - 1].size,
-                                 path, b->err);
+    const llamac_mapping *f = &m->files[m->n_shards++];
+    m->file_bytes += f->size;
+    status = llamac_refuse_pointer(f->data, f->size, path, b->err);
+    const char *advice, *what = kind_of_file(f->data, f->size, &advice);
+    return status || !advice ? status
+                             : llamac_fail(b->err, LLAMA_EFORMAT, "%s: %s; %s", path, what, advice);
 }
 
 /* ---- Files and folders that are not a model ---- */
@@ -5113,7 +5115,6 @@ static int refuse_file(const binder *b) {
         return llamac_fail(b->err, LLAMA_EFORMAT,
                            "%s: is a tokenizer; give the model's folder or its .gguf or .bin file",
                            b->path);
-    if (advice) return llamac_fail(b->err, LLAMA_EFORMAT, "%s: %s; %s", b->path, what, advice);
     if (what &&
         (llamac_file_exists(folder, "params.json") || llamac_file_exists(folder, "config.json")))
         return llamac_fail(b->err, LLAMA_EFORMAT,
@@ -5344,13 +5345,14 @@ static int open_hugging_face(binder *b) {
 
 /* Reads the parameters from the first file, and notes in *v what it says of the vocabulary. Each
  * key is looked up twice: as it is, for required_settings, and without "llama.", for param_keys. */
-static int gguf_params(binder *b, llamac_gguf_vocab *v) {
+static int gguf_params(binder *b, llamac_gguf_vocab *v, double *splits) {
     static const char prefix[] = "llama.";
     enum { PREFIX = sizeof prefix - 1 };
     archive a = {.file = b->path, .scratch = &b->scratch, .err = b->err};
     a.bytes = llamac_cursor_on(b->m->files[0].data, b->m->files[0].size);
     gguf_file g;
     llamac_pair p;
+    double split = 0; /* from 0 on */
     bool has_name = false;
     int status = gguf_open(&g, &a);
     for (uint64_t i = 0; i < g.n_pairs && status == LLAMA_OK; i++) {
@@ -5358,6 +5360,8 @@ static int gguf_params(binder *b, llamac_gguf_vocab *v) {
         if (llamac_is(p.key, p.length, "adapter.type")) return refuse_adapter(b);
         status = apply_setting(b->p, GGUF, &p, b->path, b->err);
         has_name |= llamac_is(p.key, p.length, "general.architecture");
+        if (llamac_is(p.key, p.length, "split.no")) split = p.value.number;
+        if (llamac_is(p.key, p.length, "split.count")) *splits = p.value.number;
         if (status == LLAMA_OK && p.length > PREFIX && memcmp(p.key, prefix, PREFIX) == 0) {
             llamac_pair s = {p.key + PREFIX, p.length - PREFIX, p.value};
             status = apply_setting(b->p, GGUF, &s, b->path, b->err);
@@ -5366,7 +5370,7 @@ static int gguf_params(binder *b, llamac_gguf_vocab *v) {
     }
     const double ends[] = {v->eos, v->eot, v->eom};
     for (int i = 0; i < 3 && status == LLAMA_OK; i++) status = add_end(b, ends[i], b->path);
-    if (status == LLAMA_OK && !has_name && strstr(name_in(b->path), "-of-"))
+    if (status == LLAMA_OK && (split > 0 || (!has_name && strstr(name_in(b->path), "-of-"))))
         return llamac_fail(
             b->err, LLAMA_EFORMAT,
             "%s: is one file of a split model; give the first instead, -00001-of-...", b->path);
@@ -5400,8 +5404,14 @@ static int open_gguf(binder *b, bool want_vocab) {
     llamac_gguf_vocab v = {
         .bos = 1, .eos = 2, .eot = -1, .eom = -1, .space_in_front = 1, .adds_bos = 1};
     b->params_file = "its header";
-    int status = gguf_params(b, &v);
+    double splits = 0; /* files of the model, as the first says */
+    int status = gguf_params(b, &v, &splits);
     if (status == LLAMA_OK) status = add_splits(b);
+    if (status == LLAMA_OK && splits > 1 && splits != (double)b->m->n_shards)
+        return llamac_fail(b->err, LLAMA_EFORMAT,
+                           "%s: is the first of %.0f files of a split model; name them "
+                           "NAME-00001-of-%05.0f.gguf and so on, in one folder",
+                           b->path, splits, splits);
     if (status == LLAMA_OK) status = begin_binding(b, 1);
     for (size_t f = 0; f < b->m->n_shards && status == LLAMA_OK; f++)
         status = bind_file(b, f, 0, read_gguf);
@@ -5684,15 +5694,19 @@ static int open_model(llama *m, const char *path, const llama_options *o, llama_
     return o->memory == LLAMA_MEMORY_LOCK ? lock_files(m, err) : LLAMA_OK;
 }
 
+/* Why llamac_copy_options refuses a struct. */
+static const char no_size[] = "its size is not set: set it to sizeof of the struct";
+
 LLAMAC_API int llama_open(llama **model, const char *path, const llama_options *options,
                           llama_error *err) {
     llama_options o;
     if (err) memset(err, 0, sizeof *err);
     if (model) *model = NULL;
-    if (!model || !path || !llamac_copy_options(&o, sizeof o, options))
-        return llamac_fail(
-            err, LLAMA_EINVAL,
-            "llama_open: model and path must be given, and options->size must be set");
+    if (!model || !path)
+        return llamac_fail(err, LLAMA_EINVAL, "llama_open: %s is NULL", model ? "path" : "model");
+    if (!*path) return llamac_fail(err, LLAMA_EINVAL, "llama_open: the path is empty");
+    if (!llamac_copy_options(&o, sizeof o, options))
+        return llamac_fail(err, LLAMA_EINVAL, "llama_open: %s", no_size);
     llamac_arena arena = {.last = NULL};
     if (llamac_copy_allocator(&arena.allocator, o.allocator, err)) return LLAMA_EINVAL;
     llama *m = llamac_new(&arena, 1, sizeof *m);
@@ -5831,6 +5845,9 @@ LLAMAC_API int llama_check(const llama *m, llama_progress_fn progress, void *use
     }
     /* If a file was lost, its zeros are not damage. */
     if (status != LLAMA_ECANCEL && check_files(m, err)) return LLAMA_EIO;
+    /* The files have headers and needless tensors too; they are not read. */
+    if (status == LLAMA_OK && !report(&c, "weights", m->file_bytes - c.done, m->file_bytes))
+        status = LLAMA_ECANCEL;
     if (status == LLAMA_OK && m->format == META) {
         char folder[LLAMAC_PATH_BYTES];
         llamac_arena scratch = {m->arena.allocator, NULL};
@@ -6021,7 +6038,7 @@ static int check_session_options(llama_session *s, const llama_session_options *
                                  llama_error *err) {
     llama_session_options o; /* fields that an older caller does not have are 0 */
     if (!llamac_copy_options(&o, sizeof o, given))
-        return llamac_fail(err, LLAMA_EINVAL, "the size of the session options is not set");
+        return llamac_fail(err, LLAMA_EINVAL, "llama_session_new: %s", no_size);
     if (llamac_copy_allocator(&s->allocator, o.allocator, err)) return LLAMA_EINVAL;
     if (o.context < 0 || o.context > MAX_CONTEXT || o.sequences < 0 || o.sequences > MAX_CONTEXT ||
         o.batch < 0 || o.batch > MAX_CONTEXT || o.threads < 0 || o.threads > MAX_THREADS)
@@ -6047,7 +6064,9 @@ static int check_session_options(llama_session *s, const llama_session_options *
     s->threads = 1; /* a build without OpenMP */
 #endif
     s->team = s->threads;
-    s->keep_logits = o.all_logits != 0;
+    if (o.all_logits != 0 && o.all_logits != 1)
+        return llamac_fail(err, LLAMA_EINVAL, "all_logits must be 0 or 1");
+    s->keep_logits = o.all_logits;
     s->progress = o.progress;
     s->progress_user = o.user;
     s->kernels = find_kernels(o.kernels, o.numerics == LLAMA_FAST);
@@ -6208,15 +6227,22 @@ static void clear_padding(float *x, size_t n, size_t width) {
 }
 
 /* Computes the logits [n][V] from n rows of h [n][D]. Returns LLAMA_ENUMERIC if they are not
- * finite. */
-static int output(llama_session *s, float *logits, const float *h, size_t n) {
+ * finite. They are those of the batch from row `first` on or, if spans is not NULL, of the last
+ * tokens of those spans that have tokens. */
+static int output(llama_session *s, float *logits, const float *h, size_t n, size_t first,
+                  const llama_span *spans) {
     const llama *m = s->model;
     size_t ld = padded(m->vocab_size);
     matmul(s, logits, &m->output, h, n);
-    for (size_t t = 0; t < n; t++)
+    for (size_t t = 0; t < n; t++) {
+        for (; spans && !spans->n; spans++) continue;
+        int seq = spans ? spans->seq : (int)(s->row_seq[first + t] - s->sequences);
         if (!all_finite(logits + t * ld, m->vocab_size))
-            return llamac_failed(s, LLAMA_ENUMERIC,
-                                 "the logits are not finite; the weights may be damaged");
+            return llamac_fail(&s->error, LLAMA_ENUMERIC,
+                               "sequence %d: the logits are not finite; the weights may be damaged",
+                               seq);
+        if (spans) spans++;
+    }
     return LLAMA_OK;
 }
 
@@ -6236,7 +6262,8 @@ static int score_rows(llama_session *s, size_t n, const float *logits, float *lo
         logprob[t] = previous ? log_probability(previous, vocab, token) : 0;
         if (rank) rank[t] = previous ? rank_of(previous, vocab, token) : 0;
         size_t next = n - t < SCORED ? n - t : SCORED; /* rows to compute, if they are not here */
-        int status = logits || t % SCORED ? LLAMA_OK : output(s, s->logits, s->h + t * width, next);
+        int status =
+            logits || t % SCORED ? LLAMA_OK : output(s, s->logits, s->h + t * width, next, t, NULL);
         if (status) return status;
         previous = logits ? logits + t * ld : s->logits + t % SCORED * ld;
     }
@@ -6255,6 +6282,7 @@ static int evaluate_spans(llama_session *s, const llama_span *spans, size_t tota
                           int32_t *rank) {
     /* i: tokens of *spans that are in a batch already; kept: rows of s->last */
     size_t rows, i = 0, kept = 0, ld = padded(s->model->dim);
+    const llama_span *all = spans;
     int status;
     s->total = s->model->n_layers * total;
     s->all_rows = logprob || s->trace || s->keep_logits;
@@ -6276,14 +6304,14 @@ static int evaluate_spans(llama_session *s, const llama_span *spans, size_t tota
             if (s->row_pos[t] + 1 == s->row_seq[t]->end)
                 memcpy(s->last + kept++ * ld, s->h + t * ld, ld * sizeof(float));
         float *logits = s->keep_logits ? s->all_logits + done * padded(s->model->vocab_size) : NULL;
-        if (logits && (status = output(s, logits, s->h, rows))) return status;
+        if (logits && (status = output(s, logits, s->h, rows, 0, NULL))) return status;
         if (logprob &&
             (status = score_rows(s, rows, logits, logprob + done, rank ? rank + done : NULL)))
             return status;
     }
     /* If one span was scored, score_rows has left its logits in s->logits. */
-    status =
-        s->keep_logits || (logprob && kept == 1) ? LLAMA_OK : output(s, s->logits, s->last, kept);
+    status = s->keep_logits || (logprob && kept == 1) ? LLAMA_OK
+                                                      : output(s, s->logits, s->last, kept, 0, all);
     s->done = s->total;
     if (status == LLAMA_OK && cancelled(s, 0, 0))
         return llamac_failed(s, LLAMA_ECANCEL, "cancelled by the host");
@@ -6636,7 +6664,9 @@ static int load_header(llama_session *s, stream *st, sequence *q, uint64_t size)
         if (h[i] != want[i])
             return llamac_failed(s, i ? LLAMA_EMISMATCH : LLAMA_EFORMAT, mismatches[i]);
     if (h[STATE_LENGTH] > s->context)
-        return llamac_failed(s, LLAMA_EFULL, "the state is longer than the context");
+        return llamac_fail(&s->error, LLAMA_EFULL,
+                           "the state has %llu tokens, more than the context of %zu",
+                           (unsigned long long)h[STATE_LENGTH], s->context);
     q->length = (size_t)h[STATE_LENGTH];
     q->have_logits = h[STATE_LOGITS];
     st->total = state_bytes(s->model, q);
@@ -6995,8 +7025,9 @@ static int check_settings(llama_session *s, const llama_sampler *o) {
 /* Checks a sampler and sets *o to a copy of its settings. If it is invalid, stores the error and
  * returns LLAMA_EINVAL. */
 static int check_sampler(llama_session *s, const llama_sampler *given, llama_sampler *o) {
-    if (!given || !llamac_copy_options(o, sizeof *o, given))
-        return llamac_failed(s, LLAMA_EINVAL, "the sampler is NULL, or its size is not set");
+    if (!given) return llamac_failed(s, LLAMA_EINVAL, "the sampler is NULL");
+    if (!llamac_copy_options(o, sizeof *o, given))
+        return llamac_fail(&s->error, LLAMA_EINVAL, "the sampler: %s", no_size);
     uint64_t mode = llamac_fp_enter(); /* in the host's mode, comparing a NaN may trap */
     int status = check_settings(s, o);
     llamac_fp_leave(mode);
@@ -7172,8 +7203,9 @@ enum { MAX_CONCURRENT = 64 }; /* the most sequences in one pass over the weights
 enum { MIN_PREFIX = 8 };      /* tokens; a shorter prefix is not worth copying or waiting for */
 
 /* Starts a request in a free sequence. running[k] is the request of sequence k; NULL: it is free.
- * The longest prefix of the prompt that any sequence has cached is reused. If that sequence is
- * free, the request takes it. If it is not, the prefix is copied to the first free sequence.
+ * The request takes the free sequence that loses the fewest cached tokens, so that the texts of
+ * several users stay cached. If another sequence has a longer prefix of the prompt cached, that
+ * prefix is copied.
  *
  * Returns false if the request has to wait: no sequence is free, or a prompt evaluated in the next
  * pass shares a prefix with it that is longer than the cached one by more than MIN_PREFIX tokens,
@@ -7181,20 +7213,21 @@ enum { MIN_PREFIX = 8 };      /* tokens; a shorter prefix is not worth copying o
 static bool start_request(llama_session *s, llama_request *t, llama_request **running,
                           int sequences) {
     size_t cached = 0, pending = 0, n = t->n_prompt; /* prefixes: cached now, after the next pass */
-    int from = -1, to = -1;
+    size_t lost = SIZE_MAX, own = 0;                 /* tokens of `to`: lost, kept */
+    int from = 0, to = -1;
     for (int k = 0; k < sequences; k++) {
-        size_t match = cached_prefix(s, k, t->prompt, n);
-        if (from < 0 || match > cached) cached = match, from = k;
-        if (!running[k] && to < 0) to = k;
+        size_t match = cached_prefix(s, k, t->prompt, n), rest = llama_length(s, k) - match;
+        if (match > cached) cached = match, from = k;
+        if (!running[k] && (rest < lost || (rest == lost && match > own)))
+            to = k, lost = rest, own = match;
         size_t shared = running[k] && running[k]->generated == 0
                             ? common_prefix(t->prompt, n, running[k]->prompt, running[k]->n_prompt)
                             : 0;
         if (shared > pending) pending = shared;
     }
     if (to < 0 || pending > cached + MIN_PREFIX || (pending == n && pending > cached)) return false;
-    if (!running[from]) to = from;
-    else if (cached >= MIN_PREFIX || cached == n) llama_fork(s, to, from);
-    else cached = cached_prefix(s, to, t->prompt, n);
+    if (cached > own && (cached >= MIN_PREFIX || cached == n)) llama_fork(s, to, from);
+    else cached = own;
     running[to] = t;
     t->seq = to;
     t->finish_reason = LLAMA_FINISH_NONE;

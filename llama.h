@@ -139,7 +139,8 @@ typedef struct {
 typedef int (*llama_progress_fn)(void *user, const char *what, uint64_t done, uint64_t total);
 
 /* Memory functions of the host. Set both: one alone gives EINVAL. If both are NULL, the library's
- * own are used. */
+ * own are used. bytes is above 0 and need not be a multiple of align, a power of two; the memory may
+ * hold anything. p is never NULL. */
 typedef struct {
     void *user;                                             /* first argument of both functions */
     void *(*alloc)(void *user, size_t bytes, size_t align); /* returns NULL on failure */
@@ -349,7 +350,7 @@ LLAMAC_API const char *llama_token_text(const llama *, int32_t token, size_t *n)
  * the texts of special tokens too: text that LLAMA_SPECIAL turns into these tokens again. */
 typedef struct {
     unsigned char pending[4]; /* the first bytes of a character that is not complete yet */
-    unsigned char n, started; /* bytes in pending; 1 after the first token */
+    unsigned char n, started; /* bytes in pending; 1 after the first token with text */
     unsigned char special;    /* 1: special tokens have their texts */
 } llama_decoder;
 
@@ -517,9 +518,11 @@ typedef int (*llama_request_fn)(void *user, llama_request *, const char *text, s
  * sequences, up to 64. Batching never changes a text: its bits are those of generating it alone.
  *
  * Prompts with a common prefix share it. A prefix that a sequence already holds, from an earlier
- * call or from llama_load, is not evaluated again.
+ * call or from llama_load, is not evaluated again. A text takes the free sequence that loses the
+ * fewest tokens by that, and what the host put there is lost: a session of as many sequences as
+ * users keeps the text of each.
  *
- * Checks all requests before it changes or evaluates anything: EINVAL if a token or a sampler is
+ * fn must be given. Checks all requests before it changes or evaluates anything: EINVAL if a token or a sampler is
  * invalid, or a prompt is empty and max_tokens is not 0; EFULL if a request does not fit in the
  * context. llama_session_error names the request, counted from 0. Later errors are ECANCEL,
  * ENUMERIC, EIO and fn's own; the sequences then keep what they hold. */
@@ -556,7 +559,7 @@ LLAMAC_API int llama_loglikelihood(llama_session *, llama_continuation *, size_t
 
 /* Tokenizes n continuations as llama_loglikelihood does, and sets only `given` and `tokens`:
  * llama_loglikelihood needs a context of given + tokens positions. Errors as llama_text_to_tokens;
- * EINVAL also if a text is NULL, or if a context is empty and the model adds no BOS. */
+ * EINVAL also if a text of n > 0 bytes is NULL, or if a context is empty and the model adds no BOS. */
 LLAMAC_API int llama_count_continuation(const llama *, llama_continuation *, size_t n);
 
 /* ---- Saved state ---- */
@@ -588,8 +591,8 @@ LLAMAC_API int llama_load(llama_session *, int seq, llama_read_fn fn, void *user
 /* Saves a sequence to a file. The new file replaces an older state only when it is complete and on
  * the disk, so a crash leaves one or the other. A symbolic link stays, and its target is replaced
  * or created. A file that would be larger than the process's limit (ulimit -f) gives EIO and raises
- * no SIGXFSZ. A file that is neither empty nor a saved state is never replaced: EINVAL, or EIO if it is not a
- * regular file. ECANCEL if the session's progress function says so. */
+ * no SIGXFSZ. A file that is neither empty nor a saved state is never replaced: EINVAL, or
+ * EIO if it is not a regular file. ECANCEL if the session's progress function says so. */
 LLAMAC_API int llama_save_file(llama_session *, int seq, const char *path, llama_error *);
 
 /* Loads a sequence from a file. Errors as llama_load. If the file does not exist: EIO, and errno is
@@ -624,11 +627,11 @@ LLAMAC_API int llama_describe(const llama *, llama_info *info);
 
 /* Reads every weight and checks that it is finite, and that no long run of weights is zero, as an
  * interrupted download leaves it. Then, if Meta's folder has a checklist.chk, compares the MD5 of
- * each file. Errors: EFORMAT, EIO, ECANCEL. */
+ * each file. Errors: EINVAL, EFORMAT, EIO, ECANCEL. */
 LLAMAC_API int llama_check(const llama *, llama_progress_fn, void *user, llama_error *);
 
 /* Reads the files of the model into memory, from the first byte to the last. May run beside
- * evaluations. Errors: ECANCEL. */
+ * evaluations. Finds no damage: llama_check does. Errors: EINVAL, ECANCEL. */
 LLAMAC_API int llama_prefetch(const llama *, llama_progress_fn, void *user);
 
 /* For a host's handler of SIGBUS, with the address from si_addr. Safe in a signal handler.

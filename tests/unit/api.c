@@ -235,7 +235,7 @@ static void test_errors(void) {
         case 14: status = llama_sample(s, 1, &o), words = "sequence 1 has no logits"; break;
         case 15: status = llama_sample(s, 7, &o), words = "no such sequence: 7"; break;
         case 16: status = llama_sample(s, 0, &odd), words = "min_p"; break;
-        case 17: status = llama_sample(s, 0, NULL), words = "size"; break;
+        case 17: status = llama_sample(s, 0, NULL), words = "sampler is NULL"; break;
         case 18: status = llama_sample(s, 0, &biased), words = "the bias of token 77 is NaN"; break;
         case 19: status = llama_probabilities(s, 0, &o, NULL), words = "probs"; break;
         case 20: status = llama_probabilities(s, 8, &o, out), words = "no such sequence: 8"; break;
@@ -370,7 +370,7 @@ static bool refused_call(llama_session *s, size_t i, int *status, int *want, con
         FAIL_AS(LLAMA_EFORMAT, llama_load_file(s, seq, STATE_FILE("empty"), &err), "is empty; this is not a saved state");
         FAIL_AS(LLAMA_EFORMAT, llama_load_file(s, seq, STATE_FILE("short"), &err), "the state ends after 500 of ");
         FAIL_AS(LLAMA_EFORMAT, llama_load_file(s, seq, STATE_FILE("longer"), &err), "is longer than the state in it");
-        FAIL_AS(LLAMA_EFULL, llama_load_file(s, seq, STATE_FILE("long"), &err), "longer than the context");
+        FAIL_AS(LLAMA_EFULL, llama_load_file(s, seq, STATE_FILE("long"), &err), "more than the context of 16");
     }
     CALL(llama_generate(s, r, 2, NULL, NULL), "the callback is NULL");
     CALL(llama_generate(s, NULL, 2, say_nothing, NULL), "the requests are NULL");
@@ -666,6 +666,26 @@ static void test_lock(void) {
     llama_close(m);
 }
 
+/* An error keeps its reason, however long the path is; what is left out is in the middle of the path. */
+static void test_long_paths(void) {
+    char path[3000];
+    llama *m = NULL;
+    llama_error err;
+    llama_session *s = session(model, (llama_session_options){.context = 8});
+    for (size_t n = 380; n < sizeof path; n += n < 600 ? 1 : 997) {
+        memset(path, 'd', n);
+        for (size_t i = 100; i < n; i += 100) path[i] = '/';
+        memcpy(path, "begin", 5), memcpy(path + n - 3, "end", 4);
+        check(llama_open(&m, path, NULL, &err) == LLAMA_EIO && strncmp(err.text, "begin", 5) == 0 && strstr(err.text, "end: cannot be opened: No such file"),
+              "%zu bytes: %s", n, err.text);
+        check(llama_load_file(s, 0, path, &err) == LLAMA_EIO && strstr(err.text, "end: cannot be opened: No such file"), "%zu bytes: %s", n, err.text);
+        check((strlen(err.text) == n + strlen(": cannot be opened: No such file or directory")) == !strstr(err.text, "..."), "%zu bytes: %s", n, err.text);
+    }
+    check(llama_open(&m, "", NULL, &err) == LLAMA_EINVAL && strstr(err.text, "the path is empty"), "%s", err.text);
+    check(llama_open(&m, NULL, NULL, &err) == LLAMA_EINVAL && strstr(err.text, "path is NULL"), "%s", err.text);
+    llama_session_free(s);
+}
+
 static void test_options(void) {
     llama_session *s = (void *)1;
     llama_error err;
@@ -795,6 +815,7 @@ static void test_progress(void) {
           "cancelled: none of the sequences has its tokens");
     llama_session_free(two);
     check(llama_prefetch(model, on_progress, &w) == LLAMA_OK && w.last == w.total, "warm");
+    check(llama_check(model, on_progress, &w, NULL) == LLAMA_OK && w.last == w.total, "checked: %d of %d", (int)w.last, (int)w.total);
     w.stop_at = w.calls + 1;
     check(llama_prefetch(model, on_progress, &w) == LLAMA_ECANCEL && llama_prefetch(NULL, NULL, NULL) == LLAMA_EINVAL, "warm is cancelled");
     llama_session_free(s);
@@ -935,7 +956,7 @@ static void test_sampler(void) {
         bad[i].size = sizeof bad[i];
         check(llama_sample(s, 0, &bad[i]) == LLAMA_EINVAL && llama_probabilities(s, 0, &bad[i], p) == LLAMA_EINVAL, "bad sampler %zu", i);
     }
-    check(llama_sample(s, 0, &(llama_sampler){.temperature = 1}) == LLAMA_EINVAL && strstr(llama_session_error(s), "size") && llama_sample(s, 0, NULL) == LLAMA_EINVAL,
+    check(llama_sample(s, 0, &(llama_sampler){.temperature = 1}) == LLAMA_EINVAL && strstr(llama_session_error(s), "size is not set") && llama_sample(s, 0, NULL) == LLAMA_EINVAL,
           "a sampler without its size, or none");
     float none[40];
     for (int i = 0; i < 40; i++) none[i] = i % 2 ? -INFINITY : NAN;
@@ -1112,7 +1133,7 @@ static void test_small_pages(void) {
 
 static const test_case cases[] = {
     CASE(golden), CASE(describe), CASE(newer_host), CASE(vectors), CASE(text), CASE(eval_refusals), CASE(errors), CASE(sequences), CASE(unchanged), CASE(continuation_errors), CASE(inside), CASE(all_logits), CASE(long),
-    CASE(process), CASE(lock), CASE(options), CASE(score), CASE(score_batch), CASE(progress), CASE(trace),
+    CASE(process), CASE(lock), CASE(long_paths), CASE(options), CASE(score), CASE(score_batch), CASE(progress), CASE(trace),
     CASE(float_mode), CASE(sampler), CASE(memory), CASE(touched), CASE(small_pages)};
 
 int main(int argc, char **argv) {

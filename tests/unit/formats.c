@@ -1319,9 +1319,11 @@ static void test_wrong_paths(void) {
         {"wrong/deep/snapshots/abc", "wrong/deep/snapshots", "give the folder of the model in it: %s/wrong/deep/snapshots/abc"},
         {"wrong/deep/snapshots/def", "wrong/deep", "give the folder of a model in it, such as %s/wrong/deep/snapshots/abc"},
         {"wrong/levels/a/b/c", "wrong/levels", "give the folder of the model in it: %s/wrong/levels/a/b/c"},
+        {"wrong/hub/models--a--b/snapshots/abc", "wrong/hub", "give the folder of the model in it: %s/wrong/hub/models--a--b/snapshots/abc"},
     };
     for (size_t i = 0; i < sizeof inside / sizeof *inside; i++) {
         snprintf(says, sizeof says, "mkdir -p '%s'", in_work(inside[i].made));
+        if (strstr(inside[i].made, "snapshots/")) snprintf(says + strlen(says), 900, " '%s/../../blobs' '%s/../../refs'", in_work(inside[i].made), in_work(inside[i].made));
         check(system(says) == 0, "%s", says);
         snprintf(says, sizeof says, "%s", in_work(inside[i].made)); /* in_work has one buffer */
         if (inside[i].given) model_write_as(&exported, SAFETENSORS, says);
@@ -1342,6 +1344,60 @@ static void test_wrong_paths(void) {
     snprintf(path, sizeof path, "%s/consolidated.00.pth", folder);
     unlink(path);
     wrong_path(folder, "but not its weights, consolidated.00.pth or consolidated.safetensors; download them");
+
+    /* a file in a folder under the name of another kind, or of none */
+    static const struct {
+        const char *name, *bytes;
+        size_t n;
+        const char *says;
+    } kinds[] = {
+        BYTES("model.safetensors", "<html>\n<body>Sign in</body></html> and more", "is a web page; download the file itself"),
+        BYTES("model.safetensors", "\r\n<!DOCTYPE html>..............................", "is a web page; download the file itself"),
+        BYTES("model.safetensors", "\x1f\x8b..............................", "is compressed; unpack it"),
+        BYTES("config.json", "<html>\n<body>Sign in</body></html> and more", "is a web page; download the file itself"),
+        BYTES("generation_config.json", "<html>\n<body>Sign in</body></html> and more", "is a web page; download the file itself"),
+        BYTES("tokenizer.model", "<html>\n<body>Sign in</body></html> and more", "is a web page, not a tokenizer; give"),
+    };
+    for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
+        buffer b = {0};
+        snprintf(says, sizeof says, "rm -rf '%s'", in_work("wrong/kinds"));
+        check(system(says) == 0, "%s", says);
+        snprintf(folder, sizeof folder, "%s", model_write_as(&exported, SAFETENSORS, in_work("wrong/kinds")));
+        put(&b, kinds[i].bytes, kinds[i].n);
+        put_file(&b, folder, kinds[i].name);
+        wrong_path(folder, kinds[i].says);
+        free(b.at);
+    }
+    static const struct {
+        int format;
+        const char *from, *to, *says;
+    } renamed[] = {{SAFETENSORS, "model.safetensors", "pytorch_model.bin", "is safetensors; give it the name"},
+                   {TORCH, "pytorch_model.bin", "model.safetensors", "is PyTorch's; give it the name"},
+                   {GGUF_FILE, "model.gguf", "model.safetensors", "is GGUF; give it the name"},
+                   {GGUF_FILE, "model.gguf", "pytorch_model.bin", "is GGUF; give it the name"}};
+    for (size_t i = 0; i < sizeof renamed / sizeof *renamed; i++) {
+        snprintf(folder, sizeof folder, "%s", in_work("wrong/kinds"));
+        snprintf(says, sizeof says, "rm -rf '%s'", folder);
+        check(system(says) == 0, "%s", says);
+        make_folder(folder);
+        model_write_as(&exported, renamed[i].format, folder);
+        snprintf(says, sizeof says, "cd '%s' && mv %s %s && cp -n ../hf/config.json .", folder, renamed[i].from, renamed[i].to);
+        check(system(says) == 0, "%s", says);
+        wrong_path(folder, renamed[i].says);
+    }
+
+    /* a hole in the shards of Meta, and folders with many files */
+    snprintf(folder, sizeof folder, "%s", in_work("wrong/hole"));
+    model_write(&exported, folder);
+    snprintf(says, sizeof says, "cd '%s' && cp consolidated.00.pth consolidated.02.pth", folder);
+    check(system(says) == 0, "%s", says);
+    wrong_path(folder, "holds consolidated.02.pth, but not consolidated.01.pth; download it");
+    snprintf(says, sizeof says, "mkdir -p '%s' && cd '%s' && for i in $(seq 100); do echo x >model-$i-of-100.safetensors; done && cp ../hf/config.json .", in_work("wrong/many"), in_work("wrong/many"));
+    check(system(says) == 0, "%s", says);
+    wrong_path(in_work("wrong/many"), "model.safetensors.index.json, is missing; download it");
+    snprintf(says, sizeof says, "mkdir -p '%s' && cd '%s' && for i in $(seq -w 80); do echo GGUF >$i.gguf; done", in_work("wrong/ggufs"), in_work("wrong/ggufs"));
+    check(system(says) == 0, "%s", says);
+    wrong_path(in_work("wrong/ggufs"), "several models in files; give one, such as");
 
     /* files that are given as a tokenizer, and a vocabulary of GPT-2 */
     static const struct {
@@ -1735,6 +1791,14 @@ static void test_facts(void) {
         {{"padding", "", "tokenizer.ggml.padding_token_id", "2", 0, 0, NULL}, 4, 0},
         {{"a split's count, a text", "", "split.count", NULL, 0, 0, "'split.count' has a value of another type"}, 8, 0},
         {{"a split's number, a float32", "", "split.no", NULL, 0, 0, "'split.no' has a value of another type"}, 6, 0},
+        {{"the second file of two", "", "split.no", NULL, 0, 0, "give the first instead"}, 4, 1},
+        {{"the first file of three", "", "split.count", NULL, 0, 0, "is the first of 3 files of a split model; name them NAME-00001-of-00003.gguf"}, 4, 3},
+        {{"the only file", "", "split.count", "2", 0, 0, NULL}, 4, 1},
+        {{"no experts", "", "llama.expert_count", "2", 0, 0, NULL}, 4, 0},
+        {{"experts", "", "llama.expert_count", NULL, 0, 0, "expert_count"}, 4, 8},
+        {{"not causal", "", "llama.attention.causal", NULL, 0, 0, "attention.causal"}, 7, 0},
+        {{"causal", "", "llama.attention.causal", "2", 0, 0, NULL}, 7, 1},
+        {{"softcapping", "", "llama.attn_logit_softcapping", NULL, 0, 0, "softcapping"}, 6, 0x42480000},
         {{"the type of file, a number", "", "general.type", NULL, 0, 0, "'general.type' has a value of another type"}, 4, 1},
         {{"the file's type, an array", "", "general.file_type", NULL, 0, 0, "'general.file_type' has a value of another type"}, 9, 1},
         {{"the base, scaled", "", "llama.rope.scaling.attn_factor", NULL, 0, 0, "'llama.rope.scaling.attn_factor'"}, 6, 0x40000000},
@@ -1771,6 +1835,9 @@ static void test_facts(void) {
         {"a long window", "params.json", "\"sliding_window\": 4096", "2", 0, 0, NULL},
         {"a window shorter than the context", "params.json", "\"sliding_window\": 4096, \"max_seq_len\": 8192", NULL, 0, 0, "sliding window"},
         {"a context as text", "params.json", "\"max_seq_len\": \"512\"", NULL, 0, 0, "'max_seq_len' must be"},
+        {"experts", "params.json", "\"num_experts\": 8", NULL, 0, 0, "num_experts"},
+        {"biases", "params.json", "\"attn_bias\": true", NULL, 0, 0, "attn_bias"},
+        {"another model", "params.json", "\"model_type\": \"mamba\"", NULL, 0, 0, "'model_type' mamba"},
         {"an end", "params.json", "\"eos_token_id\": 7", "7 2", 0, 0, NULL},
         {"ends", "params.json", "\"eos_token_id\": [7, 8]", "7 8 2", 0, 0, NULL},
         {"an end beside it", "generation_config.json", "\"eos_token_id\": [7, 2]", "7 2", 0, 0, NULL},

@@ -682,13 +682,16 @@ static void test_not_numbers(void) {
         memcpy(b.at + at, &values[i % 3], 4);
         check(write_file(path, &b), "%s", path);
         llama *m = model_at(path, NULL);
-        llama_session *s = session(m, (llama_session_options){.context = 8});
+        llama_session *s = session(m, (llama_session_options){.context = 8, .sequences = 2});
         llama_sampler o = {.size = sizeof o};
         float logprobs[5];
         int scored = llama_score(s, 0, some, 5, logprobs);
         check(scored == LLAMA_OK || (scored == LLAMA_ENUMERIC && llama_length(s, 0) == 0), "scored at byte %zu: %d", at, scored);
         llama_rewind(s, 0, 0);
         int status = llama_eval(s, 0, some, 5);
+        check(status != LLAMA_ENUMERIC || strstr(llama_session_error(s), "sequence 0: the logits"), "%s", llama_session_error(s));
+        int other = llama_eval_batch(s, (llama_span[]){{0, NULL, 0}, {1, some, 5}}, 2);
+        check(other == status && (!other || strstr(llama_session_error(s), "sequence 1: the logits")), "%d, %s", other, llama_session_error(s));
         check(status == LLAMA_OK || scored == status, "at byte %zu: %d, but scored %d", at, status, scored);
         bool finite = status == LLAMA_OK; /* an embedding that no token here has, or softmax left it out */
         for (int k = 0; finite && k < 24; k++) finite = isfinite(llama_logits(s, 0)[k]);

@@ -184,6 +184,28 @@ static void test_shared(void) {
     llama_session_free(s);
 }
 
+/* Users who take turns, more sequences than users: the text of each stays in the KV cache. */
+static void test_turns(void) {
+    enum { USERS = 3, TURNS = 3 };
+    llama_session *s = session(USERS + 1, 128);
+    int32_t history[USERS][128];
+    size_t n[USERS];
+    for (int u = 0; u < USERS; u++) memcpy(history[u], prompts[u], (n[u] = lengths[u]) * sizeof *history[u]);
+    for (int turn = 0; turn < TURNS; turn++)
+        for (int u = 0; u < USERS; u++) {
+            static result got[1];
+            memset(got, 0, sizeof got);
+            llama_request t = text_of(u, 1, 3);
+            size_t before = n[u] - (turn ? 2 : 0); /* the last token was drawn, not evaluated; the next is the user's */
+            t.prompt = history[u], t.n_prompt = n[u];
+            check(generate(s, &t, 1, got) == LLAMA_OK && (turn == 0 || t.cached_tokens >= before), "user %d, turn %d: %zu of %zu cached", u, turn, t.cached_tokens, n[u]);
+            memcpy(history[u], llama_tokens(s, t.seq), llama_length(s, t.seq) * sizeof *history[u]);
+            n[u] = llama_length(s, t.seq);
+            history[u][n[u]++] = t.token, history[u][n[u]++] = prompts[u][1];
+        }
+    llama_session_free(s);
+}
+
 /* What the host says: this text ends here; or all does. */
 static void test_said(void) {
     llama_session *s = session(2, 128);
@@ -479,7 +501,7 @@ static void test_utf8(void) {
 }
 
 static const test_case cases[] = {
-    CASE(bits), CASE(shared), CASE(said), CASE(prompt), CASE(endings), CASE(contexts), CASE(stop), CASE(stop_texts), CASE(utf8)};
+    CASE(bits), CASE(shared), CASE(turns), CASE(said), CASE(prompt), CASE(endings), CASE(contexts), CASE(stop), CASE(stop_texts), CASE(utf8)};
 
 int main(int argc, char **argv) {
     llama_error err;
