@@ -850,8 +850,8 @@ static const char *similar_command(const char *text) {
     return nearest;
 }
 
-/* Exit with an error if the first argument looks like a mistyped command: it is no file, and nothing
- * else names the model. */
+/* Exit with an error if the first argument looks like a mistyped command: it is no file, and
+ * nothing else names the model. */
 static void check_first_argument(void) {
     const char *first = options.n_arguments ? options.arguments[0] : "",
                *model = getenv("LLAMA_MODEL");
@@ -1277,8 +1277,8 @@ static void read_document(void) {
     else note("stdin is an open pipe without a text: it is not read; with -f - it is waited for");
 }
 
-/* Exit with an error if there are more texts than the command takes, or if no text has the lines for
- * --lines. */
+/* Exit with an error if there are more texts than the command takes, or if no text has the lines
+ * for --lines. */
 static void check_sources(size_t n_words) {
     int kind = (int)options.command->input;
     bool has_file = !options.n_sources; /* without -p and -f, stdin is the file */
@@ -1444,8 +1444,8 @@ static void note_invalid_byte(const char *text, size_t n_text, const char *what,
 }
 
 /* Compute the tokens of a text; flags are those of llama_text_to_tokens. The tokens of a prompt
- * whose length alone shows that it does not fit in the context are only estimated: n_tokens. Returns
- * NULL, or why the text has no tokens. */
+ * whose length alone shows that it does not fit in the context are only estimated: n_tokens.
+ * Returns NULL, or why the text has no tokens. */
 static const char *tokenize(input *in, unsigned flags) {
     const bytes *b = &in->text;
     want_tokenizer();
@@ -1724,8 +1724,8 @@ static void cut_name(bytes *path) {
     while (path->n && path->text[path->n - 1] != '/') cut(path, path->n - 1);
 }
 
-/* Exit with an error if the --prompt-cache cannot be written after the run. Saving replaces the file
- * by a new one, so its folder must be writable. If it is a link, its target is replaced. */
+/* Exit with an error if the --prompt-cache cannot be written after the run. Saving replaces the
+ * file by a new one, so its folder must be writable. If it is a link, its target is replaced. */
 static void check_cache(void) {
     char target[4096];
     bytes path = {.n = 0};
@@ -1798,8 +1798,9 @@ static void record_token(output *out, const llama_request *t) {
     append(&out->logprobs, row, (size_t)(1 + k) * sizeof *row);
 }
 
-/* Print the beginning of an object about a token: its id, its text and its log-probability. A token
- * that has no text of its own, such as a byte of a longer character, has its piece, such as <0xE2>. */
+/* Print the beginning of an object about a token: its id, its text and its log-probability. A
+ * token that has no text of its own, such as a byte of a longer character, has its piece, such as
+ * <0xE2>. */
 static void print_token(const llama_token_logprob *t) {
     char text[LLAMA_TEXT_MAX];
     llama_decoder decoder = {.started = 1, .special = 1};
@@ -1907,7 +1908,8 @@ static void print_outputs(void) {
 }
 
 /* The callback of llama_generate: append the text that a token completed, up to a stop text, and
- * print what is ready. Returns 1 if a stop text or --stop-id was found, LLAMA_ECANCEL after Ctrl-C, else 0. */
+ * print what is ready. Returns 1 if a stop text or --stop-id was found, LLAMA_ECANCEL after Ctrl-C,
+ * else 0. */
 static int on_text(void *user, llama_request *t, const char *text, size_t n) {
     output *out = &((output *)user)[t - run.requests];
     if (out->first_token_time == 0) out->first_token_time = now();
