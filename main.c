@@ -117,10 +117,11 @@ static struct run {
     size_t n_requests;
     size_t n_printed;   /* the first n_printed requests are complete and printed */
     size_t n_passed;    /* of the first n_passed inputs those are printed that were rejected */
-    bool special_noted; /* a note said that a prompt has the text of a special token */
+    bool special_noted; /* a note said that a text has the text of a special token */
     struct {
         bool terminal;     /* stderr is a terminal */
-        bool enabled;      /* and not -q */
+        bool enabled;      /* and not a dumb one, and not -q */
+        const char *what;  /* the work */
         double start_time; /* when the work began; 0: it has not */
         double print_time; /* when the bar was last drawn; 0: there is none on the screen */
     } progress;
@@ -210,6 +211,12 @@ static void put_json(const char *text, size_t n) {
 static void put_number(const char *text, double v) {
     if (isfinite(v)) printf("%s\": %.9g", text, v);
     else printf("%s\": null", text);
+}
+
+/* Return whether the terminal understands no control sequences. */
+static bool is_dumb(void) {
+    const char *term = getenv("TERM");
+    return term && strcmp(term, "dumb") == 0;
 }
 
 /* Erase the progress bar, if one is on the screen. */
@@ -358,7 +365,8 @@ static const char complete_help[] =
     "Prints the text that the model generates after the prompt. With -i: a chat.\n"
     "\n"
     "The prompt is the argument PROMPT, the TEXT of -p or the content of -f FILE.\n"
-    "Without any of these, it is read from stdin. If a file or stdin ends with a\n"
+    "Without any of these, it is read from stdin, if stdin is not a terminal. With\n"
+    "-f - a terminal is read too, until Ctrl-D. If a file or stdin ends with a\n"
     "newline, that newline is removed. The text ends before a --stop text or a\n"
     "--stop-id token, at a token that ends texts (</s>), after -n tokens or when the\n"
     "context is full. A note on stderr reports a full context.\n"
@@ -479,13 +487,13 @@ static const char score_help[] =
     "standard_error, right and labelled (two numbers of items). -q prints that alone.\n";
 
 static const char ppl_help[] =
-    "Prints the perplexity of a text. It is\n"
+    "Prints the perplexity of a text.\n"
     "\n"
-    "exp of the mean of -log p(token | the tokens before it in its window). A window\n"
-    "has --ctx tokens. Windows begin --stride tokens apart. Each token is scored\n"
-    "once, in the first window that contains it, unless it is the first token of that\n"
-    "window. The text begins with <s>, unless --no-bos is given or the model's files\n"
-    "say otherwise.\n"
+    "Perplexity is exp of the mean of -log p(token | the tokens before it in its\n"
+    "window). A window has --ctx tokens. Windows begin --stride tokens apart. Each\n"
+    "token is scored once, in the first window that contains it, unless it is the\n"
+    "first token of that window. The text begins with <s>, unless --no-bos is given\n"
+    "or the model's files say otherwise.\n"
     "\n"
     "Output:\n"
     "  perplexity  the perplexity +- its standard error\n"
@@ -500,7 +508,8 @@ static const char ppl_help[] =
 static const char tokenize_help[] =
     "Prints the token ids of a text, separated by spaces, on one line.\n"
     "\n"
-    "The arguments are joined by single spaces. Without a text, stdin is read. A\n"
+    "The arguments are joined by single spaces. Without a text, stdin is read, if\n"
+    "stdin is not a terminal. With -f - a terminal is read too, until Ctrl-D. A\n"
     "newline at the end of a file or of stdin is part of the text. With --decode the\n"
     "input is token ids, separated by white space, and their text is printed. With\n"
     "--special, the texts of special tokens are those tokens, also with --decode.\n"
@@ -841,8 +850,8 @@ static const char *similar_command(const char *text) {
     return nearest;
 }
 
-/* Exit with an error if the first argument looks like a mistyped command: it is no file, and nothing
- * else names the model. */
+/* Exit with an error if the first argument looks like a mistyped command: it is no file, and
+ * nothing else names the model. */
 static void check_first_argument(void) {
     const char *first = options.n_arguments ? options.arguments[0] : "",
                *model = getenv("LLAMA_MODEL");
@@ -939,6 +948,8 @@ static void print_help(void) {
     bool asked = options.command->bit == HELP; /* not by -h */
     const char *name = asked && options.n_arguments ? options.arguments[0] : "";
     const command *one = asked || options.command_implied ? NULL : options.command;
+    if (asked && options.n_arguments > 1)
+        refuse("help takes one COMMAND; llama help all explains all of them");
     if (strcmp(name, "all") == 0) {
         print_first_screen();
         for (const command *c = commands; c < commands + COMMANDS; c++)
@@ -1218,7 +1229,8 @@ static bytes read_all(const char *path) {
     bytes all = {.n = 0};
     if (!f) refuse("%s: cannot be opened: %s", path, strerror(errno));
     append(&all, "", 0);
-    for (size_t got = 1; got; append(&all, part, got)) got = fread(part, 1, sizeof part, f);
+    for (size_t got = 1; got && !feof(f); append(&all, part, got)) /* Ctrl-D ends it once */
+        got = fread(part, 1, sizeof part, f);
     int error = !ferror(f) ? 0 : errno ? errno : EIO;
     if (!is_stdin) fclose(f);
     if (error) refuse("%s: cannot be read: %s", is_stdin ? "stdin" : path, strerror(error));
@@ -1265,8 +1277,8 @@ static void read_document(void) {
     else note("stdin is an open pipe without a text: it is not read; with -f - it is waited for");
 }
 
-/* Exit with an error if there are more texts than the command takes, or if no text has the lines for
- * --lines. */
+/* Exit with an error if there are more texts than the command takes, or if no text has the lines
+ * for --lines. */
 static void check_sources(size_t n_words) {
     int kind = (int)options.command->input;
     bool has_file = !options.n_sources; /* without -p and -f, stdin is the file */
@@ -1280,8 +1292,10 @@ static void check_sources(size_t n_words) {
         hint = " ($LLAMA_MODEL is set, and the first argument is not a model)";
     if (kind == NO_INPUT && n_words)
         refuse("%s: takes a model and no text%s", options.command->name, hint);
-    if (kind != NO_INPUT && ((options.n_sources && n_words) || (n_words > 1 && kind != WORDS) ||
-                             (options.n_sources > 1 && kind != PROMPTS)))
+    bool too_many = (options.n_sources && n_words) || (n_words > 1 && kind != WORDS) ||
+                    (options.n_sources > 1 && kind != PROMPTS);
+    if (kind == ONE_FILE && too_many) refuse("%s takes one FILE%s", options.command->name, hint);
+    if (kind != NO_INPUT && too_many)
         refuse("more than one text%s: give one quoted argument, -p or -f; a document before it: "
                "<FILE",
                hint);
@@ -1322,13 +1336,15 @@ static void read_inputs(void) {
     if (n_words == 1 && kind != ONE_FILE && stat(joined.text, &st) == 0 && S_ISREG(st.st_mode))
         note("%s is a file; its name is the text, -f reads the file", joined.text);
     if (n_words || options.n_sources || options.interactive) return;
-    if (isatty(STDIN_FILENO)) refuse("no text: give a quoted argument, -f FILE or a pipe");
+    if (isatty(STDIN_FILENO))
+        refuse("no text: give %s, -f FILE or a pipe; -f - reads what is typed",
+               kind == ONE_FILE ? "a FILE" : "a quoted argument");
     add_file("-");
 }
 
 /* ---- Special tokens and ids: --special, --ids, --stop-id ---- */
 
-/* Say once that the text of a special token in a prompt is not that token. */
+/* Say once that the text of a special token is not that token. */
 static void note_special(const bytes *b) {
     int32_t token;
     size_t n;
@@ -1337,8 +1353,8 @@ static void note_special(const bytes *b) {
         const char *text =
             llama_token_text(run.model, token, &n); /* NULL: none, or without a row */
         if (!text) continue;
-        note("%.*s in the prompt is read as text; with --special it is the token %d", (int)n, text,
-             (int)token);
+        note("%.*s is read as text, not as the token %d%s", (int)n, text, (int)token,
+             options.command->bit == SCORE ? "" : "; --special changes that");
         run.special_noted = true;
     }
 }
@@ -1428,8 +1444,8 @@ static void note_invalid_byte(const char *text, size_t n_text, const char *what,
 }
 
 /* Compute the tokens of a text; flags are those of llama_text_to_tokens. The tokens of a prompt
- * whose length alone shows that it does not fit in the context are only estimated: n_tokens. Returns
- * NULL, or why the text has no tokens. */
+ * whose length alone shows that it does not fit in the context are only estimated: n_tokens.
+ * Returns NULL, or why the text has no tokens. */
 static const char *tokenize(input *in, unsigned flags) {
     const bytes *b = &in->text;
     want_tokenizer();
@@ -1460,7 +1476,7 @@ static const char *tokenize(input *in, unsigned flags) {
 static const char *read_tokens(input *in) {
     if (options.ids && options.command->bit == COMPLETE && !options.json) want_tokenizer();
     if (options.ids) return parse_ids(in);
-    if (!options.special && options.command->bit != PPL) note_special(&in->text);
+    if (!options.special) note_special(&in->text);
     return tokenize(in,
                     (options.no_bos ? 0 : LLAMA_ADD_BOS) | (options.special ? LLAMA_SPECIAL : 0));
 }
@@ -1533,6 +1549,23 @@ static void on_sigbus(int signal_number, siginfo_t *fault, void *state) {
         restore_terminal(), signal(signal_number, SIG_DFL);
 }
 
+/* Exit with an error if the kernels of --kernels do not exist, or cannot be used here. */
+static void check_kernels(const char *given) {
+    bytes names = {.n = 0}, usable = {.n = 0};
+    bool known = false;
+    append(&names, option_values[0][1], strlen(option_values[0][1]));
+    for (char *rest = names.text, *name; (name = strsep(&rest, " "));) {
+        llama_session_options try = {.size = sizeof try, .context = 1, .kernels = name};
+        bool same = strcmp(name, given) == 0, can = llama_session_bytes(run.model, &try) > 0;
+        if (same && can) return;
+        known |= same;
+        if (can && usable.n) append(&usable, ", ", 2);
+        if (can) append(&usable, name, strlen(name));
+    }
+    if (!known) refuse("--kernels: '%s' is not scalar, avx2, avx512 or neon", given);
+    refuse("--kernels: this CPU or this build has no %s; available: %s", given, usable.text);
+}
+
 /* Open the model and describe it in run.info. Exits with an error if that fails. */
 static void open_model(void) {
     static const char *const modes[] = {"auto", "map", "lock", "stream"}; /* LLAMA_MEMORY_... */
@@ -1551,6 +1584,7 @@ static void open_model(void) {
     exit_on_error(status, err.text);
     run.info.size = sizeof run.info;
     llama_describe(run.model, &run.info);
+    if (options.session.kernels) check_kernels(options.session.kernels);
     run.context = (size_t)(options.session.context ? options.session.context : run.info.context);
     int trained = run.info.context;
     bool meta = strcmp(run.info.format, "meta") == 0; /* whose files do not say it */
@@ -1574,11 +1608,13 @@ static void open_model(void) {
              meta ? "LLaMA was trained for 2048 positions, Llama 2 was" : "the model was", trained);
 }
 
-/* Draw a progress bar with the time left, if the work has taken more than half a second. `what` is
- * the kind of work, done and total are in any unit. The line fits in the terminal. */
+/* Draw a progress bar, if the work has taken more than half a second. It has the time left as soon
+ * as that can be estimated. `what` is the kind of work, done and total are in any unit. The line
+ * fits in the terminal. */
 static void show_progress(const char *what, double done, double total) {
     double part = total > 0 ? done / total : 1, time = now();
-    if (run.progress.start_time == 0) run.progress.start_time = time;
+    if (run.progress.start_time == 0 || strcmp(what, run.progress.what) != 0)
+        run.progress.start_time = time, run.progress.what = what;
     double elapsed = time - run.progress.start_time;
     if (!run.progress.enabled || elapsed < 0.5) return;
     if (time - run.progress.print_time < 0.1 && done < total) return;
@@ -1591,7 +1627,8 @@ static void show_progress(const char *what, double done, double total) {
     if (width > 0)
         fprintf(stderr, " [%-*.*s]", width, (int)(width * part),
                 "########################################");
-    if (part > 0) fprintf(stderr, " %.0f s left", fmin(elapsed * (1 - part) / part, 999999));
+    if (part >= 0.05 || (part > 0 && elapsed >= 3))
+        fprintf(stderr, " %.0f s left", fmin(elapsed * (1 - part) / part, 999999));
     fputs("\033[K", stderr);
 }
 
@@ -1687,8 +1724,8 @@ static void cut_name(bytes *path) {
     while (path->n && path->text[path->n - 1] != '/') cut(path, path->n - 1);
 }
 
-/* Exit with an error if the --prompt-cache cannot be written after the run. Saving replaces the file
- * by a new one, so its folder must be writable. If it is a link, its target is replaced. */
+/* Exit with an error if the --prompt-cache cannot be written after the run. Saving replaces the
+ * file by a new one, so its folder must be writable. If it is a link, its target is replaced. */
 static void check_cache(void) {
     char target[4096];
     bytes path = {.n = 0};
@@ -1761,8 +1798,9 @@ static void record_token(output *out, const llama_request *t) {
     append(&out->logprobs, row, (size_t)(1 + k) * sizeof *row);
 }
 
-/* Print the beginning of an object about a token: its id, its text and its log-probability. A token
- * that has no text of its own, such as a byte of a longer character, has its piece, such as <0xE2>. */
+/* Print the beginning of an object about a token: its id, its text and its log-probability. A
+ * token that has no text of its own, such as a byte of a longer character, has its piece, such as
+ * <0xE2>. */
 static void print_token(const llama_token_logprob *t) {
     char text[LLAMA_TEXT_MAX];
     llama_decoder decoder = {.started = 1, .special = 1};
@@ -1870,7 +1908,8 @@ static void print_outputs(void) {
 }
 
 /* The callback of llama_generate: append the text that a token completed, up to a stop text, and
- * print what is ready. Returns 1 if a stop text or --stop-id was found, LLAMA_ECANCEL after Ctrl-C, else 0. */
+ * print what is ready. Returns 1 if a stop text or --stop-id was found, LLAMA_ECANCEL after Ctrl-C,
+ * else 0. */
 static int on_text(void *user, llama_request *t, const char *text, size_t n) {
     output *out = &((output *)user)[t - run.requests];
     if (out->first_token_time == 0) out->first_token_time = now();
@@ -2248,15 +2287,13 @@ static void add_turn(const char *line, size_t n) {
 /* Read lines from stdin until its end or /exit, and reply to each. Returns true. */
 static bool chat(void) {
     const bytes *prompt = &run.inputs->text;
-    const char *term = getenv("TERM");
     bool terminal = isatty(STDIN_FILENO), going_on = true;
     bytes line = {.n = 0};
     setvbuf(stdin, NULL, _IONBF, 0); /* poll does not see lines that stdio has buffered */
     append(&run.chat.prompt, prompt->text, prompt->n);
     if (terminal && isatty(STDERR_FILENO)) run.chat.screen = stderr;
     else if (terminal && isatty(STDOUT_FILENO)) run.chat.screen = stdout;
-    if (term && strcmp(term, "dumb") == 0) run.progress.enabled = false;
-    else if (terminal && isatty(STDOUT_FILENO)) start_editor();
+    if (terminal && isatty(STDOUT_FILENO) && !is_dumb()) start_editor();
     if (run.chat.screen) {
         note("chat: /help helps, Ctrl-D ends");
         put_visible(run.chat.screen, prompt->text, prompt->n, true);
@@ -2266,6 +2303,7 @@ static bool chat(void) {
     for (int got; going_on; interrupted = 0) {
         if ((got = read_turn(&line)) == 0) break;
         size_t slash = line.text[0] == '/';
+        while (slash && strchr(" \t", line.text[line.n - 1])) cut(&line, line.n - 1);
         if (got > 0 && slash && line.text[1] != '/') going_on = run_chat_command(line.text);
         else if (got > 0) add_turn(line.text + slash, line.n - slash);
         if (interrupted && !terminal) exit(EXIT_INTERRUPTED);
@@ -2422,6 +2460,7 @@ static void run_score(void) {
     if (memchr(run.inputs->text.text, 0, run.inputs->text.n))
         refuse("the items have a NUL in them");
     want_tokenizer();
+    note_special(&run.inputs->text);
     const item *items = read_items(&n, &max_continuations, &longest);
     if (!options.session.context) run.context = longest;
     size_t together = 2 * max_continuations < MAX_TOGETHER ? 2 * max_continuations : MAX_TOGETHER;
@@ -3097,7 +3136,7 @@ static int press(int key, size_t *entry) {
     case CONTROL('\\'): raise(SIGQUIT); break;
     case KEY_PASTE: paste(); break;
     default:
-        if (key >= 0 && key < 0x100) insert(&(char){(char)key}, 1);
+        if (key == '\t' || (key >= ' ' && key < 0x100)) insert(&(char){(char)key}, 1);
     }
     return 2;
 }
@@ -3145,7 +3184,7 @@ int main(int argc, char **argv) {
     interrupt_mode = INTERRUPT_EXITS;
     catch_signals();
     read_options(argc, argv);
-    run.progress.enabled = !options.quiet && run.progress.terminal;
+    run.progress.enabled = !options.quiet && run.progress.terminal && !is_dumb();
     if (options.version)
         printf("llama.c %d.%d.%d (%s)\n", v / 10000, v / 100 % 100, v % 100, llama_build());
     else if (options.shell) print_completion();

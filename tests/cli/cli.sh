@@ -238,7 +238,15 @@ case_refusals() {
     refuse 2 "two prompts" "more than one" $llama $model x -p y
     refuse 2 "no prompt file" "cannot be opened" $llama $model -f $work/none
     refuse 2 "a folder for a prompt" "cannot be read" $llama $model -f $work
-    refuse 2 "--kernels" "kernels" $llama $model x --kernels mmx
+    refuse 2 "--kernels of another name" "'mmx' is not scalar, avx2, avx512 or neon" $llama $model x --kernels mmx
+    case $(uname -m) in aarch64 | arm64) other=avx2 ;; *) other=neon ;; esac
+    refuse 2 "--kernels of another CPU" "has no $other; available: scalar" $llama info $model --kernels $other
+    for name in $(sed -n 's/.*; available: //p' $work/err | tr -d ,); do
+        run 0 "--kernels $name, which is said to be available" $llama $model x -n 1 --kernels "$name"
+    done
+    refuse 2 "ppl of two files" "ppl takes one FILE" $llama ppl $model a b
+    refuse 2 "ppl of a file and -f" "ppl takes one FILE" $llama ppl $model a -f b
+    refuse 2 "score of two files" "score takes one FILE" $llama score $model -f a -f b
     refuse 2 "--memory" "map or lock" $llama $model x --memory disk
     refuse 2 "--memory stream" "later" $llama $model x --memory stream
     $llama $model x --memory lock -n 1 >$work/out 2>$work/err # where ulimit -l lets it
@@ -697,7 +705,7 @@ case_ppl() {
     cp $work/out $work/ppl
     holds "ppl: figures" grep -qE '^perplexity  [0-9.]+ \+- [0-9.]+$' $work/out
     holds "ppl: three lines, and no definition" [ "$(wc -l <$work/out)" -eq 3 ]
-    holds "help ppl: the definition" sh -c "$llama help ppl | grep -q '^exp of the mean of -log p'"
+    holds "help ppl: the definition" sh -c "$llama help ppl | grep -q '^Perplexity is exp of the mean of -log p'"
     run 0 "ppl --json" $llama ppl $model $work/prose --json
     if command -v python3 >/dev/null 2>&1; then
         holds "ppl --json: what the lines say ($(cat $work/out))" python3 -c "
@@ -954,6 +962,14 @@ case_help() {
         same "help $option: the help of help" $work/out $work/one
         refuse 2 "$option" "did you mean --$option?" $llama $option bash
     done
+    for verb in $verbs; do # no empty line in a sentence, and none unfinished
+        $llama help $verb | awk '!NF && last ~ /[a-z]$/ && last !~ /^ / && last !~ /^usage/ { print last } NF { last = $0 } !NF { last = "" }' >$work/broken
+        empty "help $verb: a paragraph ends with its sentence" $work/broken
+    done
+    for verb in complete tokenize; do
+        holds "help $verb: a terminal is not read" sh -c "$llama help $verb | tr '\n' ' ' | grep -q 'if stdin is not a terminal. With -f - a'"
+    done
+    refuse 2 "help of two commands" "one COMMAND" $llama help ppl score
     refuse 2 "help of no verb" "no such command" $llama help sing
     refuse 2 "help of a mistyped verb" "did you mean score?" $llama help scroe
     for pair in SCORE:score Pppl:ppl CHAT:"complete -i" scroe:score inof:info pppl:ppl tokenise:tokenize benchmark:bench chekc:check chat:"complete -i" perplexity:ppl comp:complete; do
@@ -1165,6 +1181,9 @@ case_slips() {
     printf 'hi\n/save ~/talk\n/load ~/talk\nho\n' | HOME=$PWD/$work/home $llama $model -i -n 3 --temp 0 >$work/out 2>$work/err
     code=$?
     if [ $code -eq 0 ] && [ -s $work/home/talk ] && [ "$(wc -l <$work/out)" -ge 2 ]; then ok; else no "/save and /load of ~/talk: $code, $(cat $work/err)"; fi
+    printf 'hi\n/save ~/blanks \t \n/load ~/blanks  \n/undo \n/exit \nho\n' | HOME=$PWD/$work/home $llama $model -i -n 3 --temp 0 >$work/out 2>$work/err
+    holds "/save and /load: no blanks after the name ($(ls $work/home; cat $work/err))" test -s $work/home/blanks
+    holds "/load with a blank, /undo and /exit with one ($(cat $work/err))" sh -c "[ \$(wc -l <$work/out) -eq 1 ] && ! grep -q 'no such' $work/err"
     echo "dear diary" >$work/diary
     printf 'hi\n/save %s\nhi\n' $work/diary | $llama $model -i -n 3 -q >$work/out 2>$work/err
     code=$?
@@ -1233,6 +1252,16 @@ case_special() {
     one_line "one note for all prompts"
     run 0 "-q" $llama $model -q "<s>$one" -n 1
     empty "no note" $work/err
+    echo "<s>$one</s>" >$work/marked
+    run 0 "ppl: <s> without --special" $llama ppl $model $work/marked
+    one_line "ppl: one note"
+    holds "ppl: the note names --special" grep -q "<s> is read as text, not as the token 1; --special" $work/err
+    run 0 "ppl --special" $llama ppl $model $work/marked --special
+    empty "ppl --special: no note" $work/err
+    printf '0\ta</s>\tb\n-\t<s>\tb\n' >$work/marked
+    run 0 "score: </s>" $llama score $model -f $work/marked
+    one_line "score: one note"
+    holds "score: the note, without an option that score has not" grep -q "</s> is read as text, not as the token 2$" $work/err
     printf '%s\n%s\n' "$ids" "1" | $llama $model --lines --ids --json -n 1 >$work/out
     holds "--lines --ids" [ "$(grep -c '"prompt_tokens": [41],' $work/out)" -eq 2 ]
     run 0 "--stop-id" $llama $model "$one" --temp 0 -n 12 --json

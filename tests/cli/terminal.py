@@ -279,20 +279,21 @@ def editing():  # cursor keys, words, the rest of the line, also in characters o
         "emoji": (("a🙂b🙂".encode(), LEFT, b"\x7f", b"c", b"\x02\x02", b"d"), "ad🙂c🙂"),
         "combining": (("xe\u0301y".encode(), LEFT, b"\x7f", b"a", HOME, RIGHT, "\u0308".encode()), "x\u0308ay"),
         "byte by byte": (tuple(bytes([b]) for b in "é你🙂".encode()), "é你🙂"),
-        "control characters": ((b"a\x07b", paste(b"c\x1b[2J\x03\x9bd")), "a^Gbc^[[2J^C<9B>d"),
+        "control characters": ((b"a\x07b", paste(b"c\x1b[2J\x03\x9bd")), "abc^[[2J^C<9B>d"),
+        "unknown control keys": ((b"a\x19b\x12c\x14d\x0fe\x00f\tg",), "abcdef\tg"),
         "unknown keys": ((b"a\x1b[15~b\x1b[1;2Pc\x1bxd\x1b[99;99;99;99;99;99;99u" + b"e",), "abcde"),
         "a sequence alone": ((b"ab\x1b", b"c"), "abc"),
     }
     with Edit("-n", "4") as t:
         for name, (keys, line) in cases.items():
             t.type(*keys)
-            check(t.row() == "> " + line, f"{name}: {line!r} is on the screen: {t.row()!r}", t.seen)
+            check(t.row() == f"> {line}".expandtabs(), f"{name}: {line!r} is on the screen: {t.row()!r}", t.seen)
             check(not t.screen.unknown, f"{name}: nothing else reaches the screen: {t.screen.unknown}", t.seen)
             if name == "control characters":
                 t.type(b"\x15")
                 continue
             new = t.enter()
-            want = f"> {line}\n" + replies([line.encode()], "-n", "4")[0]
+            want = f"> {line}\n".expandtabs() + replies([line.encode()], "-n", "4")[0]
             check(new.rstrip() == want.rstrip(), f"{name}: {want!r} is said: {new!r}", t.seen)
             t.enter(b"/reset")
 
@@ -640,11 +641,33 @@ def stops():  # 9. --in-prefix and --in-suffix around the line; a stop text is i
     with Talk(*around, "--stop", "never", "--stop", os.fsdecode(stop)) as t:
         check(t.say(PRINCESS) == want + b"\n", f"before {stop!r} a reply ends: {want!r}", t.out)
 
-def long_score(repeats, columns, *options):  # what a terminal of so many columns sees of it
+def one_end():  # what is typed ends with one ^D, wherever it is read; without -f - nothing is read
+    def typed(*arguments, keys=b"The king\n\x04"):
+        master, slave = os.openpty()
+        child = subprocess.Popen([LLAMA, *arguments], stdin=slave, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
+        os.write(master, keys)
+        try:
+            return child.communicate(timeout=10)[0], child.returncode
+        except subprocess.TimeoutExpired:
+            child.kill()
+            return child.communicate()[0], "it still waits"
+        finally:
+            os.close(master)
+            os.close(slave)
+    for arguments in ([MODEL, "-f", "-", "-n", "5"], ["tokenize", MODEL, "-f", "-"], ["ppl", MODEL, "-"], ["trace", MODEL, "-f", "-"],
+                      ["score", MODEL, "-f", "-"]):
+        seen, code = typed(*arguments, keys=b"0\tThe king\t was\t sat\n\x04")
+        check(code == 0 and seen, f"{arguments}: {code}", seen)
+    for arguments, words in (([MODEL], b"no text: give a quoted argument"), (["ppl", MODEL], b"no text: give a FILE")):
+        seen, code = typed(*arguments)
+        check(code == 2 and words in seen and b"-f - reads what is typed" in seen, f"{arguments}: refused, {code}", seen)
+
+def long_score(repeats, columns, *options, term="xterm", begin=False):
+    """What a terminal of so many columns sees of it; with `begin`, only how it begins."""
     master, slave = os.openpty()
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
     child = subprocess.Popen([LLAMA, "score", MODEL, "-t", "1", "--kernels", "scalar", *options],
-                             stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=slave)
+                             stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=slave, env=dict(os.environ, TERM=term))
     os.close(slave)
     child.stdin.write(b"0\t%s\t who lived alone\t king\n" % WOODCUTTER * repeats)
     child.stdin.close()
@@ -652,8 +675,10 @@ def long_score(repeats, columns, *options):  # what a terminal of so many column
     with contextlib.suppress(OSError):  # a terminal without another side
         while got := os.read(master, 65536):
             seen += got
+            if begin:
+                child.kill()
     os.close(master)
-    check(child.wait(60) == 0, "a long score", seen)
+    check(child.wait(60) == (-signal.SIGKILL if begin else 0), "a long score", seen)
     return seen
 
 def bars():  # what takes long shows how far it is, and how long it takes; not with -q
@@ -661,6 +686,10 @@ def bars():  # what takes long shows how far it is, and how long it takes; not w
         seen = long_score(90, 0, *(["-q"] if quiet else []))
         check(bool(re.search(rb"\rscore +[0-9]+% \[#* *\] [0-9]+ s left", seen)) != quiet, f"a bar, if not with -q ({quiet})", seen)
         check(seen == b"" if quiet else seen.endswith(b"\r\033[K"), "which is wiped away", seen)
+    seen = long_score(20000, 0, begin=True)
+    check(bool(re.search(rb"\rscore +[0-9]+% \[", seen)) and b"left" not in seen, "no time left before it can be estimated", seen)
+    seen = long_score(90, 0, term="dumb")
+    check(seen == b"", "no bar on a dumb terminal", seen)
 
 def narrow():  # a bar fits the terminal, however wide it is
     for columns, room in ((40, True), (25, False), (80, True), (0, True)):
@@ -751,7 +780,7 @@ def interrupted_save():  # 11. ^C while /save evaluates: no file, and the conver
             check(not os.path.exists(file), "nothing is saved", t.seen)
             t.say(b"/reset")
 
-for case in (bars, narrow, signals, turns, long_reply, interrupted_save, interrupts, commands, end_of_input, unicode, long_lines, full, stops, editing,
+for case in (bars, narrow, one_end, signals, turns, long_reply, interrupted_save, interrupts, commands, end_of_input, unicode, long_lines, full, stops, editing,
              history, pasting, long_line, backslash, undo_retry, screen_of, interrupts_of_the_editor, restored, resize, few_rows, dumb,
              prompt_at_once, growth):
     if sys.argv[3:] not in ([], ["--case", case.__name__]):
