@@ -45,6 +45,7 @@ build/libllamac.a: build/llama.o build/tokenizer.o
 	rm -f $@
 	$(AR) rcs $@ $^
 
+# nodelete: OpenMP's threads go on after dlclose
 build/$(SONAME): build/llama.o build/tokenizer.o
 	$(CC) $(ALL_CFLAGS) $(LDFLAGS) -shared -Wl,-soname,$(SONAME),-z,nodelete -o $@ $^ -lm
 

@@ -67,6 +67,7 @@
  *   to 0. If you depend on a new option, compare llama_release(). The sampler inside a
  *   llama_request can grow only in a major release.
  * - llama_close, llama_session_free and every llama_error * accept NULL.
+ * - 128 KB of stack are enough for every function.
  *
  * Threads are OpenMP's. If OpenMP cannot create a thread, its runtime aborts the process; with
  * threads = 1 the library never starts OpenMP. OpenMP's threads do not survive fork: if a thread

@@ -399,7 +399,7 @@ case_cache() {
     same "an empty file: the same text" $work/out $work/text
     same "and is filled, byte for byte" $work/blank $work/kept
     run 0 "a smaller context" $llama $model "$prompt" --temp 0 -n 2 -c 20 --prompt-cache $work/blank
-    holds "a state longer than the context: a note" grep -q "longer than the context; it is not used" $work/err
+    holds "a state longer than the context: a note" grep -q "more than the context of 20; it is not used" $work/err
     same "and it is left as it is" $work/blank $work/kept
     run 0 "another model's state" $llama $forms/meta "There" -n 2 --prompt-cache $work/blank
     holds "another model's state: a note" grep -q "another model; it will be replaced" $work/err
