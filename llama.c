@@ -4143,6 +4143,7 @@ static const char *kind_of_file(const unsigned char *data, size_t size, const ch
 #undef PACKED
 #undef PAGE
     *advice = NULL;
+    if (!data) return NULL;
     if (size > 8 && data[8] == '{' && !data[6] && !data[7]) return "is safetensors";
     if (size > 262 && memcmp(data + 257, "ustar", 5) == 0) {
         *advice = "unpack it";
@@ -4291,7 +4292,7 @@ static int put_param(params p, size_t i, const char *key, const llamac_value *v,
     double min = param_keys[i].min, max = param_keys[i].max;
     bool logical = want == 't' || want == 'f';
     double number = v->kind == '0' ? v->number : v->kind == want;
-    if (i == CONTEXT && number > max && number < INFINITY) number = max; /* a session has no more */
+    if (i == CONTEXT && number > max && number < HUGE_VAL) number = max; /* a session has no more */
     bool is_integer = v->type != GGUF_FLOAT && v->type != GGUF_DOUBLE;   /* GGUF's type of it */
     bool valid = logical ? v->kind == 't' || v->kind == 'f' : v->kind == '0';
     if (v->type != GGUF_NONE && (!valid || is_integer != (want == '1')))
@@ -6072,8 +6073,8 @@ static int check_session_options(llama_session *s, const llama_session_options *
     s->kernels = find_kernels(o.kernels, o.numerics == LLAMA_FAST);
     if (!s->kernels)
         return llamac_fail(err, LLAMA_EINVAL,
-                           "kernels '%.32s' are not available in this build or on this CPU (%s)",
-                           o.kernels, llama_build());
+                           "this CPU or this build has no kernels '%.32s'; its best are '%s'",
+                           o.kernels, find_kernels(NULL, false)->name);
     for (int team = 0; team < 2; team++)
         snprintf(s->kernels_text[team], sizeof *s->kernels_text, "%s, %d thread%s",
                  s->kernels->name, team ? s->threads : 1, team && s->threads > 1 ? "s" : "");
