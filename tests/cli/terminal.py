@@ -675,7 +675,7 @@ def long_score(repeats, columns, *options, term="xterm", begin=False):
     with contextlib.suppress(OSError):  # a terminal without another side
         while got := os.read(master, 65536):
             seen += got
-            if begin:
+            if begin and b"[" in seen:  # the first bar is complete
                 child.kill()
     os.close(master)
     check(child.wait(60) == (-signal.SIGKILL if begin else 0), "a long score", seen)
