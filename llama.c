@@ -5216,42 +5216,48 @@ static int read_params(binder *b, const char *name) {
 
 /* ---- Meta ---- */
 
+/* Writes the name of shard k to out. Returns out. */
+static const char *shard_name(int k, char out[32]) {
+    snprintf(out, 32, "consolidated.%02d.pth", k);
+    return out;
+}
+
+/* Reports a folder of Meta without consolidated.00.pth. Returns LLAMA_EFORMAT. */
+static int refuse_no_shards(const binder *b) {
+    return llamac_fail(b->err, LLAMA_EFORMAT,
+                       llamac_file_exists(b->path, "model.safetensors")
+                           ? "%s: holds model.safetensors, but not its config.json; download that"
+                           : "%s: holds params.json, but not its weights, consolidated.00.pth or "
+                             "consolidated.safetensors; download them into it",
+                       b->path);
+}
+
 /* Opens a folder of Meta. The shards are consolidated.00.pth, 01, ... up to the first that does not
  * exist. Each weight is divided over all of them. Mistral's folders have consolidated.safetensors
  * instead. */
 static int open_meta(binder *b) {
-    enum { MAX_SHARDS = 100 };
+    enum { MAX_SHARDS = 100, MAX_HOLE = 8 };
     int (*read_tensors)(archive *) = read_torch;
+    char name[32], missing[32];
+    bool end = false;
     int status = read_generation_config(b);
     if (status == LLAMA_OK) status = read_params(b, "params.json");
     if (status) return status;
     for (int k = 0; k < MAX_SHARDS && status == LLAMA_OK; k++) {
-        char name[32];
-        snprintf(name, sizeof name, "consolidated.%02d.pth", k);
-        status = add_file(b, b->path, name);
+        status = add_file(b, b->path, shard_name(k, name));
+        end = llamac_is_not_found(status);
     }
-    for (int k = (int)b->m->n_shards + 1; k < MAX_SHARDS && b->m->n_shards; k++) {
-        char name[32];
-        snprintf(name, sizeof name, "consolidated.%02d.pth", k);
-        if (llamac_file_exists(b->path, name))
-            return llamac_fail(b->err, LLAMA_EFORMAT,
-                               "%s: holds %s, but not consolidated.%02zu.pth; download it", b->path,
-                               name, b->m->n_shards);
-    }
-    if (llamac_is_not_found(status) && b->m->n_shards) status = LLAMA_OK;
-    else if (llamac_is_not_found(status) &&
-             llamac_file_exists(b->path, "consolidated.safetensors")) {
+    if (end && b->m->n_shards) {
+        status = LLAMA_OK;
+        for (int n = (int)b->m->n_shards, k = n + 1; k < n + MAX_HOLE; k++)
+            if (llamac_file_exists(b->path, shard_name(k, name)))
+                return llamac_fail(b->err, LLAMA_EFORMAT, "%s: holds %s, but not %s; download it",
+                                   b->path, name, shard_name(n, missing));
+    } else if (end) {
+        if (!llamac_file_exists(b->path, "consolidated.safetensors")) return refuse_no_shards(b);
         read_tensors = read_safetensors;
         status = add_file(b, b->path, "consolidated.safetensors");
-    } else if (llamac_is_not_found(status) && llamac_file_exists(b->path, "model.safetensors"))
-        return llamac_fail(b->err, LLAMA_EFORMAT,
-                           "%s: holds model.safetensors, but not its config.json; download that",
-                           b->path);
-    else if (llamac_is_not_found(status))
-        return llamac_fail(b->err, LLAMA_EFORMAT,
-                           "%s: holds params.json, but not its weights, consolidated.00.pth or "
-                           "consolidated.safetensors; download them into it",
-                           b->path);
+    }
     if (status == LLAMA_OK) status = begin_binding(b, b->m->n_shards);
     for (size_t k = 0; k < b->m->n_shards && status == LLAMA_OK; k++)
         status = bind_file(b, k, k, read_tensors);
