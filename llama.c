@@ -4142,6 +4142,7 @@ static const char *kind_of_file(const unsigned char *data, size_t size, const ch
 #undef GGML
 #undef PACKED
 #undef PAGE
+    enum { MAX_BLANKS = 64 }; /* in front of a web page */
     *advice = NULL;
     if (!data) return NULL;
     if (size > 8 && data[8] == '{' && !data[6] && !data[7]) return "is safetensors";
@@ -4149,7 +4150,8 @@ static const char *kind_of_file(const unsigned char *data, size_t size, const ch
         *advice = "unpack it";
         return "is an archive of files";
     }
-    for (; size && strchr(" \t\r\n", *data); data++) size--;
+    for (int i = 0; i < MAX_BLANKS && size && *data && strchr(" \t\r\n", *data); i++)
+        data++, size--;
     for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
         size_t n = strlen(kinds[i].begin);
         if (size < n || memcmp(data, kinds[i].begin, n) != 0) continue;
@@ -4699,8 +4701,8 @@ static int bind_tensor(binder *b, const archive *a, tensor *t, size_t f, size_t 
 
 #undef OTHER
 
-/* Reports that file number f is none of its format but of another kind, if that is so: its name, by
- * which the format was chosen, is wrong. */
+/* Reports that file number f is of another kind than its name says, by which its format was chosen,
+ * if that is so. */
 static void refuse_kind(const binder *b, size_t f, int (*read_tensors)(archive *)) {
     const char *own = read_tensors == read_torch         ? "is PyTorch's"
                       : read_tensors == read_safetensors ? "is safetensors"
@@ -5042,7 +5044,7 @@ static int find_model_below(binder *b, char path[LLAMAC_PATH_BYTES]) {
 
 /* If a folder has files with this ending, which are models of their own, reports which to give.
  * Other files that end in .bin are tokenizers, PyTorch's, or saved states. Returns LLAMA_OK if there
- * is none. */
+ * are no such files. */
 static int suggest_file(binder *b, const char *folder, const char *ending) {
     char path[LLAMAC_PATH_BYTES];
     size_t n, count = 0, first = 0;
@@ -5568,8 +5570,8 @@ static int read_added_tokens(binder *b, const char *tokenizer) {
     return any ? llamac_vocab_extend(b->m->vocab, files, b->m->vocab_size, all, b->err) : LLAMA_OK;
 }
 
-/* Reports what a file is that was read as a tokenizer and is none, if its first bytes or its name
- * tell. Returns LLAMA_EFORMAT. */
+/* Reports what a file is that is not a tokenizer, if its first bytes or its name say so. Returns
+ * LLAMA_EFORMAT. */
 static int refuse_other_file(const binder *b, const char *path) {
     static const char settings[] = "holds settings", gpt2[] = "is a part of a GPT-2 vocabulary";
     static const struct {

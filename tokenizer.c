@@ -473,8 +473,8 @@ static const char *parse_piece(llamac_vocab *v, llamac_cursor c) {
     return vocab_add(v, (const char *)text, n, score, type);
 }
 
-/* Reads a TrainerSpec {3 model_type, 24 treat_whitespace_as_suffix, 41 bos_id, 42 eos_id, 44
- * unk_surface}. An id may be -1: none. */
+/* Reads a TrainerSpec {3 model_type, 24 treat_whitespace_as_suffix, 44 unk_surface, 46 bos_piece, 47
+ * eos_piece}. Sets special to the last two, if they are given. */
 static const char *parse_trainer(llamac_vocab *v, llamac_cursor c, llamac_cursor special[2]) {
     static const char *const not_bpe[] = {[1] = "!is a unigram model, not a BPE model",
                                           [3] = "!is a model of words, not a BPE model",
@@ -559,8 +559,8 @@ static const char *parse_proto(llamac_vocab *v, llamac_cursor c) {
     }
     if (why) return why;
     if (!trainer || !normalizer) return "lacks its trainer_spec or normalizer_spec";
-    for (int32_t t = v->size - 1; t >= 0;
-         t--) /* by text, as in the library, not by fields 41, 42 */
+    /* <s> and </s> are found by their texts, as the library does it, not by fields 41 and 42. */
+    for (int32_t t = v->size - 1; t >= 0; t--)
         for (int i = 0; i < 2 && v->pieces[t].type == CONTROL; i++)
             if (same_text(&v->pieces[t], special[i])) id[i] = t;
     return finish_vocab(v, id[0], id[1], false, v->space_in_front);
