@@ -568,6 +568,15 @@ static void test_gaps(void) {
     check(pages < 2000, "gaps in GGUF: %ld pages", pages);
     printf("gaps in GGUF: %ld pages\n", pages);
 
+    /* A file of nothing but zeros, as an interrupted download leaves it */
+    unlink(path);
+    b.n = 0;
+    put_int(&b, 0, 8);
+    in_folder("gaps.gguf", &b);
+    check(truncate(path, (off_t)1 << 30) == 0, "truncate");
+    pages = pages_read(path, LLAMA_EFORMAT, "does not match a llama2.c header");
+    check(pages < 2000, "a file of zeros: %ld pages", pages);
+
     /* GGUF: an array of 2^26 numbers, and of 2^26 texts of nothing */
     for (int text = 0; text < 2; text++) {
         b.n = 0;
