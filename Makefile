@@ -6,13 +6,10 @@
 CC ?= cc
 CFLAGS ?= -O3 -g1
 WARNINGS = -Wall -Wextra -Wpedantic
-HASH := \#
-PROBE = $(HASH)include <omp.h>\nint main(void) { return omp_get_num_procs() < 1; }\n
-OPENMP ?= $(shell printf '$(PROBE)' | $(CC) -fopenmp -x c -o /dev/null - 2>/dev/null && echo 1 || echo 0)
 ifeq ($(OPENMP),1)
-OMP = -fopenmp
+OMP = -fopenmp -DLLAMA_OPENMP
 endif
-ALL_CFLAGS = -std=c11 $(WARNINGS) $(CFLAGS) $(OMP)
+ALL_CFLAGS = -std=c11 -pthread $(WARNINGS) $(CFLAGS) $(OMP)
 LIBRARY = llama.c tokenizer.c
 HEADERS = llama.h
 
@@ -30,7 +27,7 @@ FLAGS = $(CC) $(ALL_CFLAGS) $(LDFLAGS)
 all: llama
 
 llama: build/llama.o build/main.o build/tokenizer.o
-	$(CC) $(ALL_CFLAGS) $(LDFLAGS) -pthread -o $@ $^ -lm
+	$(CC) $(ALL_CFLAGS) $(LDFLAGS) -o $@ $^ -lm
 
 build/llama.1: llama tests/tools/manpage.sh
 	sh tests/tools/manpage.sh ./llama >$@
@@ -55,7 +52,7 @@ TEST_HEADERS = tests/tools/test.h tests/tools/checkpoint.h
 vpath %.c tests/unit tests/robustness tests/reference tests/performance
 
 build/tests/%: build/tests/%.o build/llama.o build/tokenizer.o
-	$(CC) $(ALL_CFLAGS) $(LDFLAGS) -pthread -o $@ $^ -lm
+	$(CC) $(ALL_CFLAGS) $(LDFLAGS) -o $@ $^ -lm
 
 build/tests/%.o: %.c $(TEST_HEADERS) $(HEADERS) build/flags
 	@mkdir -p build/tests
@@ -114,13 +111,13 @@ WRAPPED = aligned_alloc malloc calloc realloc free open close fstat stat access 
     write fsync rename unlink realpath fchmod fopen fileno pthread_create pthread_detach sched_getaffinity isatty \
     poll getentropy clock_gettime exit readlink getrlimit
 # The kernels' inlining multiplies what sanitizers add: without it they compile seven times as fast
-SANITIZED = -std=c11 $(WARNINGS) -O1 -g1 -Dalways_inline=unused -fno-omit-frame-pointer $(OMP) \
+SANITIZED = -std=c11 -pthread $(WARNINGS) -O1 -g1 -Dalways_inline=unused -fno-omit-frame-pointer $(OMP) \
     -fsanitize=address,undefined -fno-sanitize-recover=undefined
 
 build/tests/faults: tests/robustness/faults.c $(TEST_HEADERS) $(LIBRARY) main.c $(HEADERS) build/flags
 	@mkdir -p build/tests
 	$(CC) $(SANITIZED) -DCOMMAND -c -o build/tests/faults_main.o $<
-	$(CC) $(SANITIZED) $(WRAPPED:%=-Wl,--wrap=%) -o $@ $< $(LIBRARY) build/tests/faults_main.o -pthread -lm
+	$(CC) $(SANITIZED) $(WRAPPED:%=-Wl,--wrap=%) -o $@ $< $(LIBRARY) build/tests/faults_main.o -lm
 
 faults: export OMP_WAIT_POLICY = passive
 faults: build/tests/faults build/tests/formats
@@ -162,7 +159,7 @@ install: llama build/llama.1 build/libllamac.a build/$(SONAME)
 	ln -sf $(SONAME) '$(DESTDIR)$(LIBDIR)/libllamac.so'
 	printf '%s\n' 'prefix=$(PREFIX)' 'libdir=$(LIBDIR)' 'includedir=$(INCLUDEDIR)' '' \
 	    'Name: llamac' 'Description: LLaMA on a CPU, from the files Meta shipped' 'Version: $(VERSION)' \
-	    'Cflags: -I$${includedir} -I$${includedir}/llamac' 'Libs: -L$${libdir} -lllamac' 'Libs.private: -lm $(OMP)' | \
+	    'Cflags: -I$${includedir} -I$${includedir}/llamac' 'Libs: -L$${libdir} -lllamac' 'Libs.private: -pthread -lm $(OMP)' | \
 	    sed 's|^\([a-z]*\)=$(PREFIX)/|\1=$${prefix}/|' >'$(DESTDIR)$(LIBDIR)/pkgconfig/llamac.pc'
 
 uninstall:
@@ -178,7 +175,7 @@ clean:
 	rm -rf build llama
 
 help:
-	@echo 'make               the command ./llama (OPENMP=0: without threads)'
+	@echo 'make               the command ./llama (OPENMP=1: the threads of OpenMP)'
 	@echo 'make demo          a story by our own tiny model'
 	@echo 'make test          the tests, in a minute; need nothing but a compiler'
 	@echo 'make check         the tests at full length, and the slow ones: every way to build, Python references, style'

@@ -66,6 +66,7 @@
  *   LLAMAC_COMMON       part IV is already compiled. If a program includes llama.c and then
  *                       tokenizer.c, it gets part IV once.
  *   LLAMA_STATIC        every function is static, for a program of one file: see llama.h.
+ *   LLAMA_OPENMP        OpenMP's threads instead of the session's own. Compile with -fopenmp.
  */
 #ifndef LLAMA_PASS
 /* Refuse languages, compilers and machines for which llama.c is not written, before a message about
@@ -88,8 +89,11 @@
 #include <float.h>
 #include <limits.h>
 #include <math.h>
+#include <pthread.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -98,12 +102,13 @@
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 #if defined(__linux__)
 #include <sys/syscall.h> /* SYS_arch_prctl, for AMX */
 #endif
 #ifndef LLAMA_COMMON_ONLY
-#ifdef _OPENMP
+#ifdef LLAMA_OPENMP
 #include <omp.h>
 #endif
 #if defined(__x86_64__)
@@ -174,7 +179,26 @@ typedef struct llamac_vocab llamac_vocab;
 LLAMAC_INLINE uint64_t llamac_fp_enter(void);
 LLAMAC_INLINE void llamac_fp_leave(uint64_t old);
 LLAMAC_INLINE bool llamac_allow_amx(void); /* returns whether Linux lets this process use AMX */
-#endif                                     /* LLAMAC_COMMON */
+
+/* A bell: where threads that have nothing to do sleep until another thread rings. */
+typedef pthread_t llamac_thread;
+typedef struct {
+    pthread_mutex_t mutex;
+    pthread_cond_t rung;
+    atomic_int asleep; /* number of threads that sleep, or are about to */
+} llamac_bell;
+
+/* For part II; the section Platform says what each does. */
+LLAMAC_INLINE bool llamac_start_thread(llamac_thread *, void *(*run)(void *), void *user);
+LLAMAC_INLINE void llamac_join_thread(llamac_thread);
+LLAMAC_INLINE void llamac_make_bell(llamac_bell *);
+LLAMAC_INLINE void llamac_sleep(llamac_bell *, bool (*until)(void *), void *user);
+LLAMAC_INLINE void llamac_ring(llamac_bell *);
+LLAMAC_INLINE void llamac_pause(void);
+LLAMAC_INLINE uint64_t llamac_nanoseconds(void);
+LLAMAC_INLINE int llamac_process(void);
+LLAMAC_INLINE int llamac_cores(void);
+#endif /* LLAMAC_COMMON */
 
 #ifndef LLAMA_COMMON_ONLY
 
@@ -320,6 +344,27 @@ typedef struct {    /* buffers of one thread */
 } workspace;
 
 typedef struct kernels kernels;
+typedef struct task task;
+typedef void job(const task *, int thread, size_t begin, size_t end);
+
+/* The threads that help the host's thread, and what they are doing: see parallel, in part II. */
+typedef struct {
+    struct helper *helpers; /* [threads - 1] */
+    int process;            /* that started them: a child of fork has none */
+    uint64_t spin;          /* nanoseconds that a thread waits before it sleeps */
+    const task *task;       /* the current task: run is called for each of its chunks */
+    job *run;
+    size_t items, chunk, chunks; /* chunk: items of a chunk; chunks: their number */
+    atomic_size_t left, done;    /* chunks that no thread has taken; that are complete */
+    atomic_bool stop;            /* the helpers end */
+    llamac_bell work, finished;  /* the helpers sleep at `work`, the host's thread at `finished` */
+} pool;
+
+/* What passes of about n rows have taken: see choose_team. */
+typedef struct {
+    double alone, team; /* nanoseconds per row; 0: not known */
+    double since;       /* nanoseconds of passes since the slower of the two was tried */
+} pace;
 
 struct llama_session {
     const llama *model;         /* shared, never written */
@@ -332,7 +377,9 @@ struct llama_session {
     void *trace_user;
     /* number of sequences; positions of each; maximum number of tokens evaluated together */
     size_t n_sequences, context, batch;
-    int threads, team;   /* number of threads: of the session; of the current call */
+    int threads, team;   /* number of threads: of the session; of the current pass */
+    pool pool;           /* the threads but the host's */
+    pace paces[21];      /* [floor(log2 n)] of passes of n rows */
     sequence *sequences; /* [n_sequences] */
     /* buffers of one batch, which has one row per token */
     sequence **row_seq; /* [batch] the sequence of each row's token */
@@ -501,47 +548,173 @@ static void pack_input(llama_session *, const weight *, const float *x, size_t n
 
 /* The work of one operation: y from x and w, for n rows, in layer l. A job does items `begin` to
  * `end` - 1. Each operation defines its items, for example rows of w. */
-typedef struct {
+struct task {
     llama_session *s;
     const weight *w;
     float *y;
     const float *x;
     size_t n, l;
-} task;
-typedef void job(const task *, int thread, size_t begin, size_t end);
+};
+
+struct helper { /* a thread of a session's pool */
+    pool *pool;
+    int number; /* from 1 on; the host's thread is 0 */
+    llamac_thread thread;
+};
+
+/* Takes a chunk of the current task and does it. Returns false if no chunk is left. The task is
+ * read after the chunk is taken: from then on it cannot end before this chunk is done, so nothing
+ * of it changes. */
+static bool do_chunk(pool *p, int thread) {
+    size_t left = atomic_load(&p->left);
+    do
+        if (left == 0) return false;
+    while (!atomic_compare_exchange_weak(&p->left, &left, left - 1));
+    size_t chunks = p->chunks, begin = (chunks - left) * p->chunk, end = begin + p->chunk;
+    p->run(p->task, thread, begin, end < p->items ? end : p->items);
+    if (atomic_fetch_add(&p->done, 1) + 1 == chunks) llamac_ring(&p->finished);
+    return true;
+}
+
+/* What threads wait for: a helper for work or the end, the host's thread for the last chunk. */
+static bool has_work(void *p) { return ((pool *)p)->left || ((pool *)p)->stop; }
+static bool is_finished(void *p) { return ((pool *)p)->done == ((pool *)p)->chunks; }
+
+/* Waits: first p->spin nanoseconds without sleeping, because the system takes longer than that to
+ * wake a thread. Most tasks come sooner after each other. */
+static void await(pool *p, bool (*until)(void *), llamac_bell *bell) {
+    enum { LOOKS = 64 }; /* at the condition, for each look at the clock */
+    uint64_t begin = llamac_nanoseconds();
+    do
+        for (int i = 0; i < LOOKS; i++) {
+            if (until(p)) return;
+            llamac_pause();
+        }
+    while (llamac_nanoseconds() - begin < p->spin);
+    llamac_sleep(bell, until, p);
+}
+
+/* What a helper does, from llama_session_new to llama_session_free. */
+static void *help(void *h) {
+    pool *p = ((struct helper *)h)->pool;
+    llamac_fp_enter(); /* the default floating-point mode, not that of the thread that started it */
+    while (!p->stop)
+        if (!do_chunk(p, ((struct helper *)h)->number)) await(p, has_work, &p->work);
+    return NULL;
+}
 
 /* Does all items of a task, in chunks of a multiple of `unit` items. `work` is the cost of the task
  * in multiply-adds and decides how it is divided:
  *
- *   below 2^14    this thread does everything: waking the other threads would cost more
+ *   below 2^14    this thread does everything: handing over would cost more
+ *   below 2^18    the same, if the helpers sleep: waking them would cost more
  *   below 2^22    there is one chunk per thread
  *   otherwise     there are 8 chunks per thread, and each thread takes the next chunk when it has
  *                 finished one; so a slow core does less of the work
  *
- * No other function uses OpenMP. */
+ * The task is complete when its chunks are. A helper that took no chunk, as its core was busy with
+ * other programs, is not waited for. */
 static void parallel(const task *t, job *run, size_t items, size_t unit, size_t work) {
-    (void)unit, (void)work;
-#ifdef _OPENMP
-    enum { MIN_TEAM_WORK = 1 << 14, MIN_SHARED_WORK = 1 << 22, SHARES = 8 };
-    int team = t->s->team;
-    size_t parts = (size_t)team * (work < MIN_SHARED_WORK ? 1 : SHARES);
+    enum {
+        MIN_TEAM_WORK = 1 << 14,
+        MIN_WAKE_WORK = 1 << 18,
+        MIN_SHARED_WORK = 1 << 22,
+        SHARES = 8
+    };
+    pool *p = &t->s->pool;
+    size_t parts = (size_t)t->s->team * (work < MIN_SHARED_WORK ? 1 : SHARES);
     size_t chunk = ((items + parts - 1) / parts + unit - 1) / unit * unit;
-    if (team > 1 && items > chunk && work >= MIN_TEAM_WORK) {
-        size_t chunks = (items + chunk - 1) / chunk;
-#pragma omp parallel num_threads(team)
-        {
-            uint64_t mode = llamac_fp_enter(); /* each thread has its own mode */
-#pragma omp for schedule(dynamic, 1)
-            for (size_t c = 0; c < chunks; c++) {
-                size_t begin = c * chunk, end = begin + chunk < items ? begin + chunk : items;
-                run(t, omp_get_thread_num(), begin, end);
-            }
-            llamac_fp_leave(mode);
-        }
+    if (t->s->team == 1 || items <= chunk || work < MIN_TEAM_WORK ||
+        (work < MIN_WAKE_WORK && p->work.asleep)) {
+        run(t, 0, 0, items);
         return;
     }
+    p->task = t, p->run = run, p->items = items, p->chunk = chunk;
+    p->chunks = (items + chunk - 1) / chunk;
+#ifdef LLAMA_OPENMP
+    p->left = p->chunks;
+#pragma omp parallel num_threads(t->s->team)
+    {
+        uint64_t mode = llamac_fp_enter(); /* each thread has its own mode */
+        while (do_chunk(p, omp_get_thread_num())) continue;
+        llamac_fp_leave(mode);
+    }
+#else
+    p->done = 0;
+    p->left = p->chunks; /* from here on, helpers work */
+    llamac_ring(&p->work);
+    while (do_chunk(p, 0)) continue;
+    await(p, is_finished, &p->finished);
 #endif
-    run(t, 0, 0, items);
+}
+
+/* Starts the helpers of a session. If the system does not give that many threads, the session has
+ * fewer. */
+static void start_helpers(llama_session *s) {
+    pool *p = &s->pool;
+    enum { SPIN = 50000 }; /* about what the system takes to wake a thread */
+    p->process = llamac_process();
+    p->spin = s->threads <= llamac_cores() ? SPIN : 0; /* else a thread that waits is in the way */
+#ifdef LLAMA_OPENMP
+    (void)help, (void)is_finished; /* OpenMP starts its threads when they are needed */
+#else
+    int started = 0;
+    llamac_make_bell(&p->work);
+    llamac_make_bell(&p->finished);
+    for (struct helper *h = p->helpers; started < s->threads - 1; started++, h++) {
+        *h = (struct helper){.pool = p, .number = started + 1};
+        if (!llamac_start_thread(&h->thread, help, h)) break;
+    }
+    s->threads = started + 1;
+#endif
+}
+
+/* Ends the helpers. A child of fork has none: fork copies only the thread that calls it. */
+static void stop_helpers(llama_session *s) {
+    pool *p = &s->pool;
+    if (p->process != llamac_process()) return;
+#ifndef LLAMA_OPENMP
+    p->stop = true;
+    llamac_ring(&p->work);
+    for (int i = 0; i < s->threads - 1; i++) llamac_join_thread(p->helpers[i].thread);
+#endif
+}
+
+/* Returns how many threads a session may use: in a child of fork, only the caller's own. OpenMP
+ * keeps its threads for each thread of the host, and waits forever in a child for those that it had
+ * in the parent; so each thread of the host remembers its process. That is the library's only
+ * variable outside models and sessions. */
+static int usable_threads(const llama_session *s) {
+#ifdef LLAMA_OPENMP
+    static __thread int process; /* 0: this thread has not asked yet */
+    if (!process) process = llamac_process();
+    return process == llamac_process() ? s->threads : 1;
+#else
+    return s->pool.process == llamac_process() ? s->threads : 1;
+#endif
+}
+
+/* Runs forward() with all threads, or with one if that takes less time: because the model is small,
+ * or because other programs keep the cores busy. Both ways are measured, for each power of two of
+ * n. The way that was slower is tried again whenever that costs about 1% of the time since. */
+static size_t paced_forward(llama_session *s, size_t n) {
+    enum { RARELY = 100 };
+    pace *p = s->paces;
+    for (size_t k = n; k > 1; k /= 2) p++;
+    int threads = usable_threads(s);
+    bool alone = threads == 1 || (p->alone > 0 && p->alone < p->team);
+    double better = alone ? p->alone : p->team, other = alone ? p->team : p->alone;
+    double price = other > 0 ? other - better : better * (threads - 1); /* of a trial, per row */
+    bool trial = threads > 1 && p->since > RARELY * (double)n * (price + better / 16) && better > 0;
+    alone ^= trial;
+    s->team = alone ? 1 : threads;
+    uint64_t begin = llamac_nanoseconds();
+    size_t wanted = forward(s, n);
+    double taken = (double)(llamac_nanoseconds() - begin), *mean = alone ? &p->alone : &p->team;
+    double weight = trial ? 0.5 : 0.125; /* a trial is rare, so it counts more */
+    *mean = *mean > 0 ? *mean + (taken / (double)n - *mean) * weight : taken / (double)n;
+    p->since = trial ? 0 : p->since + taken;
+    return wanted;
 }
 
 /* Writes Meta's name of a weight without ".weight" to out: "layers.3.attention.wq". */
@@ -2263,12 +2436,20 @@ LLAMAC_INLINE size_t llamac_page_size(void);
  * default, touching one byte takes 2 MB. Leaves blocks of up to 32 MB as they are, because malloc
  * may have put other data into their pages. */
 LLAMAC_INLINE void llamac_advise_small_pages(void *p, size_t n, size_t page);
-/* Returns the id of this process. */
-LLAMAC_INLINE int llamac_process(void);
-/* Returns how many cores this process may use: the smaller of its CPU affinity and its quota. */
-LLAMAC_INLINE int llamac_cores(void);
-/* Three more are declared before part I: llamac_fp_enter and llamac_fp_leave set the floating-point
- * mode, and llamac_allow_amx asks Linux for permission to use the AMX tiles in this process. */
+/* Declared before part I, as parts II and III need them:
+ *
+ *   llamac_fp_enter, _leave   set the default floating-point mode, and restore the host's
+ *   llamac_allow_amx          asks Linux for permission to use the AMX tiles in this process
+ *   llamac_start_thread       starts a thread that takes no signals. Returns false on failure
+ *   llamac_join_thread        waits for its end
+ *   llamac_make_bell          makes a bell, where llamac_sleep sleeps until the condition is true
+ *   llamac_ring               wakes all who sleep there, to look at the condition again; costs
+ *                             nothing if nobody sleeps
+ *   llamac_pause              leaves the core to others for a moment, in a loop that waits
+ *   llamac_nanoseconds        the time, of a clock that never goes back
+ *   llamac_process            the id of this process
+ *   llamac_cores              how many cores it may use: its CPU affinity and its quota
+ */
 
 /* ---- Platform: files ---- */
 
@@ -2507,6 +2688,61 @@ LLAMAC_INLINE void llamac_advise_small_pages(void *p, size_t n, size_t page) {
 }
 
 LLAMAC_INLINE int llamac_process(void) { return (int)getpid(); }
+
+/* ---- Platform: threads ---- */
+
+LLAMAC_INLINE uint64_t llamac_nanoseconds(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
+}
+
+LLAMAC_INLINE void llamac_pause(void) {
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("yield");
+#endif
+}
+
+/* Signals are the host's business: a new thread takes none, but those of its own faults. */
+LLAMAC_INLINE bool llamac_start_thread(llamac_thread *t, void *(*run)(void *), void *user) {
+    sigset_t blocked, old;
+    sigfillset(&blocked);
+    sigdelset(&blocked, SIGBUS);
+    sigdelset(&blocked, SIGFPE);
+    sigdelset(&blocked, SIGILL);
+    sigdelset(&blocked, SIGSEGV);
+    if (pthread_sigmask(SIG_SETMASK, &blocked, &old) != 0) return false;
+    bool started = pthread_create(t, NULL, run, user) == 0;
+    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    return started;
+}
+
+LLAMAC_INLINE void llamac_join_thread(llamac_thread t) { pthread_join(t, NULL); }
+
+LLAMAC_INLINE void llamac_make_bell(llamac_bell *b) {
+    pthread_mutex_init(&b->mutex, NULL);
+    pthread_cond_init(&b->rung, NULL);
+    b->asleep = 0;
+}
+
+/* A thread says that it sleeps before it looks at the condition a last time, and who makes the
+ * condition true does that before looking whether anyone sleeps. So one of them sees the other. */
+LLAMAC_INLINE void llamac_sleep(llamac_bell *b, bool (*until)(void *), void *user) {
+    pthread_mutex_lock(&b->mutex);
+    b->asleep++;
+    while (!until(user)) pthread_cond_wait(&b->rung, &b->mutex);
+    b->asleep--;
+    pthread_mutex_unlock(&b->mutex);
+}
+
+LLAMAC_INLINE void llamac_ring(llamac_bell *b) {
+    if (!b->asleep) return;
+    pthread_mutex_lock(&b->mutex);
+    pthread_cond_broadcast(&b->rung);
+    pthread_mutex_unlock(&b->mutex);
+}
 
 /* ---- Platform: cores ---- */
 
@@ -6017,9 +6253,10 @@ static uint64_t layout_session(llama_session *s, unsigned char *base) {
     s->cos = reserve(&c, b * (m->head_dim / 2), f);                   /* [batch][head_dim/2] */
     s->sin = reserve(&c, b * (m->head_dim / 2), f);                   /* [batch][head_dim/2] */
     s->probs = reserve(&c, m->vocab_size, sizeof *s->probs);          /* [V], for sampling */
-    s->ids = reserve(&c, m->vocab_size, sizeof *s->ids);         /* [V], the heap of the sampler */
-    s->seen = reserve(&c, m->vocab_size, 1);                     /* [V], tokens already penalised */
-    s->workspaces = reserve(&c, threads, sizeof *s->workspaces); /* [threads] */
+    s->ids = reserve(&c, m->vocab_size, sizeof *s->ids); /* [V], the heap of the sampler */
+    s->seen = reserve(&c, m->vocab_size, 1);             /* [V], tokens already penalised */
+    s->pool.helpers = reserve(&c, threads, sizeof *s->pool.helpers); /* [threads - 1] */
+    s->workspaces = reserve(&c, threads, sizeof *s->workspaces);     /* [threads] */
     for (size_t i = 0; i < threads; i++) {
         workspace dummy = {0}, *own = base ? &s->workspaces[i] : &dummy;
         reserve(&c, THREAD_GAP, 1);
@@ -6066,13 +6303,8 @@ static int check_session_options(llama_session *s, const llama_session_options *
     s->batch = o.batch ? (size_t)o.batch : DEFAULT_BATCH;
     if (s->batch > s->context * s->n_sequences) s->batch = s->context * s->n_sequences;
     s->n_logits = s->n_sequences > SCORED ? s->n_sequences : SCORED;
-#ifdef _OPENMP
     s->threads = o.threads ? o.threads : llamac_cores();
     if (s->threads > MAX_THREADS) s->threads = MAX_THREADS;
-#else
-    s->threads = 1; /* a build without OpenMP */
-#endif
-    s->team = s->threads;
     if (o.all_logits != 0 && o.all_logits != 1)
         return llamac_fail(err, LLAMA_EINVAL, "all_logits must be 0 or 1");
     s->keep_logits = o.all_logits;
@@ -6083,9 +6315,6 @@ static int check_session_options(llama_session *s, const llama_session_options *
         return llamac_fail(err, LLAMA_EINVAL,
                            "this CPU or this build has no kernels '%.32s'; its best are '%s'",
                            o.kernels, find_kernels(NULL, false)->name);
-    for (int team = 0; team < 2; team++)
-        snprintf(s->kernels_text[team], sizeof *s->kernels_text, "%s, %d thread%s",
-                 s->kernels->name, team ? s->threads : 1, team && s->threads > 1 ? "s" : "");
     return LLAMA_OK;
 }
 
@@ -6121,11 +6350,18 @@ LLAMAC_API int llama_session_new(llama_session **session, const llama *m,
     layout_session(made, base);
     if (s.allocator.alloc == llamac_default_alloc)
         llamac_advise_small_pages(base, s.bytes, m->page);
+    start_helpers(made);
+    for (int team = 0; team < 2; team++)
+        snprintf(made->kernels_text[team], sizeof *made->kernels_text, "%s, %d thread%s",
+                 made->kernels->name, team ? made->threads : 1,
+                 team && made->threads > 1 ? "s" : "");
     return LLAMA_OK; /* buffers are not touched here: each call clears the padding that it uses */
 }
 
 LLAMAC_API void llama_session_free(llama_session *s) {
-    if (s) s->allocator.free(s->allocator.user, s, (size_t)s->bytes);
+    if (!s) return;
+    stop_helpers(s);
+    s->allocator.free(s->allocator.user, s, (size_t)s->bytes);
 }
 
 static float log_probability(const float *logits, size_t vocab, int32_t token);
@@ -6307,7 +6543,7 @@ static int evaluate_spans(llama_session *s, const llama_span *spans, size_t tota
         for (int k = 0; k < 4; k++) clear_padding(by_dim[k], rows, s->model->dim);
         clear_padding(s->gate, rows, s->model->hidden);
         s->done = s->model->n_layers * done;
-        size_t wanted = forward(s, rows);
+        size_t wanted = paced_forward(s, rows);
         if (s->cancelled) return llamac_failed(s, LLAMA_ECANCEL, "cancelled by the host");
         for (size_t t = 0; t < wanted; t++)
             if (s->row_pos[t] + 1 == s->row_seq[t]->end)
@@ -6325,18 +6561,6 @@ static int evaluate_spans(llama_session *s, const llama_span *spans, size_t tota
     if (status == LLAMA_OK && cancelled(s, 0, 0))
         return llamac_failed(s, LLAMA_ECANCEL, "cancelled by the host");
     return status;
-}
-
-/* Returns whether the calling thread may use several threads. OpenMP keeps a team for each thread
- * that has used one. fork() copies the calling thread with its team's records but without the
- * team's threads, and OpenMP would wait for them forever. So each thread remembers the process in
- * which it first used several threads; in a child of that process it works alone. `uses` says that
- * the caller will use them now. This is the library's only variable outside models and sessions. */
-static bool may_team(bool uses) {
-    static __thread int process; /* 0: this thread has not used several threads yet */
-    int now = llamac_process();
-    if (!process && uses) process = now;
-    return !process || process == now;
 }
 
 /* Also does the work of llama_eval, llama_eval_batch and llama_score. Checks all arguments,
@@ -6365,7 +6589,6 @@ LLAMAC_API int llama_score_batch(llama_session *s, const llama_span *spans, size
         total += spans[i].n;
     }
     if (total == 0) return LLAMA_OK;
-    s->team = s->threads > 1 && may_team(true) ? s->threads : 1;
     s->cancelled = false;
     for (size_t i = 0; i < s->n_sequences && s->keep_logits; i++) s->sequences[i].rows = 0;
     s->busy = true;
@@ -6433,7 +6656,7 @@ LLAMAC_API const char *llama_session_error(const llama_session *s) {
     return s ? s->error.text : "";
 }
 LLAMAC_API const char *llama_session_kernels(const llama_session *s) {
-    return s ? s->kernels_text[may_team(false)] : "";
+    return s ? s->kernels_text[usable_threads(s) > 1] : "";
 }
 LLAMAC_API int llama_session_context(const llama_session *s) { return s ? (int)s->context : 0; }
 
@@ -7500,10 +7723,10 @@ LLAMAC_API const char *llama_build(void) {
 #else
         ", kernels scalar"
 #endif
-#ifdef _OPENMP
+#ifdef LLAMA_OPENMP
         ", OpenMP";
 #else
-        ", no OpenMP";
+        ", POSIX threads";
 #endif
 }
 
