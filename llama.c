@@ -1197,7 +1197,7 @@ __attribute__((noinline)) static void matmul_blocked(const matmul_args *p, size_
 #if LLAMA_PASS == 1
 #define ISA scalar
 #define TARGET
-enum { FN(VL) = 4, FN(TILE_VECS) = 4, FN(DOT_VECS) = 4 };
+enum { FN(VL) = 4, FN(TILE_VECS) = 1, FN(DOT_VECS) = 4, FN(REGISTERS) = 8 };
 typedef struct {
     float lane[4];
 } FN(vec);
@@ -1229,7 +1229,7 @@ INLINE void FN(sums)(FN(vec) v, float *out) {
 #elif LLAMA_PASS == 2
 #define ISA    avx2
 #define TARGET __attribute__((target("avx2,fma,f16c")))
-enum { FN(VL) = 8, FN(TILE_VECS) = 2, FN(DOT_VECS) = 4 };
+enum { FN(VL) = 8, FN(TILE_VECS) = 2, FN(DOT_VECS) = 4, FN(REGISTERS) = 16 };
 typedef __m256 FN(vec);
 TARGET INLINE __m256 FN(load)(const float *p) { return _mm256_loadu_ps(p); }
 TARGET INLINE void FN(store)(float *p, __m256 v) { _mm256_storeu_ps(p, v); }
@@ -1260,7 +1260,7 @@ TARGET INLINE void FN(sums)(__m256 v, float *out) {
 #elif LLAMA_PASS == 3
 #define ISA    avx512
 #define TARGET __attribute__((target("avx512f,avx2,fma,f16c")))
-enum { FN(VL) = 16, FN(TILE_VECS) = 4, FN(DOT_VECS) = 4 };
+enum { FN(VL) = 16, FN(TILE_VECS) = 4, FN(DOT_VECS) = 4, FN(REGISTERS) = 32 };
 typedef __m512 FN(vec);
 TARGET INLINE __m512 FN(load)(const float *p) { return _mm512_loadu_ps(p); }
 TARGET INLINE void FN(store)(float *p, __m512 v) { _mm512_storeu_ps(p, v); }
@@ -1295,7 +1295,7 @@ TARGET INLINE void FN(sums)(__m512 v, float *out) {
 #elif LLAMA_PASS == 4
 #define ISA neon
 #define TARGET
-enum { FN(VL) = 4, FN(TILE_VECS) = 4, FN(DOT_VECS) = 8 };
+enum { FN(VL) = 4, FN(TILE_VECS) = 4, FN(DOT_VECS) = 8, FN(REGISTERS) = 32 };
 typedef float32x4_t FN(vec);
 INLINE float32x4_t FN(load)(const float *p) { return vld1q_f32(p); }
 INLINE void FN(store)(float *p, float32x4_t v) { vst1q_f32(p, v); }
@@ -1332,161 +1332,176 @@ TARGET INLINE VEC FN(widen)(int type, const unsigned char *row, size_t k) {
     }
 }
 
-/* Reads a block of VR rows from column k on, widens and interleaves it: out[i] has the four columns
- * from k + 4i on of all rows. If the rows end within the block, it is copied and filled up with
- * zeros first. */
-TARGET INLINE void FN(block)(VEC *out, int type, const unsigned char *const *row, size_t k,
-                             size_t cols, const bool full) {
-    unsigned char copy[FN(VR)][BLOCK * sizeof(float)] = {{0}};
-    const size_t size = dtype_bytes[type];
-    for (int i = 0; i < FN(VR) && !full; i++) {
-        const unsigned char *from = row[i] + k * size, *end = row[i] + cols * size;
-        unsigned char *to = copy[i];
-        UNROLL
-        for (size_t n = BLOCK / 2 * size; n >= size; n /= 2) /* 8, 4, 2, 1 elements */
-            if ((size_t)(end - from) >= n) {
-                memcpy(to, from, n);
-                to += n;
-                from += n;
-            }
-    }
+/* Reads VL columns of VR rows from column k on, widens and interleaves them: out[i] has the four
+ * columns from k + 4i on of all rows. */
+TARGET INLINE void FN(block)(VEC *out, int type, const unsigned char *const *row, size_t k) {
     UNROLL
-    for (size_t j = 0; j < BLOCK; j += FN(VL), out += FN(VR)) {
-        UNROLL
-        for (int i = 0; i < FN(VR); i++)
-            out[i] = full ? FN(widen)(type, row[i], k + j) : FN(widen)(type, copy[i], j);
-        FN(transpose)(out);
-    }
+    for (int i = 0; i < FN(VR); i++) out[i] = FN(widen)(type, row[i], k);
+    FN(transpose)(out);
 }
 
-/* Sets pointers to VR rows of a segment from row r on. Instead of rows from `end` on, the last row
- * is repeated; the callers drop those sums. */
-TARGET INLINE void FN(rows)(const unsigned char **row, const weight_rows *w, size_t segment,
-                            size_t r, size_t end) {
-    for (size_t i = 0; i < FN(VR); i++)
-        row[i] = w->part[segment] + (r + i < end ? r + i : end - 1) * w->stride;
-}
+/* The rows of weights that a register tile reads. */
+enum { FN(MAX_ROWS) = FN(DOT_VECS) * FN(VR) };
+typedef struct {
+    const unsigned char *row[FN(MAX_ROWS)];
+    size_t whole; /* columns in full blocks */
+    int type;
+    const unsigned char *last[FN(MAX_ROWS)];                 /* point to the copies */
+    unsigned char copy[FN(MAX_ROWS)][BLOCK * sizeof(float)]; /* of the last block, zeros after it */
+} FN(source);
 
-/* ---- Kernels: matmul of one token ---- */
-
-/* Multiplies a block of DOT_VECS * VR rows with the 16 floats at x and adds to the lanes in sum. */
-TARGET INLINE void FN(dot)(VEC *sum, int type, const unsigned char *row[FN(DOT_VECS)][FN(VR)],
-                           size_t k, size_t cols, const float *x, const bool full) {
-    VEC b[FN(DOT_VECS)][BLOCK / LANES];
-    UNROLL
-    for (int v = 0; v < FN(DOT_VECS); v++) FN(block)(b[v], type, row[v], k, cols, full);
-    UNROLL
-    for (size_t i = 0; i < BLOCK / LANES; i++) {
-        VEC xi = FN(broadcast4)(x + i * LANES);
-        UNROLL
-        for (int v = 0; v < FN(DOT_VECS); v++) sum[v] = FN(fma)(b[v][i], xi, sum[v]);
+/* Sets pointers to `rows` rows of a segment from row r on. Instead of rows from `end` on, the last
+ * row is repeated; the callers drop those sums. If the rows end within a block, that block is copied and filled up with zeros. */
+TARGET INLINE void FN(open)(FN(source) * f, const weight_rows *w, size_t segment, size_t r,
+                            size_t end, size_t rows) {
+    size_t size = dtype_bytes[w->type], rest = w->cols % BLOCK;
+    f->whole = w->cols - rest, f->type = w->type;
+    for (size_t i = 0; i < rows; i++) {
+        f->row[i] = w->part[segment] + (r + i < end ? r + i : end - 1) * w->stride;
+        if (rest == 0) continue;
+        memset(f->copy[i], 0, sizeof f->copy[i]);
+        memcpy(f->copy[i], f->row[i] + (w->cols - rest) * size, rest * size);
+        f->last[i] = f->copy[i];
     }
 }
 
-/* Computes y[r] = sum_k w[r][k] x[k] for one token. Each weight goes from memory to a register
- * once. The next ROWS rows are prefetched in the order of their addresses, because memory is
- * fastest for one long stream. They go to the L2 cache, because L1 is too small. */
-TARGET INLINE void FN(matvec)(int type, const weight_rows *w, size_t begin, size_t end,
-                              const float *x, float *y) {
-    enum { VECS = FN(DOT_VECS), ROWS = VECS * FN(VR) };
-    const size_t bytes = ROWS * BLOCK * dtype_bytes[type]; /* of a block of ROWS rows */
-    for (size_t r = begin; r < end; r += ROWS) {
-        VEC sum[VECS];
+/* ---- Kernels: matmul ---- */
+
+/* Adds to the sums of a register tile, which is `vecs` vecs of rows of w by `tokens` rows of x, the
+ * products of 16 columns from column k on. The weights go from memory to registers. If keep is not
+ * NULL, they are stored there too, as multiply_kept reads them. */
+TARGET INLINE void FN(multiply_block)(VEC *sum, const FN(source) * f, size_t k, const float *x,
+                                      float *keep, const size_t tokens, const size_t vecs) {
+    const unsigned char *const *row = f->row;
+    VEC w[FN(DOT_VECS)][FN(VR)];
+    if (k >= f->whole) row = f->last, k -= f->whole;
+    switch (f->type) {
+    case F16:
         UNROLL
-        for (int v = 0; v < VECS; v++) sum[v] = FN(splat)(0);
-        for (size_t s = 0; s < w->parts; s++) {
-            const unsigned char *row[VECS][FN(VR)];
-            const float *xs = x + s * w->cols;
-            uintptr_t ahead = (uintptr_t)w->part[s] + (r + ROWS) * w->stride;
-            for (int v = 0; v < VECS; v++) FN(rows)(row[v], w, s, r + (size_t)v * FN(VR), end);
-            size_t k = 0;
-            for (; k + BLOCK <= w->cols; k += BLOCK, ahead += bytes) {
-                UNROLL
-                for (size_t i = 0; i < bytes; i += 64)
-                    __builtin_prefetch((const void *)(ahead + i), 0, 2);
-                FN(dot)(sum, type, row, k, w->cols, xs + k, true);
-            }
-            if (k < w->cols) FN(dot)(sum, type, row, k, w->cols, xs + k, false);
-        }
-        float out[ROWS];
+        for (size_t v = 0; v < vecs; v++) FN(block)(w[v], F16, row + v * FN(VR), k);
+        break;
+    case BF16:
         UNROLL
-        for (int v = 0; v < VECS; v++) FN(sums)(sum[v], out + v * FN(VR));
-        if (r + ROWS <= end) memcpy(y + r, out, sizeof out);
-        else memcpy(y + r, out, (end - r) * sizeof *y);
+        for (size_t v = 0; v < vecs; v++) FN(block)(w[v], BF16, row + v * FN(VR), k);
+        break;
+    default:
+        UNROLL
+        for (size_t v = 0; v < vecs; v++) FN(block)(w[v], F32, row + v * FN(VR), k);
     }
-}
-
-/* ---- Kernels: matmul of several tokens ---- */
-
-/* Multiplies a register tile: the TILE_ROWS rows of a panel by `tokens` <= TILE_TOKENS tokens, over
- * `steps` * LANES columns. Between two panels of the same rows the lanes are stored in acc, without
- * adding them together, so each sum keeps its order. */
-TARGET INLINE void FN(micro_kernel)(float *acc, const float *weights, const float *x, size_t steps,
-                                    bool first, const size_t tokens) {
-    enum { VECS = FN(TILE_VECS), VL = FN(VL) };
-    VEC sum[TILE_TOKENS][VECS];
     UNROLL
-    for (size_t t = 0; t < tokens; t++) UNROLL
-    for (size_t v = 0; v < VECS; v++)
-        sum[t][v] = first ? FN(splat)(0) : FN(load)(acc + (t * VECS + v) * VL);
-    for (size_t i = 0; i < steps; i++, weights += VECS * VL, x += tokens * LANES) {
-        VEC w[VECS];
+    for (size_t i = 0; i < FN(VR); i++, x += tokens * LANES) {
         UNROLL
-        for (size_t v = 0; v < VECS; v++) w[v] = FN(load)(weights + v * VL);
+        for (size_t v = 0; v < vecs && keep; v++, keep += FN(VL)) FN(store)(keep, w[v][i]);
         UNROLL
         for (size_t t = 0; t < tokens; t++) {
             VEC xt = FN(broadcast4)(x + t * LANES);
             UNROLL
-            for (size_t v = 0; v < VECS; v++) sum[t][v] = FN(fma)(w[v], xt, sum[t][v]);
+            for (size_t v = 0; v < vecs; v++)
+                sum[t * vecs + v] = FN(fma)(w[v][i], xt, sum[t * vecs + v]);
         }
     }
-    UNROLL
-    for (size_t t = 0; t < tokens; t++) UNROLL
-    for (size_t v = 0; v < VECS; v++) FN(store)(acc + (t * VECS + v) * VL, sum[t][v]);
 }
 
-/* Multiplies the panel that is widened in p->workspace->panel with all n tokens. Before each tile a
+/* Does the same with `steps` * LANES columns that multiply_block has kept. */
+TARGET INLINE void FN(multiply_kept)(VEC *sum, const float *kept, const float *x, size_t steps,
+                                     const size_t tokens, const size_t vecs) {
+    for (size_t i = 0; i < steps; i++, kept += vecs * FN(VL), x += tokens * LANES) {
+        VEC w[FN(DOT_VECS)];
+        UNROLL
+        for (size_t v = 0; v < vecs; v++) w[v] = FN(load)(kept + v * FN(VL));
+        UNROLL
+        for (size_t t = 0; t < tokens; t++) {
+            VEC xt = FN(broadcast4)(x + t * LANES);
+            UNROLL
+            for (size_t v = 0; v < vecs; v++)
+                sum[t * vecs + v] = FN(fma)(w[v], xt, sum[t * vecs + v]);
+        }
+    }
+}
+
+/* Computes y[t][r] = sum_k w[r][k] x[t][k] for up to TILE_TOKENS tokens. Each weight goes from
+ * memory to a register once. The next rows are prefetched in the order of their addresses, because
+ * memory is fastest for one long stream. They go to the L2 cache, because L1 is too small. */
+TARGET INLINE void FN(few)(const matmul_args *p, size_t begin, size_t end, const size_t tokens,
+                           const size_t vecs) {
+    const weight_rows *w = &p->w;
+    const size_t rows = vecs * FN(VR), bytes = rows * FN(VL) * dtype_bytes[w->type];
+    const size_t filled = (w->cols + BLOCK - 1) / BLOCK * BLOCK;
+    for (size_t r = begin; r < end; r += rows) {
+        VEC sum[TILE_TOKENS * FN(DOT_VECS)];
+        FN(source) from;
+        UNROLL
+        for (size_t i = 0; i < tokens * vecs; i++) sum[i] = FN(splat)(0);
+        for (size_t s = 0; s < w->parts; s++) {
+            const float *x = p->x + s * w->cols * tokens;
+            uintptr_t ahead = (uintptr_t)w->part[s] + (r + rows) * w->stride;
+            FN(open)(&from, w, s, r, end, rows);
+            for (size_t k = 0; k < filled; k += FN(VL), ahead += bytes) {
+                for (size_t i = 0; i < bytes; i += 64)
+                    __builtin_prefetch((const void *)(ahead + i), 0, 2);
+                FN(multiply_block)(sum, &from, k, x + k * tokens, NULL, tokens, vecs);
+            }
+        }
+        UNROLL
+        for (size_t t = 0; t < tokens; t++) {
+            float out[FN(DOT_VECS) * FN(VR)], *y = p->y + t * p->ldy + r;
+            UNROLL
+            for (size_t v = 0; v < vecs; v++) FN(sums)(sum[t * vecs + v], out + v * FN(VR));
+            memcpy(y, out, (r + rows <= end ? rows : end - r) * sizeof *y);
+        }
+    }
+}
+
+/* Multiplies TILE_ROWS rows of a panel with `tokens` tokens. Between two panels of the same rows
+ * the lanes are stored in acc, without adding them together, so each sum keeps its order. */
+TARGET INLINE void FN(tile)(const matmul_args *p, const panel *at, size_t row_in_panel, float *acc,
+                            const float *x, const size_t tokens, bool widen) {
+    enum { VECS = FN(TILE_VECS), VL = FN(VL) };
+    VEC sum[TILE_TOKENS * VECS];
+    float *kept = p->workspace->panel + row_in_panel * PANEL_COLUMNS;
+    size_t steps = (at->count + BLOCK - 1) / BLOCK * (BLOCK / LANES);
+    UNROLL
+    for (size_t i = 0; i < tokens * VECS; i++)
+        sum[i] = at->first ? FN(splat)(0) : FN(load)(acc + i * VL);
+    if (widen) {
+        FN(source) from;
+        FN(open)(&from, &p->w, at->segment, at->r + row_in_panel, at->end, FN(TILE_ROWS));
+        for (size_t c = 0; c < steps * LANES; c += FN(VL)) FN(multiply_block)
+        (sum, &from, at->k + c, x + c * tokens, kept + c * VECS * FN(VR), tokens, VECS);
+    } else FN(multiply_kept)(sum, kept, x, steps, tokens, VECS);
+    UNROLL
+    for (size_t i = 0; i < tokens * VECS; i++) FN(store)(acc + i * VL, sum[i]);
+}
+
+/* Multiplies a panel with all n tokens. The first tile of tokens widens the weights and keeps them
+ * in p->workspace->panel; the other tiles read them there, in the L1 cache. Before each tile a
  * share of the next panel is prefetched into the L2 cache. */
-TARGET __attribute__((noinline)) static void FN(macro_kernel)(const matmul_args *p, const panel *at,
-                                                              float *acc) {
+TARGET static __attribute__((noinline)) void FN(multiply_panel)(const matmul_args *p,
+                                                                const panel *at) {
     enum { LINE = 64 };
     size_t run = at->count * dtype_bytes[p->w.type]; /* bytes of a row of the panel */
-    size_t lines = FN(TILE_ROWS) * ((run + LINE - 1) / LINE), byte = 0;
-    size_t share = lines * TILE_TOKENS / p->n + 1; /* lines to prefetch before each tile */
-    size_t steps = (at->count + BLOCK - 1) / BLOCK * (BLOCK / LANES);
+    size_t lines = PANEL_ROWS * ((run + LINE - 1) / LINE), byte = 0;
+    size_t share = lines * TILE_TOKENS / p->n * FN(TILE_ROWS) / PANEL_ROWS +
+                   1; /* lines to prefetch before each tile */
+    size_t filled = (at->count + BLOCK - 1) / BLOCK * BLOCK;
     const float *x = p->x + (at->segment * p->w.cols + at->k) * p->n;
     uintptr_t next = at->next;
     for (size_t t = 0, tokens; t < p->n; t += tokens) {
-        for (size_t i = 0; i < share && lines; i++, lines--) {
-            __builtin_prefetch((const void *)(next + byte), 0, 2);
-            if ((byte += LINE) >= run) byte = 0, next += p->w.stride;
-        }
-        const float *w = p->workspace->panel, *xt = x + t * steps * LANES;
-        float *sums = acc + t * FN(TILE_VECS) * FN(VL);
         tokens = tile_tokens(p->n - t);
-        switch (tokens) { /* each case is unrolled; with n > 1 no tile has less than 2 tokens */
-        case 2: FN(micro_kernel)(sums, w, xt, steps, at->first, 2); break;
-        case 3: FN(micro_kernel)(sums, w, xt, steps, at->first, 3); break;
-        case 4: FN(micro_kernel)(sums, w, xt, steps, at->first, 4); break;
-        case 5: FN(micro_kernel)(sums, w, xt, steps, at->first, 5); break;
-        default: FN(micro_kernel)(sums, w, xt, steps, at->first, TILE_TOKENS);
-        }
-    }
-}
-
-/* Widens the TILE_ROWS rows of a panel into `to`, in the order in which micro_kernel reads them:
- * four columns of all rows, then the next four. */
-TARGET INLINE void FN(pack_panel)(float *to, int type, const weight_rows *w, const panel *at) {
-    for (size_t v = 0; v < FN(TILE_VECS); v++) {
-        const unsigned char *row[FN(VR)];
-        FN(rows)(row, w, at->segment, at->r + v * FN(VR), at->end);
-        for (size_t c = 0; c < at->count; c += BLOCK) {
-            VEC b[BLOCK / LANES];
-            if (at->k + c + BLOCK <= w->cols) FN(block)(b, type, row, at->k + c, w->cols, true);
-            else FN(block)(b, type, row, at->k + c, w->cols, false);
-            UNROLL
-            for (size_t i = 0; i < BLOCK / LANES; i++)
-                FN(store)(to + ((c / LANES + i) * FN(TILE_VECS) + v) * FN(VL), b[i]);
+        for (size_t i = 0; i < PANEL_ROWS && at->r + i < at->end; i += FN(TILE_ROWS)) {
+            float *acc =
+                p->workspace->acc + ((at->group_row + i) * p->n + t * FN(TILE_ROWS)) * LANES;
+            const float *xt = x + t * filled;
+            for (size_t j = 0; j < share && lines; j++, lines--) {
+                __builtin_prefetch((const void *)(next + byte), 0, 2);
+                if ((byte += LINE) >= run) byte = 0, next += p->w.stride;
+            }
+            switch (tokens) { /* each case is unrolled; with n > 6 no tile has less than 3 tokens */
+            case 3: FN(tile)(p, at, i, acc, xt, 3, t == 0); break;
+            case 4: FN(tile)(p, at, i, acc, xt, 4, t == 0); break;
+            case 5: FN(tile)(p, at, i, acc, xt, 5, t == 0); break;
+            default: FN(tile)(p, at, i, acc, xt, TILE_TOKENS, t == 0);
+            }
         }
     }
 }
@@ -1494,25 +1509,32 @@ TARGET INLINE void FN(pack_panel)(float *to, int type, const weight_rows *w, con
 /* Adds the lanes of each sum of a panel and writes the sums to y, except those of repeated rows. */
 TARGET static void FN(reduce_lanes)(const matmul_args *p, const panel *at) {
     const float *acc = p->workspace->acc + at->group_row * p->n * LANES;
-    for (size_t i = 0; i < p->n * FN(TILE_VECS); i++, acc += FN(VL)) {
-        size_t t = i / FN(TILE_VECS), from = at->r + i % FN(TILE_VECS) * FN(VR); /* of vec i */
+    for (size_t i = 0; i < PANEL_ROWS / FN(VR) * p->n; i++, acc += FN(VL)) {
+        size_t vec =
+            i % FN(TILE_VECS) + i / FN(TILE_VECS) / p->n * FN(TILE_VECS); /* of the panel */
+        size_t t = i / FN(TILE_VECS) % p->n, from = at->r + vec * FN(VR);
         float out[FN(VR)];
+        if (from >= at->end) continue;
         FN(sums)(FN(load)(acc), out);
         float *y = p->y + t * p->ldy + from;
         if (from + FN(VR) <= at->end) memcpy(y, out, sizeof out);
-        else if (from < at->end) memcpy(y, out, (at->end - from) * sizeof *y);
+        else memcpy(y, out, (at->end - from) * sizeof *y);
     }
 }
 
-/* Widens a panel and multiplies it with all tokens, which read it from the L1 cache. */
-TARGET static void FN(multiply_panel)(const matmul_args *p, const panel *at) {
-    float *to = p->workspace->panel;
-    switch (p->w.type) { /* the type is a constant in each case */
-    case F16: FN(pack_panel)(to, F16, &p->w, at); break;
-    case BF16: FN(pack_panel)(to, BF16, &p->w, at); break;
-    default: FN(pack_panel)(to, F32, &p->w, at);
+TARGET static void FN(few_tokens)(const matmul_args *p, size_t begin, size_t end) {
+#define VECS(tokens)                                                                               \
+    ((FN(REGISTERS) - 1) / (tokens + 1) < FN(DOT_VECS) ? (FN(REGISTERS) - 1) / (tokens + 1)        \
+                                                       : FN(DOT_VECS))
+    switch (p->n) {
+    case 1: FN(few)(p, begin, end, 1, VECS(1)); break;
+    case 2: FN(few)(p, begin, end, 2, VECS(2)); break;
+    case 3: FN(few)(p, begin, end, 3, VECS(3)); break;
+    case 4: FN(few)(p, begin, end, 4, VECS(4)); break;
+    case 5: FN(few)(p, begin, end, 5, VECS(5)); break;
+    default: FN(few)(p, begin, end, 6, VECS(6)); break;
     }
-    FN(macro_kernel)(p, at, p->workspace->acc + at->group_row * p->n * LANES);
+#undef VECS
 }
 
 /* Computes the rows begin <= r < end of a matmul. Several tokens share each widened panel. One
@@ -1520,22 +1542,18 @@ TARGET static void FN(multiply_panel)(const matmul_args *p, const panel *at) {
  * weights, they come from memory; AVX2's narrower registers then read faster than AVX-512's, at 95%
  * of the rate that a core can read. */
 TARGET static void FN(matmul)(const matmul_args *p, size_t begin, size_t end) {
-    if (p->n > 1) {
-        matmul_blocked(p, begin, end, FN(TILE_ROWS), FN(multiply_panel), FN(reduce_lanes));
+    if (p->n > TILE_TOKENS) {
+        matmul_blocked(p, begin, end, PANEL_ROWS, FN(multiply_panel), FN(reduce_lanes));
         return;
     }
 #if LLAMA_PASS == 3
     enum { CACHED = 1 << 18 };
-    if ((end - begin) * p->w.stride > CACHED) {
+    if (p->n == 1 && (end - begin) * p->w.stride > CACHED) {
         matmul_avx2(p, begin, end);
         return;
     }
 #endif
-    switch (p->w.type) {
-    case F16: FN(matvec)(F16, &p->w, begin, end, p->x, p->y); break;
-    case BF16: FN(matvec)(BF16, &p->w, begin, end, p->x, p->y); break;
-    default: FN(matvec)(F32, &p->w, begin, end, p->x, p->y);
-    }
+    FN(few_tokens)(p, begin, end);
 }
 
 /* ---- Kernels: the other operations ---- */

@@ -5,6 +5,7 @@
  *   threads MODEL
  */
 #include "../tools/test.h"
+#include <dlfcn.h>
 #include <pthread.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -110,10 +111,109 @@ static void test_child_opens(void) {
     llama_session_free(s);
 }
 
+/* 48 tokens with a session of `threads` threads give the logits of the serial session. */
+static float *serial; /* [vocab] */
+static int32_t line[48];
+static bool same(llama_session *s) {
+    return s && !llama_rewind(s, 0, 0) && !llama_eval(s, 0, line, 48) &&
+           memcmp(llama_logits(s, 0), serial, (size_t)info.vocab * sizeof(float)) == 0;
+}
+static llama_session *session_of(int threads, llama_progress_fn progress, void *user) {
+    llama_session_options o = {.size = sizeof o, .context = 64, .threads = threads, .progress = progress, .user = user};
+    llama_session *s = NULL;
+    return llama_session_new(&s, model, &o, NULL) ? NULL : s;
+}
+static void compute_serial(void) {
+    for (int i = 0; i < 48; i++) line[i] = i + 3;
+    llama_session *s = session_of(1, NULL, NULL);
+    serial = must_alloc((size_t)info.vocab * sizeof(float));
+    if (s && !llama_eval(s, 0, line, 48)) memcpy(serial, llama_logits(s, 0), (size_t)info.vocab * sizeof(float));
+    llama_session_free(s);
+}
+
+/* More threads than cores, several sessions, one after the other: each answer is the serial one. */
+static void test_more_than_cores(void) {
+    llama_session *s[SESSIONS];
+    int good = 0;
+    for (int i = 0; i < SESSIONS; i++) s[i] = session_of(8, NULL, NULL);
+    for (int i = 0; i < SESSIONS; i++) good += same(s[i]);
+    for (int i = 0; i < SESSIONS; i++) llama_session_free(s[i]);
+    check(good == SESSIONS, "%d of %d sessions of 8 threads", good, SESSIONS);
+}
+
+static void test_many_sessions(void) {
+    int good = 0;
+    for (int i = 0; i < 1000; i++) {
+        llama_session *s = session_of(1 + i % 5, NULL, NULL);
+        good += i % 50 ? s != NULL : same(s);
+        llama_session_free(s);
+    }
+    check(good == 1000, "%d of 1000 sessions", good);
+}
+
+#if !defined(__SANITIZE_THREAD__)
+/* The system gives `given` threads, then no more. */
+static int given = -1; /* -1: as many as are asked for */
+int pthread_create(pthread_t *id, const pthread_attr_t *attributes, void *(*run)(void *), void *user) {
+    int (*real)(pthread_t *, const pthread_attr_t *, void *(*)(void *), void *);
+    *(void **)&real = dlsym(RTLD_NEXT, "pthread_create");
+    if (given == 0) return 11; /* EAGAIN */
+    if (given > 0) given--;
+    return real(id, attributes, run, user);
+}
+static void test_no_threads(void) {
+    for (int k = 0; k < 6; k++) {
+        given = k;
+        llama_session *s = session_of(6, NULL, NULL);
+        given = -1;
+        const char *text = s ? llama_session_kernels(s) : "";
+        char want[32];
+        snprintf(want, sizeof want, ", %d thread%s", k + 1, k ? "s" : "");
+        check(same(s) && strstr(text, want), "%d threads of the system: %s", k, text);
+        llama_session_free(s);
+    }
+}
+#endif
+
+/* A child that is made inside a call: it evaluates with another session, one of its own, and frees
+ * both, and the call's session too. */
+typedef struct {
+    llama_session *other, *self;
+    pid_t child;
+} forking;
+static int fork_once(void *user, const char *stage, uint64_t done, uint64_t total) {
+    forking *f = user;
+    (void)stage, (void)done, (void)total;
+    if (f->child) return 0;
+    if ((f->child = fork()) == 0) {
+        alarm(30);
+        llama_session *own = session_of(2, NULL, NULL);
+        int bad = !same(f->other) || !same(own) || !strstr(llama_session_kernels(own), "2 threads");
+        llama_session_free(own);
+        llama_session_free(f->other);
+        _exit(bad);
+    }
+    return 0;
+}
+static void test_fork_in_call(void) {
+    forking f = {.other = session_of(2, NULL, NULL)};
+    int status = -1;
+    f.self = session_of(2, fork_once, &f);
+    check(same(f.other) && same(f.self), "in the parent");
+    check(waitpid(f.child, &status, 0) == f.child && WIFEXITED(status) && WEXITSTATUS(status) == 0, "a child made in a call: %x", (unsigned)status);
+    check(same(f.other), "the parent afterwards");
+    llama_session_free(f.self);
+    llama_session_free(f.other);
+}
+
 static void test_one_worker(void) { all_at_once(1); }
 static void test_two_workers(void) { all_at_once(2); }
 
-static const test_case cases[] = {CASE(one_worker), CASE(two_workers), CASE(child), CASE(child_opens)};
+static const test_case cases[] = {CASE(one_worker), CASE(two_workers), CASE(child), CASE(child_opens), CASE(more_than_cores), CASE(many_sessions), CASE(fork_in_call),
+#if !defined(__SANITIZE_THREAD__)
+                                  CASE(no_threads)
+#endif
+};
 
 int main(int argc, char **argv) {
     if (tests_begin(argc, argv) < 2 || llama_open(&model, argv[1], NULL, NULL) || llama_describe(model, &info)) return 2;
@@ -122,7 +222,9 @@ int main(int argc, char **argv) {
     int different = 0;
     for (int k = 1; k < SESSIONS; k++) different += memcmp(want[k], want[0], sizeof want[0]) != 0;
     check(different == SESSIONS - 1, "each session its own text");
+    compute_serial();
     RUN(cases);
+    free(serial);
     llama_close(model);
     return tests_done("threads");
 }
