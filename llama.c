@@ -1127,7 +1127,8 @@ __attribute__((noinline)) static void matmul_blocked(const matmul_args *p, size_
                                                      panel_function *finish) {
     const weight_rows *w = &p->w;
     for (size_t top = begin, stop; top < end; top = stop) {
-        stop = end - top < GROUP * rows ? end : top + GROUP * rows;
+        size_t group = p->n <= 32 ? 1 : GROUP;
+        stop = end - top < group * rows ? end : top + group * rows;
         for (size_t s = 0; s < w->parts; s++)
             for (size_t k = 0, count; k < w->cols; k += count) {
                 count = w->cols - k < PANEL_COLUMNS ? w->cols - k : PANEL_COLUMNS;
@@ -1361,44 +1362,57 @@ TARGET INLINE void FN(open)(FN(source) * f, const weight_rows *w, size_t segment
         if (rest == 0) continue;
         memset(f->copy[i], 0, sizeof f->copy[i]);
         memcpy(f->copy[i], f->row[i] + (w->cols - rest) * size, rest * size);
-        f->last[i] = f->copy[i];
     }
 }
 
 /* ---- Kernels: matmul ---- */
 
 /* Adds to the sums of a register tile, which is `vecs` vecs of rows of w by `tokens` rows of x, the
- * products of 16 columns from column k on. The weights go from memory to registers. If keep is not
- * NULL, they are stored there too, as multiply_kept reads them. */
-TARGET INLINE void FN(multiply_block)(VEC *sum, const FN(source) * f, size_t k, const float *x,
-                                      float *keep, const size_t tokens, const size_t vecs) {
-    const unsigned char *const *row = f->row;
-    VEC w[FN(DOT_VECS)][FN(VR)];
-    if (k >= f->whole) row = f->last, k -= f->whole;
-    switch (f->type) {
-    case F16:
+ * products of the columns k <= c < end. The weights go from memory to registers. If `keeps`, they are
+ * stored at keep too, as multiply_kept reads them. If ahead is not 0, the memory from there on is
+ * prefetched, as much as is read. */
+TARGET INLINE void FN(multiply)(VEC *sum, const int type, const FN(source) * f, size_t k,
+                                size_t end, const float *x, float *keep, const bool keeps,
+                                uintptr_t ahead, const size_t tokens, const size_t vecs) {
+    for (int part = 0; part < 2; part++) { /* whole blocks, then the copy of the last one */
+        const unsigned char *row[FN(MAX_ROWS)];
+        size_t stop = part || end < f->whole ? end : f->whole;
         UNROLL
-        for (size_t v = 0; v < vecs; v++) FN(block)(w[v], F16, row + v * FN(VR), k);
-        break;
-    case BF16:
-        UNROLL
-        for (size_t v = 0; v < vecs; v++) FN(block)(w[v], BF16, row + v * FN(VR), k);
-        break;
-    default:
-        UNROLL
-        for (size_t v = 0; v < vecs; v++) FN(block)(w[v], F32, row + v * FN(VR), k);
-    }
-    UNROLL
-    for (size_t i = 0; i < FN(VR); i++, x += tokens * LANES) {
-        UNROLL
-        for (size_t v = 0; v < vecs && keep; v++, keep += FN(VL)) FN(store)(keep, w[v][i]);
-        UNROLL
-        for (size_t t = 0; t < tokens; t++) {
-            VEC xt = FN(broadcast4)(x + t * LANES);
+        for (size_t i = 0; i < vecs * FN(VR); i++)
+            row[i] = part ? f->copy[i] - f->whole * dtype_bytes[type] : f->row[i];
+        for (; k < stop; k += FN(VL)) {
+            VEC w[FN(DOT_VECS)][FN(VR)];
             UNROLL
-            for (size_t v = 0; v < vecs; v++)
-                sum[t * vecs + v] = FN(fma)(w[v][i], xt, sum[t * vecs + v]);
+            for (size_t i = 0; ahead && i < vecs * FN(VR) * FN(VL) * dtype_bytes[type]; i += 64)
+                __builtin_prefetch((const void *)(ahead + i), 0, 2);
+            if (ahead) ahead += vecs * FN(VR) * FN(VL) * dtype_bytes[type];
+            UNROLL
+            for (size_t v = 0; v < vecs; v++) FN(block)(w[v], type, row + v * FN(VR), k);
+            UNROLL
+            for (size_t i = 0; i < FN(VR); i++, x += tokens * LANES) {
+                UNROLL
+                for (size_t v = 0; v < vecs && keeps; v++, keep += FN(VL)) FN(store)(keep, w[v][i]);
+                UNROLL
+                for (size_t t = 0; t < tokens; t++) {
+                    VEC xt = FN(broadcast4)(x + t * LANES);
+                    UNROLL
+                    for (size_t v = 0; v < vecs; v++)
+                        sum[t * vecs + v] = FN(fma)(w[v][i], xt, sum[t * vecs + v]);
+                }
+            }
         }
+        if (k == end) return;
+    }
+}
+
+/* Does the same for any type: the type is a constant in each case. */
+TARGET INLINE void FN(multiply_any)(VEC *sum, const FN(source) * f, size_t k, size_t end,
+                                    const float *x, float *keep, const bool keeps, uintptr_t ahead,
+                                    const size_t tokens, const size_t vecs) {
+    switch (f->type) {
+    case F16: FN(multiply)(sum, F16, f, k, end, x, keep, keeps, ahead, tokens, vecs); break;
+    case BF16: FN(multiply)(sum, BF16, f, k, end, x, keep, keeps, ahead, tokens, vecs); break;
+    default: FN(multiply)(sum, F32, f, k, end, x, keep, keeps, ahead, tokens, vecs);
     }
 }
 
@@ -1425,7 +1439,7 @@ TARGET INLINE void FN(multiply_kept)(VEC *sum, const float *kept, const float *x
 TARGET INLINE void FN(few)(const matmul_args *p, size_t begin, size_t end, const size_t tokens,
                            const size_t vecs) {
     const weight_rows *w = &p->w;
-    const size_t rows = vecs * FN(VR), bytes = rows * FN(VL) * dtype_bytes[w->type];
+    const size_t rows = vecs * FN(VR);
     const size_t filled = (w->cols + BLOCK - 1) / BLOCK * BLOCK;
     for (size_t r = begin; r < end; r += rows) {
         VEC sum[TILE_TOKENS * FN(DOT_VECS)];
@@ -1436,11 +1450,7 @@ TARGET INLINE void FN(few)(const matmul_args *p, size_t begin, size_t end, const
             const float *x = p->x + s * w->cols * tokens;
             uintptr_t ahead = (uintptr_t)w->part[s] + (r + rows) * w->stride;
             FN(open)(&from, w, s, r, end, rows);
-            for (size_t k = 0; k < filled; k += FN(VL), ahead += bytes) {
-                for (size_t i = 0; i < bytes; i += 64)
-                    __builtin_prefetch((const void *)(ahead + i), 0, 2);
-                FN(multiply_block)(sum, &from, k, x + k * tokens, NULL, tokens, vecs);
-            }
+            FN(multiply_any)(sum, &from, 0, filled, x, NULL, false, ahead, tokens, vecs);
         }
         UNROLL
         for (size_t t = 0; t < tokens; t++) {
@@ -1466,8 +1476,7 @@ TARGET INLINE void FN(tile)(const matmul_args *p, const panel *at, size_t row_in
     if (widen) {
         FN(source) from;
         FN(open)(&from, &p->w, at->segment, at->r + row_in_panel, at->end, FN(TILE_ROWS));
-        for (size_t c = 0; c < steps * LANES; c += FN(VL)) FN(multiply_block)
-        (sum, &from, at->k + c, x + c * tokens, kept + c * VECS * FN(VR), tokens, VECS);
+        FN(multiply_any)(sum, &from, at->k, at->k + steps * LANES, x, kept, true, 0, tokens, VECS);
     } else FN(multiply_kept)(sum, kept, x, steps, tokens, VECS);
     UNROLL
     for (size_t i = 0; i < tokens * VECS; i++) FN(store)(acc + i * VL, sum[i]);
