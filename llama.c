@@ -415,7 +415,7 @@ enum {
     LANES = 4,           /* lanes of a sum: part III */
     TILE_TOKENS = 6,     /* maximum number of rows of x in a register tile */
     PANEL_COLUMNS = 256, /* maximum number of columns of a panel of weights */
-    PANEL_ROWS = 16,     /* maximum number of rows of a panel, except for AMX */
+    PANEL_ROWS = 16,     /* rows of a panel, except for AMX */
     GROUP = 4,           /* panels of a group: see matmul_blocked */
     TILED = 32,          /* rows of x, and rows and columns of w, of one step of AMX */
     ATTENDED = 48,       /* maximum number of rows whose attention is computed together */
@@ -1119,15 +1119,17 @@ typedef void panel_function(const matmul_args *, const panel *);
 
 /* Computes the rows begin <= r < end of a matmul of several tokens. Each panel is widened once and
  * used for all tokens. GROUP panels, one below the other, form a group. All panels of a group use
- * the same columns before the next columns begin, so those columns of x stay in the L2 cache.
- * `multiply` adds one panel's products to the unfinished sums in p->workspace->acc. `finish` writes
- * a panel's sums to y after its last columns. `rows` is the number of rows of a panel. */
+ * the same columns before the next columns begin, so those columns of x stay in the L2 cache. If
+ * all of x is small, a group is one panel: then memory is read along whole rows. `multiply` adds
+ * one panel's products to the unfinished sums in p->workspace->acc. `finish` writes a panel's sums
+ * to y after its last columns. `rows` is the number of rows of a panel. */
 __attribute__((noinline)) static void matmul_blocked(const matmul_args *p, size_t begin, size_t end,
                                                      size_t rows, panel_function *multiply,
                                                      panel_function *finish) {
+    enum { SMALL = 32 };
     const weight_rows *w = &p->w;
     for (size_t top = begin, stop; top < end; top = stop) {
-        size_t group = p->n <= 32 ? 1 : GROUP;
+        size_t group = p->n <= SMALL ? 1 : GROUP;
         stop = end - top < group * rows ? end : top + group * rows;
         for (size_t s = 0; s < w->parts; s++)
             for (size_t k = 0, count; k < w->cols; k += count) {
@@ -1198,7 +1200,15 @@ __attribute__((noinline)) static void matmul_blocked(const matmul_args *p, size_
 #if LLAMA_PASS == 1
 #define ISA scalar
 #define TARGET
-enum { FN(VL) = 4, FN(TILE_VECS) = 1, FN(DOT_VECS) = 4, FN(REGISTERS) = 8 };
+enum { FN(VL) = 4, FN(TILE_VECS) = 1, FN(DOT_VECS) = 3 };
+enum {
+    FN(VECS_1) = 3,
+    FN(VECS_2) = 2,
+    FN(VECS_3) = 1,
+    FN(VECS_4) = 1,
+    FN(VECS_5) = 1,
+    FN(VECS_6) = 1
+};
 typedef struct {
     float lane[4];
 } FN(vec);
@@ -1230,7 +1240,15 @@ INLINE void FN(sums)(FN(vec) v, float *out) {
 #elif LLAMA_PASS == 2
 #define ISA    avx2
 #define TARGET __attribute__((target("avx2,fma,f16c")))
-enum { FN(VL) = 8, FN(TILE_VECS) = 2, FN(DOT_VECS) = 4, FN(REGISTERS) = 16 };
+enum { FN(VL) = 8, FN(TILE_VECS) = 2, FN(DOT_VECS) = 4 };
+enum {
+    FN(VECS_1) = 4,
+    FN(VECS_2) = 4,
+    FN(VECS_3) = 3,
+    FN(VECS_4) = 3,
+    FN(VECS_5) = 2,
+    FN(VECS_6) = 2
+};
 typedef __m256 FN(vec);
 TARGET INLINE __m256 FN(load)(const float *p) { return _mm256_loadu_ps(p); }
 TARGET INLINE void FN(store)(float *p, __m256 v) { _mm256_storeu_ps(p, v); }
@@ -1261,7 +1279,15 @@ TARGET INLINE void FN(sums)(__m256 v, float *out) {
 #elif LLAMA_PASS == 3
 #define ISA    avx512
 #define TARGET __attribute__((target("avx512f,avx2,fma,f16c")))
-enum { FN(VL) = 16, FN(TILE_VECS) = 4, FN(DOT_VECS) = 4, FN(REGISTERS) = 32 };
+enum { FN(VL) = 16, FN(TILE_VECS) = 4, FN(DOT_VECS) = 4 };
+enum {
+    FN(VECS_1) = 4,
+    FN(VECS_2) = 4,
+    FN(VECS_3) = 4,
+    FN(VECS_4) = 4,
+    FN(VECS_5) = 4,
+    FN(VECS_6) = 4
+};
 typedef __m512 FN(vec);
 TARGET INLINE __m512 FN(load)(const float *p) { return _mm512_loadu_ps(p); }
 TARGET INLINE void FN(store)(float *p, __m512 v) { _mm512_storeu_ps(p, v); }
@@ -1296,7 +1322,15 @@ TARGET INLINE void FN(sums)(__m512 v, float *out) {
 #elif LLAMA_PASS == 4
 #define ISA neon
 #define TARGET
-enum { FN(VL) = 4, FN(TILE_VECS) = 4, FN(DOT_VECS) = 8, FN(REGISTERS) = 32 };
+enum { FN(VL) = 4, FN(TILE_VECS) = 4, FN(DOT_VECS) = 8 };
+enum {
+    FN(VECS_1) = 8,
+    FN(VECS_2) = 8,
+    FN(VECS_3) = 7,
+    FN(VECS_4) = 6,
+    FN(VECS_5) = 5,
+    FN(VECS_6) = 4
+};
 typedef float32x4_t FN(vec);
 INLINE float32x4_t FN(load)(const float *p) { return vld1q_f32(p); }
 INLINE void FN(store)(float *p, float32x4_t v) { vst1q_f32(p, v); }
@@ -1318,7 +1352,7 @@ INLINE void FN(sums)(float32x4_t v, float *out) {
 }
 #endif
 
-#define VEC FN(vec)
+#define VEC         FN(vec)
 enum { FN(VR) = FN(VL) / LANES, FN(TILE_ROWS) = FN(TILE_VECS) * FN(VR) };
 
 /* ---- Kernels: reading weights ---- */
@@ -1341,53 +1375,65 @@ TARGET INLINE void FN(block)(VEC *out, int type, const unsigned char *const *row
     FN(transpose)(out);
 }
 
-/* The rows of weights that a register tile reads. */
+/* Up to MAX_ROWS rows of a segment. A row that ends within a block has a copy of that block, filled
+ * up with zeros. */
 enum { FN(MAX_ROWS) = FN(DOT_VECS) * FN(VR) };
 typedef struct {
     const unsigned char *row[FN(MAX_ROWS)];
-    size_t whole; /* columns in full blocks */
+    unsigned char copy[FN(MAX_ROWS)][BLOCK * sizeof(float)];
+    size_t whole; /* columns in full blocks; the copies begin there */
     int type;
-    const unsigned char *last[FN(MAX_ROWS)];                 /* point to the copies */
-    unsigned char copy[FN(MAX_ROWS)][BLOCK * sizeof(float)]; /* of the last block, zeros after it */
-} FN(source);
+} FN(weights);
 
 /* Sets pointers to `rows` rows of a segment from row r on. Instead of rows from `end` on, the last
- * row is repeated; the callers drop those sums. If the rows end within a block, that block is copied and filled up with zeros. */
-TARGET INLINE void FN(open)(FN(source) * f, const weight_rows *w, size_t segment, size_t r,
-                            size_t end, size_t rows) {
+ * row is repeated; the callers drop those sums. */
+TARGET INLINE void FN(find_rows)(FN(weights) * from, const weight_rows *w, size_t segment, size_t r,
+                                 size_t end, size_t rows) {
     size_t size = dtype_bytes[w->type], rest = w->cols % BLOCK;
-    f->whole = w->cols - rest, f->type = w->type;
+    from->whole = w->cols - rest;
+    from->type = w->type;
     for (size_t i = 0; i < rows; i++) {
-        f->row[i] = w->part[segment] + (r + i < end ? r + i : end - 1) * w->stride;
+        from->row[i] = w->part[segment] + (r + i < end ? r + i : end - 1) * w->stride;
         if (rest == 0) continue;
-        memset(f->copy[i], 0, sizeof f->copy[i]);
-        memcpy(f->copy[i], f->row[i] + (w->cols - rest) * size, rest * size);
+        memset(from->copy[i], 0, sizeof from->copy[i]);
+        memcpy(from->copy[i], from->row[i] + from->whole * size, rest * size);
     }
 }
 
 /* ---- Kernels: matmul ---- */
 
-/* Adds to the sums of a register tile, which is `vecs` vecs of rows of w by `tokens` rows of x, the
- * products of the columns k <= c < end. The weights go from memory to registers. If `keeps`, they are
- * stored at keep too, as multiply_kept reads them. If ahead is not 0, the memory from there on is
- * prefetched, as much as is read. */
-TARGET INLINE void FN(multiply)(VEC *sum, const int type, const FN(source) * f, size_t k,
+/* All matmuls are made of register tiles: the sums of `vecs` vecs of rows of w and of `tokens` rows
+ * of x stay in registers while the columns go by. What differs is how weights reach the tile:
+ *
+ *   n          weights                                        columns at a time    function
+ *   1 to 6     memory -> registers -> tile                    all                  few
+ *   7 and more memory -> registers -> first tile, and L1;     PANEL_COLUMNS        multiply_panel
+ *              L1 -> tiles of the other tokens
+ *
+ * With up to 6 tokens one tile holds all of them, so nothing is read twice and nothing is stored.
+ * More tokens do not fit in the registers. Then the sums of a few rows and columns are computed for
+ * all tokens, tile after tile, while the widened weights are in the L1 cache. */
+
+/* Adds the products of the columns k <= c < end to the sums of a tile, with the weights from memory.
+ * If `keeps`, the widened weights are stored at `keep`, as multiply_kept reads them. If `ahead` is
+ * not 0, the memory from there on is prefetched, as much as is read. */
+TARGET INLINE void FN(multiply)(VEC *sum, const int type, const FN(weights) * from, size_t k,
                                 size_t end, const float *x, float *keep, const bool keeps,
                                 uintptr_t ahead, const size_t tokens, const size_t vecs) {
-    for (int part = 0; part < 2; part++) { /* whole blocks, then the copy of the last one */
+    const size_t bytes = vecs * FN(VR) * FN(VL) * dtype_bytes[type]; /* of VL columns */
+    for (int copied = 0; k < end; copied++) { /* the columns in full blocks, then those copied */
         const unsigned char *row[FN(MAX_ROWS)];
-        size_t stop = part || end < f->whole ? end : f->whole;
+        size_t stop = copied || end < from->whole ? end : from->whole;
+        size_t base = copied ? from->whole : 0;
         UNROLL
-        for (size_t i = 0; i < vecs * FN(VR); i++)
-            row[i] = part ? f->copy[i] - f->whole * dtype_bytes[type] : f->row[i];
-        for (; k < stop; k += FN(VL)) {
+        for (size_t i = 0; i < vecs * FN(VR); i++) row[i] = copied ? from->copy[i] : from->row[i];
+        for (; k < stop; k += FN(VL), ahead += ahead ? bytes : 0) {
             VEC w[FN(DOT_VECS)][FN(VR)];
             UNROLL
-            for (size_t i = 0; ahead && i < vecs * FN(VR) * FN(VL) * dtype_bytes[type]; i += 64)
+            for (size_t i = 0; i < bytes && ahead; i += 64)
                 __builtin_prefetch((const void *)(ahead + i), 0, 2);
-            if (ahead) ahead += vecs * FN(VR) * FN(VL) * dtype_bytes[type];
             UNROLL
-            for (size_t v = 0; v < vecs; v++) FN(block)(w[v], type, row + v * FN(VR), k);
+            for (size_t v = 0; v < vecs; v++) FN(block)(w[v], type, row + v * FN(VR), k - base);
             UNROLL
             for (size_t i = 0; i < FN(VR); i++, x += tokens * LANES) {
                 UNROLL
@@ -1401,25 +1447,24 @@ TARGET INLINE void FN(multiply)(VEC *sum, const int type, const FN(source) * f, 
                 }
             }
         }
-        if (k == end) return;
     }
 }
 
-/* Does the same for any type: the type is a constant in each case. */
-TARGET INLINE void FN(multiply_any)(VEC *sum, const FN(source) * f, size_t k, size_t end,
+/* Calls multiply with a constant type. */
+TARGET INLINE void FN(multiply_any)(VEC *sum, const FN(weights) * from, size_t k, size_t end,
                                     const float *x, float *keep, const bool keeps, uintptr_t ahead,
                                     const size_t tokens, const size_t vecs) {
-    switch (f->type) {
-    case F16: FN(multiply)(sum, F16, f, k, end, x, keep, keeps, ahead, tokens, vecs); break;
-    case BF16: FN(multiply)(sum, BF16, f, k, end, x, keep, keeps, ahead, tokens, vecs); break;
-    default: FN(multiply)(sum, F32, f, k, end, x, keep, keeps, ahead, tokens, vecs);
+    switch (from->type) {
+    case F16: FN(multiply)(sum, F16, from, k, end, x, keep, keeps, ahead, tokens, vecs); break;
+    case BF16: FN(multiply)(sum, BF16, from, k, end, x, keep, keeps, ahead, tokens, vecs); break;
+    default: FN(multiply)(sum, F32, from, k, end, x, keep, keeps, ahead, tokens, vecs);
     }
 }
 
-/* Does the same with `steps` * LANES columns that multiply_block has kept. */
-TARGET INLINE void FN(multiply_kept)(VEC *sum, const float *kept, const float *x, size_t steps,
+/* Adds the products of `cols` columns to the sums of a tile, with the weights that multiply kept. */
+TARGET INLINE void FN(multiply_kept)(VEC *sum, const float *kept, const float *x, size_t cols,
                                      const size_t tokens, const size_t vecs) {
-    for (size_t i = 0; i < steps; i++, kept += vecs * FN(VL), x += tokens * LANES) {
+    for (size_t k = 0; k < cols; k += LANES, kept += vecs * FN(VL), x += tokens * LANES) {
         VEC w[FN(DOT_VECS)];
         UNROLL
         for (size_t v = 0; v < vecs; v++) w[v] = FN(load)(kept + v * FN(VL));
@@ -1433,28 +1478,27 @@ TARGET INLINE void FN(multiply_kept)(VEC *sum, const float *kept, const float *x
     }
 }
 
-/* Computes y[t][r] = sum_k w[r][k] x[t][k] for up to TILE_TOKENS tokens. Each weight goes from
- * memory to a register once. The next rows are prefetched in the order of their addresses, because
- * memory is fastest for one long stream. They go to the L2 cache, because L1 is too small. */
+/* Computes the rows begin <= r < end for up to TILE_TOKENS tokens, `vecs` vecs of rows at a time.
+ * The next rows are prefetched in the order of their addresses, because memory is fastest for one
+ * long stream. They go to the L2 cache, because L1 is too small. */
 TARGET INLINE void FN(few)(const matmul_args *p, size_t begin, size_t end, const size_t tokens,
                            const size_t vecs) {
     const weight_rows *w = &p->w;
-    const size_t rows = vecs * FN(VR);
-    const size_t filled = (w->cols + BLOCK - 1) / BLOCK * BLOCK;
+    const size_t rows = vecs * FN(VR), filled = (w->cols + BLOCK - 1) / BLOCK * BLOCK;
     for (size_t r = begin; r < end; r += rows) {
         VEC sum[TILE_TOKENS * FN(DOT_VECS)];
-        FN(source) from;
+        FN(weights) from;
         UNROLL
         for (size_t i = 0; i < tokens * vecs; i++) sum[i] = FN(splat)(0);
         for (size_t s = 0; s < w->parts; s++) {
-            const float *x = p->x + s * w->cols * tokens;
             uintptr_t ahead = (uintptr_t)w->part[s] + (r + rows) * w->stride;
-            FN(open)(&from, w, s, r, end, rows);
-            FN(multiply_any)(sum, &from, 0, filled, x, NULL, false, ahead, tokens, vecs);
+            FN(find_rows)(&from, w, s, r, end, rows);
+            FN(multiply_any)
+            (sum, &from, 0, filled, p->x + s * w->cols * tokens, NULL, false, ahead, tokens, vecs);
         }
         UNROLL
         for (size_t t = 0; t < tokens; t++) {
-            float out[FN(DOT_VECS) * FN(VR)], *y = p->y + t * p->ldy + r;
+            float out[FN(MAX_ROWS)], *y = p->y + t * p->ldy + r;
             UNROLL
             for (size_t v = 0; v < vecs; v++) FN(sums)(sum[t * vecs + v], out + v * FN(VR));
             memcpy(y, out, (r + rows <= end ? rows : end - r) * sizeof *y);
@@ -1462,36 +1506,52 @@ TARGET INLINE void FN(few)(const matmul_args *p, size_t begin, size_t end, const
     }
 }
 
-/* Multiplies TILE_ROWS rows of a panel with `tokens` tokens. Between two panels of the same rows
- * the lanes are stored in acc, without adding them together, so each sum keeps its order. */
-TARGET INLINE void FN(tile)(const matmul_args *p, const panel *at, size_t row_in_panel, float *acc,
+/* Calls few with the number of tokens as a constant, and as many vecs of rows as the registers
+ * hold: the sums, one vec of each row, and one of x. */
+TARGET static void FN(matmul_few)(const matmul_args *p, size_t begin, size_t end) {
+#define FEW(tokens) FN(few)(p, begin, end, tokens, FN(VECS_##tokens))
+    switch (p->n) {
+    case 1: FEW(1); break;
+    case 2: FEW(2); break;
+    case 3: FEW(3); break;
+    case 4: FEW(4); break;
+    case 5: FEW(5); break;
+    default: FEW(6);
+    }
+#undef FEW
+}
+
+/* Multiplies the rows of one tile of a panel, from row `i` of the panel on, with `tokens` tokens.
+ * Between two panels of the same rows the lanes are stored in acc, without adding them together, so
+ * each sum keeps its order. */
+TARGET INLINE void FN(tile)(const matmul_args *p, const panel *at, size_t i, float *acc,
                             const float *x, const size_t tokens, bool widen) {
     enum { VECS = FN(TILE_VECS), VL = FN(VL) };
     VEC sum[TILE_TOKENS * VECS];
-    float *kept = p->workspace->panel + row_in_panel * PANEL_COLUMNS;
-    size_t steps = (at->count + BLOCK - 1) / BLOCK * (BLOCK / LANES);
+    float *kept = p->workspace->panel + i * PANEL_COLUMNS;
+    size_t filled = (at->count + BLOCK - 1) / BLOCK * BLOCK;
     UNROLL
-    for (size_t i = 0; i < tokens * VECS; i++)
-        sum[i] = at->first ? FN(splat)(0) : FN(load)(acc + i * VL);
+    for (size_t j = 0; j < tokens * VECS; j++)
+        sum[j] = at->first ? FN(splat)(0) : FN(load)(acc + j * VL);
     if (widen) {
-        FN(source) from;
-        FN(open)(&from, &p->w, at->segment, at->r + row_in_panel, at->end, FN(TILE_ROWS));
-        FN(multiply_any)(sum, &from, at->k, at->k + steps * LANES, x, kept, true, 0, tokens, VECS);
-    } else FN(multiply_kept)(sum, kept, x, steps, tokens, VECS);
+        FN(weights) from;
+        FN(find_rows)(&from, &p->w, at->segment, at->r + i, at->end, FN(TILE_ROWS));
+        FN(multiply_any)(sum, &from, at->k, at->k + filled, x, kept, true, 0, tokens, VECS);
+    } else FN(multiply_kept)(sum, kept, x, filled, tokens, VECS);
     UNROLL
-    for (size_t i = 0; i < tokens * VECS; i++) FN(store)(acc + i * VL, sum[i]);
+    for (size_t j = 0; j < tokens * VECS; j++) FN(store)(acc + j * VL, sum[j]);
 }
 
-/* Multiplies a panel with all n tokens. The first tile of tokens widens the weights and keeps them
- * in p->workspace->panel; the other tiles read them there, in the L1 cache. Before each tile a
- * share of the next panel is prefetched into the L2 cache. */
+/* Multiplies a panel with all n tokens. The tiles of the first tokens widen the weights and keep
+ * them in p->workspace->panel; the others read them there. Before each tile a share of the next
+ * panel is prefetched into the L2 cache. */
 TARGET static __attribute__((noinline)) void FN(multiply_panel)(const matmul_args *p,
                                                                 const panel *at) {
     enum { LINE = 64 };
     size_t run = at->count * dtype_bytes[p->w.type]; /* bytes of a row of the panel */
     size_t lines = PANEL_ROWS * ((run + LINE - 1) / LINE), byte = 0;
-    size_t share = lines * TILE_TOKENS / p->n * FN(TILE_ROWS) / PANEL_ROWS +
-                   1; /* lines to prefetch before each tile */
+    size_t tiles = (p->n + TILE_TOKENS - 1) / TILE_TOKENS * (PANEL_ROWS / FN(TILE_ROWS));
+    size_t share = lines / tiles + 1; /* lines to prefetch before each tile */
     size_t filled = (at->count + BLOCK - 1) / BLOCK * BLOCK;
     const float *x = p->x + (at->segment * p->w.cols + at->k) * p->n;
     uintptr_t next = at->next;
@@ -1500,54 +1560,36 @@ TARGET static __attribute__((noinline)) void FN(multiply_panel)(const matmul_arg
         for (size_t i = 0; i < PANEL_ROWS && at->r + i < at->end; i += FN(TILE_ROWS)) {
             float *acc =
                 p->workspace->acc + ((at->group_row + i) * p->n + t * FN(TILE_ROWS)) * LANES;
-            const float *xt = x + t * filled;
             for (size_t j = 0; j < share && lines; j++, lines--) {
                 __builtin_prefetch((const void *)(next + byte), 0, 2);
                 if ((byte += LINE) >= run) byte = 0, next += p->w.stride;
             }
-            switch (tokens) { /* each case is unrolled; with n > 6 no tile has less than 3 tokens */
-            case 3: FN(tile)(p, at, i, acc, xt, 3, t == 0); break;
-            case 4: FN(tile)(p, at, i, acc, xt, 4, t == 0); break;
-            case 5: FN(tile)(p, at, i, acc, xt, 5, t == 0); break;
-            default: FN(tile)(p, at, i, acc, xt, TILE_TOKENS, t == 0);
+            switch (tokens) { /* a constant in each case; with n > 6 no tile has less than 3 */
+            case 3: FN(tile)(p, at, i, acc, x + t * filled, 3, t == 0); break;
+            case 4: FN(tile)(p, at, i, acc, x + t * filled, 4, t == 0); break;
+            case 5: FN(tile)(p, at, i, acc, x + t * filled, 5, t == 0); break;
+            default: FN(tile)(p, at, i, acc, x + t * filled, TILE_TOKENS, t == 0);
             }
         }
     }
 }
 
-/* Adds the lanes of each sum of a panel and writes the sums to y, except those of repeated rows. */
+/* Adds the lanes of each sum of a panel and writes the sums to y, except those of repeated rows.
+ * The sums are stored as [tile of rows][token][vec of the tile]. */
 TARGET static void FN(reduce_lanes)(const matmul_args *p, const panel *at) {
     const float *acc = p->workspace->acc + at->group_row * p->n * LANES;
-    for (size_t i = 0; i < PANEL_ROWS / FN(VR) * p->n; i++, acc += FN(VL)) {
-        size_t vec =
-            i % FN(TILE_VECS) + i / FN(TILE_VECS) / p->n * FN(TILE_VECS); /* of the panel */
-        size_t t = i / FN(TILE_VECS) % p->n, from = at->r + vec * FN(VR);
-        float out[FN(VR)];
-        if (from >= at->end) continue;
-        FN(sums)(FN(load)(acc), out);
-        float *y = p->y + t * p->ldy + from;
-        if (from + FN(VR) <= at->end) memcpy(y, out, sizeof out);
-        else memcpy(y, out, (at->end - from) * sizeof *y);
-    }
+    for (size_t i = 0; i < PANEL_ROWS; i += FN(TILE_ROWS))
+        for (size_t t = 0; t < p->n; t++)
+            for (size_t v = 0; v < FN(TILE_VECS); v++, acc += FN(VL)) {
+                size_t r = at->r + i + v * FN(VR);
+                float out[FN(VR)], *y = p->y + t * p->ldy + r;
+                FN(sums)(FN(load)(acc), out);
+                if (r < at->end)
+                    memcpy(y, out, (r + FN(VR) <= at->end ? FN(VR) : at->end - r) * sizeof *y);
+            }
 }
 
-TARGET static void FN(few_tokens)(const matmul_args *p, size_t begin, size_t end) {
-#define VECS(tokens)                                                                               \
-    ((FN(REGISTERS) - 1) / (tokens + 1) < FN(DOT_VECS) ? (FN(REGISTERS) - 1) / (tokens + 1)        \
-                                                       : FN(DOT_VECS))
-    switch (p->n) {
-    case 1: FN(few)(p, begin, end, 1, VECS(1)); break;
-    case 2: FN(few)(p, begin, end, 2, VECS(2)); break;
-    case 3: FN(few)(p, begin, end, 3, VECS(3)); break;
-    case 4: FN(few)(p, begin, end, 4, VECS(4)); break;
-    case 5: FN(few)(p, begin, end, 5, VECS(5)); break;
-    default: FN(few)(p, begin, end, 6, VECS(6)); break;
-    }
-#undef VECS
-}
-
-/* Computes the rows begin <= r < end of a matmul. Several tokens share each widened panel. One
- * token reads each weight once, so it needs no panels. If one token needs more than CACHED bytes of
+/* Computes the rows begin <= r < end of a matmul. If one token needs more than CACHED bytes of
  * weights, they come from memory; AVX2's narrower registers then read faster than AVX-512's, at 95%
  * of the rate that a core can read. */
 TARGET static void FN(matmul)(const matmul_args *p, size_t begin, size_t end) {
@@ -1562,7 +1604,7 @@ TARGET static void FN(matmul)(const matmul_args *p, size_t begin, size_t end) {
         return;
     }
 #endif
-    FN(few_tokens)(p, begin, end);
+    FN(matmul_few)(p, begin, end);
 }
 
 /* ---- Kernels: the other operations ---- */
