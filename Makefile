@@ -68,6 +68,9 @@ build/tests/math_optimized: tests/unit/math.c $(TEST_HEADERS) $(LIBRARY) $(HEADE
 	@mkdir -p build/tests
 	$(CC) $(ALL_CFLAGS) -o $@ $< -lm
 build/tests/amx build/tests/bench.o: TEST_CFLAGS =
+# Its own measurements of the machine use OpenMP, where the compiler has it (BENCH_OPENMP= where not)
+BENCH_OPENMP = -fopenmp
+build/tests/bench build/tests/bench.o: OMP += $(BENCH_OPENMP)
 
 .SECONDARY:
 
@@ -119,7 +122,6 @@ build/tests/faults: tests/robustness/faults.c $(TEST_HEADERS) $(LIBRARY) main.c 
 	$(CC) $(SANITIZED) -DCOMMAND -c -o build/tests/faults_main.o $<
 	$(CC) $(SANITIZED) $(WRAPPED:%=-Wl,--wrap=%) -o $@ $< $(LIBRARY) build/tests/faults_main.o -lm
 
-faults: export OMP_WAIT_POLICY = passive
 faults: build/tests/faults build/tests/formats
 	@mkdir -p build/work
 	build/tests/formats tests/tiny build/work/forms --case vocabularies
@@ -135,7 +137,6 @@ killed: llama
 	sh tests/robustness/killed.sh ./llama tests/tiny $(KILLS)
 
 # What valgrind says of the tests
-valgrind: export OMP_WAIT_POLICY = passive
 valgrind:
 	sh tests/robustness/valgrind.sh
 

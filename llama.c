@@ -4,8 +4,8 @@
  * The order and the rounding of all arithmetic are defined. The output therefore has the same bits
  * for every instruction set, number of threads, batch size and number of shards. The exception is
  * LLAMA_FAST, which uses AMX. The library does not convert, quantise or train weights. It copies
- * a weight only if the kernels cannot use it in place (copy_weight). It keeps no global state (but
- * see may_team), prints nothing and never exits. In comments, the host is the program that uses the
+ * a weight only if the kernels cannot use it in place (copy_weight). It keeps no global state, prints
+ * nothing and never exits. In comments, the host is the program that uses the
  * library.
  *
  *   part                    holds

@@ -30,7 +30,7 @@
  *         llama_close(model);
  *     }
  *
- * Build it with: cc -O2 app.c llama.c tokenizer.c -lm. Add -fopenmp for threads.
+ * Build it with: cc -O2 -pthread app.c llama.c tokenizer.c -lm.
  *
  * The library can also be part of one source file: #define LLAMA_STATIC, then #include "llama.c"
  * and "tokenizer.c". They define many private names, so keep that file for them alone. Under
@@ -43,10 +43,9 @@
  *
  * Contract
  *
- * - The library's only global state is a number per thread: the process in which that thread first
- *   used OpenMP. It never prints, exits, aborts or raises a signal, and it leaves the host's signal
- *   handlers and locale alone. A call that computes saves the host's floating-point mode, sets the
- *   default mode and restores the host's at its end.
+ * - The library keeps no global state. It never prints, exits, aborts or raises a signal, and it
+ *   leaves the host's signal handlers and locale alone. A call that computes saves the host's
+ *   floating-point mode, sets the default mode and restores the host's at its end.
  * - A `llama` (a model) never changes after llama_open, except by llama_handle_sigbus. Threads and
  *   sessions may share it.
  * - A `llama_session` belongs to one thread at a time.
@@ -69,11 +68,14 @@
  * - llama_close, llama_session_free and every llama_error * accept NULL.
  * - 128 KB of stack are enough for every function.
  *
- * Threads are OpenMP's. If OpenMP cannot create a thread, its runtime aborts the process; with
- * threads = 1 the library never starts OpenMP. OpenMP's threads do not survive fork: if a thread
- * has evaluated any model with several threads and then forks, that thread's copy in the child
- * evaluates every session with one thread. New threads of the child use several again. If your own
- * code uses OpenMP before a fork, give threads = 1 in the child.
+ * Threads. A session has threads of its own, besides the one that calls it: llama_session_new
+ * starts them, llama_session_free ends them. They take no signals, and between calls they sleep. If
+ * the system gives fewer threads, the session works with those. A child of fork has none of its
+ * parent's threads: there a session of the parent works with one, and new sessions have their own.
+ * A session measures whether its threads help, and uses one while they do not: because the model is
+ * small, or because other programs need the cores. With -DLLAMA_OPENMP -fopenmp, OpenMP's threads
+ * take their place: if one cannot be created, OpenMP aborts the process, and a thread of the host
+ * that has evaluated with them and then forks evaluates with one thread in the child.
  *
  * One answer. The same weights, tokens and seed give the same bits, whatever the number of threads,
  * the batch, the division of a prompt into calls, the shards, the file format and the instruction
@@ -154,7 +156,7 @@ LLAMAC_API const char *llama_strerror(int status);
 /* Returns the LLAMA_RELEASE with which the library was compiled. */
 LLAMAC_API int llama_release(void);
 
-/* Returns the compiler, the kernels in this build, and whether it has OpenMP. */
+/* Returns the compiler, the kernels in this build, and whose threads it uses. */
 LLAMAC_API const char *llama_build(void);
 
 /* ---- Simple: open, evaluate, sample ---- */

@@ -13,7 +13,7 @@ list=tests/tools/suites
 work=build/test
 mode=test
 limit=${TEST_SECONDS:-900} # that a suite may take
-export LC_ALL=C OMP_WAIT_POLICY=passive # threads that spin while they wait crawl on a busy machine
+export LC_ALL=C
 
 names() { # WITHOUT="build style": not these
     awk -v all="$1" -v without=" ${WITHOUT:-} " '/^[a-z]/ && (all == "check" || $2 == "test") && !index(without, " " $1 " ") { print $1 }' $list

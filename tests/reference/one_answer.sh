@@ -70,7 +70,7 @@ every_way() {
     sed -n "s/^/$1, /; /ways\$/p" $work/ways
 }
 
-for flags in "gcc -O1" "gcc -O3" "gcc -O3 -march=native" "gcc -O2 -fopenmp" \
+for flags in "gcc -O1" "gcc -O3" "gcc -O3 -march=native" "gcc -O2 -fopenmp -DLLAMA_OPENMP" \
     "clang -O1" "clang -O3" "clang -O3 -march=native"; do
     compiler=${flags%% *}
     command -v "$compiler" >/dev/null 2>&1 || { echo "SKIP: $flags (no $compiler)"; continue; }

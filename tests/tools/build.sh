@@ -1,5 +1,5 @@
 #!/bin/sh
-# build.sh - every way to build it: the header's own example in C99, the header in C++, no OpenMP, one
+# build.sh - every way to build it: the header's own example in C99, the header in C++, OpenMP, one
 # file, no flags, what the objects refer to.
 work=build/builds
 passed=0 failed=0
@@ -55,14 +55,22 @@ printf '#define LLAMA_H\n#define LLAMA_SHARED\n#define LLAMA_API x\n#include "ll
 quietly "the header after llama.cpp's" ${CC:-cc} -std=c11 $strict -I. -c -o $work/guard.o $work/guard.c
 printf '#include "llama.c"\n#include "tokenizer.c"\n#if defined(INLINE) || defined(FN) || defined(TEXT) || defined(UNROLL) || defined(AMX) || defined(TARGET) || defined(ISA) || defined(VEC)\n#error "a macro is left"\n#endif\n' >$work/left.c
 quietly "macros after llama.c" ${CC:-cc} -fsyntax-only -I. $work/left.c
-quietly "OPENMP=0" ${CC:-cc} -std=c11 $strict -O1 -o $work/serial llama.c tokenizer.c main.c -lm
+quietly "without flags" ${CC:-cc} -o $work/plain llama.c tokenizer.c main.c -lm
+if printf 'int main(void) { return 0; }\n' | ${CC:-cc} -fopenmp -xc -o $work/omp - >/dev/null 2>&1; then
+    quietly "OPENMP=1" ${CC:-cc} -std=c11 $strict -O1 -fopenmp -DLLAMA_OPENMP -o $work/openmp llama.c tokenizer.c main.c -lm
+else
+    echo "SKIP: OPENMP=1 (the compiler has none)"
+    cp $work/plain $work/openmp
+fi
 ${CC:-cc} -O1 -c -o $work/serial_llama.o llama.c && ${CC:-cc} -O1 -c -o $work/serial_tokenizer.o tokenizer.c &&
     ar rcs $work/serial.a $work/serial_llama.o $work/serial_tokenizer.o
-quietly "OPENMP=0: an archive and -lm alone" ${CC:-cc} -I. -o $work/lm $work/example.c $work/serial.a -lm
+quietly "an archive and -lm alone" ${CC:-cc} -I. -o $work/lm $work/example.c $work/serial.a -lm
 ./llama tests/tiny "The king" -n 40 -s 1 >$work/a
-$work/serial tests/tiny "The king" -n 40 -s 1 >$work/b
-if cmp -s $work/a $work/b; then ok; else no "OPENMP=0 tells another story"; fi
-if $work/serial tests/tiny x -n 1 -t 4 --stats 2>&1 | grep -q "^kernels .*, 1 thread$"; then ok; else no "OPENMP=0: threads that are not there"; fi
+for program in plain openmp; do
+    $work/$program tests/tiny "The king" -n 40 -s 1 >$work/b
+    if cmp -s $work/a $work/b; then ok; else no "$program tells another story"; fi
+    if $work/$program tests/tiny x -n 1 -t 4 --stats 2>&1 | grep -q "^kernels .*, 4 threads$"; then ok; else no "$program: no threads"; fi
+done
 if ${CC:-cc} -ffast-math -c -o $work/fast.o llama.c >$work/log 2>&1; then no "-ffast-math is let pass"; else ok; fi
 
 # Machines, compilers and languages it is not for: 32 bits, big-endian, tcc, C++, C89; each gets the reason as its first message
@@ -138,8 +146,7 @@ if command -v pkg-config >/dev/null 2>&1; then
     done
     if [ "$(PKG_CONFIG_PATH="$place/opt/lib/pkgconfig" pkg-config --variable=prefix llamac)" = /opt ]; then ok; else no "llamac.pc has no prefix"; fi
     printf '#include <math.h>\nint main(int n, char **a) { (void)a; return (int)sqrt(n - 1); }\n' >$work/nothing.c
-    if ${CC:-cc} -static -fopenmp -o $work/nothing $work/nothing.c -lm >/dev/null 2>&1; then
-        # the linker warns of libgomp's own dlopen
+    if ${CC:-cc} -static -pthread -o $work/nothing $work/nothing.c -lm >/dev/null 2>&1; then
         if ${CC:-cc} -static -std=c11 $strict $(pc --cflags) -o $work/all_static $work/example.c $(pc --libs --static) >$work/log 2>&1; then ok; else no "all static: $(head -3 $work/log)"; fi
         if story all_static && cmp -s $work/story $work/story_cc; then ok; else no "all static: $(head -c 200 $work/story)"; fi
     else

@@ -15,11 +15,11 @@ work=build/coverage
 cc=${CC:-gcc}
 gcov=${GCOV:-gcov}
 command -v "$cc" >/dev/null 2>&1 && command -v "$gcov" >/dev/null 2>&1 || { echo "SKIP: no $cc or no $gcov"; exit 0; }
-export LC_ALL=C OMP_WAIT_POLICY=passive
+export LC_ALL=C
 
 # Functions that are always inlined would have their branches counted once a caller, so ours are not inlined here.
 # Counters are atomic: those of threads add up.
-flags="-std=c11 -g -O0 -fopenmp --coverage -fprofile-update=atomic -Dalways_inline=unused"
+flags="-std=c11 -g -O0 --coverage -fprofile-update=atomic -Dalways_inline=unused"
 
 # What `make test` runs of the library and the command in C and shell, but of bits one way of computing and not all: so
 # compiled, they take longer than all else together. What they alone reach, as copy_weight() of divided weights, counts as missed.
