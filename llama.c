@@ -531,7 +531,8 @@ typedef struct {
 
 /* The kernels of one instruction set. All sets compute the same bits, except AMX. */
 struct kernels {
-    const char *name;                                              /* "avx512" */
+    const char *name; /* "avx512" */
+    size_t few;       /* up to this many rows of x are packed, and multiplied, as one tile */
     void (*matmul)(const matmul_args *, size_t begin, size_t end); /* rows begin <= r < end of w */
     void (*rmsnorm)(float *y, const float *x, const weight *w, float eps);       /* one row */
     void (*rope)(float *v, const float *cos, const float *sin, size_t head_dim); /* one head */
@@ -1052,9 +1053,10 @@ static inline __attribute__((always_inline)) float exp_float(float x) {
 
 /* ---- Packing x ---- */
 
-/* Returns the number of rows of the next register tile if n rows remain. The rows are divided over
- * as few tiles as possible, and the tiles differ by at most one row. */
-static size_t tile_tokens(size_t n) {
+/* Returns the number of rows of the next register tile if n rows remain. Up to `few` rows are one
+ * tile. More are divided over as few tiles as possible, which differ by at most one row. */
+static size_t tile_tokens(size_t n, size_t few) {
+    if (n <= few) return n;
     size_t tiles = (n + TILE_TOKENS - 1) / TILE_TOKENS;
     return (n + tiles - 1) / tiles;
 }
@@ -1063,12 +1065,13 @@ static size_t tile_tokens(size_t n) {
  * that they read contiguous memory: panels of PANEL_COLUMNS columns, in a panel tiles of rows, in a
  * tile groups of LANES columns, in a group the rows of the tile. `cols` is rounded up to a full
  * block. A single row keeps its order. */
-static void pack(float *to, const float *x, size_t ldx, size_t n, size_t cols) {
+static void pack(float *to, const float *x, size_t ldx, size_t n, size_t cols, size_t few) {
+    if (n > few) few = 0; /* no tile is of this kind */
     for (size_t k = 0; k < cols; k += PANEL_COLUMNS) {
         size_t end =
             k + PANEL_COLUMNS < cols ? k + PANEL_COLUMNS : (cols + BLOCK - 1) / BLOCK * BLOCK;
         for (size_t t = 0, tokens; t < n; t += tokens) {
-            tokens = tile_tokens(n - t);
+            tokens = tile_tokens(n - t, few);
             for (size_t i = k; i < end; i += LANES)
                 for (size_t r = t; r < t + tokens; r++, to += LANES)
                     memcpy(to, x + r * ldx + i, LANES * sizeof *to);
@@ -1094,7 +1097,7 @@ static void pack_job(const task *j, int thread, size_t begin, size_t end) {
         size_t first = i % panels * PANEL_COLUMNS, at = i / panels * cols + first;
         size_t count = cols - first < PANEL_COLUMNS ? cols - first : PANEL_COLUMNS;
         if (tiled) k->pack(j->y + at * rows / 2 * 3, j->x + at, padded(j->w->cols), j->n, count);
-        else pack(j->y + at * rows, j->x + at, padded(j->w->cols), j->n, count);
+        else pack(j->y + at * rows, j->x + at, padded(j->w->cols), j->n, count, k->few);
     }
 }
 
@@ -1167,11 +1170,14 @@ __attribute__((noinline)) static void matmul_blocked(const matmul_args *p, size_
 #define LLAMA_PASS 2 /* AVX2, FMA, F16C */
 #include "llama.c"
 #undef LLAMA_PASS
-#define LLAMA_PASS 3 /* AVX-512F */
+#define LLAMA_PASS 3 /* AVX2 with the registers of AVX-512VL */
+#include "llama.c"
+#undef LLAMA_PASS
+#define LLAMA_PASS 4 /* AVX-512F */
 #include "llama.c"
 #undef LLAMA_PASS
 #elif defined(__aarch64__)
-#define LLAMA_PASS 4 /* NEON */
+#define LLAMA_PASS 5 /* NEON */
 #include "llama.c"
 #undef LLAMA_PASS
 #endif
@@ -1192,23 +1198,16 @@ __attribute__((noinline)) static void matmul_blocked(const matmul_args *p, size_
  *                          weights of every row
  *   sums(v, out)           the sums of the VR rows' lanes, in the defined order
  *
- * A register tile is TILE_VECS vecs of weights by up to TILE_TOKENS tokens. matvec multiplies
- * DOT_VECS vecs of weights at a time with its one token. */
+ * A register tile has REGISTERS registers. If up to FEW tokens are all there are, it has as many
+ * vecs of weights as fit beside its sums, up to DOT_VECS; otherwise TILE_VECS vecs, and up to
+ * TILE_TOKENS tokens. */
 
 /* Plain C: a vec holds one row. If the machine has no fused multiply-add, fmaf is a function of
  * libm: slow, but exact. */
 #if LLAMA_PASS == 1
 #define ISA scalar
 #define TARGET
-enum { FN(VL) = 4, FN(TILE_VECS) = 1, FN(DOT_VECS) = 3 };
-enum {
-    FN(VECS_1) = 3,
-    FN(VECS_2) = 2,
-    FN(VECS_3) = 1,
-    FN(VECS_4) = 1,
-    FN(VECS_5) = 1,
-    FN(VECS_6) = 1
-};
+enum { FN(VL) = 4, FN(TILE_VECS) = 1, FN(DOT_VECS) = 3, FN(REGISTERS) = 8, FN(FEW) = 6 };
 typedef struct {
     float lane[4];
 } FN(vec);
@@ -1237,18 +1236,18 @@ INLINE void FN(sums)(FN(vec) v, float *out) {
     *out = (v.lane[0] + v.lane[2]) + (v.lane[1] + v.lane[3]);
 }
 
-#elif LLAMA_PASS == 2
+/* AVX2: a register holds two rows. AVX-512VL gives the same instructions 32 registers. */
+#elif LLAMA_PASS == 2 || LLAMA_PASS == 3
+#if LLAMA_PASS == 2
 #define ISA    avx2
 #define TARGET __attribute__((target("avx2,fma,f16c")))
+enum { FN(REGISTERS) = 16, FN(FEW) = 6 };
+#else
+#define ISA    avx512vl
+#define TARGET __attribute__((target("avx512f,avx512vl,avx2,fma,f16c")))
+enum { FN(REGISTERS) = 32, FN(FEW) = 12 };
+#endif
 enum { FN(VL) = 8, FN(TILE_VECS) = 2, FN(DOT_VECS) = 4 };
-enum {
-    FN(VECS_1) = 4,
-    FN(VECS_2) = 4,
-    FN(VECS_3) = 3,
-    FN(VECS_4) = 3,
-    FN(VECS_5) = 2,
-    FN(VECS_6) = 2
-};
 typedef __m256 FN(vec);
 TARGET INLINE __m256 FN(load)(const float *p) { return _mm256_loadu_ps(p); }
 TARGET INLINE void FN(store)(float *p, __m256 v) { _mm256_storeu_ps(p, v); }
@@ -1276,18 +1275,11 @@ TARGET INLINE void FN(sums)(__m256 v, float *out) {
     out[1] = _mm_cvtss_f32(_mm256_extractf128_ps(v, 1));
 }
 
-#elif LLAMA_PASS == 3
+/* AVX-512: a register holds four rows. */
+#elif LLAMA_PASS == 4
 #define ISA    avx512
 #define TARGET __attribute__((target("avx512f,avx2,fma,f16c")))
-enum { FN(VL) = 16, FN(TILE_VECS) = 4, FN(DOT_VECS) = 4 };
-enum {
-    FN(VECS_1) = 4,
-    FN(VECS_2) = 4,
-    FN(VECS_3) = 4,
-    FN(VECS_4) = 4,
-    FN(VECS_5) = 4,
-    FN(VECS_6) = 4
-};
+enum { FN(VL) = 16, FN(TILE_VECS) = 4, FN(DOT_VECS) = 4, FN(REGISTERS) = 32, FN(FEW) = 6 };
 typedef __m512 FN(vec);
 TARGET INLINE __m512 FN(load)(const float *p) { return _mm512_loadu_ps(p); }
 TARGET INLINE void FN(store)(float *p, __m512 v) { _mm512_storeu_ps(p, v); }
@@ -1319,18 +1311,10 @@ TARGET INLINE void FN(sums)(__m512 v, float *out) {
 }
 
 /* NEON: a register holds one row. There are 32 registers, enough for a tile of 4 by 6 vecs. */
-#elif LLAMA_PASS == 4
+#elif LLAMA_PASS == 5
 #define ISA neon
 #define TARGET
-enum { FN(VL) = 4, FN(TILE_VECS) = 4, FN(DOT_VECS) = 8 };
-enum {
-    FN(VECS_1) = 8,
-    FN(VECS_2) = 8,
-    FN(VECS_3) = 7,
-    FN(VECS_4) = 6,
-    FN(VECS_5) = 5,
-    FN(VECS_6) = 4
-};
+enum { FN(VL) = 4, FN(TILE_VECS) = 4, FN(DOT_VECS) = 8, FN(REGISTERS) = 32, FN(FEW) = 8 };
 typedef float32x4_t FN(vec);
 INLINE float32x4_t FN(load)(const float *p) { return vld1q_f32(p); }
 INLINE void FN(store)(float *p, float32x4_t v) { vst1q_f32(p, v); }
@@ -1352,7 +1336,7 @@ INLINE void FN(sums)(float32x4_t v, float *out) {
 }
 #endif
 
-#define VEC         FN(vec)
+#define VEC FN(vec)
 enum { FN(VR) = FN(VL) / LANES, FN(TILE_ROWS) = FN(TILE_VECS) * FN(VR) };
 
 /* ---- Kernels: reading weights ---- */
@@ -1406,11 +1390,11 @@ TARGET INLINE void FN(find_rows)(FN(weights) * from, const weight_rows *w, size_
  * of x stay in registers while the columns go by. What differs is how weights reach the tile:
  *
  *   n          weights                                        columns at a time    function
- *   1 to 6     memory -> registers -> tile                    all                  few
- *   7 and more memory -> registers -> first tile, and L1;     PANEL_COLUMNS        multiply_panel
+ *   1 to FEW   memory -> registers -> tile                    all                  few
+ *   more       memory -> registers -> first tile, and L1;     PANEL_COLUMNS        multiply_panel
  *              L1 -> tiles of the other tokens
  *
- * With up to 6 tokens one tile holds all of them, so nothing is read twice and nothing is stored.
+ * With up to FEW tokens one tile holds all of them, so nothing is read twice and nothing is stored.
  * More tokens do not fit in the registers. Then the sums of a few rows and columns are computed for
  * all tokens, tile after tile, while the widened weights are in the L1 cache. */
 
@@ -1478,7 +1462,7 @@ TARGET INLINE void FN(multiply_kept)(VEC *sum, const float *kept, const float *x
     }
 }
 
-/* Computes the rows begin <= r < end for up to TILE_TOKENS tokens, `vecs` vecs of rows at a time.
+/* Computes the rows begin <= r < end for up to FEW tokens, `vecs` vecs of rows at a time.
  * The next rows are prefetched in the order of their addresses, because memory is fastest for one
  * long stream. They go to the L2 cache, because L1 is too small. */
 TARGET INLINE void FN(few)(const matmul_args *p, size_t begin, size_t end, const size_t tokens,
@@ -1486,7 +1470,7 @@ TARGET INLINE void FN(few)(const matmul_args *p, size_t begin, size_t end, const
     const weight_rows *w = &p->w;
     const size_t rows = vecs * FN(VR), filled = (w->cols + BLOCK - 1) / BLOCK * BLOCK;
     for (size_t r = begin; r < end; r += rows) {
-        VEC sum[TILE_TOKENS * FN(DOT_VECS)];
+        VEC sum[FN(REGISTERS) + FN(DOT_VECS)];
         FN(weights) from;
         UNROLL
         for (size_t i = 0; i < tokens * vecs; i++) sum[i] = FN(splat)(0);
@@ -1509,18 +1493,30 @@ TARGET INLINE void FN(few)(const matmul_args *p, size_t begin, size_t end, const
 /* Calls few with the number of tokens as a constant, and as many vecs of rows as the registers
  * hold: the sums, one vec of each row, and one of x. */
 TARGET static void FN(matmul_few)(const matmul_args *p, size_t begin, size_t end) {
-#define FEW(tokens) FN(few)(p, begin, end, tokens, FN(VECS_##tokens))
+    enum { MAX = FN(DOT_VECS), FREE = FN(REGISTERS) - 1 };
+#define FEW(tokens)                                                                                \
+    case tokens:                                                                                   \
+        if (tokens <= FN(FEW)) /* else there is no code for it */                                  \
+            FN(few)(p, begin, end, tokens, FREE / (tokens + 1) < MAX ? FREE / (tokens + 1) : MAX); \
+        break
     switch (p->n) {
-    case 1: FEW(1); break;
-    case 2: FEW(2); break;
-    case 3: FEW(3); break;
-    case 4: FEW(4); break;
-    case 5: FEW(5); break;
-    default: FEW(6);
+        FEW(1);
+        FEW(2);
+        FEW(3);
+        FEW(4);
+        FEW(5);
+        FEW(6);
+        FEW(7);
+        FEW(8);
+        FEW(9);
+        FEW(10);
+        FEW(11);
+        FEW(12);
     }
 #undef FEW
 }
 
+#if LLAMA_PASS != 3 /* the rest is not needed twice */
 /* Multiplies the rows of one tile of a panel, from row `i` of the panel on, with `tokens` tokens.
  * Between two panels of the same rows the lanes are stored in acc, without adding them together, so
  * each sum keeps its order. */
@@ -1556,7 +1552,7 @@ TARGET static __attribute__((noinline)) void FN(multiply_panel)(const matmul_arg
     const float *x = p->x + (at->segment * p->w.cols + at->k) * p->n;
     uintptr_t next = at->next;
     for (size_t t = 0, tokens; t < p->n; t += tokens) {
-        tokens = tile_tokens(p->n - t);
+        tokens = tile_tokens(p->n - t, 0);
         for (size_t i = 0; i < PANEL_ROWS && at->r + i < at->end; i += FN(TILE_ROWS)) {
             float *acc =
                 p->workspace->acc + ((at->group_row + i) * p->n + t * FN(TILE_ROWS)) * LANES;
@@ -1589,22 +1585,10 @@ TARGET static void FN(reduce_lanes)(const matmul_args *p, const panel *at) {
             }
 }
 
-/* Computes the rows begin <= r < end of a matmul. If one token needs more than CACHED bytes of
- * weights, they come from memory; AVX2's narrower registers then read faster than AVX-512's, at 95%
- * of the rate that a core can read. */
+/* Computes the rows begin <= r < end of a matmul. */
 TARGET static void FN(matmul)(const matmul_args *p, size_t begin, size_t end) {
-    if (p->n > TILE_TOKENS) {
-        matmul_blocked(p, begin, end, PANEL_ROWS, FN(multiply_panel), FN(reduce_lanes));
-        return;
-    }
-#if LLAMA_PASS == 3
-    enum { CACHED = 1 << 18 };
-    if (p->n == 1 && (end - begin) * p->w.stride > CACHED) {
-        matmul_avx2(p, begin, end);
-        return;
-    }
-#endif
-    FN(matmul_few)(p, begin, end);
+    if (p->n <= FN(FEW)) FN(matmul_few)(p, begin, end);
+    else matmul_blocked(p, begin, end, PANEL_ROWS, FN(multiply_panel), FN(reduce_lanes));
 }
 
 /* ---- Kernels: the other operations ---- */
@@ -1707,7 +1691,7 @@ TARGET static void FN(attend)(const attention_args *a) {
     const unsigned char *keys = (const unsigned char *)a->keys;
     size_t positions = a->n + a->rows - 1, ld = padded(positions), end;
     float *p = a->workspace->scores, root = sqrtf((float)a->head_dim);
-    pack(a->workspace->queries, a->q, a->ld, a->rows, a->head_dim);
+    pack(a->workspace->queries, a->q, a->ld, a->rows, a->head_dim, FN(FEW));
     weight_rows k = {&keys, 1, a->head_dim, a->head_dim * sizeof(float), F32};
     matmul_args scores = {k, a->workspace->queries, p, ld, a->rows, a->workspace};
     FN(matmul)(&scores, 0, positions);
@@ -1735,15 +1719,19 @@ TARGET static void FN(swiglu)(float *a, const float *b, size_t n) {
     for (size_t i = 0; i < n; i++) a[i] = a[i] / (1.0f + exp_float(-a[i])) * b[i];
 }
 
+#if LLAMA_PASS != 4 /* see matmul_mixed */
 /* The rest of the file uses the kernels through this struct. */
 static const kernels FN(kernels) = {
     .name = TEXT(ISA),
+    .few = FN(FEW),
     .matmul = FN(matmul),
     .rmsnorm = FN(rmsnorm),
     .rope = FN(rope),
     .attend = FN(attend),
     .swiglu = FN(swiglu),
 };
+#endif
+#endif
 
 #undef VEC
 #undef TARGET
@@ -1921,8 +1909,8 @@ AMX static void matmul_amx(const matmul_args *p, size_t begin, size_t end) {
     _tile_release();
 }
 
-static const kernels kernels_amx = {"avx512 and amx", matmul_amx,    rmsnorm_avx512, rope_avx512,
-                                    attend_avx512,    swiglu_avx512, pack_amx};
+static const kernels kernels_amx = {"avx512 and amx", FEW_avx512,    matmul_amx,    rmsnorm_avx512,
+                                    rope_avx512,      attend_avx512, swiglu_avx512, pack_amx};
 #endif
 
 /* ---- The choice of kernels ---- */
@@ -1937,16 +1925,43 @@ static const kernels kernels_amx = {"avx512 and amx", matmul_amx,    rmsnorm_avx
  * Compilers' own functions (__builtin_cpu_supports) do not check all of these. */
 
 #if defined(__x86_64__)
-/* Returns 2 if AVX-512F can be used, 1 if AVX2, FMA and F16C can be used, otherwise 0. */
+/* AVX-512 with narrower registers for few tokens. If the weights come from memory, 256-bit registers
+ * read faster, at 95% of the rate that a core can read. On Zen 4, whose units are 256 bits wide,
+ * that holds for all n of `few`; elsewhere 512-bit registers multiply faster. */
+static void matmul_mixed(const matmul_args *p, size_t begin, size_t end, size_t narrow) {
+    enum { CACHED = 1 << 18 };
+    bool cached = (end - begin) * p->w.stride <= CACHED;
+    if (p->n <= narrow && (p->n > FEW_avx512 || !cached)) matmul_few_avx512vl(p, begin, end);
+    else matmul_avx512(p, begin, end);
+}
+static void matmul_wide(const matmul_args *p, size_t begin, size_t end) {
+    matmul_mixed(p, begin, end, 3);
+}
+static void matmul_zen4(const matmul_args *p, size_t begin, size_t end) {
+    matmul_mixed(p, begin, end, FEW_avx512vl);
+}
+static const kernels kernels_wide = {"avx512",    FEW_avx512,    matmul_wide,   rmsnorm_avx512,
+                                     rope_avx512, attend_avx512, swiglu_avx512, NULL};
+static const kernels kernels_zen4 = {"avx512",    FEW_avx512vl,  matmul_zen4,   rmsnorm_avx512,
+                                     rope_avx512, attend_avx512, swiglu_avx512, NULL};
+
+/* Returns 2 if AVX-512F and VL can be used, 1 if AVX2, FMA and F16C can be used, otherwise 0. */
 static int x86_level(void) {
-    enum { FMA = 1 << 12, OSXSAVE = 1 << 27, F16C = 1 << 29, AVX2 = 1 << 5, AVX512F = 1 << 16 };
+    enum { FMA = 1 << 12, OSXSAVE = 1 << 27, F16C = 1 << 29, AVX2 = 1 << 5 };
+    const unsigned AVX512 = 1u << 16 | 1u << 31; /* F, VL */
     enum { YMM_STATE = 6, ZMM_STATE = 0xe6 };
     unsigned a, b, c, d, low, high;
     if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & FMA) || !(c & OSXSAVE) || !(c & F16C)) return 0;
     __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
     if ((low & YMM_STATE) != YMM_STATE || !__get_cpuid_count(7, 0, &a, &b, &c, &d) || !(b & AVX2))
         return 0;
-    return (b & AVX512F) && (low & ZMM_STATE) == ZMM_STATE ? 2 : 1;
+    return (b & AVX512) == AVX512 && (low & ZMM_STATE) == ZMM_STATE ? 2 : 1;
+}
+
+/* Returns whether the processor is of AMD's family 0x19: with AVX-512, it is a Zen 4. */
+static bool is_zen4(void) {
+    unsigned a = 0, b, c, d;
+    return __get_cpuid(1, &a, &b, &c, &d) && (a >> 8 & 15) + (a >> 20 & 255) == 0x19;
 }
 
 /* Returns true if AMX with bfloat16 can be used. Linux must be asked for permission, because every
@@ -1967,7 +1982,8 @@ static bool has_amx(void) {
  * kernels. */
 static const kernels *find_kernels(const char *name, bool fast) {
 #if defined(__x86_64__)
-    static const kernels *const all[] = {&kernels_scalar, &kernels_avx2, &kernels_avx512};
+    const kernels *all[] = {&kernels_scalar, &kernels_avx2,
+                            is_zen4() ? &kernels_zen4 : &kernels_wide};
     int best = x86_level();
     if (fast && best == 2 && (!name || strcmp(name, "avx512") == 0) && has_amx())
         return &kernels_amx; /* tests/unit/amx.c tests these with AMX's instructions in plain C */

@@ -129,7 +129,6 @@ static void compare_products(int type, size_t rows, size_t cols, size_t parts, s
             memcpy(x + t * ldx + k, &bits, sizeof bits);
         }
     }
-    for (size_t s = 0; s < parts && n > 1; s++) pack(packed + s * cols * n, x + s * cols, ldx, n, cols);
     workspace own = {.panel = panel, .acc = acc};
     matmul_args p = {{part, parts, cols, stride, type}, x, want, ROWS, n, &own};
     matmul_plain(&p, ldx, begin, rows);
@@ -138,6 +137,7 @@ static void compare_products(int type, size_t rows, size_t cols, size_t parts, s
     for (size_t i = 0; i < sizeof set_names / sizeof *set_names; i++) {
         const kernels *set = find_kernels(set_names[i], false);
         if (!set) continue;
+        for (size_t k = 0; k < parts && n > 1; k++) pack(packed + k * cols * n, x + k * cols, ldx, n, cols, set->few);
         memset(y, 0xff, sizeof y), memset(panel, 0xff, sizeof panel), memset(acc, 0xff, sizeof acc);
         set->matmul(&p, begin, rows);
         check(memcmp(y, want, sizeof y) == 0, "%s: %zu rows from %zu on of %zu segments of %zu columns (%s) by %zu rows", set->name,
@@ -146,13 +146,13 @@ static void compare_products(int type, size_t rows, size_t cols, size_t parts, s
 }
 
 static void test_products(void) {
-    static const size_t tokens[] = {1, 2, 3, 5, 6, 7, 13, 33}, heights[] = {1, 3, 16, 17, 40, 130},
+    static const size_t tokens[] = {1, 2, 3, 5, 6, 7, 8, 10, 12, 13, 33}, heights[] = {1, 3, 16, 17, 40, 130},
                         widths[] = {1, 15, 16, 17, 100, 256, 272, 515};
     size_t which = 0;
     for (size_t i = 0; i < 8; i++)
         for (size_t parts = 1; parts <= 3 && (parts == 1 || widths[i] % BLOCK == 0); parts++)
             for (size_t j = 0; j < 6; j++)
-                for (size_t k = 0; k < 8; k++)
+                for (size_t k = 0; k < 11; k++)
                     for (int type = 0; type < DTYPES; type++)
                         if (test_sampled(which++, 7)) compare_products(type, heights[j], widths[i], parts, tokens[k], 0);
 }
