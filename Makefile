@@ -8,6 +8,7 @@ CFLAGS ?= -O3 -g1
 WARNINGS = -Wall -Wextra -Wpedantic
 ifeq ($(OPENMP),1)
 OMP = -fopenmp -DLLAMA_OPENMP
+NODELETE = ,-z,nodelete # OpenMP's threads go on after dlclose
 endif
 ALL_CFLAGS = -std=c11 -pthread $(WARNINGS) $(CFLAGS) $(OMP)
 LIBRARY = llama.c tokenizer.c
@@ -42,9 +43,8 @@ build/libllamac.a: build/llama.o build/tokenizer.o
 	rm -f $@
 	$(AR) rcs $@ $^
 
-# nodelete: OpenMP's threads go on after dlclose
 build/$(SONAME): build/llama.o build/tokenizer.o
-	$(CC) $(ALL_CFLAGS) $(LDFLAGS) -shared -Wl,-soname,$(SONAME),-z,nodelete -o $@ $^ -lm
+	$(CC) $(ALL_CFLAGS) $(LDFLAGS) -shared -Wl,-soname,$(SONAME)$(NODELETE) -o $@ $^ -lm
 
 # Test programs. They are compiled quickly, as they are run once: -O1 without -g is three times as fast as -O3 -g.
 TEST_CFLAGS = -O1 -g0
