@@ -2521,6 +2521,16 @@ LLAMAC_INLINE size_t llamac_page_size(void);
  * default, touching one byte takes 2 MB. Leaves blocks of up to 32 MB as they are, because malloc
  * may have put other data into their pages. */
 LLAMAC_INLINE void llamac_advise_small_pages(void *p, size_t n, size_t page);
+typedef struct { /* where memory that a thread reads from files is placed */
+    bool changed;
+    int mode;
+    unsigned long nodes[16];
+} llamac_placement;
+/* On machines whose memory is in several nodes, one for each socket: places the pages that this
+ * thread reads on all nodes in turn. Returns what was before, for llamac_place_as_before. */
+LLAMAC_INLINE llamac_placement llamac_place_on_all_nodes(void);
+LLAMAC_INLINE void llamac_place_as_before(const llamac_placement *);
+
 /* Declared before part I, as parts II and III need them:
  *
  *   llamac_fp_enter, _leave   set the default floating-point mode, and restore the host's
@@ -2769,6 +2779,30 @@ LLAMAC_INLINE void llamac_advise_small_pages(void *p, size_t n, size_t page) {
 #ifdef MADV_NOHUGEPAGE
     size_t before = (page - (uintptr_t)p % page) % page;
     if (n > SHARED_MAX) madvise((unsigned char *)p + before, n - before, MADV_NOHUGEPAGE);
+#endif
+}
+
+/* Linux's own calls, for which libc has no functions. */
+LLAMAC_INLINE llamac_placement llamac_place_on_all_nodes(void) {
+    llamac_placement old = {.changed = false};
+#ifdef SYS_set_mempolicy
+    enum { BITS = sizeof old.nodes * 8, INTERLEAVE = 3, ALLOWED = 4 };
+    unsigned long all[sizeof old.nodes / sizeof *old.nodes] = {0};
+    int nodes = 0;
+    if (syscall(SYS_get_mempolicy, NULL, all, BITS, NULL, ALLOWED) != 0) return old;
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) nodes += __builtin_popcountl(all[i]);
+    old.changed = nodes > 1 &&
+                  syscall(SYS_get_mempolicy, &old.mode, old.nodes, BITS, NULL, 0) == 0 &&
+                  syscall(SYS_set_mempolicy, INTERLEAVE, all, BITS) == 0;
+#endif
+    return old;
+}
+
+LLAMAC_INLINE void llamac_place_as_before(const llamac_placement *old) {
+#ifdef SYS_set_mempolicy
+    if (old->changed) syscall(SYS_set_mempolicy, old->mode, old->nodes, sizeof old->nodes * 8);
+#else
+    (void)old;
 #endif
 }
 
@@ -6196,18 +6230,22 @@ LLAMAC_API int llama_check(const llama *m, llama_progress_fn progress, void *use
 
 /* Reads the files from first to last byte, with one thread. The kernel then reads ahead, in large
  * pages, as fast as the disk can. Two threads, or asking for pages in advance, took up to twice as
- * long. */
+ * long. The pages are placed on all nodes of memory: threads take rows as they come, so each node
+ * has its share of every matrix. */
 LLAMAC_API int llama_prefetch(const llama *m, llama_progress_fn progress, void *user) {
     enum { CHUNK = 4 << 20 };
     uint64_t done = 0;
-    for (size_t f = 0; m && f < m->n_shards; f++)
-        for (size_t i = 0, n; i < m->files[f].size; i += n, done += n) {
+    bool stopped = false;
+    if (!m) return LLAMA_EINVAL;
+    for (size_t f = 0; f < m->n_shards; f++)
+        for (size_t i = 0, n; i < m->files[f].size && !stopped; i += n, done += n) {
             n = m->files[f].size - i < CHUNK ? m->files[f].size - i : CHUNK;
+            llamac_placement old = llamac_place_on_all_nodes(); /* not during the host's function */
             llamac_page_in(m->files[f].data + i, n);
-            if (progress && progress(user, "weights", done + n, m->file_bytes))
-                return LLAMA_ECANCEL;
+            llamac_place_as_before(&old);
+            stopped = progress && progress(user, "weights", done + n, m->file_bytes) != 0;
         }
-    return m ? LLAMA_OK : LLAMA_EINVAL;
+    return stopped ? LLAMA_ECANCEL : LLAMA_OK;
 }
 
 /* ---- Describing a model ---- */

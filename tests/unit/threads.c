@@ -7,6 +7,7 @@
 #include "../tools/test.h"
 #include <dlfcn.h>
 #include <pthread.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -175,6 +176,34 @@ static void test_no_threads(void) {
 }
 #endif
 
+#ifdef SYS_set_mempolicy
+/* A machine with two nodes of memory, as far as system calls tell: while pages are read they are placed on both, and
+ * while the host's function runs, as they were. */
+static long placement = 1, placed;
+long syscall(long number, ...) {
+    va_list args;
+    long a[5];
+    va_start(args, number);
+    for (int i = 0; i < 5; i++) a[i] = va_arg(args, long);
+    va_end(args);
+    unsigned long *nodes = (unsigned long *)a[1];
+    if (number == SYS_get_mempolicy && a[4]) nodes[0] = 3;
+    else if (number == SYS_get_mempolicy) *(int *)a[0] = (int)placement, nodes[0] = 2;
+    else if (number == SYS_set_mempolicy) placed += a[0] == 3 && nodes[0] == 3, placement = a[0];
+    else return -1;
+    return 0;
+}
+static int as_before(void *user, const char *what, uint64_t done, uint64_t total) {
+    (void)what, (void)done, (void)total;
+    *(int *)user += placement == 1;
+    return 0;
+}
+static void test_nodes(void) {
+    int calls = 0;
+    check(llama_prefetch(model, as_before, &calls) == LLAMA_OK && calls > 0 && placed == calls && placement == 1, "%d calls, %ld placed, then %ld", calls, placed, placement);
+}
+#endif
+
 /* A child that is made inside a call: it evaluates with another session, one of its own, and frees
  * both, and the call's session too. */
 typedef struct {
@@ -211,7 +240,10 @@ static void test_two_workers(void) { all_at_once(2); }
 
 static const test_case cases[] = {CASE(one_worker), CASE(two_workers), CASE(child), CASE(child_opens), CASE(more_than_cores), CASE(many_sessions), CASE(fork_in_call),
 #if !defined(__SANITIZE_THREAD__)
-                                  CASE(no_threads)
+                                  CASE(no_threads),
+#endif
+#ifdef SYS_set_mempolicy
+                                  CASE(nodes),
 #endif
 };
 
