@@ -1122,18 +1122,15 @@ typedef void panel_function(const matmul_args *, const panel *);
 
 /* Computes the rows begin <= r < end of a matmul of several tokens. Each panel is widened once and
  * used for all tokens. GROUP panels, one below the other, form a group. All panels of a group use
- * the same columns before the next columns begin, so those columns of x stay in the L2 cache. If
- * all of x is small, a group is one panel: then memory is read along whole rows. `multiply` adds
- * one panel's products to the unfinished sums in p->workspace->acc. `finish` writes a panel's sums
- * to y after its last columns. `rows` is the number of rows of a panel. */
+ * the same columns before the next columns begin, so those columns of x stay in the L2 cache.
+ * `multiply` adds one panel's products to the unfinished sums in p->workspace->acc. `finish` writes
+ * a panel's sums to y after its last columns. `rows` is the number of rows of a panel. */
 __attribute__((noinline)) static void matmul_blocked(const matmul_args *p, size_t begin, size_t end,
                                                      size_t rows, panel_function *multiply,
                                                      panel_function *finish) {
-    enum { SMALL = 32 };
     const weight_rows *w = &p->w;
     for (size_t top = begin, stop; top < end; top = stop) {
-        size_t group = p->n <= SMALL ? 1 : GROUP;
-        stop = end - top < group * rows ? end : top + group * rows;
+        stop = end - top < GROUP * rows ? end : top + GROUP * rows;
         for (size_t s = 0; s < w->parts; s++)
             for (size_t k = 0, count; k < w->cols; k += count) {
                 count = w->cols - k < PANEL_COLUMNS ? w->cols - k : PANEL_COLUMNS;
