@@ -712,8 +712,8 @@ static size_t paced_forward(llama_session *s, size_t n) {
     uint64_t begin = llamac_nanoseconds();
     size_t wanted = forward(s, n);
     double taken = (double)(llamac_nanoseconds() - begin), *mean = alone ? &p->alone : &p->team;
-    double weight = trial ? 0.5 : 0.125; /* a trial is rare, so it counts more */
-    *mean = *mean > 0 ? *mean + (taken / (double)n - *mean) * weight : taken / (double)n;
+    double part = trial ? 0.5 : 0.125; /* a trial is rare, so it counts more */
+    *mean = *mean > 0 ? *mean + (taken / (double)n - *mean) * part : taken / (double)n;
     p->since = trial ? 0 : p->since + taken;
     return wanted;
 }
