@@ -27,8 +27,9 @@
  *
  *   the order of a dot product's sum             III   matmul_plain, and part III's first comment
  *   the order of attention's sums                III   FN(softmax), FN(weighted_sum)
- *   the loops that compute a prompt's matmul     III   matmul_blocked, micro_kernel
- *   the loop that computes one token's matmul    III   FN(matvec)(int
+ *   how the weights of a matmul reach registers  III   FN(multiply), and the table before it
+ *   the loops of a matmul for 1 to 12 tokens     III   FN(few)
+ *   the loops of a matmul for more tokens        III   matmul_blocked, FN(multiply_panel)
  *   which instruction set is used                III   find_kernels
  *   how work is divided over threads             II    void parallel
  *   how the KV cache is laid out, and written    I, II } sequence;, store_kv
@@ -41,6 +42,7 @@
  *   which tensor name becomes which weight       VI    binding[BINDINGS], bind_weight
  *   where an element type is refused             VI    bind_tensor
  *   which tensors are skipped, or of other models VI   unneeded, foreign, skip_tensor
+ *   what a wrong file or folder is said to be    VI    kind_of_file, refuse_file, refuse_folder
  *   what happens if a mapped file is truncated   VI    llama_handle_sigbus
  *   how the memory of a session is laid out      VII   layout_session
  *   what happens if the context is full          VII   LLAMA_EFULL in llama_score_batch
@@ -60,7 +62,7 @@
  *
  * Macros that select what is compiled:
  *
- *   LLAMA_PASS          1 to 4: only the kernels of part III, for one instruction set. Part III
+ *   LLAMA_PASS          1 to 5: only the kernels of part III, for one instruction set. Part III
  *                       includes this file once per set, so the kernels are written once.
  *   LLAMA_COMMON_ONLY   only part IV and its types. tokenizer.c includes this file this way.
  *   LLAMAC_COMMON       part IV is already compiled. If a program includes llama.c and then
@@ -1151,7 +1153,7 @@ __attribute__((noinline)) static void matmul_blocked(const matmul_args *p, size_
 #define INLINE      static inline __attribute__((always_inline))
 #define GLUE_(a, b) a##_##b
 #define GLUE(a, b)  GLUE_(a, b)
-#define FN(name)    GLUE(name, ISA) /* FN(matvec) is matvec_avx2 in the AVX2 pass */
+#define FN(name)    GLUE(name, ISA) /* FN(few) is few_avx2 in the AVX2 pass */
 #define TEXT_(a)    #a
 #define TEXT(a)     TEXT_(a)
 #if defined(__clang__)
