@@ -1484,6 +1484,7 @@ TARGET INLINE void FN(few)(const matmul_args *p, size_t begin, size_t end, const
             float out[FN(MAX_ROWS)], *y = p->y + t * p->ldy + r;
             UNROLL
             for (size_t v = 0; v < vecs; v++) FN(sums)(sum[t * vecs + v], out + v * FN(VR));
+            /* cppcheck-suppress uninitvar; vecs is at least 1 */
             memcpy(y, out, (r + rows <= end ? rows : end - r) * sizeof *y);
         }
     }

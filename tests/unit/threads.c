@@ -151,7 +151,13 @@ static void test_many_sessions(void) {
     check(good == 1000, "%d of 1000 sessions", good);
 }
 
-#if !defined(__SANITIZE_THREAD__)
+#if defined(LLAMA_OPENMP) || defined(__SANITIZE_THREAD__)
+#define OWN_THREADS 0 /* OpenMP cannot do what follows, and the tool cannot follow it */
+#else
+#define OWN_THREADS 1
+#endif
+
+#if OWN_THREADS
 /* The system gives `given` threads, then no more. */
 static int given = -1; /* -1: as many as are asked for */
 int pthread_create(pthread_t *id, const pthread_attr_t *attributes, void *(*run)(void *), void *user) {
@@ -175,7 +181,7 @@ static void test_no_threads(void) {
 }
 #endif
 
-#ifdef SYS_set_mempolicy
+#if OWN_THREADS && defined(SYS_set_mempolicy)
 /* A machine with two nodes of memory, as far as system calls tell: while pages are read they are placed on both, and
  * while the host's function runs, as they were. */
 static long placement = 1, placed;
@@ -203,6 +209,7 @@ static void test_nodes(void) {
 }
 #endif
 
+#if OWN_THREADS
 /* A child that is made inside a call: it evaluates with another session, one of its own, and frees
  * both, and the call's session too. */
 typedef struct {
@@ -233,15 +240,16 @@ static void test_fork_in_call(void) {
     llama_session_free(f.self);
     llama_session_free(f.other);
 }
+#endif
 
 static void test_one_worker(void) { all_at_once(1); }
 static void test_two_workers(void) { all_at_once(2); }
 
-static const test_case cases[] = {CASE(one_worker), CASE(two_workers), CASE(child), CASE(child_opens), CASE(more_than_cores), CASE(many_sessions), CASE(fork_in_call),
-#if !defined(__SANITIZE_THREAD__)
-                                  CASE(no_threads),
+static const test_case cases[] = {CASE(one_worker), CASE(two_workers), CASE(child), CASE(child_opens), CASE(more_than_cores), CASE(many_sessions),
+#if OWN_THREADS
+                                  CASE(fork_in_call), CASE(no_threads),
 #endif
-#ifdef SYS_set_mempolicy
+#if OWN_THREADS && defined(SYS_set_mempolicy)
                                   CASE(nodes),
 #endif
 };
