@@ -1412,15 +1412,15 @@ TARGET INLINE void FN(multiply)(VEC *sum, const int type, const FN(weights) * fr
         for (size_t i = 0; i < vecs * FN(VR); i++) row[i] = copied ? from->copy[i] : from->row[i];
         for (; k < stop; k += FN(VL), ahead += ahead ? bytes : 0) {
             VEC w[FN(DOT_VECS)][FN(VR)];
-            UNROLL
-            for (size_t i = 0; i < bytes && ahead; i += 64)
+            if (ahead) UNROLL
+            for (size_t i = 0; i < bytes; i += 64)
                 __builtin_prefetch((const void *)(ahead + i), 0, 2);
             UNROLL
             for (size_t v = 0; v < vecs; v++) FN(block)(w[v], type, row + v * FN(VR), k - base);
             UNROLL
             for (size_t i = 0; i < FN(VR); i++, x += tokens * LANES) {
-                UNROLL
-                for (size_t v = 0; v < vecs && keeps; v++, keep += FN(VL)) FN(store)(keep, w[v][i]);
+                if (keeps) UNROLL
+                for (size_t v = 0; v < vecs; v++, keep += FN(VL)) FN(store)(keep, w[v][i]);
                 UNROLL
                 for (size_t t = 0; t < tokens; t++) {
                     VEC xt = FN(broadcast4)(x + t * LANES);
