@@ -586,14 +586,15 @@ static bool is_finished(void *p) { return ((pool *)p)->done == ((pool *)p)->chun
 /* Waits: first p->spin nanoseconds without sleeping, because the system takes longer than that to
  * wake a thread. Most tasks come sooner after each other. */
 static void await(pool *p, bool (*until)(void *), llamac_bell *bell) {
-    enum { LOOKS = 64 }; /* at the condition, for each look at the clock */
+    enum {
+        LOOKS = 64,      /* at the condition, for each look at the clock */
+        MOST = 16 * 1024 /* in case the clock does not run */
+    };
     uint64_t begin = llamac_nanoseconds();
-    do
-        for (int i = 0; i < LOOKS; i++) {
-            if (until(p)) return;
-            llamac_pause();
-        }
-    while (llamac_nanoseconds() - begin < p->spin);
+    for (int i = 1; i < MOST && (i % LOOKS || llamac_nanoseconds() - begin < p->spin); i++) {
+        if (until(p)) return;
+        llamac_pause();
+    }
     llamac_sleep(bell, until, p);
 }
 

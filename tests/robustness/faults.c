@@ -249,10 +249,11 @@ _Noreturn void __wrap_exit(int code) {
     longjmp(end.back, 1);
 }
 
-/* A thread does its work at once, so that calls come in one order. */
+/* A session's helper makes no calls. The command's thread, which has no argument, does: it does its work at once, so
+ * that calls come in one order. */
 int __wrap_pthread_create(pthread_t *id, const pthread_attr_t *attributes, void *(*run)(void *), void *user) {
-    if (!fault.armed) return __real_pthread_create(id, attributes, run, user);
     if (fails(THREAD)) return errno;
+    if (!fault.armed || user) return __real_pthread_create(id, attributes, run, user);
     run(user);
     return 0;
 }
