@@ -68,9 +68,6 @@ build/tests/math_optimized: tests/unit/math.c $(TEST_HEADERS) $(LIBRARY) $(HEADE
 	@mkdir -p build/tests
 	$(CC) $(ALL_CFLAGS) -o $@ $< -lm
 build/tests/amx build/tests/bench.o: TEST_CFLAGS =
-# Its own measurements of the machine use OpenMP, where the compiler has it (BENCH_OPENMP= where not)
-BENCH_OPENMP = -fopenmp
-build/tests/bench build/tests/bench.o: OMP += $(BENCH_OPENMP)
 
 .SECONDARY:
 

@@ -415,7 +415,8 @@ struct llama_session {
 enum {
     BLOCK = 16,          /* columns of a block: rows of matrices are padded with zeros to blocks */
     LANES = 4,           /* lanes of a sum: part III */
-    TILE_TOKENS = 6,     /* maximum number of rows of x in a register tile */
+    FEW = 12,            /* rows of x that one register tile may hold, if there are no more */
+    TILE_TOKENS = 6,     /* the same, if there are more than FEW */
     PANEL_COLUMNS = 256, /* maximum number of columns of a panel of weights */
     PANEL_ROWS = 16,     /* rows of a panel, except for AMX */
     GROUP = 4,           /* panels of a group: see matmul_blocked */
@@ -519,6 +520,7 @@ typedef struct {
     const float *x; /* [n][cols of all segments], packed if n > 1 */
     float *y;
     size_t ldy, n; /* stride of y in floats; rows of x */
+    bool prefetch; /* few prefetches weights */
     const workspace *workspace;
 } matmul_args;
 
@@ -534,7 +536,7 @@ typedef struct {
 /* The kernels of one instruction set. All sets compute the same bits, except AMX. */
 struct kernels {
     const char *name; /* "avx512" */
-    size_t few;       /* up to this many rows of x are packed, and multiplied, as one tile */
+    size_t prefetch;  /* from this many rows of x on, weights are prefetched: see few */
     void (*matmul)(const matmul_args *, size_t begin, size_t end); /* rows begin <= r < end of w */
     void (*rmsnorm)(float *y, const float *x, const weight *w, float eps);       /* one row */
     void (*rope)(float *v, const float *cos, const float *sin, size_t head_dim); /* one head */
@@ -795,6 +797,7 @@ static void matmul_job(const task *j, int thread, size_t begin, size_t end) {
             .y = j->y + top,
             .ldy = padded(w->rows),
             .n = j->n,
+            .prefetch = j->n >= s->kernels->prefetch,
             .workspace = &s->workspaces[thread],
         };
         s->kernels->matmul(&args, r - top, stop - top);
@@ -1056,10 +1059,9 @@ static inline __attribute__((always_inline)) float exp_float(float x) {
 
 /* ---- Packing x ---- */
 
-/* Returns the number of rows of the next register tile if n rows remain. Up to `few` rows are one
- * tile. More are divided over as few tiles as possible, which differ by at most one row. */
-static size_t tile_tokens(size_t n, size_t few) {
-    if (n <= few) return n;
+/* Returns the number of rows of the next register tile if n rows of x remain. More than FEW rows
+ * are divided over as few tiles as possible, which differ by at most one row. */
+static size_t tile_tokens(size_t n) {
     size_t tiles = (n + TILE_TOKENS - 1) / TILE_TOKENS;
     return (n + tiles - 1) / tiles;
 }
@@ -1068,13 +1070,12 @@ static size_t tile_tokens(size_t n, size_t few) {
  * that they read contiguous memory: panels of PANEL_COLUMNS columns, in a panel tiles of rows, in a
  * tile groups of LANES columns, in a group the rows of the tile. `cols` is rounded up to a full
  * block. A single row keeps its order. */
-static void pack(float *to, const float *x, size_t ldx, size_t n, size_t cols, size_t few) {
-    if (n > few) few = 0; /* no tile is of this kind */
+static void pack(float *to, const float *x, size_t ldx, size_t n, size_t cols) {
     for (size_t k = 0; k < cols; k += PANEL_COLUMNS) {
         size_t end =
             k + PANEL_COLUMNS < cols ? k + PANEL_COLUMNS : (cols + BLOCK - 1) / BLOCK * BLOCK;
         for (size_t t = 0, tokens; t < n; t += tokens) {
-            tokens = tile_tokens(n - t, few);
+            tokens = n <= FEW ? n : tile_tokens(n - t);
             for (size_t i = k; i < end; i += LANES)
                 for (size_t r = t; r < t + tokens; r++, to += LANES)
                     memcpy(to, x + r * ldx + i, LANES * sizeof *to);
@@ -1100,7 +1101,7 @@ static void pack_job(const task *j, int thread, size_t begin, size_t end) {
         size_t first = i % panels * PANEL_COLUMNS, at = i / panels * cols + first;
         size_t count = cols - first < PANEL_COLUMNS ? cols - first : PANEL_COLUMNS;
         if (tiled) k->pack(j->y + at * rows / 2 * 3, j->x + at, padded(j->w->cols), j->n, count);
-        else pack(j->y + at * rows, j->x + at, padded(j->w->cols), j->n, count, k->few);
+        else pack(j->y + at * rows, j->x + at, padded(j->w->cols), j->n, count);
     }
 }
 
@@ -1122,6 +1123,9 @@ typedef struct {
     uintptr_t next;   /* address of the next panel, for prefetching */
 } panel;
 typedef void panel_function(const matmul_args *, const panel *);
+typedef void tile_function(const matmul_args *, const panel *, size_t i, float *acc,
+                           const float *x);
+typedef void few_function(const matmul_args *, size_t begin, size_t end);
 
 /* Computes the rows begin <= r < end of a matmul of several tokens. Each panel is widened once and
  * used for all tokens. GROUP panels, one below the other, form a group. All panels of a group use
@@ -1207,7 +1211,7 @@ __attribute__((noinline)) static void matmul_blocked(const matmul_args *p, size_
 #if LLAMA_PASS == 1
 #define ISA scalar
 #define TARGET
-enum { FN(VL) = 4, FN(TILE_VECS) = 1, FN(DOT_VECS) = 3, FN(REGISTERS) = 8, FN(FEW) = 6 };
+enum { FN(VL) = 4, FN(TILE_VECS) = 1, FN(DOT_VECS) = 3, FN(REGISTERS) = 8 };
 typedef struct {
     float lane[4];
 } FN(vec);
@@ -1241,11 +1245,11 @@ INLINE void FN(sums)(FN(vec) v, float *out) {
 #if LLAMA_PASS == 2
 #define ISA    avx2
 #define TARGET __attribute__((target("avx2,fma,f16c")))
-enum { FN(REGISTERS) = 16, FN(FEW) = 6 };
+enum { FN(REGISTERS) = 16 };
 #else
 #define ISA    avx512vl
 #define TARGET __attribute__((target("avx512f,avx512vl,avx2,fma,f16c")))
-enum { FN(REGISTERS) = 32, FN(FEW) = 12 };
+enum { FN(REGISTERS) = 32 };
 #endif
 enum { FN(VL) = 8, FN(TILE_VECS) = 2, FN(DOT_VECS) = 4 };
 typedef __m256 FN(vec);
@@ -1279,7 +1283,7 @@ TARGET INLINE void FN(sums)(__m256 v, float *out) {
 #elif LLAMA_PASS == 4
 #define ISA    avx512
 #define TARGET __attribute__((target("avx512f,avx2,fma,f16c")))
-enum { FN(VL) = 16, FN(TILE_VECS) = 4, FN(DOT_VECS) = 4, FN(REGISTERS) = 32, FN(FEW) = 6 };
+enum { FN(VL) = 16, FN(TILE_VECS) = 4, FN(DOT_VECS) = 4, FN(REGISTERS) = 32 };
 typedef __m512 FN(vec);
 TARGET INLINE __m512 FN(load)(const float *p) { return _mm512_loadu_ps(p); }
 TARGET INLINE void FN(store)(float *p, __m512 v) { _mm512_storeu_ps(p, v); }
@@ -1314,7 +1318,7 @@ TARGET INLINE void FN(sums)(__m512 v, float *out) {
 #elif LLAMA_PASS == 5
 #define ISA neon
 #define TARGET
-enum { FN(VL) = 4, FN(TILE_VECS) = 4, FN(DOT_VECS) = 8, FN(REGISTERS) = 32, FN(FEW) = 8 };
+enum { FN(VL) = 4, FN(TILE_VECS) = 4, FN(DOT_VECS) = 8, FN(REGISTERS) = 32 };
 typedef float32x4_t FN(vec);
 INLINE float32x4_t FN(load)(const float *p) { return vld1q_f32(p); }
 INLINE void FN(store)(float *p, float32x4_t v) { vst1q_f32(p, v); }
@@ -1341,8 +1345,7 @@ enum { FN(VR) = FN(VL) / LANES, FN(TILE_ROWS) = FN(TILE_VECS) * FN(VR) };
 
 /* ---- Kernels: reading weights ---- */
 
-/* Returns VL weights of a row from column k on. The type is a constant, so the switch costs
- * nothing. */
+/* Returns VL weights of a row from column k on. */
 TARGET INLINE VEC FN(widen)(int type, const unsigned char *row, size_t k) {
     switch (type) {
     case F16: return FN(f16)(row + 2 * k);
@@ -1351,12 +1354,22 @@ TARGET INLINE VEC FN(widen)(int type, const unsigned char *row, size_t k) {
     }
 }
 
-/* Reads VL columns of VR rows from column k on, widens and interleaves them: out[i] has the four
- * columns from k + 4i on of all rows. */
-TARGET INLINE void FN(block)(VEC *out, int type, const unsigned char *const *row, size_t k) {
+/* Reads VL columns of `vecs` * VR rows from column k on, widens and interleaves them: out[v][i] has
+ * the four columns from k + 4i on of the rows of vec v. The type is chosen once for all rows. */
+TARGET INLINE void FN(read_weights)(VEC (*out)[FN(VR)], int type, const unsigned char *const *row,
+                                    size_t k, const size_t vecs) {
+#define READ(constant)                                                                             \
+    UNROLL                                                                                         \
+    for (size_t v = 0; v < vecs; v++) UNROLL                                                       \
+    for (size_t i = 0; i < FN(VR); i++) out[v][i] = FN(widen)(constant, row[v * FN(VR) + i], k)
+    switch (type) {
+    case F16: READ(F16); break;
+    case BF16: READ(BF16); break;
+    default: READ(F32);
+    }
+#undef READ
     UNROLL
-    for (int i = 0; i < FN(VR); i++) out[i] = FN(widen)(type, row[i], k);
-    FN(transpose)(out);
+    for (size_t v = 0; v < vecs; v++) FN(transpose)(out[v]);
 }
 
 /* Up to MAX_ROWS rows of a segment. A row that ends within a block has a copy of that block, filled
@@ -1401,47 +1414,36 @@ TARGET INLINE void FN(find_rows)(FN(weights) * from, const weight_rows *w, size_
 /* Adds the products of the columns k <= c < end to the sums of a tile, with the weights from memory.
  * If `keeps`, the widened weights are stored at `keep`, as multiply_kept reads them. If `ahead` is
  * not 0, the memory from there on is prefetched, as much as is read. */
-TARGET INLINE void FN(multiply)(VEC *sum, const int type, const FN(weights) * from, size_t k,
-                                size_t end, const float *x, float *keep, const bool keeps,
-                                uintptr_t ahead, const size_t tokens, const size_t vecs) {
-    const size_t bytes = vecs * FN(VR) * FN(VL) * dtype_bytes[type]; /* of VL columns */
+TARGET INLINE void FN(multiply)(VEC *sum, const FN(weights) * from, size_t k, size_t end,
+                                const float *x, float *keep, const bool keeps, uintptr_t ahead,
+                                const size_t tokens, const size_t vecs) {
+    size_t bytes = vecs * FN(VR) * BLOCK * dtype_bytes[from->type]; /* of a block of columns */
     for (int copied = 0; k < end; copied++) { /* the columns in full blocks, then those copied */
         const unsigned char *row[FN(MAX_ROWS)];
         size_t stop = copied || end < from->whole ? end : from->whole;
         size_t base = copied ? from->whole : 0;
         UNROLL
         for (size_t i = 0; i < vecs * FN(VR); i++) row[i] = copied ? from->copy[i] : from->row[i];
-        for (; k < stop; k += FN(VL), ahead += ahead ? bytes : 0) {
-            VEC w[FN(DOT_VECS)][FN(VR)];
-            if (ahead) UNROLL
-            for (size_t i = 0; i < bytes; i += 64)
+        for (; k < stop; ahead += ahead ? bytes : 0) {
+            for (size_t i = 0; ahead && i < bytes; i += 64)
                 __builtin_prefetch((const void *)(ahead + i), 0, 2);
-            UNROLL
-            for (size_t v = 0; v < vecs; v++) FN(block)(w[v], type, row + v * FN(VR), k - base);
-            UNROLL
-            for (size_t i = 0; i < FN(VR); i++, x += tokens * LANES) {
-                if (keeps) UNROLL
-                for (size_t v = 0; v < vecs; v++, keep += FN(VL)) FN(store)(keep, w[v][i]);
+            for (size_t next = k + BLOCK; k < next; k += FN(VL)) {
+                VEC w[FN(DOT_VECS)][FN(VR)];
+                FN(read_weights)(w, from->type, row, k - base, vecs);
                 UNROLL
-                for (size_t t = 0; t < tokens; t++) {
-                    VEC xt = FN(broadcast4)(x + t * LANES);
+                for (size_t i = 0; i < FN(VR); i++, x += tokens * LANES) {
+                    if (keeps) UNROLL
+                    for (size_t v = 0; v < vecs; v++, keep += FN(VL)) FN(store)(keep, w[v][i]);
                     UNROLL
-                    for (size_t v = 0; v < vecs; v++)
-                        sum[t * vecs + v] = FN(fma)(w[v][i], xt, sum[t * vecs + v]);
+                    for (size_t t = 0; t < tokens; t++) {
+                        VEC xt = FN(broadcast4)(x + t * LANES);
+                        UNROLL
+                        for (size_t v = 0; v < vecs; v++)
+                            sum[t * vecs + v] = FN(fma)(w[v][i], xt, sum[t * vecs + v]);
+                    }
                 }
             }
         }
-    }
-}
-
-/* Calls multiply with a constant type. */
-TARGET INLINE void FN(multiply_any)(VEC *sum, const FN(weights) * from, size_t k, size_t end,
-                                    const float *x, float *keep, const bool keeps, uintptr_t ahead,
-                                    const size_t tokens, const size_t vecs) {
-    switch (from->type) {
-    case F16: FN(multiply)(sum, F16, from, k, end, x, keep, keeps, ahead, tokens, vecs); break;
-    case BF16: FN(multiply)(sum, BF16, from, k, end, x, keep, keeps, ahead, tokens, vecs); break;
-    default: FN(multiply)(sum, F32, from, k, end, x, keep, keeps, ahead, tokens, vecs);
     }
 }
 
@@ -1470,14 +1472,15 @@ TARGET INLINE void FN(few)(const matmul_args *p, size_t begin, size_t end, const
     const weight_rows *w = &p->w;
     const size_t rows = vecs * FN(VR), filled = (w->cols + BLOCK - 1) / BLOCK * BLOCK;
     for (size_t r = begin; r < end; r += rows) {
-        VEC sum[FN(REGISTERS) + FN(DOT_VECS)];
+        VEC sum[FEW * FN(DOT_VECS)];
         FN(weights) from;
         UNROLL
-        for (size_t i = 0; i < tokens * vecs; i++) sum[i] = FN(splat)(0);
+        for (size_t t = 0; t < tokens; t++) UNROLL
+        for (size_t v = 0; v < vecs; v++) sum[t * vecs + v] = FN(splat)(0);
         for (size_t s = 0; s < w->parts; s++) {
-            uintptr_t ahead = (uintptr_t)w->part[s] + (r + rows) * w->stride;
+            uintptr_t ahead = p->prefetch ? (uintptr_t)w->part[s] + (r + rows) * w->stride : 0;
             FN(find_rows)(&from, w, s, r, end, rows);
-            FN(multiply_any)
+            FN(multiply)
             (sum, &from, 0, filled, p->x + s * w->cols * tokens, NULL, false, ahead, tokens, vecs);
         }
         UNROLL
@@ -1491,38 +1494,45 @@ TARGET INLINE void FN(few)(const matmul_args *p, size_t begin, size_t end, const
     }
 }
 
-/* Calls few with the number of tokens as a constant, and as many vecs of rows as the registers
- * hold: the sums, one vec of each row, and one of x. */
-TARGET static void FN(matmul_few)(const matmul_args *p, size_t begin, size_t end) {
-    enum { MAX = FN(DOT_VECS), FREE = FN(REGISTERS) - 1 };
-#define FEW(tokens)                                                                                \
-    case tokens:                                                                                   \
-        if (tokens <= FN(FEW)) /* else there is no code for it */                                  \
-            FN(few)(p, begin, end, tokens, FREE / (tokens + 1) < MAX ? FREE / (tokens + 1) : MAX); \
-        break
-    switch (p->n) {
-        FEW(1);
-        FEW(2);
-        FEW(3);
-        FEW(4);
-        FEW(5);
-        FEW(6);
-        FEW(7);
-        FEW(8);
-        FEW(9);
-        FEW(10);
-        FEW(11);
-        FEW(12);
-    }
-#undef FEW
+/* Returns how many vecs of rows the registers hold: each has a sum for each token, and VR vecs of
+ * weights. */
+INLINE size_t FN(vecs)(size_t tokens) {
+    size_t fit = FN(REGISTERS) / (tokens + FN(VR));
+    return fit == 0 ? 1 : fit < FN(DOT_VECS) ? fit : FN(DOT_VECS);
 }
+
+/* A function for each number of tokens, in which that is a constant. Each is compiled by itself,
+ * because compilers keep the sums of a large function in memory. */
+#define TOKENS(n)                                                                                  \
+    TARGET static __attribute__((noinline)) void FN(few_##n)(const matmul_args *p, size_t begin,   \
+                                                             size_t end) {                         \
+        FN(few)(p, begin, end, n, FN(vecs)(n));                                                    \
+    }
+TOKENS(1)
+TOKENS(2)
+TOKENS(3)
+TOKENS(4)
+TOKENS(5)
+TOKENS(6)
+TOKENS(7)
+TOKENS(8)
+TOKENS(9)
+TOKENS(10)
+TOKENS(11)
+TOKENS(12)
+#undef TOKENS
+static few_function *const FN(few_by_tokens)[FEW] = {
+    FN(few_1), FN(few_2), FN(few_3), FN(few_4),  FN(few_5),  FN(few_6),
+    FN(few_7), FN(few_8), FN(few_9), FN(few_10), FN(few_11), FN(few_12),
+};
 
 #if LLAMA_PASS != 3 /* the rest is not needed twice */
 /* Multiplies the rows of one tile of a panel, from row `i` of the panel on, with `tokens` tokens.
- * Between two panels of the same rows the lanes are stored in acc, without adding them together, so
+ * The tiles of the `first` tokens widen the weights and keep them in p->workspace->panel; the others
+ * read them there. Between two panels of the same rows the lanes are stored in acc, without adding them together, so
  * each sum keeps its order. */
 TARGET INLINE void FN(tile)(const matmul_args *p, const panel *at, size_t i, float *acc,
-                            const float *x, const size_t tokens, bool widen) {
+                            const float *x, const size_t tokens, const bool first) {
     enum { VECS = FN(TILE_VECS), VL = FN(VL) };
     VEC sum[TILE_TOKENS * VECS];
     float *kept = p->workspace->panel + i * PANEL_COLUMNS;
@@ -1530,18 +1540,34 @@ TARGET INLINE void FN(tile)(const matmul_args *p, const panel *at, size_t i, flo
     UNROLL
     for (size_t j = 0; j < tokens * VECS; j++)
         sum[j] = at->first ? FN(splat)(0) : FN(load)(acc + j * VL);
-    if (widen) {
+    if (first) {
         FN(weights) from;
         FN(find_rows)(&from, &p->w, at->segment, at->r + i, at->end, FN(TILE_ROWS));
-        FN(multiply_any)(sum, &from, at->k, at->k + filled, x, kept, true, 0, tokens, VECS);
+        FN(multiply)(sum, &from, at->k, at->k + filled, x, kept, true, 0, tokens, VECS);
     } else FN(multiply_kept)(sum, kept, x, filled, tokens, VECS);
     UNROLL
     for (size_t j = 0; j < tokens * VECS; j++) FN(store)(acc + j * VL, sum[j]);
 }
 
-/* Multiplies a panel with all n tokens. The tiles of the first tokens widen the weights and keep
- * them in p->workspace->panel; the others read them there. Before each tile a share of the next
- * panel is prefetched into the L2 cache. */
+#define TILE(name, tokens, first)                                                                  \
+    TARGET static __attribute__((noinline)) void FN(name)(const matmul_args *p, const panel *at,   \
+                                                          size_t i, float *acc, const float *x) {  \
+        FN(tile)(p, at, i, acc, x, tokens, first);                                                 \
+    }
+TILE(first_tile_4, 4, true)
+TILE(first_tile_5, 5, true)
+TILE(first_tile_6, 6, true)
+TILE(tile_4, 4, false)
+TILE(tile_5, 5, false)
+TILE(tile_6, 6, false)
+#undef TILE
+static tile_function *const FN(tiles)[2][3] = {
+    {FN(tile_4), FN(tile_5), FN(tile_6)},
+    {FN(first_tile_4), FN(first_tile_5), FN(first_tile_6)},
+};
+
+/* Multiplies a panel with all n tokens. Before each tile a share of the next panel is prefetched
+ * into the L2 cache. */
 TARGET static __attribute__((noinline)) void FN(multiply_panel)(const matmul_args *p,
                                                                 const panel *at) {
     enum { LINE = 64 };
@@ -1553,7 +1579,7 @@ TARGET static __attribute__((noinline)) void FN(multiply_panel)(const matmul_arg
     const float *x = p->x + (at->segment * p->w.cols + at->k) * p->n;
     uintptr_t next = at->next;
     for (size_t t = 0, tokens; t < p->n; t += tokens) {
-        tokens = tile_tokens(p->n - t, 0);
+        tokens = tile_tokens(p->n - t);
         for (size_t i = 0; i < PANEL_ROWS && at->r + i < at->end; i += FN(TILE_ROWS)) {
             float *acc =
                 p->workspace->acc + ((at->group_row + i) * p->n + t * FN(TILE_ROWS)) * LANES;
@@ -1561,12 +1587,8 @@ TARGET static __attribute__((noinline)) void FN(multiply_panel)(const matmul_arg
                 __builtin_prefetch((const void *)(next + byte), 0, 2);
                 if ((byte += LINE) >= run) byte = 0, next += p->w.stride;
             }
-            switch (tokens) { /* a constant in each case; with n > 6 no tile has less than 3 */
-            case 3: FN(tile)(p, at, i, acc, x + t * filled, 3, t == 0); break;
-            case 4: FN(tile)(p, at, i, acc, x + t * filled, 4, t == 0); break;
-            case 5: FN(tile)(p, at, i, acc, x + t * filled, 5, t == 0); break;
-            default: FN(tile)(p, at, i, acc, x + t * filled, TILE_TOKENS, t == 0);
-            }
+            /* with n > FEW no tile has less than 4 tokens */
+            FN(tiles)[t == 0][tokens - 4](p, at, i, acc, x + t * filled);
         }
     }
 }
@@ -1588,7 +1610,7 @@ TARGET static void FN(reduce_lanes)(const matmul_args *p, const panel *at) {
 
 /* Computes the rows begin <= r < end of a matmul. */
 TARGET static void FN(matmul)(const matmul_args *p, size_t begin, size_t end) {
-    if (p->n <= FN(FEW)) FN(matmul_few)(p, begin, end);
+    if (p->n <= FEW) FN(few_by_tokens)[p->n - 1](p, begin, end);
     else matmul_blocked(p, begin, end, PANEL_ROWS, FN(multiply_panel), FN(reduce_lanes));
 }
 
@@ -1599,13 +1621,11 @@ TARGET static void FN(rmsnorm)(float *y, const float *x, const weight *w, float 
     const unsigned char *row = (const unsigned char *)x; /* x.x is a matmul of one row */
     size_t n = w->cols, i = 0;
     float ss;
-    FN(matmul)(&(matmul_args){{&row, 1, n, n * sizeof *x, F32}, x, &ss, 1, 1, NULL}, 0, 1);
+    FN(matmul)(&(matmul_args){{&row, 1, n, n * sizeof *x, F32}, x, &ss, 1, 1, true, NULL}, 0, 1);
     float r = 1.0f / sqrtf(ss / (float)n + eps);
     for (; i + FN(VL) <= n; i += FN(VL)) {
         float f[FN(VL)];
-        VEC v = w->type == F16    ? FN(widen)(F16, w->part[0], i)
-                : w->type == BF16 ? FN(widen)(BF16, w->part[0], i)
-                                  : FN(widen)(F32, w->part[0], i);
+        VEC v = FN(widen)(w->type, w->part[0], i);
         FN(store)(f, v);
         for (size_t k = 0; k < FN(VL); k++) y[i + k] = x[i + k] * r * f[k];
     }
@@ -1692,9 +1712,9 @@ TARGET static void FN(attend)(const attention_args *a) {
     const unsigned char *keys = (const unsigned char *)a->keys;
     size_t positions = a->n + a->rows - 1, ld = padded(positions), end;
     float *p = a->workspace->scores, root = sqrtf((float)a->head_dim);
-    pack(a->workspace->queries, a->q, a->ld, a->rows, a->head_dim, FN(FEW));
+    pack(a->workspace->queries, a->q, a->ld, a->rows, a->head_dim);
     weight_rows k = {&keys, 1, a->head_dim, a->head_dim * sizeof(float), F32};
-    matmul_args scores = {k, a->workspace->queries, p, ld, a->rows, a->workspace};
+    matmul_args scores = {k, a->workspace->queries, p, ld, a->rows, true, a->workspace};
     FN(matmul)(&scores, 0, positions);
     for (size_t t = 0; t < a->rows; t++) {
         for (size_t i = 0; i < a->n + t; i++) p[t * ld + i] /= root;
@@ -1724,7 +1744,6 @@ TARGET static void FN(swiglu)(float *a, const float *b, size_t n) {
 /* The rest of the file uses the kernels through this struct. */
 static const kernels FN(kernels) = {
     .name = TEXT(ISA),
-    .few = FN(FEW),
     .matmul = FN(matmul),
     .rmsnorm = FN(rmsnorm),
     .rope = FN(rope),
@@ -1910,8 +1929,9 @@ AMX static void matmul_amx(const matmul_args *p, size_t begin, size_t end) {
     _tile_release();
 }
 
-static const kernels kernels_amx = {"avx512 and amx", FEW_avx512,    matmul_amx,    rmsnorm_avx512,
-                                    rope_avx512,      attend_avx512, swiglu_avx512, pack_amx};
+static const kernels kernels_amx = {"avx512 and amx", 0,           matmul_amx,
+                                    rmsnorm_avx512,   rope_avx512, attend_avx512,
+                                    swiglu_avx512,    pack_amx};
 #endif
 
 /* ---- The choice of kernels ---- */
@@ -1928,23 +1948,28 @@ static const kernels kernels_amx = {"avx512 and amx", FEW_avx512,    matmul_amx,
 #if defined(__x86_64__)
 /* AVX-512 with narrower registers for few tokens. If the weights come from memory, 256-bit registers
  * read faster, at 95% of the rate that a core can read. On Zen 4, whose units are 256 bits wide,
- * that holds for all n of `few`; elsewhere 512-bit registers multiply faster. */
+ * that holds for up to FEW tokens; elsewhere 512-bit registers multiply faster. */
 static void matmul_mixed(const matmul_args *p, size_t begin, size_t end, size_t narrow) {
     enum { CACHED = 1 << 18 };
     bool cached = (end - begin) * p->w.stride <= CACHED;
-    if (p->n <= narrow && (p->n > FEW_avx512 || !cached)) matmul_few_avx512vl(p, begin, end);
+    if (p->n <= narrow && !cached) few_by_tokens_avx512vl[p->n - 1](p, begin, end);
     else matmul_avx512(p, begin, end);
 }
 static void matmul_wide(const matmul_args *p, size_t begin, size_t end) {
     matmul_mixed(p, begin, end, 3);
 }
 static void matmul_zen4(const matmul_args *p, size_t begin, size_t end) {
-    matmul_mixed(p, begin, end, FEW_avx512vl);
+    matmul_mixed(p, begin, end, FEW);
 }
-static const kernels kernels_wide = {"avx512",    FEW_avx512,    matmul_wide,   rmsnorm_avx512,
-                                     rope_avx512, attend_avx512, swiglu_avx512, NULL};
-static const kernels kernels_zen4 = {"avx512",    FEW_avx512vl,  matmul_zen4,   rmsnorm_avx512,
-                                     rope_avx512, attend_avx512, swiglu_avx512, NULL};
+static const kernels kernels_wide = {
+    "avx512", 0, matmul_wide, rmsnorm_avx512, rope_avx512, attend_avx512, swiglu_avx512, NULL};
+static const kernels kernels_zen4 = {
+    "avx512", 0, matmul_zen4, rmsnorm_avx512, rope_avx512, attend_avx512, swiglu_avx512, NULL};
+
+/* Zen 3 itself reads several streams faster than with prefetching, until the arithmetic of more
+ * tokens comes between the reads (7B shape, 1 token: 145 ms with, 120 without). */
+static const kernels kernels_zen3 = {"avx2",    6,           matmul_avx2, rmsnorm_avx2,
+                                     rope_avx2, attend_avx2, swiglu_avx2, NULL};
 
 /* Returns 2 if AVX-512F and VL can be used, 1 if AVX2, FMA and F16C can be used, otherwise 0. */
 static int x86_level(void) {
@@ -1959,8 +1984,8 @@ static int x86_level(void) {
     return (b & AVX512) == AVX512 && (low & ZMM_STATE) == ZMM_STATE ? 2 : 1;
 }
 
-/* Returns whether the processor is of AMD's family 0x19: with AVX-512, it is a Zen 4. */
-static bool is_zen4(void) {
+/* Returns whether the processor is of AMD's family 0x19: with AVX-512 a Zen 4, else a Zen 3. */
+static bool is_zen3_or_4(void) {
     unsigned a = 0, b, c, d;
     return __get_cpuid(1, &a, &b, &c, &d) && (a >> 8 & 15) + (a >> 20 & 255) == 0x19;
 }
@@ -1983,9 +2008,10 @@ static bool has_amx(void) {
  * kernels. */
 static const kernels *find_kernels(const char *name, bool fast) {
 #if defined(__x86_64__)
-    const kernels *all[] = {&kernels_scalar, &kernels_avx2,
-                            is_zen4() ? &kernels_zen4 : &kernels_wide};
     int best = x86_level();
+    bool zen = is_zen3_or_4();
+    const kernels *all[] = {&kernels_scalar, zen && best == 1 ? &kernels_zen3 : &kernels_avx2,
+                            zen ? &kernels_zen4 : &kernels_wide};
     if (fast && best == 2 && (!name || strcmp(name, "avx512") == 0) && has_amx())
         return &kernels_amx; /* tests/unit/amx.c tests these with AMX's instructions in plain C */
 #elif defined(__aarch64__)

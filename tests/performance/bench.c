@@ -20,15 +20,13 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <math.h>
+#include <pthread.h>
+#include <sched.h>
+#include <stdatomic.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
-#ifdef _OPENMP
-#include <omp.h>
-#else
-static int omp_get_num_procs(void) { return 1; }
-#endif
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
@@ -37,8 +35,8 @@ enum { MOST_REPEATS = 101, CONTEXT = 2112, LONGEST = 2048, DECODED = 8, MANY = 3
 
 static int threads, repeats = 5;
 static bool json, weak;
-static size_t prompts[MOST_PROMPTS] = {1, 2, 4, 8, 16, 32, 128, 512, LONGEST};
-static int n_prompts = 9;
+static size_t prompts[MOST_PROMPTS] = {1, 2, 3, 4, 6, 8, 12, 16, 32, 128, 512, LONGEST};
+static int n_prompts = 12;
 
 static double now(void) {
     struct timespec t;
@@ -60,6 +58,26 @@ static double waited(void) {
     }
     if (tasks) closedir(tasks);
     return sum;
+}
+
+/* Cores that this process may use. */
+static int cores(void) {
+#ifdef __linux__
+    cpu_set_t set;
+    if (sched_getaffinity(0, sizeof set, &set) == 0) return CPU_COUNT(&set);
+#endif
+    return (int)sysconf(_SC_NPROCESSORS_ONLN);
+}
+
+enum { MOST_THREADS = 256 };
+
+/* Runs a function in `team` threads, of which this is one, until all return. */
+static void on_threads(int team, void *(*run)(void *), void *user) {
+    pthread_t id[MOST_THREADS];
+    int started = 1;
+    while (started < team && pthread_create(&id[started], NULL, run, user) == 0) started++;
+    run(user);
+    while (--started > 0) pthread_join(id[started], NULL);
 }
 
 /* ---- Figures ---- */
@@ -212,26 +230,35 @@ typedef struct {
     size_t bytes, next;
 } region;
 
-/* Read `total` bytes in one of the ways: from where the last reading of this region ended, and around its end. The
- * threads take chunks as they become free, as the library's do with rows. Returns GB/s. */
+/* Read chunks until all are read. The threads take them as they become free, as the library's do with rows. */
+typedef struct {
+    const region *m;
+    const way *w;
+    size_t chunk, chunks, from;
+    atomic_size_t next, sink;
+} reading;
+static void *read_chunks(void *user) {
+    reading *r = user;
+    size_t there = r->m->bytes / r->chunk, sink = 0;
+    for (size_t c; (c = atomic_fetch_add(&r->next, 1)) < r->chunks;)
+        sink ^= r->w->run(r->m->p + (r->from + c) % there * r->chunk, r->chunk, r->w->streams, r->w->prefetch);
+    r->sink ^= sink;
+    return NULL;
+}
+
+/* Read `total` bytes in one of the ways: from where the last reading of this region ended, and around its end. Returns
+ * GB/s. */
 static double bandwidth(region *m, const way *w, size_t total, int team) {
     enum { UNIT = 4096, LARGEST = 2 << 20, CHUNKS = 8 };
     size_t chunk = total / ((size_t)team * CHUNKS), own = m->bytes / (size_t)team;
     if (chunk > own) chunk = own;
     if (chunk > LARGEST) chunk = LARGEST;
     chunk = chunk < UNIT ? UNIT : chunk / UNIT * UNIT;
-    size_t there = m->bytes / chunk, chunks = total / chunk, from = m->next;
-    uint64_t sink = 0;
-    (void)team;
+    reading r = {.m = m, .w = w, .chunk = chunk, .chunks = total / chunk, .from = m->next};
     double began = now();
-#ifdef _OPENMP
-#pragma omp parallel for num_threads(team) schedule(dynamic, 1) reduction(^ : sink)
-#endif
-    for (size_t c = 0; c < chunks; c++) sink ^= w->run(m->p + (from + c) % there * chunk, chunk, w->streams, w->prefetch);
-    double rate = (double)(chunks * chunk) / (now() - began) / 1e9;
-    volatile uint64_t used = sink;
-    (void)used;
-    m->next = (from + chunks) % there;
+    on_threads(team, read_chunks, &r);
+    double rate = (double)(r.chunks * chunk) / (now() - began) / 1e9;
+    m->next = (r.from + r.chunks) % (m->bytes / chunk);
     return rate;
 }
 
@@ -296,20 +323,21 @@ static bool has(const char *kernels) {
 }
 
 /* The best of some runs, GFLOP/s. */
+enum { TURNS = 1000000 };
+static void *run_peak(void *user) {
+    volatile float sink = peaks[*(int *)user].run(TURNS);
+    (void)sink;
+    return NULL;
+}
 static double multiply_adds(int i) {
-    enum { TURNS = 1000000, RUNS = 3 };
-    volatile float sink;
+    enum { RUNS = 3 };
     double best = 0;
     for (int r = 0; r < RUNS; r++) {
         double began = now();
-#ifdef _OPENMP
-#pragma omp parallel num_threads(threads)
-#endif
-        sink = peaks[i].run(TURNS);
+        on_threads(threads, run_peak, &i);
         double rate = peaks[i].each * TURNS * threads / (now() - began) / 1e9;
         if (rate > best) best = rate;
     }
-    (void)sink;
     return best;
 }
 
@@ -560,7 +588,7 @@ static bool read_prompts(const char *text) {
 int main(int argc, char **argv) {
     const char *path = NULL, *kernels = NULL;
     llama_error err;
-    threads = omp_get_num_procs();
+    threads = cores();
     for (int i = 1; i < argc; i++) {
         if (strcmp(argv[i], "--json") == 0) json = true;
         else if (i + 1 < argc && strcmp(argv[i], "-t") == 0) threads = atoi(argv[++i]);
@@ -571,10 +599,7 @@ int main(int argc, char **argv) {
         } else if (i + 1 < argc && strcmp(argv[i], "--kernels") == 0) kernels = argv[++i];
         else path = argv[i];
     }
-#ifndef _OPENMP
-    threads = 1;
-#endif
-    if (threads < 1 || repeats < 1 || repeats > MOST_REPEATS) return 2;
+    if (threads < 1 || threads > MOST_THREADS || repeats < 1 || repeats > MOST_REPEATS) return 2;
     if (!path) {
         path = "build/bench-7B-2";
         if (access("build/bench-7B-2/consolidated.00.pth", R_OK) != 0) {

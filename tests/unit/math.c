@@ -77,7 +77,7 @@ static void test_widening(void) {
                 const unsigned char *row = (const unsigned char *)alone;
                 float y, want = element(type, part, 0) + 0.0f;
                 if (!isfinite(want)) continue;
-                matmul_args p = {{&row, 1, BLOCK, 2 * BLOCK, type}, one, &y, 1, 1, NULL};
+                matmul_args p = {{&row, 1, BLOCK, 2 * BLOCK, type}, one, &y, 1, 1, true, NULL};
                 fast->matmul(&p, 0, 1);
                 wrong += memcmp(&y, &want, 4) != 0;
             }
@@ -135,14 +135,14 @@ static void compare_products(int type, size_t rows, size_t cols, size_t parts, s
         }
     }
     workspace own = {.panel = panel, .acc = acc};
-    matmul_args p = {{part, parts, cols, stride, type}, x, want, ROWS, n, &own};
+    matmul_args p = {{part, parts, cols, stride, type}, x, want, ROWS, n, true, &own};
     matmul_plain(&p, ldx, begin, rows);
     p.x = n > 1 ? packed : x;
     p.y = y;
     for (size_t i = 0; i < sizeof set_names / sizeof *set_names; i++) {
         const kernels *set = KERNELS(set_names[i]);
         if (!set) continue;
-        for (size_t k = 0; k < parts && n > 1; k++) pack(packed + k * cols * n, x + k * cols, ldx, n, cols, set->few);
+        for (size_t k = 0; k < parts && n > 1; k++) pack(packed + k * cols * n, x + k * cols, ldx, n, cols);
         memset(y, 0xff, sizeof y), memset(panel, 0xff, sizeof panel), memset(acc, 0xff, sizeof acc);
         set->matmul(&p, begin, rows);
         check(memcmp(y, want, sizeof y) == 0, "%s: %zu rows from %zu on of %zu segments of %zu columns (%s) by %zu rows", set->name,
@@ -183,7 +183,7 @@ static int wrong_attention(const kernels *set, size_t head_dim, size_t rows, siz
     for (size_t t = 0; t < rows; t++) {
         float p[POSITIONS], top = -HUGE_VALF, lane[LANES] = {0};
         const unsigned char *part = (const unsigned char *)keys;
-        matmul_plain(&(matmul_args){{&part, 1, head_dim, head_dim * sizeof *keys, F32}, q + t * LD, p, POSITIONS, 1, NULL}, LD, 0, n + t);
+        matmul_plain(&(matmul_args){{&part, 1, head_dim, head_dim * sizeof *keys, F32}, q + t * LD, p, POSITIONS, 1, true, NULL}, LD, 0, n + t);
         for (size_t j = 0; j < n + t; j++) top = fmaxf(top, p[j] /= sqrtf((float)head_dim));
         for (size_t j = 0; j < n + t; j++) lane[j % LANES] += p[j] = exp_float(p[j] - top);
         for (size_t d = 0; d < head_dim; d++) {
