@@ -704,7 +704,7 @@ static int usable_threads(const llama_session *s) {
  * or because other programs keep the cores busy. Both ways are measured, for each power of two of
  * n. The way that was slower is tried again whenever that costs about 1% of the time since. */
 static size_t paced_forward(llama_session *s, size_t n) {
-    enum { RARELY = 100 };
+    enum { RARELY = 100, MOST = 4 };
     pace *p = s->paces;
     for (size_t k = n; k > 1; k /= 2) p++;
     int threads = usable_threads(s);
@@ -717,8 +717,10 @@ static size_t paced_forward(llama_session *s, size_t n) {
     uint64_t begin = llamac_nanoseconds();
     size_t wanted = forward(s, n);
     double taken = (double)(llamac_nanoseconds() - begin), *mean = alone ? &p->alone : &p->team;
-    double part = trial ? 0.5 : 0.125; /* a trial is rare, so it counts more */
-    *mean = *mean > 0 ? *mean + (taken / (double)n - *mean) * part : taken / (double)n;
+    double part = trial ? 0.5 : 0.125,
+           row = taken / (double)n;                          /* a trial is rare: it counts more */
+    if (*mean > 0 && row > MOST * *mean) row = MOST * *mean; /* one interruption does not decide */
+    *mean = *mean > 0 ? *mean + (row - *mean) * part : row;
     p->since = trial ? 0 : p->since + taken;
     return wanted;
 }
