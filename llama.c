@@ -4,9 +4,8 @@
  * The order and the rounding of all arithmetic are defined. The output therefore has the same bits
  * for every instruction set, number of threads, batch size and number of shards. The exception is
  * LLAMA_FAST, which uses AMX. The library does not convert, quantise or train weights. It copies
- * a weight only if the kernels cannot use it in place (copy_weight). It keeps no global state, prints
- * nothing and never exits. In comments, the host is the program that uses the
- * library.
+ * a weight only if the kernels cannot use it in place (copy_weight). It keeps no global state,
+ * prints nothing and never exits. In comments, the host is the program that uses the library.
  *
  *   part                    holds
  *   I.    The model         element types, equations, structs with their shapes, forward()
@@ -362,7 +361,7 @@ typedef struct {
     llamac_bell work, finished;  /* the helpers sleep at `work`, the host's thread at `finished` */
 } pool;
 
-/* What passes of about n rows have taken: see choose_team. */
+/* What passes of about n rows have taken: see paced_forward. */
 typedef struct {
     double alone, team; /* nanoseconds per row; 0: not known */
     double since;       /* nanoseconds of passes since the slower of the two was tried */
@@ -520,7 +519,7 @@ typedef struct {
     const float *x; /* [n][cols of all segments], packed if n > 1 */
     float *y;
     size_t ldy, n; /* stride of y in floats; rows of x */
-    bool prefetch; /* few prefetches weights */
+    bool prefetch; /* few() prefetches the next weights: see kernels.prefetch */
     const workspace *workspace;
 } matmul_args;
 
@@ -1413,7 +1412,7 @@ TARGET INLINE void FN(find_rows)(FN(weights) * from, const weight_rows *w, size_
  * More tokens do not fit in the registers. Then the sums of a few rows and columns are computed for
  * all tokens, tile after tile, while the widened weights are in the L1 cache. */
 
-/* Adds the products of the columns k <= c < end to the sums of a tile, with the weights from memory.
+/* Adds the products of the columns k <= c < end to the sums of a tile, with weights from memory.
  * If `keeps`, the widened weights are stored at `keep`, as multiply_kept reads them. If `ahead` is
  * not 0, the memory from there on is prefetched, as much as is read. */
 TARGET INLINE void FN(multiply)(VEC *sum, const FN(weights) * from, size_t k, size_t end,
@@ -1449,7 +1448,7 @@ TARGET INLINE void FN(multiply)(VEC *sum, const FN(weights) * from, size_t k, si
     }
 }
 
-/* Adds the products of `cols` columns to the sums of a tile, with the weights that multiply kept. */
+/* Adds the products of `cols` columns to the sums of a tile, with weights that multiply kept. */
 TARGET INLINE void FN(multiply_kept)(VEC *sum, const float *kept, const float *x, size_t cols,
                                      const size_t tokens, const size_t vecs) {
     for (size_t k = 0; k < cols; k += LANES, kept += vecs * FN(VL), x += tokens * LANES) {
@@ -1531,8 +1530,8 @@ static few_function *const FN(few_by_tokens)[FEW] = {
 #if LLAMA_PASS != 3 /* the rest is not needed twice */
 /* Multiplies the rows of one tile of a panel, from row `i` of the panel on, with `tokens` tokens.
  * The tiles of the `first` tokens widen the weights and keep them in p->workspace->panel; the others
- * read them there. Between two panels of the same rows the lanes are stored in acc, without adding them together, so
- * each sum keeps its order. */
+ * read them there. Between two panels of the same rows the lanes are stored in acc, without adding
+ * them together, so each sum keeps its order. */
 TARGET INLINE void FN(tile)(const matmul_args *p, const panel *at, size_t i, float *acc,
                             const float *x, const size_t tokens, const bool first) {
     enum { VECS = FN(TILE_VECS), VL = FN(VL) };

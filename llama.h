@@ -526,9 +526,9 @@ typedef int (*llama_request_fn)(void *user, llama_request *, const char *text, s
  * users keeps the text of each.
  *
  * fn must be given. Checks all requests before it changes or evaluates anything: EINVAL if a token
- * or a sampler is invalid, or a prompt is empty and max_tokens is not 0; EFULL if a request does not fit in the
- * context. llama_session_error names the request, counted from 0. Later errors are ECANCEL,
- * ENUMERIC, EIO and fn's own; the sequences then keep what they hold. */
+ * or a sampler is invalid, or a prompt is empty and max_tokens is not 0; EFULL if a request does not
+ * fit in the context. llama_session_error names the request, counted from 0. Later errors are
+ * ECANCEL, ENUMERIC, EIO and fn's own; the sequences then keep what they hold. */
 LLAMAC_API int llama_generate(llama_session *, llama_request *, size_t n, llama_request_fn fn,
                               void *user);
 
