@@ -584,12 +584,13 @@ static bool do_chunk(pool *p, int thread) {
 static bool has_work(void *p) { return ((pool *)p)->left || ((pool *)p)->stop; }
 static bool is_finished(void *p) { return ((pool *)p)->done == ((pool *)p)->chunks; }
 
-/* Waits: first p->spin nanoseconds without sleeping, because the system takes longer than that to
- * wake a thread. Most tasks come sooner after each other. */
+/* Waits: first p->spin nanoseconds without sleeping. Waking a thread takes the system up to some
+ * hundred microseconds, more if it has to wake a core too, and most waits are shorter: the next
+ * task comes at once, and the threads of a task end at about the same time. */
 static void await(pool *p, bool (*until)(void *), llamac_bell *bell) {
     enum {
-        LOOKS = 64,      /* at the condition, for each look at the clock */
-        MOST = 16 * 1024 /* in case the clock does not run */
+        LOOKS = 64,    /* at the condition, for each look at the clock */
+        MOST = 1 << 20 /* in case the clock does not run */
     };
     uint64_t begin = llamac_nanoseconds();
     for (int i = 1; i < MOST && (i % LOOKS || llamac_nanoseconds() - begin < p->spin); i++) {
@@ -657,7 +658,7 @@ static void parallel(const task *t, job *run, size_t items, size_t unit, size_t 
  * fewer. */
 static void start_helpers(llama_session *s) {
     pool *p = &s->pool;
-    enum { SPIN = 50000 }; /* about what the system takes to wake a thread */
+    enum { SPIN = 1000000 }; /* nanoseconds: see await */
     p->process = llamac_process();
     p->spin = s->threads <= llamac_cores() ? SPIN : 0; /* else a thread that waits is in the way */
 #ifdef LLAMA_OPENMP
