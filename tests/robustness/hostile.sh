@@ -1,5 +1,5 @@
 #!/bin/sh
-# hostile.sh - the malformed inputs of the conformance data, through a command built with ASan and UBSan:
+# hostile.sh - the malformed inputs of the conformance data, through build/sanitized/llama, which ASan and UBSan watch:
 # each is refused with exit code 3 and one line, or opens where it may; in a second, and nothing in it runs.
 #
 #   hostile.sh DATA         DATA: the folder of the conformance data, unpacked
@@ -8,9 +8,8 @@ work=build/sanitized
 sound=$data/ckpt/tinyA/meta-f16-mp1
 passed=0 failed=0
 mkdir -p $work
-if ! ${CC:-cc} -std=c11 -g -O1 -fsanitize=address,undefined -fno-sanitize-recover=all -o $work/llama \
-    llama.c tokenizer.c main.c -lm 2>$work/cc; then
-    echo "SKIP: malformed inputs under ASan ($(head -n 1 $work/cc))"
+if ! ${MAKE:-make} -s build/sanitized/llama >$work/make.log 2>&1; then
+    echo "SKIP: malformed inputs under ASan ($(head -n 1 $work/make.log))"
     exit 0
 fi
 

@@ -57,12 +57,12 @@ printf '#include "llama.c"\n#include "tokenizer.c"\n#if defined(INLINE) || defin
 quietly "macros after llama.c" ${CC:-cc} -fsyntax-only -I. $work/left.c
 quietly "without flags" ${CC:-cc} -o $work/plain llama.c tokenizer.c main.c -lm
 if printf 'int main(void) { return 0; }\n' | ${CC:-cc} -fopenmp -xc -o $work/omp - >/dev/null 2>&1; then
-    quietly "OPENMP=1" ${CC:-cc} -std=c11 $strict -O1 -fopenmp -DLLAMA_OPENMP -o $work/openmp llama.c tokenizer.c main.c -lm
+    quietly "OPENMP=1" ${CC:-cc} -std=c11 $strict -fopenmp -DLLAMA_OPENMP -o $work/openmp llama.c tokenizer.c main.c -lm
 else
     echo "SKIP: OPENMP=1 (the compiler has none)"
     cp $work/plain $work/openmp
 fi
-${CC:-cc} -O1 -c -o $work/serial_llama.o llama.c && ${CC:-cc} -O1 -c -o $work/serial_tokenizer.o tokenizer.c &&
+${CC:-cc} -c -o $work/serial_llama.o llama.c && ${CC:-cc} -c -o $work/serial_tokenizer.o tokenizer.c &&
     ar rcs $work/serial.a $work/serial_llama.o $work/serial_tokenizer.o
 quietly "an archive and -lm alone" ${CC:-cc} -I. -o $work/lm $work/example.c $work/serial.a -lm
 ./llama tests/tiny "The king" -n 40 -s 1 >$work/a

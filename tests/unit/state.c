@@ -149,7 +149,7 @@ static void test_files(void) {
     errno = 0;
     check(llama_load_file(s, 1, path, &err) == LLAMA_EIO && errno == ENOENT && strstr(err.text, path), "none is there: %s", err.text);
     check(llama_save_file(s, 0, path, &err) == LLAMA_OK && !*err.text, "saved: %s", err.text);
-    size_t n;
+    size_t n = 0;
     char *bytes = read_file(path, &n), *now_text = NULL;
     check(n == t.b.n && memcmp(bytes, t.b.at, n) == 0, "the bytes that llama_save writes");
     check(llama_load_file(s, 1, path, &err) == LLAMA_OK && (now = look(s, 1), same(&then, &now)), "and back: %s", err.text);
@@ -764,7 +764,7 @@ static void test_cancel(void) {
         check(llama_load_file(s, 1, path, &err) == LLAMA_ECANCEL && (now = look(s, 1), same(&then, &now)), "loading cancelled at %d: %s", limit, err.text);
         p = (patience){.limit = limit};
         check(llama_save_file(s, 0, path, &err) == LLAMA_ECANCEL && strstr(err.text, path), "saving cancelled at %d: %s", limit, err.text);
-        size_t n;
+        size_t n = 0;
         char *bytes = read_file(path, &n);
         check(n == t.b.n && memcmp(bytes, t.b.at, n) == 0, "the old file is as it was");
         free(bytes);
