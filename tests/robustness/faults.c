@@ -875,7 +875,8 @@ static void library(const char *tiny, const char *forms) {
         if (exists(path)) all_sites(&(scenario){.name = name, .path = path, .own = true});
         else printf("SKIP: %s\n", path);
     }
-    all_sites(&(scenario){.name = "tests/tiny, locked", .path = tiny, .own = true, .memory = LLAMA_MEMORY_LOCK, .threads = 1});
+    snprintf(path, sizeof path, "%s", in_work(meta_names[0]));
+    all_sites(&(scenario){.name = "Meta, locked", .path = path, .tokenizer = tokenizer, .own = true, .memory = LLAMA_MEMORY_LOCK, .threads = 1});
 }
 
 static void command(const char *tiny) {
