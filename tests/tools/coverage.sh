@@ -25,7 +25,7 @@ flags="-std=c11 -g -O0 --coverage -fprofile-update=atomic -Dalways_inline=unused
 # compiled, they take longer than all else together. What they alone reach, as copy_weight() of divided weights, counts as missed.
 commands() {
     awk '/^[a-z]/ && ($3 ~ /^build\/tests\// || $1 == "cli") && $1 != "math_optimized" { $1 = $2 = ""; print }' tests/tools/suites |
-        sed -e 's/^ *//' -e 's/ \$quick/ --quick/; s/\${quick:-\([^}]*\)}/--quick/' -e 's/bits --self tests.tiny/bits tests\/tiny tests\/tiny\/golden.json/' \
+        sed -e 's/^ *//' -e 's/ \$quick/ --quick/; s/\${quick:-\([^}]*\)}/200 20/' -e 's/bits --self tests.tiny/bits tests\/tiny tests\/tiny\/golden.json/' \
             -e "s| \./llama | build/llama |g; s|build/|$work/|g"
 }
 
