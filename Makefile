@@ -46,8 +46,8 @@ build/libllamac.a: build/llama.o build/tokenizer.o
 build/$(SONAME): build/llama.o build/tokenizer.o
 	$(CC) $(ALL_CFLAGS) $(LDFLAGS) -shared -Wl,-soname,$(SONAME)$(NODELETE) -o $@ $^ -lm
 
-# Test programs. They are compiled quickly, as they are run once: -O1 without -g is three times as fast as -O3 -g. Those
-# that include llama.c are compiled with gcc's -Og, which is twice to five times as fast as its -O1.
+# Test programs. They are compiled quickly, as they are run once: -O1 without -g is three times as fast as -O3 -g. math
+# and avx512, which include llama.c, take -Og: gcc then compiles them twice to five times as fast as at -O1.
 TEST_CFLAGS = -O1 -g0
 TEST_HEADERS = tests/tools/test.h tests/tools/checkpoint.h
 vpath %.c tests/unit tests/robustness tests/reference tests/performance

@@ -717,9 +717,9 @@ static size_t paced_forward(llama_session *s, size_t n) {
     uint64_t begin = llamac_nanoseconds();
     size_t wanted = forward(s, n);
     double taken = (double)(llamac_nanoseconds() - begin), *mean = alone ? &p->alone : &p->team;
-    double part = trial ? 0.5 : 0.125,
-           row = taken / (double)n;                          /* a trial is rare: it counts more */
-    if (*mean > 0 && row > MOST * *mean) row = MOST * *mean; /* one interruption does not decide */
+    /* A trial is rare, so it counts more. One interruption does not decide. */
+    double row = taken / (double)n, part = trial ? 0.5 : 0.125;
+    if (*mean > 0 && row > MOST * *mean) row = MOST * *mean;
     *mean = *mean > 0 ? *mean + (row - *mean) * part : row;
     p->since = trial ? 0 : p->since + taken;
     return wanted;

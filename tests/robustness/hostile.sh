@@ -8,9 +8,13 @@ work=build/sanitized
 sound=$data/ckpt/tinyA/meta-f16-mp1
 passed=0 failed=0
 mkdir -p $work
-if ! ${MAKE:-make} -s build/sanitized/llama >$work/make.log 2>&1; then
+if ! echo 'int main(void) { return 0; }' | ${CC:-cc} -fsanitize=address,undefined -xc -o $work/empty - >$work/make.log 2>&1; then
     echo "SKIP: malformed inputs under ASan ($(head -n 1 $work/make.log))"
     exit 0
+fi
+if ! ${MAKE:-make} -s build/sanitized/llama >$work/make.log 2>&1; then
+    echo "FAIL: build/sanitized/llama cannot be built: $(head -n 1 $work/make.log)"
+    exit 1
 fi
 
 ok() { passed=$((passed + 1)); }

@@ -21,7 +21,7 @@ export LC_ALL=C
 # Counters are atomic: those of threads add up.
 flags="-std=c11 -g -O0 --coverage -fprofile-update=atomic -Dalways_inline=unused"
 
-# What `make test` runs of the library and the command in C and shell, but of bits one way of computing and not all: so
+# What `make test` runs of the library and the command in C and shell, but less of soak, and of bits one way of computing: so
 # compiled, they take longer than all else together. What they alone reach, as copy_weight() of divided weights, counts as missed.
 commands() {
     awk '/^[a-z]/ && ($3 ~ /^build\/tests\// || $1 == "cli") && $1 != "math_optimized" { $1 = $2 = ""; print }' tests/tools/suites |
