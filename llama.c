@@ -7200,22 +7200,18 @@ LLAMAC_API int llama_load_file(llama_session *s, int seq, const char *path, llam
 /* Guarantee: the same tokens, logits and sampler settings give the same token on every machine.
  * Sums are in double and in a fixed order: by ascending id, by descending probability, or
  * (keep_top) bucket by bucket. exp and log are exp_double and log_double, not the C library's.
- * The random number of a draw depends on the seed and the position alone, so drawing twice
+ * The random numbers of a draw depend on the seed and the position alone, so drawing twice
  * gives the same token. */
 
 /* ---- Random numbers, softmax and ranks ---- */
 
-/* Returns a number uniform in [0, 1). The generator is counter-based and has no state: it applies
- * splitmix64's mixing to the seed, then to the position. */
-static double uniform(uint64_t seed, uint64_t position) {
-    uint64_t x = seed;
-    for (int i = 0; i < 2; i++) {
-        x += 0x9e3779b97f4a7c15 * (i ? position + 1 : 1); /* first the seed, then the position */
-        x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9;
-        x = (x ^ x >> 27) * 0x94d049bb133111eb;
-        x ^= x >> 31;
-    }
-    return (double)(x >> 11) * 0x1p-53; /* a double's significand has 53 bits */
+/* Returns 64 random bits for a value of a counter-based generator, which has no state: splitmix64's
+ * mixing of value number `counter` in the sequence of `key`. */
+static uint64_t random_bits(uint64_t key, uint64_t counter) {
+    uint64_t x = key + 0x9e3779b97f4a7c15 * (counter + 1);
+    x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9;
+    x = (x ^ x >> 27) * 0x94d049bb133111eb;
+    return x ^ x >> 31;
 }
 
 /* Returns log sum_i exp(logits[i]). The highest logit is subtracted first, so that no exp
@@ -7430,22 +7426,34 @@ static int check_sampling(llama_session *s, int seq, const llama_sampler *given,
     return check_sampler(s, given, o);
 }
 
-/* Draws u in [0, 1) and returns the first token, by ascending id, at which the running sum of
- * probabilities exceeds u. */
+/* Draws a token from the probabilities p[n] by a race of exponential variates: token i arrives at
+ * the time E / p[i], where E = -log u and u is uniform in (0, 1). The first to arrive is drawn: token
+ * i with probability p[i]. Of equal times the lower id is first. (To add Gumbel noise to the logits
+ * and take the highest is the same race, on a logarithmic clock.)
+ *
+ * u depends on (seed, position, id) alone. In two models that nearly agree, each token arrives at
+ * nearly the same time, so both mostly draw the same token. */
+static int32_t draw_token(const double *p, size_t n, uint64_t seed, size_t position) {
+    uint64_t key = random_bits(random_bits(seed, 0), position);
+    double first = HUGE_VAL;
+    int32_t token = -1;
+    for (size_t i = 0; i < n; i++) {
+        if (p[i] == 0) continue; /* filtered out */
+        double u = ((double)(random_bits(key, i) >> 12) + 0.5) * 0x1p-52;
+        if (1 - u >= first * p[i]) continue; /* too late, as -log u > 1 - u: this saves the log */
+        double time = -log_double(u) / p[i];
+        if (time < first) first = time, token = (int32_t)i;
+    }
+    return token;
+}
+
 LLAMAC_API int32_t llama_sample(llama_session *s, int seq, const llama_sampler *sampler) {
     llama_sampler o = {0};
     sequence *q;
     int status = check_sampling(s, seq, sampler, &o, &q);
     if (status) return status;
     uint64_t mode = llamac_fp_enter();
-    const double *p = distribute(s, q, &o);
-    double u = uniform(o.seed, q->length), sum = 0;
-    int32_t token = -1;
-    for (size_t i = 0; i < s->model->vocab_size; i++) {
-        if (p[i] == 0) continue; /* filtered out */
-        token = (int32_t)i;      /* the last token kept is drawn if rounding leaves the sum <= u */
-        if ((sum += p[i]) > u) break;
-    }
+    int32_t token = draw_token(distribute(s, q, &o), s->model->vocab_size, o.seed, q->length);
     llamac_fp_leave(mode);
     return token;
 }

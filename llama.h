@@ -240,7 +240,8 @@ LLAMAC_API int llama_eval(llama_session *, int seq, const int32_t *tokens, size_
  *     2. apply the repetition penalty, once to each distinct token of the window
  *     3. divide by the temperature and take the softmax
  *     4. filter by top_k, then top_p, then min_p; each sees probabilities with a sum of 1
- *     5. draw
+ *     5. draw: the token whose E / probability is the smallest, where E is an exponential variate
+ *        that depends on the seed, the position and the token's id alone
  *
  * Of tokens with equal logits the lower id is first. If only `size` is set, sampling is greedy.
  * EINVAL for a setting outside of its range:

@@ -546,7 +546,7 @@ END
         echo "SKIP: what --json writes (no python3)"
     fi
     holds "--json: six lines" [ "$(wc -l <$work/out)" -eq 6 ]
-    run 0 "--logprobs of bytes" $llama $model "$one" -n 40 --json --logprobs 1 --temp 1e6 -s 3
+    run 0 "--logprobs of bytes" $llama $model "$one" -n 40 --json --logprobs 1 --temp 1e6 -s 5
     holds "--logprobs: the text of a byte is its piece" grep -q '"text": "<0x[0-9A-F][0-9A-F]>"' $work/out
     run 0 "--logprobs of </s>" $llama $model "they lived happily ever after." -n 30 --json --logprobs 100 --temp 0
     holds "--logprobs: the text of </s>" grep -q '{"token": 2, "text": "</s>", "logprob"' $work/out
