@@ -44,10 +44,11 @@
  *   what a wrong file or folder is said to be    VI    kind_of_file, refuse_file, refuse_folder
  *   what happens if a mapped file is truncated   VI    llama_handle_sigbus
  *   how the memory of a session is laid out      VII   layout_session
- *   what happens if the context is full          VII   LLAMA_EFULL in llama_score_batch
+ *   what happens if the context is full          VII   LLAMA_EFULL in check_span
  *   where the logits of every position are kept  VII   evaluate_spans, llama_logits_at
  *   where a batch's prompts get their rows        VII   evaluate_spans, set_row
  *   how a saved state is laid out                VII   STATE_MAGIC, transfer_sequence
+ *   where guessed tokens become tokens           VII   accept_guess
  *   where temperature, top_k, top_p, min_p apply VIII  distribute
  *   where a prompt of a batch gets its sequence  IX    start_request
  *   how much of a prompt is in the KV cache      IX    cached_prefix
@@ -330,11 +331,14 @@ typedef struct {      /* one sequence: a text with its KV cache */
     int32_t *tokens;  /* [context] */
     float *logits;    /* [V] of the last token */
     size_t length;    /* number of positions filled */
-    size_t end;       /* the length after the current call */
+    size_t wanted;    /* the current call needs the logits from this position on */
     uint64_t call;    /* number of the last call that evaluated this sequence */
     bool have_logits; /* false: the sequence is empty or was rewound */
     /* all_logits: the sequence's first row, the position of that row, the number of its rows */
     size_t row, row_position, rows;
+    /* tokens after `length` that are evaluated guesses, and the logits after each: accept_guess */
+    size_t guesses;
+    const float *guess_logits; /* [guesses][V] */
 } sequence;
 
 typedef struct {    /* buffers of one thread */
@@ -394,13 +398,14 @@ struct llama_session {
     float *packed;         /* [batch][D or H] the packed input of a matmul, times 1.5 for AMX */
     float *cos, *sin;      /* [batch][head_dim/2] of the angles of RoPE */
     workspace *workspaces; /* [threads] */
-    float *last;           /* [n_sequences][D] h of the last token of each span */
+    float *last;           /* [n_logits][D] h of the tokens whose logits are needed */
+    sequence **last_seq;   /* [n_logits] the sequence of each */
     float *logits;         /* [n_logits][V] */
     float *all_logits;     /* [n_sequences * context][V] of every token of the last call; or NULL */
     double *probs;         /* [V] probabilities, for the sampler */
     int32_t *ids;          /* [V] token ids, for the sampler's heap */
     unsigned char *seen;   /* [V] 1: the sampler has penalised this token */
-    size_t n_logits;       /* rows of logits: n_sequences, but at least SCORED */
+    size_t n_logits;       /* rows of logits: n_sequences, and GUESSED more */
     uint64_t calls;        /* number of evaluating calls so far: llama_eval, llama_score ... */
     uint64_t done, total;  /* in layers * tokens: before this batch; of this call */
     bool cancelled;        /* the host's progress function cancelled this call */
@@ -422,6 +427,7 @@ enum {
     TILED = 32,          /* rows of x, and rows and columns of w, of one step of AMX */
     ATTENDED = 48,       /* maximum number of rows whose attention is computed together */
     SCORED = 8,          /* maximum number of scored tokens whose logits are computed together */
+    GUESSED = 32,        /* maximum number of guesses in a pass over the weights */
     MAX_LAYERS = 1024,   /* limits for the numbers in a file: layers, */
     MAX_WIDTH = 1 << 20, /* dim, heads, rows of w1, */
     MAX_VOCAB = 1 << 20, /* tokens, */
@@ -910,11 +916,11 @@ static void add(llama_session *s, float *x, const float *y, size_t n) {
 }
 
 /* Keeps the rows of x and q whose logits are needed: all if s->all_rows, else the last token of
- * each span. Returns their number. */
+ * each span, and its guesses. Returns their number. */
 static size_t select_rows(llama_session *s, size_t n) {
     size_t kept = 0, ld = padded(s->model->dim);
     for (size_t t = 0; t < n; t++) {
-        if (!s->all_rows && s->row_pos[t] + 1 != s->row_seq[t]->end) continue;
+        if (!s->all_rows && s->row_pos[t] < s->row_seq[t]->wanted) continue;
         memmove(s->x + kept * ld, s->x + t * ld, ld * sizeof *s->x);
         memmove(s->q + kept * ld, s->q + t * ld, ld * sizeof *s->q);
         s->row_seq[kept] = s->row_seq[t];
@@ -6394,7 +6400,8 @@ static uint64_t layout_session(llama_session *s, unsigned char *base) {
     s->packed = /* the larger form: three bfloat16 parts of an element, for AMX */
         reserve(&c, (rows + TILED - 1) * padded(m->hidden > m->dim ? m->hidden : m->dim),
                 f / 2 * 3);
-    s->last = reserve(&c, s->n_sequences * padded(m->dim), f);       /* [n_sequences][D] */
+    s->last = reserve(&c, s->n_logits * padded(m->dim), f);          /* [n_logits][D] */
+    s->last_seq = reserve(&c, s->n_logits, sizeof *s->last_seq);     /* [n_logits] */
     s->logits = reserve(&c, s->n_logits * padded(m->vocab_size), f); /* [n_logits][V] */
     if (s->keep_logits) /* [n_sequences * context][V] */
         s->all_logits = reserve(&c, s->n_sequences * s->context, padded(m->vocab_size) * f);
@@ -6454,7 +6461,7 @@ static int check_session_options(llama_session *s, const llama_session_options *
     s->n_sequences = o.sequences ? (size_t)o.sequences : 1;
     s->batch = o.batch ? (size_t)o.batch : DEFAULT_BATCH;
     if (s->batch > s->context * s->n_sequences) s->batch = s->context * s->n_sequences;
-    s->n_logits = s->n_sequences > SCORED ? s->n_sequences : SCORED;
+    s->n_logits = s->n_sequences + GUESSED;
     s->threads = o.threads ? o.threads : llamac_cores();
     if (s->threads > MAX_THREADS) s->threads = MAX_THREADS;
     if (o.all_logits != 0 && o.all_logits != 1)
@@ -6623,23 +6630,17 @@ static void clear_padding(float *x, size_t n, size_t width) {
     for (size_t t = 0; t < n; t++) memset(x + t * ld + width, 0, (ld - width) * sizeof *x);
 }
 
-/* Computes the logits [n][V] from n rows of h [n][D]. Returns LLAMA_ENUMERIC if they are not
- * finite. They are those of the batch from row `first` on or, if spans is not NULL, of the last
- * tokens of those spans that have tokens. */
-static int output(llama_session *s, float *logits, const float *h, size_t n, size_t first,
-                  const llama_span *spans) {
+/* Computes the logits [n][V] from n rows of h [n][D], whose tokens are of the sequences seqs[n].
+ * Returns LLAMA_ENUMERIC if they are not finite. */
+static int output(llama_session *s, float *logits, const float *h, size_t n,
+                  sequence *const *seqs) {
     const llama *m = s->model;
-    size_t ld = padded(m->vocab_size);
     matmul(s, logits, &m->output, h, n);
-    for (size_t t = 0; t < n; t++) {
-        for (; spans && !spans->n; spans++) continue;
-        int seq = spans ? spans->seq : (int)(s->row_seq[first + t] - s->sequences);
-        if (!all_finite(logits + t * ld, m->vocab_size))
+    for (size_t t = 0; t < n; t++)
+        if (!all_finite(logits + t * padded(m->vocab_size), m->vocab_size))
             return llamac_fail(&s->error, LLAMA_ENUMERIC,
                                "sequence %d: the logits are not finite; the weights may be damaged",
-                               seq);
-        if (spans) spans++;
-    }
+                               (int)(seqs[t] - s->sequences));
     return LLAMA_OK;
 }
 
@@ -6659,8 +6660,9 @@ static int score_rows(llama_session *s, size_t n, const float *logits, float *lo
         logprob[t] = previous ? log_probability(previous, vocab, token) : 0;
         if (rank) rank[t] = previous ? rank_of(previous, vocab, token) : 0;
         size_t next = n - t < SCORED ? n - t : SCORED; /* rows to compute, if they are not here */
-        int status =
-            logits || t % SCORED ? LLAMA_OK : output(s, s->logits, s->h + t * width, next, t, NULL);
+        int status = logits || t % SCORED
+                         ? LLAMA_OK
+                         : output(s, s->logits, s->h + t * width, next, s->row_seq + t);
         if (status) return status;
         previous = logits ? logits + t * ld : s->logits + t % SCORED * ld;
     }
@@ -6671,15 +6673,14 @@ static int score_rows(llama_session *s, size_t n, const float *logits, float *lo
 
 /* Evaluates the tokens of all spans, in batches of nearly equal size. Rows follow the order of the
  * spans: the second span's first token comes directly after the first span's last token. A
- * batch can contain rows of several sequences. Leaves in s->logits a row for each span that has
- * tokens or, if the session keeps all logits, in s->all_logits a row for each token. Writes to
+ * batch can contain rows of several sequences. Leaves in s->logits a row for each token whose logits
+ * are needed or, if the session keeps all logits, in s->all_logits a row for each token. Writes to
  * the KV cache only beyond the length of each sequence, where nothing is read until the length
  * changes. If logprob is not NULL, every token is scored. */
 static int evaluate_spans(llama_session *s, const llama_span *spans, size_t total, float *logprob,
                           int32_t *rank) {
     /* i: tokens of *spans that are in a batch already; kept: rows of s->last */
     size_t rows, i = 0, kept = 0, ld = padded(s->model->dim);
-    const llama_span *all = spans;
     int status;
     s->total = s->model->n_layers * total;
     s->all_rows = logprob || s->trace || s->keep_logits;
@@ -6697,33 +6698,40 @@ static int evaluate_spans(llama_session *s, const llama_span *spans, size_t tota
         s->done = s->model->n_layers * done;
         size_t wanted = paced_forward(s, rows);
         if (s->cancelled) return llamac_failed(s, LLAMA_ECANCEL, "cancelled by the host");
-        for (size_t t = 0; t < wanted; t++)
-            if (s->row_pos[t] + 1 == s->row_seq[t]->end)
-                memcpy(s->last + kept++ * ld, s->h + t * ld, ld * sizeof(float));
+        for (size_t t = 0; t < wanted; t++) {
+            if (s->row_pos[t] < s->row_seq[t]->wanted) continue;
+            memcpy(s->last + kept * ld, s->h + t * ld, ld * sizeof(float));
+            s->last_seq[kept++] = s->row_seq[t];
+        }
         float *logits = s->keep_logits ? s->all_logits + done * padded(s->model->vocab_size) : NULL;
-        if (logits && (status = output(s, logits, s->h, rows, 0, NULL))) return status;
+        if (logits && (status = output(s, logits, s->h, rows, s->row_seq))) return status;
         if (logprob &&
             (status = score_rows(s, rows, logits, logprob + done, rank ? rank + done : NULL)))
             return status;
     }
     /* If one span was scored, score_rows has left its logits in s->logits. */
-    status = s->keep_logits || (logprob && kept == 1) ? LLAMA_OK
-                                                      : output(s, s->logits, s->last, kept, 0, all);
+    status = s->keep_logits || (logprob && kept == 1)
+                 ? LLAMA_OK
+                 : output(s, s->logits, s->last, kept, s->last_seq);
     s->done = s->total;
     if (status == LLAMA_OK && cancelled(s, 0, 0))
         return llamac_failed(s, LLAMA_ECANCEL, "cancelled by the host");
     return status;
 }
 
-/* Also does the work of llama_eval, llama_eval_batch and llama_score. Checks all arguments,
- * evaluates, and only then adds the tokens and logits to the sequences. So a call that fails
- * changes no sequence. */
-LLAMAC_API int llama_score_batch(llama_session *s, const llama_span *spans, size_t n,
-                                 float *logprob, int32_t *rank) {
-    size_t total = 0, vocab, k = 0, done = 0;
+/* Does the work of llama_eval, llama_eval_batch, llama_score and llama_score_batch. Checks all
+ * arguments, evaluates, and only then adds the tokens and logits to the sequences. So a call that
+ * fails changes no sequence.
+ *
+ * The last guesses[i] tokens of span i are guesses; if `guesses` is NULL, there are none. Guesses
+ * are evaluated, but not added: accept_guess adds one, with its logits. The logits of at most
+ * s->n_logits tokens may be needed: of all guesses, and of the last other token of each span. */
+static int evaluate(llama_session *s, const llama_span *spans, const size_t *guesses, size_t n,
+                    float *logprob, int32_t *rank) {
+    size_t total = 0, ld, k = 0, done = 0;
     if (begin(s)) return LLAMA_EINVAL;
     if (n && !spans) return llamac_failed(s, LLAMA_EINVAL, "spans must be given");
-    vocab = s->model->vocab_size;
+    ld = padded(s->model->vocab_size);
     s->calls++;
     for (size_t i = 0; i < n; i++) {
         int seq = spans[i].seq;
@@ -6737,7 +6745,8 @@ LLAMAC_API int llama_score_batch(llama_session *s, const llama_span *spans, size
             return llamac_fail(&s->error, LLAMA_EINVAL,
                                "sequence %d was rewound: evaluate a token before scoring", seq);
         q->call = s->calls;
-        q->end = q->length + spans[i].n;
+        q->guesses = guesses ? guesses[i] : 0;
+        q->wanted = q->length + spans[i].n - (spans[i].n > q->guesses) - q->guesses;
         total += spans[i].n;
     }
     if (total == 0) return LLAMA_OK;
@@ -6751,19 +6760,43 @@ LLAMAC_API int llama_score_batch(llama_session *s, const llama_span *spans, size
     if (check_files(s->model, &s->error)) status = LLAMA_EIO;
     for (size_t i = 0; i < n && status == LLAMA_OK; i++) {
         sequence *q = &s->sequences[spans[i].seq];
-        if (spans[i].n == 0) continue;
-        memcpy(q->tokens + q->length, spans[i].tokens, spans[i].n * sizeof *q->tokens);
-        const float *logits = s->logits + k++ * padded(vocab);
+        size_t rows = spans[i].n, kept = q->length + rows - q->wanted; /* all; with logits needed */
+        if (rows == 0) continue;
+        const float *logits = s->logits + k * ld;
         if (s->keep_logits) {
-            q->row = done, q->row_position = q->length, q->rows = spans[i].n;
-            done += spans[i].n;
-            logits = s->all_logits + (done - 1) * padded(vocab);
+            q->row = done, q->row_position = q->length, q->rows = rows;
+            logits = s->all_logits + (done + rows - kept) * ld;
         }
-        memcpy(q->logits, logits, vocab * sizeof(float));
-        q->length = q->end;
+        done += rows, k += kept;
+        memmove(q->tokens + q->length, spans[i].tokens, rows * sizeof *q->tokens);
+        q->length += rows - q->guesses;
+        q->guess_logits = logits;
+        if (kept == q->guesses) continue; /* all are guesses: the logits before them stay */
+        memcpy(q->logits, logits, s->model->vocab_size * sizeof(float));
+        q->guess_logits += ld;
         q->have_logits = true;
     }
     return status;
+}
+
+/* Adds the next evaluated guess to its sequence if it is `token`, with the logits after it. If it is
+ * another token, drops all that are left. Returns whether it was added. */
+static bool accept_guess(const llama_session *s, sequence *q, int32_t token) {
+    if (!q->guesses || q->tokens[q->length] != token) return q->guesses = 0, false;
+    memcpy(q->logits, q->guess_logits, s->model->vocab_size * sizeof(float));
+    q->guess_logits += padded(s->model->vocab_size);
+    q->length++;
+    q->guesses--;
+    return true;
+}
+
+/* Returns whether tokens that are evaluated together have the results of tokens evaluated singly.
+ * Not with AMX, and not if the host traces what is computed. */
+static bool can_guess(const llama_session *s) { return !s->trace && !s->kernels->pack; }
+
+LLAMAC_API int llama_score_batch(llama_session *s, const llama_span *spans, size_t n,
+                                 float *logprob, int32_t *rank) {
+    return evaluate(s, spans, NULL, n, logprob, rank);
 }
 
 LLAMAC_API int llama_eval_batch(llama_session *s, const llama_span *spans, size_t n) {
@@ -7456,6 +7489,43 @@ LLAMAC_API int32_t llama_sample(llama_session *s, int seq, const llama_sampler *
     int32_t token = draw_token(distribute(s, q, &o), s->model->vocab_size, o.seed, q->length);
     llamac_fp_leave(mode);
     return token;
+}
+
+/* The guesses are evaluated GUESSED at a time, or one after the other if that differs. The last row
+ * of s->logits, which an evaluation of so few does not use, keeps the logits for a call that fails
+ * later. */
+LLAMAC_API ptrdiff_t llama_verify(llama_session *s, int seq, const llama_sampler *sampler,
+                                  const int32_t *draft, size_t n, int32_t *out) {
+    llama_sampler o = {0};
+    sequence *q;
+    int status = check_sampling(s, seq, sampler, &o, &q);
+    if (status) return status;
+    if (!out || (n && !draft))
+        return llamac_failed(s, LLAMA_EINVAL, "llama_verify: draft and out must be given");
+    size_t vocab = s->model->vocab_size, length = q->length, fits = s->context - length, drawn = 0;
+    for (size_t i = 0; i < n && i < fits; i++) /* a token that does not exist is never drawn */
+        if (draft[i] < 0 || (size_t)draft[i] >= vocab) fits = i;
+    if (n > fits) n = fits;
+    float *saved = s->logits + (s->n_logits - 1) * padded(vocab);
+    memcpy(saved, q->logits, vocab * sizeof *saved);
+    q->guesses = 0;
+    for (;; drawn++) {
+        int32_t token = llama_sample(s, seq, sampler);
+        bool right = drawn < n && token == draft[drawn];
+        out[drawn] = token;
+        if (!right) break;
+        if (accept_guess(s, q, token)) continue;
+        size_t next = can_guess(s) ? GUESSED : 1;
+        if (next > n - drawn) next = n - drawn;
+        status = evaluate(s, &(llama_span){seq, draft + drawn, next}, &next, 1, NULL, NULL);
+        if (status) break;
+        accept_guess(s, q, token);
+    }
+    q->guesses = 0;
+    if (status == LLAMA_OK) return (ptrdiff_t)drawn + 1;
+    q->length = length;
+    memcpy(q->logits, saved, vocab * sizeof *saved);
+    return status;
 }
 
 LLAMAC_API int llama_probabilities(llama_session *s, int seq, const llama_sampler *sampler,

@@ -276,6 +276,26 @@ typedef struct {
  * it to the sequence: pass it to llama_eval. */
 LLAMAC_API int32_t llama_sample(llama_session *, int seq, const llama_sampler *);
 
+/* Draws the next tokens of a sequence, with guesses that make that faster: draft[n]. Draws a token
+ * from the sequence's logits, and goes on for as long as the tokens drawn are those of draft.
+ * Returns how many tokens were drawn, 1 to n + 1, and writes them to out[n + 1].
+ *
+ * The guesses are evaluated together, in one pass over the weights for up to 32 of them. They cannot
+ * change a bit: the tokens drawn, and the logits, are those of llama_sample and llama_eval, token by
+ * token. All tokens drawn but the last are those of draft, and are in the sequence. The last one is
+ * drawn and not evaluated, as after llama_sample: it begins the tokens of the next llama_eval.
+ *
+ *     n is 0                                     the call is llama_sample
+ *     the first token drawn is not draft[0]      nothing is evaluated
+ *     draft does not fit in the context          what does not fit is not considered
+ *     a token of draft is not in the vocabulary  it, and what follows it, is not considered
+ *
+ * With LLAMA_FAST on AMX and under llama_trace, guesses are evaluated one after the other. Errors:
+ * EINVAL (also if out is NULL, or draft is NULL and n is not 0), ECANCEL, ENUMERIC, EIO; the sequence
+ * is as it was. */
+LLAMAC_API ptrdiff_t llama_verify(llama_session *, int seq, const llama_sampler *,
+                                  const int32_t *draft, size_t n, int32_t *out);
+
 /* Returns 1 if a token ends a text, else 0. A model may have several: all that are named in
  * generation_config.json, config.json, tokenizer_config.json, special_tokens_map.json and GGUF's
  * keys, and its tokenizer's eos. llama2.c files also end at <s>, as its program run.c does. */
@@ -427,7 +447,7 @@ LLAMAC_API const float *llama_logits(const llama_session *, int seq);
 /* Returns the logits after the token at a position, [vocab], if the last call that evaluated tokens
  * evaluated that token. They have the bits that llama_logits has after evaluating up to there. Such
  * calls are llama_eval, llama_eval_batch, llama_score, llama_score_batch, and each pass of
- * llama_prefill, llama_generate and llama_loglikelihood.
+ * llama_verify, llama_prefill, llama_generate and llama_loglikelihood.
  *
  * The pointer stays valid until the next such call; a call that fails while it computes ends it
  * too. Returns NULL for all other positions, for a sequence that llama_fork or llama_load has

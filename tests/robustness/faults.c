@@ -493,7 +493,7 @@ static int tour_text(tour *t) {
     else record(&got, t->tokens, (size_t)t->n * sizeof *t->tokens);
     return t->n < 0 ? (int)t->n : LLAMA_OK;
 }
-/* The prompt, then four tokens more, drawn; nothing of it is a site */
+/* The prompt, then four tokens more, drawn, and one that is guessed; nothing of it is a site */
 static int tour_eval(tour *t) {
     llama_sampler sampler = {.size = sizeof sampler, .temperature = 1, .top_p = 0.9f, .seed = 3};
     llama_info info = {.size = sizeof info};
@@ -504,6 +504,10 @@ static int tour_eval(tour *t) {
         record(&got, &token, sizeof token);
         status = token < 0 ? token : llama_eval(t->s, 0, &token, 1);
     }
+    int32_t draft[3] = {llama_sample(t->s, 0, &sampler), 5, 5}, out[4];
+    ptrdiff_t drawn = status ? status : llama_verify(t->s, 0, &sampler, draft, 3, out);
+    if (drawn > 0) record(&got, out, (size_t)drawn * sizeof *out);
+    else status = (int)drawn;
     check(status == LLAMA_OK && fault.calls == calls, "%s: llama_eval made %ld calls", now(t->scenario), fault.calls - calls);
     llama_describe(t->m, &info);
     if (status == LLAMA_OK) record(&got, llama_logits(t->s, 0), (size_t)info.vocab * sizeof(float));

@@ -380,7 +380,7 @@ static int keep_bytes(void *user, const void *p, size_t n) {
 
 /* Sequence 2 has {1, 2}, and 3 the same with 3 behind it: what 0 must have if it refuses the input. */
 static void make_sequences(void) {
-    llama_session_options o = {.size = sizeof o, .context = 8, .sequences = 4, .threads = 1, .allocator = &counted};
+    llama_session_options o = {.size = sizeof o, .context = 8, .sequences = 6, .threads = 1, .allocator = &counted};
     must(llama_session_new(&session, tiny, &o, NULL) == LLAMA_OK, "a session");
     must(llama_eval(session, 2, (int32_t[]){1, 2}, 2) == LLAMA_OK, "two tokens");
     must(llama_eval(session, 3, (int32_t[]){1, 2, 3}, 3) == LLAMA_OK, "three tokens");
@@ -394,6 +394,24 @@ static bool same_sequences(int a, int b) {
            !x == !y && (!x || memcmp(x, y, (size_t)spec.vocab * sizeof *x) == 0);
 }
 
+/* Guesses of the next tokens, which are the input's last bytes, give the tokens and logits of single steps. */
+static void try_guesses(int seq, const llama_sampler *sampler, const uint8_t *data, size_t n) {
+    enum { COPY = 4, STEPS = 5, MOST = 10 };
+    int32_t draft[MOST] = {0}, out[MOST + 1];
+    size_t guesses = n % (MOST + 1);
+    if (!llama_logits(session, seq)) return;
+    must(llama_fork(session, COPY, seq) == LLAMA_OK && llama_fork(session, STEPS, seq) == LLAMA_OK, "two copies");
+    for (size_t i = 0; i < guesses; i++) draft[i] = (int8_t)data[n - 1 - i];
+    if (data[n / 2] % 4) draft[0] = llama_sample(session, COPY, sampler);
+    ptrdiff_t drawn = llama_verify(session, COPY, sampler, draft, guesses, out);
+    must(drawn >= 1 ? (size_t)drawn <= guesses + 1 : drawn == LLAMA_ENUMERIC && same_sequences(COPY, seq), "tokens, or a code that changes nothing");
+    for (ptrdiff_t i = 0; i < drawn; i++) {
+        must(llama_sample(session, STEPS, sampler) == out[i], "the token that is drawn singly");
+        must(i + 1 == drawn || llama_eval(session, STEPS, &out[i], 1) == LLAMA_OK, "a step");
+    }
+    must(drawn < 0 || same_sequences(COPY, STEPS), "the sequence that single steps make");
+}
+
 /* What was loaded into a sequence is what the input says, and can be used. */
 static void try_loaded(int seq, const uint8_t *data, size_t n) {
     llama_sampler sampler = {.size = sizeof sampler, .repeat_penalty = 1.1f, .repeat_last = -1};
@@ -403,6 +421,7 @@ static void try_loaded(int seq, const uint8_t *data, size_t n) {
         must(llama_tokens(session, seq)[i] >= 0 && llama_tokens(session, seq)[i] < spec.vocab, "tokens of the vocabulary");
     must(llama_save(session, seq, same_bytes, &(unread){data, n}) == LLAMA_OK, "what was loaded can be saved");
     must(!llama_logits(session, seq) || llama_sample(session, seq, &sampler) < spec.vocab, "a token, or a code");
+    try_guesses(seq, &sampler, data, n);
     int status = llama_eval(session, seq, (int32_t[]){3}, 1);
     must(length == 8 ? status == LLAMA_EFULL : status == LLAMA_OK || status == LLAMA_ENUMERIC, "it goes on");
 }

@@ -303,7 +303,7 @@ static int read_some(void *user, void *p, size_t n) {
 /* Refused call number i; what it has to return and to say. false: there is no such call. */
 static bool refused_call(llama_session *s, size_t i, int *status, int *want, const char **words) {
     static float out[1024], bias[1024] = {[7] = NAN};
-    static int32_t odd[] = {1, 563, 5, 1024}, long_one[40], rank[4];
+    static int32_t odd[] = {1, 563, 5, 1024}, long_one[40], rank[4], drawn[4];
     const llama_sampler good = {.size = sizeof good, .temperature = 1};
     llama_sampler o = good;
     llama_request r[2] = {{.prompt = some + 2, .n_prompt = 3, .max_tokens = 2, .sampler = good}, {.prompt = some + 3, .n_prompt = 3, .max_tokens = 2, .sampler = good}};
@@ -354,6 +354,12 @@ static bool refused_call(llama_session *s, size_t i, int *status, int *want, con
     CALL((o.repeat_penalty = -2, llama_sample(s, 0, &o)), "repeat_penalty is -2;");
     CALL((o.repeat_last = -2, llama_sample(s, 0, &o)), "repeat_last is -2; it must be finite and at least -1");
     CALL((o.top_k = -3, llama_probabilities(s, 0, &o, out)), "top_k is -3;");
+    CALL((int)llama_verify(s, 4, &o, some, 2, drawn), "no such sequence: 4");
+    CALL((int)llama_verify(s, 1, &o, some, 2, drawn), "sequence 1 has no logits");
+    CALL((int)llama_verify(s, 0, NULL, some, 2, drawn), "the sampler is NULL");
+    CALL((int)llama_verify(s, 0, &o, NULL, 2, drawn), "draft and out must be given");
+    CALL((int)llama_verify(s, 0, &o, some, 2, NULL), "draft and out must be given");
+    CALL((o.min_p = 1.5f, (int)llama_verify(s, 0, &o, some, 2, drawn)), "min_p is 1.5;");
     CALL(llama_probabilities(s, 0, &o, NULL), "probs");
     CALL(llama_save(s, 4, to_nowhere, &n), "no such sequence: 4");
     CALL(llama_save(s, 0, NULL, NULL), "write function");
@@ -447,6 +453,7 @@ static int busy_calls;
 static void call_inside(const char *where) {
     llama_session *s = busy_session;
     static float out[1024];
+    int32_t drawn[2];
     const llama_sampler o = {.size = sizeof o};
     llama_request r = {.prompt = some, .n_prompt = 3, .max_tokens = 1, .sampler = o};
     llama_continuation e = {.context = "a", .n_context = 1, .ending = "b", .n_ending = 1};
@@ -454,7 +461,7 @@ static void call_inside(const char *where) {
     size_t n = 0;
     const llama_span span = {0, some, 1};
     if (busy_calls++ > 40) return; /* often enough */
-    for (int i = 0; i < 16; i++) {
+    for (int i = 0; i < 17; i++) {
         int status = LLAMA_OK;
         switch (i) {
         case 0: status = llama_eval(s, 0, some, 1); break;
@@ -472,6 +479,7 @@ static void call_inside(const char *where) {
         case 12: status = llama_save(s, 0, to_nowhere, &n); break;
         case 13: status = llama_load(s, 0, from_nowhere, NULL); break;
         case 14: status = llama_save_file(s, 0, STATE_FILE("busy"), &err); break;
+        case 15: status = (int)llama_verify(s, 0, &o, some, 1, drawn); break;
         default: status = llama_load_file(s, 0, STATE_FILE("whole"), &err); break;
         }
         check(status == LLAMA_EINVAL && strstr(llama_session_error(s), "the session is evaluating"), "%s, call %d: %d, '%s'", where, i, status, llama_session_error(s));
