@@ -17,7 +17,7 @@
  *   VI.   Opening a model   formats, parameters, binding, tokenizer, open, close, SIGBUS, check
  *   VII.  Sessions          memory layout, evaluating and scoring, sequences, saved state
  *   VIII. Sampling          random numbers, penalties, filters, the draw
- *   IX.   Text              text and tokens, prefix reuse, generation, log-likelihood, stop texts
+ *   IX.   Text              text and tokens, prefix reuse, guessing, generation, log-likelihood
  *   X.    The library       messages of status codes, version, build
  *
  * To read the file, start with forward() in part I: it is all of LLaMA. Part II has the equation of
@@ -52,6 +52,7 @@
  *   where temperature, top_k, top_p, min_p apply VIII  distribute
  *   where a prompt of a batch gets its sequence  IX    start_request
  *   how much of a prompt is in the KV cache      IX    cached_prefix
+ *   where the next tokens are guessed            IX    look_up, choose_guesses
  *   where a stop text is found                   IX    llama_find_stop
  *   where a text is tokenized, and BOS added     tokenizer.c, llamac_encode
  *   where characters and spaces are normalised   tokenizer.c, normalise, match_charsmap
@@ -339,6 +340,10 @@ typedef struct {      /* one sequence: a text with its KV cache */
     /* tokens after `length` that are evaluated guesses, and the logits after each: accept_guess */
     size_t guesses;
     const float *guess_logits; /* [guesses][V] */
+    /* where each three tokens in a row occur in `tokens`, by the position of the last of the three */
+    size_t indexed;   /* positions below are in the index */
+    uint32_t *newest; /* [2^index_bits] the last position with this hash, or UNINDEXED */
+    uint32_t *before; /* [context] the position before it with the same hash, or UNINDEXED */
 } sequence;
 
 typedef struct {    /* buffers of one thread */
@@ -370,6 +375,16 @@ typedef struct {
     double alone, team; /* nanoseconds per row; 0: not known */
     double since;       /* nanoseconds of passes since the slower of the two was tried */
 } pace;
+
+typedef struct {         /* guesses from one source: */
+    double tried, right; /* of the last ones, those compared with the token drawn; equal to it */
+} guess_source;
+
+enum {
+    LOOKUPS = 4,  /* sources of guesses: matches of 3, of 4 to 7, of 8 to 15, of more tokens */
+    GUESSED = 32, /* maximum number of guesses in a pass over the weights */
+    MAX_CONCURRENT = 64 /* maximum number of texts in a pass */
+};
 
 struct llama_session {
     const llama *model;         /* shared, never written */
@@ -406,13 +421,21 @@ struct llama_session {
     int32_t *ids;          /* [V] token ids, for the sampler's heap */
     unsigned char *seen;   /* [V] 1: the sampler has penalised this token */
     size_t n_logits;       /* rows of logits: n_sequences, and GUESSED more */
-    uint64_t calls;        /* number of evaluating calls so far: llama_eval, llama_score ... */
-    uint64_t done, total;  /* in layers * tokens: before this batch; of this call */
-    bool cancelled;        /* the host's progress function cancelled this call */
-    bool all_rows;         /* this call needs h of all tokens: scores, a trace, all_logits */
-    bool keep_logits;      /* the session has all_logits */
-    bool busy;             /* a call is at work that may call functions of the host */
-    llama_error error;     /* of the last call; its text is "" if that call succeeded */
+    bool lookup;           /* llama_generate guesses what follows a text */
+    int index_bits;        /* of a hash in the index of a sequence */
+    guess_source sources[LOOKUPS];
+    double pass_time[1 + MAX_CONCURRENT + GUESSED]; /* [rows] of a pass, in ns; 0: not known */
+    size_t timed, widest;     /* passes that were timed; the most rows of one */
+    double since, patience;   /* time of passes since the last trial; how rare trials are */
+    bool pays;                /* guessing did, when that was last asked */
+    const char *what;         /* the work that is reported to the progress function */
+    uint64_t calls;           /* number of evaluating calls so far: llama_eval, llama_score ... */
+    uint64_t done, total;     /* in layers * tokens: before this batch; of this call */
+    bool cancelled;           /* the host's progress function cancelled this call */
+    bool all_rows;            /* this call needs h of all tokens: scores, a trace, all_logits */
+    bool keep_logits;         /* the session has all_logits */
+    bool busy;                /* a call is at work that may call functions of the host */
+    llama_error error;        /* of the last call; its text is "" if that call succeeded */
     char kernels_text[2][48]; /* "avx512, 1 thread", "avx512, 2 threads": alone, with a team */
 };
 
@@ -427,7 +450,6 @@ enum {
     TILED = 32,          /* rows of x, and rows and columns of w, of one step of AMX */
     ATTENDED = 48,       /* maximum number of rows whose attention is computed together */
     SCORED = 8,          /* maximum number of scored tokens whose logits are computed together */
-    GUESSED = 32,        /* maximum number of guesses in a pass over the weights */
     MAX_LAYERS = 1024,   /* limits for the numbers in a file: layers, */
     MAX_WIDTH = 1 << 20, /* dim, heads, rows of w1, */
     MAX_VOCAB = 1 << 20, /* tokens, */
@@ -933,7 +955,7 @@ static size_t select_rows(llama_session *s, size_t n) {
  * call. */
 static bool cancelled(llama_session *s, size_t l, size_t n) {
     if (s->progress && !s->cancelled)
-        s->cancelled = s->progress(s->progress_user, "prompt", s->done + l * n, s->total) != 0;
+        s->cancelled = s->progress(s->progress_user, s->what, s->done + l * n, s->total) != 0;
     return s->cancelled;
 }
 
@@ -6428,8 +6450,12 @@ static uint64_t layout_session(llama_session *s, unsigned char *base) {
     for (size_t i = 0; i < s->n_sequences; i++) {
         sequence dummy = {0}, *q = base ? &s->sequences[i] : &dummy;
         *q = (sequence){0};
-        q->logits = reserve(&c, m->vocab_size, f);                             /* [V] */
-        q->tokens = reserve(&c, s->context, sizeof *q->tokens);                /* [context] */
+        q->logits = reserve(&c, m->vocab_size, f);              /* [V] */
+        q->tokens = reserve(&c, s->context, sizeof *q->tokens); /* [context] */
+        if (s->lookup) {
+            q->newest = reserve(&c, (uint64_t)1 << s->index_bits, sizeof *q->newest);
+            q->before = reserve(&c, s->context, sizeof *q->before);
+        }
         q->k = reserve(&c, (uint64_t)m->n_layers * s->context, m->kv_dim * f); /* the KV cache */
         q->v = reserve(&c, (uint64_t)m->n_layers * s->context, m->kv_dim * f);
         reserve(&c, BLOCK, f); /* kernels read whole vectors, also at the end of the last head */
@@ -6467,6 +6493,11 @@ static int check_session_options(llama_session *s, const llama_session_options *
     if (o.all_logits != 0 && o.all_logits != 1)
         return llamac_fail(err, LLAMA_EINVAL, "all_logits must be 0 or 1");
     s->keep_logits = o.all_logits;
+    if (o.no_lookup != 0 && o.no_lookup != 1)
+        return llamac_fail(err, LLAMA_EINVAL, "no_lookup must be 0 or 1");
+    s->lookup = !o.no_lookup;
+    for (s->index_bits = 1; (size_t)1 << s->index_bits < s->context;) s->index_bits++;
+    for (int i = 0; i < LOOKUPS; i++) s->sources[i] = (guess_source){2, 1};
     s->progress = o.progress;
     s->progress_user = o.user;
     s->kernels = find_kernels(o.kernels, o.numerics == LLAMA_FAST);
@@ -6732,6 +6763,7 @@ static int evaluate(llama_session *s, const llama_span *spans, const size_t *gue
     if (begin(s)) return LLAMA_EINVAL;
     if (n && !spans) return llamac_failed(s, LLAMA_EINVAL, "spans must be given");
     ld = padded(s->model->vocab_size);
+    s->what = guesses ? "text" : "prompt";
     s->calls++;
     for (size_t i = 0; i < n; i++) {
         int seq = spans[i].seq;
@@ -6861,6 +6893,7 @@ LLAMAC_API int llama_rewind(llama_session *s, int seq, size_t length) {
                            q->length, length);
     q->have_logits = q->have_logits && length == q->length;
     q->length = length;
+    if (q->indexed > length) q->indexed = length;
     return LLAMA_OK;
 }
 
@@ -6877,7 +6910,7 @@ static void copy_sequence(llama_session *s, sequence *to, const sequence *from,
     if (from->have_logits) memcpy(to->logits, from->logits, s->model->vocab_size * sizeof(float));
     to->length = from->length;
     to->have_logits = from->have_logits;
-    to->rows = 0;
+    to->rows = to->indexed = 0;
 }
 
 LLAMAC_API int llama_fork(llama_session *s, int dst, int src) {
@@ -7564,10 +7597,9 @@ LLAMAC_API int llama_top_logprobs(const llama_session *s, int seq, llama_token_l
 /* IX. Text                                                                                       */
 /* ============================================================================================== */
 
-/* Guarantee: batching never changes a result. Each generated text and each scored continuation is
- * bit-identical to running it alone. Generating and scoring read a session only through the public
- * functions of llama.h. If the model has no tokenizer, functions that need it fail or return
- * nothing. */
+/* Guarantee: batching and guessing never change a result. Each generated text and each scored
+ * continuation is bit-identical to running it alone, token by token. If the model has no tokenizer,
+ * functions that need it fail or return nothing. */
 
 /* ---- Tokenizing and detokenizing ---- */
 
@@ -7659,10 +7691,197 @@ LLAMAC_API int llama_prefill(llama_session *s, int seq, const int32_t *tokens, s
     return llama_eval(s, seq, tokens + keep, n - keep);
 }
 
+/* ---- Guessing what follows ---- */
+
+/* Reading the weights takes longer than computing with them, so a pass over the weights with several
+ * tokens takes little longer than with one. llama_generate guesses what follows a text, and evaluates
+ * the guesses together with the text's last token. Then the sampler draws as ever, and goes on while
+ * the token drawn is the guess. This is speculative decoding (Leviathan et al. 2023,
+ * arXiv:2211.17192) without a rule for what to accept: the logits are the same to the bit, and a draw
+ * depends on the seed and the position alone. A wrong guess only costs its part of the pass.
+ *
+ * Guesses are looked up: what followed when the last tokens of the text occurred before, in the same
+ * text or else in that of another sequence. How many are evaluated follows from how long passes take
+ * in this session, and from how many guesses came true. So the number of passes may differ from run
+ * to run; no text does. */
+
+/* What may follow a text. */
+typedef struct {
+    int source;          /* in s->sources; -1: there is no guess */
+    const int32_t *from; /* [most] the tokens guessed */
+    size_t most, n;      /* number of guesses that may be of use; of those in the next pass */
+    int32_t next;        /* the guess of the token that is drawn next; -1: there is none */
+} guess;
+
+enum {
+    MIN_MATCH = 3, /* tokens of a text that have to occur before: those of the index */
+    MAX_MATCH = 32 /* a longer match counts as this long */
+};
+static const uint32_t UNINDEXED = UINT32_MAX;
+
+/* Returns the hash of the three tokens that end at position p. A token has 20 bits. */
+static size_t hash_tokens(const llama_session *s, const int32_t *tokens, size_t p) {
+    uint64_t three = (uint64_t)tokens[p] << 40 | (uint64_t)tokens[p - 1] << 20;
+    return ((three | (uint64_t)tokens[p - 2]) * 0x9e3779b97f4a7c15) >> (64 - s->index_bits);
+}
+
+/* Adds the new tokens of a sequence to its index. Positions from which the sequence was rewound may
+ * still be in it: they are at least p, and their chains lead to lower positions. */
+static void update_index(const llama_session *s, sequence *q) {
+    size_t p = q->indexed;
+    if (p == 0 && q->length) memset(q->newest, 0xff, sizeof *q->newest << s->index_bits);
+    for (; p < q->length; p++) {
+        if (p + 1 < MIN_MATCH) continue;
+        uint32_t *newest = &q->newest[hash_tokens(s, q->tokens, p)], older = *newest;
+        while (older != UNINDEXED && older >= p) older = q->before[older];
+        q->before[p] = older;
+        *newest = (uint32_t)p;
+    }
+    q->indexed = p;
+}
+
+/* Finds where the last tokens of text[n] occur in a sequence before position `end` - 1, so that a
+ * token follows. Looks at the newest few places and takes the longest match. Returns its length, or
+ * 0; sets *at to the position after it. */
+static size_t find_match(const llama_session *s, const sequence *in, size_t end,
+                         const int32_t *text, size_t n, size_t *at) {
+    enum { PLACES = 16 };
+    size_t best = 0;
+    if (n < MIN_MATCH || in->indexed == 0) return 0;
+    uint32_t p = in->newest[hash_tokens(s, text, n - 1)];
+    for (int i = 0; i < PLACES && p != UNINDEXED; i++, p = in->before[p]) {
+        size_t match = 0, longest = p + 1 < n ? p + 1 : n;
+        if (longest > MAX_MATCH) longest = MAX_MATCH;
+        while (match < longest && in->tokens[p - match] == text[n - 1 - match]) match++;
+        if (p + 1 < end && match >= MIN_MATCH && match > best) best = match, *at = p + 1;
+    }
+    return best;
+}
+
+/* Returns what followed when the end of the text occurred before. The text is that of sequence k and
+ * the token after it, which was drawn. The first n sequences have an index. A guess in the text
+ * itself may run on into the guesses. */
+static guess look_up(const llama_session *s, int k, int n) {
+    const sequence *own = &s->sequences[k], *in = own;
+    size_t at = 0, place = 0, length = own->length + 1;
+    size_t match = find_match(s, own, length, own->tokens, length, &at);
+    bool found = match > 0;
+    for (int i = 0; i < n && !found; i++) {
+        const sequence *other = &s->sequences[i];
+        size_t its = find_match(s, other, other->length, own->tokens, length, &place);
+        if (i != k && its > match) match = its, in = other, at = place;
+    }
+    if (!match) return (guess){.source = -1, .next = -1};
+    const int32_t *from = in->tokens + at;
+    size_t most = in == own ? SIZE_MAX : in->length - at;
+    return (guess){(match > 3) + (match > 7) + (match > 15), from, most, 0, *from};
+}
+
+/* Counts whether the guess of the next token was the token drawn. */
+static void count_guess(llama_session *s, const guess *g, int32_t token) {
+    enum { MOST = 64 };
+    if (g->next < 0) return;
+    guess_source *source = &s->sources[g->source];
+    if (source->tried >= MOST) source->tried /= 2, source->right /= 2;
+    source->tried++;
+    source->right += g->next == token;
+}
+
+/* Notes how long a pass with `rows` rows took, in nanoseconds. The mean follows faster when it goes
+ * down, as nothing makes a pass faster than it is. One interruption does not decide. */
+static void note_pass(llama_session *s, size_t rows, uint64_t nanoseconds) {
+    if (rows == 0 || rows > MAX_CONCURRENT + GUESSED) return;
+    double *mean = &s->pass_time[rows], time = nanoseconds ? (double)nanoseconds : 1;
+    s->since += time;
+    s->timed++;
+    if (rows > s->widest) s->widest = rows;
+    if (*mean > 0 && time > 2 * *mean) time = 2 * *mean;
+    *mean = *mean > 0 ? *mean + (time - *mean) * (time < *mean ? 0.75 : 0.25) : time;
+}
+
+/* Returns how long a pass with `rows` rows takes. If none was timed, it follows from the next smaller
+ * and the next larger one that was. More rows take no less time, and no more per row. */
+static double predict_pass(const llama_session *s, size_t rows) {
+    size_t low = rows - 1, high = rows + 1;
+    const double *timed = s->pass_time;
+    while (low > 0 && timed[low] <= 0) low--;
+    while (high <= s->widest && timed[high] <= 0) high++;
+    bool has_high = high <= s->widest;
+    double time = timed[rows], steps = (double)(rows - low);
+    if (time <= 0 && low && has_high)
+        time = timed[low] + (timed[high] - timed[low]) * steps / (double)(high - low);
+    else if (time <= 0 && low) time = timed[low] * (1 + steps / (double)(low < 16 ? 16 : low));
+    if (low && time > timed[low] * (double)rows / (double)low)
+        time = timed[low] * (double)rows / (double)low;
+    return has_high && (time <= 0 || time > timed[high]) ? timed[high] : time;
+}
+
+/* Decides how many guesses of each of the texts, g[sequences], are in the next pass: as many as give
+ * the most tokens per time, or none. `texts` of the sequences have a text. Of guessing and not
+ * guessing, what seems worse is tried again whenever that costs about 1% of the time since, and each
+ * time more rarely. */
+static void choose_guesses(llama_session *s, guess *g, int sequences, size_t texts) {
+    enum { WARM = 4, RARELY = 100, NEVER = 1 << 20 };
+    double chance[MAX_CONCURRENT], tokens = (double)texts, best = 0, gain = 0;
+    double alone = predict_pass(s, texts);
+    int order[GUESSED]; /* whose guesses they are, the one most likely to come true first */
+    size_t n = 0, n_best = 0;
+    for (int k = 0; k < sequences; k++)
+        chance[k] = g[k].most ? s->sources[g[k].source].right / s->sources[g[k].source].tried : 0;
+    while (n < GUESSED && texts + n < 2 * s->widest && s->timed >= WARM) {
+        int k = 0;
+        for (int i = 1; i < sequences; i++) k = chance[i] > chance[k] ? i : k;
+        if (chance[k] < 1.0 / 64) break;
+        const guess_source *source = &s->sources[g[k].source];
+        order[n++] = k;
+        tokens += chance[k];
+        chance[k] *= ++g[k].n < g[k].most ? source->right / source->tried : 0;
+        double rate = tokens / predict_pass(s, texts + n);
+        if (rate > best) best = rate, gain = tokens, n_best = n;
+    }
+    while (n > n_best) g[order[--n]].n--;
+    if (!n) return;
+    bool pays = best * alone > (double)texts;
+    double loss = pays ? alone - (double)texts / best : gain / best - gain * alone / (double)texts;
+    if (pays != s->pays || s->patience <= 0) s->pays = pays, s->patience = RARELY;
+    bool trial = s->since > s->patience * (loss + alone / 16);
+    if (trial) s->since = 0;
+    if (trial && s->patience < NEVER) s->patience *= 2;
+    while (pays == trial && n > 0) g[order[--n]].n--;
+}
+
+/* Puts the last token of each text, which was drawn, behind the tokens of its sequence, and after it
+ * the guesses of the next pass. running[k] is the request of sequence k, or NULL. Sets g[k] and
+ * returns whether a prompt is in the pass: then it has no guesses. */
+static bool make_guesses(llama_session *s, llama_request *const *running, int sequences, guess *g) {
+    size_t texts = 0;
+    bool prompts = false;
+    for (int k = 0; k < sequences; k++) {
+        sequence *q = &s->sequences[k];
+        if (s->lookup) update_index(s, q);
+        if (!running[k]) continue;
+        texts++;
+        if (running[k]->generated) q->tokens[q->length] = running[k]->token;
+        else prompts = true;
+    }
+    for (int k = 0; k < sequences; k++) {
+        const llama_request *t = running[k];
+        g[k] = (guess){.source = -1, .next = -1};
+        if (!s->lookup || !can_guess(s) || !t || !t->generated) continue;
+        g[k] = look_up(s, k, sequences);
+        size_t left = t->max_tokens - t->generated - 1; /* more are of no use, and may not fit */
+        if (g[k].most > left) g[k].most = left;
+    }
+    if (!prompts && texts) choose_guesses(s, g, sequences, texts);
+    for (int k = 0; k < sequences; k++)
+        for (size_t i = 0; i < g[k].n; i++)
+            s->sequences[k].tokens[s->sequences[k].length + 1 + i] = g[k].from[i];
+    return prompts;
+}
+
 /* ---- Generating ---- */
 
-enum { MAX_CONCURRENT = 64 }; /* the most sequences in one pass over the weights */
-enum { MIN_PREFIX = 8 };      /* tokens; a shorter prefix is not worth copying or waiting for */
+enum { MIN_PREFIX = 8 }; /* tokens; a shorter prefix is not worth copying or waiting for */
 
 /* Starts a request in a free sequence. running[k] is the request of sequence k; NULL: it is free.
  * The request takes the free sequence that loses the fewest cached tokens, so that the texts of
@@ -7693,7 +7912,7 @@ static bool start_request(llama_session *s, llama_request *t, llama_request **ru
     running[to] = t;
     t->seq = to;
     t->finish_reason = LLAMA_FINISH_NONE;
-    t->generated = 0;
+    t->generated = t->passes = t->drafted = t->accepted = 0;
     t->cached_tokens = rewind_to(s, to, cached, n);
     return true;
 }
@@ -7747,12 +7966,31 @@ static int check_request(llama_session *s, const llama_request *t) {
     return status || !t->max_tokens ? status : check_sampler(s, &t->sampler, &o);
 }
 
-/* Each turn of the loop starts requests, evaluates one batch and samples a token for each running
+/* Draws the next token of a request and, while its guesses are the tokens drawn, the one after it.
+ * Returns LLAMA_OK, or the negative code of llama_sample or fn. */
+static int next_tokens(llama_session *s, llama_request *t, guess *g, llama_request_fn fn,
+                       void *user) {
+    sequence *q = &s->sequences[t->seq];
+    int status;
+    t->passes += t->max_tokens > 0;
+    t->drafted += q->guesses;
+    while ((status = next_token(s, t, fn, user)) == LLAMA_OK && !t->finish_reason) {
+        count_guess(s, g, t->token);
+        if (!accept_guess(s, q, t->token)) break;
+        t->accepted++;
+        g->next = q->guesses ? q->tokens[q->length] : -1;
+    }
+    return status;
+}
+
+/* Each turn of the loop starts requests, evaluates one batch and draws the tokens of each running
  * request. */
 LLAMAC_API int llama_generate(llama_session *s, llama_request *requests, size_t n,
                               llama_request_fn fn, void *user) {
     llama_request *running[MAX_CONCURRENT] = {NULL}; /* by sequence; NULL: the sequence is free */
+    guess guesses[MAX_CONCURRENT];                   /* by sequence */
     llama_span spans[MAX_CONCURRENT];
+    size_t guessed[MAX_CONCURRENT]; /* number of guesses in each span */
     int sequences = 0, status = LLAMA_OK;
     if (begin(s)) return LLAMA_EINVAL;
     if (!fn) return llamac_failed(s, LLAMA_EINVAL, "the callback is NULL");
@@ -7763,18 +8001,25 @@ LLAMAC_API int llama_generate(llama_session *s, llama_request *requests, size_t 
     while (sequences < MAX_CONCURRENT && llama_tokens(s, sequences)) sequences++;
     for (size_t next = 0, n_spans = 1; n_spans && status == LLAMA_OK;) {
         while (next < n && start_request(s, &requests[next], running, sequences)) next++;
-        /* The batch: the uncached tokens of each new prompt, the last token of each other text */
-        n_spans = 0;
+        bool prompts = make_guesses(s, running, sequences, guesses);
+        /* The batch: the uncached tokens of each new prompt, the last token of each other text and
+         * the guesses after it */
+        size_t rows = n_spans = 0;
         for (int k = 0; k < sequences; k++) {
-            llama_request *t = running[k];
-            if (t && t->generated) spans[n_spans++] = (llama_span){k, &t->token, 1};
-            else if (t)
-                spans[n_spans++] =
-                    (llama_span){k, t->prompt + t->cached_tokens, t->n_prompt - t->cached_tokens};
+            const llama_request *t = running[k];
+            const int32_t *end = s->sequences[k].tokens + s->sequences[k].length;
+            if (!t) continue;
+            guessed[n_spans] = guesses[k].n;
+            spans[n_spans] = t->generated ? (llama_span){k, end, 1 + guesses[k].n}
+                                          : (llama_span){k, t->prompt + t->cached_tokens,
+                                                         t->n_prompt - t->cached_tokens};
+            rows += spans[n_spans++].n;
         }
-        status = llama_eval_batch(s, spans, n_spans);
+        uint64_t start = llamac_nanoseconds();
+        status = evaluate(s, spans, prompts ? NULL : guessed, n_spans, NULL, NULL);
+        if (status == LLAMA_OK && !prompts) note_pass(s, rows, llamac_nanoseconds() - start);
         for (int k = 0; k < sequences && status == LLAMA_OK; k++) {
-            if (running[k]) status = next_token(s, running[k], fn, user);
+            if (running[k]) status = next_tokens(s, running[k], &guesses[k], fn, user);
             if (running[k] && running[k]->finish_reason) running[k] = NULL;
         }
     }

@@ -137,7 +137,8 @@ typedef struct {
 
 /* Reports progress on the calling thread: of "prompt" at least once a layer, before it is computed.
  * In the last report of work that succeeds, done is total. Return 0 to continue, any other value to
- * cancel. `what` names the work and its unit: "prompt" counts layers x tokens, "weights", "md5" and
+ * cancel. `what` names the work and its unit: "prompt" counts layers x tokens, and so does "text", a
+ * pass of llama_generate in which no prompt is evaluated, or of llama_verify; "weights", "md5" and
  * "state" (saving and loading) count bytes. */
 typedef int (*llama_progress_fn)(void *user, const char *what, uint64_t done, uint64_t total);
 
@@ -222,6 +223,8 @@ typedef struct {
     const llama_allocator *allocator; /* copied; NULL: aligned_alloc and free */
     int all_logits; /* 1: keep the logits of every token of a call, for llama_logits_at. Adds room
                      * for sequences * context * vocab floats; pages are used as they are filled */
+    int no_lookup;  /* 1: llama_generate does not guess what follows a text from what came before.
+                     * Never changes a result */
 } llama_session_options;
 
 /* Creates a session and sets *session. `options` may be NULL. The model must outlive the session.
@@ -513,6 +516,9 @@ typedef struct {
     size_t cached_tokens; /* result: tokens of the prompt that were not evaluated again */
     size_t generated;     /* result: tokens generated so far */
     int32_t token;        /* result: the last token drawn */
+    size_t passes;        /* result: passes over the weights after which tokens were drawn */
+    size_t drafted;       /* result: guesses of tokens that were evaluated in these passes */
+    size_t accepted;      /* result: guesses that were the tokens drawn */
 } llama_request;
 
 /* Receives each token of a text: n bytes of text that the token completes (n may be 0). The
@@ -540,6 +546,12 @@ typedef int (*llama_request_fn)(void *user, llama_request *, const char *text, s
 
 /* Generates n texts. Each pass over the weights evaluates as many texts as the session has
  * sequences, up to 64. Batching never changes a text: its bits are those of generating it alone.
+ *
+ * Guesses of what follows, from what came before in the texts, are evaluated together with the last
+ * token of a text, as llama_verify does, if they make generating faster in this session. They never
+ * change a text, but requests advance at different speeds: the order of calls of fn for different
+ * requests, `seq` and cached_tokens may differ from run to run, and so may passes, drafted and
+ * accepted.
  *
  * Prompts with a common prefix share it. A prefix that a sequence already holds, from an earlier
  * call or from llama_load, is not evaluated again. A text takes the free sequence that loses the

@@ -95,8 +95,8 @@ static struct options {
     int samples;    /* texts per prompt */
     int logprobs;   /* most likely tokens to print at each position; 0: no log-probabilities */
     int stride;     /* tokens between the starts of windows; 0: --ctx */
-    bool fast, seeded, escapes, no_bos, ignore_eos, echo, stats, quiet, count, decode, bos, ids,
-        special, help, version, lines, null, json, interactive;
+    bool fast, no_lookup, seeded, escapes, no_bos, ignore_eos, echo, stats, quiet, count, decode,
+        bos, ids, special, help, version, lines, null, json, interactive;
 } options;
 
 /* The state of this run. */
@@ -130,6 +130,8 @@ static struct run {
         double prompt_seconds, generation_seconds;      /* durations up to and after first tokens */
         size_t evaluated, cached;      /* prompt tokens that were evaluated; that a cache held */
         size_t generated, after_first; /* all tokens generated; all but each text's first */
+        size_t passes, later_passes;   /* of all texts; without the one that ends each prompt */
+        size_t drafted, accepted;      /* guesses of tokens; those that came true */
     } stats;
     struct {          /* for -i */
         bytes prompt; /* the text before the chat */
@@ -400,10 +402,16 @@ static const char complete_help[] =
     "  prompt_tokens        the number of tokens in the prompt\n"
     "  first_token_seconds  from opening the model to the first token\n"
     "  seconds              from opening the model to the end of the text\n"
+    "  passes               passes over the weights that drew tokens of the text\n"
+    "  drafted, accepted    guesses of tokens in them; those that came true\n"
+    "  tokens_per_pass      tokens drawn in a pass\n"
     "  logprobs             with --logprobs: a list with an object for each token\n"
     "An object of logprobs has token (an id), text, logprob (its natural logarithm of\n"
     "p) and top: K objects of the most likely tokens, with token, text and logprob.\n"
     "If a token is only a part of a character, its text is that byte, as in <0xE2>.\n"
+    "\n"
+    "Tokens that followed the same tokens before are guessed and evaluated together\n"
+    "with the last token, if that is faster. This changes no byte of the output.\n"
     "\n"
     "--repeat-penalty R divides the positive logits of tokens that occurred among the\n"
     "last --repeat-last-n tokens by R, and multiplies negative logits by R.\n"
@@ -547,8 +555,8 @@ static const char trace_help[] =
 
 static const char bench_help[] =
     "Measures the speed of this model on this machine. Each run evaluates a prompt of\n"
-    "128 tokens at once, then 32 tokens one after the other as in generation. Prints\n"
-    "the highest speeds of five runs.\n"
+    "128 tokens at once, then 32 tokens one after the other as in generation, without\n"
+    "guesses. Prints the highest speeds of five runs.\n"
     "\n"
     "With --json these are one JSON object with the keys prompt_tokens,\n"
     "generated_tokens, prompt_tokens_per_second, generated_tokens_per_second,\n"
@@ -713,6 +721,8 @@ static const struct {
     {EVALUATE, "--kernels NAME", STRING, AT(session.kernels),
      "scalar, avx2, avx512 or neon (default: the fastest)"},
     {EVALUATE, "--fast", FLAG, AT(fast), "use AMX for prompts: the last bits of results differ"},
+    {COMPLETE, "--no-lookup", FLAG, AT(no_lookup),
+     "do not guess tokens from the text so far (same output)"},
     {COMPLETE | COMMON, "--stats", FLAG, AT(stats),
      "print speed, memory, kernels and seed on stderr"},
     {MODEL, "-q, --quiet", FLAG, AT(quiet), "no notes, no bar; score prints accuracy only"},
@@ -1633,13 +1643,14 @@ static void show_progress(const char *what, double done, double total) {
 }
 
 /* The progress callback of sessions and of llama_check: draw the bar. A prompt's progress is shown
- * only if it is the only one: with several texts, print_outputs shows how many are complete.
- * Returns nonzero after Ctrl-C, which cancels the call. */
+ * only if it is the only one: with several texts, print_outputs shows how many are complete. While a
+ * text is generated there is no bar. Returns nonzero after Ctrl-C, which cancels the call. */
 static int on_progress(void *user, const char *what, uint64_t done, uint64_t total) {
     bool alone = options.command->bit == COMPLETE && options.session.sequences == 1;
     bool prompt = alone && total > (uint64_t)run.info.layers; /* more than one token */
     (void)user;
-    if (prompt || *what != 'p') show_progress(what, (double)done, (double)total);
+    if (strcmp(what, "prompt") == 0 ? prompt : strcmp(what, "text") != 0)
+        show_progress(what, (double)done, (double)total);
     return interrupted;
 }
 
@@ -1675,6 +1686,7 @@ static void new_session(size_t n, bool read_ahead) {
     llama_session_options *so = &options.session;
     so->context = (int)run.context, so->sequences = (int)n, so->progress = on_progress;
     so->numerics = options.fast ? LLAMA_FAST : LLAMA_EXACT;
+    so->no_lookup = options.no_lookup;
     int status = llama_session_new(&run.session, run.model, so, &err);
     if (status == LLAMA_ENOMEM) die(EXIT_MEMORY, "%s: see %s", err.text, memory_options());
     exit_on_error(status, err.text);
@@ -1687,6 +1699,12 @@ static void must(int status) { exit_on_error(status, llama_session_error(run.ses
 
 /* Return n per second. */
 static double rate(size_t n, double seconds) { return seconds > 0 ? (double)n / seconds : 0; }
+
+/* Return how many tokens were drawn in a pass over the weights: one, and the guesses that came
+ * true. */
+static double tokens_per_pass(size_t passes, size_t accepted) {
+    return passes ? (double)(passes + accepted) / (double)passes : 0;
+}
 
 /* For --stats and /stats: print speed, memory, kernels and seed on stderr. */
 static void print_stats(void) {
@@ -1701,7 +1719,11 @@ static void print_stats(void) {
     fprintf(stderr, "generation  %zu tokens in %.3f s, %.2f tokens/s", run.stats.generated,
             generation, speed);
     if (options.session.sequences == 1)
-        fprintf(stderr, ", %.1f GB/s of weights", speed * (double)run.info.token_bytes / 1e9);
+        fprintf(stderr, ", %.1f GB/s of weights",
+                rate(run.stats.later_passes, generation) * (double)run.info.token_bytes / 1e9);
+    fprintf(stderr, "\npasses      %zu, %.2f tokens each; %zu of %zu guesses came true",
+            run.stats.passes, tokens_per_pass(run.stats.passes, run.stats.accepted),
+            run.stats.accepted, run.stats.drafted);
     fprintf(stderr, "\nfirst token %.1f ms after the start\nopening     %.1f ms\n",
             (run.stats.first_token_time - run.stats.start_time) * 1e3,
             (run.stats.open_time - run.stats.start_time) * 1e3);
@@ -1874,6 +1896,8 @@ static void print_object(const llama_request *t, const output *out) {
            context_full(t) ? "context" : reasons[t->finish_reason], t->sampler.seed, t->n_prompt);
     printf(", \"first_token_seconds\": %.6f, \"seconds\": %.6f",
            out->first_token_time > 0 ? out->first_token_time - opened : 0, out->end_time - opened);
+    printf(", \"passes\": %zu, \"drafted\": %zu, \"accepted\": %zu, \"tokens_per_pass\": %.3f",
+           t->passes, t->drafted, t->accepted, tokens_per_pass(t->passes, t->accepted));
     if (options.logprobs) print_logprobs(rows, t->generated, width);
     puts("}");
 }
@@ -1984,6 +2008,10 @@ static void count_requests(double start) {
         run.stats.evaluated += t->n_prompt - t->cached_tokens;
         run.stats.generated += t->generated;
         run.stats.after_first += t->generated - (t->generated > 0);
+        run.stats.passes += t->passes;
+        run.stats.later_passes += t->passes - (t->passes > 0);
+        run.stats.drafted += t->drafted;
+        run.stats.accepted += t->accepted;
     }
 }
 

@@ -1231,6 +1231,47 @@ assert len(set(seeds)) == 8 and all(s == int(float(s)) < 2 ** 53 for s in seeds)
     fi
 }
 
+# Guesses of what follows change no byte
+guesses_like() { # NAME options...: run again with each of $ways, and compare but for times and counts
+    name=$1
+    shift
+    run 0 "$name" "$@" --no-lookup
+    sed -E 's/"(first_token_seconds|seconds|passes|drafted|accepted|tokens_per_pass)": [0-9.]*//g' $work/out >$work/want
+    for way in $ways; do
+        run 0 "$name $way" "$@" ${way#with}
+        sed -E 's/"(first_token_seconds|seconds|passes|drafted|accepted|tokens_per_pass)": [0-9.]*//g' $work/out >$work/got
+        same "$name: $way changes the output" $work/got $work/want
+    done
+}
+case_guesses() {
+    ways=with
+    again="$one $one $one $one" chat="$work/guess_chat"
+    printf '%s\n' "$one" "$two" "$again" "$one" >$work/guess_lines
+    guesses_like "guesses, greedy" $llama $model "$again" --temp 0 -n 150 --ignore-eos
+    guesses_like "guesses, sampled" $llama $model "$again" -s 3 -n 150 --temp 0.4
+    guesses_like "guesses, filters" $llama $model "$again" -s 4 -n 100 --top-k 5 --min-p 0.1 --top-p 0.8
+    guesses_like "guesses, penalties" $llama $model "$again" -s 5 -n 100 --repeat-penalty 1.2 --repeat-last-n 9
+    guesses_like "guesses, stops" $llama $model "$again" --temp 0 -n 150 --stop "in the" --stop-id 7
+    guesses_like "guesses, full context" $llama $model "$again" --temp 0 -n -1 -c 70 --ignore-eos -q
+    guesses_like "guesses, -k 4 --json" $llama $model "$again" -s 6 -n 60 --temp 0.5 -k 4 --json --logprobs 2
+    guesses_like "guesses, --lines" $llama $model --lines -f $work/guess_lines -s 7 -n 60 --temp 0.3
+    printf '%s\n' "$one" "$one" "$two" "/retry" "$one" >$chat
+    $llama $model -i -s 8 -n 40 --temp 0.3 --no-lookup <$chat >$work/want 2>$work/err
+    $llama $model -i -s 8 -n 40 --temp 0.3 <$chat >$work/got 2>$work/err
+    same "guesses, -i" $work/got $work/want
+    rm -f $work/guess_cache*
+    run 0 "guesses, a cache" $llama $model "$again" --temp 0 -n 40 --prompt-cache $work/guess_cache1 --no-lookup
+    run 0 "guesses, a cache" $llama $model "$again" --temp 0 -n 40 --prompt-cache $work/guess_cache2
+    same "guesses: the same cache" $work/guess_cache1 $work/guess_cache2
+    run 0 "--no-lookup --stats" $llama $model "$again" --temp 0 -n 150 --ignore-eos --no-lookup --stats
+    holds "--no-lookup: a token a pass ($(grep ^passes $work/err))" grep -q "^passes *150, 1.00 tokens each; 0 of 0 guesses came true$" $work/err
+    run 0 "--stats" $llama $model "$again" --temp 0 -n 400 --ignore-eos --stats
+    holds "guesses come true ($(grep ^passes $work/err))" grep -q "^passes *[0-9]*, [0-9.]* tokens each; [1-9][0-9]* of [1-9][0-9]* guesses came true$" $work/err
+    run 0 "--json" $llama $model "$again" --temp 0 -n 9 --json --no-lookup
+    holds "--json counts ($(cat $work/out))" grep -q '"passes": 9, "drafted": 0, "accepted": 0, "tokens_per_pass": 1.000}$' $work/out
+    refuse 2 "bench --no-lookup" "not an option of bench" $llama bench $model --no-lookup
+}
+
 # Special tokens, ids as a prompt, a stop by id
 case_special() {
     ids="1 $(cat $work/ids)"
@@ -1340,7 +1381,7 @@ case_version() {
 
 # ---- All cases, or some ----
 
-cases="text stdin seeds stop utf8 refusals full pipes cache batch rejected notes json talk score ppl cut terminals trace bench info formats help completion surprises turns slips json_times special facts version"
+cases="text stdin seeds stop utf8 refusals full pipes cache batch rejected notes json talk score ppl cut terminals trace bench info formats help completion surprises turns slips json_times guesses special facts version"
 slow="batch stdin rejected completion formats help json_times ppl score surprises" # left to make check
 matched=0
 for name in $cases; do
