@@ -270,6 +270,14 @@ static inline void sha256_end(sha256 *s, char hex[65]) {
     for (int i = 0; i < 8; i++) snprintf(hex + 8 * i, 9, "%08x", (unsigned)s->h[i]);
 }
 
+/* ---- Statistics ---- */
+
+/* Chi-square's upper tail, by the Wilson-Hilferty approximation. */
+static inline double chi_square_p(double x, double degrees) {
+    double z = (cbrt(x / degrees) - (1 - 2 / (9 * degrees))) / sqrt(2 / (9 * degrees));
+    return 0.5 * erfc(z / sqrt(2));
+}
+
 /* ---- The gate for a float32 forward pass ---- */
 
 typedef struct {

@@ -883,12 +883,6 @@ static void test_float_mode(void) {
 
 /* ---- Sampling ---- */
 
-/* Chi-square's upper tail, by the Wilson-Hilferty approximation. */
-static double chi_square_p(double x, double degrees) {
-    double z = (cbrt(x / degrees) - (1 - 2 / (9 * degrees))) / sqrt(2 / (9 * degrees));
-    return 0.5 * erfc(z / sqrt(2));
-}
-
 static void draws(llama_session *s, llama_sampler o, int vocab, const char *name, uint64_t step) {
     const int n = test_quick ? 100000 : 1000000;
     float p[64];
