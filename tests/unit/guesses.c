@@ -5,6 +5,7 @@
 #include "../tools/checkpoint.h"
 
 static char work[1024];
+static const char *folder;
 static llama *tiny;
 
 static const char *in_work(const char *name) {
@@ -84,18 +85,24 @@ static void draw_all(llama_session *s, llama_sampler o, size_t positions, uint64
     }
 }
 
-/* Whether the draws that are so many positions and seeds apart know nothing of each other. */
-static void independent(const double *p, size_t kinds, size_t positions, size_t dt, int dk) {
-    static size_t counts[EVEN * EVEN];
-    double joint[EVEN * EVEN];
-    char what[64];
-    size_t n = 0;
+/* Whether the draws that are so many positions and seeds apart know nothing of each other: chi-square of the table of
+ * pairs, against the products of its rows' and columns' sums. */
+static void independent(size_t kinds, size_t positions, size_t dt, int dk) {
+    static size_t counts[EVEN][EVEN];
+    size_t rows[EVEN] = {0}, columns[EVEN] = {0}, n = 0;
     memset(counts, 0, sizeof counts);
-    for (size_t i = 0; i < kinds * kinds; i++) joint[i] = p[i / kinds] * p[i % kinds];
     for (size_t t = 0; t + dt < positions; t++)
-        for (int k = dk < 0 ? -dk : 0; k < SEEDS && k + dk < SEEDS; k++, n++) counts[drawn[t][k] * kinds + drawn[t + dt][k + dk]]++;
-    snprintf(what, sizeof what, "pairs %zu positions, %d seeds apart", dt, dk);
-    fits(joint, counts, kinds * kinds, n, what);
+        for (int k = dk < 0 ? -dk : 0; k < SEEDS && k + dk < SEEDS; k++, n++) {
+            int a = drawn[t][k], b = drawn[t + dt][k + dk];
+            counts[a][b]++, rows[a]++, columns[b]++;
+        }
+    double x = 0, degrees = (double)((kinds - 1) * (kinds - 1));
+    for (size_t a = 0; a < kinds; a++)
+        for (size_t b = 0; b < kinds; b++) {
+            double want = (double)rows[a] * (double)columns[b] / (double)n, off = (double)counts[a][b] - want;
+            x += off * off / want;
+        }
+    check(chi_square_p(x, degrees) > 1e-4, "pairs %zu positions, %d seeds apart: chi-square %.1f of %.0f", dt, dk, x, degrees);
 }
 
 static void test_draw(void) {
@@ -129,7 +136,7 @@ static void test_draw(void) {
             for (size_t k = 0; k < SEEDS; k++) counts[drawn[t][k]]++;
         fits(p, counts, EVEN, positions * SEEDS, shapes[i].name);
         if (shapes[i].top == 0)
-            for (size_t k = 0; k < sizeof apart / sizeof *apart; k++) independent(p, kinds, positions, apart[k].dt, apart[k].dk);
+            for (size_t k = 0; k < sizeof apart / sizeof *apart; k++) independent(kinds, positions, apart[k].dt, apart[k].dk);
     }
     llama_session_free(s);
     llama_close(m);
@@ -310,7 +317,7 @@ static void test_nearly(void) {
         double optimum = 0, expected = 0, variance = 0;
         size_t same = 0, draws = 0;
         random_state = 4;
-        copy_noisy("tests/tiny", in_work("noisy"), noises[i], 1);
+        copy_noisy(folder, in_work("noisy"), noises[i], 1);
         llama *noisy = open_model(in_work("noisy"), NULL);
         llama_session *a = session(tiny, (llama_session_options){.context = 256}), *b = session(noisy, (llama_session_options){.context = 256});
         int32_t token = 1;
@@ -351,7 +358,8 @@ int main(int argc, char **argv) {
     argc = tests_begin(argc, argv);
     snprintf(work, sizeof work, "%s", argc > 2 ? argv[2] : "build/work/guesses");
     make_folder(work);
-    tiny = open_model(argc > 1 ? argv[1] : "tests/tiny", NULL);
+    folder = argc > 1 ? argv[1] : "tests/tiny";
+    tiny = open_model(folder, NULL);
     RUN(cases);
     llama_close(tiny);
     return tests_done("guesses");
