@@ -352,10 +352,309 @@ static void test_nearly(void) {
     }
 }
 
-static const test_case cases[] = {CASE(draw), CASE(alone), CASE(filters), CASE(dropped), CASE(nearly)};
+/* ---- Models of any shape ---- */
+
+typedef enum { F32, F16, BF16 } number_type;
+
+/* A model of random weights in a folder of Hugging Face's layout. steep: the deviation of its logits. other: another
+ * number, other weights. noise: part of each weight that depends on `other` alone: 0 none, 1 all. hole: the embedding of
+ * the last token is NaN, so to evaluate it gives LLAMA_ENUMERIC. */
+typedef struct {
+    model_spec of;
+    number_type type;
+    float steep, noise;
+    unsigned other;
+    bool hole;
+} made_spec;
+
+/* Return a number from -1 to 1 that depends on all of these. */
+static float weight_at(uint64_t which, uint64_t tensor, uint64_t i) {
+    random_state = (which << 56) ^ (tensor << 40) ^ i;
+    return between(-1, 1);
+}
+
+static void put_number(buffer *b, float x, number_type type) {
+    uint32_t bits;
+    memcpy(&bits, &x, 4);
+    uint32_t exponent = bits >> 23 & 255, half = (bits >> 16 & 0x8000) | (exponent - 112) << 10 | (bits >> 13 & 0x3ff);
+    if (type == F32) put_int(b, bits, 4);
+    else put_int(b, type == BF16 ? bits >> 16 : exponent == 255 ? 0x7e00 : exponent > 112 ? half : 0, 2); /* cut off */
+}
+
+static llama *make_model(const made_spec *m, const char *name, const llama_options *o) {
+    static const char *const types[] = {"F32", "F16", "BF16"};
+    char path[2048];
+    buffer header = {0}, data = {0};
+    model_weight w;
+    uint64_t kept = random_state;
+    snprintf(path, sizeof path, "%s", in_work(name));
+    make_folder(path);
+    model_config(&m->of, path);
+    put_text(&header, "{\"__metadata__\":{\"format\":\"pt\"}");
+    for (int i = 0; model_nth(&m->of, false, i, &w); i++) {
+        char text[256];
+        size_t begin = data.n, n = (size_t)w.cols * (size_t)(w.rows ? w.rows : 1);
+        float scale = (i == 0 ? 1.0f : (i == 2 ? m->steep : 1) / sqrtf((float)w.cols)) * sqrtf(3);
+        for (size_t k = 0; k < n; k++) {
+            float x = (1 - m->noise) * weight_at(1, (uint64_t)i, k) + m->noise * weight_at(2 + m->other, (uint64_t)i, k);
+            bool hole = m->hole && i == 0 && k / (size_t)w.cols == (size_t)w.rows - 1;
+            put_number(&data, hole ? NAN : w.rows ? x * scale : 1 + 0.1f * x, m->type);
+        }
+        snprintf(text, sizeof text, ",\"%s\":{\"dtype\":\"%s\",\"shape\":[%d%s", w.name, types[m->type], w.rows ? w.rows : w.cols, w.rows ? "," : "");
+        put_text(&header, text);
+        if (w.rows) snprintf(text, sizeof text, "%d", w.cols), put_text(&header, text);
+        snprintf(text, sizeof text, "],\"data_offsets\":[%zu,%zu]}", begin, data.n);
+        put_text(&header, text);
+    }
+    buffer file = safetensors_file(&header, &data);
+    put_file(&file, path, "model.safetensors");
+    free(file.at);
+    random_state = kept;
+    return open_model(path, o);
+}
+
+/* ---- Guesses that are checked together ---- */
+
+enum { LONGEST = 100, VOCAB = 301 }; /* the largest context, the largest vocabulary */
+
+/* What comes after a sequence, one token at a time: token[i] is drawn from logits[i]; logits[i + 1] are those after it,
+ * unless to evaluate it failed, or the context was full: then token[i] is the last. */
+typedef struct {
+    size_t n; /* tokens drawn */
+    bool failed;
+    int32_t token[LONGEST + 1];
+    float logits[LONGEST + 1][VOCAB];
+} future;
+static future ahead;
+
+/* Draw what comes after sequence 0, in its copy, sequence 1. */
+static void look_ahead(llama_session *s, const llama_sampler *o, size_t vocab) {
+    size_t context = (size_t)llama_session_context(s);
+    ahead.n = 0, ahead.failed = false;
+    check(llama_fork(s, 1, 0) == LLAMA_OK, "fork");
+    memcpy(ahead.logits[0], llama_logits(s, 1), vocab * sizeof(float));
+    while (true) {
+        int32_t token = ahead.token[ahead.n] = llama_sample(s, 1, o);
+        if (!check(token >= 0, "sample: %s", llama_session_error(s))) exit(tests_done("guesses"));
+        ahead.n++;
+        if (llama_length(s, 1) == context) return;
+        int status = llama_eval(s, 1, &token, 1);
+        if ((ahead.failed = status == LLAMA_ENUMERIC)) return;
+        if (!check(status == LLAMA_OK, "eval: %s", llama_session_error(s))) exit(tests_done("guesses"));
+        memcpy(ahead.logits[ahead.n], llama_logits(s, 1), vocab * sizeof(float));
+    }
+}
+
+/* A draft, [n]: of no tokens, right, wrong at one place, too long, with an invalid token, with the token that cannot be
+ * evaluated, the last tokens of the sequence itself, useless. */
+enum { NONE, RIGHT, WRONG, TOO_LONG, INVALID, HOLE, OWN, USELESS, DRAFTS };
+static int32_t draft[3 * LONGEST];
+static size_t make_draft(int kind, size_t place, size_t vocab, const llama_session *s, int seq) {
+    static const int32_t invalid[] = {-1, INT32_MIN, INT32_MAX, 0};
+    size_t n = kind == NONE ? 0 : kind == TOO_LONG ? ahead.n + 1 + below(2 * LONGEST - ahead.n) : below(4) ? ahead.n : below(ahead.n + 1);
+    for (size_t i = 0; i < n; i++) draft[i] = i < ahead.n && kind != USELESS ? ahead.token[i] : (int32_t)below(vocab - 1);
+    if (kind == OWN) {
+        n = 1 + below(llama_length(s, seq));
+        memcpy(draft, llama_tokens(s, seq) + llama_length(s, seq) - n, n * sizeof *draft);
+    }
+    if (place >= n) return n;
+    if (kind == WRONG) draft[place] = (int32_t)(((size_t)draft[place] + 1 + below(vocab - 1)) % vocab);
+    if (kind == HOLE) draft[place] = (int32_t)vocab - 1;
+    if (kind == INVALID) draft[place] = (draft[place] = invalid[below(4)]) ? draft[place] : (int32_t)vocab;
+    return n;
+}
+
+static size_t verified, accepted, failures;
+
+/* Check sequence `seq`, which is as `look_ahead` found it, against the draft. */
+static void check_verify(llama_session *s, int seq, const llama_sampler *o, const int32_t *given, size_t n, size_t vocab, const char *what) {
+    static int32_t out[3 * LONGEST + 2];
+    size_t length = llama_length(s, seq), context = (size_t)llama_session_context(s), k = 0;
+    while (k < n && k < ahead.n && length + k < context && draft[k] == ahead.token[k]) k++;
+    bool fails = ahead.failed && k == ahead.n; /* the token that cannot be evaluated was drawn and guessed */
+    out[n + 1] = 0x55555555;
+    verified++;
+    ptrdiff_t got = llama_verify(s, seq, o, n ? given : NULL, n, out);
+    check(out[n + 1] == 0x55555555, "%s: more than %zu tokens are written", what, n + 1);
+    if (fails) {
+        failures++;
+        check(got == LLAMA_ENUMERIC, "%s: %td, not LLAMA_ENUMERIC", what, got);
+        k = 0;
+    } else {
+        accepted += k;
+        if (!check(got == (ptrdiff_t)k + 1, "%s: %td tokens, not %zu, of a draft of %zu: %s", what, got, k + 1, n, llama_session_error(s))) return;
+        check(memcmp(out, ahead.token, (k + 1) * sizeof *out) == 0, "%s: other tokens", what);
+    }
+    check(llama_length(s, seq) == length + k, "%s: length %zu, not %zu", what, llama_length(s, seq), length + k);
+    check(memcmp(llama_tokens(s, seq) + length, ahead.token, k * sizeof *out) == 0, "%s: other tokens in the sequence", what);
+    const float *logits = llama_logits(s, seq);
+    check(logits && memcmp(logits, ahead.logits[k], vocab * sizeof(float)) == 0, "%s: after %zu of %zu tokens, other logits", what, k, n);
+    check(llama_sample(s, seq, o) == ahead.token[k], "%s: the last token is drawn again", what);
+    for (size_t i = 0; !fails && i < k; i++) { /* those of the last pass, if the session keeps them */
+        logits = llama_logits_at(s, seq, length + i);
+        check(!logits || memcmp(logits, ahead.logits[i + 1], vocab * sizeof(float)) == 0, "%s: other logits at place %zu of %zu", what, i, k);
+    }
+    for (size_t i = length + k; !fails && k && i <= length + n && i <= context; i++)
+        check(!llama_logits_at(s, seq, i), "%s: logits at position %zu, which was removed", what, i);
+    if (k + 1 >= ahead.n) return;
+    check(llama_eval(s, seq, ahead.token + k, 1) == LLAMA_OK, "%s: eval: %s", what, llama_session_error(s));
+    check(memcmp(llama_logits(s, seq), ahead.logits[k + 1], vocab * sizeof(float)) == 0, "%s: other logits one token later", what);
+}
+
+/* Keep the most rows of a pass. */
+static void on_trace(void *user, const char *name, const float *x, size_t rows, size_t cols) {
+    (void)name, (void)x, (void)cols;
+    if (rows > *(size_t *)user) *(size_t *)user = rows;
+}
+
+static const char *const kernels[] = {NULL, "scalar", "avx2", "avx512", "neon"};
+
+/* Return a session with such options, or, if this processor has not its kernels, with the best kernels. */
+static llama_session *session_with(const llama *m, llama_session_options o) {
+    llama_session *s = NULL;
+    o.size = sizeof o;
+    return llama_session_new(&s, m, &o, NULL) == LLAMA_OK ? s : (o.kernels = NULL, session(m, o));
+}
+
+static const made_spec verify_specs[] = {
+    {.of = {.dim = 32, .layers = 2, .heads = 4, .kv_heads = 2, .hidden = 48, .vocab = 40}, .steep = 2, .hole = true},
+    {.of = {.dim = 20, .layers = 1, .heads = 1, .kv_heads = 1, .hidden = 33, .vocab = 131}, .steep = 1, .hole = true},
+    {.of = {.dim = 48, .layers = 3, .heads = 3, .kv_heads = 1, .hidden = 64, .vocab = VOCAB}, .steep = 4, .hole = true}};
+enum { SHAPES = sizeof verify_specs / sizeof *verify_specs };
+
+static size_t verify_cases;
+
+/* llama_verify and one token at a time: the same tokens, lengths and logits to the bit. */
+static void test_verify(void) {
+    size_t n_traced = 0, wanted = verify_cases ? verify_cases : test_quick ? 400 : 2000;
+    static float bias[VOCAB];
+    static float before[VOCAB];
+    llama *models[SHAPES * 3];
+    for (int i = 0; i < SHAPES * 3; i++) {
+        made_spec spec = verify_specs[i / 3];
+        char name[32];
+        spec.type = (number_type)(i % 3);
+        snprintf(name, sizeof name, "made-%d", i);
+        models[i] = make_model(&spec, name, NULL);
+    }
+    random_state = 5;
+    verified = accepted = failures = 0;
+    for (size_t round = 0; verified < wanted; round++) {
+        size_t which = round % (SHAPES * 3), vocab = (size_t)verify_specs[which / 3].of.vocab, traced = 0;
+        int context = below(3) ? 6 + (int)below(35) : 41 + (int)below(LONGEST - 40);
+        llama_session *one = session(models[which], (llama_session_options){.context = context, .sequences = 2});
+        llama_session_options o = {.context = context, .sequences = 3 + (int)below(3), .threads = 1 + (int)(round % 3), .batch = (int)below(50), .all_logits = (int)below(2),
+                                   .kernels = kernels[round % 5]};
+        llama_session *s = session_with(models[which], o);
+        int32_t prompt[LONGEST], other = (int32_t)below(vocab - 1);
+        check(llama_eval(s, 2, &other, 1) == LLAMA_OK, "eval");
+        memcpy(before, llama_logits(s, 2), vocab * sizeof(float));
+        for (int turn = 0; turn < 4; turn++) {
+            size_t n = 1 + below(below(2) ? 6 : (size_t)context);
+            for (size_t i = 0; i < n; i++) prompt[i] = (int32_t)below(vocab - 1);
+            llama_rewind(one, 0, 0), llama_rewind(s, 0, 0), llama_trace(s, NULL, NULL);
+            check(llama_eval(one, 0, prompt, n) == LLAMA_OK && llama_eval(s, 0, prompt, n) == LLAMA_OK, "eval");
+            llama_sampler sampler = any_sampler(bias, vocab);
+            if (sampler.bias && below(2)) bias[vocab - 1] = -INFINITY;
+            look_ahead(one, &sampler, vocab);
+            for (int kind = 0; kind < DRAFTS; kind++) {
+                size_t places = kind == WRONG && turn == 0 ? ahead.n : 1; /* wrong at each place, once in four */
+                for (size_t i = 0; i < places; i++) {
+                    char what[128];
+                    size_t place = places > 1 ? i : below(2) ? below(ahead.n) : below(4), length = make_draft(kind, place, vocab, s, 0);
+                    snprintf(what, sizeof what, "round %zu, model %zu, turn %d, draft %d, place %zu", round, which, turn, kind, place);
+                    check(llama_fork(s, 1, 0) == LLAMA_OK && llama_trace(s, round % 7 == 3 ? on_trace : NULL, &traced) == LLAMA_OK, "fork");
+                    check_verify(s, kind == USELESS ? 0 : 1, &sampler, kind == OWN ? llama_tokens(s, 1) + llama_length(s, 1) - length : draft, length, vocab, what);
+                }
+            }
+        }
+        check(llama_length(s, 2) == 1 && memcmp(llama_logits(s, 2), before, vocab * sizeof(float)) == 0, "the other sequence is left alone");
+        check(llama_eval(s, 2, &other, 1) == LLAMA_OK && llama_rewind(one, 0, 0) == LLAMA_OK && llama_eval(one, 0, (int32_t[]){other, other}, 2) == LLAMA_OK &&
+                  memcmp(llama_logits(s, 2), llama_logits(one, 0), vocab * sizeof(float)) == 0,
+              "and so is its KV cache");
+        check(traced == (round % 7 == 3), "under llama_trace, %zu tokens in a pass", traced);
+        n_traced += traced > 0;
+        llama_session_free(one), llama_session_free(s);
+    }
+    for (int i = 0; i < SHAPES * 3; i++) llama_close(models[i]);
+    check(accepted > verified && failures > 0 && n_traced > 0, "%zu cases: %zu guesses came true, %zu failed, %zu sessions traced", verified, accepted, failures, n_traced);
+    printf("%zu cases, %zu guesses came true, %zu cases failed as they should\n", verified, accepted, failures);
+}
+
+/* Cancel at a call of the progress function. */
+static size_t progress_calls, cancel_at;
+static int cancel(void *user, const char *what, uint64_t done, uint64_t total) {
+    (void)user, (void)what, (void)done, (void)total;
+    return ++progress_calls == cancel_at;
+}
+
+/* A call that fails leaves the sequence as it was, wherever it fails. */
+static void test_verify_fails(void) {
+    made_spec spec = verify_specs[0];
+    llama *m = make_model(&spec, "made", NULL);
+    size_t vocab = (size_t)spec.of.vocab, canceled = 0;
+    llama_sampler o = {.size = sizeof o, .temperature = 0.7f, .top_k = 5, .repeat_penalty = 1.2f}, bad = {.size = sizeof bad, .temperature = -1};
+    llama_session *one = session(m, (llama_session_options){.context = LONGEST, .sequences = 2});
+    int32_t prompt[] = {3, 1, 4, 1, 5}, out[LONGEST + 2];
+    for (o.seed = 0, ahead.n = 0; ahead.n < 80; o.seed++) { /* a text of many tokens that does not fail */
+        llama_rewind(one, 0, 0);
+        check(llama_eval(one, 0, prompt, 5) == LLAMA_OK, "eval");
+        look_ahead(one, &o, vocab);
+        if (ahead.n >= 80) break;
+        if (!check(o.seed < 1000, "no long text")) return;
+    }
+    for (int keeps = 0; keeps < 2; keeps++) {
+        llama_session *s = session(m, (llama_session_options){.context = LONGEST, .sequences = 2, .batch = 16, .all_logits = keeps, .progress = cancel});
+        cancel_at = 0;
+        check(llama_eval(s, 0, prompt, 5) == LLAMA_OK, "eval");
+        for (size_t at = 1;; at++) {
+            memcpy(draft, ahead.token, 80 * sizeof *draft);
+            check(llama_fork(s, 1, 0) == LLAMA_OK, "fork");
+            progress_calls = 0, cancel_at = at;
+            ptrdiff_t got = llama_verify(s, 1, &o, draft, 80, out);
+            bool done = progress_calls < at;
+            cancel_at = 0;
+            if (done) {
+                check(got == 81, "not canceled: %td", got);
+                break;
+            }
+            canceled++;
+            check(got == LLAMA_ECANCEL && llama_length(s, 1) == 5 && memcmp(llama_tokens(s, 1), prompt, sizeof prompt) == 0, "canceled at %zu: %td, length %zu", at, got, llama_length(s, 1));
+            check(llama_logits(s, 1) && memcmp(llama_logits(s, 1), ahead.logits[0], vocab * sizeof(float)) == 0, "canceled at %zu: other logits", at);
+            check_verify(s, 1, &o, draft, 80, vocab, "after that"); /* and it can be done again */
+        }
+        const float *logits = llama_logits(s, 0);
+        struct {
+            llama_session *s;
+            int seq;
+            const llama_sampler *o;
+            const int32_t *draft;
+            size_t n;
+            int32_t *out;
+            const char *why;
+        } refused[] = {{NULL, 0, &o, draft, 2, out, ""},        {s, 2, &o, draft, 2, out, "no such sequence"}, {s, -1, &o, draft, 2, out, "no such sequence"},
+                       {s, 0, NULL, draft, 2, out, "sampler"},  {s, 0, &bad, draft, 2, out, "temperature"},    {s, 0, &o, NULL, 2, out, "must be given"},
+                       {s, 0, &o, draft, 2, NULL, "must be given"}, {s, 0, &o, NULL, 0, NULL, "must be given"},             {s, 1, &o, draft, 2, out, "no logits"}};
+        llama_rewind(s, 1, 3);
+        for (size_t i = 0; i < sizeof refused / sizeof *refused; i++) {
+            ptrdiff_t got = llama_verify(refused[i].s, refused[i].seq, refused[i].o, refused[i].draft, refused[i].n, refused[i].out);
+            check(got == LLAMA_EINVAL && (i == 0 || strstr(llama_session_error(s), refused[i].why)), "refused, %zu: %td, %s", i, got, llama_session_error(s));
+            check(llama_length(s, 0) == 5 && llama_logits(s, 0) == logits && memcmp(logits, ahead.logits[0], vocab * sizeof(float)) == 0 && llama_length(s, 1) == 3 && !llama_logits(s, 1),
+                  "refused, %zu: something has changed", i);
+        }
+        check(llama_verify(s, 0, &o, draft, 1, out) > 0 && !*llama_session_error(s), "no error is left");
+        llama_session_free(s);
+    }
+    check(canceled > 8, "canceled at %zu places", canceled);
+    llama_session_free(one);
+    llama_close(m);
+}
+
+static const test_case cases[] = {CASE(draw), CASE(alone), CASE(filters), CASE(dropped), CASE(nearly), CASE(verify), CASE(verify_fails)};
 
 int main(int argc, char **argv) {
     argc = tests_begin(argc, argv);
+    if (argc > 4 && strcmp(argv[3], "--cases") == 0) verify_cases = strtoul(argv[4], NULL, 10);
     snprintf(work, sizeof work, "%s", argc > 2 ? argv[2] : "build/work/guesses");
     make_folder(work);
     folder = argc > 1 ? argv[1] : "tests/tiny";
