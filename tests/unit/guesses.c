@@ -3,6 +3,7 @@
  *   guesses MODEL WORKDIR [--cases N]     MODEL: a folder with a tokenizer, tests/tiny. N: random cases of verify
  */
 #include "../tools/checkpoint.h"
+#include <time.h>
 
 static char work[1024];
 static const char *folder;
@@ -25,10 +26,23 @@ static uint64_t next_random(void) {
 static size_t below(size_t n) { return (size_t)(next_random() % n); }
 static float between(float a, float b) { return a + (b - a) * (float)(next_random() >> 40) * 0x1p-24f; }
 
+/* Memory full of ones: NaN, and tokens of -1. What is read before it is written shows. */
+static void *dirty_alloc(void *user, size_t bytes, size_t align) {
+    (void)user;
+    void *p = aligned_alloc(align, (bytes + align - 1) / align * align);
+    return p ? memset(p, 0xff, bytes) : NULL;
+}
+static void plain_free(void *user, void *p, size_t bytes) {
+    (void)user, (void)bytes;
+    free(p);
+}
+static const llama_allocator dirty = {NULL, dirty_alloc, plain_free};
+
 static llama_session *session(const llama *m, llama_session_options o) {
     llama_session *s = NULL;
     llama_error err;
     o.size = sizeof o;
+    o.allocator = &dirty;
     if (!o.threads) o.threads = 1;
     if (!check(llama_session_new(&s, m, &o, &err) == LLAMA_OK, "session: %s", err.text)) exit(tests_done("guesses"));
     return s;
@@ -358,13 +372,15 @@ typedef enum { F32, F16, BF16 } number_type;
 
 /* A model of random weights in a folder of Hugging Face's layout. steep: the deviation of its logits. other: another
  * number, other weights. noise: part of each weight that depends on `other` alone: 0 none, 1 all. hole: the embedding of
- * the last token is NaN, so to evaluate it gives LLAMA_ENUMERIC. */
+ * the last token is NaN, so to evaluate it gives LLAMA_ENUMERIC. follow: after token t of so many in a row mostly comes the
+ * next of them, after the last the first. */
 typedef struct {
     model_spec of;
     number_type type;
     float steep, noise;
     unsigned other;
     bool hole;
+    size_t follow;
 } made_spec;
 
 /* Return a number from -1 to 1 that depends on all of these. */
@@ -395,9 +411,13 @@ static llama *make_model(const made_spec *m, const char *name, const llama_optio
         char text[256];
         size_t begin = data.n, n = (size_t)w.cols * (size_t)(w.rows ? w.rows : 1);
         float scale = (i == 0 ? 1.0f : (i == 2 ? m->steep : 1) / sqrtf((float)w.cols)) * sqrtf(3);
+        bool follows = m->follow && i == 2;
+        if (m->follow && i > 2 && ((i - 3) % 9 == 3 || (i - 3) % 9 == 5)) scale *= 0.3f; /* wo and w2 */
         for (size_t k = 0; k < n; k++) {
-            float x = (1 - m->noise) * weight_at(1, (uint64_t)i, k) + m->noise * weight_at(2 + m->other, (uint64_t)i, k);
-            bool hole = m->hole && i == 0 && k / (size_t)w.cols == (size_t)w.rows - 1;
+            size_t row = k / (size_t)w.cols, first = follows ? row / m->follow * m->follow : 0, before = follows && row == first ? first + m->follow - 1 : row - 1;
+            size_t at = follows ? k + before * (size_t)w.cols - row * (size_t)w.cols : k; /* the embedding of the token before */
+            float x = (1 - m->noise) * weight_at(1, follows ? 0 : (uint64_t)i, at) + m->noise * weight_at(2 + m->other, (uint64_t)i, k);
+            bool hole = m->hole && i == 0 && row == (size_t)w.rows - 1;
             put_number(&data, hole ? NAN : w.rows ? x * scale : 1 + 0.1f * x, m->type);
         }
         snprintf(text, sizeof text, ",\"%s\":{\"dtype\":\"%s\",\"shape\":[%d%s", w.name, types[m->type], w.rows ? w.rows : w.cols, w.rows ? "," : "");
@@ -513,6 +533,7 @@ static const char *const kernels[] = {NULL, "scalar", "avx2", "avx512", "neon"};
 static llama_session *session_with(const llama *m, llama_session_options o) {
     llama_session *s = NULL;
     o.size = sizeof o;
+    o.allocator = &dirty;
     return llama_session_new(&s, m, &o, NULL) == LLAMA_OK ? s : (o.kernels = NULL, session(m, o));
 }
 
@@ -650,7 +671,556 @@ static void test_verify_fails(void) {
     llama_close(m);
 }
 
-static const test_case cases[] = {CASE(draw), CASE(alone), CASE(filters), CASE(dropped), CASE(nearly), CASE(verify), CASE(verify_fails)};
+/* ---- Whole texts ---- */
+
+enum { MOST = 48, TEXTS = 8, PIECES = 1024 }; /* tokens of a text, texts at once, the vocabulary */
+
+/* A text to make, and what it came to, [n] tokens. */
+typedef struct {
+    int32_t prompt[2 * MOST];
+    size_t n_prompt, max_tokens;
+    llama_sampler sampler;
+    float bias[PIECES];
+    const char *stop;
+    int32_t tokens[MOST];
+    size_t n, bytes, ends;
+    char text[MOST * 64];
+    uint64_t sum; /* of all logits that were drawn from */
+    int finish_reason;
+} story;
+
+static void put_story(story *t, const float *logits, const char *text, size_t n) {
+    for (size_t i = 0; logits && i < PIECES; i++) {
+        uint32_t bits;
+        memcpy(&bits, logits + i, 4);
+        t->sum = (t->sum ^ bits) * 0x100000001b3;
+    }
+    if (n) memcpy(t->text + t->bytes, text, n);
+    t->bytes += n;
+}
+
+static bool is_stopped(const story *t) { return t->stop && llama_find_stop(t->text, t->bytes, &t->stop, 1, NULL) < t->bytes; }
+
+/* Make a text in sequence 0 of a session by llama_eval and llama_sample, token by token. */
+static void write_plainly(llama_session *s, const llama *m, story *t) {
+    llama_decoder utf8 = {.started = 1};
+    char text[LLAMA_TEXT_MAX];
+    t->n = t->bytes = t->sum = 0, t->ends = 1, t->finish_reason = LLAMA_FINISH_LENGTH;
+    llama_rewind(s, 0, 0);
+    int status = llama_eval(s, 0, t->prompt, t->n_prompt);
+    while (t->n < t->max_tokens && status == LLAMA_OK) {
+        int32_t token = llama_sample(s, 0, &t->sampler);
+        if (llama_is_end(m, token)) {
+            t->finish_reason = LLAMA_FINISH_EOS;
+            break;
+        }
+        t->tokens[t->n++] = token;
+        put_story(t, llama_logits(s, 0), text, llama_token_to_text(m, &utf8, token, text));
+        if (is_stopped(t)) {
+            t->finish_reason = LLAMA_FINISH_STOP;
+            return;
+        }
+        if (t->n < t->max_tokens) status = llama_eval(s, 0, &token, 1);
+    }
+    check(status == LLAMA_OK, "plainly: %s", llama_session_error(s));
+    put_story(t, NULL, text, llama_token_to_text(m, &utf8, LLAMA_FLUSH, text));
+}
+
+/* The session and the requests of llama_generate, for the callback. */
+static llama_session *writer;
+static llama_request requests[TEXTS];
+static size_t tokens_told, fail_after; /* tokens so far; after so many the callback fails */
+static struct {
+    const story *last; /* of this sequence */
+    size_t length;
+} left[TEXTS + 2];
+
+static int on_story(void *user, llama_request *r, const char *text, size_t n) {
+    story *t = (story *)user + (r - requests);
+    size_t length = t->n_prompt + r->generated - (r->generated > 0);
+    const float *logits = llama_logits(writer, r->seq), *kept;
+    if (r->finish_reason == LLAMA_FINISH_EOS) length = t->n_prompt + r->generated; /* the end follows the last token */
+    check(logits && llama_length(writer, r->seq) == length, "the sequence has %zu tokens, not %zu", llama_length(writer, r->seq), length);
+    check(memcmp(llama_tokens(writer, r->seq), t->prompt, t->n_prompt * sizeof(int32_t)) == 0 &&
+              memcmp(llama_tokens(writer, r->seq) + t->n_prompt, t->tokens, (length - t->n_prompt) * sizeof(int32_t)) == 0,
+          "the sequence has other tokens");
+    kept = llama_logits_at(writer, r->seq, length - 1);
+    check(!kept || memcmp(kept, logits, PIECES * sizeof(float)) == 0, "logits at position %zu", length - 1);
+    check(!llama_logits_at(writer, r->seq, length), "logits at position %zu, which does not exist", length);
+    put_story(t, r->finish_reason ? NULL : logits, text, n);
+    if (r->finish_reason) {
+        t->finish_reason = r->finish_reason, t->ends++;
+        left[r->seq].last = t, left[r->seq].length = length;
+        return 0;
+    }
+    t->tokens[t->n++] = r->token;
+    check(t->n == r->generated, "%zu tokens told of %zu", t->n, r->generated);
+    return ++tokens_told == fail_after ? -77 : is_stopped(t);
+}
+
+static int write_all(llama_session *s, story *t, size_t n) {
+    for (size_t i = 0; i < n; i++) {
+        t[i].n = t[i].bytes = t[i].sum = t[i].ends = 0, t[i].finish_reason = 0;
+        requests[i] = (llama_request){.prompt = t[i].prompt, .n_prompt = t[i].n_prompt, .sampler = t[i].sampler, .max_tokens = t[i].max_tokens, .utf8.started = 1};
+    }
+    writer = s, tokens_told = 0;
+    memset(left, 0, sizeof left);
+    int status = llama_generate(s, requests, n, on_story, t);
+    for (int k = 0; k < TEXTS + 2 && status == LLAMA_OK; k++) { /* no guess is left after the last token */
+        if (!left[k].last) continue;
+        check(llama_length(s, k) == left[k].length && llama_logits(s, k), "after its text, sequence %d has %zu tokens, not %zu", k, llama_length(s, k), left[k].length);
+        check(memcmp(llama_tokens(s, k), left[k].last->prompt, left[k].last->n_prompt * sizeof(int32_t)) == 0, "after its text, sequence %d has another prompt", k);
+    }
+    return status;
+}
+
+static double seconds(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+/* How long a pass seems to take, by a progress function that waits: as long as the longest of the last passes, so that
+ * guesses pay; twice as long for each token more, so that they do not; at random. */
+typedef enum { EQUAL, AS_IT_IS, AT_RANDOM, BY_TOKENS, PACES } pass_pace;
+static int wait_a_while(void *user, const char *what, uint64_t done, uint64_t total) {
+    static double start, longest;
+    pass_pace pace = *(const pass_pace *)user;
+    if (strcmp(what, "text") == 0 && done == 0) start = seconds();
+    if (strcmp(what, "text") == 0 && done == total) {
+        double took = seconds() - start;
+        longest = took > 0.97 * longest ? took : 0.97 * longest;
+        double until = start + (pace == EQUAL ? longest : pace == BY_TOKENS ? took * (double)total / 2 : pace == AT_RANDOM ? took * (double)(1 + total * 7 % 5) : 0);
+        while (seconds() < until) continue;
+    }
+    return ++progress_calls == cancel_at;
+}
+
+/* Choose the prompt, the sampler and the end of a text. Some prompts repeat themselves, some begin as others do. */
+static void make_story(story *t, size_t context) {
+    static const char *const stops[] = {"e", "th", "ing", "\n", "."};
+    memset(t, 0, sizeof *t);
+    t->n_prompt = 1 + below(context < MOST ? context : MOST);
+    size_t period = below(2) ? 1 + below(7) : t->n_prompt;
+    int32_t lowest = below(3) ? 504 : 0; /* 0: </s> is in the prompt, so it is guessed */
+    for (size_t i = 0; i < t->n_prompt; i++)
+        t->prompt[i] = i >= period ? t->prompt[i - period] : period < 8 ? lowest + (int32_t)below(4) : 3 + (int32_t)below(PIECES - 3);
+    size_t room = context - t->n_prompt + 1;
+    t->max_tokens = room < MOST && below(2) ? room : below(room < MOST ? room + 1 : MOST + 1);
+    t->sampler = any_sampler(t->bias, PIECES);
+    if (below(3)) t->sampler.temperature *= 0.5f, t->sampler.repeat_penalty = 0; /* texts that repeat themselves */
+    if (below(4) == 0 && t->sampler.bias) t->bias[2] = between(2, 12);           /* </s> */
+    if (below(3) == 0) t->stop = stops[below(5)];
+}
+
+static bool same_story(const story *a, const story *b) {
+    return a->n == b->n && memcmp(a->tokens, b->tokens, a->n * sizeof *a->tokens) == 0 && a->bytes == b->bytes && memcmp(a->text, b->text, a->bytes) == 0 &&
+           a->sum == b->sum && a->finish_reason == b->finish_reason && a->ends == b->ends;
+}
+
+/* Texts are the same byte for byte, whatever is guessed: with lookup and without, with a draft model that is right, half
+ * right and useless, with one sequence and several, on any number of threads and any kernels, however long passes take. */
+static void test_generate(void) {
+    enum { ROUNDS = 40, CONTEXT = 2 * MOST };
+    static story want[TEXTS], got[TEXTS];
+    char tokenizer[2048];
+    snprintf(tokenizer, sizeof tokenizer, "%s/tokenizer.model", folder);
+    llama_options options = {.size = sizeof options, .tokenizer = tokenizer};
+    made_spec spec = {.of = {.dim = 32, .layers = 2, .heads = 4, .kv_heads = 2, .hidden = 48, .vocab = PIECES}, .steep = 2.5f, .follow = 8};
+    llama *m = make_model(&spec, "target", &options);
+    size_t drafted = 0, came_true = 0, tokens = 0, passes = 0, finished[4] = {0}, unlooked = 0;
+    random_state = 6;
+    for (size_t round = 0; round < (test_quick ? ROUNDS : 10 * ROUNDS); round++) {
+        pass_pace pace = round % 2 ? EQUAL : (pass_pace)(round / 2 % PACES);
+        size_t context = below(3) ? CONTEXT : 12 + below(MOST), n = 1 + below(TEXTS);
+        llama_session *plain = session(m, (llama_session_options){.context = (int)context});
+        llama_session_options o = {.context = (int)context, .sequences = 1 + (int)below(below(2) ? 3 : TEXTS + 2), .threads = 1 + (int)(round % 3), .batch = below(3) ? 0 : 1 + (int)below(9),
+                                   .all_logits = below(4) == 0, .kernels = kernels[round % 5], .progress = wait_a_while, .user = &pace, .no_lookup = below(8) == 0};
+        llama_session *s = session_with(m, o);
+        for (size_t i = 0; i < n; i++) {
+            make_story(&want[i], context);
+            if (i && below(3) == 0) want[i] = want[i - 1], want[i].sampler.seed++; /* another text of this prompt */
+            if (want[i].sampler.bias) want[i].sampler.bias = want[i].bias;
+            write_plainly(plain, m, &want[i]);
+        }
+        size_t rows = 0;
+        bool traced = round % 9 == 4;
+        check(llama_trace(s, traced ? on_trace : NULL, &rows) == LLAMA_OK, "trace");
+        for (int turn = 0; turn < 3; turn++) {
+            cancel_at = turn == 1 && below(2) ? 1 + below(60) : 0, fail_after = turn == 1 && !cancel_at ? 1 + below(20) : 0, progress_calls = 0;
+            for (size_t i = 0; i < n; i++) {
+                got[i] = want[i];
+                if (got[i].sampler.bias) got[i].sampler.bias = got[i].bias;
+            }
+            int status = write_all(s, got, n);
+            bool ended = cancel_at && progress_calls >= cancel_at ? status == LLAMA_ECANCEL : fail_after && tokens_told >= fail_after ? status == -77 : status == LLAMA_OK;
+            check(ended, "round %zu, turn %d: %d, %s", round, turn, status, llama_session_error(s));
+            for (size_t i = 0; i < n; i++) {
+                const llama_request *r = &requests[i];
+                if (status == LLAMA_OK) {
+                    check(same_story(&want[i], &got[i]), "round %zu, turn %d, text %zu of %zu: %zu tokens, not %zu", round, turn, i, n, got[i].n, want[i].n);
+                    check(r->accepted <= r->drafted && r->passes + r->accepted == got[i].n + (got[i].finish_reason == LLAMA_FINISH_EOS), "%zu passes, %zu guesses came true of %zu, %zu tokens", r->passes,
+                          r->accepted, r->drafted, got[i].n);
+                    finished[got[i].finish_reason]++;
+                } else
+                    check(got[i].n <= want[i].n && memcmp(got[i].tokens, want[i].tokens, got[i].n * sizeof(int32_t)) == 0, "round %zu, an error: other tokens", round);
+                if (o.no_lookup || traced) unlooked += r->drafted;
+                drafted += r->drafted, came_true += r->accepted, tokens += got[i].n, passes += r->passes;
+            }
+        }
+        llama_session_free(s), llama_session_free(plain);
+    }
+    llama_close(m);
+    check(unlooked == 0, "without lookup, or under llama_trace, %zu guesses", unlooked);
+    check(came_true > 100 && drafted > came_true + 10, "%zu guesses, %zu came true", drafted, came_true);
+    check(finished[LLAMA_FINISH_EOS] > 10 && finished[LLAMA_FINISH_STOP] > 10 && finished[LLAMA_FINISH_LENGTH] > 10, "each end is met");
+    printf("%zu tokens in %zu passes of their texts, %zu guesses, %zu came true\n", tokens, passes, drafted, came_true);
+}
+
+/* ---- A walk over everything that changes a sequence ---- */
+
+enum { SEQUENCES = 4, ROOM = 40, TOKENS = 64, SLOTS = 3, CYCLE = 8 };
+
+/* What a sequence should hold: tokens[n], and whether there are logits after them. */
+typedef struct {
+    int32_t tokens[ROOM];
+    size_t n;
+    bool ready;
+} line;
+
+/* The walker's session, what its sequences should hold, and a session that evaluates everything from the beginning. */
+typedef struct {
+    llama_session *s, *fresh;
+    line lines[SEQUENCES];
+    llama_request requests[SEQUENCES + 2];
+    int32_t prompts[SEQUENCES + 2][ROOM], texts[SEQUENCES + 2][ROOM];
+    size_t step, checked;
+} walker;
+
+static int32_t follower(int32_t token) { return token / CYCLE * CYCLE + (token + 1) % CYCLE; }
+
+/* Evaluate tokens[n] from the beginning, all at once, and return the logits. */
+static const float *fresh_logits(llama_session *fresh, const int32_t *tokens, size_t n) {
+    llama_rewind(fresh, 0, 0);
+    check(llama_eval(fresh, 0, tokens, n) == LLAMA_OK, "fresh: %s", llama_session_error(fresh));
+    return llama_logits(fresh, 0);
+}
+
+/* Whether a sequence is what it should be, to the bit. */
+static void check_line(walker *w, int seq, const char *what) {
+    const line *l = &w->lines[seq];
+    const float *logits = llama_logits(w->s, seq);
+    if (!check(llama_length(w->s, seq) == l->n && memcmp(llama_tokens(w->s, seq), l->tokens, l->n * sizeof(int32_t)) == 0, "step %zu, %s: sequence %d has %zu tokens, not these %zu",
+               w->step, what, seq, llama_length(w->s, seq), l->n) ||
+        !check((logits != NULL) == l->ready, "step %zu, %s: sequence %d has logits: %d, not %d", w->step, what, seq, logits != NULL, l->ready) || !l->ready)
+        return;
+    w->checked++;
+    check(memcmp(logits, fresh_logits(w->fresh, l->tokens, l->n), TOKENS * sizeof(float)) == 0, "step %zu, %s: sequence %d has other logits", w->step, what, seq);
+}
+
+static void append(line *l, const int32_t *tokens, size_t n) {
+    memcpy(l->tokens + l->n, tokens, n * sizeof *tokens);
+    l->n += n;
+    l->ready = l->ready || n > 0;
+}
+
+static size_t some_tokens(int32_t *tokens, const line *after, size_t most) {
+    size_t n = below(most + 1);
+    int32_t token = after && after->n ? after->tokens[after->n - 1] : (int32_t)below(TOKENS);
+    for (size_t i = 0; i < n; i++) tokens[i] = token = below(10) ? follower(token) : (int32_t)below(TOKENS);
+    return n;
+}
+
+static int on_walk(void *user, llama_request *r, const char *text, size_t n) {
+    walker *w = user;
+    size_t i = (size_t)(r - w->requests);
+    line *l = &w->lines[r->seq];
+    (void)text;
+    check(n == 0, "there is no tokenizer");
+    if (!r->finish_reason) {
+        w->texts[i][r->generated - 1] = r->token;
+        return 0;
+    }
+    l->n = 0, l->ready = false;
+    append(l, r->prompt, r->n_prompt);
+    if (r->generated) append(l, w->texts[i], r->generated - 1);
+    return 0;
+}
+
+static void walk_generate(walker *w, float *bias) {
+    size_t n = 1 + below(SEQUENCES + 2);
+    bool told[SEQUENCES] = {false};
+    for (size_t i = 0; i < n; i++) {
+        const line *l = &w->lines[below(SEQUENCES)];
+        llama_request *r = &w->requests[i];
+        line prompt = {.n = below(l->n + 1)};
+        memcpy(prompt.tokens, l->tokens, prompt.n * sizeof(int32_t));
+        prompt.n += some_tokens(prompt.tokens + prompt.n, &prompt, ROOM - prompt.n < 6 ? ROOM - prompt.n : 6);
+        if (!prompt.n) prompt.tokens[prompt.n++] = (int32_t)below(TOKENS);
+        memcpy(w->prompts[i], prompt.tokens, sizeof prompt.tokens);
+        *r = (llama_request){.prompt = w->prompts[i], .n_prompt = prompt.n, .max_tokens = below(ROOM - prompt.n + 2), .sampler = any_sampler(bias, TOKENS)};
+        if (r->sampler.bias) r->sampler.bias = NULL; /* one for all would be the last request's */
+    }
+    progress_calls = 0, cancel_at = below(4) ? 0 : 1 + below(30);
+    int status = llama_generate(w->s, w->requests, n, on_walk, w);
+    bool canceled = cancel_at && progress_calls >= cancel_at;
+    cancel_at = 0;
+    check(status == (canceled ? LLAMA_ECANCEL : LLAMA_OK), "step %zu, generate: %d, %s", w->step, status, llama_session_error(w->s));
+    for (size_t i = 0; i < n; i++) {
+        const llama_request *r = &w->requests[i];
+        if (!canceled) told[r->seq] = true;
+        for (size_t k = 0; k < r->generated; k++) { /* token by token */
+            if (k == 0) fresh_logits(w->fresh, r->prompt, r->n_prompt);
+            int32_t token = llama_sample(w->fresh, 0, &r->sampler);
+            if (!check(token == w->texts[i][k], "step %zu, generate: token %zu is %d, not %d", w->step, k, (int)w->texts[i][k], (int)token)) break;
+            if (k + 1 < r->generated) check(llama_eval(w->fresh, 0, &token, 1) == LLAMA_OK, "eval");
+        }
+    }
+    for (int k = 0; k < SEQUENCES; k++) {
+        line *l = &w->lines[k];
+        if (canceled) { /* each keeps what it holds */
+            l->n = llama_length(w->s, k), l->ready = llama_logits(w->s, k) != NULL;
+            if (check(l->n <= ROOM, "length %zu", l->n)) memcpy(l->tokens, llama_tokens(w->s, k), l->n * sizeof(int32_t));
+        }
+        if (canceled || told[k]) check_line(w, k, canceled ? "generate, canceled" : "generate");
+    }
+}
+
+static void walk_verify(walker *w, int seq, float *bias) {
+    line *l = &w->lines[seq];
+    llama_sampler o = any_sampler(bias, TOKENS);
+    int32_t guesses[2 * ROOM], out[2 * ROOM + 1];
+    size_t n = some_tokens(guesses, l, ROOM), drawn = 0;
+    progress_calls = 0, cancel_at = below(4) ? 0 : 1 + below(5);
+    ptrdiff_t got = llama_verify(w->s, seq, &o, guesses, n, out);
+    bool canceled = cancel_at && progress_calls >= cancel_at;
+    cancel_at = 0;
+    if (!l->ready || canceled) {
+        check(got == (canceled ? LLAMA_ECANCEL : LLAMA_EINVAL), "step %zu, verify: %td", w->step, got);
+        return;
+    }
+    fresh_logits(w->fresh, l->tokens, l->n);
+    for (bool more = true; more; drawn++) {
+        int32_t token = llama_sample(w->fresh, 0, &o);
+        check((ptrdiff_t)drawn < got && out[drawn] == token, "step %zu, verify: token %zu of %td", w->step, drawn, got);
+        more = drawn < n && token == guesses[drawn] && llama_length(w->fresh, 0) < ROOM;
+        if (more) check(llama_eval(w->fresh, 0, &token, 1) == LLAMA_OK, "eval");
+    }
+    check(got == (ptrdiff_t)drawn, "step %zu, verify: %td tokens, not %zu", w->step, got, drawn);
+    append(l, guesses, drawn - 1);
+}
+
+static int put_state(void *user, const void *p, size_t n) {
+    put(user, p, n);
+    return 0;
+}
+static int get_state(void *user, void *p, size_t n) {
+    buffer *b = user; /* `room` is how much has been read */
+    if (b->room + n > b->n) return 1;
+    memcpy(p, b->at + b->room, n);
+    b->room += n;
+    return 0;
+}
+
+/* One step of a walker. The slots of saved states are those of all walkers. */
+static void walk(walker *w, buffer *slots, line *saved) {
+    static float bias[TOKENS], logprob[ROOM];
+    static const char *const names[] = {"eval", "eval_batch", "rewind", "fork", "save", "load", "generate", "prefill", "score", "verify", "verify", "generate"};
+    size_t what = below(sizeof names / sizeof *names), slot = below(SLOTS);
+    int seq = (int)below(SEQUENCES), other = (int)below(SEQUENCES), status = LLAMA_OK;
+    line *l = &w->lines[seq];
+    int32_t tokens[SEQUENCES][ROOM];
+    size_t n = some_tokens(tokens[0], l, 5);
+    buffer tape;
+    switch (what) {
+    case 0:
+        status = llama_eval(w->s, seq, tokens[0], n);
+        if (l->n + n > ROOM) check(status == LLAMA_EFULL, "step %zu: full", w->step), status = LLAMA_OK;
+        else append(l, tokens[0], n);
+        break;
+    case 1: {
+        llama_span spans[SEQUENCES];
+        size_t n_spans = 0;
+        for (int k = SEQUENCES - 1; k >= 0; k--) {
+            n = some_tokens(tokens[k], &w->lines[k], 4);
+            if (below(3) == 0 || w->lines[k].n + n > ROOM) continue;
+            spans[n_spans++] = (llama_span){k, tokens[k], n};
+            append(&w->lines[k], tokens[k], n);
+        }
+        status = llama_eval_batch(w->s, spans, n_spans);
+        break;
+    }
+    case 2:
+        n = below(3) ? l->n - below(l->n < 6 ? l->n + 1 : 6) : below(l->n + 1);
+        l->ready = l->ready && n == l->n;
+        status = llama_rewind(w->s, seq, l->n = n);
+        break;
+    case 3:
+        status = llama_fork(w->s, other, seq);
+        w->lines[other] = *l;
+        break;
+    case 4:
+        slots[slot].n = slots[slot].room = 0, free(slots[slot].at), slots[slot].at = NULL;
+        status = llama_save(w->s, seq, put_state, &slots[slot]);
+        saved[slot] = *l;
+        break;
+    case 5:
+        tape = slots[slot], tape.room = 0;
+        if (!tape.n) return;
+        status = llama_load(w->s, seq, get_state, &tape);
+        *l = saved[slot];
+        break;
+    case 7:
+        n = below(3) ? below(l->n + 1) : 0;
+        memcpy(tokens[0], l->tokens, n * sizeof **tokens);
+        n += some_tokens(tokens[0] + n, NULL, ROOM - n < 4 ? ROOM - n : 4);
+        status = llama_prefill(w->s, seq, tokens[0], n);
+        l->n = 0, l->ready = false;
+        append(l, tokens[0], n);
+        break;
+    case 8:
+        if (l->n + n > ROOM || (l->n && !l->ready)) return;
+        status = llama_score(w->s, seq, tokens[0], n, logprob);
+        append(l, tokens[0], n);
+        break;
+    case 6:
+    case 11: walk_generate(w, bias); return;
+    default: walk_verify(w, seq, bias); break;
+    }
+    check(status == LLAMA_OK, "step %zu, %s: %d, %s", w->step, names[what], status, llama_session_error(w->s));
+    check_line(w, seq, names[what]);
+    if (what == 1 || what == 3)
+        for (int k = 0; k < SEQUENCES; k++) check_line(w, k, names[what]);
+}
+
+/* Whatever the calls before were, a sequence has the tokens that it should have, and the logits of a fresh evaluation. */
+static void test_walk(void) {
+    enum { WALKERS = 3 };
+    static walker walkers[WALKERS];
+    made_spec spec = {.of = {.dim = 32, .layers = 2, .heads = 4, .kv_heads = 4, .hidden = 48, .vocab = TOKENS}, .type = BF16, .steep = 2, .follow = CYCLE};
+    llama *m = make_model(&spec, "walked", NULL);
+    buffer slots[SLOTS] = {{0}};
+    line saved[SLOTS];
+    pass_pace pace = EQUAL;
+    size_t steps = test_quick ? 1500 : 20000;
+    random_state = 7;
+    for (int i = 0; i < WALKERS; i++) {
+        llama_session_options o = {.context = ROOM, .sequences = SEQUENCES, .threads = 1 + i % 2, .batch = i == 1 ? 5 : 0, .all_logits = i == 2, .progress = wait_a_while, .user = &pace};
+        walkers[i] = (walker){.s = session(m, o), .fresh = session(m, (llama_session_options){.context = ROOM})};
+    }
+    for (size_t step = 0; step < steps && tests_failed < 20; step++) {
+        walker *w = &walkers[below(WALKERS)];
+        w->step = step;
+        walk(w, slots, saved);
+    }
+    for (int i = 0; i < WALKERS; i++) {
+        for (int k = 0; k < SEQUENCES; k++) check_line(&walkers[i], k, "the end");
+        check(walkers[i].checked > steps / 5, "walker %d: %zu sequences checked", i, walkers[i].checked);
+        llama_session_free(walkers[i].s), llama_session_free(walkers[i].fresh);
+    }
+    for (int i = 0; i < SLOTS; i++) free(slots[i].at);
+    llama_close(m);
+}
+
+/* ---- What is guessed ---- */
+
+static int say_nothing(void *user, llama_request *r, const char *text, size_t n) {
+    (void)user, (void)r, (void)text, (void)n;
+    return 0;
+}
+
+/* Generate after a prompt, where only one token can be drawn, or any if `forced` is below 0: the most likely. */
+static llama_request guess_after(llama_session *s, const int32_t *prompt, size_t n, int32_t forced, size_t max_tokens) {
+    static float bias[TOKENS];
+    for (int i = 0; i < TOKENS; i++) bias[i] = i == forced ? 0 : -INFINITY;
+    llama_request r = {.prompt = prompt, .n_prompt = n, .max_tokens = max_tokens, .sampler = {.size = sizeof(llama_sampler), .bias = forced < 0 ? NULL : bias}};
+    check(llama_generate(s, &r, 1, say_nothing, NULL) == LLAMA_OK && r.generated == max_tokens, "generate: %s", llama_session_error(s));
+    return r;
+}
+
+/* The same until there was a guess: an interruption may have made guesses look expensive. */
+static llama_request guess_once_after(llama_session *s, const int32_t *prompt, size_t n, int32_t forced, size_t max_tokens, int seq) {
+    llama_request r = {.drafted = 0};
+    for (int i = 0; i < 30 && r.drafted == 0; i++) {
+        llama_rewind(s, seq, 0);
+        r = guess_after(s, prompt, n, forced, max_tokens);
+        check(r.seq == seq, "sequence %d, not %d", r.seq, seq);
+    }
+    return r;
+}
+
+/* What follows is looked up: where the last three tokens or more stood before, of the longest such places the newest, in the
+ * text itself and in the other texts; tokens that were removed are not found. */
+static void test_lookup(void) {
+    enum { LONG = 150 };
+    made_spec spec = {.of = {.dim = 32, .layers = 2, .heads = 4, .kv_heads = 4, .hidden = 48, .vocab = TOKENS}, .type = F32, .steep = 12, .follow = CYCLE};
+    llama *m = make_model(&spec, "looked", NULL);
+    pass_pace pace = EQUAL;
+    llama_session *s = session(m, (llama_session_options){.context = LONG, .sequences = 3, .progress = wait_a_while, .user = &pace});
+    llama_request r;
+    int32_t cycle[CYCLE + 1] = {0};
+    size_t first = 0;
+    for (int turn = 0; turn < 4; turn++) { /* a text that repeats itself soon */
+        for (int i = 1; i <= CYCLE; i++) cycle[i] = follower(cycle[i - 1]);
+        r = guess_after(s, cycle, 2, -1, LONG - 2);
+        for (size_t i = 2; i < LONG - 1; i++) check(llama_tokens(s, r.seq)[i] == cycle[i % CYCLE], "token %zu is the next of the cycle", i);
+        if (turn == 0) first = r.passes;
+        if (turn == 2) printf("%zu tokens of a cycle in %zu passes\n", r.generated, r.passes);
+        if (turn == 2) check(r.passes < LONG / 3 && r.drafted >= r.accepted && r.accepted > LONG / 2, "%zu passes, %zu of %zu guesses came true", r.passes, r.accepted, r.drafted);
+        cycle[0] += CYCLE;
+    }
+    check(first < LONG, "%zu passes", first);
+    llama_rewind(s, 1, 0), llama_rewind(s, 2, 0);
+    static const struct {
+        const char *name;
+        int32_t prompt[20];
+        size_t n;
+        size_t drafted, accepted;
+    } own[] = {
+        {"the newest", {9, 1, 2, 3, 7, 8, 9, 5, 1, 2, 3, 3, 9, 8, 7, 1, 2}, 17, 1, 1},
+        {"not the older", {9, 1, 2, 3, 3, 8, 9, 5, 1, 2, 3, 7, 9, 8, 7, 1, 2}, 17, 1, 0},
+        {"the longest", {9, 1, 2, 3, 3, 8, 7, 5, 1, 2, 3, 7, 9, 8, 9, 1, 2}, 17, 1, 1},
+        {"not the shorter", {9, 1, 2, 3, 7, 8, 7, 5, 1, 2, 3, 3, 9, 8, 9, 1, 2}, 17, 1, 0},
+        {"at the beginning", {1, 2, 3, 3, 8, 7, 5, 1, 2}, 9, 1, 1},
+        {"two tokens are too few", {9, 2, 3, 3, 8, 7, 5, 1, 2}, 9, 0, 0},
+        {"no token before", {8, 1, 2}, 3, 0, 0},
+        {"one token, and the draw", {2}, 1, 0, 0},
+    };
+    for (size_t i = 0; i < sizeof own / sizeof *own; i++) { /* the draw is 3, always */
+        r = guess_once_after(s, own[i].prompt, own[i].n, 3, 3, 0);
+        check(r.drafted == own[i].drafted && r.accepted == own[i].accepted, "%s: %zu guesses, %zu came true", own[i].name, r.drafted, r.accepted);
+    }
+    static const int32_t other[] = {30, 31, 32, 1, 2, 3, 3, 40, 41, 42, 43, 1, 2, 3}, text[] = {20, 1, 2};
+    llama_rewind(s, 0, 0);
+    for (int turn = 0; turn < 5; turn++) {
+        static const size_t keep[] = {14, 7, 6, 14, 0};
+        size_t want = turn < 2 || turn == 3;
+        llama_rewind(s, 1, 0);
+        check(llama_eval(s, 1, other, 14) == LLAMA_OK, "eval");
+        r = guess_once_after(s, text, 3, 3, 2 + want, 0);
+        check(turn > 0 || (r.drafted == 1 && r.accepted == 1), "turn %d: in the other text: %zu guesses, %zu came true", turn, r.drafted, r.accepted);
+        llama_rewind(s, 1, keep[turn]); /* the other text's 3 after 1, 2, 3 is at position 6 */
+        if (turn == 3) check(llama_rewind(s, 1, 2) == LLAMA_OK && llama_eval(s, 1, (int32_t[]){1, 2, 3, 3}, 4) == LLAMA_OK, "eval"); /* put there again */
+        r = guess_once_after(s, text, 3, 3, 3, 0);
+        check(r.drafted == want && r.accepted == want, "turn %d: in the other text, rewound: %zu guesses, %zu came true", turn, r.drafted, r.accepted);
+    }
+    static const int32_t new_text[] = {50, 51, 52, 53, 1, 2, 3, 3};
+    buffer state = {0};
+    check(llama_eval(s, 2, new_text, 8) == LLAMA_OK && llama_save(s, 2, put_state, &state) == LLAMA_OK, "save");
+    for (int turn = 0; turn < 2; turn++) { /* in a text that has replaced another */
+        llama_rewind(s, 1, 0), state.room = 0;
+        check(llama_eval(s, 1, other, 3) == LLAMA_OK && llama_eval(s, 1, other + 7, 4) == LLAMA_OK && llama_eval(s, 1, other, 3) == LLAMA_OK, "eval");
+        r = guess_once_after(s, text, 3, 3, 2, 0);
+        check((turn ? llama_load(s, 1, get_state, &state) : llama_fork(s, 1, 2)) == LLAMA_OK && llama_rewind(s, 2, 0) == LLAMA_OK, "another text");
+        r = guess_once_after(s, text, 3, 3, 3, 0);
+        check(r.drafted == 1 && r.accepted == 1, "after llama_%s: %zu guesses, %zu came true", turn ? "load" : "fork", r.drafted, r.accepted);
+    }
+    free(state.at);
+    llama_session_free(s);
+    llama_close(m);
+}
+
+static const test_case cases[] = {CASE(draw), CASE(alone), CASE(filters), CASE(dropped), CASE(nearly), CASE(verify), CASE(verify_fails), CASE(generate), CASE(walk), CASE(lookup)};
 
 int main(int argc, char **argv) {
     argc = tests_begin(argc, argv);
