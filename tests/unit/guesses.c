@@ -128,14 +128,17 @@ static void test_draw(void) {
         float steep, top; /* logits: -steep * id, and `top` more for token 0 */
         size_t positions; /* with SEEDS draws each */
         uint64_t step;    /* from one seed to the next */
-    } shapes[] = {{"eight tokens", 8, 0.45f, 0, POSITIONS, 1},
-                  {"even", EVEN, 0, 0, 100, 0x9e3779b97f4a7c15},
-                  {"one of 99%", EVEN, 0.05f, 6.9f, 100, (uint64_t)1 << 40},
-                  {"two tokens", 2, 3, 0, 50, (uint64_t)1 << 32 | 1}};
+        const char *sum;  /* SHA-256 of all draws, which are the same on every machine */
+    } shapes[] = {{"eight tokens", 8, 0.45f, 0, POSITIONS, 1, "66ec9739f208f2e05096c2ca9f0415965eed9c1fd73cffb2c82a9f0ab294dc3c"},
+                  {"even", EVEN, 0, 0, 50, 0x9e3779b97f4a7c15, "13be9f38503cae2a3ddd1eecfd70bcb64bf4f7711149ac0fae904923a71f5a1e"},
+                  {"one of 99%", EVEN, 0.05f, 6.9f, 50, (uint64_t)1 << 40, "951a99a9d432a4f57f7464c7318760e1ffc1c515f65f96ca98fdbfabbb30abdd"},
+                  {"two tokens", 2, 3, 0, 25, (uint64_t)1 << 32 | 1, "1914d6c273b4b77146aa3b69e9741c202e38284cd7754e2a7409df694340ce58"}};
     static const struct {
         size_t dt;
         int dk;
     } apart[] = {{1, 0}, {0, 1}, {1, 1}, {1, -1}, {2, 0}, {0, 2}, {2, -1}, {1, -2}, {0, 256}, {8, 0}, {8, -8}};
+    sha256 all;
+    char hex[65];
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
         float bias[EVEN];
         double p[EVEN], sum = 0;
@@ -149,6 +152,8 @@ static void test_draw(void) {
         for (size_t t = 0; t < positions; t++)
             for (size_t k = 0; k < SEEDS; k++) counts[drawn[t][k]]++;
         fits(p, counts, EVEN, positions * SEEDS, shapes[i].name);
+        sha256_begin(&all), sha256_add(&all, drawn, positions * SEEDS), sha256_end(&all, hex);
+        check(strcmp(hex, shapes[i].sum) == 0, "%s: other draws, %s", shapes[i].name, hex);
         if (shapes[i].top == 0)
             for (size_t k = 0; k < sizeof apart / sizeof *apart; k++) independent(kinds, positions, apart[k].dt, apart[k].dk);
     }
@@ -1103,12 +1108,13 @@ static void test_walk(void) {
     line saved[SLOTS];
     pass_pace pace = EQUAL;
     size_t steps = test_quick ? 1500 : 20000;
+    int failed = tests_failed; /* before */
     random_state = 7;
     for (int i = 0; i < WALKERS; i++) {
         llama_session_options o = {.context = ROOM, .sequences = SEQUENCES, .threads = 1 + i % 2, .batch = i == 1 ? 5 : 0, .all_logits = i == 2, .progress = wait_a_while, .user = &pace};
         walkers[i] = (walker){.s = session(m, o), .fresh = session(m, (llama_session_options){.context = ROOM})};
     }
-    for (size_t step = 0; step < steps && tests_failed < 20; step++) {
+    for (size_t step = 0; step < steps && tests_failed < failed + 20; step++) {
         walker *w = &walkers[below(WALKERS)];
         w->step = step;
         walk(w, slots, saved);
