@@ -378,7 +378,7 @@ typedef enum { F32, F16, BF16 } number_type;
 /* A model of random weights in a folder of Hugging Face's layout. steep: the deviation of its logits. other: another
  * number, other weights. noise: part of each weight that depends on `other` alone: 0 none, 1 all. hole: the embedding of
  * the last token is NaN, so to evaluate it gives LLAMA_ENUMERIC. follow: after token t of so many in a row mostly comes the
- * next of them, after the last the first. */
+ * next of them, after the last the first. idle: of the last so many layers wo and w2 are 0, so they change nothing. */
 typedef struct {
     model_spec of;
     number_type type;
@@ -386,6 +386,7 @@ typedef struct {
     unsigned other;
     bool hole;
     size_t follow;
+    int idle;
 } made_spec;
 
 /* Return a number from -1 to 1 that depends on all of these. */
@@ -418,6 +419,7 @@ static llama *make_model(const made_spec *m, const char *name, const llama_optio
         float scale = (i == 0 ? 1.0f : (i == 2 ? m->steep : 1) / sqrtf((float)w.cols)) * sqrtf(3);
         bool follows = m->follow && i == 2;
         if (m->follow && i > 2 && ((i - 3) % 9 == 3 || (i - 3) % 9 == 5)) scale *= 0.3f; /* wo and w2 */
+        if (i >= 3 + 9 * (m->of.layers - m->idle) && ((i - 3) % 9 == 3 || (i - 3) % 9 == 5)) scale = 0;
         for (size_t k = 0; k < n; k++) {
             size_t row = k / (size_t)w.cols, first = follows ? row / m->follow * m->follow : 0, before = follows && row == first ? first + m->follow - 1 : row - 1;
             size_t at = follows ? k + before * (size_t)w.cols - row * (size_t)w.cols : k; /* the embedding of the token before */
@@ -786,13 +788,16 @@ static double seconds(void) {
 }
 
 /* How long a pass seems to take, by a progress function that waits: as long as the longest of the last passes, so that
- * guesses pay; twice as long for each token more, so that they do not; at random. */
+ * guesses pay; twice as long for each token more, so that they do not; at random. Passes of draft models, which have fewer
+ * layers than LAYERS, take the time that they take. */
 typedef enum { EQUAL, AS_IT_IS, AT_RANDOM, BY_TOKENS, PACES } pass_pace;
+enum { LAYERS = 3 };
 static int wait_a_while(void *user, const char *what, uint64_t done, uint64_t total) {
     static double start, longest;
+    static int calls;
     pass_pace pace = *(const pass_pace *)user;
-    if (strcmp(what, "text") == 0 && done == 0) start = seconds();
-    if (strcmp(what, "text") == 0 && done == total) {
+    if (done == 0) start = seconds(), calls = 0;
+    if (++calls > LAYERS && done == total && strcmp(what, "text") == 0) {
         double took = seconds() - start;
         longest = took > 0.97 * longest ? took : 0.97 * longest;
         double until = start + (pace == EQUAL ? longest : pace == BY_TOKENS ? took * (double)total / 2 : pace == AT_RANDOM ? took * (double)(1 + total * 7 % 5) : 0);
@@ -831,7 +836,7 @@ static void test_generate(void) {
     char tokenizer[2048];
     snprintf(tokenizer, sizeof tokenizer, "%s/tokenizer.model", folder);
     llama_options options = {.size = sizeof options, .tokenizer = tokenizer};
-    made_spec spec = {.of = {.dim = 32, .layers = 2, .heads = 4, .kv_heads = 2, .hidden = 48, .vocab = PIECES}, .steep = 2.5f, .follow = 8};
+    made_spec spec = {.of = {.dim = 32, .layers = LAYERS, .heads = 4, .kv_heads = 2, .hidden = 48, .vocab = PIECES}, .steep = 2.5f, .follow = 8, .idle = 1};
     llama *m = make_model(&spec, "target", &options);
     size_t drafted = 0, came_true = 0, tokens = 0, passes = 0, finished[4] = {0}, unlooked = 0;
     random_state = 6;
@@ -1102,7 +1107,7 @@ static void walk(walker *w, buffer *slots, line *saved) {
 static void test_walk(void) {
     enum { WALKERS = 3 };
     static walker walkers[WALKERS];
-    made_spec spec = {.of = {.dim = 32, .layers = 2, .heads = 4, .kv_heads = 4, .hidden = 48, .vocab = TOKENS}, .type = BF16, .steep = 2, .follow = CYCLE};
+    made_spec spec = {.of = {.dim = 32, .layers = LAYERS, .heads = 4, .kv_heads = 4, .hidden = 48, .vocab = TOKENS}, .type = BF16, .steep = 2, .follow = CYCLE, .idle = 1};
     llama *m = make_model(&spec, "walked", NULL);
     buffer slots[SLOTS] = {{0}};
     line saved[SLOTS];
@@ -1159,7 +1164,7 @@ static llama_request guess_once_after(llama_session *s, const int32_t *prompt, s
  * text itself and in the other texts; tokens that were removed are not found. */
 static void test_lookup(void) {
     enum { LONG = 150 };
-    made_spec spec = {.of = {.dim = 32, .layers = 2, .heads = 4, .kv_heads = 4, .hidden = 48, .vocab = TOKENS}, .type = F32, .steep = 12, .follow = CYCLE};
+    made_spec spec = {.of = {.dim = 32, .layers = LAYERS, .heads = 4, .kv_heads = 4, .hidden = 48, .vocab = TOKENS}, .type = F32, .steep = 12, .follow = CYCLE};
     llama *m = make_model(&spec, "looked", NULL);
     pass_pace pace = EQUAL;
     llama_session *s = session(m, (llama_session_options){.context = LONG, .sequences = 3, .progress = wait_a_while, .user = &pace});
