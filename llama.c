@@ -381,9 +381,11 @@ typedef struct {         /* guesses from one source: */
 } guess_source;
 
 enum {
-    LOOKUPS = 4,  /* sources of guesses: matches of 3, of 4 to 7, of 8 to 15, of more tokens */
-    GUESSED = 32, /* maximum number of guesses in a pass over the weights */
-    MAX_CONCURRENT = 64 /* maximum number of texts in a pass */
+    LOOKUPS = 4,     /* sources of guesses: matches of 3, of 4 to 7, of 8 to 15, of more tokens, */
+    DRAFT = LOOKUPS, /* and the draft model */
+    GUESSED = 32,    /* maximum number of guesses in a pass over the weights */
+    MAX_CONCURRENT = 64,                 /* maximum number of texts in a pass */
+    MOST_ROWS = MAX_CONCURRENT + GUESSED /* of a pass that has no prompt */
 };
 
 struct llama_session {
@@ -397,10 +399,10 @@ struct llama_session {
     void *trace_user;
     /* number of sequences; positions of each; maximum number of tokens evaluated together */
     size_t n_sequences, context, batch;
-    int threads, team;   /* number of threads: of the session; of the current pass */
-    pool pool;           /* the threads but the host's */
-    pace paces[21];      /* [floor(log2 n)] of passes of n rows */
-    sequence *sequences; /* [n_sequences] */
+    int threads, team;    /* number of threads: of the session; of the current pass */
+    pool *pool, own_pool; /* the threads but the host's: a draft's session uses its owner's */
+    pace paces[21];       /* [floor(log2 n)] of passes of n rows */
+    sequence *sequences;  /* [n_sequences] */
     /* buffers of one batch, which has one row per token */
     sequence **row_seq; /* [batch] the sequence of each row's token */
     size_t *row_pos;    /* [batch] the position of the token in that sequence */
@@ -423,19 +425,21 @@ struct llama_session {
     size_t n_logits;       /* rows of logits: n_sequences, and GUESSED more */
     bool lookup;           /* llama_generate guesses what follows a text */
     int index_bits;        /* of a hash in the index of a sequence */
-    guess_source sources[LOOKUPS];
-    double pass_time[1 + MAX_CONCURRENT + GUESSED]; /* [rows] of a pass, in ns; 0: not known */
-    size_t timed, widest;     /* passes that were timed; the most rows of one */
-    double since, patience;   /* time of passes since the last trial; how rare trials are */
-    bool pays;                /* guessing did, when that was last asked */
-    const char *what;         /* the work that is reported to the progress function */
-    uint64_t calls;           /* number of evaluating calls so far: llama_eval, llama_score ... */
-    uint64_t done, total;     /* in layers * tokens: before this batch; of this call */
-    bool cancelled;           /* the host's progress function cancelled this call */
-    bool all_rows;            /* this call needs h of all tokens: scores, a trace, all_logits */
-    bool keep_logits;         /* the session has all_logits */
-    bool busy;                /* a call is at work that may call functions of the host */
-    llama_error error;        /* of the last call; its text is "" if that call succeeded */
+    guess_source sources[LOOKUPS + 1];
+    double pass_time[MOST_ROWS + 1]; /* [rows] of a pass, in ns; 0: not known */
+    size_t timed, widest;            /* passes that were timed; the most rows of one */
+    double since, patience;          /* time of passes since the last trial; how rare trials are */
+    int best, trials;                /* what paid most when that was last asked; number of trials */
+    llama_session *draft; /* of the draft model, in this session's memory; NULL: there is none */
+    bool draft_failed;    /* it is not used any more */
+    const char *what;     /* the work that is reported to the progress function */
+    uint64_t calls;       /* number of evaluating calls so far: llama_eval, llama_score ... */
+    uint64_t done, total; /* in layers * tokens: before this batch; of this call */
+    bool cancelled;       /* the host's progress function cancelled this call */
+    bool all_rows;        /* this call needs h of all tokens: scores, a trace, all_logits */
+    bool keep_logits;     /* the session has all_logits */
+    bool busy;            /* a call is at work that may call functions of the host */
+    llama_error error;    /* of the last call; its text is "" if that call succeeded */
     char kernels_text[2][48]; /* "avx512, 1 thread", "avx512, 2 threads": alone, with a team */
 };
 
@@ -655,7 +659,7 @@ static void parallel(const task *t, job *run, size_t items, size_t unit, size_t 
         MIN_SHARED_WORK = 1 << 22,
         SHARES = 8
     };
-    pool *p = &t->s->pool;
+    pool *p = t->s->pool;
     size_t parts = (size_t)t->s->team * (work < MIN_SHARED_WORK ? 1 : SHARES);
     size_t chunk = ((items + parts - 1) / parts + unit - 1) / unit * unit;
     if (t->s->team == 1 || items <= chunk || work < MIN_TEAM_WORK ||
@@ -685,7 +689,7 @@ static void parallel(const task *t, job *run, size_t items, size_t unit, size_t 
 /* Starts the helpers of a session. If the system does not give that many threads, the session has
  * fewer. */
 static void start_helpers(llama_session *s) {
-    pool *p = &s->pool;
+    pool *p = s->pool;
     enum { SPIN = 1000000 }; /* nanoseconds: see await */
     p->process = llamac_process();
     p->spin = s->threads <= llamac_cores() ? SPIN : 0; /* else a thread that waits is in the way */
@@ -705,7 +709,7 @@ static void start_helpers(llama_session *s) {
 
 /* Ends the helpers. A child of fork has none: fork copies only the thread that calls it. */
 static void stop_helpers(llama_session *s) {
-    pool *p = &s->pool;
+    pool *p = s->pool;
     if (p->process != llamac_process()) return;
 #ifndef LLAMA_OPENMP
     p->stop = true;
@@ -724,7 +728,7 @@ static int usable_threads(const llama_session *s) {
     if (!process) process = llamac_process();
     return process == llamac_process() ? s->threads : 1;
 #else
-    return s->pool.process == llamac_process() ? s->threads : 1;
+    return s->pool->process == llamac_process() ? s->threads : 1;
 #endif
 }
 
@@ -6436,8 +6440,8 @@ static uint64_t layout_session(llama_session *s, unsigned char *base) {
     s->probs = reserve(&c, m->vocab_size, sizeof *s->probs);          /* [V], for sampling */
     s->ids = reserve(&c, m->vocab_size, sizeof *s->ids); /* [V], the heap of the sampler */
     s->seen = reserve(&c, m->vocab_size, 1);             /* [V], tokens already penalised */
-    s->pool.helpers = reserve(&c, threads, sizeof *s->pool.helpers); /* [threads - 1] */
-    s->workspaces = reserve(&c, threads, sizeof *s->workspaces);     /* [threads] */
+    s->own_pool.helpers = reserve(&c, threads, sizeof *s->own_pool.helpers); /* [threads - 1] */
+    s->workspaces = reserve(&c, threads, sizeof *s->workspaces);             /* [threads] */
     for (size_t i = 0; i < threads; i++) {
         workspace dummy = {0}, *own = base ? &s->workspaces[i] : &dummy;
         reserve(&c, THREAD_GAP, 1);
@@ -6463,10 +6467,44 @@ static uint64_t layout_session(llama_session *s, unsigned char *base) {
     return c.used;
 }
 
-/* Checks the options and sets the fields of s that they decide. s has a model, but no buffers
- * yet. */
-static int check_session_options(llama_session *s, const llama_session_options *given,
-                                 llama_error *err) {
+/* Lays out session s and, after it, the session of its draft model, which is elsewhere until there
+ * is memory. Returns the size of both in bytes. */
+static uint64_t layout_both(llama_session *s, unsigned char *base) {
+    uint64_t own = layout_session(s, base);
+    if (!s->draft) return own;
+    /* NOLINTNEXTLINE: aligned as every buffer is */
+    if (base) s->draft = memcpy(base + own, s->draft, sizeof *s->draft);
+    return own + layout_session(s->draft, base ? base + own : NULL);
+}
+
+/* Sets up the session of a draft model, in *d, for session s, whose own fields are set. */
+static int check_draft(llama_session *s, const llama *draft, llama_session *d, llama_error *err) {
+    if (draft->vocab_size != s->model->vocab_size)
+        return llamac_fail(err, LLAMA_EINVAL,
+                           "the draft model has a vocabulary of %zu tokens and the model one of "
+                           "%zu: it cannot guess the model's tokens",
+                           draft->vocab_size, s->model->vocab_size);
+    if (draft->window && s->context > draft->window)
+        return llamac_fail(
+            err, LLAMA_EINVAL,
+            "a context of %zu is longer than the draft model's sliding window of %zu", s->context,
+            draft->window);
+    if (s->kernels->pack) return LLAMA_OK; /* AMX: it would not be used */
+    *d = (llama_session){.model = draft, .kernels = s->kernels, .context = s->context};
+    d->n_sequences = s->n_sequences < MAX_CONCURRENT ? s->n_sequences : MAX_CONCURRENT;
+    d->batch = s->batch < d->context * d->n_sequences ? s->batch : d->context * d->n_sequences;
+    d->n_logits = d->n_sequences;
+    d->threads = s->threads;
+    d->progress = s->progress;
+    d->progress_user = s->progress_user;
+    s->draft = d;
+    return LLAMA_OK;
+}
+
+/* Checks the options and sets the fields of s that they decide, and those of *d, the session of the
+ * draft model. s has a model, but no buffers yet. */
+static int check_session_options(llama_session *s, llama_session *d,
+                                 const llama_session_options *given, llama_error *err) {
     llama_session_options o; /* fields that an older caller does not have are 0 */
     if (!llamac_copy_options(&o, sizeof o, given))
         return llamac_fail(err, LLAMA_EINVAL, "llama_session_new: %s", no_size);
@@ -6497,7 +6535,7 @@ static int check_session_options(llama_session *s, const llama_session_options *
         return llamac_fail(err, LLAMA_EINVAL, "no_lookup must be 0 or 1");
     s->lookup = !o.no_lookup;
     for (s->index_bits = 1; (size_t)1 << s->index_bits < s->context;) s->index_bits++;
-    for (int i = 0; i < LOOKUPS; i++) s->sources[i] = (guess_source){2, 1};
+    for (int i = 0; i <= DRAFT; i++) s->sources[i] = (guess_source){2, i == DRAFT ? 1.5 : 1};
     s->progress = o.progress;
     s->progress_user = o.user;
     s->kernels = find_kernels(o.kernels, o.numerics == LLAMA_FAST);
@@ -6505,25 +6543,25 @@ static int check_session_options(llama_session *s, const llama_session_options *
         return llamac_fail(err, LLAMA_EINVAL,
                            "this CPU or this build has no kernels '%.32s'; its best are '%s'",
                            o.kernels, find_kernels(NULL, false)->name);
-    return LLAMA_OK;
+    return o.draft ? check_draft(s, o.draft, d, err) : LLAMA_OK;
 }
 
 /* Computes the size as llama_session_new does, without an allocation. */
 LLAMAC_API uint64_t llama_session_bytes(const llama *m, const llama_session_options *options) {
-    llama_session s = {.model = m};
-    return !m || check_session_options(&s, options, NULL) ? 0 : layout_session(&s, NULL);
+    llama_session s = {.model = m}, draft;
+    return !m || check_session_options(&s, &draft, options, NULL) ? 0 : layout_both(&s, NULL);
 }
 
 LLAMAC_API int llama_session_new(llama_session **session, const llama *m,
                                  const llama_session_options *options, llama_error *err) {
-    llama_session s = {.model = m};
+    llama_session s = {.model = m}, draft;
     if (err) memset(err, 0, sizeof *err);
     if (session) *session = NULL;
     if (!session || !m)
         return llamac_fail(err, LLAMA_EINVAL, "llama_session_new: session and model must be given");
-    int status = check_session_options(&s, options, err);
+    int status = check_session_options(&s, &draft, options, err);
     if (status) return status;
-    s.bytes = layout_session(&s, NULL);
+    s.bytes = layout_both(&s, NULL);
     unsigned char *base = NULL;
     if (s.bytes <= SIZE_MAX / 4) /* NOLINTNEXTLINE: llamac_copy_allocator has set both functions */
         base = s.allocator.alloc(s.allocator.user, (size_t)s.bytes, LLAMAC_ALIGNMENT);
@@ -6537,10 +6575,12 @@ LLAMAC_API int llama_session_new(llama_session **session, const llama *m,
             s.keep_logits ? "do not keep all_logits, or " : "");
     llama_session *made = *session = (llama_session *)(void *)base;
     *made = s;
-    layout_session(made, base);
+    layout_both(made, base);
     if (s.allocator.alloc == llamac_default_alloc)
         llamac_advise_small_pages(base, s.bytes, m->page);
+    made->pool = &made->own_pool;
     start_helpers(made);
+    if (made->draft) made->draft->pool = made->pool, made->draft->threads = made->threads;
     for (int team = 0; team < 2; team++)
         snprintf(made->kernels_text[team], sizeof *made->kernels_text, "%s, %d thread%s",
                  made->kernels->name, team ? made->threads : 1,
@@ -7701,16 +7741,18 @@ LLAMAC_API int llama_prefill(llama_session *s, int seq, const int32_t *tokens, s
  * depends on the seed and the position alone. A wrong guess only costs its part of the pass.
  *
  * Guesses are looked up: what followed when the last tokens of the text occurred before, in the same
- * text or else in that of another sequence. How many are evaluated follows from how long passes take
- * in this session, and from how many guesses came true. So the number of passes may differ from run
- * to run; no text does. */
+ * text or else in that of another sequence. Or a draft model draws them, a smaller one with the same
+ * vocabulary. How many are evaluated follows from how long passes take in this session, and from how
+ * many guesses came true. So the number of passes may differ from run to run; no text does. */
 
 /* What may follow a text. */
 typedef struct {
     int source;          /* in s->sources; -1: there is no guess */
-    const int32_t *from; /* [most] the tokens guessed */
+    const int32_t *from; /* [most] the tokens guessed; NULL: the draft model draws them */
     size_t most, n;      /* number of guesses that may be of use; of those in the next pass */
     int32_t next;        /* the guess of the token that is drawn next; -1: there is none */
+    int unused;          /* another source, whose guess is only counted */
+    int32_t unused_next; /* its guess of the token that is drawn next; -1: there is none */
 } guess;
 
 enum {
@@ -7771,29 +7813,34 @@ static guess look_up(const llama_session *s, int k, int n) {
         size_t its = find_match(s, other, other->length, own->tokens, length, &place);
         if (i != k && its > match) match = its, in = other, at = place;
     }
-    if (!match) return (guess){.source = -1, .next = -1};
+    if (!match) return (guess){.source = -1, .next = -1, .unused_next = -1};
     const int32_t *from = in->tokens + at;
     size_t most = in == own ? SIZE_MAX : in->length - at;
-    return (guess){(match > 3) + (match > 7) + (match > 15), from, most, 0, *from};
+    return (guess){(match > 3) + (match > 7) + (match > 15), from, most, 0, *from, -1, -1};
 }
 
-/* Counts whether the guess of the next token was the token drawn. */
-static void count_guess(llama_session *s, const guess *g, int32_t token) {
+/* Counts whether a guess was the token drawn. */
+static void count_guess(llama_session *s, int source, int32_t guessed, int32_t drawn) {
     enum { MOST = 64 };
-    if (g->next < 0) return;
-    guess_source *source = &s->sources[g->source];
-    if (source->tried >= MOST) source->tried /= 2, source->right /= 2;
-    source->tried++;
-    source->right += g->next == token;
+    if (guessed < 0) return;
+    guess_source *counts = &s->sources[source];
+    if (counts->tried >= MOST) counts->tried /= 2, counts->right /= 2;
+    counts->tried++;
+    counts->right += guessed == drawn;
 }
 
-/* Notes how long a pass with `rows` rows took, in nanoseconds. The mean follows faster when it goes
- * down, as nothing makes a pass faster than it is. One interruption does not decide. */
+/* Returns the share of a source's guesses that come true. */
+static double chance_of(const llama_session *s, int source) {
+    return source < 0 ? 0 : s->sources[source].right / s->sources[source].tried;
+}
+
+/* Notes how long a pass with `rows` rows took, in nanoseconds. The first passes, which may read the
+ * files, do not count. The mean follows faster when it goes down, as nothing makes a pass faster than
+ * it is; one interruption does not decide. */
 static void note_pass(llama_session *s, size_t rows, uint64_t nanoseconds) {
-    if (rows == 0 || rows > MAX_CONCURRENT + GUESSED) return;
+    enum { COLD = 2 };
+    if (rows == 0 || rows > MOST_ROWS || s->timed++ < COLD) return;
     double *mean = &s->pass_time[rows], time = nanoseconds ? (double)nanoseconds : 1;
-    s->since += time;
-    s->timed++;
     if (rows > s->widest) s->widest = rows;
     if (*mean > 0 && time > 2 * *mean) time = 2 * *mean;
     *mean = *mean > 0 ? *mean + (time - *mean) * (time < *mean ? 0.75 : 0.25) : time;
@@ -7816,67 +7863,165 @@ static double predict_pass(const llama_session *s, size_t rows) {
     return has_high && (time <= 0 || time > timed[high]) ? timed[high] : time;
 }
 
-/* Decides how many guesses of each of the texts, g[sequences], are in the next pass: as many as give
- * the most tokens per time, or none. `texts` of the sequences have a text. Of guessing and not
- * guessing, what seems worse is tried again whenever that costs about 1% of the time since, and each
- * time more rarely. */
-static void choose_guesses(llama_session *s, guess *g, int sequences, size_t texts) {
-    enum { WARM = 4, RARELY = 100, NEVER = 1 << 20 };
-    double chance[MAX_CONCURRENT], tokens = (double)texts, best = 0, gain = 0;
-    double alone = predict_pass(s, texts);
-    int order[GUESSED]; /* whose guesses they are, the one most likely to come true first */
-    size_t n = 0, n_best = 0;
-    for (int k = 0; k < sequences; k++)
-        chance[k] = g[k].most ? s->sources[g[k].source].right / s->sources[g[k].source].tried : 0;
-    while (n < GUESSED && texts + n < 2 * s->widest && s->timed >= WARM) {
-        int k = 0;
-        for (int i = 1; i < sequences; i++) k = chance[i] > chance[k] ? i : k;
-        if (chance[k] < 1.0 / 64) break;
-        const guess_source *source = &s->sources[g[k].source];
-        order[n++] = k;
-        tokens += chance[k];
-        chance[k] *= ++g[k].n < g[k].most ? source->right / source->tried : 0;
-        double rate = tokens / predict_pass(s, texts + n);
-        if (rate > best) best = rate, gain = tokens, n_best = n;
-    }
-    while (n > n_best) g[order[--n]].n--;
-    if (!n) return;
-    bool pays = best * alone > (double)texts;
-    double loss = pays ? alone - (double)texts / best : gain / best - gain * alone / (double)texts;
-    if (pays != s->pays || s->patience <= 0) s->pays = pays, s->patience = RARELY;
-    bool trial = s->since > s->patience * (loss + alone / 16);
-    if (trial) s->since = 0;
-    if (trial && s->patience < NEVER) s->patience *= 2;
-    while (pays == trial && n > 0) g[order[--n]].n--;
+/* Returns how long the draft model takes for `rows` rows, which may take several passes. */
+static double predict_draft(const llama_session *s, size_t rows) {
+    const llama_session *d = s->draft;
+    size_t part = rows < MOST_ROWS ? rows : MOST_ROWS;
+    double time = d->widest ? predict_pass(d, part)
+                            : predict_pass(s, part) * (double)d->model->token_bytes /
+                                  (double)s->model->token_bytes;
+    return time * (double)rows / (double)part;
 }
 
-/* Puts the last token of each text, which was drawn, behind the tokens of its sequence, and after it
- * the guesses of the next pass. running[k] is the request of sequence k, or NULL. Sets g[k] and
- * returns whether a prompt is in the pass: then it has no guesses. */
-static bool make_guesses(llama_session *s, llama_request *const *running, int sequences, guess *g) {
-    size_t texts = 0;
-    bool prompts = false;
+/* Guesses for the next pass, and what they give. */
+typedef struct {
+    int order[GUESSED];  /* [n] the sequence of each, the one most likely to come true first */
+    size_t n;            /* number of guesses */
+    double tokens, time; /* drawn after the pass, on average; ns that they take */
+    double once;         /* ns that the draft model takes to see a text that it has not seen */
+} plan;
+
+typedef struct {   /* the texts that guesses are made for */
+    int sequences; /* number of sequences that may have one */
+    size_t n;      /* number of texts */
+    size_t unseen; /* their tokens that the draft model has not evaluated */
+    double left;   /* tokens that may still be drawn */
+} text_set;
+
+/* Finds the guesses, of those in g[sequences], that give the most tokens per time. A guess comes true
+ * if its source is right and the guesses of its text before it came true. What the draft model takes
+ * once is spread over the tokens that are left. */
+static plan plan_guesses(const llama_session *s, const guess *g, const text_set *t) {
+    enum { WARM = 5 };
+    double chance[MAX_CONCURRENT], drafting = 0;
+    size_t n[MAX_CONCURRENT] = {0}, drafted = 0, depth = 0;
+    plan p = {.tokens = (double)t->n}, best = {.n = 0};
+    for (int k = 0; k < t->sequences; k++) {
+        chance[k] = g[k].most ? chance_of(s, g[k].source) : 0;
+        drafted += g[k].most && g[k].source == DRAFT;
+    }
+    double step = drafted ? predict_draft(s, drafted) : 0;
+    double once = drafted ? predict_draft(s, t->unseen) - step : 0;
+    while (s->timed >= WARM && p.n < GUESSED && t->n + p.n < 2 * s->widest) {
+        int k = 0;
+        for (int i = 1; i < t->sequences; i++) k = chance[i] > chance[k] ? i : k;
+        if (chance[k] <= 0 || (p.n && chance[k] < 1.0 / 64)) break;
+        p.order[p.n++] = k;
+        p.tokens += chance[k];
+        chance[k] *= ++n[k] < g[k].most ? chance_of(s, g[k].source) : 0;
+        if (g[k].source == DRAFT && n[k] > depth) depth++, drafting += step, p.once = once;
+        p.time = predict_pass(s, t->n + p.n) + drafting + p.once * p.tokens / t->left;
+        if (!best.n || p.tokens * best.time > best.tokens * p.time) best = p;
+    }
+    return best;
+}
+
+/* Decides which guesses are in the next pass: none, those of g, or those of mixed, in which the draft
+ * model guesses for some of the texts (NULL: it does not). Takes what gives the most tokens per time.
+ * Something else is tried whenever that costs less than 1% of the time since the last trial, and more
+ * and more rarely. Leaves the guesses in g. */
+static void choose_guesses(llama_session *s, guess *g, const guess *mixed, const text_set *t) {
+    enum { SINGLY, LOOKED_UP, MIXED, WAYS, RARELY = 200, NEVER = 1 << 20 };
+    double alone = predict_pass(s, t->n);
+    plan ways[WAYS] = {{.tokens = (double)t->n, .time = alone}, plan_guesses(s, g, t), {.n = 0}};
+    int best = SINGLY;
+    if (mixed) ways[MIXED] = plan_guesses(s, mixed, t);
+    for (int i = LOOKED_UP; i < WAYS; i++)
+        if (ways[i].n && ways[i].tokens * ways[best].time > ways[best].tokens * ways[i].time)
+            best = i;
+    int other = (best + 1 + s->trials % 2) % WAYS; /* by turns */
+    if (other != SINGLY && !ways[other].n) other = WAYS - best - other;
+    if (best != s->best || s->patience <= 0) s->best = best, s->patience = RARELY;
+    if (other == SINGLY || ways[other].n) {
+        double lost = ways[other].time + ways[other].once -
+                      ways[other].tokens * ways[best].time / ways[best].tokens;
+        if (other != best && s->since > s->patience * (lost + alone / 16)) {
+            s->since = 0;
+            s->trials++;
+            if (s->patience < NEVER) s->patience *= 2;
+            best = other;
+        }
+    }
+    for (int k = 0; k < t->sequences && best == MIXED; k++) g[k] = mixed[k];
+    for (size_t i = 0; i < ways[best].n; i++) g[ways[best].order[i]].n++;
+}
+
+/* Has the draft model draw the guesses that it is to make in g, for all texts together, with the
+ * sampler, the seed and the positions with which the tokens are drawn. Its sequences first take over
+ * what is new in the texts. If it fails, it is not used any more. Returns LLAMA_OK, or LLAMA_ECANCEL
+ * if the host cancels. */
+static int draw_guesses(llama_session *s, llama_request *const *running, int sequences, guess *g) {
+    static const size_t no_guesses[MAX_CONCURRENT] = {0};
+    llama_span spans[MAX_CONCURRENT];
+    llama_session *d = s->draft;
+    int status = LLAMA_OK;
+    for (size_t depth = 0, n = 1; n && status == LLAMA_OK; depth++) {
+        size_t rows = n = 0;
+        for (int k = 0; k < sequences; k++) {
+            if (g[k].source != DRAFT || g[k].n <= depth) continue;
+            const int32_t *tokens = s->sequences[k].tokens;
+            size_t known = s->sequences[k].length + 1 + depth, seen = known - 1;
+            if (!depth) seen = rewind_to(d, k, cached_prefix(d, k, tokens, known), known);
+            rows += known - seen;
+            spans[n++] = (llama_span){k, tokens + seen, known - seen};
+        }
+        if (!n) break;
+        uint64_t start = llamac_nanoseconds();
+        s->busy = true;
+        status = evaluate(d, spans, no_guesses, n, NULL, NULL);
+        end_busy(s, LLAMA_OK);
+        for (size_t i = 0; i < n; i++) {
+            int k = spans[i].seq;
+            int32_t token = status ? -1 : llama_sample(d, k, &running[k]->sampler);
+            if (depth == 0) g[k].next = token;
+            if (token < 0 || llama_is_end(s->model, token)) g[k].n = depth + (token >= 0);
+            s->sequences[k].tokens[s->sequences[k].length + 1 + depth] = token;
+        }
+        uint64_t time = llamac_nanoseconds() - start;
+        s->since += (double)time;
+        if (status == LLAMA_OK) note_pass(d, rows, time);
+    }
+    if (status == LLAMA_ECANCEL) return llamac_failed(s, status, d->error.text);
+    s->draft_failed |= status != LLAMA_OK;
+    return LLAMA_OK;
+}
+
+/* Makes the guesses of the next pass: sets g[sequences]. running[k] is the request of sequence k, or
+ * NULL. In the memory of its sequence, the last token of a text, which was drawn, comes after the
+ * tokens of the sequence, and the guesses come after it. A pass with a prompt has no guesses. Returns
+ * LLAMA_OK, or LLAMA_ECANCEL if the host cancels. */
+static int make_guesses(llama_session *s, llama_request *const *running, int sequences, guess *g) {
+    text_set t = {.sequences = sequences};
+    guess mixed[MAX_CONCURRENT];
+    bool prompts = false, drafts = false;
     for (int k = 0; k < sequences; k++) {
         sequence *q = &s->sequences[k];
+        g[k] = mixed[k] = (guess){.source = -1, .next = -1, .unused_next = -1};
         if (s->lookup) update_index(s, q);
         if (!running[k]) continue;
-        texts++;
+        t.n++;
         if (running[k]->generated) q->tokens[q->length] = running[k]->token;
         else prompts = true;
     }
-    for (int k = 0; k < sequences; k++) {
-        const llama_request *t = running[k];
-        g[k] = (guess){.source = -1, .next = -1};
-        if (!s->lookup || !can_guess(s) || !t || !t->generated) continue;
-        g[k] = look_up(s, k, sequences);
-        size_t left = t->max_tokens - t->generated - 1; /* more are of no use, and may not fit */
-        if (g[k].most > left) g[k].most = left;
+    for (int k = 0; k < sequences && can_guess(s); k++) {
+        const llama_request *r = running[k];
+        if (!r || !r->generated) continue;
+        size_t left = r->max_tokens - r->generated, length = s->sequences[k].length + 1;
+        if (s->lookup) g[k] = look_up(s, k, sequences);
+        if (g[k].most > left - 1) g[k].most = left - 1; /* more are of no use, and may not fit */
+        t.left += (double)left;
+        mixed[k] = g[k];
+        if (!s->draft || s->draft_failed || chance_of(s, g[k].source) > chance_of(s, DRAFT))
+            continue;
+        mixed[k] = (guess){DRAFT, NULL, left - 1, 0, -1, g[k].source, g[k].next};
+        t.unseen += length - cached_prefix(s->draft, k, s->sequences[k].tokens, length);
+        drafts = true;
     }
-    if (!prompts && texts) choose_guesses(s, g, sequences, texts);
+    if (!prompts && t.n) choose_guesses(s, g, drafts ? mixed : NULL, &t);
     for (int k = 0; k < sequences; k++)
-        for (size_t i = 0; i < g[k].n; i++)
+        for (size_t i = 0; i < g[k].n && g[k].from; i++)
             s->sequences[k].tokens[s->sequences[k].length + 1 + i] = g[k].from[i];
-    return prompts;
+    return s->draft ? draw_guesses(s, running, sequences, g) : LLAMA_OK;
 }
 
 /* ---- Generating ---- */
@@ -7975,10 +8120,12 @@ static int next_tokens(llama_session *s, llama_request *t, guess *g, llama_reque
     t->passes += t->max_tokens > 0;
     t->drafted += q->guesses;
     while ((status = next_token(s, t, fn, user)) == LLAMA_OK && !t->finish_reason) {
-        count_guess(s, g, t->token);
+        count_guess(s, g->source, g->next, t->token);
+        count_guess(s, g->unused, g->unused_next, t->token);
         if (!accept_guess(s, q, t->token)) break;
         t->accepted++;
         g->next = q->guesses ? q->tokens[q->length] : -1;
+        g->unused_next = -1;
     }
     return status;
 }
@@ -8001,14 +8148,16 @@ LLAMAC_API int llama_generate(llama_session *s, llama_request *requests, size_t 
     while (sequences < MAX_CONCURRENT && llama_tokens(s, sequences)) sequences++;
     for (size_t next = 0, n_spans = 1; n_spans && status == LLAMA_OK;) {
         while (next < n && start_request(s, &requests[next], running, sequences)) next++;
-        bool prompts = make_guesses(s, running, sequences, guesses);
+        if ((status = make_guesses(s, running, sequences, guesses))) break;
         /* The batch: the uncached tokens of each new prompt, the last token of each other text and
          * the guesses after it */
         size_t rows = n_spans = 0;
+        bool prompts = false;
         for (int k = 0; k < sequences; k++) {
             const llama_request *t = running[k];
             const int32_t *end = s->sequences[k].tokens + s->sequences[k].length;
             if (!t) continue;
+            prompts |= t->generated == 0;
             guessed[n_spans] = guesses[k].n;
             spans[n_spans] = t->generated ? (llama_span){k, end, 1 + guesses[k].n}
                                           : (llama_span){k, t->prompt + t->cached_tokens,
@@ -8017,7 +8166,9 @@ LLAMAC_API int llama_generate(llama_session *s, llama_request *requests, size_t 
         }
         uint64_t start = llamac_nanoseconds();
         status = evaluate(s, spans, prompts ? NULL : guessed, n_spans, NULL, NULL);
-        if (status == LLAMA_OK && !prompts) note_pass(s, rows, llamac_nanoseconds() - start);
+        uint64_t time = llamac_nanoseconds() - start;
+        s->since += prompts ? 0 : (double)time;
+        if (status == LLAMA_OK && !prompts) note_pass(s, rows, time);
         for (int k = 0; k < sequences && status == LLAMA_OK; k++) {
             if (running[k]) status = next_tokens(s, running[k], &guesses[k], fn, user);
             if (running[k] && running[k]->finish_reason) running[k] = NULL;

@@ -225,6 +225,11 @@ typedef struct {
                      * for sequences * context * vocab floats; pages are used as they are filled */
     int no_lookup;  /* 1: llama_generate does not guess what follows a text from what came before.
                      * Never changes a result */
+    /* A smaller model that guesses what follows, for llama_generate; NULL: none. EINVAL if its
+     * vocabulary has another size. It must outlive the session. The session has sequences for it
+     * too: see llama_session_bytes. If it fails, it is not used any more; it is never used with AMX.
+     * Never changes a result */
+    const llama *draft;
 } llama_session_options;
 
 /* Creates a session and sets *session. `options` may be NULL. The model must outlive the session.
@@ -547,9 +552,9 @@ typedef int (*llama_request_fn)(void *user, llama_request *, const char *text, s
 /* Generates n texts. Each pass over the weights evaluates as many texts as the session has
  * sequences, up to 64. Batching never changes a text: its bits are those of generating it alone.
  *
- * Guesses of what follows, from what came before in the texts, are evaluated together with the last
- * token of a text, as llama_verify does, if they make generating faster in this session. They never
- * change a text, but requests advance at different speeds: the order of calls of fn for different
+ * Guesses of what follows, from what came before in the texts or from the draft model, are evaluated
+ * together with the last token of a text, as llama_verify does, if that makes generating faster in
+ * this session. They never change a text, but requests advance at different speeds: the order of calls of fn for different
  * requests, `seq` and cached_tokens may differ from run to run, and so may passes, drafted and
  * accepted.
  *
@@ -681,7 +686,8 @@ LLAMAC_API int llama_prefetch(const llama *, llama_progress_fn, void *user);
  *         if (!llama_handle_sigbus(model, info->si_addr)) signal(SIGBUS, SIG_DFL);
  *     }
  *
- * llama_open sets *model before it reads the files, so the handler also works while it runs. */
+ * llama_open sets *model before it reads the files, so the handler also works while it runs. A host
+ * with several models, such as a draft model, asks for each. */
 LLAMAC_API int llama_handle_sigbus(const llama *, const void *address);
 
 #ifdef __cplusplus

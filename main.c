@@ -81,6 +81,7 @@ static struct options {
     llama_options model;           /* for llama_open */
     llama_session_options session; /* for llama_session_new; a context of 0: the model's */
     llama_sampler sampler;         /* for llama_generate */
+    const char *draft_path;        /* NULL: no draft model */
     const char *memory_mode, *cache_path, *in_prefix, *in_suffix, *shell;
     const char **arguments; /* [n_arguments]: what is neither an option nor the command */
     const char **stops;     /* [n_stops]: the --stop texts */
@@ -108,9 +109,9 @@ static struct run {
     bytes document; /* the text of stdin that comes before each prompt */
     int exit_code;  /* of the first input that was rejected; 0: none was */
     bool utf8_noted;
-    llama *model;
-    llama_info info;
-    size_t context; /* positions of a sequence */
+    llama *model, *draft;
+    llama_info info, draft_info; /* if there is no draft model, all 0 */
+    size_t context;              /* positions of a sequence */
     llama_session *session;
     llama_request *requests; /* [n_requests]: the texts to generate */
     output *outputs;         /* [n_requests]: what each has so far */
@@ -410,8 +411,9 @@ static const char complete_help[] =
     "p) and top: K objects of the most likely tokens, with token, text and logprob.\n"
     "If a token is only a part of a character, its text is that byte, as in <0xE2>.\n"
     "\n"
-    "Tokens that followed the same tokens before are guessed and evaluated together\n"
-    "with the last token, if that is faster. This changes no byte of the output.\n"
+    "Tokens that followed the same tokens before are guessed, and so are those that\n"
+    "the model of --draft draws. The guesses are evaluated together with the last\n"
+    "token of the text, if that is faster. This changes no byte of the output.\n"
     "\n"
     "--repeat-penalty R divides the positive logits of tokens that occurred among the\n"
     "last --repeat-last-n tokens by R, and multiplies negative logits by R.\n"
@@ -721,6 +723,8 @@ static const struct {
     {EVALUATE, "--kernels NAME", STRING, AT(session.kernels),
      "scalar, avx2, avx512 or neon (default: the fastest)"},
     {EVALUATE, "--fast", FLAG, AT(fast), "use AMX for prompts: the last bits of results differ"},
+    {COMPLETE, "--draft MODEL", STRING, AT(draft_path),
+     "a small model of the same vocabulary guesses tokens"},
     {COMPLETE, "--no-lookup", FLAG, AT(no_lookup),
      "do not guess tokens from the text so far (same output)"},
     {COMPLETE | COMMON, "--stats", FLAG, AT(stats),
@@ -1555,7 +1559,8 @@ static void find_model(void) {
 /* Handle SIGBUS: a file of weights was truncated while mapped. The evaluation then fails. */
 static void on_sigbus(int signal_number, siginfo_t *fault, void *state) {
     (void)state;
-    if (!llama_handle_sigbus(run.model, fault->si_addr))
+    if (!llama_handle_sigbus(run.model, fault->si_addr) &&
+        !llama_handle_sigbus(run.draft, fault->si_addr))
         restore_terminal(), signal(signal_number, SIG_DFL);
 }
 
@@ -1618,6 +1623,27 @@ static void open_model(void) {
              meta ? "LLaMA was trained for 2048 positions, Llama 2 was" : "the model was", trained);
 }
 
+/* Open the model of --draft, if it is given. Exits with an error if that fails. */
+static void open_draft(void) {
+    llama_options o = {.size = sizeof o, .memory = options.model.memory};
+    llama_error err;
+    if (!options.draft_path) return;
+    exit_on_error(llama_open(&run.draft, options.draft_path, &o, &err), err.text);
+    run.draft_info.size = sizeof run.draft_info;
+    llama_describe(run.draft, &run.draft_info);
+}
+
+/* Return the bytes of the weights of the model and the draft model. */
+static double weight_bytes(void) {
+    return (double)run.info.file_bytes + (double)run.draft_info.file_bytes;
+}
+
+/* Return the bytes of KV cache of a sequence, in both models. */
+static double cache_bytes(void) {
+    return (double)run.context *
+           ((double)run.info.kv_bytes_per_token + (double)run.draft_info.kv_bytes_per_token);
+}
+
 /* Draw a progress bar, if the work has taken more than half a second. It has the time left as soon
  * as that can be estimated. `what` is the kind of work, done and total are in any unit. The line
  * fits in the terminal. */
@@ -1662,9 +1688,8 @@ static double physical_memory(void) {
 /* Return how many of n sequences fit in half of the memory that the weights leave free; at least
  * `min`. */
 static size_t fit_sequences(size_t n, size_t min) {
-    double available = (physical_memory() - (double)run.info.file_bytes) / 2;
-    double bytes_each = (double)(run.context * run.info.kv_bytes_per_token);
-    while (n > min && (double)n * bytes_each > available) n--;
+    double available = (physical_memory() - weight_bytes()) / 2;
+    while (n > min && (double)n * cache_bytes() > available) n--;
     return n;
 }
 
@@ -1675,7 +1700,11 @@ static const char *memory_options(void) {
 }
 
 /* The thread that reads the weights ahead. */
-static void *prefetch(void *user) { return llama_prefetch(run.model, NULL, NULL), user; }
+static void *prefetch(void *user) {
+    llama_prefetch(run.model, NULL, NULL);
+    llama_prefetch(run.draft, NULL, NULL); /* does nothing if there is none */
+    return user;
+}
 
 /* Make the session, with n sequences. With `read_ahead`, a thread reads the weights at the disk's
  * speed during the first evaluations, unless they do not fit in memory: then it would evict the
@@ -1687,10 +1716,11 @@ static void new_session(size_t n, bool read_ahead) {
     so->context = (int)run.context, so->sequences = (int)n, so->progress = on_progress;
     so->numerics = options.fast ? LLAMA_FAST : LLAMA_EXACT;
     so->no_lookup = options.no_lookup;
+    so->draft = run.draft;
     int status = llama_session_new(&run.session, run.model, so, &err);
     if (status == LLAMA_ENOMEM) die(EXIT_MEMORY, "%s: see %s", err.text, memory_options());
     exit_on_error(status, err.text);
-    read_ahead = read_ahead && (double)run.info.file_bytes < 0.9 * physical_memory();
+    read_ahead = read_ahead && weight_bytes() < 0.9 * physical_memory();
     if (read_ahead && pthread_create(&thread, NULL, prefetch, NULL) == 0) pthread_detach(thread);
 }
 
@@ -1710,8 +1740,6 @@ static double tokens_per_pass(size_t passes, size_t accepted) {
 static void print_stats(void) {
     double prompt = run.stats.prompt_seconds, generation = run.stats.generation_seconds;
     double speed = rate(run.stats.after_first, generation);
-    double cache_bytes =
-        (double)run.info.kv_bytes_per_token * (double)run.context * options.session.sequences;
     fprintf(stderr, "\nprompt      %zu tokens in %.3f s, %.1f tokens/s\n", run.stats.evaluated,
             prompt, rate(run.stats.evaluated, prompt));
     if (run.stats.cached || options.cache_path)
@@ -1728,8 +1756,8 @@ static void print_stats(void) {
             (run.stats.first_token_time - run.stats.start_time) * 1e3,
             (run.stats.open_time - run.stats.start_time) * 1e3);
     fprintf(stderr, "memory      %.1f MB for %d x %zu positions, %.1f MB of weights\n",
-            cache_bytes / 1e6, options.session.sequences, run.context,
-            (double)run.info.file_bytes / 1e6);
+            cache_bytes() * options.session.sequences / 1e6, options.session.sequences, run.context,
+            weight_bytes() / 1e6);
     fprintf(stderr, "kernels     %s\nseed        %" PRIu64 "\n", llama_session_kernels(run.session),
             options.sampler.seed);
 }
@@ -3200,6 +3228,7 @@ static void run_command(void) {
     if (!options.seeded && getentropy(&options.sampler.seed, 6) != 0) /* 48 bits: exact in JSON */
         options.sampler.seed = (uint64_t)time(NULL);
     open_model();
+    open_draft();
     run.stats.open_time = now();
     options.command->execute();
     if (options.stats) print_stats();

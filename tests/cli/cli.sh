@@ -1244,7 +1244,10 @@ guesses_like() { # NAME options...: run again with each of $ways, and compare bu
     done
 }
 case_guesses() {
-    ways=with
+    mkdir -p $work/half $work/other # a draft model that is right half of the time; that of $forms is never right
+    cp $model/consolidated.00.pth $model/tokenizer.model $work/half
+    sed 's/1e-06/0.03/' $model/params.json >$work/half/params.json
+    ways="with --draft=$model --draft=$work/half --draft=$forms/meta"
     again="$one $one $one $one" chat="$work/guess_chat"
     printf '%s\n' "$one" "$two" "$again" "$one" >$work/guess_lines
     guesses_like "guesses, greedy" $llama $model "$again" --temp 0 -n 150 --ignore-eos
@@ -1259,6 +1262,8 @@ case_guesses() {
     $llama $model -i -s 8 -n 40 --temp 0.3 --no-lookup <$chat >$work/want 2>$work/err
     $llama $model -i -s 8 -n 40 --temp 0.3 <$chat >$work/got 2>$work/err
     same "guesses, -i" $work/got $work/want
+    $llama $model -i -s 8 -n 40 --temp 0.3 --draft $work/half <$chat >$work/got 2>$work/err
+    same "guesses, -i --draft" $work/got $work/want
     rm -f $work/guess_cache*
     run 0 "guesses, a cache" $llama $model "$again" --temp 0 -n 40 --prompt-cache $work/guess_cache1 --no-lookup
     run 0 "guesses, a cache" $llama $model "$again" --temp 0 -n 40 --prompt-cache $work/guess_cache2
@@ -1269,6 +1274,13 @@ case_guesses() {
     holds "guesses come true ($(grep ^passes $work/err))" grep -q "^passes *[0-9]*, [0-9.]* tokens each; [1-9][0-9]* of [1-9][0-9]* guesses came true$" $work/err
     run 0 "--json" $llama $model "$again" --temp 0 -n 9 --json --no-lookup
     holds "--json counts ($(cat $work/out))" grep -q '"passes": 9, "drafted": 0, "accepted": 0, "tokens_per_pass": 1.000}$' $work/out
+    refuse 3 "no draft model" "/nowhere: cannot be opened" $llama $model x -n 1 --draft /nowhere
+    { printf '\010\0\0\0\010\0\0\0\001\0\0\0\001\0\0\0\001\0\0\0\020\0\0\0\020\0\0\0'; head -c 2912 /dev/zero; } >$work/other/model.bin
+    refuse 2 "another vocabulary" "the draft model has a vocabulary of 16 tokens and the model one of 1024" $llama $model x -n 1 --draft $work/other/model.bin
+    run 0 "a draft model's memory" $llama $model x -n 1 --stats
+    grep ^memory $work/err >$work/want
+    run 0 "a draft model's memory" $llama $model x -n 1 --stats --draft $model
+    holds "--stats: the memory of both models ($(cat $work/want), $(grep ^memory $work/err))" sh -c "grep ^memory $work/err | cat $work/want - | awk '{ p = q; q = \$2; w = v; v = \$(NF - 3) } END { exit !(q > 1.99 * p && q < 2.01 * p && v > 1.9 * w) }'"
     refuse 2 "bench --no-lookup" "not an option of bench" $llama bench $model --no-lookup
 }
 

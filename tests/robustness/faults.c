@@ -480,7 +480,7 @@ static int tour_open(tour *t) {
     return status;
 }
 static int tour_session(tour *t) {
-    llama_session_options o = {.size = sizeof o, .context = 48, .sequences = 3, .batch = 8, .threads = t->scenario->threads};
+    llama_session_options o = {.size = sizeof o, .context = 48, .sequences = 3, .batch = 8, .threads = t->scenario->threads, .draft = t->m};
     if (t->scenario->own) o.allocator = &host_allocator;
     int status = llama_session_new(&t->s, t->m, &o, &t->err);
     if (status) check(!t->s && t->err.status == status, "%s: llama_session_new's error", now(t->scenario));
@@ -913,6 +913,7 @@ static void command(const char *tiny) {
         {.name = "llama -f", .words = {"llama", "-m", model, "-f", file, "--tokenizer", tokenizer, "-n", "8", "--temp", "0", "--echo", "-t", "1"}},
         {.name = "llama of stdin, --stop", .input = "There\\x20was\n",
          .words = {"llama", model, "--tokenizer", tokenizer, "-n", "8", "--temp", "0", "--ignore-eos", "-e", "-r", "zzz", "-s", "3", "-t", "1"}},
+        {.name = "llama --draft", .words = {"llama", model, "--tokenizer", tokenizer, "There was", "-n", "8", "--temp", "0", "-t", "1", "--draft", model}},
         {.name = "llama info", .words = {"llama", "info", model, "--tokenizer", tokenizer, "-t", "1"}},
         {.name = "llama check", .words = {"llama", "check", model, "--tokenizer", tokenizer}},
         {.name = "llama tokenize", .words = {"llama", "tokenize", model, "--tokenizer", tokenizer, "There", "was", "once"}},

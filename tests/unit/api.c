@@ -698,7 +698,7 @@ static void test_options(void) {
     llama_session *s = (void *)1;
     llama_error err;
     llama_session_options bad[] = {{.context = -1}, {.context = (1 << 20) + 1}, {.sequences = -1}, {.batch = -1}, {.threads = -1},
-                                   {.numerics = -1}, {.numerics = 7}, {.kernels = "mmx"}};
+                                   {.numerics = -1}, {.numerics = 7}, {.kernels = "mmx"}, {.all_logits = 2}, {.no_lookup = 2}};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         bad[i].size = sizeof bad[i];
         check(llama_session_new(&s, model, &bad[i], &err) == LLAMA_EINVAL && s == NULL && *err.text && llama_session_bytes(model, &bad[i]) == 0,
@@ -727,6 +727,83 @@ static void test_options(void) {
     s = session(model, (llama_session_options){.threads = 1, .kernels = "scalar"});
     check(strcmp(llama_session_kernels(s), "scalar, 1 thread") == 0, "kernels are told");
     llama_session_free(s);
+}
+
+/* ---- A draft model ---- */
+
+typedef struct {
+    int32_t tokens[64];
+    size_t n;
+} made_text;
+static int keep_token(void *user, llama_request *r, const char *text, size_t n) {
+    made_text *made = user;
+    (void)text, (void)n;
+    if (!r->finish_reason && made->n < 64) made->tokens[made->n++] = r->token;
+    return 0;
+}
+
+static long progress_calls, cancel_at;
+static int cancel_later(void *user, const char *what, uint64_t done, uint64_t total) {
+    (void)user, (void)done, (void)total;
+    if (strcmp(what, "prompt") != 0 && strcmp(what, "text") != 0) check(false, "progress of %s", what);
+    return ++progress_calls == cancel_at;
+}
+
+/* What a draft model may be, what it takes, and that no failure of it changes a text: it is not finite, or the host cancels. */
+static void test_draft(void) {
+    model_spec spec = {.dim = 16, .layers = 1, .heads = 1, .kv_heads = 1, .hidden = 16, .vocab = 1024, .shards = 1};
+    const char *path = model_write_as(&spec, BIN_1, "build/api-draft");
+    llama *good = NULL, *bad = NULL, *other = NULL;
+    llama_session *s = NULL;
+    llama_error err;
+    size_t n = 0;
+    check(!llama_open(&good, path, NULL, &err), "%s", err.text);
+    char *bytes = read_file(path, &n);
+    buffer b = {0};
+    put(&b, bytes, n);
+    memcpy(b.at + 256, &(float){NAN}, sizeof(float)); /* a norm of the first layer */
+    check(write_file(path, &b) && !llama_open(&bad, path, NULL, &err), "%s", err.text);
+    spec.vocab = 40;
+    check(!llama_open(&other, model_write_as(&spec, BIN_1, "build/api-draft-other"), NULL, &err), "%s", err.text);
+    llama_session_options o = {.size = sizeof o, .context = 64, .sequences = 2, .threads = 1, .draft = other};
+    check(llama_session_new(&s, model, &o, &err) == LLAMA_EINVAL && !s && strstr(err.text, "vocabulary of 40 tokens and the model one of 1024") &&
+              !llama_session_bytes(model, &o), "another vocabulary: %s", err.text);
+    o.draft = NULL;
+    uint64_t alone = llama_session_bytes(model, &o);
+    o.draft = good;
+    uint64_t both = llama_session_bytes(model, &o);
+    check(both > alone && both < 2 * alone, "%llu bytes, %llu with a draft model", (unsigned long long)alone, (unsigned long long)both);
+    made_text want = {.n = 0};
+    llama_request r = {.prompt = some, .n_prompt = 5, .max_tokens = 30, .sampler = {.size = sizeof r.sampler, .temperature = 0.9f, .seed = 5}};
+    s = session(model, (llama_session_options){.context = 64, .threads = 1, .no_lookup = 1});
+    check(llama_generate(s, &r, 1, keep_token, &want) == LLAMA_OK && r.drafted == 0, "alone: %s", llama_session_error(s));
+    llama_session_free(s);
+    for (int i = 0; i < 3; i++) {
+        made_text got = {.n = 0};
+        s = session(model, (llama_session_options){.context = 64, .threads = 1, .no_lookup = 1, .draft = i == 0 ? bad : i == 1 ? good : model});
+        check(llama_generate(s, &r, 1, keep_token, &got) == LLAMA_OK && got.n == want.n && memcmp(got.tokens, want.tokens, got.n * sizeof *got.tokens) == 0,
+              "draft model %d: %s", i, llama_session_error(s));
+        check(i ? r.drafted >= r.accepted : r.drafted == 0, "draft model %d: %zu guesses", i, r.drafted);
+        if (i == 1) check(r.drafted > 0, "a model so small is always tried");
+        llama_session_free(s);
+    }
+    for (cancel_at = 1;; cancel_at += test_quick ? 7 : 1) { /* also while the draft model is at work */
+        made_text got = {.n = 0};
+        progress_calls = 0;
+        s = session(model, (llama_session_options){.context = 64, .threads = 1, .no_lookup = 1, .draft = good, .progress = cancel_later});
+        int status = llama_generate(s, &r, 1, keep_token, &got);
+        if (status == LLAMA_OK && progress_calls < cancel_at) {
+            llama_session_free(s);
+            break;
+        }
+        check(status == LLAMA_ECANCEL && strstr(llama_session_error(s), "cancelled") && got.n < want.n && memcmp(got.tokens, want.tokens, got.n * sizeof *got.tokens) == 0,
+              "cancelled at call %ld: %d, %zu tokens", cancel_at, status, got.n);
+        got.n = 0;
+        check(llama_generate(s, &r, 1, keep_token, &got) == LLAMA_OK && got.n == want.n && memcmp(got.tokens, want.tokens, got.n * sizeof *got.tokens) == 0, "again after call %ld", cancel_at);
+        llama_session_free(s);
+    }
+    llama_close(good), llama_close(bad), llama_close(other);
+    free(b.at), free(bytes);
 }
 
 static void test_score(void) {
@@ -1135,7 +1212,7 @@ static void test_small_pages(void) {
 
 static const test_case cases[] = {
     CASE(golden), CASE(describe), CASE(newer_host), CASE(vectors), CASE(text), CASE(eval_refusals), CASE(errors), CASE(sequences), CASE(unchanged), CASE(continuation_errors), CASE(inside), CASE(all_logits), CASE(long),
-    CASE(process), CASE(lock), CASE(long_paths), CASE(options), CASE(score), CASE(score_batch), CASE(progress), CASE(trace),
+    CASE(process), CASE(lock), CASE(long_paths), CASE(options), CASE(draft), CASE(score), CASE(score_batch), CASE(progress), CASE(trace),
     CASE(float_mode), CASE(sampler), CASE(memory), CASE(touched), CASE(small_pages)};
 
 int main(int argc, char **argv) {
