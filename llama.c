@@ -1572,15 +1572,17 @@ TARGET INLINE void FN(tile)(const matmul_args *p, const panel *at, size_t i, flo
     float *kept = p->workspace->panel + i * PANEL_COLUMNS;
     size_t filled = (at->count + BLOCK - 1) / BLOCK * BLOCK;
     UNROLL
-    for (size_t j = 0; j < tokens * VECS; j++)
-        sum[j] = at->first ? FN(splat)(0) : FN(load)(acc + j * VL);
+    for (size_t t = 0; t < tokens; t++) UNROLL
+    for (size_t v = 0; v < VECS; v++)
+        sum[t * VECS + v] = at->first ? FN(splat)(0) : FN(load)(acc + (t * VECS + v) * VL);
     if (first) {
         FN(weights) from;
         FN(find_rows)(&from, &p->w, at->segment, at->r + i, at->end, FN(TILE_ROWS));
         FN(multiply)(sum, &from, at->k, at->k + filled, x, kept, true, 0, tokens, VECS);
     } else FN(multiply_kept)(sum, kept, x, filled, tokens, VECS);
     UNROLL
-    for (size_t j = 0; j < tokens * VECS; j++) FN(store)(acc + j * VL, sum[j]);
+    for (size_t t = 0; t < tokens; t++) UNROLL
+    for (size_t v = 0; v < VECS; v++) FN(store)(acc + (t * VECS + v) * VL, sum[t * VECS + v]);
 }
 
 #define TILE(name, tokens, first)                                                                  \
