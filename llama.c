@@ -446,9 +446,9 @@ struct llama_session {
 enum {
     BLOCK = 16,          /* columns of a block: rows of matrices are padded with zeros to blocks */
     LANES = 4,           /* lanes of a sum: part III */
-    FEW = 12,            /* rows of x that one register tile may hold, if there are no more */
-    TILE_TOKENS = 6,     /* the same, if there are more than FEW */
-    PANEL_COLUMNS = 256, /* maximum number of columns of a panel of weights */
+    FEW = 12,            /* rows of x that one register tile may hold */
+    TILE_TOKENS = 6,     /* the same, of each tile after the first */
+    PANEL_COLUMNS = 512, /* maximum number of columns of a panel of weights */
     PANEL_ROWS = 16,     /* rows of a panel, except for AMX */
     GROUP = 4,           /* panels of a group: see matmul_blocked */
     TILED = 32,          /* rows of x, and rows and columns of w, of one step of AMX */
@@ -1093,11 +1093,11 @@ static inline __attribute__((always_inline)) float exp_float(float x) {
 
 /* ---- Packing x ---- */
 
-/* Returns the number of rows of the next register tile if n rows of x remain. More than FEW rows
- * are divided over as few tiles as possible, which differ by at most one row. */
-static size_t tile_tokens(size_t n) {
-    size_t tiles = (n + TILE_TOKENS - 1) / TILE_TOKENS;
-    return (n + tiles - 1) / tiles;
+/* Returns the number of rows in the register tile that begins at row t of n rows of x. The first
+ * tile takes up to FEW rows, so that each tile after it has exactly TILE_TOKENS. */
+static size_t tile_tokens(size_t n, size_t t) {
+    if (t > 0) return TILE_TOKENS;
+    return n <= FEW ? n : n - (n - FEW + TILE_TOKENS - 1) / TILE_TOKENS * TILE_TOKENS;
 }
 
 /* Packs `cols` columns of n rows of x, stride ldx, in the order in which the kernels read them, so
@@ -1109,7 +1109,7 @@ static void pack(float *to, const float *x, size_t ldx, size_t n, size_t cols) {
         size_t end =
             k + PANEL_COLUMNS < cols ? k + PANEL_COLUMNS : (cols + BLOCK - 1) / BLOCK * BLOCK;
         for (size_t t = 0, tokens; t < n; t += tokens) {
-            tokens = n <= FEW ? n : tile_tokens(n - t);
+            tokens = tile_tokens(n, t);
             for (size_t i = k; i < end; i += LANES)
                 for (size_t r = t; r < t + tokens; r++, to += LANES)
                     memcpy(to, x + r * ldx + i, LANES * sizeof *to);
@@ -1154,7 +1154,7 @@ typedef struct {
     size_t r, end;    /* rows from `end` on are not computed: the last panel may have fewer rows */
     size_t group_row; /* r, counted from the first row of the group: the place of its sums in acc */
     bool first;       /* true for the first columns of the rows: the sums begin at +0 */
-    uintptr_t next;   /* address of the next panel, for prefetching */
+    size_t next;      /* distance in bytes to the next panel, for prefetching */
 } panel;
 typedef void panel_function(const matmul_args *, const panel *);
 typedef void tile_function(const matmul_args *, const panel *, size_t i, float *acc,
@@ -1177,8 +1177,8 @@ __attribute__((noinline)) static void matmul_blocked(const matmul_args *p, size_
                 count = w->cols - k < PANEL_COLUMNS ? w->cols - k : PANEL_COLUMNS;
                 for (size_t r = top; r < stop; r += rows) {
                     bool last = r + rows >= stop; /* of the group: the next columns follow */
-                    uintptr_t next = (uintptr_t)w->part[s] + (last ? top : r + rows) * w->stride +
-                                     (last ? k + count : k) * dtype_bytes[w->type];
+                    size_t next = last ? (top - r) * w->stride + count * dtype_bytes[w->type]
+                                       : rows * w->stride;
                     multiply(p, &(panel){s, k, count, r, end, r - top, s + k == 0, next});
                 }
             }
@@ -1236,9 +1236,8 @@ __attribute__((noinline)) static void matmul_blocked(const matmul_args *p, size_
  *                          weights of every row
  *   sums(v, out)           the sums of the VR rows' lanes, in the defined order
  *
- * A register tile has REGISTERS registers. If up to FEW tokens are all there are, it has as many
- * vecs of weights as fit beside its sums, up to DOT_VECS; otherwise TILE_VECS vecs, and up to
- * TILE_TOKENS tokens. */
+ * A register tile has REGISTERS registers. The first tile of a matmul has as many vecs of weights as
+ * fit beside the sums of its tokens, up to DOT_VECS; the others have TILE_VECS vecs. */
 
 /* Plain C: a vec holds one row. If the machine has no fused multiply-add, fmaf is a function of
  * libm: slow, but exact. */
@@ -1446,28 +1445,36 @@ TARGET INLINE void FN(find_rows)(FN(weights) * from, const weight_rows *w, size_
  * all tokens, tile after tile, while the widened weights are in the L1 cache. */
 
 /* Adds the products of the columns k <= c < end to the sums of a tile, with weights from memory.
- * If `keeps`, the widened weights are stored at `keep`, as multiply_kept reads them. If `ahead` is
- * not 0, the memory from there on is prefetched, as much as is read. */
+ * If `keeps`, the widened weights are stored in the panel `keep`, for multiply_kept.
+ * What comes `ahead` bytes after these weights is prefetched into the L2 cache, because L1 is too
+ * small: the next panel in the order in which it will be read; without panels in the order of the
+ * addresses, because memory is fastest for one long stream. If `ahead` is 0, nothing is. */
 TARGET INLINE void FN(multiply)(VEC *sum, const FN(weights) * from, size_t k, size_t end,
-                                const float *x, float *keep, const bool keeps, uintptr_t ahead,
+                                const float *x, float *keep, const bool keeps, size_t ahead,
                                 const size_t tokens, const size_t vecs) {
-    size_t bytes = vecs * FN(VR) * BLOCK * dtype_bytes[from->type]; /* of a block of columns */
+    enum { LINE = 64 };
+    size_t size = dtype_bytes[from->type], rows = vecs * FN(VR), bytes = rows * BLOCK * size;
+    uintptr_t next = (uintptr_t)from->row[0] + ahead;
     for (int copied = 0; k < end; copied++) { /* the columns in full blocks, then those copied */
         const unsigned char *row[FN(MAX_ROWS)];
         size_t stop = copied || end < from->whole ? end : from->whole;
         size_t base = copied ? from->whole : 0;
         UNROLL
-        for (size_t i = 0; i < vecs * FN(VR); i++) row[i] = copied ? from->copy[i] : from->row[i];
-        for (; k < stop; ahead += ahead ? bytes : 0) {
-            for (size_t i = 0; ahead && i < bytes; i += 64)
-                __builtin_prefetch((const void *)(ahead + i), 0, 2);
-            for (size_t next = k + BLOCK; k < next; k += FN(VL)) {
+        for (size_t i = 0; i < rows; i++) row[i] = copied ? from->copy[i] : from->row[i];
+        while (k < stop) {
+            uintptr_t column = k * size + ahead;
+            for (size_t i = 0; keeps && i < rows; i++)
+                __builtin_prefetch((const void *)((uintptr_t)from->row[i] + column), 0, 2);
+            for (size_t i = 0; !keeps && ahead && i < bytes; i += LINE, next += LINE)
+                __builtin_prefetch((const void *)next, 0, 2);
+            for (size_t block = k + BLOCK; k < block; k += FN(VL)) {
                 VEC w[FN(DOT_VECS)][FN(VR)];
                 FN(read_weights)(w, from->type, row, k - base, vecs);
                 UNROLL
                 for (size_t i = 0; i < FN(VR); i++, x += tokens * LANES) {
                     if (keeps) UNROLL
-                    for (size_t v = 0; v < vecs; v++, keep += FN(VL)) FN(store)(keep, w[v][i]);
+                    for (size_t v = 0; v < vecs; v++) FN(store)(keep + v * FN(VL), w[v][i]);
+                    if (keeps) keep += PANEL_ROWS * LANES;
                     UNROLL
                     for (size_t t = 0; t < tokens; t++) {
                         VEC xt = FN(broadcast4)(x + t * LANES);
@@ -1484,7 +1491,7 @@ TARGET INLINE void FN(multiply)(VEC *sum, const FN(weights) * from, size_t k, si
 /* Adds the products of `cols` columns to the sums of a tile, with weights that multiply kept. */
 TARGET INLINE void FN(multiply_kept)(VEC *sum, const float *kept, const float *x, size_t cols,
                                      const size_t tokens, const size_t vecs) {
-    for (size_t k = 0; k < cols; k += LANES, kept += vecs * FN(VL), x += tokens * LANES) {
+    for (size_t k = 0; k < cols; k += LANES, kept += PANEL_ROWS * LANES, x += tokens * LANES) {
         VEC w[FN(DOT_VECS)];
         UNROLL
         for (size_t v = 0; v < vecs; v++) w[v] = FN(load)(kept + v * FN(VL));
@@ -1498,9 +1505,7 @@ TARGET INLINE void FN(multiply_kept)(VEC *sum, const float *kept, const float *x
     }
 }
 
-/* Computes the rows begin <= r < end for up to FEW tokens, `vecs` vecs of rows at a time.
- * The next rows are prefetched in the order of their addresses, because memory is fastest for one
- * long stream. They go to the L2 cache, because L1 is too small. */
+/* Computes the rows begin <= r < end for up to FEW tokens, `vecs` vecs of rows at a time. */
 TARGET INLINE void FN(few)(const matmul_args *p, size_t begin, size_t end, const size_t tokens,
                            const size_t vecs) {
     const weight_rows *w = &p->w;
@@ -1512,7 +1517,7 @@ TARGET INLINE void FN(few)(const matmul_args *p, size_t begin, size_t end, const
         for (size_t t = 0; t < tokens; t++) UNROLL
         for (size_t v = 0; v < vecs; v++) sum[t * vecs + v] = FN(splat)(0);
         for (size_t s = 0; s < w->parts; s++) {
-            uintptr_t ahead = p->prefetch ? (uintptr_t)w->part[s] + (r + rows) * w->stride : 0;
+            size_t ahead = p->prefetch ? rows * w->stride : 0;
             FN(find_rows)(&from, w, s, r, end, rows);
             FN(multiply)
             (sum, &from, 0, filled, p->x + s * w->cols * tokens, NULL, false, ahead, tokens, vecs);
@@ -1560,88 +1565,84 @@ static few_function *const FN(few_by_tokens)[FEW] = {
     FN(few_7), FN(few_8), FN(few_9), FN(few_10), FN(few_11), FN(few_12),
 };
 
-#if LLAMA_PASS != 3 /* the rest is not needed twice */
-/* Multiplies the rows of one tile of a panel, from row `i` of the panel on, with `tokens` tokens.
- * The tiles of the `first` tokens widen the weights and keep them in p->workspace->panel; the others
- * read them there. Between two panels of the same rows the lanes are stored in acc, without adding
- * them together, so each sum keeps its order. */
+/* Multiplies `vecs` vecs of rows of a panel, from row `i` of the panel on, with `tokens` tokens. The
+ * tiles of the first tokens widen the weights and keep them in p->workspace->panel; the others read
+ * them there. Between two panels of the same rows the lanes are stored in acc, without adding them
+ * together, so each sum keeps its order. */
 TARGET INLINE void FN(tile)(const matmul_args *p, const panel *at, size_t i, float *acc,
-                            const float *x, const size_t tokens, const bool first) {
-    enum { VECS = FN(TILE_VECS), VL = FN(VL) };
-    VEC sum[TILE_TOKENS * VECS];
-    float *kept = p->workspace->panel + i * PANEL_COLUMNS;
+                            const float *x, const size_t tokens, const size_t vecs,
+                            const bool first) {
+    VEC sum[FEW * FN(TILE_VECS)];
+    float *kept = p->workspace->panel + i * LANES;
     size_t filled = (at->count + BLOCK - 1) / BLOCK * BLOCK;
     UNROLL
     for (size_t t = 0; t < tokens; t++) UNROLL
-    for (size_t v = 0; v < VECS; v++)
-        sum[t * VECS + v] = at->first ? FN(splat)(0) : FN(load)(acc + (t * VECS + v) * VL);
+    for (size_t v = 0; v < vecs; v++)
+        sum[t * vecs + v] =
+            at->first ? FN(splat)(0) : FN(load)(acc + t * PANEL_ROWS * LANES + v * FN(VL));
     if (first) {
         FN(weights) from;
-        FN(find_rows)(&from, &p->w, at->segment, at->r + i, at->end, FN(TILE_ROWS));
-        FN(multiply)(sum, &from, at->k, at->k + filled, x, kept, true, 0, tokens, VECS);
-    } else FN(multiply_kept)(sum, kept, x, filled, tokens, VECS);
+        FN(find_rows)(&from, &p->w, at->segment, at->r + i, at->end, vecs * FN(VR));
+        FN(multiply)(sum, &from, at->k, at->k + filled, x, kept, true, at->next, tokens, vecs);
+    } else FN(multiply_kept)(sum, kept, x, filled, tokens, vecs);
     UNROLL
     for (size_t t = 0; t < tokens; t++) UNROLL
-    for (size_t v = 0; v < VECS; v++) FN(store)(acc + (t * VECS + v) * VL, sum[t * VECS + v]);
+    for (size_t v = 0; v < vecs; v++)
+        FN(store)(acc + t * PANEL_ROWS * LANES + v * FN(VL), sum[t * vecs + v]);
 }
 
-#define TILE(name, tokens, first)                                                                  \
+/* The tiles of the first FEW - TILE_TOKENS + 1 to FEW tokens, and the tile of the others. */
+#define TILE(name, tokens, vecs, first)                                                            \
     TARGET static __attribute__((noinline)) void FN(name)(const matmul_args *p, const panel *at,   \
                                                           size_t i, float *acc, const float *x) {  \
-        FN(tile)(p, at, i, acc, x, tokens, first);                                                 \
+        FN(tile)(p, at, i, acc, x, tokens, vecs, first);                                           \
     }
-TILE(first_tile_4, 4, true)
-TILE(first_tile_5, 5, true)
-TILE(first_tile_6, 6, true)
-TILE(tile_4, 4, false)
-TILE(tile_5, 5, false)
-TILE(tile_6, 6, false)
-#undef TILE
-static tile_function *const FN(tiles)[2][3] = {
-    {FN(tile_4), FN(tile_5), FN(tile_6)},
-    {FN(first_tile_4), FN(first_tile_5), FN(first_tile_6)},
+enum { FN(FIRST_VECS) = FN(REGISTERS) / (FEW + FN(VR)) > 1 ? 2 : 1 }; /* vecs(FEW) */
+TILE(first_tile_7, 7, FN(FIRST_VECS), true)
+TILE(first_tile_8, 8, FN(FIRST_VECS), true)
+TILE(first_tile_9, 9, FN(FIRST_VECS), true)
+TILE(first_tile_10, 10, FN(FIRST_VECS), true)
+TILE(first_tile_11, 11, FN(FIRST_VECS), true)
+TILE(first_tile_12, 12, FN(FIRST_VECS), true)
+static tile_function *const FN(first_tiles)[TILE_TOKENS] = {
+    FN(first_tile_7),  FN(first_tile_8),  FN(first_tile_9),
+    FN(first_tile_10), FN(first_tile_11), FN(first_tile_12),
 };
 
-/* Multiplies a panel with all n tokens. Before each tile a share of the next panel is prefetched
- * into the L2 cache. */
-TARGET static __attribute__((noinline)) void FN(multiply_panel)(const matmul_args *p,
-                                                                const panel *at) {
-    enum { LINE = 64 };
-    size_t run = at->count * dtype_bytes[p->w.type]; /* bytes of a row of the panel */
-    size_t lines = PANEL_ROWS * ((run + LINE - 1) / LINE), byte = 0;
-    size_t tiles = (p->n + TILE_TOKENS - 1) / TILE_TOKENS * (PANEL_ROWS / FN(TILE_ROWS));
-    size_t share = lines / tiles + 1; /* lines to prefetch before each tile */
+#if LLAMA_PASS != 3 /* the rest is not needed twice */
+TILE(next_tile, TILE_TOKENS, FN(TILE_VECS), false)
+
+/* Multiplies a panel with all n tokens. `first_tiles` multiply `first_rows` rows of the panel. */
+static void FN(multiply_tiles)(const matmul_args *p, const panel *at,
+                               tile_function *const *first_tiles, size_t first_rows) {
     size_t filled = (at->count + BLOCK - 1) / BLOCK * BLOCK;
     const float *x = p->x + (at->segment * p->w.cols + at->k) * p->n;
-    uintptr_t next = at->next;
     for (size_t t = 0, tokens; t < p->n; t += tokens) {
-        tokens = tile_tokens(p->n - t);
-        for (size_t i = 0; i < PANEL_ROWS && at->r + i < at->end; i += FN(TILE_ROWS)) {
-            float *acc =
-                p->workspace->acc + ((at->group_row + i) * p->n + t * FN(TILE_ROWS)) * LANES;
-            for (size_t j = 0; j < share && lines; j++, lines--) {
-                __builtin_prefetch((const void *)(next + byte), 0, 2);
-                if ((byte += LINE) >= run) byte = 0, next += p->w.stride;
-            }
-            /* with n > FEW no tile has less than 4 tokens */
-            FN(tiles)[t == 0][tokens - 4](p, at, i, acc, x + t * filled);
+        tokens = tile_tokens(p->n, t);
+        tile_function *tile = t ? FN(next_tile) : first_tiles[tokens - (FEW - TILE_TOKENS + 1)];
+        size_t rows = t ? FN(TILE_ROWS) : first_rows;
+        for (size_t i = 0; i < PANEL_ROWS && at->r + i < at->end; i += rows) {
+            float *acc = p->workspace->acc + (at->group_row * p->n + t * PANEL_ROWS + i) * LANES;
+            tile(p, at, i, acc, x + t * filled);
         }
     }
 }
+static __attribute__((noinline)) void FN(multiply_panel)(const matmul_args *p, const panel *at) {
+    FN(multiply_tiles)(p, at, FN(first_tiles), FN(FIRST_VECS) * FN(VR));
+}
 
 /* Adds the lanes of each sum of a panel and writes the sums to y, except those of repeated rows.
- * The sums are stored as [tile of rows][token][vec of the tile]. */
+ * The sums are stored as [token][row of the panel]. */
 TARGET static void FN(reduce_lanes)(const matmul_args *p, const panel *at) {
     const float *acc = p->workspace->acc + at->group_row * p->n * LANES;
-    for (size_t i = 0; i < PANEL_ROWS; i += FN(TILE_ROWS))
-        for (size_t t = 0; t < p->n; t++)
-            for (size_t v = 0; v < FN(TILE_VECS); v++, acc += FN(VL)) {
-                size_t r = at->r + i + v * FN(VR);
-                float out[FN(VR)], *y = p->y + t * p->ldy + r;
-                FN(sums)(FN(load)(acc), out);
-                if (r < at->end)
-                    memcpy(y, out, (r + FN(VR) <= at->end ? FN(VR) : at->end - r) * sizeof *y);
-            }
+    for (size_t t = 0; t < p->n; t++)
+        for (size_t i = 0; i < PANEL_ROWS; i += FN(VR), acc += FN(VL)) {
+            size_t r = at->r + i;
+            float out[FN(VR)], *y = p->y + t * p->ldy + r;
+            FN(sums)(FN(load)(acc), out);
+            if (r < at->end)
+                memcpy(y, out, (r + FN(VR) <= at->end ? FN(VR) : at->end - r) * sizeof *y);
+        }
 }
 
 /* Computes the rows begin <= r < end of a matmul. */
@@ -1931,12 +1932,13 @@ AMX INLINE void multiply_panel_amx(int type, const matmul_args *p, const panel *
     size_t groups = tokens / TILED, column = at->segment * w->cols + at->k;
     unsigned char *parts = (unsigned char *)p->workspace->panel;
     const unsigned char *x = (const unsigned char *)p->x + column * groups / TILED * X_BYTES;
+    uintptr_t next = (uintptr_t)w->part[at->segment] + at->r * w->stride + 2 * at->k + at->next;
     if (at->first) memset(acc, 0, TILED * tokens * sizeof *acc);
     split_rows_amx(parts, type, w, at);
     for (size_t g = 0; g < groups; g++, acc += TILED * TILED, x += steps * X_BYTES) {
         for (size_t i = g * TILED / groups; i < (g + 1) * TILED / groups; i++)
             for (size_t c = 0; c < 2 * at->count; c += 64)
-                __builtin_prefetch((const void *)(at->next + i * w->stride + c), 0, 2);
+                __builtin_prefetch((const void *)(next + i * w->stride + c), 0, 2);
         block_amx(type, acc, parts, x, steps);
     }
 }
@@ -1991,11 +1993,15 @@ static void matmul_mixed(const matmul_args *p, size_t begin, size_t end, size_t 
     if (p->n <= narrow && !cached) few_by_tokens_avx512vl[p->n - 1](p, begin, end);
     else matmul_avx512(p, begin, end);
 }
+static void multiply_panel_zen4(const matmul_args *p, const panel *at) {
+    multiply_tiles_avx512(p, at, first_tiles_avx512vl, FIRST_VECS_avx512vl * VR_avx512vl);
+}
 static void matmul_wide(const matmul_args *p, size_t begin, size_t end) {
     matmul_mixed(p, begin, end, 3);
 }
 static void matmul_zen4(const matmul_args *p, size_t begin, size_t end) {
-    matmul_mixed(p, begin, end, FEW);
+    if (p->n <= FEW) matmul_mixed(p, begin, end, FEW);
+    else matmul_blocked(p, begin, end, PANEL_ROWS, multiply_panel_zen4, reduce_lanes_avx512);
 }
 static const kernels kernels_wide = {
     "avx512", 0, matmul_wide, rmsnorm_avx512, rope_avx512, attend_avx512, swiglu_avx512, NULL};
