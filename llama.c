@@ -332,7 +332,7 @@ typedef struct {      /* one sequence: a text with its KV cache */
     int32_t *tokens;  /* [context] */
     float *logits;    /* [V] of the last token */
     size_t length;    /* number of positions filled */
-    size_t wanted;    /* the current call needs the logits from this position on */
+    size_t given;     /* the length after the current call, without its guesses */
     uint64_t call;    /* number of the last call that evaluated this sequence */
     bool have_logits; /* false: the sequence is empty or was rewound */
     /* all_logits: the sequence's first row, the position of that row, the number of its rows */
@@ -946,7 +946,7 @@ static void add(llama_session *s, float *x, const float *y, size_t n) {
 static size_t select_rows(llama_session *s, size_t n) {
     size_t kept = 0, ld = padded(s->model->dim);
     for (size_t t = 0; t < n; t++) {
-        if (!s->all_rows && s->row_pos[t] < s->row_seq[t]->wanted) continue;
+        if (!s->all_rows && s->row_pos[t] + 1 < s->row_seq[t]->given) continue;
         memmove(s->x + kept * ld, s->x + t * ld, ld * sizeof *s->x);
         memmove(s->q + kept * ld, s->q + t * ld, ld * sizeof *s->q);
         s->row_seq[kept] = s->row_seq[t];
@@ -6710,13 +6710,14 @@ static void clear_padding(float *x, size_t n, size_t width) {
 }
 
 /* Computes the logits [n][V] from n rows of h [n][D], whose tokens are of the sequences seqs[n].
- * Returns LLAMA_ENUMERIC if they are not finite. */
+ * Returns LLAMA_ENUMERIC if they are not finite. A guess has NULL in seqs and is not checked here:
+ * without guessing it might never be evaluated. */
 static int output(llama_session *s, float *logits, const float *h, size_t n,
                   sequence *const *seqs) {
     const llama *m = s->model;
     matmul(s, logits, &m->output, h, n);
     for (size_t t = 0; t < n; t++)
-        if (!all_finite(logits + t * padded(m->vocab_size), m->vocab_size))
+        if (seqs[t] && !all_finite(logits + t * padded(m->vocab_size), m->vocab_size))
             return llamac_fail(&s->error, LLAMA_ENUMERIC,
                                "sequence %d: the logits are not finite; the weights may be damaged",
                                (int)(seqs[t] - s->sequences));
@@ -6778,7 +6779,8 @@ static int evaluate_spans(llama_session *s, const llama_span *spans, size_t tota
         size_t wanted = paced_forward(s, rows);
         if (s->cancelled) return llamac_failed(s, LLAMA_ECANCEL, "cancelled by the host");
         for (size_t t = 0; t < wanted; t++) {
-            if (s->row_pos[t] < s->row_seq[t]->wanted) continue;
+            if (s->row_pos[t] + 1 < s->row_seq[t]->given) continue;
+            if (s->row_pos[t] >= s->row_seq[t]->given) s->row_seq[t] = NULL; /* see output */
             memcpy(s->last + kept * ld, s->h + t * ld, ld * sizeof(float));
             s->last_seq[kept++] = s->row_seq[t];
         }
@@ -6826,7 +6828,7 @@ static int evaluate(llama_session *s, const llama_span *spans, const size_t *gue
                                "sequence %d was rewound: evaluate a token before scoring", seq);
         q->call = s->calls;
         q->guesses = guesses ? guesses[i] : 0;
-        q->wanted = q->length + spans[i].n - (spans[i].n > q->guesses) - q->guesses;
+        q->given = q->length + spans[i].n - q->guesses;
         total += spans[i].n;
     }
     if (total == 0) return LLAMA_OK;
@@ -6840,7 +6842,7 @@ static int evaluate(llama_session *s, const llama_span *spans, const size_t *gue
     if (check_files(s->model, &s->error)) status = LLAMA_EIO;
     for (size_t i = 0; i < n && status == LLAMA_OK; i++) {
         sequence *q = &s->sequences[spans[i].seq];
-        size_t rows = spans[i].n, kept = q->length + rows - q->wanted; /* all; with logits needed */
+        size_t rows = spans[i].n, kept = q->guesses + (q->given > q->length); /* with logits */
         if (rows == 0) continue;
         const float *logits = s->logits + k * ld;
         if (s->keep_logits) {
@@ -6849,7 +6851,7 @@ static int evaluate(llama_session *s, const llama_span *spans, const size_t *gue
         }
         done += rows, k += kept;
         memmove(q->tokens + q->length, spans[i].tokens, rows * sizeof *q->tokens);
-        q->length += rows - q->guesses;
+        q->length = q->given;
         q->guess_logits = logits;
         if (kept == q->guesses) continue; /* all are guesses: the logits before them stay */
         memcpy(q->logits, logits, s->model->vocab_size * sizeof(float));
@@ -6860,9 +6862,12 @@ static int evaluate(llama_session *s, const llama_span *spans, const size_t *gue
 }
 
 /* Adds the next evaluated guess to its sequence if it is `token`, with the logits after it. If it is
- * another token, drops all that are left. Returns whether it was added. */
+ * another token, or the logits are not finite, drops all that are left: then the token is evaluated
+ * again, and that call fails. Returns whether the guess was added. */
 static bool accept_guess(const llama_session *s, sequence *q, int32_t token) {
-    if (!q->guesses || q->tokens[q->length] != token) return q->guesses = 0, false;
+    if (!q->guesses || q->tokens[q->length] != token ||
+        !all_finite(q->guess_logits, s->model->vocab_size))
+        return q->guesses = 0, false;
     memcpy(q->logits, q->guess_logits, s->model->vocab_size * sizeof(float));
     q->guess_logits += padded(s->model->vocab_size);
     q->length++;
@@ -7598,9 +7603,9 @@ LLAMAC_API ptrdiff_t llama_verify(llama_session *s, int seq, const llama_sampler
         if (accept_guess(s, q, token)) continue;
         size_t next = can_guess(s) ? GUESSED : 1;
         if (next > n - drawn) next = n - drawn;
-        status = evaluate(s, &(llama_span){seq, draft + drawn, next}, &next, 1, NULL, NULL);
+        size_t guesses = next - 1; /* the first is right */
+        status = evaluate(s, &(llama_span){seq, draft + drawn, next}, &guesses, 1, NULL, NULL);
         if (status) break;
-        accept_guess(s, q, token);
     }
     q->guesses = 0;
     if (status == LLAMA_OK) return (ptrdiff_t)drawn + 1;
