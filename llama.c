@@ -7836,10 +7836,12 @@ static guess look_up(const llama_session *s, int k, int n) {
 static void count_guess(llama_session *s, int source, int32_t guessed, int32_t drawn) {
     enum { MOST = 64 };
     if (guessed < 0) return;
+    uint64_t mode = llamac_fp_enter();
     guess_source *counts = &s->sources[source];
     if (counts->tried >= MOST) counts->tried /= 2, counts->right /= 2;
     counts->tried++;
     counts->right += guessed == drawn;
+    llamac_fp_leave(mode);
 }
 
 /* Returns the share of a source's guesses that come true. */
@@ -7853,10 +7855,13 @@ static double chance_of(const llama_session *s, int source) {
 static void note_pass(llama_session *s, size_t rows, uint64_t nanoseconds) {
     enum { COLD = 2 };
     if (rows == 0 || rows > MOST_ROWS || s->timed++ < COLD) return;
+    uint64_t mode = llamac_fp_enter();
     double *mean = &s->pass_time[rows], time = nanoseconds ? (double)nanoseconds : 1;
+    s->since += time;
     if (rows > s->widest) s->widest = rows;
     if (*mean > 0 && time > 2 * *mean) time = 2 * *mean;
     *mean = *mean > 0 ? *mean + (time - *mean) * (time < *mean ? 0.75 : 0.25) : time;
+    llamac_fp_leave(mode);
 }
 
 /* Returns how long a pass with `rows` rows takes. If none was timed, it follows from the next smaller
@@ -8006,6 +8011,7 @@ static int draw_guesses(llama_session *s, llama_request *const *running, int seq
 static int make_guesses(llama_session *s, llama_request *const *running, int sequences, guess *g) {
     text_set t = {.sequences = sequences};
     guess mixed[MAX_CONCURRENT];
+    uint64_t mode = llamac_fp_enter();
     bool prompts = false, drafts = false;
     for (int k = 0; k < sequences; k++) {
         sequence *q = &s->sequences[k];
@@ -8034,7 +8040,9 @@ static int make_guesses(llama_session *s, llama_request *const *running, int seq
     for (int k = 0; k < sequences; k++)
         for (size_t i = 0; i < g[k].n && g[k].from; i++)
             s->sequences[k].tokens[s->sequences[k].length + 1 + i] = g[k].from[i];
-    return s->draft ? draw_guesses(s, running, sequences, g) : LLAMA_OK;
+    int status = s->draft ? draw_guesses(s, running, sequences, g) : LLAMA_OK;
+    llamac_fp_leave(mode);
+    return status;
 }
 
 /* ---- Generating ---- */
@@ -8180,7 +8188,6 @@ LLAMAC_API int llama_generate(llama_session *s, llama_request *requests, size_t 
         uint64_t start = llamac_nanoseconds();
         status = evaluate(s, spans, prompts ? NULL : guessed, n_spans, NULL, NULL);
         uint64_t time = llamac_nanoseconds() - start;
-        s->since += prompts ? 0 : (double)time;
         if (status == LLAMA_OK && !prompts) note_pass(s, rows, time);
         for (int k = 0; k < sequences && status == LLAMA_OK; k++) {
             if (running[k]) status = next_tokens(s, running[k], &guesses[k], fn, user);

@@ -24,6 +24,7 @@ void cli_reset(void);
 void cli_reset(void) {
     llama_session_free(run.session);
     llama_close(run.model);
+    llama_close(run.draft);
     for (block *next; run.blocks; run.blocks = next) {
         next = run.blocks->next;
         free(run.blocks);
