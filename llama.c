@@ -1097,7 +1097,7 @@ static inline __attribute__((always_inline)) float exp_float(float x) {
  * tile takes up to FEW rows, so that each tile after it has exactly TILE_TOKENS. */
 static size_t tile_tokens(size_t n, size_t t) {
     if (t > 0) return TILE_TOKENS;
-    return n <= FEW ? n : n - (n - FEW + TILE_TOKENS - 1) / TILE_TOKENS * TILE_TOKENS;
+    return n <= FEW ? n : FEW - TILE_TOKENS + 1 + (n - FEW - 1) % TILE_TOKENS;
 }
 
 /* Packs `cols` columns of n rows of x, stride ldx, in the order in which the kernels read them, so
@@ -1619,7 +1619,7 @@ static void FN(multiply_tiles)(const matmul_args *p, const panel *at,
     const float *x = p->x + (at->segment * p->w.cols + at->k) * p->n;
     for (size_t t = 0, tokens; t < p->n; t += tokens) {
         tokens = tile_tokens(p->n, t);
-        tile_function *tile = t ? FN(next_tile) : first_tiles[tokens - (FEW - TILE_TOKENS + 1)];
+        tile_function *tile = t ? FN(next_tile) : first_tiles[(p->n - FEW - 1) % TILE_TOKENS];
         size_t rows = t ? FN(TILE_ROWS) : first_rows;
         for (size_t i = 0; i < PANEL_ROWS && at->r + i < at->end; i += rows) {
             float *acc = p->workspace->acc + (at->group_row * p->n + t * PANEL_ROWS + i) * LANES;
@@ -7911,7 +7911,7 @@ typedef struct {   /* the texts that guesses are made for */
  * once is spread over the tokens that are left. */
 static plan plan_guesses(const llama_session *s, const guess *g, const text_set *t) {
     enum { WARM = 5 };
-    double chance[MAX_CONCURRENT], drafting = 0;
+    double chance[MAX_CONCURRENT] = {0}, drafting = 0;
     size_t n[MAX_CONCURRENT] = {0}, drafted = 0, depth = 0;
     plan p = {.tokens = (double)t->n}, best = {.n = 0};
     for (int k = 0; k < t->sequences; k++) {
