@@ -338,7 +338,7 @@ typedef struct {      /* one sequence: a text with its KV cache */
     /* all_logits: the sequence's first row, the position of that row, the number of its rows */
     size_t row, row_position, rows;
     /* tokens after `length` that are evaluated guesses, and the logits after each: accept_guess */
-    size_t guesses;
+    size_t n_guesses;
     const float *guess_logits; /* [guesses][V] */
     /* where each three tokens in a row occur in `tokens`, by the position of the last of the three */
     size_t indexed;   /* positions below are in the index */
@@ -381,11 +381,11 @@ typedef struct {         /* guesses from one source: */
 } guess_source;
 
 enum {
-    LOOKUPS = 4,     /* sources of guesses: matches of 3, of 4 to 7, of 8 to 15, of more tokens, */
-    DRAFT = LOOKUPS, /* and the draft model */
-    GUESSED = 32,    /* maximum number of guesses in a pass over the weights */
-    MAX_CONCURRENT = 64,                 /* maximum number of texts in a pass */
-    MOST_ROWS = MAX_CONCURRENT + GUESSED /* of a pass that has no prompt */
+    LOOKUPS = 4,      /* sources of guesses: matches of 3, of 4 to 7, of 8 to 15, of more tokens, */
+    DRAFT = LOOKUPS,  /* and the draft model */
+    MAX_GUESSES = 32, /* maximum number of guesses in a pass over the weights */
+    MAX_CONCURRENT = 64,                         /* maximum number of texts in a pass */
+    MAX_TEXT_ROWS = MAX_CONCURRENT + MAX_GUESSES /* of a pass that has no prompt */
 };
 
 struct llama_session {
@@ -422,24 +422,23 @@ struct llama_session {
     double *probs;         /* [V] probabilities, for the sampler */
     int32_t *ids;          /* [V] token ids, for the sampler's heap */
     unsigned char *seen;   /* [V] 1: the sampler has penalised this token */
-    size_t n_logits;       /* rows of logits: n_sequences, and GUESSED more */
+    size_t n_logits;       /* rows of logits: n_sequences, and MAX_GUESSES more */
     bool lookup;           /* llama_generate guesses what follows a text */
     int index_bits;        /* of a hash in the index of a sequence */
     guess_source sources[LOOKUPS + 1];
-    double pass_time[MOST_ROWS + 1]; /* [rows] of a pass, in ns; 0: not known */
-    size_t timed, widest;            /* passes that were timed; the most rows of one */
-    double since, patience;          /* time of passes since the last trial; how rare trials are */
-    int best, trials;                /* what paid most when that was last asked; number of trials */
-    llama_session *draft; /* of the draft model, in this session's memory; NULL: there is none */
-    bool draft_failed;    /* it is not used any more */
-    const char *what;     /* the work that is reported to the progress function */
-    uint64_t calls;       /* number of evaluating calls so far: llama_eval, llama_score ... */
-    uint64_t done, total; /* in layers * tokens: before this batch; of this call */
-    bool cancelled;       /* the host's progress function cancelled this call */
-    bool all_rows;        /* this call needs h of all tokens: scores, a trace, all_logits */
-    bool keep_logits;     /* the session has all_logits */
-    bool busy;            /* a call is at work that may call functions of the host */
-    llama_error error;    /* of the last call; its text is "" if that call succeeded */
+    double pass_time[MAX_TEXT_ROWS + 1]; /* [rows] of a pass, in ns; 0: not known */
+    size_t timed, max_rows;              /* passes that were timed; the most rows of one */
+    double since, patience; /* time of passes since the last trial; how rare trials are */
+    int best, trials;       /* what paid most when that was last asked; number of trials */
+    llama_session *drafter; /* of the draft model, in this session's memory; NULL: there is none */
+    const char *what;       /* the work that is reported to the progress function */
+    uint64_t calls;         /* number of evaluating calls so far: llama_eval, llama_score ... */
+    uint64_t done, total;   /* in layers * tokens: before this batch; of this call */
+    bool cancelled;         /* the host's progress function cancelled this call */
+    bool all_rows;          /* this call needs h of all tokens: scores, a trace, all_logits */
+    bool keep_logits;       /* the session has all_logits */
+    bool busy;              /* a call is at work that may call functions of the host */
+    llama_error error;      /* of the last call; its text is "" if that call succeeded */
     char kernels_text[2][48]; /* "avx512, 1 thread", "avx512, 2 threads": alone, with a team */
 };
 
@@ -6477,16 +6476,16 @@ static uint64_t layout_session(llama_session *s, unsigned char *base) {
 
 /* Lays out session s and, after it, the session of its draft model, which is elsewhere until there
  * is memory. Returns the size of both in bytes. */
-static uint64_t layout_both(llama_session *s, unsigned char *base) {
+static uint64_t layout_with_drafter(llama_session *s, unsigned char *base) {
     uint64_t own = layout_session(s, base);
-    if (!s->draft) return own;
+    if (!s->drafter) return own;
     /* NOLINTNEXTLINE: aligned as every buffer is */
-    if (base) s->draft = memcpy(base + own, s->draft, sizeof *s->draft);
-    return own + layout_session(s->draft, base ? base + own : NULL);
+    if (base) s->drafter = memcpy(base + own, s->drafter, sizeof *s->drafter);
+    return own + layout_session(s->drafter, base ? base + own : NULL);
 }
 
 /* Sets up the session of a draft model, in *d, for session s, whose own fields are set. */
-static int check_draft(llama_session *s, const llama *draft, llama_session *d, llama_error *err) {
+static int check_drafter(llama_session *s, const llama *draft, llama_session *d, llama_error *err) {
     if (draft->vocab_size != s->model->vocab_size)
         return llamac_fail(err, LLAMA_EINVAL,
                            "the draft model has a vocabulary of %zu tokens and the model one of "
@@ -6505,7 +6504,7 @@ static int check_draft(llama_session *s, const llama *draft, llama_session *d, l
     d->threads = s->threads;
     d->progress = s->progress;
     d->progress_user = s->progress_user;
-    s->draft = d;
+    s->drafter = d;
     return LLAMA_OK;
 }
 
@@ -6533,7 +6532,7 @@ static int check_session_options(llama_session *s, llama_session *d,
     s->n_sequences = o.sequences ? (size_t)o.sequences : 1;
     s->batch = o.batch ? (size_t)o.batch : DEFAULT_BATCH;
     if (s->batch > s->context * s->n_sequences) s->batch = s->context * s->n_sequences;
-    s->n_logits = s->n_sequences + GUESSED;
+    s->n_logits = s->n_sequences + MAX_GUESSES;
     s->threads = o.threads ? o.threads : llamac_cores();
     if (s->threads > MAX_THREADS) s->threads = MAX_THREADS;
     if (o.all_logits != 0 && o.all_logits != 1)
@@ -6541,7 +6540,6 @@ static int check_session_options(llama_session *s, llama_session *d,
     s->keep_logits = o.all_logits;
     if (o.no_lookup != 0 && o.no_lookup != 1)
         return llamac_fail(err, LLAMA_EINVAL, "no_lookup must be 0 or 1");
-    s->lookup = !o.no_lookup;
     for (s->index_bits = 1; (size_t)1 << s->index_bits < s->context;) s->index_bits++;
     for (int i = 0; i <= DRAFT; i++) s->sources[i] = (guess_source){2, i == DRAFT ? 1.5 : 1};
     s->progress = o.progress;
@@ -6551,25 +6549,27 @@ static int check_session_options(llama_session *s, llama_session *d,
         return llamac_fail(err, LLAMA_EINVAL,
                            "this CPU or this build has no kernels '%.32s'; its best are '%s'",
                            o.kernels, find_kernels(NULL, false)->name);
-    return o.draft ? check_draft(s, o.draft, d, err) : LLAMA_OK;
+    s->lookup = !o.no_lookup && !s->kernels->pack; /* with AMX nothing is guessed */
+    return o.draft ? check_drafter(s, o.draft, d, err) : LLAMA_OK;
 }
 
 /* Computes the size as llama_session_new does, without an allocation. */
 LLAMAC_API uint64_t llama_session_bytes(const llama *m, const llama_session_options *options) {
-    llama_session s = {.model = m}, draft;
-    return !m || check_session_options(&s, &draft, options, NULL) ? 0 : layout_both(&s, NULL);
+    llama_session s = {.model = m}, drafter;
+    return !m || check_session_options(&s, &drafter, options, NULL) ? 0
+                                                                    : layout_with_drafter(&s, NULL);
 }
 
 LLAMAC_API int llama_session_new(llama_session **session, const llama *m,
                                  const llama_session_options *options, llama_error *err) {
-    llama_session s = {.model = m}, draft;
+    llama_session s = {.model = m}, drafter;
     if (err) memset(err, 0, sizeof *err);
     if (session) *session = NULL;
     if (!session || !m)
         return llamac_fail(err, LLAMA_EINVAL, "llama_session_new: session and model must be given");
-    int status = check_session_options(&s, &draft, options, err);
+    int status = check_session_options(&s, &drafter, options, err);
     if (status) return status;
-    s.bytes = layout_both(&s, NULL);
+    s.bytes = layout_with_drafter(&s, NULL);
     unsigned char *base = NULL;
     if (s.bytes <= SIZE_MAX / 4) /* NOLINTNEXTLINE: llamac_copy_allocator has set both functions */
         base = s.allocator.alloc(s.allocator.user, (size_t)s.bytes, LLAMAC_ALIGNMENT);
@@ -6583,12 +6583,12 @@ LLAMAC_API int llama_session_new(llama_session **session, const llama *m,
             s.keep_logits ? "do not keep all_logits, or " : "");
     llama_session *made = *session = (llama_session *)(void *)base;
     *made = s;
-    layout_both(made, base);
+    layout_with_drafter(made, base);
     if (s.allocator.alloc == llamac_default_alloc)
         llamac_advise_small_pages(base, s.bytes, m->page);
     made->pool = &made->own_pool;
     start_helpers(made);
-    if (made->draft) made->draft->pool = made->pool, made->draft->threads = made->threads;
+    if (made->drafter) made->drafter->pool = made->pool, made->drafter->threads = made->threads;
     for (int team = 0; team < 2; team++)
         snprintf(made->kernels_text[team], sizeof *made->kernels_text, "%s, %d thread%s",
                  made->kernels->name, team ? made->threads : 1,
@@ -6808,12 +6808,12 @@ static int evaluate_spans(llama_session *s, const llama_span *spans, size_t tota
  * are evaluated, but not added: accept_guess adds one, with its logits. The logits of at most
  * s->n_logits tokens may be needed: of all guesses, and of the last other token of each span. */
 static int evaluate(llama_session *s, const llama_span *spans, const size_t *guesses, size_t n,
-                    float *logprob, int32_t *rank) {
+                    float *logprob, int32_t *rank, const char *what) {
     size_t total = 0, ld, k = 0, done = 0;
     if (begin(s)) return LLAMA_EINVAL;
     if (n && !spans) return llamac_failed(s, LLAMA_EINVAL, "spans must be given");
     ld = padded(s->model->vocab_size);
-    s->what = guesses ? "text" : "prompt";
+    s->what = what;
     s->calls++;
     for (size_t i = 0; i < n; i++) {
         int seq = spans[i].seq;
@@ -6827,8 +6827,8 @@ static int evaluate(llama_session *s, const llama_span *spans, const size_t *gue
             return llamac_fail(&s->error, LLAMA_EINVAL,
                                "sequence %d was rewound: evaluate a token before scoring", seq);
         q->call = s->calls;
-        q->guesses = guesses ? guesses[i] : 0;
-        q->given = q->length + spans[i].n - q->guesses;
+        q->n_guesses = guesses ? guesses[i] : 0;
+        q->given = q->length + spans[i].n - q->n_guesses;
         total += spans[i].n;
     }
     if (total == 0) return LLAMA_OK;
@@ -6842,7 +6842,7 @@ static int evaluate(llama_session *s, const llama_span *spans, const size_t *gue
     if (check_files(s->model, &s->error)) status = LLAMA_EIO;
     for (size_t i = 0; i < n && status == LLAMA_OK; i++) {
         sequence *q = &s->sequences[spans[i].seq];
-        size_t rows = spans[i].n, kept = q->guesses + (q->given > q->length); /* with logits */
+        size_t rows = spans[i].n, kept = 1 + q->n_guesses; /* with logits */
         if (rows == 0) continue;
         const float *logits = s->logits + k * ld;
         if (s->keep_logits) {
@@ -6853,7 +6853,6 @@ static int evaluate(llama_session *s, const llama_span *spans, const size_t *gue
         memmove(q->tokens + q->length, spans[i].tokens, rows * sizeof *q->tokens);
         q->length = q->given;
         q->guess_logits = logits;
-        if (kept == q->guesses) continue; /* all are guesses: the logits before them stay */
         memcpy(q->logits, logits, s->model->vocab_size * sizeof(float));
         q->guess_logits += ld;
         q->have_logits = true;
@@ -6862,16 +6861,17 @@ static int evaluate(llama_session *s, const llama_span *spans, const size_t *gue
 }
 
 /* Adds the next evaluated guess to its sequence if it is `token`, with the logits after it. If it is
- * another token, or the logits are not finite, drops all that are left: then the token is evaluated
- * again, and that call fails. Returns whether the guess was added. */
+ * another token, or the guess's logits are not finite, drops all guesses that are left. In the second
+ * case the token is evaluated again and that call fails, as it does without guesses. Returns whether
+ * the guess was added. */
 static bool accept_guess(const llama_session *s, sequence *q, int32_t token) {
-    if (!q->guesses || q->tokens[q->length] != token ||
+    if (!q->n_guesses || q->tokens[q->length] != token ||
         !all_finite(q->guess_logits, s->model->vocab_size))
-        return q->guesses = 0, false;
+        return q->n_guesses = 0, false;
     memcpy(q->logits, q->guess_logits, s->model->vocab_size * sizeof(float));
     q->guess_logits += padded(s->model->vocab_size);
     q->length++;
-    q->guesses--;
+    q->n_guesses--;
     return true;
 }
 
@@ -6881,7 +6881,7 @@ static bool can_guess(const llama_session *s) { return !s->trace && !s->kernels-
 
 LLAMAC_API int llama_score_batch(llama_session *s, const llama_span *spans, size_t n,
                                  float *logprob, int32_t *rank) {
-    return evaluate(s, spans, NULL, n, logprob, rank);
+    return evaluate(s, spans, NULL, n, logprob, rank, "prompt");
 }
 
 LLAMAC_API int llama_eval_batch(llama_session *s, const llama_span *spans, size_t n) {
@@ -7577,38 +7577,36 @@ LLAMAC_API int32_t llama_sample(llama_session *s, int seq, const llama_sampler *
     return token;
 }
 
-/* The guesses are evaluated GUESSED at a time, or one after the other if that differs. The last row
+/* The guesses are evaluated MAX_GUESSES at a time, or one after the other if that differs. The last row
  * of s->logits, which an evaluation of so few does not use, keeps the logits for a call that fails
  * later. */
 LLAMAC_API ptrdiff_t llama_verify(llama_session *s, int seq, const llama_sampler *sampler,
                                   const int32_t *draft, size_t n, int32_t *out) {
-    llama_sampler o = {0};
-    sequence *q;
-    int status = check_sampling(s, seq, sampler, &o, &q);
-    if (status) return status;
+    int32_t token = llama_sample(s, seq, sampler);
+    if (token < 0) return token;
     if (!out || (n && !draft))
         return llamac_failed(s, LLAMA_EINVAL, "llama_verify: draft and out must be given");
+    sequence *q = sequence_of(s, seq);
     size_t vocab = s->model->vocab_size, length = q->length, fits = s->context - length, drawn = 0;
     for (size_t i = 0; i < n && i < fits; i++) /* a token that does not exist is never drawn */
         if (draft[i] < 0 || (size_t)draft[i] >= vocab) fits = i;
     if (n > fits) n = fits;
     float *saved = s->logits + (s->n_logits - 1) * padded(vocab);
     memcpy(saved, q->logits, vocab * sizeof *saved);
-    q->guesses = 0;
-    for (;; drawn++) {
-        int32_t token = llama_sample(s, seq, sampler);
-        bool right = drawn < n && token == draft[drawn];
-        out[drawn] = token;
-        if (!right) break;
-        if (accept_guess(s, q, token)) continue;
-        size_t next = can_guess(s) ? GUESSED : 1;
-        if (next > n - drawn) next = n - drawn;
-        size_t guesses = next - 1; /* the first is right */
-        status = evaluate(s, &(llama_span){seq, draft + drawn, next}, &guesses, 1, NULL, NULL);
-        if (status) break;
+    q->n_guesses = 0;
+    int status = LLAMA_OK;
+    for (out[0] = token; drawn < n && token == draft[drawn]; out[++drawn] = token) {
+        if (!accept_guess(s, q, token)) {
+            size_t next = can_guess(s) ? MAX_GUESSES : 1;
+            if (next > n - drawn) next = n - drawn;
+            size_t guesses = next - 1; /* the first is right */
+            llama_span span = {seq, draft + drawn, next};
+            if ((status = evaluate(s, &span, &guesses, 1, NULL, NULL, "text"))) break;
+        }
+        if ((status = token = llama_sample(s, seq, sampler)) < 0) break;
     }
-    q->guesses = 0;
-    if (status == LLAMA_OK) return (ptrdiff_t)drawn + 1;
+    q->n_guesses = 0;
+    if (status >= 0) return (ptrdiff_t)drawn + 1;
     q->length = length;
     memcpy(q->logits, saved, vocab * sizeof *saved);
     return status;
@@ -7748,10 +7746,10 @@ LLAMAC_API int llama_prefill(llama_session *s, int seq, const int32_t *tokens, s
 
 /* Reading the weights takes longer than computing with them, so a pass over the weights with several
  * tokens takes little longer than with one. llama_generate guesses what follows a text, and evaluates
- * the guesses together with the text's last token. Then the sampler draws as ever, and goes on while
- * the token drawn is the guess. This is speculative decoding (Leviathan et al. 2023,
+ * the guesses together with the text's last token. Then the sampler draws as always, and continues
+ * while the token drawn equals the guess. This is speculative decoding (Leviathan et al. 2023,
  * arXiv:2211.17192) without a rule for what to accept: the logits are the same to the bit, and a draw
- * depends on the seed and the position alone. A wrong guess only costs its part of the pass.
+ * depends on the seed and the position alone. A wrong guess costs time, nothing else.
  *
  * Guesses are looked up: what followed when the last tokens of the text occurred before, in the same
  * text or else in that of another sequence. Or a draft model draws them, a smaller one with the same
@@ -7761,12 +7759,13 @@ LLAMAC_API int llama_prefill(llama_session *s, int seq, const int32_t *tokens, s
 /* What may follow a text. */
 typedef struct {
     int source;          /* in s->sources; -1: there is no guess */
-    const int32_t *from; /* [most] the tokens guessed; NULL: the draft model draws them */
-    size_t most, n;      /* number of guesses that may be of use; of those in the next pass */
+    const int32_t *from; /* [max] the tokens guessed; NULL: the draft model draws them */
+    size_t max;          /* maximum number of useful guesses */
+    size_t n;            /* guesses in the next pass */
     int32_t next;        /* the guess of the token that is drawn next; -1: there is none */
-    int unused;          /* another source, whose guess is only counted */
-    int32_t unused_next; /* its guess of the token that is drawn next; -1: there is none */
-} guess;
+    int other_source;    /* another source, whose guess is only counted */
+    int32_t other_next;  /* its guess of the token that is drawn next; -1: there is none */
+} proposal;
 
 enum {
     MIN_MATCH = 3, /* tokens of a text that have to occur before: those of the index */
@@ -7781,7 +7780,8 @@ static size_t hash_tokens(const llama_session *s, const int32_t *tokens, size_t 
 }
 
 /* Adds the new tokens of a sequence to its index. Positions from which the sequence was rewound may
- * still be in it: they are at least p, and their chains lead to lower positions. */
+ * still be in chains, and a chain may continue in that of another hash, so find_match compares the
+ * tokens. Chains always lead to lower positions, so they end. */
 static void update_index(const llama_session *s, sequence *q) {
     size_t p = q->indexed;
     if (p == 0 && q->length) memset(q->newest, 0xff, sizeof *q->newest << s->index_bits);
@@ -7816,7 +7816,7 @@ static size_t find_match(const llama_session *s, const sequence *in, size_t end,
 /* Returns what followed when the end of the text occurred before. The text is that of sequence k and
  * the token after it, which was drawn. The first n sequences have an index. A guess in the text
  * itself may run on into the guesses. */
-static guess look_up(const llama_session *s, int k, int n) {
+static proposal look_up(const llama_session *s, int k, int n) {
     const sequence *own = &s->sequences[k], *in = own;
     size_t at = 0, place = 0, length = own->length + 1;
     size_t match = find_match(s, own, length, own->tokens, length, &at);
@@ -7826,10 +7826,10 @@ static guess look_up(const llama_session *s, int k, int n) {
         size_t its = find_match(s, other, other->length, own->tokens, length, &place);
         if (i != k && its > match) match = its, in = other, at = place;
     }
-    if (!match) return (guess){.source = -1, .next = -1, .unused_next = -1};
+    if (!match) return (proposal){.source = -1, .next = -1, .other_next = -1};
     const int32_t *from = in->tokens + at;
-    size_t most = in == own ? SIZE_MAX : in->length - at;
-    return (guess){(match > 3) + (match > 7) + (match > 15), from, most, 0, *from, -1, -1};
+    size_t max = in == own ? SIZE_MAX : in->length - at;
+    return (proposal){(match > 3) + (match > 7) + (match > 15), from, max, 0, *from, -1, -1};
 }
 
 /* Counts whether a guess was the token drawn. */
@@ -7850,15 +7850,15 @@ static double chance_of(const llama_session *s, int source) {
 }
 
 /* Notes how long a pass with `rows` rows took, in nanoseconds. The first passes, which may read the
- * files, do not count. The mean follows faster when it goes down, as nothing makes a pass faster than
- * it is; one interruption does not decide. */
+ * files, do not count. The mean follows a faster pass more quickly than a slower one, because
+ * interruptions only make passes slower. A single pass counts at most twice the mean. */
 static void note_pass(llama_session *s, size_t rows, uint64_t nanoseconds) {
     enum { COLD = 2 };
-    if (rows == 0 || rows > MOST_ROWS || s->timed++ < COLD) return;
+    if (rows == 0 || rows > MAX_TEXT_ROWS || s->timed++ < COLD) return;
     uint64_t mode = llamac_fp_enter();
     double *mean = &s->pass_time[rows], time = nanoseconds ? (double)nanoseconds : 1;
     s->since += time;
-    if (rows > s->widest) s->widest = rows;
+    if (rows > s->max_rows) s->max_rows = rows;
     if (*mean > 0 && time > 2 * *mean) time = 2 * *mean;
     *mean = *mean > 0 ? *mean + (time - *mean) * (time < *mean ? 0.75 : 0.25) : time;
     llamac_fp_leave(mode);
@@ -7870,8 +7870,8 @@ static double predict_pass(const llama_session *s, size_t rows) {
     size_t low = rows - 1, high = rows + 1;
     const double *timed = s->pass_time;
     while (low > 0 && timed[low] <= 0) low--;
-    while (high <= s->widest && timed[high] <= 0) high++;
-    bool has_high = high <= s->widest;
+    while (high <= s->max_rows && timed[high] <= 0) high++;
+    bool has_high = high <= s->max_rows;
     double time = timed[rows], steps = (double)(rows - low);
     if (time <= 0 && low && has_high)
         time = timed[low] + (timed[high] - timed[low]) * steps / (double)(high - low);
@@ -7883,20 +7883,20 @@ static double predict_pass(const llama_session *s, size_t rows) {
 
 /* Returns how long the draft model takes for `rows` rows, which may take several passes. */
 static double predict_draft(const llama_session *s, size_t rows) {
-    const llama_session *d = s->draft;
-    size_t part = rows < MOST_ROWS ? rows : MOST_ROWS;
-    double time = d->widest ? predict_pass(d, part)
-                            : predict_pass(s, part) * (double)d->model->token_bytes /
-                                  (double)s->model->token_bytes;
+    const llama_session *d = s->drafter;
+    size_t part = rows < MAX_TEXT_ROWS ? rows : MAX_TEXT_ROWS;
+    double time = d->max_rows ? predict_pass(d, part)
+                              : predict_pass(s, part) * (double)d->model->token_bytes /
+                                    (double)s->model->token_bytes;
     return time * (double)rows / (double)part;
 }
 
-/* Guesses for the next pass, and what they give. */
+/* Which guesses to evaluate in the next pass, with the expected tokens and time. */
 typedef struct {
-    int order[GUESSED];  /* [n] the sequence of each, the one most likely to come true first */
-    size_t n;            /* number of guesses */
-    double tokens, time; /* drawn after the pass, on average; ns that they take */
-    double once;         /* ns that the draft model takes to see a text that it has not seen */
+    int order[MAX_GUESSES]; /* [n] the sequence of each, the one most likely to come true first */
+    size_t n;               /* number of guesses */
+    double tokens, time;    /* expected number of tokens drawn; expected ns, drafting included */
+    double once;            /* ns in which the draft model evaluates the new tokens of the texts */
 } plan;
 
 typedef struct {   /* the texts that guesses are made for */
@@ -7909,24 +7909,25 @@ typedef struct {   /* the texts that guesses are made for */
 /* Finds the guesses, of those in g[sequences], that give the most tokens per time. A guess comes true
  * if its source is right and the guesses of its text before it came true. What the draft model takes
  * once is spread over the tokens that are left. */
-static plan plan_guesses(const llama_session *s, const guess *g, const text_set *t) {
+static plan plan_guesses(const llama_session *s, const proposal *g, const text_set *t) {
     enum { WARM = 5 };
     double chance[MAX_CONCURRENT] = {0}, drafting = 0;
     size_t n[MAX_CONCURRENT] = {0}, drafted = 0, depth = 0;
     plan p = {.tokens = (double)t->n}, best = {.n = 0};
     for (int k = 0; k < t->sequences; k++) {
-        chance[k] = g[k].most ? chance_of(s, g[k].source) : 0;
-        drafted += g[k].most && g[k].source == DRAFT;
+        chance[k] = g[k].max ? chance_of(s, g[k].source) : 0;
+        drafted += g[k].max && g[k].source == DRAFT;
     }
     double step = drafted ? predict_draft(s, drafted) : 0;
-    double once = drafted ? predict_draft(s, t->unseen) - step : 0;
-    while (s->timed >= WARM && p.n < GUESSED && t->n + p.n < 2 * s->widest) {
+    /* each text that the draft model guesses for has at least one token to evaluate */
+    double once = t->unseen > drafted ? predict_draft(s, t->unseen) - step : 0;
+    while (s->timed >= WARM && p.n < MAX_GUESSES && t->n + p.n < 2 * s->max_rows) {
         int k = 0;
         for (int i = 1; i < t->sequences; i++) k = chance[i] > chance[k] ? i : k;
         if (chance[k] <= 0 || (p.n && chance[k] < 1.0 / 64)) break;
         p.order[p.n++] = k;
         p.tokens += chance[k];
-        chance[k] *= ++n[k] < g[k].most ? chance_of(s, g[k].source) : 0;
+        chance[k] *= ++n[k] < g[k].max ? chance_of(s, g[k].source) : 0;
         if (g[k].source == DRAFT && n[k] > depth) depth++, drafting += step, p.once = once;
         p.time = predict_pass(s, t->n + p.n) + drafting + p.once * p.tokens / t->left;
         if (!best.n || p.tokens * best.time > best.tokens * p.time) best = p;
@@ -7935,10 +7936,11 @@ static plan plan_guesses(const llama_session *s, const guess *g, const text_set 
 }
 
 /* Decides which guesses are in the next pass: none, those of g, or those of mixed, in which the draft
- * model guesses for some of the texts (NULL: it does not). Takes what gives the most tokens per time.
- * Something else is tried whenever that costs less than 1% of the time since the last trial, and more
- * and more rarely. Leaves the guesses in g. */
-static void choose_guesses(llama_session *s, guess *g, const guess *mixed, const text_set *t) {
+ * model guesses for some of the texts (NULL: it does not). Takes the way with the most tokens per time.
+ * Another way is tried when that costs less than 1% of the time since the last trial. Each trial
+ * doubles the wait before the next one. Leaves the guesses in g. */
+static void choose_guesses(llama_session *s, proposal *g, const proposal *mixed,
+                           const text_set *t) {
     enum { SINGLY, LOOKED_UP, MIXED, WAYS, RARELY = 200, NEVER = 1 << 20 };
     double alone = predict_pass(s, t->n);
     plan ways[WAYS] = {{.tokens = (double)t->n, .time = alone}, plan_guesses(s, g, t), {.n = 0}};
@@ -7953,7 +7955,7 @@ static void choose_guesses(llama_session *s, guess *g, const guess *mixed, const
     if (other == SINGLY || ways[other].n) {
         double lost = ways[other].time + ways[other].once -
                       ways[other].tokens * ways[best].time / ways[best].tokens;
-        if (other != best && s->since > s->patience * (lost + alone / 16)) {
+        if (s->since > s->patience * (lost + alone / 16)) {
             s->since = 0;
             s->trials++;
             if (s->patience < NEVER) s->patience *= 2;
@@ -7964,14 +7966,13 @@ static void choose_guesses(llama_session *s, guess *g, const guess *mixed, const
     for (size_t i = 0; i < ways[best].n; i++) g[ways[best].order[i]].n++;
 }
 
-/* Has the draft model draw the guesses that it is to make in g, for all texts together, with the
- * sampler, the seed and the positions with which the tokens are drawn. Its sequences first take over
- * what is new in the texts. If it fails, it is not used any more. Returns LLAMA_OK, or LLAMA_ECANCEL
- * if the host cancels. */
-static int draw_guesses(llama_session *s, llama_request *const *running, int sequences, guess *g) {
-    static const size_t no_guesses[MAX_CONCURRENT] = {0};
+/* Lets the draft model draw its guesses in g, for all texts together, with each text's sampler, seed
+ * and positions. First evaluates the tokens that its sequences do not have yet. If it fails, it is
+ * not used again. Returns LLAMA_OK, or LLAMA_ECANCEL if the host cancels. */
+static int draw_guesses(llama_session *s, llama_request *const *running, int sequences,
+                        proposal *g) {
     llama_span spans[MAX_CONCURRENT];
-    llama_session *d = s->draft;
+    llama_session *d = s->drafter;
     int status = LLAMA_OK;
     for (size_t depth = 0, n = 1; n && status == LLAMA_OK; depth++) {
         size_t rows = n = 0;
@@ -7986,13 +7987,13 @@ static int draw_guesses(llama_session *s, llama_request *const *running, int seq
         if (!n) break;
         uint64_t start = llamac_nanoseconds();
         s->busy = true;
-        status = evaluate(d, spans, no_guesses, n, NULL, NULL);
+        status = evaluate(d, spans, NULL, n, NULL, NULL, "text");
         end_busy(s, LLAMA_OK);
         for (size_t i = 0; i < n; i++) {
             int k = spans[i].seq;
             int32_t token = status ? -1 : llama_sample(d, k, &running[k]->sampler);
             if (depth == 0) g[k].next = token;
-            if (token < 0 || llama_is_end(s->model, token)) g[k].n = depth + (token >= 0);
+            if (token < 0 || llama_is_end(s->model, token)) g[k].n = depth;
             s->sequences[k].tokens[s->sequences[k].length + 1 + depth] = token;
         }
         uint64_t time = llamac_nanoseconds() - start;
@@ -8000,7 +8001,7 @@ static int draw_guesses(llama_session *s, llama_request *const *running, int seq
         if (status == LLAMA_OK) note_pass(d, rows, time);
     }
     if (status == LLAMA_ECANCEL) return llamac_failed(s, status, d->error.text);
-    s->draft_failed |= status != LLAMA_OK;
+    if (status) s->drafter = NULL; /* it is not used any more */
     return LLAMA_OK;
 }
 
@@ -8008,39 +8009,43 @@ static int draw_guesses(llama_session *s, llama_request *const *running, int seq
  * NULL. In the memory of its sequence, the last token of a text, which was drawn, comes after the
  * tokens of the sequence, and the guesses come after it. A pass with a prompt has no guesses. Returns
  * LLAMA_OK, or LLAMA_ECANCEL if the host cancels. */
-static int make_guesses(llama_session *s, llama_request *const *running, int sequences, guess *g) {
+static int make_guesses(llama_session *s, llama_request *const *running, int sequences,
+                        proposal *g) {
     text_set t = {.sequences = sequences};
-    guess mixed[MAX_CONCURRENT];
+    proposal mixed[MAX_CONCURRENT];
     uint64_t mode = llamac_fp_enter();
     bool prompts = false, drafts = false;
     for (int k = 0; k < sequences; k++) {
         sequence *q = &s->sequences[k];
-        g[k] = mixed[k] = (guess){.source = -1, .next = -1, .unused_next = -1};
-        if (s->lookup) update_index(s, q);
+        g[k] = mixed[k] = (proposal){.source = -1, .next = -1, .other_next = -1};
+        if (s->lookup && can_guess(s)) update_index(s, q);
         if (!running[k]) continue;
         t.n++;
-        if (running[k]->generated) q->tokens[q->length] = running[k]->token;
-        else prompts = true;
+        if (!running[k]->generated) prompts = true;
+        else if (q->length < s->context) q->tokens[q->length] = running[k]->token;
     }
     for (int k = 0; k < sequences && can_guess(s); k++) {
         const llama_request *r = running[k];
-        if (!r || !r->generated) continue;
-        size_t left = r->max_tokens - r->generated, length = s->sequences[k].length + 1;
+        size_t length = s->sequences[k].length + 1, room = s->context + 1 - length, left;
+        if (!r || !r->generated || r->max_tokens <= r->generated || room == 0) continue;
+        left = r->max_tokens - r->generated; /* more guesses are of no use */
+        if (left > room) left = room;        /* the host changed max_tokens after it was checked */
         if (s->lookup) g[k] = look_up(s, k, sequences);
-        if (g[k].most > left - 1) g[k].most = left - 1; /* more are of no use, and may not fit */
+        if (g[k].max > left - 1) g[k].max = left - 1;
         t.left += (double)left;
         mixed[k] = g[k];
-        if (!s->draft || s->draft_failed || chance_of(s, g[k].source) > chance_of(s, DRAFT))
-            continue;
-        mixed[k] = (guess){DRAFT, NULL, left - 1, 0, -1, g[k].source, g[k].next};
-        t.unseen += length - cached_prefix(s->draft, k, s->sequences[k].tokens, length);
+        if (!s->drafter || chance_of(s, g[k].source) > chance_of(s, DRAFT)) continue;
+        mixed[k] = (proposal){DRAFT, NULL, left - 1, 0, -1, g[k].source, g[k].next};
+        t.unseen += length - cached_prefix(s->drafter, k, s->sequences[k].tokens, length);
         drafts = true;
     }
     if (!prompts && t.n) choose_guesses(s, g, drafts ? mixed : NULL, &t);
     for (int k = 0; k < sequences; k++)
-        for (size_t i = 0; i < g[k].n && g[k].from; i++)
+        for (size_t i = 0; i < g[k].n && g[k].from; i++) {
             s->sequences[k].tokens[s->sequences[k].length + 1 + i] = g[k].from[i];
-    int status = s->draft ? draw_guesses(s, running, sequences, g) : LLAMA_OK;
+            if (llama_is_end(s->model, g[k].from[i])) g[k].n = i; /* it is never evaluated */
+        }
+    int status = s->drafter ? draw_guesses(s, running, sequences, g) : LLAMA_OK;
     llamac_fp_leave(mode);
     return status;
 }
@@ -8134,19 +8139,18 @@ static int check_request(llama_session *s, const llama_request *t) {
 
 /* Draws the next token of a request and, while its guesses are the tokens drawn, the one after it.
  * Returns LLAMA_OK, or the negative code of llama_sample or fn. */
-static int next_tokens(llama_session *s, llama_request *t, guess *g, llama_request_fn fn,
-                       void *user) {
-    sequence *q = &s->sequences[t->seq];
+static int next_tokens(llama_session *s, sequence *q, llama_request *t, proposal *g,
+                       llama_request_fn fn, void *user) {
     int status;
     t->passes += t->max_tokens > 0;
-    t->drafted += q->guesses;
+    t->drafted += q->n_guesses;
     while ((status = next_token(s, t, fn, user)) == LLAMA_OK && !t->finish_reason) {
         count_guess(s, g->source, g->next, t->token);
-        count_guess(s, g->unused, g->unused_next, t->token);
+        count_guess(s, g->other_source, g->other_next, t->token);
         if (!accept_guess(s, q, t->token)) break;
         t->accepted++;
-        g->next = q->guesses ? q->tokens[q->length] : -1;
-        g->unused_next = -1;
+        g->next = q->n_guesses ? q->tokens[q->length] : -1;
+        g->other_next = -1;
     }
     return status;
 }
@@ -8156,7 +8160,7 @@ static int next_tokens(llama_session *s, llama_request *t, guess *g, llama_reque
 LLAMAC_API int llama_generate(llama_session *s, llama_request *requests, size_t n,
                               llama_request_fn fn, void *user) {
     llama_request *running[MAX_CONCURRENT] = {NULL}; /* by sequence; NULL: the sequence is free */
-    guess guesses[MAX_CONCURRENT];                   /* by sequence */
+    proposal proposals[MAX_CONCURRENT];              /* by sequence */
     llama_span spans[MAX_CONCURRENT];
     size_t guessed[MAX_CONCURRENT]; /* number of guesses in each span */
     int sequences = 0, status = LLAMA_OK;
@@ -8169,7 +8173,7 @@ LLAMAC_API int llama_generate(llama_session *s, llama_request *requests, size_t 
     while (sequences < MAX_CONCURRENT && llama_tokens(s, sequences)) sequences++;
     for (size_t next = 0, n_spans = 1; n_spans && status == LLAMA_OK;) {
         while (next < n && start_request(s, &requests[next], running, sequences)) next++;
-        if ((status = make_guesses(s, running, sequences, guesses))) break;
+        if ((status = make_guesses(s, running, sequences, proposals))) break;
         /* The batch: the uncached tokens of each new prompt, the last token of each other text and
          * the guesses after it */
         size_t rows = n_spans = 0;
@@ -8179,18 +8183,21 @@ LLAMAC_API int llama_generate(llama_session *s, llama_request *requests, size_t 
             const int32_t *end = s->sequences[k].tokens + s->sequences[k].length;
             if (!t) continue;
             prompts |= t->generated == 0;
-            guessed[n_spans] = guesses[k].n;
-            spans[n_spans] = t->generated ? (llama_span){k, end, 1 + guesses[k].n}
-                                          : (llama_span){k, t->prompt + t->cached_tokens,
-                                                         t->n_prompt - t->cached_tokens};
+            guessed[n_spans] = proposals[k].n;
+            if (!t->generated)
+                spans[n_spans] =
+                    (llama_span){k, t->prompt + t->cached_tokens, t->n_prompt - t->cached_tokens};
+            else if (proposals[k].n) spans[n_spans] = (llama_span){k, end, 1 + proposals[k].n};
+            else spans[n_spans] = (llama_span){k, &t->token, 1};
             rows += spans[n_spans++].n;
         }
         uint64_t start = llamac_nanoseconds();
-        status = evaluate(s, spans, prompts ? NULL : guessed, n_spans, NULL, NULL);
+        status = evaluate(s, spans, guessed, n_spans, NULL, NULL, prompts ? "prompt" : "text");
         uint64_t time = llamac_nanoseconds() - start;
         if (status == LLAMA_OK && !prompts) note_pass(s, rows, time);
         for (int k = 0; k < sequences && status == LLAMA_OK; k++) {
-            if (running[k]) status = next_tokens(s, running[k], &guesses[k], fn, user);
+            if (running[k])
+                status = next_tokens(s, &s->sequences[k], running[k], &proposals[k], fn, user);
             if (running[k] && running[k]->finish_reason) running[k] = NULL;
         }
     }

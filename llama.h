@@ -138,8 +138,8 @@ typedef struct {
 /* Reports progress on the calling thread: of "prompt" at least once a layer, before it is computed.
  * In the last report of work that succeeds, done is total. Return 0 to continue, any other value to
  * cancel. `what` names the work and its unit: "prompt" counts layers x tokens, and so does "text", a
- * pass of llama_generate in which no prompt is evaluated, or of llama_verify; "weights", "md5" and
- * "state" (saving and loading) count bytes. */
+ * pass of llama_generate in which no prompt is evaluated, or of llama_verify, or of the draft model,
+ * which counts its own layers; "weights", "md5" and "state" (saving and loading) count bytes. */
 typedef int (*llama_progress_fn)(void *user, const char *what, uint64_t done, uint64_t total);
 
 /* Memory functions of the host. Set both: one alone gives EINVAL. If both are NULL, the library's
@@ -225,10 +225,13 @@ typedef struct {
                      * for sequences * context * vocab floats; pages are used as they are filled */
     int no_lookup;  /* 1: llama_generate does not guess what follows a text from what came before.
                      * Never changes a result */
-    /* A smaller model that guesses what follows, for llama_generate; NULL: none. EINVAL if its
-     * vocabulary has another size. It must outlive the session. The session has sequences for it
-     * too: see llama_session_bytes. If it fails, it is not used any more; it is never used with AMX.
-     * Never changes a result */
+    /* A smaller model that guesses tokens for llama_generate; NULL: none. It must outlive the
+     * session. EINVAL if its vocabulary has another size, or if `context` is longer than its sliding
+     * window. Tokens are compared by id: a vocabulary of other tokens makes the guesses useless, but
+     * changes no result. The session has a KV cache for it too: see llama_session_bytes. If it fails
+     * (its logits are not finite, or its file was truncated), llama_generate continues without it,
+     * no error is reported, and this session does not use it again. Its passes can be cancelled. It
+     * is not used with LLAMA_FAST on AMX */
     const llama *draft;
 } llama_session_options;
 
@@ -284,23 +287,22 @@ typedef struct {
  * it to the sequence: pass it to llama_eval. */
 LLAMAC_API int32_t llama_sample(llama_session *, int seq, const llama_sampler *);
 
-/* Draws the next tokens of a sequence, with guesses that make that faster: draft[n]. Draws a token
- * from the sequence's logits, and goes on for as long as the tokens drawn are those of draft.
- * Returns how many tokens were drawn, 1 to n + 1, and writes them to out[n + 1].
+/* Draws the next tokens of a sequence, and is faster than llama_sample and llama_eval if the guesses
+ * in draft[n] are right. Draws a token from the sequence's logits, and continues as long as each
+ * token drawn equals its guess. Writes the tokens to out[n + 1] and returns their number, 1 to n + 1.
  *
- * The guesses are evaluated together, in one pass over the weights for up to 32 of them. They cannot
- * change a bit: the tokens drawn, and the logits, are those of llama_sample and llama_eval, token by
- * token. All tokens drawn but the last are those of draft, and are in the sequence. The last one is
- * drawn and not evaluated, as after llama_sample: it begins the tokens of the next llama_eval.
+ * Up to 32 guesses are evaluated in one pass over the weights. Tokens and logits have the bits that
+ * llama_sample and llama_eval give token by token. All tokens drawn except the last are added to the
+ * sequence. The last is not evaluated: pass it to llama_eval, as after llama_sample.
  *
- *     n is 0                                     the call is llama_sample
- *     the first token drawn is not draft[0]      nothing is evaluated
- *     draft does not fit in the context          what does not fit is not considered
- *     a token of draft is not in the vocabulary  it, and what follows it, is not considered
+ *     n is 0                               the call is llama_sample
+ *     the first token is not draft[0]      nothing is evaluated
+ *     guesses do not fit in the context    those that do not fit are ignored
+ *     a guess is not in the vocabulary     it and all later guesses are ignored
  *
- * With LLAMA_FAST on AMX and under llama_trace, guesses are evaluated one after the other. Errors:
- * EINVAL (also if out is NULL, or draft is NULL and n is not 0), ECANCEL, ENUMERIC, EIO; the sequence
- * is as it was. */
+ * With LLAMA_FAST on AMX, and under llama_trace, guesses are evaluated one after the other. Errors:
+ * EINVAL (also if out is NULL, or draft is NULL and n is not 0), ECANCEL, ENUMERIC, EIO. After an
+ * error the sequence is as it was, and out may have been written. */
 LLAMAC_API ptrdiff_t llama_verify(llama_session *, int seq, const llama_sampler *,
                                   const int32_t *draft, size_t n, int32_t *out);
 
@@ -324,7 +326,8 @@ LLAMAC_API int llama_session_context(const llama_session *);
  * "avx512, 2 threads". */
 LLAMAC_API const char *llama_session_kernels(const llama_session *);
 
-/* Returns how many bytes llama_session_new would allocate; 0 if the options are invalid. */
+/* Returns how many bytes llama_session_new would allocate, for the draft model's KV cache and buffers
+ * too; 0 if the options are invalid. The weights of neither model are included. */
 LLAMAC_API uint64_t llama_session_bytes(const llama *, const llama_session_options *options);
 
 /* ---- Text ---- */
@@ -521,9 +524,10 @@ typedef struct {
     size_t cached_tokens; /* result: tokens of the prompt that were not evaluated again */
     size_t generated;     /* result: tokens generated so far */
     int32_t token;        /* result: the last token drawn */
-    size_t passes;        /* result: passes over the weights after which tokens were drawn */
-    size_t drafted;       /* result: guesses of tokens that were evaluated in these passes */
-    size_t accepted;      /* result: guesses that were the tokens drawn */
+    /* results that may differ from run to run */
+    size_t passes;   /* passes over the model's weights after which tokens were drawn */
+    size_t drafted;  /* guesses evaluated in these passes, from the text and the draft model */
+    size_t accepted; /* guesses equal to the token drawn */
 } llama_request;
 
 /* Receives each token of a text: n bytes of text that the token completes (n may be 0). The
@@ -552,11 +556,18 @@ typedef int (*llama_request_fn)(void *user, llama_request *, const char *text, s
 /* Generates n texts. Each pass over the weights evaluates as many texts as the session has
  * sequences, up to 64. Batching never changes a text: its bits are those of generating it alone.
  *
- * Guesses of what follows, from what came before in the texts or from the draft model, are evaluated
- * together with the last token of a text, as llama_verify does, if that makes generating faster in
- * this session. They never change a text, but requests advance at different speeds: the order of calls of fn for different
- * requests, `seq` and cached_tokens may differ from run to run, and so may passes, drafted and
- * accepted.
+ * llama_generate also guesses tokens: from what followed the same tokens before, in this text or in
+ * another sequence, or with the draft model. Guesses are evaluated together with the last token of a
+ * text, as llama_verify does, if that is faster in this session. They never change a text. But how
+ * many are made depends on measured times. So these may differ from run to run:
+ *
+ *     the order in which fn is called for different requests
+ *     seq and cached_tokens, if there are more requests than sequences
+ *     passes, drafted and accepted
+ *     the number of calls of the progress function
+ *
+ * The calls for one request are always the same. With no_lookup and without a draft model nothing is
+ * guessed; nor under llama_trace, nor with LLAMA_FAST on a processor that has AMX.
  *
  * Prompts with a common prefix share it. A prefix that a sequence already holds, from an earlier
  * call or from llama_load, is not evaluated again. A text takes the free sequence that loses the
@@ -687,7 +698,7 @@ LLAMAC_API int llama_prefetch(const llama *, llama_progress_fn, void *user);
  *     }
  *
  * llama_open sets *model before it reads the files, so the handler also works while it runs. A host
- * with several models, such as a draft model, asks for each. */
+ * with several models calls the function for each, the draft model of a session included. */
 LLAMAC_API int llama_handle_sigbus(const llama *, const void *address);
 
 #ifdef __cplusplus

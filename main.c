@@ -403,17 +403,18 @@ static const char complete_help[] =
     "  prompt_tokens        the number of tokens in the prompt\n"
     "  first_token_seconds  from opening the model to the first token\n"
     "  seconds              from opening the model to the end of the text\n"
-    "  passes               passes over the weights that drew tokens of the text\n"
-    "  drafted, accepted    guesses of tokens in them; those that came true\n"
-    "  tokens_per_pass      tokens drawn in a pass\n"
+    "  passes               passes over the weights after which tokens were drawn\n"
+    "  drafted, accepted    tokens guessed and evaluated; guesses that were right\n"
+    "  tokens_per_pass      (passes + accepted) / passes; these four may vary\n"
     "  logprobs             with --logprobs: a list with an object for each token\n"
     "An object of logprobs has token (an id), text, logprob (its natural logarithm of\n"
     "p) and top: K objects of the most likely tokens, with token, text and logprob.\n"
     "If a token is only a part of a character, its text is that byte, as in <0xE2>.\n"
     "\n"
-    "Tokens that followed the same tokens before are guessed, and so are those that\n"
-    "the model of --draft draws. The guesses are evaluated together with the last\n"
-    "token of the text, if that is faster. This changes no byte of the output.\n"
+    "complete guesses the next tokens: those that followed the same tokens before, or\n"
+    "those that the model of --draft draws. It evaluates guesses together with the\n"
+    "last token of the text, if that is faster. No guess changes a byte of a text.\n"
+    "With --fast on a processor with AMX nothing is guessed.\n"
     "\n"
     "--repeat-penalty R divides the positive logits of tokens that occurred among the\n"
     "last --repeat-last-n tokens by R, and multiplies negative logits by R.\n"
@@ -724,9 +725,9 @@ static const struct {
      "scalar, avx2, avx512 or neon (default: the fastest)"},
     {EVALUATE, "--fast", FLAG, AT(fast), "use AMX for prompts: the last bits of results differ"},
     {COMPLETE, "--draft MODEL", STRING, AT(draft_path),
-     "a small model of the same vocabulary guesses tokens"},
+     "a smaller model of the same vocabulary, for guesses"},
     {COMPLETE, "--no-lookup", FLAG, AT(no_lookup),
-     "do not guess tokens from the text so far (same output)"},
+     "do not guess tokens from the text (same output)"},
     {COMPLETE | COMMON, "--stats", FLAG, AT(stats),
      "print speed, memory, kernels and seed on stderr"},
     {MODEL, "-q, --quiet", FLAG, AT(quiet), "no notes, no bar; score prints accuracy only"},

@@ -8,6 +8,7 @@
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
+#include <time.h>
 #include <unistd.h>
 
 static const char *folder;
@@ -749,6 +750,40 @@ static int cancel_later(void *user, const char *what, uint64_t done, uint64_t to
     return ++progress_calls == cancel_at;
 }
 
+/* A host that changes a request while it is at work. *user: which change. */
+static int change_request(void *user, llama_request *r, const char *text, size_t n) {
+    (void)text, (void)n;
+    int change = *(int *)user;
+    if (change == 0 && r->generated == 1) r->max_tokens = 100000;
+    if (change == 1 && r->generated == 5) r->max_tokens = 2;
+    if (change == 2 && r->generated == 5) r->seq = 1000000;
+    if (change == 3 && r->generated == 5) r->seq = 1;
+    return 0;
+}
+static void test_changed_request(void) {
+    for (int change = 0; change < 4; change++) {
+        size_t generated = 0;
+        int status = 0;
+        for (int guesses = 0; guesses < 3; guesses++) {
+            llama_session *s = session(model, (llama_session_options){.context = 64, .sequences = 2, .threads = 1, .no_lookup = guesses == 0, .draft = guesses == 2 ? model : NULL});
+            llama_request r = {.prompt = some, .n_prompt = 5, .max_tokens = 30, .sampler = {.size = sizeof r.sampler, .temperature = 0}};
+            int got = llama_generate(s, &r, 1, change_request, &change);
+            if (guesses == 0) status = got, generated = r.generated;
+            check(got == status && r.generated == generated, "change %d, guesses %d: %d, not %d; %zu tokens, not %zu: %s", change, guesses, got, status, r.generated, generated, llama_session_error(s));
+            r = (llama_request){.prompt = some, .n_prompt = 5, .max_tokens = 30, .sampler = {.size = sizeof r.sampler, .temperature = 0}};
+            made_text text = {.n = 0};
+            check(llama_generate(s, &r, 1, keep_token, &text) == LLAMA_OK && r.generated == 30, "after change %d: %s", change, llama_session_error(s));
+            llama_session_free(s);
+        }
+    }
+}
+
+/* Makes each layer take half a millisecond more. */
+static int slow_layer(void *user, const char *what, uint64_t done, uint64_t total) {
+    (void)user, (void)what, (void)done, (void)total;
+    nanosleep(&(struct timespec){.tv_nsec = 500000}, NULL);
+    return 0;
+}
 /* What a draft model may be, what it takes, and that no failure of it changes a text: it is not finite, or the host cancels. */
 static void test_draft(void) {
     model_spec spec = {.dim = 16, .layers = 1, .heads = 1, .kv_heads = 1, .hidden = 16, .vocab = 1024, .shards = 1};
@@ -787,6 +822,17 @@ static void test_draft(void) {
         if (i == 1) check(r.drafted > 0, "a model so small is always tried");
         llama_session_free(s);
     }
+    /* A text that the draft model has evaluated to its end already. The draft model is always right, and much faster. */
+    float bias[1024];
+    for (int i = 0; i < 1024; i++) bias[i] = i == 300 ? 0 : -INFINITY;
+    llama_request forced = {.prompt = some, .n_prompt = 5, .max_tokens = 59, .sampler = {.size = sizeof forced.sampler, .bias = bias}};
+    s = session(model, (llama_session_options){.context = 64, .threads = 1, .no_lookup = 1, .draft = good, .progress = slow_layer});
+    for (int again = 0; again < 3; again++) {
+        made_text got = {.n = 0};
+        int status = llama_generate(s, &forced, 1, keep_token, &got);
+        check(status == LLAMA_OK && forced.passes < 40, "text %d: %d: %zu passes, %zu guesses", again, status, forced.passes, forced.drafted);
+    }
+    llama_session_free(s);
     for (cancel_at = 1;; cancel_at += test_quick ? 7 : 1) { /* also while the draft model is at work */
         made_text got = {.n = 0};
         progress_calls = 0;
@@ -1212,7 +1258,7 @@ static void test_small_pages(void) {
 
 static const test_case cases[] = {
     CASE(golden), CASE(describe), CASE(newer_host), CASE(vectors), CASE(text), CASE(eval_refusals), CASE(errors), CASE(sequences), CASE(unchanged), CASE(continuation_errors), CASE(inside), CASE(all_logits), CASE(long),
-    CASE(process), CASE(lock), CASE(long_paths), CASE(options), CASE(draft), CASE(score), CASE(score_batch), CASE(progress), CASE(trace),
+    CASE(process), CASE(lock), CASE(long_paths), CASE(options), CASE(draft), CASE(changed_request), CASE(score), CASE(score_batch), CASE(progress), CASE(trace),
     CASE(float_mode), CASE(sampler), CASE(memory), CASE(touched), CASE(small_pages)};
 
 int main(int argc, char **argv) {
