@@ -8,7 +8,7 @@ command -v valgrind >/dev/null 2>&1 || { echo "SKIP: valgrind is not here"; exit
 work=build/valgrind
 mkdir -p $work
 failed=0
-tests=${1:-api texts hostile formats state damage bits}
+tests=${1:-api texts guesses hostile formats state damage bits}
 for test in $tests; do
     ${CC:-gcc} -std=c11 -g -O2 -pthread -o $work/$test "$(ls tests/*/$test.c)" llama.c tokenizer.c -lm || exit 1
 done
@@ -27,6 +27,7 @@ run() { # NAME ARGUMENTS
 }
 run api tests/tiny
 run texts tests/tiny
+run guesses tests/tiny $work/work.guesses --quick
 run hostile tests/tiny $work/work.hostile
 run formats tests/tiny $work/work.formats
 run state $work/work.state still # valgrind does not tell a handler of SIGBUS the address
