@@ -6541,7 +6541,8 @@ static int check_session_options(llama_session *s, llama_session *d,
     if (o.no_lookup != 0 && o.no_lookup != 1)
         return llamac_fail(err, LLAMA_EINVAL, "no_lookup must be 0 or 1");
     for (s->index_bits = 1; (size_t)1 << s->index_bits < s->context;) s->index_bits++;
-    for (int i = 0; i <= DRAFT; i++) s->sources[i] = (guess_source){2, i == DRAFT ? 1.5 : 1};
+    for (int i = 0; i < LOOKUPS; i++) s->sources[i] = (guess_source){2, 1};
+    s->sources[DRAFT] = (guess_source){1, 0.75}; /* costs more to try, so a few misses are enough */
     s->progress = o.progress;
     s->progress_user = o.user;
     s->kernels = find_kernels(o.kernels, o.numerics == LLAMA_FAST);
@@ -7849,21 +7850,6 @@ static double chance_of(const llama_session *s, int source) {
     return source < 0 ? 0 : s->sources[source].right / s->sources[source].tried;
 }
 
-/* Notes how long a pass with `rows` rows took, in nanoseconds. The first passes, which may read the
- * files, do not count. The mean follows a faster pass more quickly than a slower one, because
- * interruptions only make passes slower. A single pass counts at most twice the mean. */
-static void note_pass(llama_session *s, size_t rows, uint64_t nanoseconds) {
-    enum { COLD = 2 };
-    if (rows == 0 || rows > MAX_TEXT_ROWS || s->timed++ < COLD) return;
-    uint64_t mode = llamac_fp_enter();
-    double *mean = &s->pass_time[rows], time = nanoseconds ? (double)nanoseconds : 1;
-    s->since += time;
-    if (rows > s->max_rows) s->max_rows = rows;
-    if (*mean > 0 && time > 2 * *mean) time = 2 * *mean;
-    *mean = *mean > 0 ? *mean + (time - *mean) * (time < *mean ? 0.75 : 0.25) : time;
-    llamac_fp_leave(mode);
-}
-
 /* Returns how long a pass with `rows` rows takes. If none was timed, it follows from the next smaller
  * and the next larger one that was. More rows take no less time, and no more per row. */
 static double predict_pass(const llama_session *s, size_t rows) {
@@ -7879,6 +7865,22 @@ static double predict_pass(const llama_session *s, size_t rows) {
     if (low && time > timed[low] * (double)rows / (double)low)
         time = timed[low] * (double)rows / (double)low;
     return has_high && (time <= 0 || time > timed[high]) ? timed[high] : time;
+}
+
+/* Notes how long a pass with `rows` rows took, in nanoseconds. The first passes, which may read the
+ * files, do not count. The mean follows a faster pass more quickly than a slower one, because
+ * interruptions only make passes slower. A pass counts at most twice what was expected. */
+static void note_pass(llama_session *s, size_t rows, uint64_t nanoseconds) {
+    enum { COLD = 2 };
+    if (rows == 0 || rows > MAX_TEXT_ROWS || s->timed++ < COLD) return;
+    uint64_t mode = llamac_fp_enter();
+    double *mean = &s->pass_time[rows], time = nanoseconds ? (double)nanoseconds : 1;
+    double expected = predict_pass(s, rows);
+    s->since += time;
+    if (rows > s->max_rows) s->max_rows = rows;
+    if (expected > 0 && time > 2 * expected) time = 2 * expected;
+    *mean = *mean > 0 ? *mean + (time - *mean) * (time < *mean ? 0.75 : 0.25) : time;
+    llamac_fp_leave(mode);
 }
 
 /* Returns how long the draft model takes for `rows` rows, which may take several passes. */
