@@ -27,7 +27,7 @@ run() { # NAME ARGUMENTS
 }
 run api tests/tiny
 run texts tests/tiny
-run guesses tests/tiny $work/work.guesses --quick
+run guesses tests/tiny $work/work.guesses --quick --case verify
 run hostile tests/tiny $work/work.hostile
 run formats tests/tiny $work/work.formats
 run state $work/work.state still # valgrind does not tell a handler of SIGBUS the address
