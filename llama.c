@@ -416,7 +416,7 @@ struct llama_session {
     float *cos, *sin;      /* [batch][head_dim/2] of the angles of RoPE */
     workspace *workspaces; /* [threads] */
     float *last;           /* [n_logits][D] h of the tokens whose logits are needed */
-    sequence **last_seq;   /* [n_logits] the sequence of each */
+    sequence **last_seq;   /* [n_logits] the sequence of each; NULL: a guess */
     float *logits;         /* [n_logits][V] */
     float *all_logits;     /* [n_sequences * context][V] of every token of the last call; or NULL */
     double *probs;         /* [V] probabilities, for the sampler */
@@ -428,17 +428,17 @@ struct llama_session {
     guess_source sources[LOOKUPS + 1];
     double pass_time[MAX_TEXT_ROWS + 1]; /* [rows] of a pass, in ns; 0: not known */
     size_t timed, max_rows;              /* passes that were timed; the most rows of one */
-    double since, patience; /* time of passes since the last trial; how rare trials are */
-    int best, trials;       /* what paid most when that was last asked; number of trials */
-    llama_session *drafter; /* of the draft model, in this session's memory; NULL: there is none */
-    const char *what;       /* the work that is reported to the progress function */
-    uint64_t calls;         /* number of evaluating calls so far: llama_eval, llama_score ... */
-    uint64_t done, total;   /* in layers * tokens: before this batch; of this call */
-    bool cancelled;         /* the host's progress function cancelled this call */
-    bool all_rows;          /* this call needs h of all tokens: scores, a trace, all_logits */
-    bool keep_logits;       /* the session has all_logits */
-    bool busy;              /* a call is at work that may call functions of the host */
-    llama_error error;      /* of the last call; its text is "" if that call succeeded */
+    double since, patience;   /* time of passes since the last trial; how rare trials are */
+    int best, trials;         /* what paid most when that was last asked; number of trials */
+    llama_session *drafter;   /* of the draft model, in this session's memory; or NULL */
+    const char *what;         /* the work that is reported to the progress function */
+    uint64_t calls;           /* number of evaluating calls so far: llama_eval, llama_score ... */
+    uint64_t done, total;     /* in layers * tokens: before this batch; of this call */
+    bool cancelled;           /* the host's progress function cancelled this call */
+    bool all_rows;            /* this call needs h of all tokens: scores, a trace, all_logits */
+    bool keep_logits;         /* the session has all_logits */
+    bool busy;                /* a call is at work that may call functions of the host */
+    llama_error error;        /* of the last call; its text is "" if that call succeeded */
     char kernels_text[2][48]; /* "avx512, 1 thread", "avx512, 2 threads": alone, with a team */
 };
 
@@ -1596,7 +1596,7 @@ TARGET INLINE void FN(tile)(const matmul_args *p, const panel *at, size_t i, flo
                                                           size_t i, float *acc, const float *x) {  \
         FN(tile)(p, at, i, acc, x, tokens, vecs, first);                                           \
     }
-enum { FN(FIRST_VECS) = FN(REGISTERS) / (FEW + FN(VR)) > 1 ? 2 : 1 }; /* vecs(FEW) */
+enum { FN(FIRST_VECS) = FN(REGISTERS) / (FEW + FN(VR)) > 1 ? 2 : 1 }; /* divides a panel's rows */
 TILE(first_tile_7, 7, FN(FIRST_VECS), true)
 TILE(first_tile_8, 8, FN(FIRST_VECS), true)
 TILE(first_tile_9, 9, FN(FIRST_VECS), true)
@@ -1611,7 +1611,7 @@ static tile_function *const FN(first_tiles)[TILE_TOKENS] = {
 #if LLAMA_PASS != 3 /* the rest is not needed twice */
 TILE(next_tile, TILE_TOKENS, FN(TILE_VECS), false)
 
-/* Multiplies a panel with all n tokens. `first_tiles` multiply `first_rows` rows of the panel. */
+/* Multiplies a panel with all n tokens. Each of `first_tiles` multiplies `first_rows` rows of it. */
 static void FN(multiply_tiles)(const matmul_args *p, const panel *at,
                                tile_function *const *first_tiles, size_t first_rows) {
     size_t filled = (at->count + BLOCK - 1) / BLOCK * BLOCK;
@@ -1992,6 +1992,7 @@ static void matmul_mixed(const matmul_args *p, size_t begin, size_t end, size_t 
     if (p->n <= narrow && !cached) few_by_tokens_avx512vl[p->n - 1](p, begin, end);
     else matmul_avx512(p, begin, end);
 }
+/* The weights of the first tiles come from memory too, so those have 256-bit registers. */
 static void multiply_panel_zen4(const matmul_args *p, const panel *at) {
     multiply_tiles_avx512(p, at, first_tiles_avx512vl, FIRST_VECS_avx512vl * VR_avx512vl);
 }
@@ -7763,9 +7764,9 @@ typedef struct {
     const int32_t *from; /* [max] the tokens guessed; NULL: the draft model draws them */
     size_t max;          /* maximum number of useful guesses */
     size_t n;            /* guesses in the next pass */
-    int32_t next;        /* the guess of the token that is drawn next; -1: there is none */
+    int32_t next;        /* the guess of the token that is drawn next, or -1 */
     int other_source;    /* another source, whose guess is only counted */
-    int32_t other_next;  /* its guess of the token that is drawn next; -1: there is none */
+    int32_t other_next;  /* its guess of the token that is drawn next, or -1 */
 } proposal;
 
 enum {

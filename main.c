@@ -1703,7 +1703,7 @@ static const char *memory_options(void) {
 /* The thread that reads the weights ahead. */
 static void *prefetch(void *user) {
     llama_prefetch(run.model, NULL, NULL);
-    llama_prefetch(run.draft, NULL, NULL); /* does nothing if there is none */
+    llama_prefetch(run.draft, NULL, NULL); /* does nothing if run.draft is NULL */
     return user;
 }
 

@@ -56,6 +56,20 @@ static inline void tests_run(const test_case *cases, size_t n) {
 }
 #define RUN(cases) tests_run(cases, sizeof(cases) / sizeof *(cases))
 
+/* ---- Memory ---- */
+
+/* An allocator whose memory is full of ones: NaN, and tokens of -1. What is read before it is written shows. */
+static inline void *dirty_alloc(void *user, size_t bytes, size_t align) {
+    (void)user;
+    void *p = aligned_alloc(align, (bytes + align - 1) / align * align);
+    return p ? memset(p, 0xff, bytes) : NULL;
+}
+static inline void plain_free(void *user, void *p, size_t bytes) {
+    (void)user, (void)bytes;
+    free(p);
+}
+__attribute__((unused)) static const llama_allocator dirty = {NULL, dirty_alloc, plain_free};
+
 /* ---- Checks ---- */
 
 /* Count a check; a failed one says what was wrong. */

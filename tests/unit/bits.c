@@ -29,18 +29,6 @@ typedef struct {
 static size_t n_tokens = 48;
 static int32_t tokens[512];
 
-/* Memory full of NaN: a number read before it is written shows in the logits. */
-static void *dirty_alloc(void *user, size_t bytes, size_t align) {
-    (void)user;
-    void *p = aligned_alloc(align, (bytes + align - 1) / align * align);
-    return p ? memset(p, 0xff, bytes) : NULL;
-}
-static void plain_free(void *user, void *p, size_t bytes) {
-    (void)user, (void)bytes;
-    free(p);
-}
-static const llama_allocator dirty = {NULL, dirty_alloc, plain_free};
-
 /* Set the floating-point mode a host may have; PLAIN puts the default back. */
 static void set_mode(twist t) {
     fesetround(t == UPWARD ? FE_UPWARD : FE_TONEAREST);

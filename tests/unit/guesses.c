@@ -27,18 +27,6 @@ static uint64_t next_random(void) {
 static size_t below(size_t n) { return (size_t)(next_random() % n); }
 static float between(float a, float b) { return a + (b - a) * (float)(next_random() >> 40) * 0x1p-24f; }
 
-/* Memory full of ones: NaN, and tokens of -1. What is read before it is written shows. */
-static void *dirty_alloc(void *user, size_t bytes, size_t align) {
-    (void)user;
-    void *p = aligned_alloc(align, (bytes + align - 1) / align * align);
-    return p ? memset(p, 0xff, bytes) : NULL;
-}
-static void plain_free(void *user, void *p, size_t bytes) {
-    (void)user, (void)bytes;
-    free(p);
-}
-static const llama_allocator dirty = {NULL, dirty_alloc, plain_free};
-
 static llama_session *session(const llama *m, llama_session_options o) {
     llama_session *s = NULL;
     llama_error err;
@@ -762,7 +750,7 @@ static int on_story(void *user, llama_request *r, const char *text, size_t n) {
         return 0;
     }
     t->tokens[t->n++] = r->token;
-    check(t->n == r->generated, "%zu tokens told of %zu", t->n, r->generated);
+    check(t->n == r->generated, "%zu tokens reported of %zu", t->n, r->generated);
     return ++tokens_told == fail_after ? -77 : is_stopped(t);
 }
 
@@ -1003,7 +991,7 @@ static int on_walk(void *user, llama_request *r, const char *text, size_t n) {
 
 static void walk_generate(walker *w, float *bias) {
     size_t n = 1 + below(SEQUENCES + 2);
-    bool told[SEQUENCES] = {false};
+    bool reported[SEQUENCES] = {false};
     for (size_t i = 0; i < n; i++) {
         const line *l = &w->lines[below(SEQUENCES)];
         llama_request *r = &w->requests[i];
@@ -1022,7 +1010,7 @@ static void walk_generate(walker *w, float *bias) {
     check(status == (canceled ? LLAMA_ECANCEL : LLAMA_OK), "step %zu, generate: %d, %s", w->step, status, llama_session_error(w->s));
     for (size_t i = 0; i < n; i++) {
         const llama_request *r = &w->requests[i];
-        if (!canceled) told[r->seq] = true;
+        if (!canceled) reported[r->seq] = true;
         w->drafted += r->drafted, w->accepted += r->accepted;
         for (size_t k = 0; k < r->generated; k++) { /* token by token */
             if (k == 0) fresh_logits(w->fresh, r->prompt, r->n_prompt);
@@ -1037,7 +1025,7 @@ static void walk_generate(walker *w, float *bias) {
             l->n = llama_length(w->s, k), l->ready = llama_logits(w->s, k) != NULL;
             if (check(l->n <= ROOM, "length %zu", l->n)) memcpy(l->tokens, llama_tokens(w->s, k), l->n * sizeof(int32_t));
         }
-        if (canceled || told[k]) check_line(w, k, canceled ? "generate, canceled" : "generate");
+        if (canceled || reported[k]) check_line(w, k, canceled ? "generate, canceled" : "generate");
     }
 }
 
