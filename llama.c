@@ -197,6 +197,11 @@ LLAMAC_INLINE void llamac_join_thread(llamac_thread);
 LLAMAC_INLINE void llamac_make_bell(llamac_bell *);
 LLAMAC_INLINE void llamac_sleep(llamac_bell *, bool (*until)(void *), void *user);
 LLAMAC_INLINE void llamac_ring(llamac_bell *);
+LLAMAC_INLINE void llamac_enter(llamac_bell *);
+LLAMAC_INLINE void llamac_wait(llamac_bell *);
+LLAMAC_INLINE void llamac_leave(llamac_bell *);
+LLAMAC_INLINE llamac_thread llamac_this_thread(void);
+LLAMAC_INLINE bool llamac_same_thread(llamac_thread, llamac_thread);
 LLAMAC_INLINE void llamac_pause(void);
 LLAMAC_INLINE uint64_t llamac_nanoseconds(void);
 LLAMAC_INLINE int llamac_process(void);
@@ -286,7 +291,8 @@ typedef struct {                      /* a matrix [rows][cols], row-major, in th
     unsigned char type, split;        /* dtype, division */
     bool sorted;                      /* Hugging Face's order of rows in wq and wk: see pair_up */
     short layer;                      /* -1: outside the layers */
-    const char *name;                 /* Meta's, without the layer: "attention.wq" */
+    size_t block;     /* 1 + the number of its first block, if it is streamed: part VI; 0: mapped */
+    const char *name; /* Meta's, without the layer: "attention.wq" */
 } weight;
 
 typedef struct {
@@ -324,7 +330,8 @@ struct llama {
     uint64_t token_bytes;            /* bytes of the matrices that one token is multiplied with */
     const char *type_name;           /* "float16", or "mixed" */
     int format;                      /* see part VI */
-    llamac_arena arena;              /* owns what the pointers above point to, and this struct */
+    struct weight_stream *stream; /* of weights that do not fit in memory; NULL: all are mapped */
+    llamac_arena arena;           /* owns what the pointers above point to, and this struct */
 };
 
 typedef struct {      /* one sequence: a text with its KV cache */
@@ -428,18 +435,22 @@ struct llama_session {
     guess_source sources[LOOKUPS + 1];
     double pass_time[MAX_TEXT_ROWS + 1]; /* [rows] of a pass, in ns; 0: not known */
     size_t timed, max_rows;              /* passes that were timed; the most rows of one */
-    double since, patience;   /* time of passes since the last trial; how rare trials are */
-    int best, trials;         /* what paid most when that was last asked; number of trials */
-    llama_session *drafter;   /* of the draft model, in this session's memory; or NULL */
-    const char *what;         /* the work that is reported to the progress function */
-    uint64_t calls;           /* number of evaluating calls so far: llama_eval, llama_score ... */
-    uint64_t done, total;     /* in layers * tokens: before this batch; of this call */
-    bool cancelled;           /* the host's progress function cancelled this call */
-    bool all_rows;            /* this call needs h of all tokens: scores, a trace, all_logits */
-    bool keep_logits;         /* the session has all_logits */
-    bool busy;                /* a call is at work that may call functions of the host */
-    llama_error error;        /* of the last call; its text is "" if that call succeeded */
-    char kernels_text[2][48]; /* "avx512, 1 thread", "avx512, 2 threads": alone, with a team */
+    double since, patience; /* time of passes since the last trial; how rare trials are */
+    int best, trials;       /* what paid most when that was last asked; number of trials */
+    llama_session *drafter; /* of the draft model, in this session's memory; or NULL */
+    const char *what;       /* the work that is reported to the progress function */
+    uint64_t calls;         /* number of evaluating calls so far: llama_eval, llama_score ... */
+    uint64_t done, total;   /* in layers * tokens: before this batch; of this call */
+    uint64_t report_time;   /* of the last report while weights were streamed */
+    uint64_t reported;      /* of `total`: what the progress function was given last */
+    int stopped;            /* LLAMA_ECANCEL: the host cancelled this call; LLAMA_EIO: weights
+                               * could not be read; else LLAMA_OK */
+    struct weight_stream *stream; /* the model's, during a call that evaluates; else NULL */
+    bool all_rows;                /* this call needs h of all tokens: scores, a trace, all_logits */
+    bool keep_logits;             /* the session has all_logits */
+    bool busy;                    /* a call is at work that may call functions of the host */
+    llama_error error;            /* of the last call; its text is "" if that call succeeded */
+    char kernels_text[2][48];     /* "avx512, 1 thread", "avx512, 2 threads": alone, with a team */
 };
 
 enum {
@@ -479,7 +490,7 @@ static size_t padded(size_t width) { return (width + BLOCK - 1) / BLOCK * BLOCK 
  *   attention    y = softmax(q K^T / sqrt(d)) V
  *   swiglu       a = silu(a) * b
  *   add          x = x + y
- *   cancelled    asks the host whether to stop
+ *   stopped      asks the host whether to stop; so does a weight that cannot be read
  *   select_rows  drops the rows whose logits are not needed
  */
 static void embed(llama_session *, float *x, size_t n);
@@ -490,7 +501,7 @@ static void store_kv(llama_session *, size_t l, const float *k, const float *v, 
 static void attention(llama_session *, float *y, const float *q, size_t l, size_t n);
 static void swiglu(llama_session *, float *a, const float *b, size_t n);
 static void add(llama_session *, float *x, const float *y, size_t n);
-static bool cancelled(llama_session *, size_t l, size_t n);
+static bool stopped(llama_session *, size_t l, size_t n);
 static size_t select_rows(llama_session *, size_t n);
 
 /* Runs n tokens through all layers together. Each token has its own sequence and position. A prompt
@@ -499,7 +510,7 @@ static size_t select_rows(llama_session *, size_t n);
 static size_t forward(llama_session *s, size_t n) {
     const llama *m = s->model;
     embed(s, s->x, n); /* x [n][D] */
-    for (size_t l = 0; l < m->n_layers && !cancelled(s, l, n); l++) {
+    for (size_t l = 0; l < m->n_layers && !stopped(s, l, n); l++) {
         const layer *w = &m->layers[l];
 
         rmsnorm(s, s->h, s->x, &w->attention_norm, n);   /* h [n][D] */
@@ -589,6 +600,7 @@ struct task {
     float *y;
     const float *x;
     size_t n, l;
+    size_t first; /* of a matmul: the row of w that is item 0 */
 };
 
 struct helper { /* a thread of a session's pool */
@@ -805,36 +817,39 @@ static void rmsnorm_job(const task *j, int thread, size_t begin, size_t end) {
 
 /* Normalizes n rows. An item is one row. */
 static void rmsnorm(llama_session *s, float *y, const float *x, const weight *w, size_t n) {
-    parallel(&(task){s, w, y, x, n, 0}, rmsnorm_job, n, 1, n * w->cols);
+    parallel(&(task){s, w, y, x, n, 0, 0}, rmsnorm_job, n, 1, n * w->cols);
     trace(s, w, y, n, w->cols);
 }
 
 /* Returns the number of columns of w that are contiguous in a row: the columns of one segment. */
 static size_t across(const weight *w) { return w->split == BY_ROWS ? w->cols : w->cols / w->parts; }
 
-/* y[t][r] = sum_k w[r][k] x[t][k] for the rows begin <= r < end of w. A matrix that shards divide
- * by rows is several matrices, one below the other: each takes one call of the kernel. If shards
- * divide it by columns, its rows consist of several segments. */
+/* For weights that are streamed from the files (part VI): await_rows waits for row r of w, and
+ * returns how many rows from there on are in memory; find_rows finds them; release_rows lets their
+ * memory be used again. */
+static size_t await_rows(llama_session *, const weight *w, size_t r);
+static size_t find_rows(const llama_session *, const weight *w, size_t r, weight_rows *rows,
+                        size_t *end);
+static void release_rows(llama_session *);
+
+/* y[t][r] = sum_k w[r][k] x[t][k] for some rows of w, of which an item is one. A matrix that shards
+ * divide by rows, or that is streamed, is several matrices, one below the other: each takes one
+ * call of the kernel. If shards divide it by columns, its rows consist of several segments. */
 static void matmul_job(const task *j, int thread, size_t begin, size_t end) {
     const llama_session *s = j->s;
-    const weight *w = j->w;
-    bool by_rows = w->split == BY_ROWS;
-    size_t height = by_rows ? w->rows / w->parts : w->rows;
-    size_t cols = across(w);
-    for (size_t r = begin; r < end;) { /* r is in part p, whose first row is row `top` of w */
-        size_t p = r / height, top = p * height, stop = end < top + height ? end : top + height;
+    for (size_t r = j->first + begin, stop; r < j->first + end; r = stop) {
         matmul_args args = {
-            .w = {w->part + (by_rows ? p : 0), by_rows ? 1 : w->parts, cols,
-                  cols * dtype_bytes[w->type], w->type},
             .x = j->x,
-            .y = j->y + top,
-            .ldy = padded(w->rows),
+            .ldy = padded(j->w->rows),
             .n = j->n,
             .prefetch = j->n >= s->kernels->prefetch,
             .workspace = &s->workspaces[thread],
         };
+        size_t top =
+            find_rows(s, j->w, r, &args.w, &stop); /* the row of w that is row 0 of args.w */
+        if (stop > j->first + end) stop = j->first + end;
+        args.y = j->y + top;
         s->kernels->matmul(&args, r - top, stop - top);
-        r = stop;
     }
 }
 
@@ -856,13 +871,18 @@ static void pair_up(llama_session *s, float *y, size_t width, size_t n) {
 }
 
 /* Multiplies n rows of x with w. An item is one row of w. If n > 1, the rows of x are packed first,
- * because each thread reads all of them, once per panel of w. */
+ * because each thread reads all of them, once per panel of w. If w is mapped, all its rows are there
+ * at once; if it is streamed, they come in several parts. */
 static void matmul(llama_session *s, float *y, const weight *w, const float *x, size_t n) {
     if (n > 1) {
         pack_input(s, w, x, n);
         x = s->packed;
     }
-    parallel(&(task){s, w, y, x, n, 0}, matmul_job, w->rows, BLOCK, n * w->rows * w->cols);
+    for (size_t r = 0, rows; r < w->rows; r += rows) {
+        if ((rows = await_rows(s, w, r)) == 0) return; /* s->stopped says why */
+        parallel(&(task){s, w, y, x, n, 0, r}, matmul_job, rows, BLOCK, n * rows * w->cols);
+        release_rows(s);
+    }
     if (w->sorted) pair_up(s, y, w->rows, n);
     trace(s, w, y, n, w->rows);
 }
@@ -918,7 +938,7 @@ static void attention_job(const task *j, int thread, size_t begin, size_t end) {
 static void attention(llama_session *s, float *y, const float *q, size_t l, size_t n) {
     size_t positions = 0, groups = (n + ATTENDED - 1) / ATTENDED;
     for (size_t t = 0; t < n; t++) positions += s->row_pos[t] + 1;
-    parallel(&(task){s, NULL, y, q, n, l}, attention_job, groups * s->model->n_heads, 1,
+    parallel(&(task){s, NULL, y, q, n, l, 0}, attention_job, groups * s->model->n_heads, 1,
              positions * s->model->dim * 2);
 }
 
@@ -932,7 +952,7 @@ static void swiglu_job(const task *j, int thread, size_t begin, size_t end) {
 /* Computes swiglu for n rows, in place. An item is one row. */
 static void swiglu(llama_session *s, float *a, const float *b, size_t n) {
     enum { EXP_COST = 8 }; /* the cost of an exp, in multiply-adds */
-    parallel(&(task){s, NULL, a, b, n, 0}, swiglu_job, n, 1, n * s->model->hidden * EXP_COST);
+    parallel(&(task){s, NULL, a, b, n, 0, 0}, swiglu_job, n, 1, n * s->model->hidden * EXP_COST);
 }
 
 /* x += y: the residual connection. The sums of a matmul are complete before they are added to x. */
@@ -954,12 +974,20 @@ static size_t select_rows(llama_session *s, size_t n) {
     return kept;
 }
 
-/* Reports progress before layer l, and at the end. Returns true if the host has cancelled the
- * call. */
-static bool cancelled(llama_session *s, size_t l, size_t n) {
-    if (s->progress && !s->cancelled)
-        s->cancelled = s->progress(s->progress_user, s->what, s->done + l * n, s->total) != 0;
-    return s->cancelled;
+/* Gives the progress function the number that it was given last, or a larger one, unless the call
+ * is to stop already. Returns whether it is to stop. */
+static bool report_progress(llama_session *s) {
+    if (s->progress && !s->stopped &&
+        s->progress(s->progress_user, s->what, s->reported, s->total) != 0)
+        s->stopped = LLAMA_ECANCEL;
+    return s->stopped != LLAMA_OK;
+}
+
+/* Reports progress before layer l, and at the end. Returns true if the call is to stop: the host has
+ * cancelled it, or weights could not be read. */
+static bool stopped(llama_session *s, size_t l, size_t n) {
+    s->reported = s->done + l * n;
+    return report_progress(s);
 }
 
 /* ============================================================================================== */
@@ -1141,7 +1169,7 @@ static void pack_job(const task *j, int thread, size_t begin, size_t end) {
 /* Divides the panels of all segments over the threads. */
 static void pack_input(llama_session *s, const weight *w, const float *x, size_t n) {
     size_t panels = (across(w) + PANEL_COLUMNS - 1) / PANEL_COLUMNS;
-    parallel(&(task){s, w, s->packed, x, n, 0}, pack_job, w->cols / across(w) * panels, 1,
+    parallel(&(task){s, w, s->packed, x, n, 0, 0}, pack_job, w->cols / across(w) * panels, 1,
              n * w->cols);
 }
 
@@ -2584,6 +2612,31 @@ LLAMAC_INLINE int llamac_lock(const llamac_mapping *);
  * failure. Safe in a signal handler. */
 LLAMAC_INLINE bool llamac_map_zeros(const llamac_mapping *, uintptr_t address, size_t page);
 
+enum { LLAMAC_SECTOR = 4096 }; /* unbuffered reads: of addresses, offsets and sizes a multiple */
+typedef struct {               /* a file that is read beside its mapping */
+    int buffered, unbuffered;  /* descriptors; -1: not open, or not possible in its file system */
+} llamac_source;
+/* Opens the file of a mapping for llamac_read_at. Returns LLAMA_EIO if `path` is another file now. */
+LLAMAC_INLINE int llamac_open_source(llamac_source *, const llamac_mapping *, const char *path,
+                                     llama_error *);
+LLAMAC_INLINE void llamac_close_source(llamac_source *);
+/* Reads n bytes from `offset` on. `to` has room for n rounded up to whole sectors, and this may write
+ * all of it. Unbuffered: by-passes the page cache. Buffered: drops the bytes from it afterwards.
+ * Returns 0, or -1 with errno set; errno is 0 if the file ends before. */
+LLAMAC_INLINE int llamac_read_at(const llamac_source *, void *to, uint64_t offset, size_t n,
+                                 bool unbuffered);
+/* Drops bytes of a file from the page cache, so that the next read comes from the disk. */
+LLAMAC_INLINE void llamac_drop_cached(const llamac_source *, uint64_t offset, size_t n);
+/* Reserves n bytes of zeros, which take memory when they are written, in large pages if the system
+ * has them. Returns NULL on failure. */
+LLAMAC_INLINE void *llamac_reserve_memory(size_t n);
+/* Gives back the memory of n bytes from p on, or of all of them with their addresses. */
+LLAMAC_INLINE void llamac_discard_memory(void *p, size_t n);
+LLAMAC_INLINE void llamac_free_memory(void *p, size_t n);
+/* Returns how many bytes this process can still use without swapping: what the machine has
+ * available, or what its cgroups leave. 0: unknown. */
+LLAMAC_INLINE uint64_t llamac_available_memory(void);
+
 /* Returns the size of a page in bytes. */
 LLAMAC_INLINE size_t llamac_page_size(void);
 /* Asks for small pages for n bytes that are used sparsely. If the system uses large pages by
@@ -2609,6 +2662,10 @@ LLAMAC_INLINE void llamac_place_as_before(const llamac_placement *);
  *   llamac_make_bell          makes a bell, where llamac_sleep sleeps until the condition is true
  *   llamac_ring               wakes all who sleep there, to look at the condition again; costs
  *                             nothing if nobody sleeps
+ *   llamac_enter, _leave      between them, one thread at a time: a bell is a monitor too. Leaving
+ *                             wakes all who wait there
+ *   llamac_wait               in between: lets others in, until one of them leaves
+ *   llamac_this_thread        the calling thread; llamac_same_thread compares two
  *   llamac_pause              leaves the core to others for a moment, in a loop that waits
  *   llamac_nanoseconds        the time, of a clock that never goes back
  *   llamac_process            the id of this process
@@ -2838,7 +2895,86 @@ LLAMAC_INLINE bool llamac_map_zeros(const llamac_mapping *m, uintptr_t address, 
     return zeros != MAP_FAILED;
 }
 
+/* ---- Platform: files that are read without the page cache ---- */
+
+LLAMAC_INLINE int llamac_open_source(llamac_source *s, const llamac_mapping *m, const char *path,
+                                     llama_error *err) {
+    s->unbuffered = -1;
+    s->buffered = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    if (s->buffered < 0)
+        return llamac_fail(err, LLAMA_EIO, "%s: cannot be opened again: %s", path, strerror(errno));
+    if (!llamac_is_mapped(m, path)) {
+        llamac_close_source(s);
+        return llamac_fail(err, LLAMA_EIO, "%s: changed while it was opened; try again later",
+                           path);
+    }
+#ifdef O_DIRECT
+    s->unbuffered = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_DIRECT);
+#elif defined(F_NOCACHE)
+    s->unbuffered = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    if (s->unbuffered >= 0) fcntl(s->unbuffered, F_NOCACHE, 1);
+#endif
+    return LLAMA_OK;
+}
+
+LLAMAC_INLINE void llamac_close_source(llamac_source *s) {
+    if (s->buffered >= 0) close(s->buffered);
+    if (s->unbuffered >= 0) close(s->unbuffered);
+    s->buffered = s->unbuffered = -1;
+}
+
+LLAMAC_INLINE void llamac_drop_cached(const llamac_source *s, uint64_t offset, size_t n) {
+#ifdef POSIX_FADV_DONTNEED
+    posix_fadvise(s->buffered, (off_t)offset, (off_t)n, POSIX_FADV_DONTNEED);
+#else
+    (void)s, (void)offset, (void)n;
+#endif
+}
+
+/* An unbuffered read may end early, inside a sector; the next one begins at that sector again. Some
+ * file systems open a file for unbuffered reads and then refuse them, with EINVAL. */
+LLAMAC_INLINE int llamac_read_at(const llamac_source *s, void *to, uint64_t offset, size_t n,
+                                 bool unbuffered) {
+    unbuffered &= s->unbuffered >= 0;
+    for (size_t done = 0; done < n;) {
+        size_t from = unbuffered ? done / LLAMAC_SECTOR * LLAMAC_SECTOR : done;
+        size_t left = n - from;
+        if (unbuffered) left = (left + LLAMAC_SECTOR - 1) / LLAMAC_SECTOR * LLAMAC_SECTOR;
+        ssize_t got = pread(unbuffered ? s->unbuffered : s->buffered, (char *)to + from, left,
+                            (off_t)(offset + from));
+        if (got < 0 && errno == EINTR) continue;
+        if (got < 0 && errno == EINVAL && unbuffered) {
+            unbuffered = false;
+            continue;
+        }
+        if (got < 0) return -1;
+        if (from + (size_t)got <= done) return errno = 0, -1; /* the end of the file */
+        done = from + (size_t)got;
+    }
+    if (!unbuffered) llamac_drop_cached(s, offset, n);
+    return 0;
+}
+
 /* ---- Platform: memory and processes ---- */
+
+LLAMAC_INLINE void *llamac_reserve_memory(size_t n) {
+    int flags = MAP_PRIVATE | MAP_ANONYMOUS;
+#ifdef MAP_NORESERVE
+    flags |= MAP_NORESERVE;
+#endif
+    void *p = mmap(NULL, n, PROT_READ | PROT_WRITE, flags, -1, 0);
+    if (p == MAP_FAILED) return NULL;
+#ifdef MADV_HUGEPAGE
+    madvise(p, n, MADV_HUGEPAGE);
+#endif
+    return p;
+}
+
+LLAMAC_INLINE void llamac_discard_memory(void *p, size_t n) { madvise(p, n, MADV_DONTNEED); }
+
+LLAMAC_INLINE void llamac_free_memory(void *p, size_t n) {
+    if (p) munmap(p, n);
+}
 
 LLAMAC_INLINE size_t llamac_page_size(void) { return (size_t)sysconf(_SC_PAGESIZE); }
 
@@ -2932,20 +3068,38 @@ LLAMAC_INLINE void llamac_ring(llamac_bell *b) {
     pthread_mutex_unlock(&b->mutex);
 }
 
-/* ---- Platform: cores ---- */
+LLAMAC_INLINE void llamac_enter(llamac_bell *b) { pthread_mutex_lock(&b->mutex); }
+
+LLAMAC_INLINE void llamac_wait(llamac_bell *b) { pthread_cond_wait(&b->rung, &b->mutex); }
+
+LLAMAC_INLINE void llamac_leave(llamac_bell *b) {
+    pthread_cond_broadcast(&b->rung);
+    pthread_mutex_unlock(&b->mutex);
+}
+
+LLAMAC_INLINE llamac_thread llamac_this_thread(void) { return pthread_self(); }
+
+LLAMAC_INLINE bool llamac_same_thread(llamac_thread a, llamac_thread b) {
+    return pthread_equal(a, b) != 0;
+}
+
+/* ---- Platform: cores, and memory that is free ---- */
 
 /* Cgroups limit the share of the machine that a container gets. A cgroup is a folder under
- * /sys/fs/cgroup. Its files limit the CPU time of its processes: a quota of microseconds per
- * period, summed over all cores. /proc/self/cgroup lists the cgroups of a process. All folders
- * above a cgroup limit the process too.
+ * /sys/fs/cgroup. Its files limit the CPU time of its processes, a quota of microseconds per period,
+ * summed over all cores, and their memory. /proc/self/cgroup lists the cgroups of a process. All
+ * folders above a cgroup limit the process too.
  *
- *     version   line of /proc/self/cgroup   file                content
- *     2         0::/user.slice/a            cpu.max             "150000 100000" or "max 100000"
- *     1         4:cpu,cpuacct:/docker/b     cpu.cfs_quota_us    "150000", or "-1" for no limit
- *                                           cpu.cfs_period_us   "100000"
+ *     version   line of /proc/self/cgroup   file                     content
+ *     2         0::/user.slice/a            cpu.max                  "150000 100000" or "max 100000"
+ *                                           memory.max, .current     bytes, or "max"
+ *     1         4:cpu,cpuacct:/docker/b     cpu.cfs_quota_us         "150000", or "-1" for no limit
+ *                                           cpu.cfs_period_us        "100000"
+ *               5:memory:/docker/b          memory.limit_in_bytes, .usage_in_bytes
  *
  * A quota of 150000 in a period of 100000 is 1.5 cores. It is rounded up: two threads use 1.5 cores
- * best. */
+ * best. The memory in use includes cached files; the system drops these first, so they count as
+ * free. memory.stat has them, as inactive_file and active_file. */
 
 /* Reads up to capacity - 1 bytes of a kernel file and adds a final 0. On failure, text is "". */
 LLAMAC_INLINE void llamac_read_small(const char *path, char *text, size_t capacity) {
@@ -2957,7 +3111,7 @@ LLAMAC_INLINE void llamac_read_small(const char *path, char *text, size_t capaci
 
 /* Returns how many cores a cgroup may use, rounded up; 0 for no limit. Version 2 has the quota and
  * the period in one file, version 1 has two files. */
-LLAMAC_INLINE long llamac_cgroup_quota(const char *folder, bool v2) {
+LLAMAC_INLINE int64_t llamac_cgroup_quota(const char *folder, bool v2) {
     char path[LLAMAC_PATH_BYTES + 32], text[64], *end = text;
     snprintf(path, sizeof path, "%s/%s", folder, v2 ? "cpu.max" : "cpu.cfs_quota_us");
     llamac_read_small(path, text, sizeof text);
@@ -2970,39 +3124,76 @@ LLAMAC_INLINE long llamac_cgroup_quota(const char *folder, bool v2) {
     return quota > 0 && period > 0 ? quota / period + (quota % period > 0) : 0;
 }
 
-/* Returns the smallest quota, in cores, of the cgroups in the file `proc` and of the folders above
- * them; 0 for no limit. Each line of `proc` is "number:controllers:/path". Version 2 lists no
- * controllers. The folder is sys/path in version 2, sys/cpu/path in version 1. In a container, the
- * path may be the host's and not exist; the root folder then has the container's own limit. */
-LLAMAC_INLINE long llamac_cgroup_cores(const char *proc, const char *sys) {
+/* Returns the number in a cgroup's file, after `key` if the file has several lines; 0 if there is
+ * none. */
+LLAMAC_INLINE uint64_t llamac_cgroup_number(const char *folder, const char *file, const char *key) {
+    char path[LLAMAC_PATH_BYTES + 32], text[4096], *at = text;
+    snprintf(path, sizeof path, "%s/%s", folder, file);
+    llamac_read_small(path, text, sizeof text);
+    if (key && (at = strstr(text, key)) != NULL) at += strlen(key);
+    return at && *at != '-' ? strtoull(at, NULL, 10) : 0; /* "max": 0 */
+}
+
+/* Returns how many bytes a cgroup may still use, at least 1; 0 for no limit. */
+LLAMAC_INLINE int64_t llamac_cgroup_memory(const char *folder, bool v2) {
+    uint64_t most = llamac_cgroup_number(folder, v2 ? "memory.max" : "memory.limit_in_bytes", NULL);
+    uint64_t used =
+        llamac_cgroup_number(folder, v2 ? "memory.current" : "memory.usage_in_bytes", NULL);
+    uint64_t files = llamac_cgroup_number(folder, "memory.stat", "\nactive_file ") +
+                     llamac_cgroup_number(folder, "memory.stat", "\ninactive_file ");
+    if (most == 0 || most > INT64_MAX / 2) return 0; /* version 1 has a huge number for no limit */
+    used -= files < used ? files : used;
+    return used < most ? (int64_t)(most - used) : 1;
+}
+
+/* Returns the smallest limit of the cgroups in the file `proc` and of the folders above them, as the
+ * function `limit` reads it from a folder; 0 for no limit. Each line of `proc` is
+ * "number:controllers:/path". Version 2 lists no controllers. The folder is sys/path in version 2,
+ * sys/cpu/path for the controller "cpu" in version 1. In a container, the path may be the host's and
+ * not exist; the root folder then has the container's own limit. */
+LLAMAC_INLINE int64_t llamac_cgroup_limit(const char *proc, const char *sys, const char *controller,
+                                          int64_t (*limit)(const char *folder, bool v2)) {
     char lines[LLAMAC_PATH_BYTES], folder[LLAMAC_PATH_BYTES], *rest = lines, *line;
-    long min = 0, cores;
+    size_t n_name = strlen(controller);
+    int64_t min = 0, value;
     llamac_read_small(proc, lines, sizeof lines);
     while ((line = strsep(&rest, "\n")) != NULL) {
         const char *path = strchr(line, '/');
-        bool v2 = strncmp(line, "0::", 3) == 0;
-        bool v1 = strstr(line, ":cpu:") || strstr(line, ":cpu,") || strstr(line, ",cpu:");
+        bool v2 = strncmp(line, "0::", 3) == 0, v1 = false;
+        for (const char *c = line; (c = strstr(c, controller)) != NULL && (!path || c < path); c++)
+            v1 |= c > line && strchr(":,", c[-1]) && c[n_name] && strchr(":,", c[n_name]);
         if (!path || (!v1 && !v2)) continue;
-        size_t root = strlen(sys) + (v2 ? 0 : 4);
-        int n = snprintf(folder, sizeof folder, "%s%s%s", sys, v2 ? "" : "/cpu", path);
+        size_t root = strlen(sys) + (v2 ? 0 : 1 + n_name);
+        int n = snprintf(folder, sizeof folder, "%s%s%s%s", sys, v2 ? "" : "/",
+                         v2 ? "" : controller, path);
         if (n < 0 || n >= (int)sizeof folder) continue;
         for (char *slash = folder; slash; slash = strrchr(folder + root, '/')) {
             if (slash != folder) *slash = 0; /* go up one folder */
-            if ((cores = llamac_cgroup_quota(folder, v2)) > 0 && (min == 0 || cores < min))
-                min = cores;
+            if ((value = limit(folder, v2)) > 0 && (min == 0 || value < min)) min = value;
         }
     }
     return min;
 }
 
+LLAMAC_INLINE uint64_t llamac_available_memory(void) {
+    char text[4096], *at;
+    llamac_read_small("/proc/meminfo", text, sizeof text);
+    at = strstr(text, "MemAvailable:");
+    uint64_t bytes = at ? strtoull(at + strlen("MemAvailable:"), NULL, 10) * 1024 : 0;
+    int64_t limit =
+        llamac_cgroup_limit("/proc/self/cgroup", "/sys/fs/cgroup", "memory", llamac_cgroup_memory);
+    return limit > 0 && (bytes == 0 || (uint64_t)limit < bytes) ? (uint64_t)limit : bytes;
+}
+
 LLAMAC_INLINE int llamac_cores(void) {
     long cores = sysconf(_SC_NPROCESSORS_ONLN);
-    long quota = llamac_cgroup_cores("/proc/self/cgroup", "/sys/fs/cgroup");
+    int64_t quota =
+        llamac_cgroup_limit("/proc/self/cgroup", "/sys/fs/cgroup", "cpu", llamac_cgroup_quota);
 #ifdef CPU_COUNT
     cpu_set_t mask;
     if (sched_getaffinity(0, sizeof mask, &mask) == 0) cores = CPU_COUNT(&mask);
 #endif
-    if (quota > 0 && quota < cores) cores = quota;
+    if (quota > 0 && quota < cores) cores = (long)quota;
     return cores > 0 && cores < INT_MAX ? (int)cores : 1;
 }
 
@@ -6090,7 +6281,7 @@ static void rope_freqs(llama *m) {
     }
 }
 
-/* ---- Opening and closing ---- */
+/* ---- Weights in memory ---- */
 
 /* Locks the files in memory. Returns LLAMA_ENOMEM if the system does not allow it. */
 static int lock_files(const llama *m, llama_error *err) {
@@ -6102,13 +6293,490 @@ static int lock_files(const llama *m, llama_error *err) {
     return LLAMA_OK;
 }
 
+/* ---- Weights that do not fit in memory ---- */
+
+/* A pass reads every matrix once, in a known order. If the matrices do not fit in memory, the best
+ * that can be done is to keep a part of them, and to read the rest from the files in each pass. (The
+ * system's page cache would keep nothing: it drops the pages that were not used for the longest
+ * time, and these are the ones that are needed next.)
+ *
+ * Every matrix is divided into blocks of rows. A block is either kept in memory from its first use
+ * on, or read in every pass into a slot of a ring. The output's blocks are kept first, because
+ * scoring uses them several times in a pass; then those of the layers, in an order that spreads them
+ * evenly over the pass, so that the disk is never idle. Reader threads read the blocks in the order of
+ * forward(), as far ahead of the pass as the ring has slots: also those of the next pass. The pass
+ * waits for the next block that it needs, and multiplies all that are there.
+ *
+ *   file                         memory of a block, kept or in a slot
+ *   [....|segment of shard 0|..] [addresses of the segments][segment of shard 0][of shard 1]...
+ *   [....|segment of shard 1|..]
+ *
+ * Kept weights are the only copies of weights. They are in memory of their own, not locked in the
+ * mapping, because most systems let a process lock a few megabytes only, and because large pages are
+ * certain there. What is not a matrix (norms, the rows of tok_embeddings that are used) stays mapped,
+ * and so is everything in a child of fork, which has no readers. */
+enum {
+    READERS = 4, /* threads; here one read 1.2 GB/s, two 1.5, four 1.85 with blocks of 8 MB */
+    SLOTS = 16,
+    MIN_BLOCK = 1 << 14, /* bytes of a block: a 2048th of the files, within these limits */
+    MAX_BLOCK = 1 << 23,
+    TRIALS = 8 /* blocks that are read in each of two ways: unbuffered, and buffered */
+};
+
+typedef struct { /* some rows of a matrix */
+    const weight *w;
+    size_t first, rows;             /* of w */
+    size_t place, bytes;            /* where it is kept, and its size there */
+    const unsigned char *const *at; /* [segments] their addresses; NULL: it is not in memory */
+    bool queued;                    /* it is to be kept, and is being read */
+} row_block;
+
+typedef struct { /* a block that is read ahead */
+    size_t block;
+    enum { READING, READ, FAILED } state;
+    int error; /* FAILED: errno, 0 for a file that ended; and the number of the file */
+    size_t file;
+} slot;
+
+typedef struct weight_stream {
+    const llama *model;
+    row_block *blocks; /* [n_blocks] in the order of forward(), then those of output */
+    size_t n_blocks;
+    unsigned char *kept, *ring;            /* [most_kept] bytes, [SLOTS][slot_bytes] */
+    size_t most_kept, keep, slot_bytes;    /* keep: the bytes of `kept` that may be used now */
+    uint64_t limit;                        /* of kept weights, ring and sessions together */
+    llamac_source *files;                  /* [n_shards] */
+    llamac_thread readers[READERS], owner; /* owner: the thread whose pass it is */
+    int n_readers, process;                /* process: that started the readers */
+    llamac_bell monitor;                   /* what follows changes only inside of it */
+    slot slots[SLOTS];                     /* a queue: */
+    size_t head, used, queued;             /* its first; how many the pass uses; all */
+    size_t next;                           /* the block that is read next */
+    uint64_t sessions;                     /* bytes of all sessions */
+    size_t trials;                         /* blocks that were read in one of the two ways */
+    double trial_time[2];                  /* their nanoseconds per byte: buffered, unbuffered */
+    uint64_t bytes_read, waited;           /* so far; nanoseconds for which passes waited */
+    bool taken, halted, stop; /* a pass is at work; no new reads; the readers end */
+} weight_stream;
+
+/* ---- Streaming: the blocks of a matrix ---- */
+
+static size_t sectors(size_t n) { return (n + LLAMAC_SECTOR - 1) / LLAMAC_SECTOR * LLAMAC_SECTOR; }
+
+/* Returns in how many segments a row of w is, and the rows of one part. */
+static size_t segments(const weight *w) { return w->split == BY_ROWS ? 1 : w->parts; }
+static size_t part_rows(const weight *w) {
+    return w->split == BY_ROWS ? w->rows / w->parts : w->rows;
+}
+
+/* Returns the number of the file whose mapping has the address, or n_shards. */
+static size_t file_of(const llama *m, const unsigned char *p) {
+    size_t f = 0;
+    while (f < m->n_shards && (uintptr_t)p - (uintptr_t)m->files[f].data >= m->files[f].size) f++;
+    return f;
+}
+
+/* Segment k of a block is n bytes of a file from `begin` on. Returns the number of the file. */
+static size_t find_segment(const llama *m, const row_block *b, size_t k, size_t *begin, size_t *n) {
+    const weight *w = b->w;
+    size_t stride = across(w) * dtype_bytes[w->type], height = part_rows(w);
+    size_t part = w->split == BY_ROWS ? b->first / height : k, file = file_of(m, w->part[part]);
+    *begin = (size_t)(w->part[part] - m->files[file].data) + b->first % height * stride;
+    *n = b->rows * stride;
+    return file;
+}
+
+/* Returns the bytes of a block in memory: the addresses of its segments, then each segment, with what
+ * else is in its first and last sector. */
+static size_t block_bytes(const llama *m, const row_block *b) {
+    size_t bytes = sectors(segments(b->w) * sizeof *b->at), begin, n;
+    for (size_t k = 0; k < segments(b->w); k++) {
+        find_segment(m, b, k, &begin, &n);
+        bytes += sectors(begin % LLAMAC_SECTOR + n);
+    }
+    return bytes;
+}
+
+/* Divides w into blocks and writes them to b, if it is not NULL. Returns their number; 0 if w is a
+ * copy, which is in memory anyway. */
+static size_t divide_weight(const llama *m, const weight *w, row_block *b) {
+    size_t height = part_rows(w), n = 0, stride = w->cols * dtype_bytes[w->type];
+    uint64_t most = m->file_bytes >> 11;
+    if (most < MIN_BLOCK) most = MIN_BLOCK;
+    if (most > MAX_BLOCK) most = MAX_BLOCK;
+    size_t per_part = (height * stride + (size_t)most - 1) / (size_t)most;
+    size_t rows = ((height + per_part - 1) / per_part + BLOCK - 1) / BLOCK * BLOCK;
+    if (file_of(m, w->part[0]) == m->n_shards) return 0;
+    for (size_t top = 0; top < w->rows; top += height)
+        for (size_t r = 0; r < height; r += rows, n++)
+            if (b)
+                b[n] = (row_block){
+                    .w = w, .first = top + r, .rows = height - r < rows ? height - r : rows};
+    return n;
+}
+
+/* Returns the block that has row r of w. */
+static row_block *find_block(const weight_stream *st, const weight *w, size_t r) {
+    row_block *b = &st->blocks[w->block - 1];
+    size_t height = part_rows(w), per_part = (height + b->rows - 1) / b->rows;
+    return b + r / height * per_part + r % height / b->rows;
+}
+
+/* Writes the blocks of all matrices to `blocks`, in the order in which a pass uses them; NULL: only
+ * counts them. Returns their number. Sets *outputs to the number of those of output, which are the
+ * last. */
+static size_t divide_model(llama *m, row_block *blocks, size_t *outputs) {
+    size_t n = 0, count;
+    weight *last[] = {&m->output};
+    for (size_t l = 0; l <= m->n_layers; l++) {
+        layer *w = l < m->n_layers ? &m->layers[l] : NULL;
+        weight *in_order[] = {w ? &w->wq : NULL, &w->wk, &w->wv, &w->wo, &w->w1, &w->w3, &w->w2};
+        weight **from = w ? in_order : last;
+        for (size_t k = 0; k < (w ? 7 : 1); k++, n += count) {
+            count = divide_weight(m, from[k], blocks ? blocks + n : NULL);
+            if (blocks && count) from[k]->block = n + 1;
+        }
+    }
+    return *outputs = count, n;
+}
+
+/* Gives each block its place in the memory of kept blocks: first those of output, then block i of the
+ * layers in the order of i's bits from the lowest to the highest. So any number of first places
+ * belongs to blocks that are spread evenly over the pass. Returns the size of all. */
+static size_t place_blocks(weight_stream *st, size_t outputs) {
+    size_t place = 0, inside = st->n_blocks - outputs, bits = 0;
+    for (size_t i = 0; i < st->n_blocks; i++) {
+        row_block *b = &st->blocks[i];
+        b->bytes = block_bytes(st->model, b);
+        if (b->bytes > st->slot_bytes) st->slot_bytes = b->bytes;
+        if (i >= inside) b->place = place, place += b->bytes;
+    }
+    while ((size_t)1 << bits < inside) bits++;
+    for (size_t i = 0; i < (size_t)1 << bits; i++) {
+        size_t reversed = 0;
+        for (size_t k = 0; k < bits; k++) reversed |= (i >> k & 1) << (bits - 1 - k);
+        if (reversed >= inside) continue;
+        st->blocks[reversed].place = place;
+        place += st->blocks[reversed].bytes;
+    }
+    return place;
+}
+
+/* ---- Streaming: the readers ---- */
+
+static bool is_kept(const weight_stream *st, const row_block *b) {
+    return b->place + b->bytes <= st->keep;
+}
+
+/* Reads a block to `to`. Returns 0; or -1 with errno set, the number of the file in *file. */
+static int read_block(const weight_stream *st, const row_block *b, unsigned char *to,
+                      bool unbuffered, size_t *file) {
+    const unsigned char **at = (const unsigned char **)(void *)to;
+    size_t begin, n;
+    to += sectors(segments(b->w) * sizeof *at);
+    for (size_t k = 0; k < segments(b->w); k++, to += n) {
+        *file = find_segment(st->model, b, k, &begin, &n);
+        size_t extra = begin % LLAMAC_SECTOR;
+        n += extra;
+        if (llamac_read_at(&st->files[*file], to, begin - extra, n, unbuffered) != 0) return -1;
+        at[k] = to + extra;
+        n = sectors(n);
+    }
+    return 0;
+}
+
+/* Takes the next block to read into the queue, unless there is none or the queue is full. Returns its
+ * slot, or NULL. Blocks that are kept are read once. Inside the monitor. */
+static slot *queue_block(weight_stream *st) {
+    for (size_t i = 0; i < st->n_blocks && st->queued < SLOTS && !st->halted; i++) {
+        size_t number = st->next;
+        row_block *b = &st->blocks[number];
+        st->next = (number + 1) % st->n_blocks;
+        if (is_kept(st, b) && (b->at || b->queued)) continue;
+        slot *q = &st->slots[(st->head + st->queued++) % SLOTS];
+        *q = (slot){.block = number, .state = READING};
+        b->queued = is_kept(st, b);
+        return q;
+    }
+    return NULL;
+}
+
+/* Reads the block of a slot. The monitor is left while it is read. At the start both ways of reading
+ * are tried, each on every other group of blocks, after what the page cache has of them is dropped;
+ * then the faster one is used. */
+static void fill_slot(weight_stream *st, slot *q) {
+    const row_block *b = &st->blocks[q->block];
+    unsigned char *to =
+        is_kept(st, b) ? st->kept + b->place : st->ring + (size_t)(q - st->slots) * st->slot_bytes;
+    bool trial = st->trials < 2 * TRIALS;
+    bool unbuffered =
+        trial ? st->trials / (TRIALS / 2) % 2 == 0 : st->trial_time[true] <= st->trial_time[false];
+    size_t begin, n;
+    st->trials += trial;
+    llamac_leave(&st->monitor);
+    for (size_t k = 0; trial && k < segments(b->w); k++) {
+        size_t file = find_segment(st->model, b, k, &begin, &n);
+        llamac_drop_cached(&st->files[file], begin, n);
+    }
+    uint64_t start = llamac_nanoseconds();
+    errno = 0;
+    int status = read_block(st, b, to, unbuffered, &q->file), error = errno;
+    double taken = (double)(llamac_nanoseconds() - start);
+    llamac_enter(&st->monitor);
+    q->state = status ? FAILED : READ, q->error = error;
+    st->bytes_read += status ? 0 : b->bytes;
+    if (trial) st->trial_time[unbuffered] += taken / (double)b->bytes;
+}
+
+/* What a reader does. */
+static void *read_ahead(void *user) {
+    weight_stream *st = user;
+    llamac_enter(&st->monitor);
+    while (!st->stop) {
+        slot *q = queue_block(st);
+        if (!q) {
+            llamac_wait(&st->monitor);
+            continue;
+        }
+        fill_slot(st, q);
+        llamac_leave(&st->monitor), llamac_enter(&st->monitor); /* wakes the pass */
+    }
+    llamac_leave(&st->monitor);
+    return NULL;
+}
+
+/* ---- Streaming: the pass ---- */
+
+/* Drops all blocks of the queue, none of which is in use, and lets the readers go on with block
+ * `number`. Inside the monitor. */
+static void read_from(weight_stream *st, size_t number) {
+    st->halted = true;
+    for (; st->queued; st->queued--, st->head = (st->head + 1) % SLOTS) {
+        slot *q = &st->slots[st->head];
+        while (q->state == READING) llamac_wait(&st->monitor);
+        st->blocks[q->block].queued = false;
+    }
+    st->halted = false;
+    st->next = number;
+}
+
+/* Makes block b usable, if it is in the queue after those that are in use. If `wait`, waits until it is
+ * read; if the queue has other blocks, as the last pass ended early, they are dropped first. Returns
+ * false if it is not there yet, or cannot be read: then s->stopped is set. Inside the monitor. */
+static bool use_block(llama_session *s, row_block *b, bool wait) {
+    weight_stream *st = s->stream;
+    size_t number = (size_t)(b - st->blocks);
+    for (;;) {
+        slot *q = &st->slots[(st->head + st->used) % SLOTS];
+        if (st->used < st->queued && q->block == number && q->state == READ) {
+            b->at = (const unsigned char *const *)(const void *)(is_kept(st, b)
+                                                                     ? st->kept + b->place
+                                                                     : st->ring +
+                                                                           (size_t)(q - st->slots) *
+                                                                               st->slot_bytes);
+            b->queued = false;
+            st->used++;
+            return true;
+        }
+        if (!wait) return false;
+        if (st->queued == 0) {
+            read_from(st, number);
+            q = st->n_readers ? NULL : queue_block(st);
+            if (q) fill_slot(st, q);
+            else llamac_leave(&st->monitor), llamac_enter(&st->monitor), llamac_wait(&st->monitor);
+        } else if (q->block != number) read_from(st, number);
+        else if (q->state == READING) llamac_wait(&st->monitor);
+        else {
+            const char *path = st->model->paths[q->file];
+            s->stopped = llamac_fail(&s->error, LLAMA_EIO, "%s: cannot be read: %s", path,
+                                     q->error ? strerror(q->error) : "it was truncated");
+            read_from(st, number);
+            return false;
+        }
+    }
+}
+
+/* At most a quarter of the ring is used at once, so that the readers go on. */
+static size_t await_rows(llama_session *s, const weight *w, size_t r) {
+    enum { REPORTED = 50000000 }; /* nanoseconds between two reports of progress */
+    weight_stream *st = s->stream;
+    if (s->stopped) return 0;
+    if (!st || !w->block) return w->rows - r;
+    row_block *b = find_block(st, w, r);
+    uint64_t start = llamac_nanoseconds();
+    size_t rows = 0;
+    if (start - s->report_time > REPORTED) {
+        s->report_time = start;
+        if (report_progress(s)) return 0;
+    }
+    bool inside = false;
+    for (; r + rows < w->rows; rows += b++->rows) {
+        if (b->at) continue;
+        if (st->used == SLOTS / 4) break;
+        if (!inside) llamac_enter(&st->monitor);
+        inside = true;
+        if (!use_block(s, b, rows == 0)) break;
+    }
+    if (!inside) return rows;
+    if (rows > 0) st->waited += llamac_nanoseconds() - start;
+    llamac_leave(&st->monitor);
+    return rows;
+}
+
+static size_t find_rows(const llama_session *s, const weight *w, size_t r, weight_rows *rows,
+                        size_t *end) {
+    size_t cols = across(w), height = part_rows(w), first = r / height * height;
+    bool streamed = s->stream && w->block;
+    const row_block *b = streamed ? find_block(s->stream, w, r) : NULL;
+    *rows = (weight_rows){.part = b                     ? b->at
+                                  : w->split == BY_ROWS ? w->part + r / height
+                                                        : w->part,
+                          .parts = segments(w),
+                          .cols = cols,
+                          .stride = cols * dtype_bytes[w->type],
+                          .type = w->type};
+    *end = b ? b->first + b->rows : first + height;
+    return b ? b->first : first;
+}
+
+static void release_rows(llama_session *s) {
+    weight_stream *st = s->stream;
+    if (!st || st->used == 0) return;
+    llamac_enter(&st->monitor);
+    for (; st->used; st->used--, st->queued--, st->head = (st->head + 1) % SLOTS) {
+        row_block *b = &st->blocks[st->slots[st->head].block];
+        if (!is_kept(st, b)) b->at = NULL;
+    }
+    llamac_leave(&st->monitor);
+}
+
+/* Fits the kept blocks to what the sessions leave. Inside the monitor, before a pass. */
+static void fit_kept(weight_stream *st) {
+    uint64_t others = st->sessions + SLOTS * (uint64_t)st->slot_bytes;
+    uint64_t left = others < st->limit ? st->limit - others : 0;
+    size_t keep = left < st->most_kept ? (size_t)left : st->most_kept, begin = sectors(keep);
+    if (keep == st->keep) return;
+    read_from(st, 0);
+    st->keep = keep;
+    for (size_t i = 0; i < st->n_blocks; i++)
+        if (!is_kept(st, &st->blocks[i])) st->blocks[i].at = NULL;
+    if (begin < st->most_kept) llamac_discard_memory(st->kept + begin, st->most_kept - begin);
+}
+
+/* Takes the model's stream for a call of session s; passes of other sessions wait. In a child of fork
+ * there is none. Returns LLAMA_EINVAL if the host calls this from a function that another session's
+ * pass has called: it would wait for itself. */
+static int take_stream(llama_session *s) {
+    weight_stream *st = s->model->stream;
+    llamac_thread self = llamac_this_thread();
+    s->stream = NULL;
+    if (!st || st->process != llamac_process()) return LLAMA_OK;
+    llamac_enter(&st->monitor);
+    bool nested = st->taken && llamac_same_thread(st->owner, self);
+    while (st->taken && !nested) llamac_wait(&st->monitor);
+    if (!nested) {
+        st->taken = true, st->owner = self, s->stream = st;
+        fit_kept(st);
+    }
+    llamac_leave(&st->monitor);
+    return nested ? llamac_fail(&s->error, LLAMA_EINVAL,
+                                  "another session of this model is evaluating: a function that it "
+                                  "calls cannot evaluate too while weights are streamed")
+                  : LLAMA_OK;
+}
+
+static void return_stream(llama_session *s) {
+    weight_stream *st = s->stream;
+    if (!st) return;
+    release_rows(s);
+    s->stream = NULL;
+    llamac_enter(&st->monitor);
+    st->taken = false;
+    llamac_leave(&st->monitor);
+}
+
+/* Counts the bytes of a session that was made, or freed (negative). */
+static void count_session(const llama *m, int64_t bytes) {
+    if (!m->stream || m->stream->process != llamac_process()) return;
+    llamac_enter(&m->stream->monitor);
+    m->stream->sessions += (uint64_t)bytes;
+    llamac_leave(&m->stream->monitor);
+}
+
+/* ---- Streaming: start and end ---- */
+
+/* Ends the readers and frees what is not in the model's arena. */
+static void stop_streaming(llama *m) {
+    weight_stream *st = m->stream;
+    if (!st) return;
+    if (st->process == llamac_process()) { /* else a child of fork */
+        llamac_enter(&st->monitor);
+        st->stop = true;
+        llamac_leave(&st->monitor);
+        for (int i = 0; i < st->n_readers; i++) llamac_join_thread(st->readers[i]);
+    }
+    for (size_t f = 0; f < m->n_shards; f++) llamac_close_source(&st->files[f]);
+    llamac_free_memory(st->kept, st->most_kept);
+    llamac_free_memory(st->ring, SLOTS * st->slot_bytes);
+    m->stream = NULL;
+}
+
+/* Starts to stream the weights of a model, with at most `limit` bytes of memory for the weights that
+ * are kept, the ring and the sessions. If threads cannot be started, passes read the blocks
+ * themselves. Returns LLAMA_ENOMEM or LLAMA_EIO on failure. */
+static int start_streaming(llama *m, uint64_t limit, llama_error *err) {
+    size_t outputs, n = divide_model(m, NULL, &outputs);
+    weight_stream *st = llamac_new(&m->arena, 1, sizeof *st);
+    row_block *blocks = llamac_new(&m->arena, n, sizeof *blocks);
+    llamac_source *files = llamac_new(&m->arena, m->n_shards, sizeof *files);
+    if (!st || !blocks || !files) return llamac_out_of_memory(err, m->paths[0]);
+    *st = (weight_stream){.model = m, .blocks = blocks, .n_blocks = n, .limit = limit};
+    st->files = files;
+    st->process = llamac_process();
+    llamac_make_bell(&st->monitor);
+    for (size_t f = 0; f < m->n_shards; f++) files[f] = (llamac_source){-1, -1};
+    divide_model(m, blocks, &outputs);
+    size_t all = place_blocks(st, outputs);
+    st->most_kept = all < limit ? all : (size_t)limit;
+    m->stream = st;
+    st->kept = st->most_kept ? llamac_reserve_memory(st->most_kept) : NULL;
+    st->ring = llamac_reserve_memory(SLOTS * st->slot_bytes);
+    if (!st->ring || (!st->kept && st->most_kept))
+        return llamac_fail(err, LLAMA_ENOMEM, "%zu MB for weights cannot be reserved",
+                           st->most_kept / 1000000);
+    for (size_t f = 0; f < m->n_shards; f++) {
+        int status = llamac_open_source(&files[f], &m->files[f], m->paths[f], err);
+        if (status) return status;
+    }
+    while (st->n_readers < READERS &&
+           llamac_start_thread(&st->readers[st->n_readers], read_ahead, st))
+        st->n_readers++;
+    return LLAMA_OK;
+}
+
+static uint64_t default_session_bytes(const llama *m);
+
+/* Decides how the weights of a model that is open are held in memory. AUTO streams them if they do
+ * not fit, together with a session of the default options, in the memory that is available or that
+ * the host allows. */
+static int hold_weights(llama *m, const llama_options *o, llama_error *err) {
+    uint64_t available = llamac_available_memory();
+    if (available) available -= available / 20; /* for others, and for what is not counted */
+    uint64_t limit = o->memory_limit ? o->memory_limit : available;
+    if (o->memory == LLAMA_MEMORY_LOCK) return lock_files(m, err);
+    if (o->memory == LLAMA_MEMORY_MAP) return LLAMA_OK;
+    if (o->memory == LLAMA_MEMORY_AUTO &&
+        (limit == 0 || m->token_bytes + default_session_bytes(m) <= limit))
+        return LLAMA_OK;
+    return start_streaming(m, limit, err);
+}
+
+/* ---- Opening and closing ---- */
+
 /* Does the work of llama_open, which allocates m before and frees it if this fails. */
 static int open_model(llama *m, const char *path, const llama_options *o, llama_error *err) {
     if (o->memory < LLAMA_MEMORY_AUTO || o->memory > LLAMA_MEMORY_STREAM)
         return llamac_fail(err, LLAMA_EINVAL, "memory mode %d does not exist", o->memory);
-    if (o->memory == LLAMA_MEMORY_STREAM)
-        return llamac_fail(err, LLAMA_EINVAL,
-                           "memory mode 'stream' comes with a later release; use 'map'");
     if (o->rope_theta != 0 && !(o->rope_theta >= 1 && o->rope_theta <= 1e30f))
         return llamac_fail(err, LLAMA_EINVAL, "rope_theta %g is not 0, nor from 1 to 1e30",
                            (double)o->rope_theta);
@@ -6124,7 +6792,7 @@ static int open_model(llama *m, const char *path, const llama_options *o, llama_
     if (status) return status;
     if (o->rope_theta != 0) m->rope_theta = o->rope_theta;
     rope_freqs(m);
-    return o->memory == LLAMA_MEMORY_LOCK ? lock_files(m, err) : LLAMA_OK;
+    return hold_weights(m, o, err);
 }
 
 /* Why llamac_copy_options refuses a struct. */
@@ -6159,6 +6827,7 @@ LLAMAC_API int llama_open(llama **model, const char *path, const llama_options *
 /* Also frees a model that llama_open could not finish, so any part of m may be missing. */
 LLAMAC_API void llama_close(llama *m) {
     if (!m) return;
+    stop_streaming(m);
     for (size_t i = 0; i < m->n_shards; i++) llamac_unmap_file(&m->files[i]);
     llamac_arena arena = m->arena; /* m itself is in it */
     llamac_free_all(&arena);
@@ -6562,6 +7231,8 @@ LLAMAC_API uint64_t llama_session_bytes(const llama *m, const llama_session_opti
                                                                     : layout_with_drafter(&s, NULL);
 }
 
+static uint64_t default_session_bytes(const llama *m) { return llama_session_bytes(m, NULL); }
+
 LLAMAC_API int llama_session_new(llama_session **session, const llama *m,
                                  const llama_session_options *options, llama_error *err) {
     llama_session s = {.model = m}, drafter;
@@ -6590,6 +7261,7 @@ LLAMAC_API int llama_session_new(llama_session **session, const llama *m,
         llamac_advise_small_pages(base, s.bytes, m->page);
     made->pool = &made->own_pool;
     start_helpers(made);
+    count_session(m, (int64_t)made->bytes);
     if (made->drafter) made->drafter->pool = made->pool, made->drafter->threads = made->threads;
     for (int team = 0; team < 2; team++)
         snprintf(made->kernels_text[team], sizeof *made->kernels_text, "%s, %d thread%s",
@@ -6601,6 +7273,7 @@ LLAMAC_API int llama_session_new(llama_session **session, const llama *m,
 LLAMAC_API void llama_session_free(llama_session *s) {
     if (!s) return;
     stop_helpers(s);
+    count_session(s->model, -(int64_t)s->bytes);
     s->allocator.free(s->allocator.user, s, (size_t)s->bytes);
 }
 
@@ -6718,6 +7391,7 @@ static int output(llama_session *s, float *logits, const float *h, size_t n,
                   sequence *const *seqs) {
     const llama *m = s->model;
     matmul(s, logits, &m->output, h, n);
+    if (s->stopped) return s->stopped;
     for (size_t t = 0; t < n; t++)
         if (seqs[t] && !all_finite(logits + t * padded(m->vocab_size), m->vocab_size))
             return llamac_fail(&s->error, LLAMA_ENUMERIC,
@@ -6779,7 +7453,7 @@ static int evaluate_spans(llama_session *s, const llama_span *spans, size_t tota
         clear_padding(s->gate, rows, s->model->hidden);
         s->done = s->model->n_layers * done;
         size_t wanted = paced_forward(s, rows);
-        if (s->cancelled) return llamac_failed(s, LLAMA_ECANCEL, "cancelled by the host");
+        if (s->stopped) return s->stopped;
         for (size_t t = 0; t < wanted; t++) {
             if (s->row_pos[t] + 1 < s->row_seq[t]->given) continue;
             if (s->row_pos[t] >= s->row_seq[t]->given) s->row_seq[t] = NULL; /* see output */
@@ -6797,9 +7471,7 @@ static int evaluate_spans(llama_session *s, const llama_span *spans, size_t tota
                  ? LLAMA_OK
                  : output(s, s->logits, s->last, kept, s->last_seq);
     s->done = s->total;
-    if (status == LLAMA_OK && cancelled(s, 0, 0))
-        return llamac_failed(s, LLAMA_ECANCEL, "cancelled by the host");
-    return status;
+    return status == LLAMA_OK && stopped(s, 0, 0) ? s->stopped : status;
 }
 
 /* Does the work of llama_eval, llama_eval_batch, llama_score and llama_score_batch. Checks all
@@ -6834,13 +7506,16 @@ static int evaluate(llama_session *s, const llama_span *spans, const size_t *gue
         total += spans[i].n;
     }
     if (total == 0) return LLAMA_OK;
-    s->cancelled = false;
+    if (take_stream(s)) return LLAMA_EINVAL;
+    s->stopped = LLAMA_OK;
     for (size_t i = 0; i < s->n_sequences && s->keep_logits; i++) s->sequences[i].rows = 0;
     s->busy = true;
     uint64_t mode = llamac_fp_enter();
     int status = evaluate_spans(s, spans, total, logprob, rank);
     llamac_fp_leave(mode);
+    return_stream(s);
     status = end_busy(s, status);
+    if (status == LLAMA_ECANCEL) llamac_failed(s, status, "cancelled by the host");
     if (check_files(s->model, &s->error)) status = LLAMA_EIO;
     for (size_t i = 0; i < n && status == LLAMA_OK; i++) {
         sequence *q = &s->sequences[spans[i].seq];

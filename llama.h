@@ -165,12 +165,13 @@ LLAMAC_API const char *llama_build(void);
 typedef struct llama llama;                 /* a model: weights and tokenizer */
 typedef struct llama_session llama_session; /* KV cache, buffers and positions of one user */
 
-/* How weights are held in memory. AUTO is MAP in this release. */
+/* How weights are held in memory. Never changes a result. */
 enum {
-    LLAMA_MEMORY_AUTO,
+    LLAMA_MEMORY_AUTO,  /* MAP, or STREAM if the weights and a session with the default options do
+                         * not fit in memory_limit or, if that is 0, in the memory that is free */
     LLAMA_MEMORY_MAP,   /* mapped: the system reads pages on demand */
     LLAMA_MEMORY_LOCK,  /* mapped and locked in memory (mlock) */
-    LLAMA_MEMORY_STREAM /* not written yet: llama_open refuses it with EINVAL */
+    LLAMA_MEMORY_STREAM /* a part is kept in memory, the rest read from the files in every pass */
 };
 
 typedef struct {
@@ -180,7 +181,8 @@ typedef struct {
                                  * in the parent folder. If there is none, the model opens and
                                  * functions on text fail */
     int memory;                       /* LLAMA_MEMORY_... */
-    uint64_t memory_limit;            /* reserved for LLAMA_MEMORY_STREAM */
+    uint64_t memory_limit;            /* bytes of memory for weights and sessions, for AUTO and
+                                 * STREAM; 0: nearly all that is free when the model is opened */
     llama_progress_fn progress;       /* reserved: opening does not read the weights */
     void *user;                       /* first argument of progress */
     const llama_allocator *allocator; /* copied; NULL: aligned_alloc and free */

@@ -647,7 +647,7 @@ enum {
 static const struct {
     int commands; /* the set of commands that have the option */
     const char *names;
-    enum { FLAG, STRING, INTEGER, REAL, SEED, STOP_TEXT, STOP_ID, PROMPT_TEXT, PROMPT_FILE } kind;
+    enum { FLAG, STRING, INTEGER, REAL, SIZE, SEED, STOP_TEXT, STOP_ID, PROMPT_TEXT, PROMPT_FILE } kind;
     size_t offset;   /* of its value in `options` */
     double min, max; /* of an INTEGER or a REAL */
     const char *help;
@@ -720,7 +720,9 @@ static const struct {
     {MODEL, "--rope-theta X", REAL, IN(model.rope_theta, 1, 1e30),
      "base of RoPE (default: what the model's files say)"},
     {MODEL, "--memory MODE", STRING, AT(memory_mode),
-     "weights: map (default), lock (in memory) or auto"},
+     "weights: map, lock (in memory), stream (from disk)\nor auto (default: map if they fit in memory)"},
+    {MODEL, "--memory-limit SIZE", SIZE, AT(model.memory_limit),
+     "memory for weights and KV cache: 800M, 16G, ..."},
     {EVALUATE, "--kernels NAME", STRING, AT(session.kernels),
      "scalar, avx2, avx512 or neon (default: the fastest)"},
     {EVALUATE, "--fast", FLAG, AT(fast), "use AMX for prompts: the last bits of results differ"},
@@ -822,6 +824,16 @@ static void set_option(size_t i, const char *value) {
             refuse("-s: '%s' is not a whole number from 0 to 2^64-1", value);
         options.seeded = true;
         break;
+    case SIZE: {
+        static const char units[] = "KMG";
+        double bytes = strtod(value, &end);
+        const char *unit = *end ? strchr(units, toupper((unsigned char)*end)) : NULL;
+        if (unit) bytes *= (double)((int64_t)1 << 10 * (1 + unit - units)), end++;
+        if (*end || *value < '0' || *value > '9' || !(bytes >= 1 && bytes < 1e18))
+            refuse("%s: '%s' is not a size such as 800M or 16G", option_table[i].names, value);
+        *(uint64_t *)at = (uint64_t)bytes;
+        break;
+    }
     case INTEGER:
     case REAL: set_number(i, value); break;
     }
@@ -990,7 +1002,7 @@ static void print_help(void) {
 
 /* The values of options that have a fixed set of them. */
 static const char *const option_values[][2] = {{"--kernels", "scalar avx2 avx512 neon"},
-                                               {"--memory", "auto map lock"},
+                                               {"--memory MODE", "auto map lock stream"},
                                                {"--completion", "bash zsh fish"}};
 enum { OPTION_VALUES = sizeof option_values / sizeof *option_values };
 
@@ -1591,7 +1603,7 @@ static void open_model(void) {
     int *memory = &options.model.memory;
     llama_error err;
     while (mode && *memory < 4 && strcmp(mode, modes[*memory]) != 0) ++*memory;
-    if (*memory == 4) refuse("--memory: '%s' is not auto, map or lock", mode);
+    if (*memory == 4) refuse("--memory: '%s' is not auto, map, lock or stream", mode);
     sigaction(SIGBUS, &action, NULL);
     int status = llama_open(&run.model, options.model_path, &options.model, &err);
     if (status == LLAMA_EIO && stat(options.model_path, &st) != 0)

@@ -272,7 +272,7 @@ static void system_file(const char *path, const char *text) {
 
 static void cores(const char *proc, long want, const char *what) {
     system_file("self", proc);
-    long got = llamac_cgroup_cores("build/cgroup/self", "build/cgroup/sys");
+    int64_t got = llamac_cgroup_limit("build/cgroup/self", "build/cgroup/sys", "cpu", llamac_cgroup_quota);
     check(got == want, "%s: %ld cores, not %ld", what, got, want);
 }
 
@@ -297,7 +297,7 @@ static void test_cgroups(void) {
     cores("12:cpuset:/\n0::/../../host/path\n", 4, "in a container whose path is the host's");
     cores("", 0, "nothing is known");
     cores("nonsense\n:\n::\n7:cpu:\n/:cpu:\n", 0, "no line of ours");
-    check(llamac_cgroup_cores("build/cgroup/none", "build/cgroup/sys") == 0, "no such file");
+    check(llamac_cgroup_limit("build/cgroup/none", "build/cgroup/sys", "cpu", llamac_cgroup_quota) == 0, "no such file");
 }
 
 static const test_case cases[] = {
