@@ -330,6 +330,7 @@ struct llama {
     uint64_t token_bytes;            /* bytes of the matrices that one token is multiplied with */
     const char *type_name;           /* "float16", or "mixed" */
     int format;                      /* see part VI */
+    int memory;                      /* LLAMA_MEMORY_MAP, _LOCK or _STREAM */
     struct weight_stream *stream; /* of weights that do not fit in memory; NULL: all are mapped */
     llamac_arena arena;           /* owns what the pointers above point to, and this struct */
 };
@@ -6356,7 +6357,7 @@ typedef struct weight_stream {
     size_t trials;                         /* blocks that were read in one of the two ways */
     double trial_time[2];                  /* their nanoseconds per byte: buffered, unbuffered */
     uint64_t bytes_read, waited;           /* so far; nanoseconds for which passes waited */
-    bool taken, halted, stop; /* a pass is at work; no new reads; the readers end */
+    bool taken, halted, stop;              /* a pass is at work; no new reads; the readers end */
 } weight_stream;
 
 /* ---- Streaming: the blocks of a matrix ---- */
@@ -6650,11 +6651,16 @@ static void release_rows(llama_session *s) {
     llamac_leave(&st->monitor);
 }
 
-/* Fits the kept blocks to what the sessions leave. Inside the monitor, before a pass. */
-static void fit_kept(weight_stream *st) {
+/* Returns how many bytes of weights may be kept beside the sessions. Inside the monitor. */
+static size_t keepable(const weight_stream *st) {
     uint64_t others = st->sessions + SLOTS * (uint64_t)st->slot_bytes;
     uint64_t left = others < st->limit ? st->limit - others : 0;
-    size_t keep = left < st->most_kept ? (size_t)left : st->most_kept, begin = sectors(keep);
+    return left < st->most_kept ? (size_t)left : st->most_kept;
+}
+
+/* Fits the kept blocks to what the sessions leave. Inside the monitor, before a pass. */
+static void fit_kept(weight_stream *st) {
+    size_t keep = keepable(st), begin = sectors(keep);
     if (keep == st->keep) return;
     read_from(st, 0);
     st->keep = keep;
@@ -6680,8 +6686,8 @@ static int take_stream(llama_session *s) {
     }
     llamac_leave(&st->monitor);
     return nested ? llamac_fail(&s->error, LLAMA_EINVAL,
-                                  "another session of this model is evaluating: a function that it "
-                                  "calls cannot evaluate too while weights are streamed")
+                                "another session of this model is evaluating: a function that it "
+                                "calls cannot evaluate too while weights are streamed")
                   : LLAMA_OK;
 }
 
@@ -6701,6 +6707,20 @@ static void count_session(const llama *m, int64_t bytes) {
     llamac_enter(&m->stream->monitor);
     m->stream->sessions += (uint64_t)bytes;
     llamac_leave(&m->stream->monitor);
+}
+
+/* Fills in what llama_describe says about a stream. */
+static void describe_stream(weight_stream *st, llama_info *info) {
+    if (st->process != llamac_process()) return;
+    llamac_enter(&st->monitor);
+    size_t keep = keepable(st);
+    for (size_t i = 0; i < st->n_blocks; i++) {
+        const row_block *b = &st->blocks[i];
+        *(b->place + b->bytes <= keep ? &info->kept_bytes : &info->stream_bytes) += b->bytes;
+    }
+    info->read_bytes = st->bytes_read;
+    info->read_wait = st->waited;
+    llamac_leave(&st->monitor);
 }
 
 /* ---- Streaming: start and end ---- */
@@ -6763,11 +6783,13 @@ static int hold_weights(llama *m, const llama_options *o, llama_error *err) {
     uint64_t available = llamac_available_memory();
     if (available) available -= available / 20; /* for others, and for what is not counted */
     uint64_t limit = o->memory_limit ? o->memory_limit : available;
-    if (o->memory == LLAMA_MEMORY_LOCK) return lock_files(m, err);
-    if (o->memory == LLAMA_MEMORY_MAP) return LLAMA_OK;
-    if (o->memory == LLAMA_MEMORY_AUTO &&
-        (limit == 0 || m->token_bytes + default_session_bytes(m) <= limit))
-        return LLAMA_OK;
+    m->memory = o->memory;
+    if (m->memory == LLAMA_MEMORY_AUTO) {
+        bool fits = limit == 0 || m->token_bytes + default_session_bytes(m) <= limit;
+        m->memory = fits ? LLAMA_MEMORY_MAP : LLAMA_MEMORY_STREAM;
+    }
+    if (m->memory == LLAMA_MEMORY_LOCK) return lock_files(m, err);
+    if (m->memory == LLAMA_MEMORY_MAP) return LLAMA_OK;
     return start_streaming(m, limit, err);
 }
 
@@ -7030,7 +7052,9 @@ LLAMAC_API int llama_describe(const llama *m, llama_info *info) {
         .pieces = m->vocab ? llamac_vocab_size(m->vocab) : 0,
         .add_bos = m->vocab && llamac_vocab_adds_bos(m->vocab),
         .add_eos = m->vocab && llamac_vocab_adds_eos(m->vocab),
+        .memory = m->memory,
     };
+    if (m->stream) describe_stream(m->stream, &all);
     size_t known = all.size < sizeof all ? all.size : sizeof all;
     memset((char *)info + known, 0, all.size - known);
     memcpy(info, &all, known);

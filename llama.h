@@ -674,6 +674,12 @@ typedef struct {
     int add_bos; /* 1: LLAMA_ADD_BOS adds BOS; 0: no BOS, or the files say not to */
     int add_eos; /* 1: the files ask for </s> after each text. It is not appended, because the
                      * model must continue the text */
+    int memory;  /* LLAMA_MEMORY_MAP, _LOCK or _STREAM: how the weights are held in memory */
+    /* STREAM: bytes of weights kept in memory; bytes that a pass reads from the files; both with the
+     * sessions that exist now */
+    uint64_t kept_bytes, stream_bytes;
+    /* STREAM: bytes read from the files so far; nanoseconds for which passes waited for them */
+    uint64_t read_bytes, read_wait;
 } llama_info;
 
 /* Fills in *info, whose size must be set. Errors: EINVAL. */

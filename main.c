@@ -647,7 +647,18 @@ enum {
 static const struct {
     int commands; /* the set of commands that have the option */
     const char *names;
-    enum { FLAG, STRING, INTEGER, REAL, SIZE, SEED, STOP_TEXT, STOP_ID, PROMPT_TEXT, PROMPT_FILE } kind;
+    enum {
+        FLAG,
+        STRING,
+        INTEGER,
+        REAL,
+        SIZE,
+        SEED,
+        STOP_TEXT,
+        STOP_ID,
+        PROMPT_TEXT,
+        PROMPT_FILE
+    } kind;
     size_t offset;   /* of its value in `options` */
     double min, max; /* of an INTEGER or a REAL */
     const char *help;
@@ -720,7 +731,8 @@ static const struct {
     {MODEL, "--rope-theta X", REAL, IN(model.rope_theta, 1, 1e30),
      "base of RoPE (default: what the model's files say)"},
     {MODEL, "--memory MODE", STRING, AT(memory_mode),
-     "weights: map, lock (in memory), stream (from disk)\nor auto (default: map if they fit in memory)"},
+     "weights: map, lock (in memory), stream (from disk)\nor auto (default: map if they fit in "
+     "memory)"},
     {MODEL, "--memory-limit SIZE", SIZE, AT(model.memory_limit),
      "memory for weights and KV cache: 800M, 16G, ..."},
     {EVALUATE, "--kernels NAME", STRING, AT(session.kernels),
@@ -829,7 +841,7 @@ static void set_option(size_t i, const char *value) {
         double bytes = strtod(value, &end);
         const char *unit = *end ? strchr(units, toupper((unsigned char)*end)) : NULL;
         if (unit) bytes *= (double)((int64_t)1 << 10 * (1 + unit - units)), end++;
-        if (*end || *value < '0' || *value > '9' || !(bytes >= 1 && bytes < 1e18))
+        if (*end || value[strspn(value, "0123456789.kmgKMG")] || !(bytes >= 1 && bytes < 1e18))
             refuse("%s: '%s' is not a size such as 800M or 16G", option_table[i].names, value);
         *(uint64_t *)at = (uint64_t)bytes;
         break;
