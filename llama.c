@@ -6355,9 +6355,9 @@ typedef struct weight_stream {
     size_t next;                           /* the block that is read next */
     uint64_t sessions;                     /* bytes of all sessions */
     size_t trials;                         /* blocks that were read in one of the two ways */
-    double trial_time[2];                  /* their nanoseconds per byte: buffered, unbuffered */
-    uint64_t bytes_read, waited;           /* so far; nanoseconds for which passes waited */
-    bool taken, halted, stop;              /* a pass is at work; no new reads; the readers end */
+    double byte_time[2]; /* nanoseconds per byte of one reader: buffered, unbuffered; 0: unknown */
+    uint64_t bytes_read, waited; /* so far; nanoseconds for which passes waited */
+    bool taken, halted, stop;    /* a pass is at work; nothing new is read; the readers end */
 } weight_stream;
 
 /* ---- Streaming: the blocks of a matrix ---- */
@@ -6511,7 +6511,7 @@ static void fill_slot(weight_stream *st, slot *q) {
         is_kept(st, b) ? st->kept + b->place : st->ring + (size_t)(q - st->slots) * st->slot_bytes;
     bool trial = st->trials < 2 * TRIALS;
     bool unbuffered =
-        trial ? st->trials / (TRIALS / 2) % 2 == 0 : st->trial_time[true] <= st->trial_time[false];
+        trial ? st->trials / (TRIALS / 2) % 2 == 0 : st->byte_time[true] <= st->byte_time[false];
     size_t begin, n;
     st->trials += trial;
     llamac_leave(&st->monitor);
@@ -6526,7 +6526,8 @@ static void fill_slot(weight_stream *st, slot *q) {
     llamac_enter(&st->monitor);
     q->state = status ? FAILED : READ, q->error = error;
     st->bytes_read += status ? 0 : b->bytes;
-    if (trial) st->trial_time[unbuffered] += taken / (double)b->bytes;
+    double *mean = &st->byte_time[unbuffered];
+    *mean += (taken / (double)b->bytes - *mean) / (*mean > 0 ? TRIALS : 1);
 }
 
 /* What a reader does. */
@@ -6669,6 +6670,14 @@ static void fit_kept(weight_stream *st) {
     if (begin < st->most_kept) llamac_discard_memory(st->kept + begin, st->most_kept - begin);
 }
 
+/* Lets the readers read the first blocks of the next pass, unless a pass is at work. */
+static void fill_ring(weight_stream *st) {
+    if (st->process != llamac_process()) return;
+    llamac_enter(&st->monitor);
+    if (!st->taken) fit_kept(st), st->halted = false;
+    llamac_leave(&st->monitor);
+}
+
 /* Takes the model's stream for a call of session s; passes of other sessions wait. In a child of fork
  * there is none. Returns LLAMA_EINVAL if the host calls this from a function that another session's
  * pass has called: it would wait for itself. */
@@ -6683,6 +6692,7 @@ static int take_stream(llama_session *s) {
     if (!nested) {
         st->taken = true, st->owner = self, s->stream = st;
         fit_kept(st);
+        st->halted = false;
     }
     llamac_leave(&st->monitor);
     return nested ? llamac_fail(&s->error, LLAMA_EINVAL,
@@ -6701,12 +6711,16 @@ static void return_stream(llama_session *s) {
     llamac_leave(&st->monitor);
 }
 
-/* Counts the bytes of a session that was made, or freed (negative). */
-static void count_session(const llama *m, int64_t bytes) {
-    if (!m->stream || m->stream->process != llamac_process()) return;
-    llamac_enter(&m->stream->monitor);
-    m->stream->sessions += (uint64_t)bytes;
-    llamac_leave(&m->stream->monitor);
+/* Counts the memory of a session that is made, or freed: its own, and that of its draft model, which
+ * stays in memory. */
+static void count_session(const llama_session *s, bool made) {
+    weight_stream *st = s->model->stream;
+    uint64_t bytes = s->bytes;
+    if (!st || st->process != llamac_process()) return;
+    if (s->drafter && !s->drafter->model->stream) bytes += s->drafter->model->token_bytes;
+    llamac_enter(&st->monitor);
+    st->sessions += made ? bytes : -bytes;
+    llamac_leave(&st->monitor);
 }
 
 /* Fills in what llama_describe says about a stream. */
@@ -6720,6 +6734,8 @@ static void describe_stream(weight_stream *st, llama_info *info) {
     }
     info->read_bytes = st->bytes_read;
     info->read_wait = st->waited;
+    double *times = st->byte_time, best = times[times[true] <= times[false]];
+    if (best > 0) info->read_speed = (uint64_t)(1e9 * (st->n_readers ? st->n_readers : 1) / best);
     llamac_leave(&st->monitor);
 }
 
@@ -6756,6 +6772,7 @@ static int start_streaming(llama *m, uint64_t limit, llama_error *err) {
     llamac_make_bell(&st->monitor);
     for (size_t f = 0; f < m->n_shards; f++) files[f] = (llamac_source){-1, -1};
     divide_model(m, blocks, &outputs);
+    st->halted = true; /* opening reads no weights */
     size_t all = place_blocks(st, outputs);
     st->most_kept = all < limit ? all : (size_t)limit;
     m->stream = st;
@@ -6997,6 +7014,7 @@ LLAMAC_API int llama_prefetch(const llama *m, llama_progress_fn progress, void *
     uint64_t done = 0;
     bool stopped = false;
     if (!m) return LLAMA_EINVAL;
+    if (m->stream) return fill_ring(m->stream), LLAMA_OK;
     for (size_t f = 0; f < m->n_shards; f++)
         for (size_t i = 0, n; i < m->files[f].size && !stopped; i += n, done += n) {
             n = m->files[f].size - i < CHUNK ? m->files[f].size - i : CHUNK;
@@ -7101,7 +7119,7 @@ static void *reserve(layout *c, uint64_t count, uint64_t size) {
 
 /* ---- New and free ---- */
 
-enum { DEFAULT_BATCH = 256, MAX_THREADS = 1024 };
+enum { DEFAULT_BATCH = 256, STREAMED_BATCH = 512, MAX_THREADS = 1024 };
 
 /* Bytes between the buffers of two threads. Hardware prefetchers read beyond the data that a thread
  * reads, and would take cache lines that the next thread writes. On two cores without a common
@@ -7224,7 +7242,7 @@ static int check_session_options(llama_session *s, llama_session *d,
                            "beyond which it is not supported",
                            s->context, s->model->window);
     s->n_sequences = o.sequences ? (size_t)o.sequences : 1;
-    s->batch = o.batch ? (size_t)o.batch : DEFAULT_BATCH;
+    s->batch = o.batch ? (size_t)o.batch : s->model->stream ? STREAMED_BATCH : DEFAULT_BATCH;
     if (s->batch > s->context * s->n_sequences) s->batch = s->context * s->n_sequences;
     s->n_logits = s->n_sequences + MAX_GUESSES;
     s->threads = o.threads ? o.threads : llamac_cores();
@@ -7285,7 +7303,7 @@ LLAMAC_API int llama_session_new(llama_session **session, const llama *m,
         llamac_advise_small_pages(base, s.bytes, m->page);
     made->pool = &made->own_pool;
     start_helpers(made);
-    count_session(m, (int64_t)made->bytes);
+    count_session(made, true);
     if (made->drafter) made->drafter->pool = made->pool, made->drafter->threads = made->threads;
     for (int team = 0; team < 2; team++)
         snprintf(made->kernels_text[team], sizeof *made->kernels_text, "%s, %d thread%s",
@@ -7297,7 +7315,7 @@ LLAMAC_API int llama_session_new(llama_session **session, const llama *m,
 LLAMAC_API void llama_session_free(llama_session *s) {
     if (!s) return;
     stop_helpers(s);
-    count_session(s->model, -(int64_t)s->bytes);
+    count_session(s, false);
     s->allocator.free(s->allocator.user, s, (size_t)s->bytes);
 }
 

@@ -212,13 +212,13 @@ enum {
 
 /* context, sequences and batch may be 2^20 at most, threads 1024. */
 typedef struct {
-    size_t size;         /* sizeof(llama_session_options) */
-    int context;         /* positions in each sequence; 0: the model's (2048 for Meta's folders) */
-    int sequences;       /* number of sequences; 0: 1. The KV cache has sequences * context *
+    size_t size;   /* sizeof(llama_session_options) */
+    int context;   /* positions in each sequence; 0: the model's (2048 for Meta's folders) */
+    int sequences; /* number of sequences; 0: 1. The KV cache has sequences * context *
                           * kv_bytes_per_token bytes; the system provides them as they are used */
-    int batch;           /* tokens evaluated together; 0: 256. Never changes a result */
-    int threads;         /* 0: the cores this process may use (affinity, cgroup quota) */
-    int numerics;        /* LLAMA_EXACT or LLAMA_FAST */
+    int batch;     /* tokens evaluated together; 0: 256, 512 for STREAM. Never changes a result */
+    int threads;   /* 0: the cores this process may use (affinity, cgroup quota) */
+    int numerics;  /* LLAMA_EXACT or LLAMA_FAST */
     const char *kernels; /* "scalar", "avx2", "avx512" or "neon"; NULL: the best of this CPU */
     llama_progress_fn progress;       /* called while evaluating, saving, loading; NULL: none */
     void *user;                       /* first argument of progress */
@@ -680,6 +680,8 @@ typedef struct {
     uint64_t kept_bytes, stream_bytes;
     /* STREAM: bytes read from the files so far; nanoseconds for which passes waited for them */
     uint64_t read_bytes, read_wait;
+    uint64_t
+        read_speed; /* STREAM: bytes per second that reading reached lately; 0: nothing was read */
 } llama_info;
 
 /* Fills in *info, whose size must be set. Errors: EINVAL. */
@@ -691,7 +693,8 @@ LLAMAC_API int llama_describe(const llama *, llama_info *info);
 LLAMAC_API int llama_check(const llama *, llama_progress_fn, void *user, llama_error *);
 
 /* Reads the files of the model into memory, from the first byte to the last. May run beside
- * evaluations. Finds no damage: llama_check does. Errors: EINVAL, ECANCEL. */
+ * evaluations. Finds no damage: llama_check does. If weights are streamed, only begins to read the
+ * first ones, and returns at once. Errors: EINVAL, ECANCEL. */
 LLAMAC_API int llama_prefetch(const llama *, llama_progress_fn, void *user);
 
 /* For a host's handler of SIGBUS, with the address from si_addr. Safe in a signal handler.

@@ -1650,7 +1650,8 @@ static void open_model(void) {
 
 /* Open the model of --draft, if it is given. Exits with an error if that fails. */
 static void open_draft(void) {
-    llama_options o = {.size = sizeof o, .memory = options.model.memory};
+    bool lock = options.model.memory == LLAMA_MEMORY_LOCK; /* else mapped: it is never streamed */
+    llama_options o = {.size = sizeof o, .memory = lock ? LLAMA_MEMORY_LOCK : LLAMA_MEMORY_MAP};
     llama_error err;
     if (!options.draft_path) return;
     exit_on_error(llama_open(&run.draft, options.draft_path, &o, &err), err.text);
@@ -1662,6 +1663,9 @@ static void open_draft(void) {
 static double weight_bytes(void) {
     return (double)run.info.file_bytes + (double)run.draft_info.file_bytes;
 }
+
+/* Return whether weights are read from the files in every pass. */
+static bool streamed(void) { return run.info.memory == LLAMA_MEMORY_STREAM; }
 
 /* Return the bytes of KV cache of a sequence, in both models. */
 static double cache_bytes(void) {
@@ -1695,13 +1699,18 @@ static void show_progress(const char *what, double done, double total) {
 
 /* The progress callback of sessions and of llama_check: draw the bar. A prompt's progress is shown
  * only if it is the only one: with several texts, print_outputs shows how many are complete. While a
- * text is generated there is no bar. Returns nonzero after Ctrl-C, which cancels the call. */
+ * text is generated there is a bar only if its passes take more than 2 s, as weights are streamed.
+ * Returns nonzero after Ctrl-C, which cancels the call. */
 static int on_progress(void *user, const char *what, uint64_t done, uint64_t total) {
     bool alone = options.command->bit == COMPLETE && options.session.sequences == 1;
     bool prompt = alone && total > (uint64_t)run.info.layers; /* more than one token */
+    bool text = strcmp(what, "text") == 0;
     (void)user;
-    if (strcmp(what, "prompt") == 0 ? prompt : strcmp(what, "text") != 0)
-        show_progress(what, (double)done, (double)total);
+    if (text && done == 0) run.progress.start_time = 0; /* a pass begins */
+    if (strcmp(what, "prompt") == 0 ? prompt
+        : text ? run.progress.start_time == 0 || now() - run.progress.start_time > 2
+               : true)
+        show_progress(text ? "pass" : what, (double)done, (double)total);
     return interrupted;
 }
 
@@ -1711,9 +1720,11 @@ static double physical_memory(void) {
 }
 
 /* Return how many of n sequences fit in half of the memory that the weights leave free; at least
- * `min`. */
+ * `min`. If the weights are streamed, sequences are worth more than kept weights, because all of them
+ * share each pass: they may take nine tenths of the memory. */
 static size_t fit_sequences(size_t n, size_t min) {
-    double available = (physical_memory() - weight_bytes()) / 2;
+    double available =
+        streamed() ? 0.9 * (double)run.info.kept_bytes : (physical_memory() - weight_bytes()) / 2;
     while (n > min && (double)n * cache_bytes() > available) n--;
     return n;
 }
@@ -1745,7 +1756,7 @@ static void new_session(size_t n, bool read_ahead) {
     int status = llama_session_new(&run.session, run.model, so, &err);
     if (status == LLAMA_ENOMEM) die(EXIT_MEMORY, "%s: see %s", err.text, memory_options());
     exit_on_error(status, err.text);
-    read_ahead = read_ahead && weight_bytes() < 0.9 * physical_memory();
+    read_ahead = read_ahead && (streamed() || weight_bytes() < 0.9 * physical_memory());
     if (read_ahead && pthread_create(&thread, NULL, prefetch, NULL) == 0) pthread_detach(thread);
 }
 
@@ -1783,6 +1794,14 @@ static void print_stats(void) {
     fprintf(stderr, "memory      %.1f MB for %d x %zu positions, %.1f MB of weights\n",
             cache_bytes() * options.session.sequences / 1e6, options.session.sequences, run.context,
             weight_bytes() / 1e6);
+    llama_describe(run.model, &run.info);
+    if (streamed())
+        fprintf(stderr,
+                "streaming   %.1f GB kept, %.1f GB read in a pass; %.1f GB in all at %.2f GB/s, "
+                "waited %.1f s\n",
+                (double)run.info.kept_bytes / 1e9, (double)run.info.stream_bytes / 1e9,
+                (double)run.info.read_bytes / 1e9, (double)run.info.read_speed / 1e9,
+                (double)run.info.read_wait / 1e9);
     fprintf(stderr, "kernels     %s\nseed        %" PRIu64 "\n", llama_session_kernels(run.session),
             options.sampler.seed);
 }
@@ -2129,7 +2148,8 @@ static void run_complete(void) {
         print_rejected(run.n_inputs);
         return;
     }
-    if (n > 1 && !options.session.context && options.max_tokens >= 0) { /* no longer than needed */
+    bool once = n > 1 || (streamed() && !options.interactive && !options.cache_path);
+    if (once && !options.session.context && options.max_tokens >= 0) { /* no longer than needed */
         size_t needed = longest + (size_t)options.max_tokens;
         if (needed < run.context) run.context = needed;
     }
@@ -2649,6 +2669,27 @@ static void print_info_object(double needed, double memory) {
            llama_session_kernels(run.session));
 }
 
+/* If weights are streamed, print what a pass reads and how long that takes: the library begins to read
+ * the first weights, and its speed is taken when it has read some. */
+static void print_streaming(void) {
+    llama_prefetch(run.model, NULL, NULL);
+    double start = now();
+    uint64_t before = 0;
+    do {
+        before = run.info.read_bytes;
+        nanosleep(&(struct timespec){.tv_nsec = 50000000}, NULL);
+        llama_describe(run.model, &run.info);
+    } while ((run.info.read_bytes == 0 || run.info.read_bytes > before) && now() - start < 2);
+    double read = (double)run.info.stream_bytes, speed = (double)run.info.read_speed;
+    printf("streaming   %.1f GB of weights are kept in memory, %.1f GB are read in every pass\n",
+           (double)run.info.kept_bytes / 1e9, read / 1e9);
+    if (speed > 0)
+        printf(
+            "pass        at least %.1f s, as the disk reads %.2f GB/s now; for one token or for\n"
+            "            dozens: --lines, -k, score and --draft share passes\n",
+            read / speed, speed / 1e9);
+}
+
 static void run_info(void) {
     const llama_info *i = &run.info;
     llama_session_options *so = &options.session;
@@ -2689,8 +2730,9 @@ static void run_info(void) {
            run.context, i->kv_bytes_per_token * run.context, i->kv_bytes_per_token);
     printf("memory      %.1f GB needed, of %.1f GB%s\n", needed / 1e9, memory / 1e9,
            needed - (double)i->file_bytes > memory ? ": the context does not fit; see -c"
-           : needed > memory ? ": weights will be read from disk again and again"
-                             : "");
+           : needed > memory && !streamed() ? ": weights will be read from disk again and again"
+                                            : "");
+    if (streamed()) print_streaming();
     printf("kernels     %s\n", llama_session_kernels(run.session));
 }
 
