@@ -4,7 +4,8 @@
  * The order and the rounding of all arithmetic are defined. The output therefore has the same bits
  * for every instruction set, number of threads, batch size and number of shards. The exception is
  * LLAMA_FAST, which uses AMX. The library does not convert, quantise or train weights. It copies
- * a weight only if the kernels cannot use it in place (copy_weight). It keeps no global state,
+ * a weight only if the kernels cannot use it in place (copy_weight), or to keep a part of weights that
+ * do not fit in memory (weight_stream). It keeps no global state,
  * prints nothing and never exits. In comments, the host is the program that uses the library.
  *
  *   part                    holds
@@ -42,6 +43,7 @@
  *   where an element type is refused             VI    bind_tensor
  *   which tensors are skipped, or of other models VI   unneeded, foreign, skip_tensor
  *   what a wrong file or folder is said to be    VI    kind_of_file, refuse_file, refuse_folder
+ *   how weights that do not fit are streamed     VI   weight_stream, read_ahead, await_rows
  *   what happens if a mapped file is truncated   VI    llama_handle_sigbus
  *   how the memory of a session is laid out      VII   layout_session
  *   what happens if the context is full          VII   LLAMA_EFULL in check_span
@@ -57,7 +59,7 @@
  *   where a text is tokenized, and BOS added     tokenizer.c, llamac_encode
  *   where characters and spaces are normalised   tokenizer.c, normalise, match_charsmap
  *
- * Memory. Weights stay in the page cache, mapped read-only. A model owns an arena, which holds the
+ * Memory. Weights stay in the page cache, mapped read-only, or are streamed. A model owns an arena, which holds the
  * vocabulary and about 1 KB per layer. A session is one allocation: buffers for one batch, a
  * workspace per thread, then the KV cache, whose pages are touched only when they are used.
  *
