@@ -201,6 +201,7 @@ LLAMAC_INLINE void llamac_sleep(llamac_bell *, bool (*until)(void *), void *user
 LLAMAC_INLINE void llamac_ring(llamac_bell *);
 LLAMAC_INLINE void llamac_enter(llamac_bell *);
 LLAMAC_INLINE void llamac_wait(llamac_bell *);
+LLAMAC_INLINE void llamac_notify(llamac_bell *);
 LLAMAC_INLINE void llamac_leave(llamac_bell *);
 LLAMAC_INLINE llamac_thread llamac_this_thread(void);
 LLAMAC_INLINE bool llamac_same_thread(llamac_thread, llamac_thread);
@@ -2667,7 +2668,8 @@ LLAMAC_INLINE void llamac_place_as_before(const llamac_placement *);
  *                             nothing if nobody sleeps
  *   llamac_enter, _leave      between them, one thread at a time: a bell is a monitor too. Leaving
  *                             wakes all who wait there
- *   llamac_wait               in between: lets others in, until one of them leaves
+ *   llamac_wait, _notify      in between: lets others in until one of them notifies or leaves; wakes
+ *                             all who wait
  *   llamac_this_thread        the calling thread; llamac_same_thread compares two
  *   llamac_pause              leaves the core to others for a moment, in a loop that waits
  *   llamac_nanoseconds        the time, of a clock that never goes back
@@ -3075,8 +3077,10 @@ LLAMAC_INLINE void llamac_enter(llamac_bell *b) { pthread_mutex_lock(&b->mutex);
 
 LLAMAC_INLINE void llamac_wait(llamac_bell *b) { pthread_cond_wait(&b->rung, &b->mutex); }
 
+LLAMAC_INLINE void llamac_notify(llamac_bell *b) { pthread_cond_broadcast(&b->rung); }
+
 LLAMAC_INLINE void llamac_leave(llamac_bell *b) {
-    pthread_cond_broadcast(&b->rung);
+    llamac_notify(b);
     pthread_mutex_unlock(&b->mutex);
 }
 
@@ -6429,16 +6433,19 @@ static row_block *find_block(const weight_stream *st, const weight *w, size_t r)
  * counts them. Returns their number. Sets *outputs to the number of those of output, which are the
  * last. */
 static size_t divide_model(llama *m, row_block *blocks, size_t *outputs) {
-    size_t n = 0, count;
-    weight *last[] = {&m->output};
-    for (size_t l = 0; l <= m->n_layers; l++) {
-        layer *w = l < m->n_layers ? &m->layers[l] : NULL;
-        weight *in_order[] = {w ? &w->wq : NULL, &w->wk, &w->wv, &w->wo, &w->w1, &w->w3, &w->w2};
-        weight **from = w ? in_order : last;
-        for (size_t k = 0; k < (w ? 7 : 1); k++, n += count) {
-            count = divide_weight(m, from[k], blocks ? blocks + n : NULL);
-            if (blocks && count) from[k]->block = n + 1;
-        }
+    size_t n = 0, count = 0;
+    for (size_t i = 0; i <= 7 * m->n_layers; i++, n += count) {
+        layer *l = &m->layers[i / 7]; /* of the output: not used */
+        weight *w = i == 7 * m->n_layers ? &m->output
+                    : i % 7 == 0         ? &l->wq
+                    : i % 7 == 1         ? &l->wk
+                    : i % 7 == 2         ? &l->wv
+                    : i % 7 == 3         ? &l->wo
+                    : i % 7 == 4         ? &l->w1
+                    : i % 7 == 5         ? &l->w3
+                                         : &l->w2;
+        count = divide_weight(m, w, blocks ? blocks + n : NULL);
+        if (blocks && count) w->block = n + 1;
     }
     return *outputs = count, n;
 }
@@ -6543,7 +6550,7 @@ static void *read_ahead(void *user) {
             continue;
         }
         fill_slot(st, q);
-        llamac_leave(&st->monitor), llamac_enter(&st->monitor); /* wakes the pass */
+        llamac_notify(&st->monitor);
     }
     llamac_leave(&st->monitor);
     return NULL;
@@ -6587,7 +6594,7 @@ static bool use_block(llama_session *s, row_block *b, bool wait) {
             read_from(st, number);
             q = st->n_readers ? NULL : queue_block(st);
             if (q) fill_slot(st, q);
-            else llamac_leave(&st->monitor), llamac_enter(&st->monitor), llamac_wait(&st->monitor);
+            else llamac_notify(&st->monitor), llamac_wait(&st->monitor);
         } else if (q->block != number) read_from(st, number);
         else if (q->state == READING) llamac_wait(&st->monitor);
         else {
