@@ -6478,6 +6478,12 @@ static bool is_kept(const weight_stream *st, const row_block *b) {
     return b->place + b->bytes <= st->keep;
 }
 
+/* Returns where block b is to be read that is in slot q of the queue. */
+static unsigned char *memory_of(const weight_stream *st, const row_block *b, const slot *q) {
+    return is_kept(st, b) ? st->kept + b->place
+                          : st->ring + (size_t)(q - st->slots) * st->slot_bytes;
+}
+
 /* Reads a block to `to`. Returns 0; or -1 with errno set, the number of the file in *file. */
 static int read_block(const weight_stream *st, const row_block *b, unsigned char *to,
                       bool unbuffered, size_t *file) {
@@ -6516,8 +6522,7 @@ static slot *queue_block(weight_stream *st) {
  * then the faster one is used. */
 static void fill_slot(weight_stream *st, slot *q) {
     const row_block *b = &st->blocks[q->block];
-    unsigned char *to =
-        is_kept(st, b) ? st->kept + b->place : st->ring + (size_t)(q - st->slots) * st->slot_bytes;
+    unsigned char *to = memory_of(st, b, q);
     bool trial = st->trials < 2 * TRIALS;
     bool unbuffered =
         trial ? st->trials / (TRIALS / 2) % 2 == 0 : st->byte_time[true] <= st->byte_time[false];
@@ -6580,11 +6585,7 @@ static bool use_block(llama_session *s, row_block *b, bool wait) {
     for (;;) {
         slot *q = &st->slots[(st->head + st->used) % SLOTS];
         if (st->used < st->queued && q->block == number && q->state == READ) {
-            b->at = (const unsigned char *const *)(const void *)(is_kept(st, b)
-                                                                     ? st->kept + b->place
-                                                                     : st->ring +
-                                                                           (size_t)(q - st->slots) *
-                                                                               st->slot_bytes);
+            b->at = (const unsigned char *const *)(void *)memory_of(st, b, q);
             b->queued = false;
             st->used++;
             return true;
