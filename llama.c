@@ -399,6 +399,19 @@ enum {
     MAX_TEXT_ROWS = MAX_CONCURRENT + MAX_GUESSES /* of a pass that has no prompt */
 };
 
+/* What llama_generate uses to guess tokens, and what it has learnt about guesses: part IX. The
+ * session of a draft model has only its own times of passes. */
+typedef struct {
+    bool lookup;                         /* guesses are looked up in the texts */
+    int index_bits;                      /* of a hash in the index of a sequence */
+    llama_session *drafter;              /* of the draft model, in this session's memory; or NULL */
+    guess_source sources[LOOKUPS + 1];   /* how often the guesses of each source came true */
+    double pass_time[MAX_TEXT_ROWS + 1]; /* [rows] of a pass, in ns; 0: not known */
+    size_t timed, max_rows;              /* passes that were timed; the most rows of one */
+    double since, patience; /* ns of passes since the last trial; how rare trials are */
+    int best, trials;       /* what paid most when that was last asked; number of trials */
+} guessing;
+
 struct llama_session {
     const llama *model;         /* shared, never written */
     const kernels *kernels;     /* of one instruction set */
@@ -434,20 +447,13 @@ struct llama_session {
     int32_t *ids;          /* [V] token ids, for the sampler's heap */
     unsigned char *seen;   /* [V] 1: the sampler has penalised this token */
     size_t n_logits;       /* rows of logits: n_sequences, and MAX_GUESSES more */
-    bool lookup;           /* llama_generate guesses what follows a text */
-    int index_bits;        /* of a hash in the index of a sequence */
-    guess_source sources[LOOKUPS + 1];
-    double pass_time[MAX_TEXT_ROWS + 1]; /* [rows] of a pass, in ns; 0: not known */
-    size_t timed, max_rows;              /* passes that were timed; the most rows of one */
-    double since, patience; /* time of passes since the last trial; how rare trials are */
-    int best, trials;       /* what paid most when that was last asked; number of trials */
-    llama_session *drafter; /* of the draft model, in this session's memory; or NULL */
-    const char *what;       /* the work that is reported to the progress function */
-    uint64_t calls;         /* number of evaluating calls so far: llama_eval, llama_score ... */
-    uint64_t done, total;   /* in layers * tokens: before this batch; of this call */
-    uint64_t report_time;   /* of the last report while weights were streamed */
-    uint64_t reported;      /* of `total`: what the progress function was given last */
-    int stopped;            /* LLAMA_ECANCEL: the host cancelled this call; LLAMA_EIO: weights
+    guessing guess;        /* what follows a text: llama_generate */
+    const char *what;      /* the work that is reported to the progress function */
+    uint64_t calls;        /* number of evaluating calls so far: llama_eval, llama_score ... */
+    uint64_t done, total;  /* in layers * tokens: before this batch; of this call */
+    uint64_t report_time;  /* of the last report while weights were streamed */
+    uint64_t reported;     /* of `total`: what the progress function was given last */
+    int stopped;           /* LLAMA_ECANCEL: the host cancelled this call; LLAMA_EIO: weights
                                * could not be read; else LLAMA_OK */
     struct weight_stream *stream; /* the model's, during a call that evaluates; else NULL */
     bool all_rows;                /* this call needs h of all tokens: scores, a trace, all_logits */
@@ -6727,7 +6733,8 @@ static void count_session(const llama_session *s, bool made) {
     weight_stream *st = s->model->stream;
     uint64_t bytes = s->bytes;
     if (!st || st->process != llamac_process()) return;
-    if (s->drafter && !s->drafter->model->stream) bytes += s->drafter->model->token_bytes;
+    const llama_session *d = s->guess.drafter;
+    if (d && !d->model->stream) bytes += d->model->token_bytes;
     llamac_enter(&st->monitor);
     st->sessions += made ? bytes : -bytes;
     llamac_leave(&st->monitor);
@@ -7185,8 +7192,8 @@ static uint64_t layout_session(llama_session *s, unsigned char *base) {
         *q = (sequence){0};
         q->logits = reserve(&c, m->vocab_size, f);              /* [V] */
         q->tokens = reserve(&c, s->context, sizeof *q->tokens); /* [context] */
-        if (s->lookup) {
-            q->newest = reserve(&c, (uint64_t)1 << s->index_bits, sizeof *q->newest);
+        if (s->guess.lookup) {
+            q->newest = reserve(&c, (uint64_t)1 << s->guess.index_bits, sizeof *q->newest);
             q->before = reserve(&c, s->context, sizeof *q->before);
         }
         q->k = reserve(&c, (uint64_t)m->n_layers * s->context, m->kv_dim * f); /* the KV cache */
@@ -7200,10 +7207,10 @@ static uint64_t layout_session(llama_session *s, unsigned char *base) {
  * is memory. Returns the size of both in bytes. */
 static uint64_t layout_with_drafter(llama_session *s, unsigned char *base) {
     uint64_t own = layout_session(s, base);
-    if (!s->drafter) return own;
+    if (!s->guess.drafter) return own;
     /* NOLINTNEXTLINE: aligned as every buffer is */
-    if (base) s->drafter = memcpy(base + own, s->drafter, sizeof *s->drafter);
-    return own + layout_session(s->drafter, base ? base + own : NULL);
+    if (base) s->guess.drafter = memcpy(base + own, s->guess.drafter, sizeof *s);
+    return own + layout_session(s->guess.drafter, base ? base + own : NULL);
 }
 
 /* Sets up the session of a draft model, in *d, for session s, whose own fields are set. */
@@ -7226,7 +7233,7 @@ static int check_drafter(llama_session *s, const llama *draft, llama_session *d,
     d->threads = s->threads;
     d->progress = s->progress;
     d->progress_user = s->progress_user;
-    s->drafter = d;
+    s->guess.drafter = d;
     return LLAMA_OK;
 }
 
@@ -7262,9 +7269,6 @@ static int check_session_options(llama_session *s, llama_session *d,
     s->keep_logits = o.all_logits;
     if (o.no_lookup != 0 && o.no_lookup != 1)
         return llamac_fail(err, LLAMA_EINVAL, "no_lookup must be 0 or 1");
-    for (s->index_bits = 1; (size_t)1 << s->index_bits < s->context;) s->index_bits++;
-    for (int i = 0; i < LOOKUPS; i++) s->sources[i] = (guess_source){2, 1};
-    s->sources[DRAFT] = (guess_source){1, 0.75}; /* costs more to try, so a few misses are enough */
     s->progress = o.progress;
     s->progress_user = o.user;
     s->kernels = find_kernels(o.kernels, o.numerics == LLAMA_FAST);
@@ -7272,7 +7276,11 @@ static int check_session_options(llama_session *s, llama_session *d,
         return llamac_fail(err, LLAMA_EINVAL,
                            "this CPU or this build has no kernels '%.32s'; its best are '%s'",
                            o.kernels, find_kernels(NULL, false)->name);
-    s->lookup = !o.no_lookup && !s->kernels->pack; /* with AMX nothing is guessed */
+    guessing *g = &s->guess;
+    g->lookup = !o.no_lookup && !s->kernels->pack; /* with AMX nothing is guessed */
+    for (g->index_bits = 1; (size_t)1 << g->index_bits < s->context;) g->index_bits++;
+    for (int i = 0; i < LOOKUPS; i++) g->sources[i] = (guess_source){2, 1};
+    g->sources[DRAFT] = (guess_source){1, 0.75}; /* costs more to try, so a few misses are enough */
     return o.draft ? check_drafter(s, o.draft, d, err) : LLAMA_OK;
 }
 
@@ -7314,7 +7322,8 @@ LLAMAC_API int llama_session_new(llama_session **session, const llama *m,
     made->pool = &made->own_pool;
     start_helpers(made);
     count_session(made, true);
-    if (made->drafter) made->drafter->pool = made->pool, made->drafter->threads = made->threads;
+    llama_session *d = made->guess.drafter;
+    if (d) d->pool = made->pool, d->threads = made->threads;
     for (int team = 0; team < 2; team++)
         snprintf(made->kernels_text[team], sizeof *made->kernels_text, "%s, %d thread%s",
                  made->kernels->name, team ? made->threads : 1,
@@ -8487,7 +8496,7 @@ LLAMAC_API int llama_prefill(llama_session *s, int seq, const int32_t *tokens, s
 
 /* What may follow a text. */
 typedef struct {
-    int source;          /* in s->sources; -1: there is no guess */
+    int source;          /* in guessing.sources; -1: there is no guess */
     const int32_t *from; /* [max] the tokens guessed; NULL: the draft model draws them */
     size_t max;          /* maximum number of useful guesses */
     size_t n;            /* guesses in the next pass */
@@ -8505,7 +8514,7 @@ static const uint32_t UNINDEXED = UINT32_MAX;
 /* Returns the hash of the three tokens that end at position p. A token has 20 bits. */
 static size_t hash_tokens(const llama_session *s, const int32_t *tokens, size_t p) {
     uint64_t three = (uint64_t)tokens[p] << 40 | (uint64_t)tokens[p - 1] << 20;
-    return ((three | (uint64_t)tokens[p - 2]) * 0x9e3779b97f4a7c15) >> (64 - s->index_bits);
+    return ((three | (uint64_t)tokens[p - 2]) * 0x9e3779b97f4a7c15) >> (64 - s->guess.index_bits);
 }
 
 /* Adds the new tokens of a sequence to its index. Positions from which the sequence was rewound may
@@ -8513,7 +8522,7 @@ static size_t hash_tokens(const llama_session *s, const int32_t *tokens, size_t 
  * tokens. Chains always lead to lower positions, so they end. */
 static void update_index(const llama_session *s, sequence *q) {
     size_t p = q->indexed;
-    if (p == 0 && q->length) memset(q->newest, 0xff, sizeof *q->newest << s->index_bits);
+    if (p == 0 && q->length) memset(q->newest, 0xff, sizeof *q->newest << s->guess.index_bits);
     for (; p < q->length; p++) {
         if (p + 1 < MIN_MATCH) continue;
         uint32_t *newest = &q->newest[hash_tokens(s, q->tokens, p)], older = *newest;
@@ -8562,11 +8571,11 @@ static proposal look_up(const llama_session *s, int k, int n) {
 }
 
 /* Counts whether a guess was the token drawn. */
-static void count_guess(llama_session *s, int source, int32_t guessed, int32_t drawn) {
+static void count_guess(guessing *g, int source, int32_t guessed, int32_t drawn) {
     enum { MOST = 64 };
     if (guessed < 0) return;
     uint64_t mode = llamac_fp_enter();
-    guess_source *counts = &s->sources[source];
+    guess_source *counts = &g->sources[source];
     if (counts->tried >= MOST) counts->tried /= 2, counts->right /= 2;
     counts->tried++;
     counts->right += guessed == drawn;
@@ -8574,18 +8583,18 @@ static void count_guess(llama_session *s, int source, int32_t guessed, int32_t d
 }
 
 /* Returns the share of a source's guesses that come true. */
-static double chance_of(const llama_session *s, int source) {
-    return source < 0 ? 0 : s->sources[source].right / s->sources[source].tried;
+static double chance_of(const guessing *g, int source) {
+    return source < 0 ? 0 : g->sources[source].right / g->sources[source].tried;
 }
 
 /* Returns how long a pass with `rows` rows takes. If none was timed, it follows from the next smaller
  * and the next larger one that was. More rows take no less time, and no more per row. */
-static double predict_pass(const llama_session *s, size_t rows) {
+static double predict_pass(const guessing *g, size_t rows) {
     size_t low = rows - 1, high = rows + 1;
-    const double *timed = s->pass_time;
+    const double *timed = g->pass_time;
     while (low > 0 && timed[low] <= 0) low--;
-    while (high <= s->max_rows && timed[high] <= 0) high++;
-    bool has_high = high <= s->max_rows;
+    while (high <= g->max_rows && timed[high] <= 0) high++;
+    bool has_high = high <= g->max_rows;
     double time = timed[rows], steps = (double)(rows - low);
     if (time <= 0 && low && has_high)
         time = timed[low] + (timed[high] - timed[low]) * steps / (double)(high - low);
@@ -8598,14 +8607,14 @@ static double predict_pass(const llama_session *s, size_t rows) {
 /* Notes how long a pass with `rows` rows took, in nanoseconds. The first passes, which may read the
  * files, do not count. The mean follows a faster pass more quickly than a slower one, because
  * interruptions only make passes slower. A pass counts at most twice what was expected. */
-static void note_pass(llama_session *s, size_t rows, uint64_t nanoseconds) {
+static void note_pass(guessing *g, size_t rows, uint64_t nanoseconds) {
     enum { COLD = 2 };
-    if (rows == 0 || rows > MAX_TEXT_ROWS || s->timed++ < COLD) return;
+    if (rows == 0 || rows > MAX_TEXT_ROWS || g->timed++ < COLD) return;
     uint64_t mode = llamac_fp_enter();
-    double *mean = &s->pass_time[rows], time = nanoseconds ? (double)nanoseconds : 1;
-    double expected = predict_pass(s, rows);
-    s->since += time;
-    if (rows > s->max_rows) s->max_rows = rows;
+    double *mean = &g->pass_time[rows], time = nanoseconds ? (double)nanoseconds : 1;
+    double expected = predict_pass(g, rows);
+    g->since += time;
+    if (rows > g->max_rows) g->max_rows = rows;
     if (expected > 0 && time > 2 * expected) time = 2 * expected;
     *mean = *mean > 0 ? *mean + (time - *mean) * (time < *mean ? 0.75 : 0.25) : time;
     llamac_fp_leave(mode);
@@ -8613,11 +8622,12 @@ static void note_pass(llama_session *s, size_t rows, uint64_t nanoseconds) {
 
 /* Returns how long the draft model takes for `rows` rows, which may take several passes. */
 static double predict_draft(const llama_session *s, size_t rows) {
-    const llama_session *d = s->drafter;
+    const llama_session *d = s->guess.drafter;
     size_t part = rows < MAX_TEXT_ROWS ? rows : MAX_TEXT_ROWS;
-    double time = d->max_rows ? predict_pass(d, part)
-                              : predict_pass(s, part) * (double)d->model->token_bytes /
-                                    (double)s->model->token_bytes;
+    double time = d->guess.max_rows
+                      ? predict_pass(&d->guess, part)
+                      : predict_pass(&s->guess, part) * (double)d->model->token_bytes /
+                            (double)s->model->token_bytes;
     return time * (double)rows / (double)part;
 }
 
@@ -8645,21 +8655,21 @@ static plan plan_guesses(const llama_session *s, const proposal *g, const text_s
     size_t n[MAX_CONCURRENT] = {0}, drafted = 0, depth = 0;
     plan p = {.tokens = (double)t->n}, best = {.n = 0};
     for (int k = 0; k < t->sequences; k++) {
-        chance[k] = g[k].max ? chance_of(s, g[k].source) : 0;
+        chance[k] = g[k].max ? chance_of(&s->guess, g[k].source) : 0;
         drafted += g[k].max && g[k].source == DRAFT;
     }
     double step = drafted ? predict_draft(s, drafted) : 0;
     /* each text that the draft model guesses for has at least one token to evaluate */
     double once = t->unseen > drafted ? predict_draft(s, t->unseen) - step : 0;
-    while (s->timed >= WARM && p.n < MAX_GUESSES && t->n + p.n < 2 * s->max_rows) {
+    while (s->guess.timed >= WARM && p.n < MAX_GUESSES && t->n + p.n < 2 * s->guess.max_rows) {
         int k = 0;
         for (int i = 1; i < t->sequences; i++) k = chance[i] > chance[k] ? i : k;
         if (chance[k] <= 0 || (p.n && chance[k] < 1.0 / 64)) break;
         p.order[p.n++] = k;
         p.tokens += chance[k];
-        chance[k] *= ++n[k] < g[k].max ? chance_of(s, g[k].source) : 0;
+        chance[k] *= ++n[k] < g[k].max ? chance_of(&s->guess, g[k].source) : 0;
         if (g[k].source == DRAFT && n[k] > depth) depth++, drafting += step, p.once = once;
-        p.time = predict_pass(s, t->n + p.n) + drafting + p.once * p.tokens / t->left;
+        p.time = predict_pass(&s->guess, t->n + p.n) + drafting + p.once * p.tokens / t->left;
         if (!best.n || p.tokens * best.time > best.tokens * p.time) best = p;
     }
     return best;
@@ -8672,23 +8682,25 @@ static plan plan_guesses(const llama_session *s, const proposal *g, const text_s
 static void choose_guesses(llama_session *s, proposal *g, const proposal *mixed,
                            const text_set *t) {
     enum { SINGLY, LOOKED_UP, MIXED, WAYS, RARELY = 200, NEVER = 1 << 20 };
-    double alone = predict_pass(s, t->n);
+    guessing *learnt = &s->guess;
+    double alone = predict_pass(learnt, t->n);
     plan ways[WAYS] = {{.tokens = (double)t->n, .time = alone}, plan_guesses(s, g, t), {.n = 0}};
     int best = SINGLY;
     if (mixed) ways[MIXED] = plan_guesses(s, mixed, t);
     for (int i = LOOKED_UP; i < WAYS; i++)
         if (ways[i].n && ways[i].tokens * ways[best].time > ways[best].tokens * ways[i].time)
             best = i;
-    int other = (best + 1 + s->trials % 2) % WAYS; /* by turns */
+    int other = (best + 1 + learnt->trials % 2) % WAYS; /* by turns */
     if (other != SINGLY && !ways[other].n) other = WAYS - best - other;
-    if (best != s->best || s->patience <= 0) s->best = best, s->patience = RARELY;
+    if (best != learnt->best || learnt->patience <= 0)
+        learnt->best = best, learnt->patience = RARELY;
     if (other == SINGLY || ways[other].n) {
         double lost = ways[other].time + ways[other].once -
                       ways[other].tokens * ways[best].time / ways[best].tokens;
-        if (s->since > s->patience * (lost + alone / 16)) {
-            s->since = 0;
-            s->trials++;
-            if (s->patience < NEVER) s->patience *= 2;
+        if (learnt->since > learnt->patience * (lost + alone / 16)) {
+            learnt->since = 0;
+            learnt->trials++;
+            if (learnt->patience < NEVER) learnt->patience *= 2;
             best = other;
         }
     }
@@ -8702,7 +8714,7 @@ static void choose_guesses(llama_session *s, proposal *g, const proposal *mixed,
 static int draw_guesses(llama_session *s, llama_request *const *running, int sequences,
                         proposal *g) {
     llama_span spans[MAX_CONCURRENT];
-    llama_session *d = s->drafter;
+    llama_session *d = s->guess.drafter;
     int status = LLAMA_OK;
     for (size_t depth = 0, n = 1; n && status == LLAMA_OK; depth++) {
         size_t rows = n = 0;
@@ -8727,11 +8739,11 @@ static int draw_guesses(llama_session *s, llama_request *const *running, int seq
             s->sequences[k].tokens[s->sequences[k].length + 1 + depth] = token;
         }
         uint64_t time = llamac_nanoseconds() - start;
-        s->since += (double)time;
-        if (status == LLAMA_OK) note_pass(d, rows, time);
+        s->guess.since += (double)time;
+        if (status == LLAMA_OK) note_pass(&d->guess, rows, time);
     }
     if (status == LLAMA_ECANCEL) return llamac_failed(s, status, d->error.text);
-    if (status) s->drafter = NULL; /* it is not used any more */
+    if (status) s->guess.drafter = NULL; /* it is not used any more */
     return LLAMA_OK;
 }
 
@@ -8748,7 +8760,7 @@ static int make_guesses(llama_session *s, llama_request *const *running, int seq
     for (int k = 0; k < sequences; k++) {
         sequence *q = &s->sequences[k];
         g[k] = mixed[k] = (proposal){.source = -1, .next = -1, .other_next = -1};
-        if (s->lookup && can_guess(s)) update_index(s, q);
+        if (s->guess.lookup && can_guess(s)) update_index(s, q);
         if (!running[k]) continue;
         t.n++;
         if (!running[k]->generated) prompts = true;
@@ -8760,13 +8772,14 @@ static int make_guesses(llama_session *s, llama_request *const *running, int seq
         if (!r || !r->generated || r->max_tokens <= r->generated || room == 0) continue;
         left = r->max_tokens - r->generated; /* more guesses are of no use */
         if (left > room) left = room;        /* the host changed max_tokens after it was checked */
-        if (s->lookup) g[k] = look_up(s, k, sequences);
+        if (s->guess.lookup) g[k] = look_up(s, k, sequences);
         if (g[k].max > left - 1) g[k].max = left - 1;
         t.left += (double)left;
         mixed[k] = g[k];
-        if (!s->drafter || chance_of(s, g[k].source) > chance_of(s, DRAFT)) continue;
+        if (!s->guess.drafter || chance_of(&s->guess, g[k].source) > chance_of(&s->guess, DRAFT))
+            continue;
         mixed[k] = (proposal){DRAFT, NULL, left - 1, 0, -1, g[k].source, g[k].next};
-        t.unseen += length - cached_prefix(s->drafter, k, s->sequences[k].tokens, length);
+        t.unseen += length - cached_prefix(s->guess.drafter, k, s->sequences[k].tokens, length);
         drafts = true;
     }
     if (!prompts && t.n) choose_guesses(s, g, drafts ? mixed : NULL, &t);
@@ -8775,7 +8788,7 @@ static int make_guesses(llama_session *s, llama_request *const *running, int seq
             s->sequences[k].tokens[s->sequences[k].length + 1 + i] = g[k].from[i];
             if (llama_is_end(s->model, g[k].from[i])) g[k].n = i; /* it is never evaluated */
         }
-    int status = s->drafter ? draw_guesses(s, running, sequences, g) : LLAMA_OK;
+    int status = s->guess.drafter ? draw_guesses(s, running, sequences, g) : LLAMA_OK;
     llamac_fp_leave(mode);
     return status;
 }
@@ -8875,8 +8888,8 @@ static int next_tokens(llama_session *s, sequence *q, llama_request *t, proposal
     t->passes += t->max_tokens > 0;
     t->drafted += q->n_guesses;
     while ((status = next_token(s, t, fn, user)) == LLAMA_OK && !t->finish_reason) {
-        count_guess(s, g->source, g->next, t->token);
-        count_guess(s, g->other_source, g->other_next, t->token);
+        count_guess(&s->guess, g->source, g->next, t->token);
+        count_guess(&s->guess, g->other_source, g->other_next, t->token);
         if (!accept_guess(s, q, t->token)) break;
         t->accepted++;
         g->next = q->n_guesses ? q->tokens[q->length] : -1;
@@ -8924,7 +8937,7 @@ LLAMAC_API int llama_generate(llama_session *s, llama_request *requests, size_t 
         uint64_t start = llamac_nanoseconds();
         status = evaluate(s, spans, guessed, n_spans, NULL, NULL, prompts ? "prompt" : "text");
         uint64_t time = llamac_nanoseconds() - start;
-        if (status == LLAMA_OK && !prompts) note_pass(s, rows, time);
+        if (status == LLAMA_OK && !prompts) note_pass(&s->guess, rows, time);
         for (int k = 0; k < sequences && status == LLAMA_OK; k++) {
             if (running[k])
                 status = next_tokens(s, &s->sequences[k], running[k], &proposals[k], fn, user);
