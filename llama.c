@@ -16,7 +16,7 @@
  *   IV.   Common ground     cursor, UTF-8, memory, errors, JSON, GGUF values, every system call
  *   V.    Reading files     PyTorch (zip, pickle, older form), safetensors, GGUF, MD5
  *   VI.   Opening a model   formats, parameters, binding, tokenizer, open, close, SIGBUS, check
- *   VII.  Sessions          memory layout, evaluating and scoring, sequences, saved state
+ *   VII.  Sessions          memory layout; evaluating, scoring, verifying; sequences; saved state
  *   VIII. Sampling          random numbers, penalties, filters, the draw
  *   IX.   Text              text and tokens, prefix reuse, guessing, generation, log-likelihood
  *   X.    The library       messages of status codes, version, build
@@ -50,7 +50,7 @@
  *   where the logits of every position are kept  VII   evaluate_spans, llama_logits_at
  *   where a batch's prompts get their rows        VII   evaluate_spans, set_row
  *   how a saved state is laid out                VII   STATE_MAGIC, transfer_sequence
- *   where guessed tokens become tokens           VII   accept_guess
+ *   where guessed tokens become tokens           VII   accept_guess, llama_verify
  *   where temperature, top_k, top_p, min_p apply VIII  distribute
  *   where a prompt of a batch gets its sequence  IX    start_request
  *   how much of a prompt is in the KV cache      IX    cached_prefix
@@ -7637,6 +7637,41 @@ LLAMAC_API int llama_score(llama_session *s, int seq, const int32_t *tokens, siz
     return llama_score_batch(s, &(llama_span){seq, tokens, n}, 1, logprob, NULL);
 }
 
+/* Evaluates the guesses MAX_GUESSES at a time, or singly if !can_guess(s), and draws from the logits of
+ * each. The last row of s->logits, which an evaluation of so few does not use, keeps the logits of
+ * before for the case that a later evaluation or draw fails. */
+LLAMAC_API ptrdiff_t llama_verify(llama_session *s, int seq, const llama_sampler *sampler,
+                                  const int32_t *draft, size_t n, int32_t *out) {
+    int32_t token = llama_sample(s, seq, sampler);
+    if (token < 0) return token;
+    if (!out || (n && !draft))
+        return llamac_failed(s, LLAMA_EINVAL, "llama_verify: draft and out must be given");
+    sequence *q = sequence_of(s, seq);
+    size_t vocab = s->model->vocab_size, length = q->length, fits = s->context - length, drawn = 0;
+    for (size_t i = 0; i < n && i < fits; i++) /* a token that does not exist is never drawn */
+        if (draft[i] < 0 || (size_t)draft[i] >= vocab) fits = i;
+    if (n > fits) n = fits;
+    float *saved = s->logits + (s->n_logits - 1) * padded(vocab);
+    memcpy(saved, q->logits, vocab * sizeof *saved);
+    q->n_guesses = 0;
+    int status = LLAMA_OK;
+    for (out[0] = token; drawn < n && token == draft[drawn]; out[++drawn] = token) {
+        if (!accept_guess(s, q, token)) {
+            size_t next = can_guess(s) ? MAX_GUESSES : 1;
+            if (next > n - drawn) next = n - drawn;
+            size_t guesses = next - 1; /* the first is right */
+            llama_span span = {seq, draft + drawn, next};
+            if ((status = evaluate(s, &span, &guesses, 1, NULL, NULL, "text"))) break;
+        }
+        if ((status = token = llama_sample(s, seq, sampler)) < 0) break;
+    }
+    q->n_guesses = 0;
+    if (status >= 0) return (ptrdiff_t)drawn + 1;
+    q->length = length;
+    memcpy(q->logits, saved, vocab * sizeof *saved);
+    return status;
+}
+
 /* ---- Logits, tracing, messages ---- */
 
 LLAMAC_API const float *llama_logits(const llama_session *s, int seq) {
@@ -8313,41 +8348,6 @@ LLAMAC_API int32_t llama_sample(llama_session *s, int seq, const llama_sampler *
     int32_t token = draw_token(distribute(s, q, &o), s->model->vocab_size, o.seed, q->length);
     llamac_fp_leave(mode);
     return token;
-}
-
-/* The guesses are evaluated MAX_GUESSES at a time, or one after the other if that differs. The last row
- * of s->logits, which an evaluation of so few does not use, keeps the logits for a call that fails
- * later. */
-LLAMAC_API ptrdiff_t llama_verify(llama_session *s, int seq, const llama_sampler *sampler,
-                                  const int32_t *draft, size_t n, int32_t *out) {
-    int32_t token = llama_sample(s, seq, sampler);
-    if (token < 0) return token;
-    if (!out || (n && !draft))
-        return llamac_failed(s, LLAMA_EINVAL, "llama_verify: draft and out must be given");
-    sequence *q = sequence_of(s, seq);
-    size_t vocab = s->model->vocab_size, length = q->length, fits = s->context - length, drawn = 0;
-    for (size_t i = 0; i < n && i < fits; i++) /* a token that does not exist is never drawn */
-        if (draft[i] < 0 || (size_t)draft[i] >= vocab) fits = i;
-    if (n > fits) n = fits;
-    float *saved = s->logits + (s->n_logits - 1) * padded(vocab);
-    memcpy(saved, q->logits, vocab * sizeof *saved);
-    q->n_guesses = 0;
-    int status = LLAMA_OK;
-    for (out[0] = token; drawn < n && token == draft[drawn]; out[++drawn] = token) {
-        if (!accept_guess(s, q, token)) {
-            size_t next = can_guess(s) ? MAX_GUESSES : 1;
-            if (next > n - drawn) next = n - drawn;
-            size_t guesses = next - 1; /* the first is right */
-            llama_span span = {seq, draft + drawn, next};
-            if ((status = evaluate(s, &span, &guesses, 1, NULL, NULL, "text"))) break;
-        }
-        if ((status = token = llama_sample(s, seq, sampler)) < 0) break;
-    }
-    q->n_guesses = 0;
-    if (status >= 0) return (ptrdiff_t)drawn + 1;
-    q->length = length;
-    memcpy(q->logits, saved, vocab * sizeof *saved);
-    return status;
 }
 
 LLAMAC_API int llama_probabilities(llama_session *s, int seq, const llama_sampler *sampler,
