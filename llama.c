@@ -8604,22 +8604,6 @@ static double predict_pass(const guessing *g, size_t rows) {
     return has_high && (time <= 0 || time > timed[high]) ? timed[high] : time;
 }
 
-/* Notes how long a pass with `rows` rows took, in nanoseconds. The first passes, which may read the
- * files, do not count. The mean follows a faster pass more quickly than a slower one, because
- * interruptions only make passes slower. A pass counts at most twice what was expected. */
-static void note_pass(guessing *g, size_t rows, uint64_t nanoseconds) {
-    enum { COLD = 2 };
-    if (rows == 0 || rows > MAX_TEXT_ROWS || g->timed++ < COLD) return;
-    uint64_t mode = llamac_fp_enter();
-    double *mean = &g->pass_time[rows], time = nanoseconds ? (double)nanoseconds : 1;
-    double expected = predict_pass(g, rows);
-    g->since += time;
-    if (rows > g->max_rows) g->max_rows = rows;
-    if (expected > 0 && time > 2 * expected) time = 2 * expected;
-    *mean = *mean > 0 ? *mean + (time - *mean) * (time < *mean ? 0.75 : 0.25) : time;
-    llamac_fp_leave(mode);
-}
-
 /* Returns how long the draft model takes for `rows` rows, which may take several passes. */
 static double predict_draft(const llama_session *s, size_t rows) {
     const llama_session *d = s->guess.drafter;
@@ -8629,6 +8613,24 @@ static double predict_draft(const llama_session *s, size_t rows) {
                       : predict_pass(&s->guess, part) * (double)d->model->token_bytes /
                             (double)s->model->token_bytes;
     return time * (double)rows / (double)part;
+}
+
+/* Notes how long a pass of s, or of its draft model's session, with `rows` rows took, in nanoseconds.
+ * The first passes, which may read the files, do not count. The mean follows a faster pass more
+ * quickly than a slower one, because interruptions only make passes slower. A pass counts at most
+ * twice what was expected. */
+static void note_pass(llama_session *s, llama_session *of, size_t rows, uint64_t nanoseconds) {
+    enum { COLD = 2 };
+    guessing *g = &of->guess;
+    if (rows == 0 || rows > MAX_TEXT_ROWS || g->timed++ < COLD) return;
+    uint64_t mode = llamac_fp_enter();
+    double *mean = &g->pass_time[rows], time = nanoseconds ? (double)nanoseconds : 1;
+    double expected = of == s ? predict_pass(g, rows) : predict_draft(s, rows);
+    s->guess.since += time;
+    if (rows > g->max_rows) g->max_rows = rows;
+    if (expected > 0 && time > 2 * expected) time = 2 * expected;
+    *mean = *mean > 0 ? *mean + (time - *mean) * (time < *mean ? 0.75 : 0.25) : time;
+    llamac_fp_leave(mode);
 }
 
 /* Which guesses to evaluate in the next pass, with the expected tokens and time. */
@@ -8738,9 +8740,7 @@ static int draw_guesses(llama_session *s, llama_request *const *running, int seq
             if (token < 0 || llama_is_end(s->model, token)) g[k].n = depth;
             s->sequences[k].tokens[s->sequences[k].length + 1 + depth] = token;
         }
-        uint64_t time = llamac_nanoseconds() - start;
-        s->guess.since += (double)time;
-        if (status == LLAMA_OK) note_pass(&d->guess, rows, time);
+        if (status == LLAMA_OK) note_pass(s, d, rows, llamac_nanoseconds() - start);
     }
     if (status == LLAMA_ECANCEL) return llamac_failed(s, status, d->error.text);
     if (status) s->guess.drafter = NULL; /* it is not used any more */
@@ -8937,7 +8937,7 @@ LLAMAC_API int llama_generate(llama_session *s, llama_request *requests, size_t 
         uint64_t start = llamac_nanoseconds();
         status = evaluate(s, spans, guessed, n_spans, NULL, NULL, prompts ? "prompt" : "text");
         uint64_t time = llamac_nanoseconds() - start;
-        if (status == LLAMA_OK && !prompts) note_pass(&s->guess, rows, time);
+        if (status == LLAMA_OK && !prompts) note_pass(s, s, rows, time);
         for (int k = 0; k < sequences && status == LLAMA_OK; k++) {
             if (running[k])
                 status = next_tokens(s, &s->sequences[k], running[k], &proposals[k], fn, user);
