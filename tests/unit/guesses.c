@@ -1332,7 +1332,27 @@ static llama_request generate_with(const llama *m, const llama *draft, llama_ses
     return sum;
 }
 
-/* A draft model: refused with another vocabulary; its memory is counted; nothing is allocated later; a right one saves
+/* A copy of a model of make_model, whose file of settings also says this. */
+static llama *make_copy(const char *of, const char *name, const char *setting) {
+    static const char *const files[] = {"config.json", "model.safetensors"};
+    char from[2048], path[4096];
+    snprintf(from, sizeof from, "%s", in_work(of));
+    make_folder(in_work(name));
+    for (int i = 0; i < 2; i++) {
+        buffer b = {0};
+        size_t n = 0;
+        snprintf(path, sizeof path, "%s/%s", from, files[i]);
+        char *bytes = read_file(path, &n);
+        if (!check(bytes != NULL, "%s cannot be read", path)) exit(tests_done("guesses"));
+        if (i == 0) put_text(&b, "{"), put_text(&b, setting);
+        put(&b, bytes + (i == 0), n - (i == 0));
+        put_file(&b, in_work(name), files[i]);
+        free(bytes), free(b.at);
+    }
+    return open_model(in_work(name), NULL);
+}
+
+/* A draft model: refused with another vocabulary, or if the context is longer than its sliding window; its memory is counted; nothing is allocated later; a right one saves
  * passes, greedy and sampled; one that fails is not used any more. */
 static void test_draft(void) {
     enum { LONG = 100 };
@@ -1352,6 +1372,16 @@ static void test_draft(void) {
     o.draft = wide;
     check(llama_session_new(&s, m, &o, &err) == LLAMA_EINVAL && !s && strstr(err.text, "vocabulary of 65") && c.calls == 0, "another vocabulary: %s", err.text);
     check(llama_session_bytes(m, &o) == 0, "and its memory");
+    llama *windowed = make_copy("useless", "windowed", "\"sliding_window\": 600, "); /* the model's own context is 512 */
+    o.draft = windowed;
+    for (o.context = 599; o.context < 602; o.context++) {
+        int status = llama_session_new(&s, m, &o, &err);
+        if (o.context <= 600) check(status == LLAMA_OK && s, "a context of %d, in the draft model's window: %s", o.context, err.text);
+        else check(status == LLAMA_EINVAL && !s && strcmp(err.text, "a context of 601 is longer than the draft model's sliding window of 600") == 0 && llama_session_bytes(m, &o) == 0, "longer than the window: %d, %s", status, err.text);
+        llama_session_free(s);
+    }
+    o.context = LONG, c = (counts){0, 0};
+    llama_close(windowed);
     o.draft = drafts[USELESS_DRAFT];
     check(llama_session_bytes(m, &o) > without + 2 * LONG * 64, "a draft model needs memory: %zu bytes, without it %zu", (size_t)llama_session_bytes(m, &o), (size_t)without);
     clock_faked = true;
