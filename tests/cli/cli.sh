@@ -1235,14 +1235,14 @@ assert len(set(seeds)) == 8 and all(s == int(float(s)) < 2 ** 53 for s in seeds)
 
 # Guesses of what follows change no byte
 guesses_like() { # NAME options...: run again with each of $ways, and compare but for times and counts
-    name=$1
+    these=$1 # run has a name of its own
     shift
-    run 0 "$name" "$@" --no-lookup
+    run 0 "$these" "$@" --no-lookup
     sed -E 's/"(first_token_seconds|seconds|passes|drafted|accepted|tokens_per_pass)": [0-9.]*//g' $work/out >$work/want
     for way in $ways; do
-        run 0 "$name $way" "$@" ${way#with}
+        run 0 "$these $way" "$@" ${way#with}
         sed -E 's/"(first_token_seconds|seconds|passes|drafted|accepted|tokens_per_pass)": [0-9.]*//g' $work/out >$work/got
-        same "$name: $way changes the output" $work/got $work/want
+        same "$these: $way changes the output" $work/got $work/want
     done
 }
 case_guesses() {
@@ -1259,6 +1259,8 @@ case_guesses() {
     guesses_like "guesses, stops" $llama $model "$again" --temp 0 -n 150 --stop "in the" --stop-id 7
     guesses_like "guesses, full context" $llama $model "$again" --temp 0 -n -1 -c 70 --ignore-eos -q
     guesses_like "guesses, -k 4 --json" $llama $model "$again" -s 6 -n 60 --temp 0.5 -k 4 --json --logprobs 2
+    guesses_like "guesses, --json --logprobs" $llama $model "$again" --temp 0 -s 2 -n 120 --ignore-eos --json --logprobs 5
+    guesses_like "guesses, several prompts, --json --logprobs" $llama $model -p "$again" -p "$one" -p "$again" -s 9 -n 90 --temp 0.4 --json --logprobs 3
     guesses_like "guesses, --lines" $llama $model --lines -f $work/guess_lines -s 7 -n 60 --temp 0.3
     printf '%s\n' "$one" "$one" "$two" "/retry" "$one" >$chat
     $llama $model -i -s 8 -n 40 --temp 0.3 --no-lookup <$chat >$work/want 2>$work/err

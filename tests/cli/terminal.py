@@ -562,6 +562,32 @@ def turns():  # 1, 2. a reply to each line, in the context of all before; by pip
             new = t.enter(line)
             check(new.rstrip() == f"> {line.decode()}\n{reply.decode()}".rstrip(), f"the screen shows {reply!r}", t.seen)
 
+def guesses():  # what is guessed changes no byte, in the editor and without, in a chat whose text repeats itself
+    with tempfile.TemporaryDirectory() as half:  # a draft model that is right half of the time
+        for name in ("consolidated.00.pth", "tokenizer.model"):
+            os.symlink(os.path.abspath(os.path.join(MODEL, name)), os.path.join(half, name))
+        with open(os.path.join(MODEL, "params.json"), encoding="ascii") as from_file, open(os.path.join(half, "params.json"), "w", encoding="ascii") as to:
+            to.write(from_file.read().replace("1e-06", "0.03"))
+        chat = (WOODCUTTER, WOODCUTTER, PRINCESS, WOODCUTTER, b"/retry", PRINCESS, b"/undo", PRINCESS)
+        options = ("-n", "60", "--temp", "0.3", "-s", "8", "--ignore-eos", "-c", "1000")
+        said, shown, made = {}, {}, {}
+        ways = ((), ("--no-lookup",), ("--draft", MODEL), ("--draft", half), ("--draft", half, "--no-lookup"))
+        for way in ways:
+            with Talk(*options, *way) as t:
+                said[way] = [t.say(line, 60) for line in chat]
+                t.say(b"/stats")
+                counts = re.search(rb"([0-9]+) of ([0-9]+) guesses came true", t.last)
+            made[way] = int(counts[2]) if counts else -1
+            with Edit(*options, *way) as t:
+                for line in chat:
+                    t.enter(line, seconds=60)
+                shown[way] = t.screen.text()
+        check(made["--no-lookup",] == 0 and sum(made.values()) > 0, f"guesses, if they are on: {made}")
+        check(len(b"".join(said[()])) > 1000, "a long chat", b"".join(said[()]))
+        for way in ways[1:]:
+            check(said[way] == said[()], f"{way}: the same replies: {b''.join(said[()])[-300:]!r}", b"".join(said[way]))
+            check(shown[way] == shown[()], f"{way}: the same screen: {shown[()][-300:]!r}", shown[way].encode())
+
 def interrupts():  # 3. ^C ends a reply within 2 s, and at the prompt drops the line; the conversation goes on
     with Talk("-n", "-1", "--ignore-eos", "--kernels", "scalar", "-t", "1") as t:
         for line in (WOODCUTTER, PRINCESS):
@@ -780,7 +806,7 @@ def interrupted_save():  # 11. ^C while /save evaluates: no file, and the conver
             check(not os.path.exists(file), "nothing is saved", t.seen)
             t.say(b"/reset")
 
-for case in (bars, narrow, one_end, signals, turns, long_reply, interrupted_save, interrupts, commands, end_of_input, unicode, long_lines, full, stops, editing,
+for case in (bars, narrow, one_end, signals, turns, guesses, long_reply, interrupted_save, interrupts, commands, end_of_input, unicode, long_lines, full, stops, editing,
              history, pasting, long_line, backslash, undo_retry, screen_of, interrupts_of_the_editor, restored, resize, few_rows, dumb,
              prompt_at_once, growth):
     if sys.argv[3:] not in ([], ["--case", case.__name__]):

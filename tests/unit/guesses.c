@@ -1486,6 +1486,52 @@ static void test_costs(void) {
     for (int i = 0; i < DRAFT_MODELS; i++) llama_close(drafts[i]);
 }
 
+/* ---- Requests that the host changes ---- */
+
+enum { MORE_TOKENS, FEWER_TOKENS, NO_MORE_TOKENS, CHANGES };
+static struct {
+    int kind;
+    llama_request r[2];
+    int32_t tokens[2][256];
+} changed;
+
+/* The limit of a text becomes larger than the context, smaller than what there is, or, as the other text sees it, just that. */
+static int on_change(void *user, llama_request *r, const char *text, size_t n) {
+    (void)user, (void)text, (void)n;
+    llama_request *other = &changed.r[r == changed.r];
+    if (!r->finish_reason) changed.tokens[r - changed.r][r->generated - 1] = r->token;
+    if (changed.kind == MORE_TOKENS && r->generated == 1) r->max_tokens = 100000;
+    if (changed.kind == FEWER_TOKENS && r->generated == 20) r->max_tokens = 2;
+    if (changed.kind == NO_MORE_TOKENS && other->generated) other->max_tokens = other->generated;
+    return 0;
+}
+
+/* A host that changes limits that were checked gets an error when the context is full, with guesses no sooner than without. */
+static void test_changed(void) {
+    enum { ROOM_OF_ALL = 100, PROMPT = 11 };
+    made_spec spec = {.of = {.dim = 32, .layers = LAYERS, .heads = 4, .kv_heads = 4, .hidden = 48, .vocab = TOKENS}, .type = F32, .steep = 12, .follow = CYCLE, .idle = LAYERS - 2};
+    llama *m = make_model(&spec, "changed", NULL), *drafts[DRAFT_MODELS] = {NULL};
+    static const int32_t prompt[PROMPT] = {0, 1, 2, 3, 4, 5, 6, 7, 0, 1, 2};
+    make_drafts(spec, drafts);
+    clock_faked = true;
+    for (changed.kind = 0; changed.kind < CHANGES; changed.kind++)
+        for (int guesses = 0; guesses < 3; guesses++) {
+            pass_cost cost = EQUAL;
+            llama_session *s = session(m, (llama_session_options){.context = ROOM_OF_ALL, .sequences = 2, .progress = take_time, .user = &cost, .no_lookup = guesses != 1, .draft = guesses == 2 ? drafts[RIGHT_DRAFT] : NULL});
+            for (int i = 0; i < 2; i++) changed.r[i] = (llama_request){.prompt = prompt, .n_prompt = PROMPT, .max_tokens = 60, .sampler = {.size = sizeof(llama_sampler)}};
+            int status = llama_generate(s, changed.r, 2, on_change, NULL);
+            size_t most = changed.r[0].generated > changed.r[1].generated ? changed.r[0].generated : changed.r[1].generated;
+            check(status == LLAMA_EFULL && most == ROOM_OF_ALL - PROMPT + 1, "change %d, guesses %d: %d after %zu tokens: %s", changed.kind, guesses, status, most, llama_session_error(s));
+            check((changed.r[0].drafted > 0) == (guesses > 0 && changed.kind != NO_MORE_TOKENS), "change %d, guesses %d: %zu guesses", changed.kind, guesses, changed.r[0].drafted);
+            for (int i = 0; i < 2; i++)
+                for (size_t k = 0; k < changed.r[i].generated; k++) check(changed.tokens[i][k] == (int32_t)((k + PROMPT) % CYCLE), "change %d, guesses %d, text %d: token %zu is %d", changed.kind, guesses, i, k, (int)changed.tokens[i][k]);
+            llama_session_free(s);
+        }
+    clock_faked = false;
+    llama_close(m);
+    for (int i = 0; i < DRAFT_MODELS; i++) llama_close(drafts[i]);
+}
+
 /* A host that has every floating-point exception raise a signal, inexact results too, gets none, and its mode back. */
 static void test_float_mode(void) {
     made_spec spec = {.of = {.dim = 32, .layers = LAYERS, .heads = 4, .kv_heads = 4, .hidden = 48, .vocab = TOKENS}, .type = F16, .steep = 2, .follow = CYCLE, .idle = LAYERS - 2};
@@ -1510,7 +1556,7 @@ static void test_float_mode(void) {
     for (int i = 0; i < DRAFT_MODELS; i++) llama_close(drafts[i]);
 }
 
-static const test_case cases[] = {CASE(draw), CASE(alone), CASE(filters), CASE(dropped), CASE(nearly), CASE(verify), CASE(verify_fails), CASE(generate), CASE(walk), CASE(lookup), CASE(draft), CASE(costs), CASE(float_mode)};
+static const test_case cases[] = {CASE(draw), CASE(alone), CASE(filters), CASE(dropped), CASE(nearly), CASE(verify), CASE(verify_fails), CASE(generate), CASE(walk), CASE(lookup), CASE(draft), CASE(costs), CASE(changed), CASE(float_mode)};
 
 int main(int argc, char **argv) {
     argc = tests_begin(argc, argv);
