@@ -838,12 +838,12 @@ static void set_option(size_t i, const char *value) {
         break;
     case SIZE: {
         static const char units[] = "KMG";
-        double bytes = strtod(value, &end);
+        double size = strtod(value, &end);
         const char *unit = *end ? strchr(units, toupper((unsigned char)*end)) : NULL;
-        if (unit) bytes *= (double)((int64_t)1 << 10 * (1 + unit - units)), end++;
-        if (*end || value[strspn(value, "0123456789.kmgKMG")] || !(bytes >= 1 && bytes < 1e18))
+        if (unit) size *= (double)((int64_t)1 << 10 * (1 + unit - units)), end++;
+        if (*end || value[strspn(value, "0123456789.kmgKMG")] || !(size >= 1 && size < 1e18))
             refuse("%s: '%s' is not a size such as 800M or 16G", option_table[i].names, value);
-        *(uint64_t *)at = (uint64_t)bytes;
+        *(uint64_t *)at = (uint64_t)size;
         break;
     }
     case INTEGER:
