@@ -2614,6 +2614,9 @@ LLAMAC_INLINE bool llamac_advise_random(const llamac_mapping *);
 /* Turns read-ahead on again and asks for large pages. `cold` is what llamac_advise_random
  * returned. */
 LLAMAC_INLINE void llamac_advise_normal(const llamac_mapping *, bool cold);
+/* For a mapping of which little is used from now on: takes the pages that opening touched out of the
+ * process, and turns read-ahead and large pages off. */
+LLAMAC_INLINE void llamac_advise_sparse(const llamac_mapping *);
 /* Reads n mapped bytes from the disk into memory. */
 LLAMAC_INLINE void llamac_page_in(const unsigned char *data, size_t n);
 /* Locks a mapped file in memory. Returns 0, or -1 with errno set. */
@@ -2882,6 +2885,15 @@ LLAMAC_INLINE void llamac_advise_normal(const llamac_mapping *m, bool cold) {
 #endif
 #ifdef MADV_PAGEOUT
     if (cold) madvise(data, m->size, MADV_PAGEOUT);
+#endif
+}
+
+LLAMAC_INLINE void llamac_advise_sparse(const llamac_mapping *m) {
+    void *data = (void *)(uintptr_t)m->data;
+    madvise(data, m->size, MADV_DONTNEED);
+    madvise(data, m->size, MADV_RANDOM);
+#ifdef MADV_NOHUGEPAGE
+    madvise(data, m->size, MADV_NOHUGEPAGE);
 #endif
 }
 
@@ -6670,7 +6682,8 @@ static void release_rows(llama_session *s) {
 
 /* Returns how many bytes of weights may be kept beside the sessions. Inside the monitor. */
 static size_t keepable(const weight_stream *st) {
-    uint64_t others = st->sessions + SLOTS * (uint64_t)st->slot_bytes;
+    enum { REST = 256 }; /* of it: for the vocabulary, vectors, stacks */
+    uint64_t others = st->sessions + SLOTS * (uint64_t)st->slot_bytes + st->limit / REST;
     uint64_t left = others < st->limit ? st->limit - others : 0;
     return left < st->most_kept ? (size_t)left : st->most_kept;
 }
@@ -6801,6 +6814,7 @@ static int start_streaming(llama *m, uint64_t limit, llama_error *err) {
     for (size_t f = 0; f < m->n_shards; f++) {
         int status = llamac_open_source(&files[f], &m->files[f], m->paths[f], err);
         if (status) return status;
+        llamac_advise_sparse(&m->files[f]); /* of the mapping, only small vectors are used now */
     }
     while (st->n_readers < READERS &&
            llamac_start_thread(&st->readers[st->n_readers], read_ahead, st))
