@@ -6422,6 +6422,11 @@ static size_t block_bytes(const llama *m, const row_block *b) {
     return bytes;
 }
 
+/* Returns how many of these bytes are read from the files. */
+static size_t file_bytes(const row_block *b) {
+    return b->bytes - sectors(segments(b->w) * sizeof *b->at);
+}
+
 /* Divides w into blocks and writes them to b, if it is not NULL. Returns their number; 0 if w is a
  * copy, which is in memory anyway. */
 static size_t divide_weight(const llama *m, const weight *w, row_block *b) {
@@ -6557,7 +6562,7 @@ static void fill_slot(weight_stream *st, slot *q) {
     double taken = (double)(llamac_nanoseconds() - start);
     llamac_enter(&st->monitor);
     q->state = status ? FAILED : READ, q->error = error;
-    st->bytes_read += status ? 0 : b->bytes;
+    st->bytes_read += status ? 0 : file_bytes(b);
     double *mean = &st->byte_time[unbuffered];
     *mean += (taken / (double)b->bytes - *mean) / (*mean > 0 ? TRIALS : 1);
 }
@@ -6600,6 +6605,7 @@ static void read_from(weight_stream *st, size_t number) {
 static bool use_block(llama_session *s, row_block *b, bool wait) {
     weight_stream *st = s->stream;
     size_t number = (size_t)(b - st->blocks);
+    bool again = false;
     for (;;) {
         slot *q = &st->slots[(st->head + st->used) % SLOTS];
         if (st->used < st->queued && q->block == number && q->state == READ) {
@@ -6616,6 +6622,7 @@ static bool use_block(llama_session *s, row_block *b, bool wait) {
             else llamac_notify(&st->monitor), llamac_wait(&st->monitor);
         } else if (q->block != number) read_from(st, number);
         else if (q->state == READING) llamac_wait(&st->monitor);
+        else if (!again) again = true, read_from(st, number); /* it may have failed long ago */
         else {
             const char *path = st->model->paths[q->file];
             s->stopped = llamac_fail(&s->error, LLAMA_EIO, "%s: cannot be read: %s", path,
@@ -6638,6 +6645,10 @@ static size_t await_rows(llama_session *s, const weight *w, size_t r) {
     if (start - s->report_time > REPORTED) {
         s->report_time = start;
         if (report_progress(s)) return 0;
+    }
+    if (st->process != llamac_process()) { /* a child of fork, which the host's function made */
+        s->stream = NULL;
+        return w->rows - r;
     }
     bool inside = false;
     for (; r + rows < w->rows; rows += b++->rows) {
@@ -6760,7 +6771,7 @@ static void describe_stream(weight_stream *st, llama_info *info) {
     size_t keep = keepable(st);
     for (size_t i = 0; i < st->n_blocks; i++) {
         const row_block *b = &st->blocks[i];
-        *(b->place + b->bytes <= keep ? &info->kept_bytes : &info->stream_bytes) += b->bytes;
+        *(b->place + b->bytes <= keep ? &info->kept_bytes : &info->stream_bytes) += file_bytes(b);
     }
     info->read_bytes = st->bytes_read;
     info->read_wait = st->waited;
@@ -6795,8 +6806,10 @@ static int start_streaming(llama *m, uint64_t limit, llama_error *err) {
     weight_stream *st = llamac_new(&m->arena, 1, sizeof *st);
     row_block *blocks = llamac_new(&m->arena, n, sizeof *blocks);
     llamac_source *files = llamac_new(&m->arena, m->n_shards, sizeof *files);
+    if (n == 0) return LLAMA_OK; /* all are copies */
     if (!st || !blocks || !files) return llamac_out_of_memory(err, m->paths[0]);
     *st = (weight_stream){.model = m, .blocks = blocks, .n_blocks = n, .limit = limit};
+    st->halted = true; /* until the first pass */
     st->files = files;
     st->process = llamac_process();
     llamac_make_bell(&st->monitor);
