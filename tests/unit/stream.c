@@ -25,7 +25,7 @@ static struct {
     atomic_long reads, bytes, failed, unbuffered; /* so far; unbuffered: reads that worked */
     atomic_long first, last;                      /* reads of these numbers fail, counted like `reads` */
     atomic_int error;                             /* with this errno; 0: they find the end of the file */
-    atomic_bool cut, interrupted;                 /* reads move few bytes; every other one is interrupted */
+    atomic_bool cut, interrupted;                 /* reads move few bytes; two of three are interrupted */
     atomic_bool no_unbuffered, refuses;           /* opening for unbuffered reads fails; or these reads do */
     atomic_long delay;                            /* of a read, in nanoseconds */
     atomic_int threads;                           /* that the system still gives; -1: any number */
@@ -60,7 +60,7 @@ ssize_t __wrap_pread(int fd, void *to, size_t n, off_t at) {
     long number = ++disk.reads;
     bool direct = O_DIRECT && fcntl(fd, F_GETFL) & O_DIRECT;
     if (disk.delay) pause_for(disk.delay);
-    if (disk.interrupted && number % 2) return errno = EINTR, -1;
+    if (disk.interrupted && number % 3) return errno = EINTR, -1;
     if (direct && disk.refuses) return errno = EINVAL, -1;
     if (disk.first && number >= disk.first && number <= disk.last) {
         disk.failed++;
