@@ -112,7 +112,7 @@ fuzz:
 	sh tests/robustness/fuzz.sh $(SECONDS) $(TARGETS)
 
 # Every allocation and system call of the library and the command failed, once and from then on
-WRAPPED = aligned_alloc malloc calloc realloc free open close fstat stat access mmap munmap madvise mincore mlock read \
+WRAPPED = aligned_alloc malloc calloc realloc free open close fstat stat access mmap munmap madvise mincore mlock read pread \
     write fsync rename unlink realpath fchmod fopen fileno pthread_create pthread_detach sched_getaffinity isatty \
     poll getentropy clock_gettime exit readlink getrlimit
 # Programs in which stray accesses and undefined operations are fatal. gcc compiles them eight times as fast at -Og as at

@@ -63,7 +63,7 @@ void cli_reset(void);
 
 typedef enum {
     ALLOC, ALIGNED_ALLOC, MALLOC, CALLOC, REALLOC, OPEN, CLOSE, FSTAT, STAT, ACCESS, MMAP, MUNMAP, MADVISE, MINCORE, MLOCK,
-    READ, WRITE, REALPATH, READLINK, LIMIT, FCHMOD, FSYNC, RENAME, UNLINK, FOPEN, FCLOSE, STREAM_READ, STDOUT, THREAD, AFFINITY, POLL, ENTROPY,
+    READ, PREAD, WRITE, REALPATH, READLINK, LIMIT, FCHMOD, FSYNC, RENAME, UNLINK, FOPEN, FCLOSE, STREAM_READ, STDOUT, THREAD, AFFINITY, POLL, ENTROPY,
     HOST, KINDS
 } site_kind;
 static const struct {
@@ -88,6 +88,7 @@ static const struct {
     [MINCORE] = {"mincore", {EAGAIN, ENOMEM}, true, false},
     [MLOCK] = {"mlock", {EAGAIN, ENOMEM}, false, false},
     [READ] = {"read", {EIO, EIO}, false, false},
+    [PREAD] = {"pread", {EIO, EIO}, false, false},
     [WRITE] = {"write", {EIO, ENOSPC}, false, true},
     [REALPATH] = {"realpath", {EACCES, ELOOP}, false, false},
     [READLINK] = {"readlink", {EACCES, ELOOP}, false, false},
@@ -118,6 +119,7 @@ static struct {
     bool interrupted;    /* each read and write is, before it works */
     bool turn;           /* for that */
     bool cold;           /* mincore's answer */
+    bool no_readers;     /* weights are streamed without threads: calls come in one order */
     long blocks, maps;   /* alive */
     size_t bytes;        /* alive, of the host's allocator */
     const char *doing;   /* for the last words */
@@ -154,6 +156,7 @@ int __real_getrlimit(__rlimit_resource_t, struct rlimit *);
 int __real_pthread_create(pthread_t *, const pthread_attr_t *, void *(*)(void *), void *), __real_pthread_detach(pthread_t);
 int __real_sched_getaffinity(pid_t, size_t, cpu_set_t *), __real_isatty(int);
 void *__real_mmap(void *, size_t, int, int, int, off_t);
+ssize_t __real_pread(int, void *, size_t, off_t);
 ssize_t __real_read(int, void *, size_t), __real_write(int, const void *, size_t);
 FILE *__real_fopen(const char *, const char *);
 int __real_poll(struct pollfd *, nfds_t, int), __real_getentropy(void *, size_t), __real_clock_gettime(clockid_t, struct timespec *);
@@ -217,6 +220,10 @@ ssize_t __wrap_read(int fd, void *p, size_t n) {
     if (fails(READ) || (n && !moved(n))) return -1;
     return __real_read(fd, p, fault.armed && fault.most && n > fault.most ? fault.most : n);
 }
+ssize_t __wrap_pread(int fd, void *p, size_t n, off_t at) {
+    if (fails(PREAD) || (n && !moved(n))) return -1;
+    return __real_pread(fd, p, fault.armed && fault.most && n > fault.most ? fault.most : n, at);
+}
 ssize_t __wrap_write(int fd, const void *p, size_t n) {
     if (fails(WRITE) || (n && !moved(n))) return -1;
     return __real_write(fd, p, fault.armed && fault.most && n > fault.most ? fault.most : n);
@@ -253,6 +260,7 @@ _Noreturn void __wrap_exit(int code) {
 /* A session's helper makes no calls. The command's thread, which has no argument, does: it does its work at once, so
  * that calls come in one order. */
 int __wrap_pthread_create(pthread_t *id, const pthread_attr_t *attributes, void *(*run)(void *), void *user) {
+    if (fault.armed && fault.no_readers) return EAGAIN;
     if (fails(THREAD)) return errno;
     if (!fault.armed || user) return __real_pthread_create(id, attributes, run, user);
     run(user);
@@ -422,6 +430,7 @@ typedef struct {
     const char *path, *tokenizer;   /* of the library's */
     bool own, cold;                 /* the host's allocator; files that are not in memory */
     int memory, threads;            /* LLAMA_MEMORY_... */
+    uint64_t limit;                 /* of memory */
     const char *words[MOST_WORDS];  /* of the command's */
     const char *input;              /* stdin */
     int cache;                      /* the prompt cache before: */
@@ -447,6 +456,7 @@ static void begin(const scenario *s, long at, bool onwards) {
     fault.turn = false;
     memset(fault.counts, 0, sizeof fault.counts);
     fault.cold = s->cold;
+    fault.no_readers = s->memory == LLAMA_MEMORY_STREAM;
     memset(fault.failed, 0, sizeof fault.failed);
     now(s);
     alarm(120);
@@ -474,7 +484,7 @@ typedef struct {
 } tour;
 
 static int tour_open(tour *t) {
-    llama_options o = {.size = sizeof o, .tokenizer = t->scenario->tokenizer, .memory = t->scenario->memory};
+    llama_options o = {.size = sizeof o, .tokenizer = t->scenario->tokenizer, .memory = t->scenario->memory, .memory_limit = t->scenario->limit};
     if (t->scenario->own) o.allocator = &host_allocator;
     int status = llama_open(&t->m, t->scenario->path, &o, &t->err);
     if (status) check(!t->m && t->err.status == status, "%s: llama_open's error", now(t->scenario));
@@ -494,11 +504,12 @@ static int tour_text(tour *t) {
     else record(&got, t->tokens, (size_t)t->n * sizeof *t->tokens);
     return t->n < 0 ? (int)t->n : LLAMA_OK;
 }
-/* The prompt, then four tokens more, drawn, and one that is guessed; nothing of it is a site */
+/* The prompt, then four tokens more, drawn, and one that is guessed; nothing of it is a site, unless weights are streamed */
 static int tour_eval(tour *t) {
     llama_sampler sampler = {.size = sizeof sampler, .temperature = 1, .top_p = 0.9f, .seed = 3};
     llama_info info = {.size = sizeof info};
     long calls = fault.calls;
+    llama_rewind(t->s, 0, 0);
     int status = llama_eval(t->s, 0, t->tokens, (size_t)t->n);
     for (int i = 0; i < 4 && status == LLAMA_OK; i++) {
         int32_t token = llama_sample(t->s, 0, &sampler);
@@ -509,7 +520,8 @@ static int tour_eval(tour *t) {
     ptrdiff_t drawn = status ? status : llama_verify(t->s, 0, &sampler, draft, 3, out);
     if (drawn > 0) record(&got, out, (size_t)drawn * sizeof *out);
     else status = (int)drawn;
-    check(status == LLAMA_OK && fault.calls == calls, "%s: llama_eval made %ld calls", now(t->scenario), fault.calls - calls);
+    snprintf(t->err.text, sizeof t->err.text, "%s", llama_session_error(t->s));
+    if (!fault.no_readers) check(status == LLAMA_OK && fault.calls == calls, "%s: llama_eval made %ld calls", now(t->scenario), fault.calls - calls);
     llama_describe(t->m, &info);
     if (status == LLAMA_OK) record(&got, llama_logits(t->s, 0), (size_t)info.vocab * sizeof(float));
     return status;
@@ -612,16 +624,20 @@ static bool saves_seen;
 static void run_library(const scenario *s, long at, bool onwards) {
     static int (*const steps[])(tour *) = {tour_open, tour_session, tour_text, tour_eval, tour_check, tour_warm, tour_save, tour_load,
                                          tour_texts, tour_files, tour_endings};
+    static int (*const streamed[])(tour *) = {tour_open, tour_session, tour_text, tour_eval, tour_endings};
+    bool short_one = s->memory == LLAMA_MEMORY_STREAM; /* of steps that can be done again */
+    int (*const *list)(tour *) = short_one ? streamed : steps;
+    size_t n_steps = short_one ? sizeof streamed / sizeof *streamed : sizeof steps / sizeof *steps;
     static unsigned char saved[CAPTURED];
     tour t = {.scenario = s, .saved = saved};
     begin(s, at, onwards);
     got.n = got.n_errors = 0;
     got.code = 0;
-    for (size_t i = 0; i < sizeof steps / sizeof *steps && got.code == 0; i++) {
+    for (size_t i = 0; i < n_steps && got.code == 0; i++) {
         long before = failures(true), real = failures(false);
         size_t recorded = got.n;
         fault.armed = true;
-        int status = steps[i](&t);
+        int status = list[i](&t);
         fault.armed = false;
         if (status == LLAMA_OK) continue;
         check(status < 0 && failures(true) > before, "%s: step %zu is %d, %s", now(s), i, status, t.err.text);
@@ -629,7 +645,7 @@ static void run_library(const scenario *s, long at, bool onwards) {
         check(is_line(t.err.text, strlen(t.err.text)), "%s: step %zu is %d, text '%s'", now(s), i, status, t.err.text);
         fault.at = 0; /* again */
         got.n = recorded;
-        status = steps[i](&t);
+        status = list[i](&t);
         fault.at = at;
         if (!check(status == LLAMA_OK, "%s: step %zu again: %d, %s", now(s), i, status, t.err.text)) got.code = status;
     }
@@ -873,6 +889,11 @@ static void library(const char *tiny, const char *forms) {
     for (int form = 0; form < FORMS; form++) {
         snprintf(path, sizeof path, "%.2000s", model_write_as(&meta[0], (model_form)form, in_work(names[form])));
         all_sites(&(scenario){.name = names[form], .path = path, .tokenizer = tokenizer, .own = true, .cold = form % 2});
+    }
+    for (int kept = 0; kept < 2; kept++) {
+        snprintf(path, sizeof path, "%s", in_work(meta_names[1]));
+        all_sites(&(scenario){.name = kept ? "streamed, all kept" : "streamed, nothing kept", .path = path, .tokenizer = tokenizer, .own = kept,
+                              .memory = LLAMA_MEMORY_STREAM, .limit = kept ? (uint64_t)1 << 30 : 1, .threads = 1});
     }
     for (int i = 0; i < 4; i++) {
         snprintf(path, sizeof path, "%s/%s", forms, others[i]);

@@ -1,6 +1,6 @@
 /* soak.c - what a server would notice after a day: memory that grows, descriptors that stay open, allocations while it runs.
  *
- *   soak MODEL [TOKENS [CYCLES]]      100,000 tokens drawn, 10,000 times opened and closed
+ *   soak MODEL [TOKENS [CYCLES]]      100,000 tokens drawn, 10,000 times opened and closed; a tenth of each streamed
  *
  * What malloc has given out must not grow: what glibc keeps for itself (its caches of freed blocks count as given out) is
  * under a page, while the least that malloc gives, 32 bytes, lost with each opening, is 300 KB in the end. Memory of our own,
@@ -13,6 +13,7 @@
 
 enum { CONTEXT = 256, PROMPT = 24, WARM = 8, LIMIT = 64, LIMIT_INEXACT = 512 }; /* the limits in KB */
 enum { GIVEN_LIMIT = 4096 }; /* in bytes */
+enum { STREAMED = 10000000 }; /* in bytes: the model's limit; a part of it is kept */
 
 /* ---- What there is ---- */
 
@@ -121,10 +122,10 @@ static long fill(llama_session *s, uint64_t seed) {
 }
 
 /* Two sessions in turn, of one thread and of two: what they draw is the same. */
-static void draw(const char *path, long n) {
+static void draw(const char *path, long n, int memory) {
     llama *m = NULL;
     llama_session *s[2] = {NULL, NULL};
-    llama_options o = {.size = sizeof o, .allocator = &counting};
+    llama_options o = {.size = sizeof o, .memory = memory, .memory_limit = STREAMED, .allocator = &counting};
     llama_session_options so = {.size = sizeof so, .context = CONTEXT, .sequences = 2, .threads = 1, .allocator = &counting};
     llama_info info = {.size = sizeof info};
     llama_error err;
@@ -141,7 +142,7 @@ static void draw(const char *path, long n) {
     state ended = look();
     check(each && done >= n, "a call failed after %ld tokens: %s", done, llama_session_error(s[0]));
     check(different == 0, "%ld times one thread and two differ", different);
-    compare("tokens", done, &begun, &ended);
+    compare(memory == LLAMA_MEMORY_STREAM ? "tokens, streamed" : "tokens", done, &begun, &ended);
     check(begun.calls == ended.calls, "%ld allocations while tokens were drawn", ended.calls - begun.calls);
     for (int i = 0; i < 2; i++) llama_session_free(s[i]);
     llama_close(m);
@@ -150,10 +151,10 @@ static void draw(const char *path, long n) {
 
 /* ---- Opening and closing, with the C library's allocator ---- */
 
-static bool open_and_close(const char *path, const llama_allocator *allocator) {
+static bool open_and_close(const char *path, const llama_allocator *allocator, int memory) {
     llama *m = NULL;
     llama_session *s = NULL;
-    llama_options o = {.size = sizeof o, .allocator = allocator};
+    llama_options o = {.size = sizeof o, .memory = memory, .memory_limit = STREAMED, .allocator = allocator};
     llama_session_options so = {.size = sizeof so, .context = 16, .threads = 1, .allocator = allocator};
     int32_t tokens[16];
     bool good = !llama_open(&m, path, &o, NULL) && !llama_session_new(&s, m, &so, NULL);
@@ -166,14 +167,16 @@ static bool open_and_close(const char *path, const llama_allocator *allocator) {
 
 static void open_often(const char *path, long n) {
     const llama_allocator *allocators[] = {NULL, &counting};
-    for (int k = 0; k < 2; k++) {
-        long good = 0, half = (n + k) / 2;
-        for (int i = 0; i < 20; i++) open_and_close(path, allocators[k]); /* until malloc's thresholds are where they stay */
+    for (int k = 0; k < 3; k++) {
+        int memory = k == 2 ? LLAMA_MEMORY_STREAM : LLAMA_MEMORY_MAP;
+        const llama_allocator *allocator = allocators[k % 2];
+        long good = 0, half = k == 2 ? n / 10 : (n + k) / 2;
+        for (int i = 0; i < 20; i++) open_and_close(path, allocator, memory); /* until malloc's thresholds are where they stay */
         state begun = look();
-        for (long i = 0; i < half; i++) good += open_and_close(path, allocators[k]);
+        for (long i = 0; i < half; i++) good += open_and_close(path, allocator, memory);
         state ended = look();
         check(good == half, "%ld of %ld times opened and used", good, half);
-        compare(k ? "cycles, the host's allocator" : "cycles", good, &begun, &ended);
+        compare(k == 2 ? "cycles, streamed" : k ? "cycles, the host's allocator" : "cycles", good, &begun, &ended);
     }
     check(heap.blocks == 0 && heap.bytes == 0, "%ld blocks of %zu bytes are kept", heap.blocks, heap.bytes);
 }
@@ -181,10 +184,11 @@ static void open_often(const char *path, long n) {
 static const char *model_folder;
 static long tokens = 100000, cycles = 10000;
 
-static void test_tokens(void) { draw(model_folder, tokens); }
+static void test_tokens(void) { draw(model_folder, tokens, LLAMA_MEMORY_MAP); }
+static void test_streamed(void) { draw(model_folder, tokens / 10, LLAMA_MEMORY_STREAM); }
 static void test_cycles(void) { open_often(model_folder, cycles); }
 
-static const test_case cases[] = {CASE(tokens), CASE(cycles)};
+static const test_case cases[] = {CASE(tokens), CASE(streamed), CASE(cycles)};
 
 int main(int argc, char **argv) {
     if ((argc = tests_begin(argc, argv)) < 2) return 2;

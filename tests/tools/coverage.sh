@@ -39,7 +39,9 @@ if [ "${1:-}" != report ]; then
         $cc $flags -c -o $work/$test.o "$source" || exit 1
         library="$work/llama.o $work/tokenizer.o"
         if grep -q '^#include "../../llama.c"' "$source"; then library=; fi
-        $cc $flags -pthread -o $work/tests/$test $work/$test.o $library -lm || exit 1
+        wrapped=
+        if [ $test = stream ]; then wrapped=-Wl,--wrap=pread,--wrap=open,--wrap=pthread_create; fi
+        $cc $flags -pthread $wrapped -o $work/tests/$test $work/$test.o $library -lm || exit 1
     done
     $cc $flags -pthread -o $work/llama $work/main.o $work/llama.o $work/tokenizer.o -lm || exit 1
     commands >$work/commands

@@ -478,8 +478,9 @@ static void test_in_turn(void) {
 static void *evaluate_often(void *model) {
     bool good = true;
     for (int i = 0; i < (test_quick ? 3 : 20) && good; i++) {
-        llama_session *s = session_of(model, 1 + i % 2);
-        good = steps(s, 8);
+        llama_session_options o = small_session(1 + i % 2);
+        llama_session *s = NULL;
+        good = !llama_session_new(&s, model, &o, NULL) && steps(s, 8);
         llama_session_free(s);
     }
     return good ? model : NULL;
@@ -577,9 +578,9 @@ static void test_fork(void) {
         check(steps(s, 4), "the parent, beside its child");
         ends_well(child, used ? "forked after a pass" : "forked before the first pass");
     }
-#ifndef __SANITIZE_THREAD__
-    pid_t child = fork();
-    if (child == 0) {
+    pid_t child = -1;
+#ifndef __SANITIZE_THREAD__ /* which cannot follow new threads of a child */
+    if ((child = fork()) == 0) {
         alarm(120);
         llama *own = open_streamed(600000); /* with readers of its own */
         llama_session *t = session_of(own, 2);
