@@ -516,11 +516,12 @@ static int tour_eval(tour *t) {
         record(&got, &token, sizeof token);
         status = token < 0 ? token : llama_eval(t->s, 0, &token, 1);
     }
+    snprintf(t->err.text, sizeof t->err.text, "%s", status ? llama_session_error(t->s) : "");
     int32_t draft[3] = {llama_sample(t->s, 0, &sampler), 5, 5}, out[4];
     ptrdiff_t drawn = status ? status : llama_verify(t->s, 0, &sampler, draft, 3, out);
     if (drawn > 0) record(&got, out, (size_t)drawn * sizeof *out);
     else status = (int)drawn;
-    snprintf(t->err.text, sizeof t->err.text, "%s", llama_session_error(t->s));
+    if (drawn < 0 && !*t->err.text) snprintf(t->err.text, sizeof t->err.text, "%s", llama_session_error(t->s));
     if (!fault.no_readers) check(status == LLAMA_OK && fault.calls == calls, "%s: llama_eval made %ld calls", now(t->scenario), fault.calls - calls);
     llama_describe(t->m, &info);
     if (status == LLAMA_OK) record(&got, llama_logits(t->s, 0), (size_t)info.vocab * sizeof(float));
