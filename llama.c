@@ -6714,7 +6714,11 @@ static void fit_kept(weight_stream *st) {
 static void fill_ring(weight_stream *st) {
     if (st->process != llamac_process()) return;
     llamac_enter(&st->monitor);
-    if (!st->taken) fit_kept(st), st->halted = false;
+    if (!st->taken) {
+        st->taken = true, st->owner = llamac_this_thread(); /* fit_kept may wait */
+        fit_kept(st);
+        st->taken = st->halted = false;
+    }
     llamac_leave(&st->monitor);
 }
 
@@ -6809,7 +6813,6 @@ static int start_streaming(llama *m, uint64_t limit, llama_error *err) {
     if (n == 0) return LLAMA_OK; /* all are copies */
     if (!st || !blocks || !files) return llamac_out_of_memory(err, m->paths[0]);
     *st = (weight_stream){.model = m, .blocks = blocks, .n_blocks = n, .limit = limit};
-    st->halted = true; /* until the first pass */
     st->files = files;
     st->process = llamac_process();
     llamac_make_bell(&st->monitor);

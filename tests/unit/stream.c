@@ -485,17 +485,26 @@ static void *evaluate_often(void *model) {
     }
     return good ? model : NULL;
 }
+static atomic_bool at_work;
+static void *prefetch_often(void *model) {
+    while (at_work) llama_prefetch(model, NULL, NULL);
+    return NULL;
+}
 static void test_at_once(void) {
     enum { HOSTS = 4 };
     llama *m = open_streamed(700000);
-    pthread_t id[HOSTS];
+    pthread_t id[HOSTS], prefetching;
     int good = 0;
+    at_work = true;
+    check(!pthread_create(&prefetching, NULL, prefetch_often, m), "a thread");
     for (int i = 0; i < HOSTS; i++) check(!pthread_create(&id[i], NULL, evaluate_often, m), "a thread");
     for (int i = 0; i < HOSTS; i++) {
         void *result;
         pthread_join(id[i], &result);
         good += result != NULL;
     }
+    at_work = false;
+    pthread_join(prefetching, NULL);
     check(good == HOSTS, "%d of %d threads of the host", good, HOSTS);
     llama_close(m);
 }
