@@ -13,7 +13,7 @@
 
 enum { CONTEXT = 256, PROMPT = 24, WARM = 8, LIMIT = 64, LIMIT_INEXACT = 512 }; /* the limits in KB */
 enum { GIVEN_LIMIT = 4096 }; /* in bytes */
-enum { STREAMED = 10000000 }; /* in bytes: the model's limit; a part of it is kept */
+enum { STREAMED = 26000000 }; /* in bytes: the model's limit; a part of it is kept */
 
 /* ---- What there is ---- */
 
@@ -134,8 +134,9 @@ static void draw(const char *path, long n, int memory) {
     for (int i = 0; i < 2; i++, so.threads++) check(!llama_session_new(&s[i], m, &so, &err), "%s", err.text);
     state begun = {0};
     long done = 0, each = 1, different = 0;
-    for (uint64_t seed = 0; s[0] && s[1] && each && (seed <= WARM || done < n); seed++) {
-        if (seed == WARM) begun = look(), done = 0; /* by now all was touched */
+    uint64_t warm = memory == LLAMA_MEMORY_STREAM ? 2 : WARM;
+    for (uint64_t seed = 0; s[0] && s[1] && each && (seed <= warm || done < n); seed++) {
+        if (seed == warm) begun = look(), done = 0; /* by now all was touched */
         for (int i = 0; i < 2 && each; i++) done += each = fill(s[i], seed / 2);
         if (each) different += memcmp(llama_logits(s[0], 0), llama_logits(s[1], 0), (size_t)info.vocab * sizeof(float)) != 0;
     }

@@ -318,7 +318,7 @@ static void same_bits(const char *name, const char *path, const char *vocabulary
     const uint64_t limits[] = {1, session + bytes / 8 + RING, session + bytes / 2 + RING / 4, session + bytes, 8 * bytes + 8 * session + RING, 0};
     int n = sizeof limits / sizeof *limits;
     for (int i = 0; i < 3 * n; i++) {
-        if (!test_sampled((size_t)turn++, 7)) continue;
+        if (!test_sampled((size_t)turn++, 13)) continue;
         llama *m = open_as(path, vocabulary, LLAMA_MEMORY_STREAM, limits[i / 3]);
         if (!m) continue;
         check(info_of(m).memory == LLAMA_MEMORY_STREAM, "%s: memory %d", name, info_of(m).memory);
