@@ -2971,7 +2971,11 @@ LLAMAC_INLINE int llamac_read_at(const llamac_source *s, void *to, uint64_t offs
             continue;
         }
         if (got < 0) return -1;
-        if (from + (size_t)got <= done) return errno = 0, -1; /* the end of the file */
+        if (from + (size_t)got <= done) { /* the end of the file, or of what can be read so */
+            if (!unbuffered) return errno = 0, -1;
+            unbuffered = false;
+            continue;
+        }
         done = from + (size_t)got;
     }
     if (!unbuffered) llamac_drop_cached(s, offset, n);

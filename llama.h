@@ -171,7 +171,11 @@ enum {
                          * not fit in memory_limit or, if that is 0, in the memory that is free */
     LLAMA_MEMORY_MAP,   /* mapped: the system reads pages on demand */
     LLAMA_MEMORY_LOCK,  /* mapped and locked in memory (mlock) */
-    LLAMA_MEMORY_STREAM /* a part is kept in memory, the rest read from the files in every pass */
+    LLAMA_MEMORY_STREAM /* a part is kept in memory, the rest read from the files in every pass. The
+                         * sessions of the model take turns: a call that evaluates waits for that of
+                         * another thread, and gives EINVAL in a function that another session's
+                         * call has called. A file that cannot be read gives EIO; later calls try
+                         * again. A child of fork maps the weights */
 };
 
 typedef struct {
