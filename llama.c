@@ -4,9 +4,9 @@
  * The order and the rounding of all arithmetic are defined. The output therefore has the same bits
  * for every instruction set, number of threads, batch size and number of shards. The exception is
  * LLAMA_FAST, which uses AMX. The library does not convert, quantise or train weights. It copies
- * a weight only if the kernels cannot use it in place (copy_weight), or to keep a part of weights that
- * do not fit in memory (weight_stream). It keeps no global state,
- * prints nothing and never exits. In comments, the host is the program that uses the library.
+ * a weight only if the kernels cannot use it in place (copy_weight), or if it is streamed
+ * (weight_stream). It keeps no global state, prints nothing and never exits. In comments, the host is
+ * the program that uses the library.
  *
  *   part                    holds
  *   I.    The model         element types, equations, structs with their shapes, forward()
@@ -15,7 +15,8 @@
  *                           compiled once per instruction set; AMX; the choice of kernels
  *   IV.   Common ground     cursor, UTF-8, memory, errors, JSON, GGUF values, every system call
  *   V.    Reading files     PyTorch (zip, pickle, older form), safetensors, GGUF, MD5
- *   VI.   Opening a model   formats, parameters, binding, tokenizer, open, close, SIGBUS, check
+ *   VI.   Opening a model   formats, parameters, binding, tokenizer, weights in memory (mapped,
+ *                           locked, streamed), open, close, SIGBUS, check
  *   VII.  Sessions          memory layout; evaluating, scoring, verifying; sequences; saved state
  *   VIII. Sampling          random numbers, penalties, filters, the draw
  *   IX.   Text              text and tokens, prefix reuse, guessing, generation, log-likelihood
@@ -294,8 +295,8 @@ typedef struct {                      /* a matrix [rows][cols], row-major, in th
     unsigned char type, split;        /* dtype, division */
     bool sorted;                      /* Hugging Face's order of rows in wq and wk: see pair_up */
     short layer;                      /* -1: outside the layers */
-    size_t block;     /* 1 + the number of its first block, if it is streamed: part VI; 0: mapped */
-    const char *name; /* Meta's, without the layer: "attention.wq" */
+    struct row_block *blocks; /* of its rows, if it is streamed: part VI; NULL: it is mapped */
+    const char *name;         /* Meta's, without the layer: "attention.wq" */
 } weight;
 
 typedef struct {
@@ -451,6 +452,7 @@ struct llama_session {
     const char *what;      /* the work that is reported to the progress function */
     uint64_t calls;        /* number of evaluating calls so far: llama_eval, llama_score ... */
     uint64_t done, total;  /* in layers * tokens: before this batch; of this call */
+    uint64_t counted;      /* bytes that the model\'s stream counts for this session */
     uint64_t report_time;  /* of the last report while weights were streamed */
     uint64_t reported;     /* of `total`: what the progress function was given last */
     int stopped;           /* LLAMA_ECANCEL: the host cancelled this call; LLAMA_EIO: weights
@@ -788,7 +790,7 @@ static void full_name(char out[64], int l, const char *name) {
  * under the weight's name. The rows are moved together to a stride of `width` for the call, then
  * back, and their padding is set to zero again. So a trace changes no bit of the results. */
 static void trace(llama_session *s, const weight *w, float *x, size_t n, size_t width) {
-    if (!s->trace) return;
+    if (!s->trace || s->stopped) return;
     char name[64];
     size_t ld = padded(width);
     full_name(name, w->layer, w->name);
@@ -834,9 +836,10 @@ static void rmsnorm(llama_session *s, float *y, const float *x, const weight *w,
 /* Returns the number of columns of w that are contiguous in a row: the columns of one segment. */
 static size_t across(const weight *w) { return w->split == BY_ROWS ? w->cols : w->cols / w->parts; }
 
-/* For weights that are streamed from the files (part VI): await_rows waits for row r of w, and
- * returns how many rows from there on are in memory; find_rows finds them; release_rows lets their
- * memory be used again. */
+/* For weights that are streamed from the files (part VI). await_rows waits for row r of w and returns
+ * how many rows from there on are in memory; 0 if the call is to stop. find_rows sets *rows to the
+ * matrix in memory that has row r, and *end to the row of w after its last; returns the row of w that
+ * is its row 0. release_rows lets the memory of rows that were awaited be used again. */
 static size_t await_rows(llama_session *, const weight *w, size_t r);
 static size_t find_rows(const llama_session *, const weight *w, size_t r, weight_rows *rows,
                         size_t *end);
@@ -2634,7 +2637,8 @@ LLAMAC_INLINE int llamac_open_source(llamac_source *, const llamac_mapping *, co
                                      llama_error *);
 LLAMAC_INLINE void llamac_close_source(llamac_source *);
 /* Reads n bytes from `offset` on. `to` has room for n rounded up to whole sectors, and this may write
- * all of it. Unbuffered: by-passes the page cache. Buffered: drops the bytes from it afterwards.
+ * all of it. Unbuffered: bypasses the page cache, if the file
+ * system can. Buffered: drops the bytes from it afterwards.
  * Returns 0, or -1 with errno set; errno is 0 if the file ends before. */
 LLAMAC_INLINE int llamac_read_at(const llamac_source *, void *to, uint64_t offset, size_t n,
                                  bool unbuffered);
@@ -2922,22 +2926,24 @@ LLAMAC_INLINE bool llamac_map_zeros(const llamac_mapping *m, uintptr_t address, 
 
 LLAMAC_INLINE int llamac_open_source(llamac_source *s, const llamac_mapping *m, const char *path,
                                      llama_error *err) {
+    struct stat a, b;
     s->unbuffered = -1;
     s->buffered = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     if (s->buffered < 0)
         return llamac_fail(err, LLAMA_EIO, "%s: cannot be opened again: %s", path, strerror(errno));
-    if (!llamac_is_mapped(m, path)) {
-        llamac_close_source(s);
-        return llamac_fail(err, LLAMA_EIO, "%s: changed while it was opened; try again later",
-                           path);
-    }
 #ifdef O_DIRECT
     s->unbuffered = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_DIRECT);
 #elif defined(F_NOCACHE)
     s->unbuffered = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     if (s->unbuffered >= 0) fcntl(s->unbuffered, F_NOCACHE, 1);
 #endif
-    return LLAMA_OK;
+    int fd = s->unbuffered >= 0 ? s->unbuffered : s->buffered;
+    bool same = fstat(s->buffered, &a) == 0 && fstat(fd, &b) == 0 && a.st_dev == b.st_dev &&
+                a.st_ino == b.st_ino && (uint64_t)a.st_dev == m->id[0] &&
+                (uint64_t)a.st_ino == m->id[1] && (uint64_t)a.st_size == m->size;
+    if (same) return LLAMA_OK;
+    llamac_close_source(s);
+    return llamac_fail(err, LLAMA_EIO, "%s: changed while it was opened; try again later", path);
 }
 
 LLAMAC_INLINE void llamac_close_source(llamac_source *s) {
@@ -6329,7 +6335,7 @@ static int lock_files(const llama *m, llama_error *err) {
  * system's page cache would keep nothing: it drops the pages that were not used for the longest
  * time, and these are the ones that are needed next.)
  *
- * Every matrix is divided into blocks of rows. A block is either kept in memory from its first use
+ * Every matrix is divided into blocks of rows. A block is either kept in memory from its first read
  * on, or read in every pass into a slot of a ring. The output's blocks are kept first, because
  * scoring uses them several times in a pass; then those of the layers, in an order that spreads them
  * evenly over the pass, so that the disk is never idle. Reader threads read the blocks in the order of
@@ -6342,7 +6348,7 @@ static int lock_files(const llama *m, llama_error *err) {
  *
  * Kept weights are the only copies of weights. They are in memory of their own, not locked in the
  * mapping, because most systems let a process lock a few megabytes only, and because large pages are
- * certain there. What is not a matrix (norms, the rows of tok_embeddings that are used) stays mapped,
+ * likelier there. What is not a matrix (norms, the rows of tok_embeddings that are used) stays mapped,
  * and so is everything in a child of fork, which has no readers. */
 enum {
     READERS = 4, /* threads; here one read 1.2 GB/s, two 1.5, four 1.85 with blocks of 8 MB */
@@ -6352,10 +6358,10 @@ enum {
     TRIALS = 8 /* blocks that are read in each of two ways: unbuffered, and buffered */
 };
 
-typedef struct { /* some rows of a matrix */
+typedef struct row_block { /* some rows of a matrix */
     const weight *w;
     size_t first, rows;             /* of w */
-    size_t place, bytes;            /* where it is kept, and its size there */
+    size_t offset, bytes;           /* in the memory of kept blocks; its size there */
     const unsigned char *const *at; /* [segments] their addresses; NULL: it is not in memory */
     bool queued;                    /* it is to be kept, and is being read */
 } row_block;
@@ -6371,8 +6377,8 @@ typedef struct weight_stream {
     const llama *model;
     row_block *blocks; /* [n_blocks] in the order of forward(), then those of output */
     size_t n_blocks;
-    unsigned char *kept, *ring;            /* [most_kept] bytes, [SLOTS][slot_bytes] */
-    size_t most_kept, keep, slot_bytes;    /* keep: the bytes of `kept` that may be used now */
+    unsigned char *kept, *ring;            /* [reserved] bytes, [SLOTS][slot_bytes] */
+    size_t reserved, keep, slot_bytes;     /* keep: the bytes of `kept` that may be used now */
     uint64_t limit;                        /* of kept weights, ring and sessions together */
     llamac_source *files;                  /* [n_shards] */
     llamac_thread readers[READERS], owner; /* owner: the thread whose pass it is */
@@ -6450,8 +6456,8 @@ static size_t divide_weight(const llama *m, const weight *w, row_block *b) {
 }
 
 /* Returns the block that has row r of w. */
-static row_block *find_block(const weight_stream *st, const weight *w, size_t r) {
-    row_block *b = &st->blocks[w->block - 1];
+static row_block *find_block(const weight *w, size_t r) {
+    row_block *b = w->blocks;
     size_t height = part_rows(w), per_part = (height + b->rows - 1) / b->rows;
     return b + r / height * per_part + r % height / b->rows;
 }
@@ -6461,18 +6467,16 @@ static row_block *find_block(const weight_stream *st, const weight *w, size_t r)
  * last. */
 static size_t divide_model(llama *m, row_block *blocks, size_t *outputs) {
     size_t n = 0, count = 0;
-    for (size_t i = 0; i <= 7 * m->n_layers; i++, n += count) {
-        layer *l = &m->layers[i / 7]; /* of the output: not used */
-        weight *w = i == 7 * m->n_layers ? &m->output
-                    : i % 7 == 0         ? &l->wq
-                    : i % 7 == 1         ? &l->wk
-                    : i % 7 == 2         ? &l->wv
-                    : i % 7 == 3         ? &l->wo
-                    : i % 7 == 4         ? &l->w1
-                    : i % 7 == 5         ? &l->w3
-                                         : &l->w2;
-        count = divide_weight(m, w, blocks ? blocks + n : NULL);
-        if (blocks && count) w->block = n + 1;
+    for (size_t l = 0; l <= m->n_layers; l++) {
+        layer *w = &m->layers[l < m->n_layers ? l : 0];
+        weight *const inside[] = {&w->wq, &w->wk, &w->wv, &w->wo, &w->w1, &w->w3, &w->w2};
+        weight *const last[] = {&m->output};
+        weight *const *in_order = l < m->n_layers ? inside : last;
+        for (size_t k = 0; k < (l < m->n_layers ? sizeof inside / sizeof *inside : 1); k++) {
+            row_block *own = blocks ? blocks + n : NULL;
+            n += count = divide_weight(m, in_order[k], own);
+            if (own && count) in_order[k]->blocks = own;
+        }
     }
     return *outputs = count, n;
 }
@@ -6481,34 +6485,33 @@ static size_t divide_model(llama *m, row_block *blocks, size_t *outputs) {
  * layers in the order of i's bits from the lowest to the highest. So any number of first places
  * belongs to blocks that are spread evenly over the pass. Returns the size of all. */
 static size_t place_blocks(weight_stream *st, size_t outputs) {
-    size_t place = 0, inside = st->n_blocks - outputs, bits = 0;
+    size_t offset = 0, inside = st->n_blocks - outputs, bits = 0;
     for (size_t i = 0; i < st->n_blocks; i++) {
         row_block *b = &st->blocks[i];
         b->bytes = block_bytes(st->model, b);
         if (b->bytes > st->slot_bytes) st->slot_bytes = b->bytes;
-        if (i >= inside) b->place = place, place += b->bytes;
+        if (i >= inside) b->offset = offset, offset += b->bytes;
     }
     while ((size_t)1 << bits < inside) bits++;
     for (size_t i = 0; i < (size_t)1 << bits; i++) {
         size_t reversed = 0;
         for (size_t k = 0; k < bits; k++) reversed |= (i >> k & 1) << (bits - 1 - k);
         if (reversed >= inside) continue;
-        st->blocks[reversed].place = place;
-        place += st->blocks[reversed].bytes;
+        st->blocks[reversed].offset = offset;
+        offset += st->blocks[reversed].bytes;
     }
-    return place;
+    return offset;
 }
 
 /* ---- Streaming: the readers ---- */
 
-static bool is_kept(const weight_stream *st, const row_block *b) {
-    return b->place + b->bytes <= st->keep;
-}
+/* Returns whether a block is kept, if the kept ones may take `keep` bytes. */
+static bool is_kept(const row_block *b, size_t keep) { return b->offset + b->bytes <= keep; }
 
 /* Returns where block b is to be read that is in slot q of the queue. */
 static unsigned char *memory_of(const weight_stream *st, const row_block *b, const slot *q) {
-    return is_kept(st, b) ? st->kept + b->place
-                          : st->ring + (size_t)(q - st->slots) * st->slot_bytes;
+    return is_kept(b, st->keep) ? st->kept + b->offset
+                                : st->ring + (size_t)(q - st->slots) * st->slot_bytes;
 }
 
 /* Reads a block to `to`. Returns 0; or -1 with errno set, the number of the file in *file. */
@@ -6535,10 +6538,10 @@ static slot *queue_block(weight_stream *st) {
         size_t number = st->next;
         row_block *b = &st->blocks[number];
         st->next = (number + 1) % st->n_blocks;
-        if (is_kept(st, b) && (b->at || b->queued)) continue;
+        if (is_kept(b, st->keep) && (b->at || b->queued)) continue;
         slot *q = &st->slots[(st->head + st->queued++) % SLOTS];
         *q = (slot){.block = number, .state = READING};
-        b->queued = is_kept(st, b);
+        b->queued = is_kept(b, st->keep);
         return q;
     }
     return NULL;
@@ -6567,13 +6570,14 @@ static void fill_slot(weight_stream *st, slot *q) {
     llamac_enter(&st->monitor);
     q->state = status ? FAILED : READ, q->error = error;
     st->bytes_read += status ? 0 : file_bytes(b);
-    double *mean = &st->byte_time[unbuffered];
-    *mean += (taken / (double)b->bytes - *mean) / (*mean > 0 ? TRIALS : 1);
+    double *mean = &st->byte_time[unbuffered], bytes = (double)file_bytes(b);
+    if (status == 0) *mean += (taken / bytes - *mean) / (*mean > 0 ? TRIALS : 1);
 }
 
 /* What a reader does. */
 static void *read_ahead(void *user) {
     weight_stream *st = user;
+    llamac_fp_enter(); /* the default mode, not that of the thread that started this one */
     llamac_enter(&st->monitor);
     while (!st->stop) {
         slot *q = queue_block(st);
@@ -6592,7 +6596,7 @@ static void *read_ahead(void *user) {
 
 /* Drops all blocks of the queue, none of which is in use, and lets the readers go on with block
  * `number`. Inside the monitor. */
-static void read_from(weight_stream *st, size_t number) {
+static void restart_reading(weight_stream *st, size_t number) {
     st->halted = true;
     for (; st->queued; st->queued--, st->head = (st->head + 1) % SLOTS) {
         slot *q = &st->slots[st->head];
@@ -6620,18 +6624,19 @@ static bool use_block(llama_session *s, row_block *b, bool wait) {
         }
         if (!wait) return false;
         if (st->queued == 0) {
-            read_from(st, number);
+            restart_reading(st, number);
             q = st->n_readers ? NULL : queue_block(st);
             if (q) fill_slot(st, q);
             else llamac_notify(&st->monitor), llamac_wait(&st->monitor);
-        } else if (q->block != number) read_from(st, number);
+        } else if (q->block != number) restart_reading(st, number);
         else if (q->state == READING) llamac_wait(&st->monitor);
-        else if (!again) again = true, read_from(st, number); /* it may have failed long ago */
+        else if (!again)
+            again = true, restart_reading(st, number); /* it may have failed long ago */
         else {
             const char *path = st->model->paths[q->file];
             s->stopped = llamac_fail(&s->error, LLAMA_EIO, "%s: cannot be read: %s", path,
                                      q->error ? strerror(q->error) : "it was truncated");
-            read_from(st, number);
+            restart_reading(st, number);
             return false;
         }
     }
@@ -6642,8 +6647,8 @@ static size_t await_rows(llama_session *s, const weight *w, size_t r) {
     enum { REPORTED = 50000000 }; /* nanoseconds between two reports of progress */
     weight_stream *st = s->stream;
     if (s->stopped) return 0;
-    if (!st || !w->block) return w->rows - r;
-    row_block *b = find_block(st, w, r);
+    if (!st || !w->blocks) return w->rows - r;
+    row_block *b = find_block(w, r);
     uint64_t start = llamac_nanoseconds();
     size_t rows = 0;
     if (start - s->report_time > REPORTED) {
@@ -6658,12 +6663,12 @@ static size_t await_rows(llama_session *s, const weight *w, size_t r) {
     for (; r + rows < w->rows; rows += b++->rows) {
         if (b->at) continue;
         if (st->used == SLOTS / 4) break;
-        if (!inside) llamac_enter(&st->monitor);
+        if (!inside) start = llamac_nanoseconds(), llamac_enter(&st->monitor);
         inside = true;
         if (!use_block(s, b, rows == 0)) break;
     }
     if (!inside) return rows;
-    if (rows > 0) st->waited += llamac_nanoseconds() - start;
+    st->waited += llamac_nanoseconds() - start;
     llamac_leave(&st->monitor);
     return rows;
 }
@@ -6671,8 +6676,8 @@ static size_t await_rows(llama_session *s, const weight *w, size_t r) {
 static size_t find_rows(const llama_session *s, const weight *w, size_t r, weight_rows *rows,
                         size_t *end) {
     size_t cols = across(w), height = part_rows(w), first = r / height * height;
-    bool streamed = s->stream && w->block;
-    const row_block *b = streamed ? find_block(s->stream, w, r) : NULL;
+    bool streamed = s->stream && w->blocks;
+    const row_block *b = streamed ? find_block(w, r) : NULL;
     *rows = (weight_rows){.part = b                     ? b->at
                                   : w->split == BY_ROWS ? w->part + r / height
                                                         : w->part,
@@ -6690,32 +6695,33 @@ static void release_rows(llama_session *s) {
     llamac_enter(&st->monitor);
     for (; st->used; st->used--, st->queued--, st->head = (st->head + 1) % SLOTS) {
         row_block *b = &st->blocks[st->slots[st->head].block];
-        if (!is_kept(st, b)) b->at = NULL;
+        if (!is_kept(b, st->keep)) b->at = NULL;
     }
     llamac_leave(&st->monitor);
 }
 
 /* Returns how many bytes of weights may be kept beside the sessions. Inside the monitor. */
 static size_t keepable(const weight_stream *st) {
-    enum { REST = 256 }; /* of it: for the vocabulary, vectors, stacks */
-    uint64_t others = st->sessions + SLOTS * (uint64_t)st->slot_bytes + st->limit / REST;
+    enum { RESERVE_SHARE = 256 }; /* of the limit: for the vocabulary, vectors, stacks */
+    uint64_t others = st->sessions + SLOTS * (uint64_t)st->slot_bytes + st->limit / RESERVE_SHARE;
     uint64_t left = others < st->limit ? st->limit - others : 0;
-    return left < st->most_kept ? (size_t)left : st->most_kept;
+    return left < st->reserved ? (size_t)left : st->reserved;
 }
 
 /* Fits the kept blocks to what the sessions leave. Inside the monitor, before a pass. */
 static void fit_kept(weight_stream *st) {
-    size_t keep = keepable(st), begin = sectors(keep);
+    size_t keep = keepable(st), page = st->model->page;
+    size_t begin = (keep + page - 1) / page * page;
     if (keep == st->keep) return;
-    read_from(st, 0);
+    restart_reading(st, 0);
     st->keep = keep;
     for (size_t i = 0; i < st->n_blocks; i++)
-        if (!is_kept(st, &st->blocks[i])) st->blocks[i].at = NULL;
-    if (begin < st->most_kept) llamac_discard_memory(st->kept + begin, st->most_kept - begin);
+        if (!is_kept(&st->blocks[i], st->keep)) st->blocks[i].at = NULL;
+    if (begin < st->reserved) llamac_discard_memory(st->kept + begin, st->reserved - begin);
 }
 
 /* Lets the readers read the first blocks of the next pass, unless a pass is at work. */
-static void fill_ring(weight_stream *st) {
+static void start_reading(weight_stream *st) {
     if (st->process != llamac_process()) return;
     llamac_enter(&st->monitor);
     if (!st->taken) {
@@ -6751,24 +6757,25 @@ static int take_stream(llama_session *s) {
 
 static void return_stream(llama_session *s) {
     weight_stream *st = s->stream;
-    if (!st) return;
-    release_rows(s);
+    bool child = st && st->process != llamac_process(); /* that a progress function made */
+    if (st && !child) release_rows(s);
     s->stream = NULL;
+    if (!st || child) return;
     llamac_enter(&st->monitor);
     st->taken = false;
     llamac_leave(&st->monitor);
 }
 
-/* Counts the memory of a session that is made, or freed: its own, and that of its draft model, which
- * stays in memory. */
-static void count_session(const llama_session *s, bool made) {
+/* Counts the memory of a session that is made: its own, and that of its draft model, which stays in
+ * memory. A session that is freed gives back what was counted. */
+static void count_session(llama_session *s, bool made) {
     weight_stream *st = s->model->stream;
-    uint64_t bytes = s->bytes;
-    if (!st || st->process != llamac_process()) return;
     const llama_session *d = s->guess.drafter;
-    if (d && !d->model->stream) bytes += d->model->token_bytes;
+    if (!st || st->process != llamac_process()) return;
+    if (made) s->counted = s->bytes + (d && !d->model->stream ? d->model->token_bytes : 0);
     llamac_enter(&st->monitor);
-    st->sessions += made ? bytes : -bytes;
+    if (made) st->sessions += s->counted;
+    else st->sessions -= s->counted;
     llamac_leave(&st->monitor);
 }
 
@@ -6779,7 +6786,7 @@ static void describe_stream(weight_stream *st, llama_info *info) {
     size_t keep = keepable(st);
     for (size_t i = 0; i < st->n_blocks; i++) {
         const row_block *b = &st->blocks[i];
-        *(b->place + b->bytes <= keep ? &info->kept_bytes : &info->stream_bytes) += file_bytes(b);
+        *(is_kept(b, keep) ? &info->kept_bytes : &info->stream_bytes) += file_bytes(b);
     }
     info->read_bytes = st->bytes_read;
     info->read_wait = st->waited;
@@ -6801,7 +6808,7 @@ static void stop_streaming(llama *m) {
         for (int i = 0; i < st->n_readers; i++) llamac_join_thread(st->readers[i]);
     }
     for (size_t f = 0; f < m->n_shards; f++) llamac_close_source(&st->files[f]);
-    llamac_free_memory(st->kept, st->most_kept);
+    llamac_free_memory(st->kept, st->reserved);
     llamac_free_memory(st->ring, SLOTS * st->slot_bytes);
     m->stream = NULL;
 }
@@ -6811,10 +6818,10 @@ static void stop_streaming(llama *m) {
  * themselves. Returns LLAMA_ENOMEM or LLAMA_EIO on failure. */
 static int start_streaming(llama *m, uint64_t limit, llama_error *err) {
     size_t outputs, n = divide_model(m, NULL, &outputs);
+    if (n == 0) return m->memory = LLAMA_MEMORY_MAP, LLAMA_OK; /* all are copies */
     weight_stream *st = llamac_new(&m->arena, 1, sizeof *st);
     row_block *blocks = llamac_new(&m->arena, n, sizeof *blocks);
     llamac_source *files = llamac_new(&m->arena, m->n_shards, sizeof *files);
-    if (n == 0) return LLAMA_OK; /* all are copies */
     if (!st || !blocks || !files) return llamac_out_of_memory(err, m->paths[0]);
     *st = (weight_stream){.model = m, .blocks = blocks, .n_blocks = n, .limit = limit};
     st->files = files;
@@ -6824,13 +6831,15 @@ static int start_streaming(llama *m, uint64_t limit, llama_error *err) {
     divide_model(m, blocks, &outputs);
     st->halted = true; /* opening reads no weights */
     size_t all = place_blocks(st, outputs);
-    st->most_kept = all < limit ? all : (size_t)limit;
+    st->reserved = all < limit ? all : (size_t)limit;
     m->stream = st;
-    st->kept = st->most_kept ? llamac_reserve_memory(st->most_kept) : NULL;
+    st->kept = st->reserved ? llamac_reserve_memory(st->reserved) : NULL;
     st->ring = llamac_reserve_memory(SLOTS * st->slot_bytes);
-    if (!st->ring || (!st->kept && st->most_kept))
-        return llamac_fail(err, LLAMA_ENOMEM, "%zu MB for weights cannot be reserved",
-                           st->most_kept / 1000000);
+    if (!st->ring || (!st->kept && st->reserved))
+        return llamac_fail(err, LLAMA_ENOMEM,
+                           "%zu MB for weights cannot be reserved; set a smaller memory limit, or "
+                           "map the weights",
+                           (st->reserved + SLOTS * st->slot_bytes) / 1000000);
     for (size_t f = 0; f < m->n_shards; f++) {
         int status = llamac_open_source(&files[f], &m->files[f], m->paths[f], err);
         if (status) return status;
@@ -6842,8 +6851,6 @@ static int start_streaming(llama *m, uint64_t limit, llama_error *err) {
     return LLAMA_OK;
 }
 
-static uint64_t default_session_bytes(const llama *m);
-
 /* Decides how the weights of a model that is open are held in memory. AUTO streams them if they do
  * not fit, together with a session of the default options, in the memory that is available or that
  * the host allows. */
@@ -6853,12 +6860,18 @@ static int hold_weights(llama *m, const llama_options *o, llama_error *err) {
     uint64_t limit = o->memory_limit ? o->memory_limit : available;
     m->memory = o->memory;
     if (m->memory == LLAMA_MEMORY_AUTO) {
-        bool fits = limit == 0 || m->token_bytes + default_session_bytes(m) <= limit;
+        bool fits = limit == 0 || m->token_bytes + llama_session_bytes(m, NULL) <= limit;
         m->memory = fits ? LLAMA_MEMORY_MAP : LLAMA_MEMORY_STREAM;
     }
     if (m->memory == LLAMA_MEMORY_LOCK) return lock_files(m, err);
     if (m->memory == LLAMA_MEMORY_MAP) return LLAMA_OK;
-    return start_streaming(m, limit, err);
+    int status = start_streaming(m, limit, err);
+    if (status && o->memory == LLAMA_MEMORY_AUTO) { /* mapped, it works too */
+        stop_streaming(m);
+        m->memory = LLAMA_MEMORY_MAP;
+        return LLAMA_OK;
+    }
+    return status;
 }
 
 /* ---- Opening and closing ---- */
@@ -7065,7 +7078,7 @@ LLAMAC_API int llama_prefetch(const llama *m, llama_progress_fn progress, void *
     uint64_t done = 0;
     bool stopped = false;
     if (!m) return LLAMA_EINVAL;
-    if (m->stream) return fill_ring(m->stream), LLAMA_OK;
+    if (m->stream) return start_reading(m->stream), LLAMA_OK;
     for (size_t f = 0; f < m->n_shards; f++)
         for (size_t i = 0, n; i < m->files[f].size && !stopped; i += n, done += n) {
             n = m->files[f].size - i < CHUNK ? m->files[f].size - i : CHUNK;
@@ -7324,8 +7337,6 @@ LLAMAC_API uint64_t llama_session_bytes(const llama *m, const llama_session_opti
     return !m || check_session_options(&s, &drafter, options, NULL) ? 0
                                                                     : layout_with_drafter(&s, NULL);
 }
-
-static uint64_t default_session_bytes(const llama *m) { return llama_session_bytes(m, NULL); }
 
 LLAMAC_API int llama_session_new(llama_session **session, const llama *m,
                                  const llama_session_options *options, llama_error *err) {
@@ -9043,15 +9054,71 @@ static int context_sequence(const llama_session *s, const int32_t *tokens, size_
     return second > first || (first < MIN_PREFIX && llama_length(s, 1) == 0 && llama_length(s, 0));
 }
 
-/* Scores n continuations, at most as many as there are sequences besides the contexts'. Evaluates
- * each context, then all continuations in one pass over the weights. Errors name a continuation by
- * its index; that of the first one is `index`. */
+/* A context of a group of continuations: which continuation has it first, and its tokens. */
+typedef struct {
+    size_t first, n;
+    const int32_t *tokens;
+    bool evaluated;
+} shared_context;
+
+/* Returns the longest prefix of tokens[n] that a sequence holds, one of those for contexts or of the
+ * `known` contexts that are evaluated, and sets *from to that sequence. */
+static size_t longest_prefix(const llama_session *s, const shared_context *c, size_t known,
+                             const int32_t *tokens, size_t n, int *from) {
+    size_t longest = cached_prefix(s, *from = 0, tokens, n), other;
+    if ((other = cached_prefix(s, 1, tokens, n)) > longest) longest = other, *from = 1;
+    for (size_t i = 0; i < known; i++) {
+        if (!c[i].evaluated) continue;
+        other = common_prefix(tokens, n, c[i].tokens, c[i].n);
+        if (other > longest) longest = other, *from = CONTEXTS + (int)c[i].first;
+    }
+    return longest;
+}
+
+/* Evaluates contexts c[n], each in the sequence of the continuation that has it first, with as few
+ * passes over the weights as there are batches. A context that shares a long prefix with another one,
+ * such as examples in front of the question, waits until that is evaluated. */
+static int evaluate_contexts(llama_session *s, shared_context *c, size_t n) {
+    llama_span spans[MAX_CONCURRENT];
+    int status = LLAMA_OK;
+    for (size_t left = n; left && status == LLAMA_OK;) {
+        size_t n_spans = 0;
+        for (size_t i = 0; i < n && status == LLAMA_OK; i++) {
+            if (c[i].evaluated) continue;
+            int from, to = CONTEXTS + (int)c[i].first;
+            size_t cached = longest_prefix(s, c, n, c[i].tokens, c[i].n, &from), waiting = 0;
+            for (size_t k = 0; k < i; k++) {
+                size_t common = common_prefix(c[i].tokens, c[i].n, c[k].tokens, c[k].n);
+                if (!c[k].evaluated && common > waiting) waiting = common;
+            }
+            if (waiting > cached + MIN_PREFIX) continue;
+            if (cached >= MIN_PREFIX || cached == c[i].n) status = llama_fork(s, to, from);
+            else cached = 0;
+            cached = status ? 0 : rewind_to(s, to, cached, c[i].n);
+            spans[n_spans++] = (llama_span){to, c[i].tokens + cached, c[i].n - cached};
+        }
+        if (status == LLAMA_OK) status = llama_eval_batch(s, spans, n_spans);
+        for (size_t i = 0; i < n_spans; i++)
+            for (size_t k = 0; k < n; k++)
+                if (CONTEXTS + (int)c[k].first == spans[i].seq) c[k].evaluated = true, left--;
+    }
+    /* For the next group: the last contexts stay. */
+    for (size_t i = n < CONTEXTS ? 0 : n - CONTEXTS; i < n && status == LLAMA_OK; i++)
+        status =
+            llama_fork(s, context_sequence(s, c[i].tokens, c[i].n), CONTEXTS + (int)c[i].first);
+    return status;
+}
+
+/* Scores n continuations, at most as many as there are sequences besides the contexts'. Evaluates all
+ * contexts, then all continuations in one pass over the weights. Errors name a continuation by its
+ * index; that of the first one is `index`. */
 static int score_continuations(llama_session *s, llama_continuation *e, size_t n, size_t index,
                                llamac_arena *arena) {
     llama_span spans[MAX_CONCURRENT];
-    size_t total = 0;
+    shared_context contexts[MAX_CONCURRENT];
+    size_t total = 0, n_contexts = 0, context_of[MAX_CONCURRENT];
     int status = LLAMA_OK;
-    for (size_t k = 0; k < n && status == LLAMA_OK; k++) {
+    for (size_t k = 0; k < n; k++) {
         int32_t *tokens;
         clear_error(s);
         status = tokenize_continuation(s->model, &e[k], &tokens, arena, &s->error);
@@ -9061,12 +9128,18 @@ static int score_continuations(llama_session *s, llama_continuation *e, size_t n
                                  "the session's context of %zu positions",
                                  e[k].given, e[k].tokens, s->context);
         if (status) return name_in_error(s, "continuation", index + k, status);
-        int from = context_sequence(s, tokens, e[k].given), to = CONTEXTS + (int)k;
-        status = llama_prefill(s, from, tokens, e[k].given);
-        if (status == LLAMA_OK) status = llama_fork(s, to, from);
-        spans[k] = (llama_span){to, tokens + e[k].given, e[k].tokens};
+        size_t i = 0, given = e[k].given;
+        while (i < n_contexts && (contexts[i].n != given ||
+                                  memcmp(contexts[i].tokens, tokens, given * sizeof *tokens) != 0))
+            i++;
+        if (i == n_contexts) contexts[n_contexts++] = (shared_context){k, given, tokens, false};
+        context_of[k] = i;
+        spans[k] = (llama_span){CONTEXTS + (int)k, tokens + given, e[k].tokens};
         total += e[k].tokens;
     }
+    status = evaluate_contexts(s, contexts, n_contexts);
+    for (size_t k = 0; k < n && status == LLAMA_OK; k++)
+        status = llama_fork(s, spans[k].seq, CONTEXTS + (int)contexts[context_of[k]].first);
     if (status) return status;
     float *logprob = llamac_new(arena, total, sizeof *logprob);
     int32_t *rank = llamac_new(arena, total, sizeof *rank);

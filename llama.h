@@ -137,7 +137,8 @@ typedef struct {
 
 /* Reports progress on the calling thread: of "prompt" at least once a layer, before it is computed.
  * In the last report of work that succeeds, done is total. Return 0 to continue, any other value to
- * cancel. `what` names the work and its unit: "prompt" counts layers x tokens, and so does "text", a
+ * cancel. While weights are streamed, a number may be reported again, about every 50 ms. `what` names
+ * the work and its unit: "prompt" counts layers x tokens, and so does "text", a
  * pass of llama_generate in which no prompt is evaluated, or of llama_verify, or of the draft model,
  * which counts its own layers; "weights", "md5" and "state" (saving and loading) count bytes. */
 typedef int (*llama_progress_fn)(void *user, const char *what, uint64_t done, uint64_t total);
@@ -165,18 +166,23 @@ LLAMAC_API const char *llama_build(void);
 typedef struct llama llama;                 /* a model: weights and tokenizer */
 typedef struct llama_session llama_session; /* KV cache, buffers and positions of one user */
 
-/* How weights are held in memory. Never changes a result. */
-enum {
-    LLAMA_MEMORY_AUTO,  /* MAP, or STREAM if the weights and a session with the default options do
-                         * not fit in memory_limit or, if that is 0, in the memory that is free */
-    LLAMA_MEMORY_MAP,   /* mapped: the system reads pages on demand */
-    LLAMA_MEMORY_LOCK,  /* mapped and locked in memory (mlock) */
-    LLAMA_MEMORY_STREAM /* a part is kept in memory, the rest read from the files in every pass. The
-                         * sessions of the model take turns: a call that evaluates waits for that of
-                         * another thread, and gives EINVAL in a function that another session's
-                         * call has called. A file that cannot be read gives EIO; later calls try
-                         * again. A child of fork maps the weights */
-};
+/* How weights are held in memory. Never changes a result.
+ *
+ *     MAP      mapped: the system reads pages on demand, and keeps them while there is room
+ *     LOCK     mapped, and locked in memory (mlock)
+ *     STREAM   as many weights as the memory limit allows are kept in memory, the rest is read from
+ *              the files in every pass, ahead of its use
+ *     AUTO     STREAM, if the weights and a session with the default options do not fit in the memory
+ *              limit; else, or if streaming cannot be set up, MAP. If you plan larger sessions, choose
+ *              STREAM
+ *
+ * While weights are streamed, the sessions of the model evaluate one at a time: a call waits until the
+ * call of another thread has ended. A function of the host that such a call has called cannot evaluate
+ * with another session of the model: EINVAL. It must not wait for a thread that does, either. A file
+ * that cannot be read gives EIO, and the next call tries again. The model has four threads and up to
+ * two descriptors for each file until llama_close. The kept weights do not come from the allocator. In
+ * a child of fork the weights are mapped. */
+enum { LLAMA_MEMORY_AUTO, LLAMA_MEMORY_MAP, LLAMA_MEMORY_LOCK, LLAMA_MEMORY_STREAM };
 
 typedef struct {
     size_t size;                      /* sizeof(llama_options) */
@@ -185,8 +191,11 @@ typedef struct {
                                  * in the parent folder. If there is none, the model opens and
                                  * functions on text fail */
     int memory;                       /* LLAMA_MEMORY_... */
-    uint64_t memory_limit;            /* bytes of memory for weights and sessions, for AUTO and
-                                 * STREAM; 0: nearly all that is free when the model is opened */
+    uint64_t memory_limit;            /* for STREAM and AUTO: bytes for kept weights, what is read
+                                 * ahead (up to 140 MB) and all sessions of the model with their draft
+                                 * models. Each session counts in full (llama_session_bytes). Not a
+                                 * cap for sessions: if they take all of it, no weights are kept. 0:
+                                 * 95% of the memory that is available when the model is opened */
     llama_progress_fn progress;       /* reserved: opening does not read the weights */
     void *user;                       /* first argument of progress */
     const llama_allocator *allocator; /* copied; NULL: aligned_alloc and free */
@@ -679,13 +688,12 @@ typedef struct {
     int add_eos; /* 1: the files ask for </s> after each text. It is not appended, because the
                      * model must continue the text */
     int memory;  /* LLAMA_MEMORY_MAP, _LOCK or _STREAM: how the weights are held in memory */
-    /* STREAM: bytes of weights kept in memory; bytes that a pass reads from the files; both with the
-     * sessions that exist now */
-    uint64_t kept_bytes, stream_bytes;
-    /* STREAM: bytes read from the files so far; nanoseconds for which passes waited for them */
-    uint64_t read_bytes, read_wait;
-    uint64_t
-        read_speed; /* STREAM: bytes per second that reading reached lately; 0: nothing was read */
+    /* If weights are streamed; else, and in a child of fork, 0: */
+    uint64_t kept_bytes; /* weights that stay in memory once they are read, with today's sessions */
+    uint64_t stream_bytes; /* weights that each pass reads */
+    uint64_t read_bytes;   /* bytes read from the files so far */
+    uint64_t read_wait;    /* nanoseconds for which evaluations waited for them */
+    uint64_t read_speed;   /* about how many bytes per second were read lately; 0: none were read */
 } llama_info;
 
 /* Fills in *info, whose size must be set. Errors: EINVAL. */

@@ -529,14 +529,17 @@ static const char tokenize_help[] =
 static const char info_help[] =
     "Prints the model's format, shape, constants, number of parameters, size and\n"
     "tokenizer. Also prints the memory needed for the context of -c, and the kernels\n"
-    "that would run. The weights are not read.\n"
+    "that would run. If the model does not fit in memory, prints how much of it is\n"
+    "kept, how much every pass reads from the files and how long that takes; for\n"
+    "this it reads some weights, at most two seconds long. Else it reads none.\n"
     "\n"
     "With --json these are an object. Its keys are model, format, dtype, shards,\n"
     "dim, layers, heads, kv_heads, head_dim, hidden, vocab, norm_eps, rope_theta,\n"
     "parameters, file_bytes, tokenizer (true or false), bos, eos (null: none), ends\n"
     "(all tokens that end a text), add_bos (whether <s> is put before a text),\n"
-    "trained_context, context, kv_bytes_per_token, memory_needed and memory (bytes)\n"
-    "and kernels.\n";
+    "trained_context, context, kv_bytes_per_token, memory_needed, memory (bytes),\n"
+    "weights (map, lock or stream), kept_bytes, pass_bytes (read in every pass) and\n"
+    "read_bytes_per_second, all 0 if weights are not streamed, and kernels.\n";
 
 static const char check_help[] =
     "Reads every weight. Reports the first of these faults, and exits with code 3:\n"
@@ -727,14 +730,13 @@ static const struct {
     {EVALUATE | COMMON, "-t, --threads N", INTEGER, IN(session.threads, 1, 1024),
      "number of threads (default: all cores available)"},
     {EVALUATE, "-b, --batch-size N", INTEGER, IN(session.batch, 1, 1 << 20),
-     "tokens in one pass over the weights (default 256)"},
+     "tokens in a pass (default 256; 512 if streamed)"},
     {MODEL, "--rope-theta X", REAL, IN(model.rope_theta, 1, 1e30),
      "base of RoPE (default: what the model's files say)"},
     {MODEL, "--memory MODE", STRING, AT(memory_mode),
-     "weights: map, lock (in memory), stream (from disk)\nor auto (default: map if they fit in "
-     "memory)"},
+     "weights: auto (default), map, lock or stream"},
     {MODEL, "--memory-limit SIZE", SIZE, AT(model.memory_limit),
-     "memory for weights and KV cache: 800M, 16G, ..."},
+     "for weights and KV cache (default: what is free)"},
     {EVALUATE, "--kernels NAME", STRING, AT(session.kernels),
      "scalar, avx2, avx512 or neon (default: the fastest)"},
     {EVALUATE, "--fast", FLAG, AT(fast), "use AMX for prompts: the last bits of results differ"},
@@ -808,6 +810,22 @@ static void set_number(size_t i, const char *value) {
     else *(float *)at = (float)(v > 0 && v < 1e-30 ? 1e-30 : v); /* not 0, which may mean off */
 }
 
+/* Parse a size of memory: a number with a unit, 800M, 1.5G, 16GB or 16GiB. Units are powers of 1024.
+ * Exits with an error if it is not valid. */
+static uint64_t parse_size(const char *names, const char *value) {
+    static const char units[] = "KMGT";
+    size_t digits = strspn(value, "0123456789.");
+    const char *unit = value[digits] ? strchr(units, toupper((unsigned char)value[digits])) : NULL;
+    const char *rest = unit ? value + digits + 1 : "?";
+    double size = strtod(value, NULL);
+    for (; unit && unit >= units; unit--) size *= 1024;
+    if ((*rest && strcasecmp(rest, "B") != 0 && strcasecmp(rest, "iB") != 0) || !digits ||
+        !(size >= 1 && size < 1e18))
+        refuse("%s: '%s' is not a size such as 800M or 16G (K, M, G: powers of 1024)", names,
+               value);
+    return (uint64_t)size;
+}
+
 /* Store the value of row i where the table says. */
 static void set_option(size_t i, const char *value) {
     void *at = (char *)&options + option_table[i].offset;
@@ -836,16 +854,7 @@ static void set_option(size_t i, const char *value) {
             refuse("-s: '%s' is not a whole number from 0 to 2^64-1", value);
         options.seeded = true;
         break;
-    case SIZE: {
-        static const char units[] = "KMG";
-        double size = strtod(value, &end);
-        const char *unit = *end ? strchr(units, toupper((unsigned char)*end)) : NULL;
-        if (unit) size *= (double)((int64_t)1 << 10 * (1 + unit - units)), end++;
-        if (*end || value[strspn(value, "0123456789.kmgKMG")] || !(size >= 1 && size < 1e18))
-            refuse("%s: '%s' is not a size such as 800M or 16G", option_table[i].names, value);
-        *(uint64_t *)at = (uint64_t)size;
-        break;
-    }
+    case SIZE: *(uint64_t *)at = parse_size(option_table[i].names, value); break;
     case INTEGER:
     case REAL: set_number(i, value); break;
     }
@@ -1014,14 +1023,17 @@ static void print_help(void) {
 
 /* The values of options that have a fixed set of them. */
 static const char *const option_values[][2] = {{"--kernels", "scalar avx2 avx512 neon"},
-                                               {"--memory MODE", "auto map lock stream"},
+                                               {"--memory", "auto map lock stream"},
                                                {"--completion", "bash zsh fish"}};
 enum { OPTION_VALUES = sizeof option_values / sizeof *option_values };
 
 /* Return the fixed values of option row i, or NULL. */
 static const char *values_of(size_t i) {
-    for (int k = 0; k < OPTION_VALUES; k++)
-        if (strstr(option_table[i].names, option_values[k][0])) return option_values[k][1];
+    size_t n = 0;
+    for (int k = 0; k < OPTION_VALUES; k++, n = 0)
+        for (const char *name = option_table[i].names; (name = next_name(name, &n));)
+            if (n == strlen(option_values[k][0]) && strncmp(name, option_values[k][0], n) == 0)
+                return option_values[k][1];
     return NULL;
 }
 
@@ -1606,16 +1618,20 @@ static void check_kernels(const char *given) {
     refuse("--kernels: this CPU or this build has no %s; available: %s", given, usable.text);
 }
 
+static const char *const memory_modes[] = {"auto", "map", "lock", "stream"}; /* LLAMA_MEMORY_... */
+
 /* Open the model and describe it in run.info. Exits with an error if that fails. */
 static void open_model(void) {
-    static const char *const modes[] = {"auto", "map", "lock", "stream"}; /* LLAMA_MEMORY_... */
     struct sigaction action = {.sa_sigaction = on_sigbus, .sa_flags = SA_SIGINFO};
     struct stat st;
     const char *mode = options.memory_mode;
     int *memory = &options.model.memory;
     llama_error err;
-    while (mode && *memory < 4 && strcmp(mode, modes[*memory]) != 0) ++*memory;
+    while (mode && *memory < 4 && strcmp(mode, memory_modes[*memory]) != 0) ++*memory;
     if (*memory == 4) refuse("--memory: '%s' is not auto, map, lock or stream", mode);
+    bool once =
+        options.command->bit & (CHECK | TOKENIZE); /* weights are read once, or not at all */
+    if (once && *memory != LLAMA_MEMORY_LOCK) *memory = LLAMA_MEMORY_MAP;
     sigaction(SIGBUS, &action, NULL);
     int status = llama_open(&run.model, options.model_path, &options.model, &err);
     if (status == LLAMA_EIO && stat(options.model_path, &st) != 0)
@@ -1707,10 +1723,10 @@ static int on_progress(void *user, const char *what, uint64_t done, uint64_t tot
     bool text = strcmp(what, "text") == 0;
     (void)user;
     if (text && done == 0) run.progress.start_time = 0; /* a pass begins */
-    if (strcmp(what, "prompt") == 0 ? prompt
-        : text ? run.progress.start_time == 0 || now() - run.progress.start_time > 2
-               : true)
-        show_progress(text ? "pass" : what, (double)done, (double)total);
+    bool shown = true;
+    if (strcmp(what, "prompt") == 0) shown = prompt;
+    if (text) shown = run.progress.start_time == 0 || now() - run.progress.start_time > 2;
+    if (shown) show_progress(text ? "pass" : what, (double)done, (double)total);
     return interrupted;
 }
 
@@ -2555,6 +2571,28 @@ static item *read_items(size_t *n, size_t *max_continuations, size_t *longest) {
     return (void *)memory.text;
 }
 
+/* Score the first of n items, and as many of the next ones as have room in the same passes over the
+ * weights, for `together` continuations. Returns their number. `all` is memory for their continuations. */
+static size_t score_group(const item *items, size_t n, size_t together, bytes *all) {
+    size_t group = 0, total = 0;
+    cut(all, 0);
+    for (; group < n; group++) {
+        const item *it = &items[group];
+        size_t own = it->error ? 0 : 2 * it->n;
+        if (group && total + own > together) break;
+        append(all, it->c, own * sizeof *it->c);
+        total += own;
+    }
+    llama_continuation *c = (void *)all->text;
+    must(llama_loglikelihood(run.session, c, total));
+    for (size_t i = 0; i < group; i++) {
+        size_t own = items[i].error ? 0 : 2 * items[i].n;
+        memcpy(items[i].c, c, own * sizeof *c);
+        c += own;
+    }
+    return group;
+}
+
 /* Score the continuations of all items, and print the accuracy of each rule. */
 static void run_score(void) {
     size_t n = 0, max_continuations = 1, longest = 1, labelled = 0, right[RULES] = {0};
@@ -2564,14 +2602,19 @@ static void run_score(void) {
     note_special(&run.inputs->text);
     const item *items = read_items(&n, &max_continuations, &longest);
     if (!options.session.context) run.context = longest;
-    size_t together = 2 * max_continuations < MAX_TOGETHER ? 2 * max_continuations : MAX_TOGETHER;
-    new_session(fit_sequences(2 + together, 3), true); /* llama_loglikelihood keeps 2 contexts */
-    for (size_t i = 0; i < n; i++) {
-        if (!items[i].error) must(llama_loglikelihood(run.session, items[i].c, 2 * items[i].n));
+    size_t together = n * 2 * max_continuations;
+    if (together > MAX_TOGETHER) together = MAX_TOGETHER;
+    together = fit_sequences(2 + together, 3) - 2; /* llama_loglikelihood keeps 2 contexts */
+    new_session(2 + together, true);
+    bytes all = {.n = 0};
+    for (size_t i = 0, group; i < n; i += group) {
+        group = score_group(items + i, n - i, together, &all);
         clear_progress();
-        print_item(&items[i], i, right);
-        labelled += items[i].label >= 0 && !items[i].error;
-        show_progress("score", (double)(i + 1), (double)n);
+        for (size_t k = i; k < i + group; k++) {
+            print_item(&items[k], k, right);
+            labelled += items[k].label >= 0 && !items[k].error;
+        }
+        show_progress("score", (double)(i + group), (double)n);
     }
     clear_progress();
     for (int rule = 0; rule < RULES && labelled; rule++) {
@@ -2665,28 +2708,37 @@ static void print_info_object(double needed, double memory) {
     printf("], \"add_bos\": %s", i->add_bos ? "true" : "false");
     printf(", \"trained_context\": %d, \"context\": %zu, \"kv_bytes_per_token\": %" PRIu64,
            i->context, run.context, i->kv_bytes_per_token);
-    printf(", \"memory_needed\": %.0f, \"memory\": %.0f, \"kernels\": \"%s\"}\n", needed, memory,
-           llama_session_kernels(run.session));
+    printf(", \"memory_needed\": %.0f, \"memory\": %.0f", needed, memory);
+    printf(", \"weights\": \"%s\", \"kept_bytes\": %" PRIu64 ", \"pass_bytes\": %" PRIu64
+           ", \"read_bytes_per_second\": %" PRIu64,
+           memory_modes[i->memory], i->kept_bytes, i->stream_bytes, i->read_speed);
+    printf(", \"kernels\": \"%s\"}\n", llama_session_kernels(run.session));
 }
 
-/* If weights are streamed, print what a pass reads and how long that takes: the library begins to read
- * the first weights, and its speed is taken when it has read some. */
-static void print_streaming(void) {
-    llama_prefetch(run.model, NULL, NULL);
+/* If weights are streamed, find out how fast: the library begins to read the first weights, and its
+ * speed is known when it has read some. */
+static void measure_reading(void) {
     double start = now();
-    uint64_t before = 0;
+    uint64_t before;
+    if (!streamed()) return;
+    llama_prefetch(run.model, NULL, NULL);
     do {
         before = run.info.read_bytes;
         nanosleep(&(struct timespec){.tv_nsec = 50000000}, NULL);
         llama_describe(run.model, &run.info);
     } while ((run.info.read_bytes == 0 || run.info.read_bytes > before) && now() - start < 2);
+}
+
+/* If weights are streamed, print what a pass reads and how long that takes. */
+static void print_streaming(void) {
     double read = (double)run.info.stream_bytes, speed = (double)run.info.read_speed;
+    if (!streamed()) return;
     printf("streaming   %.1f GB of weights are kept in memory, %.1f GB are read in every pass\n",
            (double)run.info.kept_bytes / 1e9, read / 1e9);
     if (speed > 0)
         printf(
-            "pass        at least %.1f s, as the disk reads %.2f GB/s now; for one token or for\n"
-            "            dozens: --lines, -k, score and --draft share passes\n",
+            "pass        at least %.1f s, as the disk reads %.2f GB/s now, for one token or for\n"
+            "            several: --lines, -k, score and --draft share passes\n",
             read / speed, speed / 1e9);
 }
 
@@ -2706,6 +2758,7 @@ static void run_info(void) {
     exit_on_error(status, err.text);
     double needed = (double)(i->file_bytes + llama_session_bytes(run.model, &options.session));
     double memory = physical_memory();
+    measure_reading();
     if (options.json) {
         print_info_object(needed, memory);
         return;
@@ -2732,7 +2785,7 @@ static void run_info(void) {
            needed - (double)i->file_bytes > memory ? ": the context does not fit; see -c"
            : needed > memory && !streamed() ? ": weights will be read from disk again and again"
                                             : "");
-    if (streamed()) print_streaming();
+    print_streaming();
     printf("kernels     %s\n", llama_session_kernels(run.session));
 }
 

@@ -248,7 +248,7 @@ case_refusals() {
     refuse 2 "ppl of a file and -f" "ppl takes one FILE" $llama ppl $model a -f b
     refuse 2 "score of two files" "score takes one FILE" $llama score $model -f a -f b
     refuse 2 "--memory" "map, lock or stream" $llama $model x --memory disk
-    for size in "" 0 -1 1T 1.5GG G 0x10 inf; do
+    for size in "" 0 -1 8 1024 1X 1.5GG G 0x10 inf; do
         refuse 2 "--memory-limit $size" "not a size" $llama $model x --memory-limit "$size"
     done
     $llama $model x --memory lock -n 1 >$work/out 2>$work/err # where ulimit -l lets it
