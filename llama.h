@@ -46,8 +46,8 @@
  * - The library keeps no global state. It never prints, exits, aborts or raises a signal, and it
  *   leaves the host's signal handlers and locale alone. A call that computes saves the host's
  *   floating-point mode, sets the default mode and restores the host's at its end.
- * - A `llama` (a model) never changes after llama_open, except by llama_handle_sigbus. Threads and
- *   sessions may share it.
+ * - A `llama` (a model) never changes after llama_open, except by llama_handle_sigbus, and in what
+ *   llama_describe says of streaming. Threads and sessions may share it.
  * - A `llama_session` belongs to one thread at a time.
  * - llama_session_new allocates everything a session needs. Later calls allocate nothing, except
  *   llama_load, llama_load_file and llama_loglikelihood. Functions on text allocate and free
@@ -194,7 +194,8 @@ typedef struct {
     uint64_t memory_limit;            /* for STREAM and AUTO: bytes for kept weights, what is read
                                  * ahead (up to 140 MB) and all sessions of the model with their draft
                                  * models. Each session counts in full (llama_session_bytes). Not a
-                                 * cap for sessions: if they take all of it, no weights are kept. 0:
+                                 * cap for sessions: if they take all of it, no weights are kept. The
+                                 * embeddings stay mapped: the system can drop their pages. 0:
                                  * 95% of the memory that is available when the model is opened */
     llama_progress_fn progress;       /* reserved: opening does not read the weights */
     void *user;                       /* first argument of progress */

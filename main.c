@@ -531,7 +531,8 @@ static const char info_help[] =
     "tokenizer. Also prints the memory needed for the context of -c, and the kernels\n"
     "that would run. If the model does not fit in memory, prints how much of it is\n"
     "kept, how much every pass reads from the files and how long that takes; for\n"
-    "this it reads some weights, at most two seconds long. Else it reads none.\n"
+    "this it reads some weights, at most two seconds long. Else it reads none. Give\n"
+    "the -c that you will use: a short context leaves more memory to weights.\n"
     "\n"
     "With --json these are an object. Its keys are model, format, dtype, shards,\n"
     "dim, layers, heads, kv_heads, head_dim, hidden, vocab, norm_eps, rope_theta,\n"
@@ -1632,6 +1633,9 @@ static void open_model(void) {
     bool once =
         options.command->bit & (CHECK | TOKENIZE); /* weights are read once, or not at all */
     if (once && *memory != LLAMA_MEMORY_LOCK) *memory = LLAMA_MEMORY_MAP;
+    if (options.model.memory_limit &&
+        (*memory == LLAMA_MEMORY_MAP || *memory == LLAMA_MEMORY_LOCK) && !once)
+        refuse("--memory-limit: it has no effect with --memory %s", mode);
     sigaction(SIGBUS, &action, NULL);
     int status = llama_open(&run.model, options.model_path, &options.model, &err);
     if (status == LLAMA_EIO && stat(options.model_path, &st) != 0)
@@ -1662,17 +1666,6 @@ static void open_model(void) {
         note("-c %d: %s trained for %d positions; beyond them the text gets worse",
              options.session.context,
              meta ? "LLaMA was trained for 2048 positions, Llama 2 was" : "the model was", trained);
-}
-
-/* Open the model of --draft, if it is given. Exits with an error if that fails. */
-static void open_draft(void) {
-    bool lock = options.model.memory == LLAMA_MEMORY_LOCK; /* else mapped: it is never streamed */
-    llama_options o = {.size = sizeof o, .memory = lock ? LLAMA_MEMORY_LOCK : LLAMA_MEMORY_MAP};
-    llama_error err;
-    if (!options.draft_path) return;
-    exit_on_error(llama_open(&run.draft, options.draft_path, &o, &err), err.text);
-    run.draft_info.size = sizeof run.draft_info;
-    llama_describe(run.draft, &run.draft_info);
 }
 
 /* Return the bytes of the weights of the model and the draft model. */
@@ -1735,6 +1728,26 @@ static double physical_memory(void) {
     return (double)sysconf(_SC_PHYS_PAGES) * (double)sysconf(_SC_PAGESIZE);
 }
 
+/* Open the model of --draft, if it is given. Exits with an error if that fails. */
+static void open_draft(void) {
+    bool lock = options.model.memory == LLAMA_MEMORY_LOCK; /* else mapped: it is never streamed */
+    llama_options o = {.size = sizeof o, .memory = lock ? LLAMA_MEMORY_LOCK : LLAMA_MEMORY_MAP};
+    llama_error err;
+    if (!options.draft_path) return;
+    exit_on_error(llama_open(&run.draft, options.draft_path, &o, &err), err.text);
+    run.draft_info.size = sizeof run.draft_info;
+    llama_describe(run.draft, &run.draft_info);
+    double limit = (double)options.model.memory_limit;
+    if (limit == 0) limit = 0.9 * physical_memory();
+    if (options.model.memory == LLAMA_MEMORY_AUTO && !streamed() &&
+        weight_bytes() + cache_bytes() > limit) {
+        llama_close(run.model); /* both do not fit: the draft model stays in memory */
+        options.model.memory = LLAMA_MEMORY_STREAM;
+        exit_on_error(llama_open(&run.model, options.model_path, &options.model, &err), err.text);
+        llama_describe(run.model, &run.info);
+    }
+}
+
 /* Return how many of n sequences fit in half of the memory that the weights leave free; at least
  * `min`. If the weights are streamed, sequences are worth more than kept weights, because all of them
  * share each pass: they may take nine tenths of the memory. */
@@ -1772,6 +1785,13 @@ static void new_session(size_t n, bool read_ahead) {
     int status = llama_session_new(&run.session, run.model, so, &err);
     if (status == LLAMA_ENOMEM) die(EXIT_MEMORY, "%s: see %s", err.text, memory_options());
     exit_on_error(status, err.text);
+    llama_describe(run.model, &run.info);
+    if (streamed() && run.info.kept_bytes == 0)
+        note("the context of %zu positions takes %.1f GB, so no weights are kept in memory; see -c",
+             run.context, cache_bytes() * (double)n / 1e9);
+    else if (run.info.stream_bytes && options.command->bit != INFO)
+        note("the model does not fit in the memory: every pass reads %.3g GB of it; see llama info",
+             (double)run.info.stream_bytes / 1e9);
     read_ahead = read_ahead && (streamed() || weight_bytes() < 0.9 * physical_memory());
     if (read_ahead && pthread_create(&thread, NULL, prefetch, NULL) == 0) pthread_detach(thread);
 }
@@ -1813,11 +1833,11 @@ static void print_stats(void) {
     llama_describe(run.model, &run.info);
     if (streamed())
         fprintf(stderr,
-                "streaming   %.1f GB kept, %.1f GB read in a pass; %.1f GB in all at %.2f GB/s, "
-                "waited %.1f s\n",
+                "streaming   %.3g GB kept, %.3g GB read in a pass; in all %.3g GB were read, and "
+                "waited "
+                "for %.1f s\n",
                 (double)run.info.kept_bytes / 1e9, (double)run.info.stream_bytes / 1e9,
-                (double)run.info.read_bytes / 1e9, (double)run.info.read_speed / 1e9,
-                (double)run.info.read_wait / 1e9);
+                (double)run.info.read_bytes / 1e9, (double)run.info.read_wait / 1e9);
     fprintf(stderr, "kernels     %s\nseed        %" PRIu64 "\n", llama_session_kernels(run.session),
             options.sampler.seed);
 }
@@ -2733,12 +2753,13 @@ static void measure_reading(void) {
 static void print_streaming(void) {
     double read = (double)run.info.stream_bytes, speed = (double)run.info.read_speed;
     if (!streamed()) return;
-    printf("streaming   %.1f GB of weights are kept in memory, %.1f GB are read in every pass\n",
+    printf("streaming   %.3g GB of weights are kept in memory, %.3g GB are read in every pass\n",
            (double)run.info.kept_bytes / 1e9, read / 1e9);
     if (speed > 0)
         printf(
-            "pass        at least %.1f s, as the disk reads %.2f GB/s now, for one token or for\n"
-            "            several: --lines, -k, score and --draft share passes\n",
+            "pass        at least %.2g s, as the disk reads %.2f GB/s now, for one token or for\n"
+            "            several: --lines, -k, score and --draft share passes; the first pass\n"
+            "            reads all weights\n",
             read / speed, speed / 1e9);
 }
 
