@@ -388,17 +388,16 @@ typedef struct {
     double since;       /* nanoseconds of passes since the slower of the two was tried */
 } pace;
 
-typedef struct {         /* guesses from one source: */
-    double tried, right; /* of the last ones, those compared with the token drawn; equal to it */
-} guess_source;
-
 enum {
-    LOOKUPS = 4,      /* sources of guesses: matches of 3, of 4 to 7, of 8 to 15, of more tokens, */
-    DRAFT = LOOKUPS,  /* and the draft model */
-    MAX_GUESSES = 32, /* maximum number of guesses in a pass over the weights */
+    LOOKUPS = 4,     /* sources of guesses: matches of 3, of 4 to 7, of 8 to 15, of more tokens, */
+    DRAFT = LOOKUPS, /* and the draft model */
+    SOURCES,
+    MAX_GUESSES = 32,                            /* maximum number of guesses in a pass */
     MAX_CONCURRENT = 64,                         /* maximum number of texts in a pass */
     MAX_TEXT_ROWS = MAX_CONCURRENT + MAX_GUESSES /* of a pass that has no prompt */
 };
+
+enum { SINGLY, LOOKED_UP, DRAFTED, WAYS }; /* to make a pass: see part IX */
 
 /* What llama_generate uses to guess tokens, and what it has learnt about guesses: part IX. The
  * session of a draft model has only its own times of passes. */
@@ -406,11 +405,11 @@ typedef struct {
     bool lookup;                         /* guesses are looked up in the texts */
     int index_bits;                      /* of a hash in the index of a sequence */
     llama_session *drafter;              /* of the draft model, in this session's memory; or NULL */
-    guess_source sources[LOOKUPS + 1];   /* how often the guesses of each source came true */
+    unsigned tried[SOURCES];             /* recent guesses compared with the token drawn */
+    unsigned right[SOURCES];             /* those of them that were equal to it */
     double pass_time[MAX_TEXT_ROWS + 1]; /* [rows] of a pass, in ns; 0: not known */
     size_t timed, max_rows;              /* passes that were timed; the most rows of one */
-    double since, patience; /* ns of passes since the last trial; how rare trials are */
-    int best, trials;       /* what paid most when that was last asked; number of trials */
+    double idle[WAYS], patience[WAYS];   /* ns of passes since it was used; how rare trials are */
 } guessing;
 
 struct llama_session {
@@ -7326,8 +7325,7 @@ static int check_session_options(llama_session *s, llama_session *d,
     guessing *g = &s->guess;
     g->lookup = !o.no_lookup && !s->kernels->pack; /* with AMX nothing is guessed */
     for (g->index_bits = 1; (size_t)1 << g->index_bits < s->context;) g->index_bits++;
-    for (int i = 0; i < LOOKUPS; i++) g->sources[i] = (guess_source){2, 1};
-    g->sources[DRAFT] = (guess_source){1, 0.75}; /* costs more to try, so a few misses are enough */
+    for (int i = 0; i < WAYS; i++) g->patience[i] = 1;
     return o.draft ? check_drafter(s, o.draft, d, err) : LLAMA_OK;
 }
 
@@ -8534,20 +8532,25 @@ LLAMAC_API int llama_prefill(llama_session *s, int seq, const int32_t *tokens, s
  * arXiv:2211.17192) without a rule for what to accept: the logits are the same to the bit, and a draw
  * depends on the seed and the position alone. A wrong guess costs time, nothing else.
  *
- * Guesses are looked up: what followed when the last tokens of the text occurred before, in the same
- * text or else in that of another sequence. Or a draft model draws them, a smaller one with the same
- * vocabulary. How many are evaluated follows from how long passes take in this session, and from how
+ * There are three ways to make a pass:
+ *
+ *   SINGLY      without guesses
+ *   LOOKED_UP   guesses are what followed when the last tokens of the text occurred before, in the
+ *               same text or in another sequence
+ *   DRAFTED     the draft model draws the guesses: a smaller model with the same vocabulary
+ *
+ * The way and the number of guesses follow from how long passes take in this session, and from how
  * many guesses came true. So the number of passes may differ from run to run; no text does. */
 
-/* What may follow a text. */
+/* A text, and what may follow it. */
 typedef struct {
-    int source;          /* in guessing.sources; -1: there is no guess */
-    const int32_t *from; /* [max] the tokens guessed; NULL: the draft model draws them */
-    size_t max;          /* maximum number of useful guesses */
-    size_t n;            /* guesses in the next pass */
-    int32_t next;        /* the guess of the token that is drawn next, or -1 */
-    int other_source;    /* another source, whose guess is only counted */
-    int32_t other_next;  /* its guess of the token that is drawn next, or -1 */
+    size_t left;          /* tokens that may still be drawn; 0: there is no text in this sequence */
+    size_t undrafted;     /* tokens of the text that the draft model has not evaluated */
+    const int32_t *found; /* [n_found] tokens looked up */
+    size_t n_found;
+    int source;   /* in guessing.tried: the source of the tokens looked up */
+    size_t n;     /* guesses in the next pass */
+    bool drafted; /* they are the draft model's */
 } proposal;
 
 enum {
@@ -8563,7 +8566,7 @@ static size_t hash_tokens(const llama_session *s, const int32_t *tokens, size_t 
 }
 
 /* Adds the new tokens of a sequence to its index. Positions from which the sequence was rewound may
- * still be in chains, and a chain may continue in that of another hash, so find_match compares the
+ * still be in chains, and a chain may continue in that of another hash, so look_up compares the
  * tokens. Chains always lead to lower positions, so they end. */
 static void update_index(const llama_session *s, sequence *q) {
     size_t p = q->indexed;
@@ -8578,92 +8581,68 @@ static void update_index(const llama_session *s, sequence *q) {
     q->indexed = p;
 }
 
-/* Finds where the last tokens of text[n] occur in a sequence before position `end` - 1, so that a
- * token follows. Looks at the newest few places and takes the longest match. Returns its length, or
- * 0; sets *at to the position after it. */
-static size_t find_match(const llama_session *s, const sequence *in, size_t end,
-                         const int32_t *text, size_t n, size_t *at) {
+/* Finds where the last tokens of a text occurred before, and sets what followed there. The text is
+ * that of sequence k and the token after it, which was drawn. Looks at the newest few places in each
+ * of the n sequences, in its own first, and takes the longest match. */
+static void look_up(const llama_session *s, int k, int n, proposal *g) {
     enum { PLACES = 16 };
-    size_t best = 0;
-    if (n < MIN_MATCH || in->indexed == 0) return 0;
-    uint32_t p = in->newest[hash_tokens(s, text, n - 1)];
-    for (int i = 0; i < PLACES && p != UNINDEXED; i++, p = in->before[p]) {
-        size_t match = 0, longest = p + 1 < n ? p + 1 : n;
-        if (longest > MAX_MATCH) longest = MAX_MATCH;
-        while (match < longest && in->tokens[p - match] == text[n - 1 - match]) match++;
-        if (p + 1 < end && match >= MIN_MATCH && match > best) best = match, *at = p + 1;
+    const sequence *own = &s->sequences[k];
+    const int32_t *text = own->tokens;
+    size_t last = own->length, longest = MIN_MATCH - 1; /* last: position of the last token */
+    if (last < MIN_MATCH - 1) return;
+    size_t hash = hash_tokens(s, text, last);
+    for (int i = 0; i < n; i++) {
+        const sequence *in = &s->sequences[(k + i) % n];
+        size_t end = in == own ? last + 1 : in->length;
+        uint32_t p = in->indexed ? in->newest[hash] : UNINDEXED;
+        for (int place = 0; place < PLACES && p != UNINDEXED; place++, p = in->before[p]) {
+            size_t match = 0;
+            while (match < MAX_MATCH && match <= p && match <= last &&
+                   in->tokens[p - match] == text[last - match])
+                match++;
+            if (match <= longest || p + 1 >= end) continue;
+            longest = match;
+            g->source = (match > 3) + (match > 7) + (match > 15);
+            g->found = in->tokens + p + 1;
+            g->n_found = in == own ? SIZE_MAX : end - (p + 1); /* its own may run on into guesses */
+        }
     }
-    return best;
 }
 
-/* Returns what followed when the end of the text occurred before. The text is that of sequence k and
- * the token after it, which was drawn. The first n sequences have an index. A guess in the text
- * itself may run on into the guesses. */
-static proposal look_up(const llama_session *s, int k, int n) {
-    const sequence *own = &s->sequences[k], *in = own;
-    size_t at = 0, place = 0, length = own->length + 1;
-    size_t match = find_match(s, own, length, own->tokens, length, &at);
-    bool found = match > 0;
-    for (int i = 0; i < n && !found; i++) {
-        const sequence *other = &s->sequences[i];
-        size_t its = find_match(s, other, other->length, own->tokens, length, &place);
-        if (i != k && its > match) match = its, in = other, at = place;
-    }
-    if (!match) return (proposal){.source = -1, .next = -1, .other_next = -1};
-    const int32_t *from = in->tokens + at;
-    size_t max = in == own ? SIZE_MAX : in->length - at;
-    return (proposal){(match > 3) + (match > 7) + (match > 15), from, max, 0, *from, -1, -1};
+/* Counts whether a guess was the token drawn. Older guesses count less. */
+static void count_guess(guessing *g, int source, bool right) {
+    enum { RECENT = 64 };
+    if (g->tried[source] >= RECENT) g->tried[source] /= 2, g->right[source] /= 2;
+    g->tried[source]++;
+    g->right[source] += right;
 }
 
-/* Counts whether a guess was the token drawn. */
-static void count_guess(guessing *g, int source, int32_t guessed, int32_t drawn) {
-    enum { MOST = 64 };
-    if (guessed < 0) return;
-    uint64_t mode = llamac_fp_enter();
-    guess_source *counts = &g->sources[source];
-    if (counts->tried >= MOST) counts->tried /= 2, counts->right /= 2;
-    counts->tried++;
-    counts->right += guessed == drawn;
-    llamac_fp_leave(mode);
-}
-
-/* Returns the share of a source's guesses that come true. */
-static double chance_of(const guessing *g, int source) {
-    return source < 0 ? 0 : g->sources[source].right / g->sources[source].tried;
-}
-
-/* Returns how long a pass with `rows` rows takes. If none was timed, it follows from the next smaller
- * and the next larger one that was. More rows take no less time, and no more per row. */
+/* Returns how long a pass with `rows` rows takes: the lowest bound that follows from the passes that
+ * were timed. It takes no longer than the next larger one, and no longer per row than a smaller one.
+ * If all had fewer rows, a further row is said to take little, so that it is tried. */
 static double predict_pass(const guessing *g, size_t rows) {
-    size_t low = rows - 1, high = rows + 1;
-    const double *timed = g->pass_time;
-    while (low > 0 && timed[low] <= 0) low--;
-    while (high <= g->max_rows && timed[high] <= 0) high++;
-    bool has_high = high <= g->max_rows;
-    double time = timed[rows], steps = (double)(rows - low);
-    if (time <= 0 && low && has_high)
-        time = timed[low] + (timed[high] - timed[low]) * steps / (double)(high - low);
-    else if (time <= 0 && low) time = timed[low] * (1 + steps / (double)(low < 16 ? 16 : low));
-    if (low && time > timed[low] * (double)rows / (double)low)
-        time = timed[low] * (double)rows / (double)low;
-    return has_high && (time <= 0 || time > timed[high]) ? timed[high] : time;
+    double time = 0, extra = rows > g->max_rows ? (double)(rows - g->max_rows) : 0;
+    if (extra > 0) rows = g->max_rows;
+    for (size_t i = 1; i <= g->max_rows; i++) {
+        double bound = g->pass_time[i] * (i < rows ? (double)rows / (double)i : 1);
+        if (bound > 0 && (time <= 0 || bound < time)) time = bound;
+        if (bound > 0 && i > rows) break;
+    }
+    return time * (1 + extra / (16 + (double)rows));
 }
 
-/* Returns how long the draft model takes for `rows` rows, which may take several passes. */
+/* Returns how long the draft model takes for `rows` rows. */
 static double predict_draft(const llama_session *s, size_t rows) {
     const llama_session *d = s->guess.drafter;
-    size_t part = rows < MAX_TEXT_ROWS ? rows : MAX_TEXT_ROWS;
-    double time = d->guess.max_rows
-                      ? predict_pass(&d->guess, part)
-                      : predict_pass(&s->guess, part) * (double)d->model->token_bytes /
-                            (double)s->model->token_bytes;
-    return time * (double)rows / (double)part;
+    if (d->guess.max_rows) return predict_pass(&d->guess, rows);
+    return predict_pass(&s->guess, rows) * (double)d->model->token_bytes /
+           (double)s->model->token_bytes;
 }
 
 /* Notes how long a pass of s, or of its draft model's session, with `rows` rows took, in nanoseconds.
  * The first passes, which may read the files, do not count. The mean follows a faster pass more
  * quickly than a slower one, because interruptions only make passes slower. A pass counts at most
- * twice what was expected. */
+ * four times what was expected. */
 static void note_pass(llama_session *s, llama_session *of, size_t rows, uint64_t nanoseconds) {
     enum { COLD = 2 };
     guessing *g = &of->guess;
@@ -8671,93 +8650,86 @@ static void note_pass(llama_session *s, llama_session *of, size_t rows, uint64_t
     uint64_t mode = llamac_fp_enter();
     double *mean = &g->pass_time[rows], time = nanoseconds ? (double)nanoseconds : 1;
     double expected = of == s ? predict_pass(g, rows) : predict_draft(s, rows);
-    s->guess.since += time;
     if (rows > g->max_rows) g->max_rows = rows;
-    if (expected > 0 && time > 2 * expected) time = 2 * expected;
+    if (expected > 0 && time > 4 * expected) time = 4 * expected;
     *mean = *mean > 0 ? *mean + (time - *mean) * (time < *mean ? 0.75 : 0.25) : time;
     llamac_fp_leave(mode);
 }
 
-/* Which guesses to evaluate in the next pass, with the expected tokens and time. */
+/* The guesses of a pass, and what is expected of it. */
 typedef struct {
-    int order[MAX_GUESSES]; /* [n] the sequence of each, the one most likely to come true first */
-    size_t n;               /* number of guesses */
-    double tokens, time;    /* expected number of tokens drawn; expected ns, drafting included */
-    double once;            /* ns in which the draft model evaluates the new tokens of the texts */
+    unsigned char n[MAX_CONCURRENT]; /* guesses for the text of each sequence */
+    double tokens, time; /* tokens drawn after it; ns that it takes, drafting included */
+    double rate;         /* tokens per ns in the long run; 0: there is no such plan */
 } plan;
 
-typedef struct {   /* the texts that guesses are made for */
-    int sequences; /* number of sequences that may have one */
-    size_t n;      /* number of texts */
-    size_t unseen; /* their tokens that the draft model has not evaluated */
-    double left;   /* tokens that may still be drawn */
-} text_set;
-
-/* Finds the guesses, of those in g[sequences], that give the most tokens per time. A guess comes true
- * if its source is right and the guesses of its text before it came true. What the draft model takes
- * once is spread over the tokens that are left. */
-static plan plan_guesses(const llama_session *s, const proposal *g, const text_set *t) {
-    enum { WARM = 5 };
-    double chance[MAX_CONCURRENT] = {0}, drafting = 0;
-    size_t n[MAX_CONCURRENT] = {0}, drafted = 0, depth = 0;
-    plan p = {.tokens = (double)t->n}, best = {.n = 0};
-    for (int k = 0; k < t->sequences; k++) {
-        chance[k] = g[k].max ? chance_of(&s->guess, g[k].source) : 0;
-        drafted += g[k].max && g[k].source == DRAFT;
+/* Finds the guesses that give the most tokens per time in one way to make a pass: adds the most
+ * likely guess again and again. A guess comes true if its source is right and the guesses of its text
+ * before it came true. */
+static plan plan_pass(const llama_session *s, const proposal *g, int sequences, int way) {
+    double share[MAX_CONCURRENT], chance[MAX_CONCURRENT]; /* of the next guess to come true */
+    size_t most[MAX_CONCURRENT], texts = 0, undrafted = 0, depth = 0;
+    double left = 0;
+    plan p = {.tokens = 0}, best = {.rate = 0};
+    for (int k = 0; k < sequences; k++) {
+        int source = way == DRAFTED ? DRAFT : g[k].source;
+        most[k] = way == LOOKED_UP ? g[k].n_found : way == DRAFTED && g[k].left ? g[k].left - 1 : 0;
+        share[k] = (1.0 + s->guess.right[source]) / (2.0 + s->guess.tried[source]); /* never 0 */
+        chance[k] = most[k] ? share[k] : 0;
+        texts += g[k].left > 0;
+        undrafted += g[k].undrafted;
+        left += (double)g[k].left;
     }
-    double step = drafted ? predict_draft(s, drafted) : 0;
-    /* each text that the draft model guesses for has at least one token to evaluate */
-    double once = t->unseen > drafted ? predict_draft(s, t->unseen) - step : 0;
-    while (s->guess.timed >= WARM && p.n < MAX_GUESSES && t->n + p.n < 2 * s->guess.max_rows) {
+    /* A pass of the draft model guesses a token of each text. The first one also evaluates what the
+     * model has not seen yet; that is of use for all tokens that are left. */
+    double step = way == DRAFTED ? predict_draft(s, texts) : 0;
+    double once = way == DRAFTED ? predict_draft(s, undrafted) - step : 0;
+    p.tokens = (double)texts;
+    for (size_t n = 0; texts && n <= MAX_GUESSES; n++) {
+        double usual = predict_pass(&s->guess, texts + n) + step * (double)depth;
+        p.time = usual + once;
+        p.rate = p.tokens / (usual + once * p.tokens / left);
+        if ((n > 0 || way == SINGLY) && p.rate > best.rate) best = p;
         int k = 0;
-        for (int i = 1; i < t->sequences; i++) k = chance[i] > chance[k] ? i : k;
-        if (chance[k] <= 0 || (p.n && chance[k] < 1.0 / 64)) break;
-        p.order[p.n++] = k;
+        for (int i = 1; i < sequences; i++) k = chance[i] > chance[k] ? i : k;
+        if (chance[k] < 0.01 || texts + n >= 2 * s->guess.max_rows) break;
         p.tokens += chance[k];
-        chance[k] *= ++n[k] < g[k].max ? chance_of(&s->guess, g[k].source) : 0;
-        if (g[k].source == DRAFT && n[k] > depth) depth++, drafting += step, p.once = once;
-        p.time = predict_pass(&s->guess, t->n + p.n) + drafting + p.once * p.tokens / t->left;
-        if (!best.n || p.tokens * best.time > best.tokens * p.time) best = p;
+        chance[k] *= ++p.n[k] < most[k] ? share[k] : 0;
+        if (p.n[k] > depth) depth++;
     }
     return best;
 }
 
-/* Decides which guesses are in the next pass: none, those of g, or those of mixed, in which the draft
- * model guesses for some of the texts (NULL: it does not). Takes the way with the most tokens per time.
- * Another way is tried when that costs less than 1% of the time since the last trial. Each trial
- * doubles the wait before the next one. Leaves the guesses in g. */
-static void choose_guesses(llama_session *s, proposal *g, const proposal *mixed,
-                           const text_set *t) {
-    enum { SINGLY, LOOKED_UP, MIXED, WAYS, RARELY = 200, NEVER = 1 << 20 };
+/* Chooses the guesses of the next pass: those of the way that gives the most tokens per time. Another
+ * way is tried when that costs less than 1% of the time since it was used. Each trial doubles the
+ * wait before the next one, up to a limit, until the way is the best. */
+static void choose_guesses(llama_session *s, proposal *g, int sequences) {
+    enum { RARELY = 200, MOST = 8 };
     guessing *learnt = &s->guess;
-    double alone = predict_pass(learnt, t->n);
-    plan ways[WAYS] = {{.tokens = (double)t->n, .time = alone}, plan_guesses(s, g, t), {.n = 0}};
-    int best = SINGLY;
-    if (mixed) ways[MIXED] = plan_guesses(s, mixed, t);
-    for (int i = LOOKED_UP; i < WAYS; i++)
-        if (ways[i].n && ways[i].tokens * ways[best].time > ways[best].tokens * ways[i].time)
-            best = i;
-    int other = (best + 1 + learnt->trials % 2) % WAYS; /* by turns */
-    if (other != SINGLY && !ways[other].n) other = WAYS - best - other;
-    if (best != learnt->best || learnt->patience <= 0)
-        learnt->best = best, learnt->patience = RARELY;
-    if (other == SINGLY || ways[other].n) {
-        double lost = ways[other].time + ways[other].once -
-                      ways[other].tokens * ways[best].time / ways[best].tokens;
-        if (learnt->since > learnt->patience * (lost + alone / 16)) {
-            learnt->since = 0;
-            learnt->trials++;
-            if (learnt->patience < NEVER) learnt->patience *= 2;
-            best = other;
-        }
+    plan plans[WAYS];
+    int best = SINGLY, ways = learnt->drafter ? WAYS : DRAFTED;
+    for (int way = 0; way < ways; way++) {
+        plans[way] = plan_pass(s, g, sequences, way);
+        if (plans[way].rate > plans[best].rate) best = way;
     }
-    for (int k = 0; k < t->sequences && best == MIXED; k++) g[k] = mixed[k];
-    for (size_t i = 0; i < ways[best].n; i++) g[ways[best].order[i]].n++;
+    int used = best;
+    for (int way = 0; way < ways; way++) {
+        double *patience = &learnt->patience[way];
+        if (way == best) *patience = 1;
+        if (way == best || used != best || plans[way].rate <= 0) continue;
+        double lost = plans[way].time - plans[way].tokens / plans[best].rate;
+        if (learnt->idle[way] < RARELY * *patience * (lost + plans[SINGLY].time / 16)) continue;
+        used = way;
+        if (*patience < MOST) *patience *= 2;
+    }
+    for (int way = 0; way < WAYS; way++) learnt->idle[way] += plans[used].time;
+    learnt->idle[used] = 0;
+    for (int k = 0; k < sequences; k++) g[k].n = plans[used].n[k], g[k].drafted = used == DRAFTED;
 }
 
-/* Lets the draft model draw its guesses in g, for all texts together, with each text's sampler, seed
- * and positions. First evaluates the tokens that its sequences do not have yet. If it fails, it is
- * not used again. Returns LLAMA_OK, or LLAMA_ECANCEL if the host cancels. */
+/* Lets the draft model draw the guesses, for all texts together, with each text's sampler, seed and
+ * positions. First evaluates the tokens that its sequences do not have yet. If it fails, it is not
+ * used again. Returns LLAMA_OK, or LLAMA_ECANCEL if the host cancels. */
 static int draw_guesses(llama_session *s, llama_request *const *running, int sequences,
                         proposal *g) {
     llama_span spans[MAX_CONCURRENT];
@@ -8766,7 +8738,7 @@ static int draw_guesses(llama_session *s, llama_request *const *running, int seq
     for (size_t depth = 0, n = 1; n && status == LLAMA_OK; depth++) {
         size_t rows = n = 0;
         for (int k = 0; k < sequences; k++) {
-            if (g[k].source != DRAFT || g[k].n <= depth) continue;
+            if (g[k].n <= depth) continue;
             const int32_t *tokens = s->sequences[k].tokens;
             size_t known = s->sequences[k].length + 1 + depth, seen = known - 1;
             if (!depth) seen = rewind_to(d, k, cached_prefix(d, k, tokens, known), known);
@@ -8778,17 +8750,17 @@ static int draw_guesses(llama_session *s, llama_request *const *running, int seq
         s->busy = true;
         status = evaluate(d, spans, NULL, n, NULL, NULL, "text");
         end_busy(s, LLAMA_OK);
+        if (status == LLAMA_OK) note_pass(s, d, rows, llamac_nanoseconds() - start);
         for (size_t i = 0; i < n; i++) {
             int k = spans[i].seq;
             int32_t token = status ? -1 : llama_sample(d, k, &running[k]->sampler);
-            if (depth == 0) g[k].next = token;
-            if (token < 0 || llama_is_end(s->model, token)) g[k].n = depth;
-            s->sequences[k].tokens[s->sequences[k].length + 1 + depth] = token;
+            if (token < 0) g[k].n = depth;
+            else s->sequences[k].tokens[s->sequences[k].length + 1 + depth] = token;
+            if (token >= 0 && llama_is_end(s->model, token)) g[k].n = depth + 1;
         }
-        if (status == LLAMA_OK) note_pass(s, d, rows, llamac_nanoseconds() - start);
     }
     if (status == LLAMA_ECANCEL) return llamac_failed(s, status, d->error.text);
-    if (status) s->guess.drafter = NULL; /* it is not used any more */
+    if (status) s->guess.drafter = NULL;
     return LLAMA_OK;
 }
 
@@ -8798,42 +8770,33 @@ static int draw_guesses(llama_session *s, llama_request *const *running, int seq
  * LLAMA_OK, or LLAMA_ECANCEL if the host cancels. */
 static int make_guesses(llama_session *s, llama_request *const *running, int sequences,
                         proposal *g) {
-    text_set t = {.sequences = sequences};
-    proposal mixed[MAX_CONCURRENT];
+    const guessing *learnt = &s->guess;
+    int status = LLAMA_OK;
+    bool useful = can_guess(s) && learnt->max_rows > 0 && (learnt->lookup || learnt->drafter);
+    memset(g, 0, (size_t)sequences * sizeof *g);
+    for (int k = 0; k < sequences; k++) useful &= !running[k] || running[k]->generated;
+    if (!useful) return LLAMA_OK;
     uint64_t mode = llamac_fp_enter();
-    bool prompts = false, drafts = false;
+    for (int k = 0; k < sequences && learnt->lookup; k++) update_index(s, &s->sequences[k]);
     for (int k = 0; k < sequences; k++) {
         sequence *q = &s->sequences[k];
-        g[k] = mixed[k] = (proposal){.source = -1, .next = -1, .other_next = -1};
-        if (s->guess.lookup && can_guess(s)) update_index(s, q);
-        if (!running[k]) continue;
-        t.n++;
-        if (!running[k]->generated) prompts = true;
-        else if (q->length < s->context) q->tokens[q->length] = running[k]->token;
-    }
-    for (int k = 0; k < sequences && can_guess(s); k++) {
         const llama_request *r = running[k];
-        size_t length = s->sequences[k].length + 1, room = s->context + 1 - length, left;
-        if (!r || !r->generated || r->max_tokens <= r->generated || room == 0) continue;
-        left = r->max_tokens - r->generated; /* more guesses are of no use */
-        if (left > room) left = room;        /* the host changed max_tokens after it was checked */
-        if (s->guess.lookup) g[k] = look_up(s, k, sequences);
-        if (g[k].max > left - 1) g[k].max = left - 1;
-        t.left += (double)left;
-        mixed[k] = g[k];
-        if (!s->guess.drafter || chance_of(&s->guess, g[k].source) > chance_of(&s->guess, DRAFT))
-            continue;
-        mixed[k] = (proposal){DRAFT, NULL, left - 1, 0, -1, g[k].source, g[k].next};
-        t.unseen += length - cached_prefix(s->guess.drafter, k, s->sequences[k].tokens, length);
-        drafts = true;
+        if (!r || r->max_tokens <= r->generated || q->length >= s->context) continue;
+        q->tokens[q->length] = r->token;
+        g[k].left = r->max_tokens - r->generated; /* the host may have changed max_tokens */
+        if (g[k].left > s->context - q->length) g[k].left = s->context - q->length;
+        if (learnt->lookup) look_up(s, k, sequences, &g[k]);
+        if (g[k].n_found > g[k].left - 1) g[k].n_found = g[k].left - 1;
+        if (learnt->drafter)
+            g[k].undrafted =
+                q->length + 1 - cached_prefix(learnt->drafter, k, q->tokens, q->length + 1);
     }
-    if (!prompts && t.n) choose_guesses(s, g, drafts ? mixed : NULL, &t);
+    choose_guesses(s, g, sequences);
     for (int k = 0; k < sequences; k++)
-        for (size_t i = 0; i < g[k].n && g[k].from; i++) {
-            s->sequences[k].tokens[s->sequences[k].length + 1 + i] = g[k].from[i];
-            if (llama_is_end(s->model, g[k].from[i])) g[k].n = i; /* it is never evaluated */
-        }
-    int status = s->guess.drafter ? draw_guesses(s, running, sequences, g) : LLAMA_OK;
+        for (size_t i = 0; i < g[k].n; i++)
+            if (!g[k].drafted)
+                s->sequences[k].tokens[s->sequences[k].length + 1 + i] = g[k].found[i];
+    if (g[0].drafted) status = draw_guesses(s, running, sequences, g);
     llamac_fp_leave(mode);
     return status;
 }
@@ -8926,19 +8889,21 @@ static int check_request(llama_session *s, const llama_request *t) {
 }
 
 /* Draws the next token of a request and, while its guesses are the tokens drawn, the one after it.
- * Returns LLAMA_OK, or the negative code of llama_sample or fn. */
-static int next_tokens(llama_session *s, sequence *q, llama_request *t, proposal *g,
+ * Counts the first token looked up, which costs nothing, and all guesses of the draft model. Returns
+ * LLAMA_OK, or the negative code of llama_sample or fn. */
+static int next_tokens(llama_session *s, sequence *q, llama_request *t, const proposal *g,
                        llama_request_fn fn, void *user) {
     int status;
+    const int32_t *found = g->n_found ? g->found : NULL;
     t->passes += t->max_tokens > 0;
     t->drafted += q->n_guesses;
     while ((status = next_token(s, t, fn, user)) == LLAMA_OK && !t->finish_reason) {
-        count_guess(&s->guess, g->source, g->next, t->token);
-        count_guess(&s->guess, g->other_source, g->other_next, t->token);
+        if (found) count_guess(&s->guess, g->source, *found == t->token);
+        if (g->drafted && q->n_guesses)
+            count_guess(&s->guess, DRAFT, q->tokens[q->length] == t->token);
         if (!accept_guess(s, q, t->token)) break;
         t->accepted++;
-        g->next = q->n_guesses ? q->tokens[q->length] : -1;
-        g->other_next = -1;
+        found = NULL;
     }
     return status;
 }
