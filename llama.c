@@ -8617,6 +8617,13 @@ static void count_guess(guessing *g, int source, bool right) {
     g->right[source] += right;
 }
 
+/* Returns the share of a source's guesses that come true: 1/2 before any were made. It never becomes
+ * 0. For the draft model it is 3/4 at first, but a miss counts more, because a trial costs more. */
+static double share_of(const guessing *g, int source) {
+    double tried = source == DRAFT ? 1 : 2, right = source == DRAFT ? 0.75 : 1;
+    return (right + g->right[source]) / (tried + g->tried[source]);
+}
+
 /* Returns how long a pass with `rows` rows takes: the lowest bound that follows from the passes that
  * were timed. It takes no longer than the next larger one, and no longer per row than a smaller one.
  * If all had fewer rows, a further row is said to take little, so that it is tried. */
@@ -8642,7 +8649,7 @@ static double predict_draft(const llama_session *s, size_t rows) {
 /* Notes how long a pass of s, or of its draft model's session, with `rows` rows took, in nanoseconds.
  * The first passes, which may read the files, do not count. The mean follows a faster pass more
  * quickly than a slower one, because interruptions only make passes slower. A pass counts at most
- * four times what was expected. */
+ * three times what was expected. */
 static void note_pass(llama_session *s, llama_session *of, size_t rows, uint64_t nanoseconds) {
     enum { COLD = 2 };
     guessing *g = &of->guess;
@@ -8651,7 +8658,7 @@ static void note_pass(llama_session *s, llama_session *of, size_t rows, uint64_t
     double *mean = &g->pass_time[rows], time = nanoseconds ? (double)nanoseconds : 1;
     double expected = of == s ? predict_pass(g, rows) : predict_draft(s, rows);
     if (rows > g->max_rows) g->max_rows = rows;
-    if (expected > 0 && time > 4 * expected) time = 4 * expected;
+    if (expected > 0 && time > 3 * expected) time = 3 * expected;
     *mean = *mean > 0 ? *mean + (time - *mean) * (time < *mean ? 0.75 : 0.25) : time;
     llamac_fp_leave(mode);
 }
@@ -8674,7 +8681,7 @@ static plan plan_pass(const llama_session *s, const proposal *g, int sequences, 
     for (int k = 0; k < sequences; k++) {
         int source = way == DRAFTED ? DRAFT : g[k].source;
         most[k] = way == LOOKED_UP ? g[k].n_found : way == DRAFTED && g[k].left ? g[k].left - 1 : 0;
-        share[k] = (1.0 + s->guess.right[source]) / (2.0 + s->guess.tried[source]); /* never 0 */
+        share[k] = share_of(&s->guess, source);
         chance[k] = most[k] ? share[k] : 0;
         texts += g[k].left > 0;
         undrafted += g[k].undrafted;
