@@ -202,6 +202,7 @@ LLAMAC_INLINE void llamac_sleep(llamac_bell *, bool (*until)(void *), void *user
 LLAMAC_INLINE void llamac_ring(llamac_bell *);
 LLAMAC_INLINE void llamac_enter(llamac_bell *);
 LLAMAC_INLINE void llamac_wait(llamac_bell *);
+LLAMAC_INLINE void llamac_wait_briefly(llamac_bell *);
 LLAMAC_INLINE void llamac_notify(llamac_bell *);
 LLAMAC_INLINE void llamac_leave(llamac_bell *);
 LLAMAC_INLINE llamac_thread llamac_this_thread(void);
@@ -457,6 +458,7 @@ struct llama_session {
     int stopped;           /* LLAMA_ECANCEL: the host cancelled this call; LLAMA_EIO: weights
                                * could not be read; else LLAMA_OK */
     struct weight_stream *stream; /* the model's, during a call that evaluates; else NULL */
+    bool borrows;                 /* another session, whose function made this call, has lent it */
     bool all_rows;                /* this call needs h of all tokens: scores, a trace, all_logits */
     bool keep_logits;             /* the session has all_logits */
     bool busy;                    /* a call is at work that may call functions of the host */
@@ -785,6 +787,17 @@ static void full_name(char out[64], int l, const char *name) {
     else snprintf(out, 64, "layers.%d.%s", l, name);
 }
 
+/* For weights that are streamed from the files (part VI). await_rows waits for row r of w and returns
+ * how many rows from there on are in memory; 0 if the call is to stop. find_rows sets *rows to the
+ * matrix in memory that has row r, and *end to the row of w after its last; returns the row of w that
+ * is its row 0. release_rows lets the memory of rows that were awaited be used again. While a function
+ * of the host runs, the stream is lent: calls that this function makes may use it. */
+static size_t await_rows(llama_session *, const weight *w, size_t r);
+static size_t find_rows(const llama_session *, const weight *w, size_t r, weight_rows *rows,
+                        size_t *end);
+static void release_rows(llama_session *);
+static void lend_stream(llama_session *, bool lent);
+
 /* Passes the output x of the operation with weight w to the host's trace function, if there is one,
  * under the weight's name. The rows are moved together to a stride of `width` for the call, then
  * back, and their padding is set to zero again. So a trace changes no bit of the results. */
@@ -795,7 +808,9 @@ static void trace(llama_session *s, const weight *w, float *x, size_t n, size_t 
     full_name(name, w->layer, w->name);
     /* NOLINTNEXTLINE: a session has all its buffers */
     for (size_t t = 1; t < n; t++) memmove(x + t * width, x + t * ld, width * sizeof *x);
+    lend_stream(s, true);
     s->trace(s->trace_user, name, x, n, width);
+    lend_stream(s, false);
     for (size_t t = n; t-- > 0;) {
         /* NOLINTNEXTLINE: a session has all its buffers */
         memmove(x + t * ld, x + t * width, width * sizeof *x);
@@ -834,15 +849,6 @@ static void rmsnorm(llama_session *s, float *y, const float *x, const weight *w,
 
 /* Returns the number of columns of w that are contiguous in a row: the columns of one segment. */
 static size_t across(const weight *w) { return w->split == BY_ROWS ? w->cols : w->cols / w->parts; }
-
-/* For weights that are streamed from the files (part VI). await_rows waits for row r of w and returns
- * how many rows from there on are in memory; 0 if the call is to stop. find_rows sets *rows to the
- * matrix in memory that has row r, and *end to the row of w after its last; returns the row of w that
- * is its row 0. release_rows lets the memory of rows that were awaited be used again. */
-static size_t await_rows(llama_session *, const weight *w, size_t r);
-static size_t find_rows(const llama_session *, const weight *w, size_t r, weight_rows *rows,
-                        size_t *end);
-static void release_rows(llama_session *);
 
 /* y[t][r] = sum_k w[r][k] x[t][k] for some rows of w, of which an item is one. A matrix that shards
  * divide by rows, or that is streamed, is several matrices, one below the other: each takes one
@@ -989,9 +995,13 @@ static size_t select_rows(llama_session *s, size_t n) {
 /* Gives the progress function the number that it was given last, or a larger one, unless the call
  * is to stop already. Returns whether it is to stop. */
 static bool report_progress(llama_session *s) {
-    if (s->progress && !s->stopped &&
-        s->progress(s->progress_user, s->what, s->reported, s->total) != 0)
-        s->stopped = LLAMA_ECANCEL;
+    if (s->progress && !s->stopped) {
+        lend_stream(s, true);
+        if (s->progress(s->progress_user, s->what, s->reported, s->total) != 0)
+            s->stopped = LLAMA_ECANCEL;
+        lend_stream(s, false);
+        s->report_time = llamac_nanoseconds();
+    }
     return s->stopped != LLAMA_OK;
 }
 
@@ -2682,6 +2692,7 @@ LLAMAC_INLINE void llamac_place_as_before(const llamac_placement *);
  *                             wakes all who wait there
  *   llamac_wait, _notify      in between: lets others in until one of them notifies or leaves; wakes
  *                             all who wait
+ *   llamac_wait_briefly       the same, for 50 ms at most
  *   llamac_this_thread        the calling thread; llamac_same_thread compares two
  *   llamac_pause              leaves the core to others for a moment, in a loop that waits
  *   llamac_nanoseconds        the time, of a clock that never goes back
@@ -3103,6 +3114,15 @@ LLAMAC_INLINE void llamac_ring(llamac_bell *b) {
 LLAMAC_INLINE void llamac_enter(llamac_bell *b) { pthread_mutex_lock(&b->mutex); }
 
 LLAMAC_INLINE void llamac_wait(llamac_bell *b) { pthread_cond_wait(&b->rung, &b->mutex); }
+
+LLAMAC_INLINE void llamac_wait_briefly(llamac_bell *b) {
+    enum { BRIEFLY = 50000000, SECOND = 1000000000 }; /* nanoseconds */
+    struct timespec t;
+    clock_gettime(CLOCK_REALTIME, &t);
+    t.tv_nsec += BRIEFLY;
+    if (t.tv_nsec >= SECOND) t.tv_sec++, t.tv_nsec -= SECOND;
+    pthread_cond_timedwait(&b->rung, &b->mutex, &t);
+}
 
 LLAMAC_INLINE void llamac_notify(llamac_bell *b) { pthread_cond_broadcast(&b->rung); }
 
@@ -6354,7 +6374,8 @@ enum {
     SLOTS = 16,
     MIN_BLOCK = 1 << 14, /* bytes of a block: a 2048th of the files, within these limits */
     MAX_BLOCK = 1 << 23,
-    TRIALS = 8 /* blocks that are read in each of two ways: unbuffered, and buffered */
+    TRIALS = 8,         /* blocks that are read in each of two ways: unbuffered, and buffered */
+    REPORTED = 50000000 /* nanoseconds between two reports of progress */
 };
 
 typedef struct row_block { /* some rows of a matrix */
@@ -6391,6 +6412,8 @@ typedef struct weight_stream {
     double byte_time[2]; /* nanoseconds per byte of one reader: buffered, unbuffered; 0: unknown */
     uint64_t bytes_read, waited; /* so far; nanoseconds for which passes waited */
     bool taken, halted, stop;    /* a pass is at work; nothing new is read; the readers end */
+    bool lent;                   /* the pass waits for a function of the host, since: */
+    uint64_t lent_time;
 } weight_stream;
 
 /* ---- Streaming: the blocks of a matrix ---- */
@@ -6606,6 +6629,18 @@ static void restart_reading(weight_stream *st, size_t number) {
     st->next = number;
 }
 
+/* Waits for a reader, 50 ms at most, and reports progress. Returns false if the call is to stop, or
+ * goes on in a child of fork. Inside the monitor, but for the report. */
+static bool await_reader(llama_session *s) {
+    weight_stream *st = s->stream;
+    llamac_wait_briefly(&st->monitor);
+    if (llamac_nanoseconds() - s->report_time < REPORTED) return true;
+    llamac_leave(&st->monitor);
+    bool stop = report_progress(s);
+    if (s->stream) llamac_enter(&st->monitor);
+    return s->stream && !stop;
+}
+
 /* Makes block b usable, if it is in the queue after those that are in use. If `wait`, waits until it is
  * read; if the queue has other blocks, as the last pass ended early, they are dropped first. Returns
  * false if it is not there yet, or cannot be read: then s->stopped is set. Inside the monitor. */
@@ -6626,10 +6661,11 @@ static bool use_block(llama_session *s, row_block *b, bool wait) {
             restart_reading(st, number);
             q = st->n_readers ? NULL : queue_block(st);
             if (q) fill_slot(st, q);
-            else llamac_notify(&st->monitor), llamac_wait(&st->monitor);
+            else if (llamac_notify(&st->monitor), !await_reader(s)) return false;
         } else if (q->block != number) restart_reading(st, number);
-        else if (q->state == READING) llamac_wait(&st->monitor);
-        else if (!again)
+        else if (q->state == READING) {
+            if (!await_reader(s)) return false;
+        } else if (!again)
             again = true, restart_reading(st, number); /* it may have failed long ago */
         else {
             const char *path = st->model->paths[q->file];
@@ -6643,29 +6679,21 @@ static bool use_block(llama_session *s, row_block *b, bool wait) {
 
 /* At most a quarter of the ring is used at once, so that the readers go on. */
 static size_t await_rows(llama_session *s, const weight *w, size_t r) {
-    enum { REPORTED = 50000000 }; /* nanoseconds between two reports of progress */
-    weight_stream *st = s->stream;
+    uint64_t start = llamac_nanoseconds();
+    if (s->stream && w->blocks && start - s->report_time > REPORTED) report_progress(s);
+    weight_stream *st = s->stream; /* a child of fork, which the host's function made, has none */
     if (s->stopped) return 0;
     if (!st || !w->blocks) return w->rows - r;
-    row_block *b = find_block(w, r);
-    uint64_t start = llamac_nanoseconds();
     size_t rows = 0;
-    if (start - s->report_time > REPORTED) {
-        s->report_time = start;
-        if (report_progress(s)) return 0;
-    }
-    if (st->process != llamac_process()) { /* a child of fork, which the host's function made */
-        s->stream = NULL;
-        return w->rows - r;
-    }
     bool inside = false;
-    for (; r + rows < w->rows; rows += b++->rows) {
+    for (row_block *b = find_block(w, r); r + rows < w->rows; rows += b++->rows) {
         if (b->at) continue;
         if (st->used == SLOTS / 4) break;
         if (!inside) start = llamac_nanoseconds(), llamac_enter(&st->monitor);
         inside = true;
         if (!use_block(s, b, rows == 0)) break;
     }
+    if (!s->stream) return s->stopped ? 0 : w->rows - r; /* now it is such a child */
     if (!inside) return rows;
     st->waited += llamac_nanoseconds() - start;
     llamac_leave(&st->monitor);
@@ -6731,37 +6759,60 @@ static void start_reading(weight_stream *st) {
     llamac_leave(&st->monitor);
 }
 
-/* Takes the model's stream for a call of session s; passes of other sessions wait. In a child of fork
- * there is none. Returns LLAMA_EINVAL if the host calls this from a function that another session's
- * pass has called: it would wait for itself. */
+/* Takes the model's stream for a call of session s. Passes of other sessions wait meanwhile, and report
+ * progress; but while this session's pass is in a function of the host, calls that this function makes
+ * use the stream too, and after a tenth of a second all others. Returns LLAMA_ECANCEL if the host
+ * cancels. In a child of fork there is no stream. */
 static int take_stream(llama_session *s) {
+    enum { LONG = 100000000 }; /* nanoseconds */
     weight_stream *st = s->model->stream;
-    llamac_thread self = llamac_this_thread();
     s->stream = NULL;
     if (!st || st->process != llamac_process()) return LLAMA_OK;
+    llamac_thread self = llamac_this_thread();
     llamac_enter(&st->monitor);
-    bool nested = st->taken && llamac_same_thread(st->owner, self);
-    while (st->taken && !nested) llamac_wait(&st->monitor);
-    if (!nested) {
-        st->taken = true, st->owner = self, s->stream = st;
-        fit_kept(st);
-        st->halted = false;
+    while (st->taken && !(s->borrows = st->lent && llamac_same_thread(st->owner, self)) &&
+           !(st->lent && llamac_nanoseconds() - st->lent_time > LONG)) {
+        llamac_wait_briefly(&st->monitor);
+        if (llamac_nanoseconds() - s->report_time < REPORTED) continue;
+        llamac_leave(&st->monitor);
+        if (report_progress(s)) return s->stopped;
+        if (st->process != llamac_process()) return LLAMA_OK;
+        llamac_enter(&st->monitor);
     }
+    s->borrows &= st->taken;
+    st->taken = true, st->lent = false, st->owner = self, s->stream = st;
+    fit_kept(st);
+    st->halted = false;
     llamac_leave(&st->monitor);
-    return nested ? llamac_fail(&s->error, LLAMA_EINVAL,
-                                "another session of this model is evaluating: a function that it "
-                                "calls cannot evaluate too while weights are streamed")
-                  : LLAMA_OK;
+    return LLAMA_OK;
+}
+
+static void lend_stream(llama_session *s, bool lent) {
+    weight_stream *st = s->stream;
+    if (!st) return;
+    if (st->process != llamac_process()) { /* the host's function has made this child */
+        s->stream = NULL;
+        return;
+    }
+    llamac_thread self = llamac_this_thread();
+    llamac_enter(&st->monitor);
+    if (!lent) { /* if another session took it, it is taken again */
+        while (st->taken && !llamac_same_thread(st->owner, self)) llamac_wait(&st->monitor);
+        st->taken = true, st->owner = self;
+    }
+    st->lent = lent;
+    st->lent_time = llamac_nanoseconds();
+    llamac_leave(&st->monitor);
 }
 
 static void return_stream(llama_session *s) {
     weight_stream *st = s->stream;
-    bool child = st && st->process != llamac_process(); /* that a progress function made */
-    if (st && !child) release_rows(s);
+    if (!st) return;
+    release_rows(s);
     s->stream = NULL;
-    if (!st || child) return;
     llamac_enter(&st->monitor);
-    st->taken = false;
+    st->taken = st->lent = s->borrows; /* if it was borrowed, the other pass has it again */
+    st->lent_time = llamac_nanoseconds();
     llamac_leave(&st->monitor);
 }
 
@@ -6776,6 +6827,7 @@ static void count_session(llama_session *s, bool made) {
     if (made) st->sessions += s->counted;
     else st->sessions -= s->counted;
     llamac_leave(&st->monitor);
+    if (made && st->keep) start_reading(st); /* what it needs is given back at once */
 }
 
 /* Fills in what llama_describe says about a stream. */
@@ -7047,6 +7099,7 @@ LLAMAC_API int llama_check(const llama *m, llama_progress_fn progress, void *use
         for (size_t p = 0; p < (tied ? 0 : w->parts) && status == LLAMA_OK; p++)
             status = check_elements(&c, w, w->part[p], w->rows * w->cols / w->parts, across(w));
     }
+    for (size_t f = 0; m->stream && f < m->n_shards; f++) llamac_advise_sparse(&m->files[f]);
     /* If a file was lost, its zeros are not damage. */
     if (status != LLAMA_ECANCEL && check_files(m, err)) return LLAMA_EIO;
     /* The files have headers and needless tensors too; they are not read. */
@@ -7542,7 +7595,6 @@ static int evaluate_spans(llama_session *s, const llama_span *spans, size_t tota
     /* i: tokens of *spans that are in a batch already; kept: rows of s->last */
     size_t rows, i = 0, kept = 0, ld = padded(s->model->dim);
     int status;
-    s->total = s->model->n_layers * total;
     s->all_rows = logprob || s->trace || s->keep_logits;
     for (size_t done = 0; done < total; done += rows) {
         size_t batches = (total - done + s->batch - 1) / s->batch; /* that remain */
@@ -7610,14 +7662,18 @@ static int evaluate(llama_session *s, const llama_span *spans, const size_t *gue
         total += spans[i].n;
     }
     if (total == 0) return LLAMA_OK;
-    if (take_stream(s)) return LLAMA_EINVAL;
-    s->stopped = LLAMA_OK;
     for (size_t i = 0; i < s->n_sequences && s->keep_logits; i++) s->sequences[i].rows = 0;
+    s->stopped = LLAMA_OK;
+    s->reported = 0;
+    s->total = s->model->n_layers * total;
     s->busy = true;
-    uint64_t mode = llamac_fp_enter();
-    int status = evaluate_spans(s, spans, total, logprob, rank);
-    llamac_fp_leave(mode);
-    return_stream(s);
+    int status = take_stream(s);
+    if (status == LLAMA_OK) {
+        uint64_t mode = llamac_fp_enter();
+        status = evaluate_spans(s, spans, total, logprob, rank);
+        llamac_fp_leave(mode);
+        return_stream(s);
+    }
     status = end_busy(s, status);
     if (status == LLAMA_ECANCEL) llamac_failed(s, status, "cancelled by the host");
     if (check_files(s->model, &s->error)) status = LLAMA_EIO;

@@ -176,12 +176,13 @@ typedef struct llama_session llama_session; /* KV cache, buffers and positions o
  *              limit; else, or if streaming cannot be set up, MAP. If you plan larger sessions, choose
  *              STREAM
  *
- * While weights are streamed, the sessions of the model evaluate one at a time: a call waits until the
- * call of another thread has ended. A function of the host that such a call has called cannot evaluate
- * with another session of the model: EINVAL. It must not wait for a thread that does, either. A file
- * that cannot be read gives EIO, and the next call tries again. The model has four threads and up to
- * two descriptors for each file until llama_close. The kept weights do not come from the allocator. In
- * a child of fork the weights are mapped. */
+ * While weights are streamed, the sessions of the model evaluate one at a time, and each reads the
+ * weights for itself: one session with several sequences is faster than several sessions. A call waits
+ * until the call of another thread has ended, or until a function of the host which that one has
+ * called has taken a tenth of a second. It reports progress while it waits. A file that cannot be read
+ * gives EIO, and the next call tries again. The model has four threads and up to two descriptors for
+ * each file until llama_close. The kept weights do not come from the allocator. In a child of fork the
+ * weights are mapped. */
 enum { LLAMA_MEMORY_AUTO, LLAMA_MEMORY_MAP, LLAMA_MEMORY_LOCK, LLAMA_MEMORY_STREAM };
 
 typedef struct {

@@ -510,40 +510,57 @@ static void test_at_once(void) {
     llama_close(m);
 }
 
-/* Functions that a session's progress function calls, on another session of the same model */
+/* A session's progress function evaluates with another session: of the same model, in a thread for which it waits, or of a
+ * model whose session does the same in another thread. */
 typedef struct {
-    llama_session *other;
     llama *m;
-    int calls, refused, wrong, reports, cancel_at;
+    llama_session *s, *other;
+    bool in_thread;
+    int calls, wrong, reports, cancel_at;
 } nesting;
+static void *one_step(void *user) {
+    nesting *n = user;
+    if (llama_length(n->other, 0) > 8) llama_rewind(n->other, 0, 0);
+    n->wrong += step(n->other) != LLAMA_OK || !is_right(n->other, 0);
+    return NULL;
+}
 static int nest(void *user, const char *what, uint64_t done, uint64_t total) {
     nesting *n = user;
+    pthread_t t;
     (void)what, (void)done, (void)total;
     n->calls++;
-    size_t length = llama_length(n->other, 0);
-    int32_t out[2];
-    llama_sampler greedy = {.size = sizeof greedy};
-    n->refused += step(n->other) == LLAMA_EINVAL && strstr(llama_session_error(n->other), "another session of this model");
-    n->refused += llama_verify(n->other, 0, &greedy, (int32_t[]){llama_sample(n->other, 0, &greedy)}, 1, out) == LLAMA_EINVAL;
-    n->wrong += llama_length(n->other, 0) != length || !is_right(n->other, 0);
-    llama_session *made = session_of(n->m, 1); /* which is allowed */
-    n->wrong += made == NULL || info_of(n->m).read_bytes == 0;
+    if (!n->in_thread) one_step(n);
+    else n->wrong += pthread_create(&t, NULL, one_step, n) != 0 || pthread_join(t, NULL) != 0;
+    llama_session_options o = small_session(1); /* a session takes some of what is kept, in the middle of a pass */
+    llama_session *made;
+    n->wrong += llama_session_new(&made, n->m, &o, NULL) != LLAMA_OK || info_of(n->m).read_bytes == 0;
     llama_session_free(made);
     return 0;
 }
+static void *three_steps(void *user) {
+    nesting *n = user;
+    for (int i = 0; i < 3; i++) n->wrong += step(n->s) != LLAMA_OK || !is_right(n->s, 0);
+    return NULL;
+}
 static void test_nested(void) {
-    nesting n = {.m = open_streamed(600000)};
-    n.other = session_of(n.m, 1);
-    llama_session_options o = small_session(1);
-    o.progress = nest, o.user = &n;
-    llama_session *s = NULL;
-    check(steps(n.other, 3) && !llama_session_new(&s, n.m, &o, NULL), "sessions");
-    for (int i = 0; i < 3; i++)
-        check(steps(s, 1) && steps(n.other, 1), "after nested calls");
-    check(n.calls >= 9 && n.refused == 2 * n.calls && n.wrong == 0, "%d calls: %d refused, %d wrong", n.calls, n.refused, n.wrong);
-    llama_session_free(s);
-    llama_session_free(n.other);
-    llama_close(n.m);
+    for (int way = 0; way < 3; way++) {
+        nesting n[2] = {{.in_thread = way == 1}, {.in_thread = way == 1}};
+        llama_session_options o = small_session(1);
+        for (int i = 0; i < 2; i++) n[i].m = open_streamed(i ? 1 : 600000);
+        for (int i = 0; i < 2; i++) {
+            n[i].other = session_of(n[way == 2 ? !i : i].m, 1);
+            o.progress = nest, o.user = &n[i];
+            check(!llama_session_new(&n[i].s, n[i].m, &o, NULL) && n[i].other, "sessions");
+        }
+        pthread_t t;
+        check(pthread_create(&t, NULL, three_steps, &n[0]) == 0, "a thread");
+        three_steps(&n[1]);
+        pthread_join(t, NULL);
+        for (int i = 0; i < 2; i++)
+            check(n[i].calls >= 9 && n[i].wrong == 0, "way %d: %d calls, %d wrong: %s", way, n[i].calls, n[i].wrong, llama_session_error(n[i].s));
+        for (int i = 0; i < 2; i++) llama_session_free(n[i].s), llama_session_free(n[i].other);
+        for (int i = 0; i < 2; i++) llama_close(n[i].m);
+    }
 }
 
 /* Opened, used for a moment or not at all, and closed, while the readers read */
@@ -561,12 +578,17 @@ static void test_short_lives(void) {
     check(good == n, "%d of %d", good, n);
 }
 
+typedef struct {
+    pid_t child; /* -1: not made yet */
+    bool last, cancels; /* it is made in the last report; it cancels the call */
+} forking;
 static int forks(void *user, const char *what, uint64_t done, uint64_t total) {
-    pid_t *child = user;
-    (void)what, (void)total;
-    if (*child < 0 && done > 0) *child = fork();
-    if (*child == 0) alarm(120);
-    return 0;
+    forking *f = user;
+    (void)what;
+    if (f->child >= 0 || done == 0 || (f->last && done < total)) return 0;
+    f->child = fork();
+    if (f->child == 0) alarm(120);
+    return f->child == 0 && f->cancels;
 }
 static void ends_well(pid_t child, const char *what) {
     int status = -1;
@@ -601,22 +623,25 @@ static void test_fork(void) {
     }
     ends_well(child, "a model of its own");
 #endif
-    /* In a call: the child ends it from the mapping, and goes on. */
-    child = -1;
-    llama_session_options o = small_session(2);
-    llama_session *forking = NULL;
-    o.progress = forks, o.user = &child;
-    check(!llama_session_new(&forking, m, &o, NULL), "a session");
-    bool good = steps(forking, 1) && steps(s, 1);
-    if (child == 0) {
-        good = good && steps(forking, 3);
-        llama_session_free(s), llama_session_free(forking);
-        llama_close(m);
-        _exit(!good);
+    /* In a call: the child ends it from the mapping, or cancels it, and goes on. */
+    bool good;
+    for (int way = 0; way < 4; way++) {
+        forking f = {-1, way & 1, way & 2};
+        llama_session_options o = small_session(2);
+        llama_session *t = NULL;
+        o.progress = forks, o.user = &f;
+        check(!llama_session_new(&t, m, &o, NULL), "a session");
+        int status = step(t);
+        if (f.child == 0) {
+            good = status == (f.cancels ? LLAMA_ECANCEL : LLAMA_OK) && steps(t, 3) && steps(s, 2);
+            llama_session_free(s), llama_session_free(t);
+            llama_close(m);
+            _exit(!good);
+        }
+        check(status == LLAMA_OK && steps(t, 3) && steps(s, 1), "the parent, in whose call a child was made");
+        ends_well(f.child, "forked in a call");
+        llama_session_free(t);
     }
-    check(good && steps(forking, 3), "the parent, in whose call a child was made");
-    ends_well(child, "forked in a call");
-    llama_session_free(forking);
     /* The parent closes first. */
     int ready[2];
     char byte = 0;
