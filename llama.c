@@ -8769,7 +8769,7 @@ static plan plan_pass(const llama_session *s, const proposal *g, int sequences, 
 static void choose_guesses(llama_session *s, proposal *g, int sequences) {
     enum { RARELY = 200, MOST = 8 };
     guessing *learnt = &s->guess;
-    plan plans[WAYS];
+    plan plans[WAYS] = {{.rate = 0}};
     int best = SINGLY, ways = learnt->drafter ? WAYS : DRAFTED;
     for (int way = 0; way < ways; way++) {
         plans[way] = plan_pass(s, g, sequences, way);
@@ -8859,7 +8859,7 @@ static int make_guesses(llama_session *s, llama_request *const *running, int seq
         for (size_t i = 0; i < g[k].n; i++)
             if (!g[k].drafted)
                 s->sequences[k].tokens[s->sequences[k].length + 1 + i] = g[k].found[i];
-    if (g[0].drafted) status = draw_guesses(s, running, sequences, g);
+    if (sequences && g[0].drafted) status = draw_guesses(s, running, sequences, g);
     llamac_fp_leave(mode);
     return status;
 }
