@@ -27,7 +27,7 @@ static atomic_bool clock_faked;
 static atomic_uint_least64_t fake_time; /* ns */
 int clock_gettime(clockid_t which, struct timespec *t) {
     if (!clock_faked) return (int)syscall(SYS_clock_gettime, which, t);
-    uint64_t now = fake_time += 1000;
+    uint64_t now = atomic_fetch_add(&fake_time, 1000) + 1000;
     *t = (struct timespec){.tv_sec = (time_t)(now / 1000000000), .tv_nsec = (long)(now % 1000000000)};
     return 0;
 }
