@@ -1000,7 +1000,7 @@ static bool report_progress(llama_session *s) {
         if (s->progress(s->progress_user, s->what, s->reported, s->total) != 0)
             s->stopped = LLAMA_ECANCEL;
         lend_stream(s, false);
-        s->report_time = llamac_nanoseconds();
+        if (s->model->stream) s->report_time = llamac_nanoseconds();
     }
     return s->stopped != LLAMA_OK;
 }
@@ -6679,8 +6679,9 @@ static bool use_block(llama_session *s, row_block *b, bool wait) {
 
 /* At most a quarter of the ring is used at once, so that the readers go on. */
 static size_t await_rows(llama_session *s, const weight *w, size_t r) {
-    uint64_t start = llamac_nanoseconds();
-    if (s->stream && w->blocks && start - s->report_time > REPORTED) report_progress(s);
+    uint64_t start = 0;
+    if (s->stream && w->blocks && llamac_nanoseconds() - s->report_time > REPORTED)
+        report_progress(s);
     weight_stream *st = s->stream; /* a child of fork, which the host's function made, has none */
     if (s->stopped) return 0;
     if (!st || !w->blocks) return w->rows - r;
