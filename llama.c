@@ -6553,7 +6553,7 @@ static int read_block(const weight_stream *st, const row_block *b, unsigned char
     return 0;
 }
 
-/* Takes the next block to read into the queue, unless there is none or the queue is full. Returns its
+/* Takes the next block to read into the queue, unless no block is to be read or the queue is full. Returns its
  * slot, or NULL. Blocks that are kept are read once. Inside the monitor. */
 static slot *queue_block(weight_stream *st) {
     for (size_t i = 0; i < st->n_blocks && st->queued < SLOTS && !st->halted; i++) {
@@ -6896,8 +6896,9 @@ static int start_streaming(llama *m, uint64_t limit, llama_error *err) {
     for (size_t f = 0; f < m->n_shards; f++) {
         int status = llamac_open_source(&files[f], &m->files[f], m->paths[f], err);
         if (status) return status;
-        llamac_advise_sparse(&m->files[f]); /* of the mapping, only small vectors are used now */
     }
+    for (size_t f = 0; f < m->n_shards; f++) /* of the mapping, only small vectors are used now */
+        llamac_advise_sparse(&m->files[f]);
     while (st->n_readers < READERS &&
            llamac_start_thread(&st->readers[st->n_readers], read_ahead, st))
         st->n_readers++;

@@ -370,10 +370,10 @@ static void test_draft(void) { with_draft(false); }
 
 /* ---- The law: a pass reads what is not kept ---- */
 
-/* What is told is what was read, but for the rest of a last sector that a file or a buffered read does not have. */
-static void check_told(const char *name, uint64_t told, long read, long reads) {
-    check(told + RING >= (uint64_t)read && (uint64_t)read + (uint64_t)reads * 4096 + RING >= told, "%s: %llu bytes are told, %ld were read in %ld reads", name,
-          (unsigned long long)told, read, reads);
+/* What is counted is what was read, but for the rest of a last sector that a file or a buffered read does not have. */
+static void check_counted(const char *name, uint64_t counted, long read, long reads) {
+    check(counted + RING >= (uint64_t)read && (uint64_t)read + (uint64_t)reads * 4096 + RING >= counted, "%s: %llu bytes are counted, %ld were read in %ld reads", name,
+          (unsigned long long)counted, read, reads);
 }
 
 static void read_law(const char *name, const char *path, const char *vocabulary) {
@@ -401,14 +401,14 @@ static void read_law(const char *name, const char *path, const char *vocabulary)
         llama_info first = info_of(m);
         check(first.read_bytes >= all && first.read_bytes <= all + RING, "%s: the first pass reads %llu bytes of %llu", name, (unsigned long long)first.read_bytes,
               (unsigned long long)all);
-        check_told(name, first.read_bytes, disk.bytes - read, disk.reads - reads);
+        check_counted(name, first.read_bytes, disk.bytes - read, disk.reads - reads);
         for (int i = 1; i <= PASSES; i++) check(llama_eval(s, 0, tokens + i, 1) == LLAMA_OK, "%s", llama_session_error(s));
         llama_info after = info_of(m);
         uint64_t passes = after.read_bytes - first.read_bytes, promised = PASSES * before.stream_bytes;
         check(passes <= promised + RING && passes + RING >= promised, "%s: %d passes read %llu bytes, not %llu", name, PASSES, (unsigned long long)passes,
               (unsigned long long)promised);
         check(after.kept_bytes == before.kept_bytes && after.stream_bytes == before.stream_bytes, "%s: kept and streamed bytes change", name);
-        check_told(name, after.read_bytes, disk.bytes - read, disk.reads - reads);
+        check_counted(name, after.read_bytes, disk.bytes - read, disk.reads - reads);
         llama_session_free(s);
         llama_close(m);
     }
