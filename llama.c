@@ -209,6 +209,7 @@ LLAMAC_INLINE llamac_thread llamac_this_thread(void);
 LLAMAC_INLINE bool llamac_same_thread(llamac_thread, llamac_thread);
 LLAMAC_INLINE void llamac_pause(void);
 LLAMAC_INLINE uint64_t llamac_nanoseconds(void);
+LLAMAC_INLINE uint64_t llamac_running_time(void);
 LLAMAC_INLINE int llamac_process(void);
 LLAMAC_INLINE int llamac_cores(void);
 #endif /* LLAMAC_COMMON */
@@ -758,7 +759,9 @@ static int usable_threads(const llama_session *s) {
 
 /* Runs forward() with all threads, or with one if that takes less time: because the model is small,
  * or because other programs keep the cores busy. Both ways are measured, for each power of two of
- * n. The way that was slower is tried again whenever that costs about 1% of the time since. */
+ * n. The way that was slower is tried again whenever that costs about 1% of the time since. The first
+ * trial of one thread comes sooner if the host's thread has to wait for a core, or for helpers that
+ * wait for one: once it has lost as much time as the trial may cost. */
 static size_t paced_forward(llama_session *s, size_t n) {
     enum { RARELY = 100, MOST = 4 };
     pace *p = s->paces;
@@ -770,14 +773,18 @@ static size_t paced_forward(llama_session *s, size_t n) {
     bool trial = threads > 1 && p->since > RARELY * (double)n * (price + better / 16) && better > 0;
     alone ^= trial;
     s->team = alone ? 1 : threads;
-    uint64_t begin = llamac_nanoseconds();
+    bool first = threads > 1 && !alone && p->alone <= 0; /* one thread was not tried yet */
+    uint64_t ran = first ? llamac_running_time() : 0, begin = llamac_nanoseconds();
     size_t wanted = forward(s, n);
     double taken = (double)(llamac_nanoseconds() - begin), *mean = alone ? &p->alone : &p->team;
-    /* A trial is rare, so it counts more. One interruption does not decide. */
-    double row = taken / (double)n, part = trial ? 0.5 : 0.125;
+    double lost = first ? taken - (double)(llamac_running_time() - ran) : 0;
+    /* A trial is rare, so it counts more. One interruption does not decide. The first pass does not
+     * count once there is another: it may have waited for the disk. */
+    double row = taken / (double)n, part = trial ? 0.5 : p->since > 0 ? 0.125 : 1;
     if (*mean > 0 && row > MOST * *mean) row = MOST * *mean;
     *mean = *mean > 0 ? *mean + (row - *mean) * part : row;
-    p->since = trial ? 0 : p->since + taken;
+    if (trial) p->since = taken;
+    else if (better > 0) p->since += taken + (lost > 0 ? RARELY * lost : 0);
     return wanted;
 }
 
@@ -1826,7 +1833,7 @@ TARGET static void FN(swiglu)(float *a, const float *b, size_t n) {
     for (size_t i = 0; i < n; i++) a[i] = a[i] / (1.0f + exp_float(-a[i])) * b[i];
 }
 
-#if LLAMA_PASS != 4 /* see matmul_mixed */
+#if LLAMA_PASS != 4 /* see matmul_wide */
 /* The rest of the file uses the kernels through this struct. */
 static const kernels FN(kernels) = {
     .name = TEXT(ISA),
@@ -2034,23 +2041,21 @@ static const kernels kernels_amx = {"avx512 and amx", 0,           matmul_amx,
 
 #if defined(__x86_64__)
 /* AVX-512 with narrower registers for few tokens. If the weights come from memory, 256-bit registers
- * read faster, at 95% of the rate that a core can read. On Zen 4, whose units are 256 bits wide,
- * that holds for up to FEW tokens; elsewhere 512-bit registers multiply faster. */
-static void matmul_mixed(const matmul_args *p, size_t begin, size_t end, size_t narrow) {
-    enum { CACHED = 1 << 18 };
+ * read faster, at 95% of the rate that a core can read. On Zen 4, whose units are 256 bits wide, they
+ * are faster for up to FEW tokens wherever the weights are; elsewhere 512-bit registers multiply
+ * faster. */
+static void matmul_wide(const matmul_args *p, size_t begin, size_t end) {
+    enum { NARROW = 3, CACHED = 1 << 18 };
     bool cached = (end - begin) * p->w.stride <= CACHED;
-    if (p->n <= narrow && !cached) few_by_tokens_avx512vl[p->n - 1](p, begin, end);
+    if (p->n <= NARROW && !cached) few_by_tokens_avx512vl[p->n - 1](p, begin, end);
     else matmul_avx512(p, begin, end);
 }
 /* The weights of the first tiles come from memory too, so those have 256-bit registers. */
 static void multiply_panel_zen4(const matmul_args *p, const panel *at) {
     multiply_tiles_avx512(p, at, first_tiles_avx512vl, FIRST_VECS_avx512vl * VR_avx512vl);
 }
-static void matmul_wide(const matmul_args *p, size_t begin, size_t end) {
-    matmul_mixed(p, begin, end, 3);
-}
 static void matmul_zen4(const matmul_args *p, size_t begin, size_t end) {
-    if (p->n <= FEW) matmul_mixed(p, begin, end, FEW);
+    if (p->n <= FEW) few_by_tokens_avx512vl[p->n - 1](p, begin, end);
     else matmul_blocked(p, begin, end, PANEL_ROWS, multiply_panel_zen4, reduce_lanes_avx512);
 }
 static const kernels kernels_wide = {
@@ -2696,6 +2701,7 @@ LLAMAC_INLINE void llamac_place_as_before(const llamac_placement *);
  *   llamac_this_thread        the calling thread; llamac_same_thread compares two
  *   llamac_pause              leaves the core to others for a moment, in a loop that waits
  *   llamac_nanoseconds        the time, of a clock that never goes back
+ *   llamac_running_time       the nanoseconds for which this thread has had a core
  *   llamac_process            the id of this process
  *   llamac_cores              how many cores it may use: its CPU affinity and its quota
  */
@@ -3058,11 +3064,14 @@ LLAMAC_INLINE int llamac_process(void) { return (int)getpid(); }
 
 /* ---- Platform: threads ---- */
 
-LLAMAC_INLINE uint64_t llamac_nanoseconds(void) {
+static uint64_t llamac_clock(clockid_t clock) {
     struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
+    clock_gettime(clock, &t);
     return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
 }
+
+LLAMAC_INLINE uint64_t llamac_nanoseconds(void) { return llamac_clock(CLOCK_MONOTONIC); }
+LLAMAC_INLINE uint64_t llamac_running_time(void) { return llamac_clock(CLOCK_THREAD_CPUTIME_ID); }
 
 LLAMAC_INLINE void llamac_pause(void) {
 #if defined(__x86_64__)
