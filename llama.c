@@ -210,6 +210,8 @@ LLAMAC_INLINE bool llamac_same_thread(llamac_thread, llamac_thread);
 LLAMAC_INLINE void llamac_pause(void);
 LLAMAC_INLINE uint64_t llamac_nanoseconds(void);
 LLAMAC_INLINE uint64_t llamac_running_time(void);
+__attribute__((format(printf, 3, 4))) LLAMAC_INLINE int llamac_fail(llama_error *err, int status,
+                                                                    const char *format, ...);
 LLAMAC_INLINE int llamac_process(void);
 LLAMAC_INLINE int llamac_cores(void);
 #endif /* LLAMAC_COMMON */
@@ -297,6 +299,8 @@ typedef struct {                      /* a matrix [rows][cols], row-major, in th
     unsigned char type, split;        /* dtype, division */
     bool sorted;                      /* Hugging Face's order of rows in wq and wk: see pair_up */
     short layer;                      /* -1: outside the layers */
+    bool local;  /* several machines: each needs only its own part of the output */
+    size_t unit; /* rows that one machine computes together: in wq, wk and wv those of a kv_head */
     struct row_block *blocks; /* of its rows, if it is streamed: part VI; NULL: it is mapped */
     const char *name;         /* Meta's, without the layer: "attention.wq" */
 } weight;
@@ -337,12 +341,13 @@ struct llama {
     const char *type_name;           /* "float16", or "mixed" */
     int format;                      /* see part VI */
     int memory;                      /* LLAMA_MEMORY_MAP, _LOCK or _STREAM */
+    size_t rank, ranks;              /* the rows that are prefetched, locked or streamed */
     struct weight_stream *stream; /* of weights that do not fit in memory; NULL: all are mapped */
     llamac_arena arena;           /* owns what the pointers above point to, and this struct */
 };
 
 typedef struct {      /* one sequence: a text with its KV cache */
-    float *k, *v;     /* [n_layers][n_kv_heads][context][head_dim] */
+    float *k, *v;     /* [n_layers][own kv_heads][context][head_dim] */
     int32_t *tokens;  /* [context] */
     float *logits;    /* [V] of the last token */
     size_t length;    /* number of positions filled */
@@ -425,10 +430,15 @@ struct llama_session {
     void *trace_user;
     /* number of sequences; positions of each; maximum number of tokens evaluated together */
     size_t n_sequences, context, batch;
-    int threads, team;    /* number of threads: of the session; of the current pass */
-    pool *pool, own_pool; /* the threads but the host's: a draft's session uses its owner's */
-    pace paces[21];       /* [floor(log2 n)] of passes of n rows */
-    sequence *sequences;  /* [n_sequences] */
+    size_t rank, ranks; /* of several machines: this one, their number; else 0 and 1 */
+    llama_gather_fn gather;
+    void *gather_user;
+    float *exchange; /* [exchanged] pieces of a result, one after the other: see gather */
+    size_t exchanged, *offsets; /* [ranks + 1] where in it the pieces begin */
+    int threads, team;          /* number of threads: of the session; of the current pass */
+    pool *pool, own_pool;       /* the threads but the host's: a draft's session uses its owner's */
+    pace paces[21];             /* [floor(log2 n)] of passes of n rows */
+    sequence *sequences;        /* [n_sequences] */
     /* buffers of one batch, which has one row per token */
     sequence **row_seq; /* [batch] the sequence of each row's token */
     size_t *row_pos;    /* [batch] the position of the token in that sequence */
@@ -483,6 +493,7 @@ enum {
     MAX_VOCAB = 1 << 20, /* tokens, */
     MAX_CONTEXT = 1 << 20, /* positions (sincos_double is accurate up to twice that), */
     MAX_FILES = 1000,      /* files of weights */
+    RANK_NUMBERS = 4,      /* floats that a rank gives of itself: see compare_ranks */
     DEFAULT_CONTEXT = 2048 /* if a file does not say, as in Meta's checkpoints */
 };
 
@@ -506,6 +517,10 @@ static size_t padded(size_t width) { return (width + BLOCK - 1) / BLOCK * BLOCK 
  *   add          x = x + y
  *   stopped      asks the host whether to stop; so does a weight that cannot be read
  *   select_rows  drops the rows whose logits are not needed
+ *
+ * Several machines divide the rows of every matrix, and with them the heads and the columns of a.
+ * matmul, attention and swiglu then compute a part of y or a, and gather the others' parts where the
+ * next operation needs them: four times in a layer.
  */
 static void embed(llama_session *, float *x, size_t n);
 static void rmsnorm(llama_session *, float *y, const float *x, const weight *w, size_t n);
@@ -825,6 +840,67 @@ static void trace(llama_session *s, const weight *w, float *x, size_t n, size_t 
     }
 }
 
+/* ---- Several machines ---- */
+
+/* Each machine (rank) computes some rows of every matrix, with whole heads in wq, wk and wv, so that
+ * it also has the KV cache of these heads and computes their attention. A sum is never divided. So the
+ * bits are those of one machine. */
+typedef struct {
+    size_t begin, end;
+} range;
+
+/* Returns the part of `items` items that a rank has. Parts differ by one item at most. */
+static range part_of(size_t items, size_t rank, size_t ranks) {
+    return (range){items * rank / ranks, items * (rank + 1) / ranks};
+}
+
+/* Returns the rows of w that a rank computes. */
+static range rows_of(const weight *w, size_t rank, size_t ranks) {
+    range units = part_of(w->rows / w->unit, rank, ranks);
+    return (range){units.begin * w->unit, units.end * w->unit};
+}
+
+/* Returns the kv_heads that this session computes. */
+static range own_heads(const llama_session *s) {
+    return part_of(s->model->n_kv_heads, s->rank, s->ranks);
+}
+
+/* Gives every rank the complete x: rank r has filled x[offsets[r]] to x[offsets[r + 1]], and gets the
+ * others' parts from the host's function. If that fails, the call is to stop. */
+static void exchange(llama_session *s, float *x) {
+    if (s->stopped) return;
+    lend_stream(s, true);
+    int failed = s->gather(s->gather_user, x, s->offsets, (int)s->rank, (int)s->ranks);
+    lend_stream(s, false);
+    if (failed)
+        s->stopped = llamac_fail(&s->error, LLAMA_EIO,
+                                 "rank %zu of %zu: the host's gather function failed: %d", s->rank,
+                                 s->ranks, failed);
+}
+
+/* Gives every rank all columns of y, n rows of `width` columns. Each rank has computed some of them,
+ * in multiples of `unit`. The columns of a rank are moved together, for as many rows at a time as
+ * there is room; one row needs no moving. */
+static void gather(llama_session *s, float *y, size_t width, size_t unit, size_t n) {
+    size_t ld = padded(width), most = s->ranks > 1 ? s->exchanged / width : n;
+    for (size_t t = 0, rows; s->ranks > 1 && t < n && !s->stopped; t += rows, y += rows * ld) {
+        float *x = n == 1 ? y : s->exchange;
+        rows = n - t < most ? n - t : most;
+        for (size_t r = 0; r <= s->ranks; r++)
+            s->offsets[r] = part_of(width / unit, r, s->ranks).begin * unit * rows;
+        for (int after = 0; after < 2; after++) {
+            for (size_t r = 0; r < s->ranks && n > 1; r++) {
+                size_t count = (s->offsets[r + 1] - s->offsets[r]) / rows;
+                float *all = x + s->offsets[r], *piece = y + s->offsets[r] / rows;
+                if ((r == s->rank) == after) continue;
+                for (size_t i = 0; i < rows; i++, all += count, piece += ld)
+                    memcpy(after ? piece : all, after ? all : piece, count * sizeof *all);
+            }
+            if (!after) exchange(s, x);
+        }
+    }
+}
+
 /* ---- The operations themselves ---- */
 
 /* x[t] = tok_embeddings[token of row t]. If the table is sharded, each shard has some columns. */
@@ -857,6 +933,11 @@ static void rmsnorm(llama_session *s, float *y, const float *x, const weight *w,
 /* Returns the number of columns of w that are contiguous in a row: the columns of one segment. */
 static size_t across(const weight *w) { return w->split == BY_ROWS ? w->cols : w->cols / w->parts; }
 
+/* Returns the number of rows of w in one shard. */
+static size_t part_rows(const weight *w) {
+    return w->split == BY_ROWS ? w->rows / w->parts : w->rows;
+}
+
 /* y[t][r] = sum_k w[r][k] x[t][k] for some rows of w, of which an item is one. A matrix that shards
  * divide by rows, or that is streamed, is several matrices, one below the other: each takes one
  * call of the kernel. If shards divide it by columns, its rows consist of several segments. */
@@ -878,14 +959,14 @@ static void matmul_job(const task *j, int thread, size_t begin, size_t end) {
     }
 }
 
-/* Reorders the n outputs y of a sorted wq or wk. In each head, Hugging Face's row order has the
+/* Reorders the own columns of n outputs y of a sorted wq or wk. In each head, Hugging Face's row order has the
  * first elements of all pairs that RoPE rotates, then the second elements. Meta's order, which RoPE
  * here expects, has the two elements of each pair side by side. */
-static void pair_up(llama_session *s, float *y, size_t width, size_t n) {
+static void pair_up(llama_session *s, float *y, size_t width, range own, size_t n) {
     size_t head_dim = s->model->head_dim, half = head_dim / 2;
     float *head = s->workspaces->queries;
     for (size_t t = 0; t < n; t++, y += padded(width))
-        for (size_t h = 0; h < width; h += head_dim) {
+        for (size_t h = own.begin; h < own.end; h += head_dim) {
             /* NOLINTNEXTLINE: a session has all its buffers */
             memcpy(head, y + h, head_dim * sizeof *head);
             for (size_t j = 0; j < half; j++) {
@@ -903,12 +984,15 @@ static void matmul(llama_session *s, float *y, const weight *w, const float *x, 
         pack_input(s, w, x, n);
         x = s->packed;
     }
-    for (size_t r = 0, rows; r < w->rows; r += rows) {
+    range own = rows_of(w, s->rank, s->ranks);
+    for (size_t r = own.begin, rows; r < own.end; r += rows) {
         if ((rows = await_rows(s, w, r)) == 0) return; /* s->stopped says why */
+        if (rows > own.end - r) rows = own.end - r;
         parallel(&(task){s, w, y, x, n, 0, r}, matmul_job, rows, BLOCK, n * rows * w->cols);
         release_rows(s);
     }
-    if (w->sorted) pair_up(s, y, w->rows, n);
+    if (w->sorted) pair_up(s, y, w->rows, own, n);
+    if (!w->local || s->trace) gather(s, y, w->rows, w->unit, n);
     trace(s, w, y, n, w->rows);
 }
 
@@ -917,24 +1001,29 @@ static void matmul(llama_session *s, float *y, const weight *w, const float *x, 
  * s->sin for the position of each row. */
 static void rope(llama_session *s, float *q, size_t heads, size_t n) {
     size_t width = s->model->head_dim, half = width / 2, ld = padded(heads * width);
+    range own = own_heads(s);
+    size_t shared = heads / s->model->n_kv_heads; /* by how many heads a kv_head is used */
     for (size_t t = 0; t < n; t++)
-        for (size_t h = 0; h < heads; h++)
+        for (size_t h = own.begin * shared; h < own.end * shared; h++)
             s->kernels->rope(q + t * ld + h * width, s->cos + t * half, s->sin + t * half, width);
 }
 
-/* Returns the keys or values [context][head_dim] of kv_head i, counted through all layers. */
-static float *cache(const llama_session *s, float *kv, size_t i) {
+/* Returns the keys or values [context][head_dim] of one of the own kv_heads of layer l. */
+static float *cache(const llama_session *s, float *kv, size_t l, size_t head) {
+    range own = own_heads(s);
+    size_t i = l * (own.end - own.begin) + head - own.begin;
     return kv + i * s->context * s->model->head_dim;
 }
 
 /* K[l][head][position] = k, V[l][head][position] = v. The KV cache is in float32. */
 static void store_kv(llama_session *s, size_t l, const float *k, const float *v, size_t n) {
-    size_t heads = s->model->n_kv_heads, width = s->model->head_dim, ld = padded(heads * width);
+    size_t width = s->model->head_dim, ld = padded(s->model->kv_dim);
+    range own = own_heads(s);
     for (size_t t = 0; t < n; t++)
-        for (size_t i = 0; i < heads; i++) {
+        for (size_t i = own.begin; i < own.end; i++) {
             size_t from = t * ld + i * width, to = s->row_pos[t] * width;
-            memcpy(cache(s, s->row_seq[t]->k, l * heads + i) + to, k + from, width * sizeof *k);
-            memcpy(cache(s, s->row_seq[t]->v, l * heads + i) + to, v + from, width * sizeof *v);
+            memcpy(cache(s, s->row_seq[t]->k, l, i) + to, k + from, width * sizeof *k);
+            memcpy(cache(s, s->row_seq[t]->v, l, i) + to, v + from, width * sizeof *v);
         }
 }
 
@@ -944,17 +1033,19 @@ static void store_kv(llama_session *s, size_t l, const float *k, const float *v,
 static void attention_job(const task *j, int thread, size_t begin, size_t end) {
     const llama_session *s = j->s;
     const llama *m = s->model;
+    range own = own_heads(s);
+    size_t shared = m->n_heads / m->n_kv_heads, heads = (own.end - own.begin) * shared;
     for (size_t i = begin; i < end; i++) { /* one head of up to ATTENDED rows, from row t on */
-        size_t head = i % m->n_heads, t = i / m->n_heads * ATTENDED, rows;
+        size_t head = own.begin * shared + i % heads, t = i / heads * ATTENDED, rows;
         size_t stop = j->n < t + ATTENDED ? j->n : t + ATTENDED;
-        size_t kv = j->l * m->n_kv_heads + head / (m->n_heads / m->n_kv_heads);
         for (; t < stop; t += rows) { /* `rows` rows of one sequence */
             const sequence *sq = s->row_seq[t];
             size_t at = t * padded(m->dim) + head * m->head_dim;
             for (rows = 1; t + rows < stop && s->row_seq[t + rows] == sq;) rows++;
-            s->kernels->attend(&(attention_args){
-                j->y + at, j->x + at, cache(s, sq->k, kv), cache(s, sq->v, kv), rows,
-                s->row_pos[t] + 1, m->head_dim, padded(m->dim), &s->workspaces[thread]});
+            s->kernels->attend(
+                &(attention_args){j->y + at, j->x + at, cache(s, sq->k, j->l, head / shared),
+                                  cache(s, sq->v, j->l, head / shared), rows, s->row_pos[t] + 1,
+                                  m->head_dim, padded(m->dim), &s->workspaces[thread]});
         }
     }
 }
@@ -963,21 +1054,32 @@ static void attention_job(const task *j, int thread, size_t begin, size_t end) {
 static void attention(llama_session *s, float *y, const float *q, size_t l, size_t n) {
     size_t positions = 0, groups = (n + ATTENDED - 1) / ATTENDED;
     for (size_t t = 0; t < n; t++) positions += s->row_pos[t] + 1;
-    parallel(&(task){s, NULL, y, q, n, l, 0}, attention_job, groups * s->model->n_heads, 1,
-             positions * s->model->dim * 2);
+    const llama *m = s->model;
+    range own = own_heads(s);
+    size_t heads = (own.end - own.begin) * (m->n_heads / m->n_kv_heads);
+    parallel(&(task){s, NULL, y, q, n, l, 0}, attention_job, groups * heads, 1,
+             positions * heads * m->head_dim * 2);
+    gather(s, y, m->dim, m->dim / m->n_kv_heads, n);
 }
 
 /* a = silu(a) * b, silu(a) = a / (1 + exp(-a))      (Shazeer 2020, arXiv:2002.05202) */
 static void swiglu_job(const task *j, int thread, size_t begin, size_t end) {
-    size_t width = j->s->model->hidden, ld = padded(width);
+    const llama_session *s = j->s;
+    size_t ld = padded(s->model->hidden);
+    range own = part_of(s->model->hidden, s->rank, s->ranks); /* its columns */
     (void)thread;
-    for (size_t t = begin; t < end; t++) j->s->kernels->swiglu(j->y + t * ld, j->x + t * ld, width);
+    for (size_t t = begin; t < end; t++) {
+        size_t at = t * ld + own.begin;
+        s->kernels->swiglu(j->y + at, j->x + at, own.end - own.begin);
+    }
 }
 
 /* Computes swiglu for n rows, in place. An item is one row. */
 static void swiglu(llama_session *s, float *a, const float *b, size_t n) {
     enum { EXP_COST = 8 }; /* the cost of an exp, in multiply-adds */
-    parallel(&(task){s, NULL, a, b, n, 0, 0}, swiglu_job, n, 1, n * s->model->hidden * EXP_COST);
+    parallel(&(task){s, NULL, a, b, n, 0, 0}, swiglu_job, n, 1,
+             n * s->model->hidden / s->ranks * EXP_COST);
+    gather(s, a, s->model->hidden, 1, n);
 }
 
 /* x += y: the residual connection. The sums of a matmul are complete before they are added to x. */
@@ -2637,7 +2739,7 @@ LLAMAC_INLINE void llamac_advise_sparse(const llamac_mapping *);
 /* Reads n mapped bytes from the disk into memory. */
 LLAMAC_INLINE void llamac_page_in(const unsigned char *data, size_t n);
 /* Locks a mapped file in memory. Returns 0, or -1 with errno set. */
-LLAMAC_INLINE int llamac_lock(const llamac_mapping *);
+LLAMAC_INLINE int llamac_lock(const void *, size_t n);
 /* Replaces the pages of a mapping by zeros, from the page of `address` to the end. Returns false on
  * failure. Safe in a signal handler. */
 LLAMAC_INLINE bool llamac_map_zeros(const llamac_mapping *, uintptr_t address, size_t page);
@@ -2927,7 +3029,7 @@ LLAMAC_INLINE void llamac_page_in(const unsigned char *data, size_t n) {
     for (size_t i = 0; i < n; i += PAGE) (void)((const volatile unsigned char *)data)[i];
 }
 
-LLAMAC_INLINE int llamac_lock(const llamac_mapping *m) { return mlock(m->data, m->size); }
+LLAMAC_INLINE int llamac_lock(const void *p, size_t n) { return mlock(p, n); }
 
 LLAMAC_INLINE bool llamac_map_zeros(const llamac_mapping *m, uintptr_t address, size_t page) {
     uintptr_t begin = (uintptr_t)m->data, end = begin + m->size;
@@ -5544,6 +5646,10 @@ static int bind_weight(binder *b, size_t i) {
     *w = (weight){.rows = b->sizes[binding[row].rows],
                   .cols = b->sizes[binding[row].cols],
                   .split = binding[row].split,
+                  .local = row == WQ || row == WK || row == WV || row == W1 || row == W3,
+                  .unit = row == WQ                ? m->dim / m->n_kv_heads
+                          : row == WK || row == WV ? m->head_dim
+                                                   : 1,
                   .layer = i < OUTSIDE ? -1 : (short)layer_of(i),
                   .name = binding[row].name[META]};
     if (i == OUTPUT && output_is_tied(b)) {
@@ -6346,14 +6452,55 @@ static void rope_freqs(llama *m) {
 
 /* ---- Weights in memory ---- */
 
-/* Locks the files in memory. Returns LLAMA_ENOMEM if the system does not allow it. */
-static int lock_files(const llama *m, llama_error *err) {
-    for (size_t i = 0; i < m->n_shards; i++)
-        if (llamac_lock(&m->files[i]) != 0)
-            return llamac_fail(err, LLAMA_ENOMEM,
-                               "%llu bytes cannot be locked in memory: %s; raise ulimit -l",
-                               (unsigned long long)m->file_bytes, strerror(errno));
-    return LLAMA_OK;
+/* What is read, locked or counted: n bytes of a mapping. Returns false to stop. */
+typedef bool run_function(void *user, const unsigned char *p, size_t n);
+
+/* Calls fn for everything in the files that the model's rank needs, in the order of the addresses: the
+ * complete files, or, of several machines, its rows of the matrices. Of the embeddings a pass needs
+ * few. */
+static void each_run(const llama *m, run_function *fn, void *user) {
+    for (size_t f = 0; m->ranks == 1 && f < m->n_shards; f++)
+        if (!fn(user, m->files[f].data, m->files[f].size)) return;
+    for (size_t i = 0; m->ranks > 1 && i < OUTSIDE + m->n_layers * INSIDE; i++) {
+        const weight *w = nth_weight(m, i);
+        size_t height = part_rows(w), stride = across(w) * dtype_bytes[w->type];
+        range own = rows_of(w, m->rank, m->ranks);
+        for (size_t k = 0; k < w->parts && i != EMBEDDINGS && w->rows > 1; k++) {
+            size_t top = w->split == BY_ROWS ? k * height : 0, end = top + height, begin = top;
+            if (begin < own.begin) begin = own.begin;
+            if (end > own.end) end = own.end;
+            if (begin < end &&
+                !fn(user, w->part[k] + (begin - top) * stride, (end - begin) * stride))
+                return;
+        }
+    }
+}
+
+static bool count_run(void *sum, const unsigned char *p, size_t n) {
+    (void)p;
+    *(uint64_t *)sum += n;
+    return true;
+}
+
+/* Returns the bytes of all runs. */
+static uint64_t run_bytes(const llama *m) {
+    uint64_t sum = 0;
+    each_run(m, count_run, &sum);
+    return sum;
+}
+
+static bool lock_run(void *locked, const unsigned char *p, size_t n) {
+    return *(bool *)locked = llamac_lock(p, n) == 0;
+}
+
+/* Locks what each_run finds in memory. Returns LLAMA_ENOMEM if the system does not allow it. */
+static int lock_weights(const llama *m, llama_error *err) {
+    bool locked = true;
+    each_run(m, lock_run, &locked);
+    if (locked) return LLAMA_OK;
+    return llamac_fail(err, LLAMA_ENOMEM,
+                       "%llu bytes cannot be locked in memory: %s; raise ulimit -l",
+                       (unsigned long long)run_bytes(m), strerror(errno));
 }
 
 /* ---- Weights that do not fit in memory ---- */
@@ -6429,11 +6576,8 @@ typedef struct weight_stream {
 
 static size_t sectors(size_t n) { return (n + LLAMAC_SECTOR - 1) / LLAMAC_SECTOR * LLAMAC_SECTOR; }
 
-/* Returns in how many segments a row of w is, and the rows of one part. */
+/* Returns in how many segments a row of w is. */
 static size_t segments(const weight *w) { return w->split == BY_ROWS ? 1 : w->parts; }
-static size_t part_rows(const weight *w) {
-    return w->split == BY_ROWS ? w->rows / w->parts : w->rows;
-}
 
 /* Returns the number of the file whose mapping has the address, or n_shards. */
 static size_t file_of(const llama *m, const unsigned char *p) {
@@ -6472,25 +6616,26 @@ static size_t file_bytes(const row_block *b) {
  * copy, which is in memory anyway. */
 static size_t divide_weight(const llama *m, const weight *w, row_block *b) {
     size_t height = part_rows(w), n = 0, stride = w->cols * dtype_bytes[w->type];
+    range own = rows_of(w, m->rank, m->ranks);
     uint64_t most = m->file_bytes >> 11;
     if (most < MIN_BLOCK) most = MIN_BLOCK;
     if (most > MAX_BLOCK) most = MAX_BLOCK;
     size_t per_part = (height * stride + (size_t)most - 1) / (size_t)most;
     size_t rows = ((height + per_part - 1) / per_part + BLOCK - 1) / BLOCK * BLOCK;
     if (file_of(m, w->part[0]) == m->n_shards) return 0;
-    for (size_t top = 0; top < w->rows; top += height)
-        for (size_t r = 0; r < height; r += rows, n++)
-            if (b)
-                b[n] = (row_block){
-                    .w = w, .first = top + r, .rows = height - r < rows ? height - r : rows};
+    for (size_t r = own.begin, count; r < own.end; r += count, n++) {
+        count = height - r % height < rows ? height - r % height : rows; /* in one part */
+        if (count > own.end - r) count = own.end - r;
+        if (b) b[n] = (row_block){.w = w, .first = r, .rows = count};
+    }
     return n;
 }
 
 /* Returns the block that has row r of w. */
 static row_block *find_block(const weight *w, size_t r) {
     row_block *b = w->blocks;
-    size_t height = part_rows(w), per_part = (height + b->rows - 1) / b->rows;
-    return b + r / height * per_part + r % height / b->rows;
+    while (r >= b->first + b->rows) b++;
+    return b;
 }
 
 /* Writes the blocks of all matrices to `blocks`, in the order in which a pass uses them; NULL: only
@@ -6696,7 +6841,8 @@ static size_t await_rows(llama_session *s, const weight *w, size_t r) {
     if (!st || !w->blocks) return w->rows - r;
     size_t rows = 0;
     bool inside = false;
-    for (row_block *b = find_block(w, r); r + rows < w->rows; rows += b++->rows) {
+    size_t end = rows_of(w, s->rank, s->ranks).end;
+    for (row_block *b = find_block(w, r); r + rows < end; rows += b++->rows) {
         if (b->at) continue;
         if (st->used == SLOTS / 4) break;
         if (!inside) start = llamac_nanoseconds(), llamac_enter(&st->monitor);
@@ -6923,10 +7069,11 @@ static int hold_weights(llama *m, const llama_options *o, llama_error *err) {
     uint64_t limit = o->memory_limit ? o->memory_limit : available;
     m->memory = o->memory;
     if (m->memory == LLAMA_MEMORY_AUTO) {
-        bool fits = limit == 0 || m->token_bytes + llama_session_bytes(m, NULL) <= limit;
+        uint64_t own = m->ranks > 1 ? run_bytes(m) : m->token_bytes;
+        bool fits = limit == 0 || own + llama_session_bytes(m, NULL) <= limit;
         m->memory = fits ? LLAMA_MEMORY_MAP : LLAMA_MEMORY_STREAM;
     }
-    if (m->memory == LLAMA_MEMORY_LOCK) return lock_files(m, err);
+    if (m->memory == LLAMA_MEMORY_LOCK) return lock_weights(m, err);
     if (m->memory == LLAMA_MEMORY_MAP) return LLAMA_OK;
     int status = start_streaming(m, limit, err);
     if (status && o->memory == LLAMA_MEMORY_AUTO) { /* mapped, it works too */
@@ -6939,10 +7086,23 @@ static int hold_weights(llama *m, const llama_options *o, llama_error *err) {
 
 /* ---- Opening and closing ---- */
 
+/* Checks that the model can be divided over so many machines. */
+static int check_ranks(const llama *m, size_t ranks, llama_error *err) {
+    if (ranks <= m->n_kv_heads) return LLAMA_OK;
+    return llamac_fail(err, LLAMA_EINVAL,
+                       "the model has %zu KV heads: it can be divided over %zu machines at most, "
+                       "not over %zu",
+                       m->n_kv_heads, m->n_kv_heads, ranks);
+}
+
 /* Does the work of llama_open, which allocates m before and frees it if this fails. */
 static int open_model(llama *m, const char *path, const llama_options *o, llama_error *err) {
     if (o->memory < LLAMA_MEMORY_AUTO || o->memory > LLAMA_MEMORY_STREAM)
         return llamac_fail(err, LLAMA_EINVAL, "memory mode %d does not exist", o->memory);
+    if (o->ranks < 0 || o->rank < 0 || o->rank >= (o->ranks ? o->ranks : 1))
+        return llamac_fail(err, LLAMA_EINVAL, "there is no rank %d of %d", o->rank, o->ranks);
+    m->rank = (size_t)o->rank;
+    m->ranks = o->ranks ? (size_t)o->ranks : 1;
     if (o->rope_theta != 0 && !(o->rope_theta >= 1 && o->rope_theta <= 1e30f))
         return llamac_fail(err, LLAMA_EINVAL, "rope_theta %g is not 0, nor from 1 to 1e30",
                            (double)o->rope_theta);
@@ -6955,7 +7115,7 @@ static int open_model(llama *m, const char *path, const llama_options *o, llama_
         status = open_tokenizer(&b, o->tokenizer);
     if (status == LLAMA_OK || m->lost) status = check_unchanged(&b);
     llamac_free_all(&b.scratch); /* needed only while opening */
-    if (status) return status;
+    if (status || (status = check_ranks(m, m->ranks, err))) return status;
     if (o->rope_theta != 0) m->rope_theta = o->rope_theta;
     rope_freqs(m);
     return hold_weights(m, o, err);
@@ -7137,21 +7297,33 @@ LLAMAC_API int llama_check(const llama *m, llama_progress_fn progress, void *use
  * pages, as fast as the disk can. Two threads, or asking for pages in advance, took up to twice as
  * long. The pages are placed on all nodes of memory: threads take rows as they come, so each node
  * has its share of every matrix. */
-LLAMAC_API int llama_prefetch(const llama *m, llama_progress_fn progress, void *user) {
+typedef struct {
+    llama_progress_fn progress; /* NULL: none */
+    void *user;
+    uint64_t done, total; /* bytes */
+    bool stopped;
+} prefetching;
+
+static bool read_run(void *user, const unsigned char *p, size_t n) {
     enum { CHUNK = 4 << 20 };
-    uint64_t done = 0;
-    bool stopped = false;
+    prefetching *f = user;
+    for (size_t i = 0, k; i < n && !f->stopped; i += k) {
+        k = n - i < CHUNK ? n - i : CHUNK;
+        llamac_placement old = llamac_place_on_all_nodes(); /* not during the host's function */
+        llamac_page_in(p + i, k);
+        llamac_place_as_before(&old);
+        f->done += k;
+        f->stopped = f->progress && f->progress(f->user, "weights", f->done, f->total) != 0;
+    }
+    return !f->stopped;
+}
+
+LLAMAC_API int llama_prefetch(const llama *m, llama_progress_fn progress, void *user) {
     if (!m) return LLAMA_EINVAL;
     if (m->stream) return start_reading(m->stream), LLAMA_OK;
-    for (size_t f = 0; f < m->n_shards; f++)
-        for (size_t i = 0, n; i < m->files[f].size && !stopped; i += n, done += n) {
-            n = m->files[f].size - i < CHUNK ? m->files[f].size - i : CHUNK;
-            llamac_placement old = llamac_place_on_all_nodes(); /* not during the host's function */
-            llamac_page_in(m->files[f].data + i, n);
-            llamac_place_as_before(&old);
-            stopped = progress && progress(user, "weights", done + n, m->file_bytes) != 0;
-        }
-    return stopped ? LLAMA_ECANCEL : LLAMA_OK;
+    prefetching f = {progress, user, 0, run_bytes(m), false};
+    each_run(m, read_run, &f);
+    return f.stopped ? LLAMA_ECANCEL : LLAMA_OK;
 }
 
 /* ---- Describing a model ---- */
@@ -7199,6 +7371,7 @@ LLAMAC_API int llama_describe(const llama *m, llama_info *info) {
         .add_bos = m->vocab && llamac_vocab_adds_bos(m->vocab),
         .add_eos = m->vocab && llamac_vocab_adds_eos(m->vocab),
         .memory = m->memory,
+        .rank_bytes = m->ranks > 1 ? run_bytes(m) : m->token_bytes,
     };
     if (m->stream) describe_stream(m->stream, &all);
     size_t known = all.size < sizeof all ? all.size : sizeof all;
@@ -7262,17 +7435,27 @@ static uint64_t layout_session(llama_session *s, unsigned char *base) {
     layout c = {base, 0};
     reserve(&c, 1, sizeof *s);                                       /* the session itself */
     uint64_t rows = s->batch > s->n_logits ? s->batch : s->n_logits; /* most rows of one matmul */
-    s->x = reserve(&c, b * padded(m->dim), f);                       /* [batch][D] */
-    s->h = reserve(&c, b * padded(m->dim), f);                       /* [batch][D] */
-    s->block_out = reserve(&c, b * padded(m->dim), f);               /* [batch][D] */
-    s->q = reserve(&c, b * padded(m->dim), f);                       /* [batch][D] */
-    s->k = reserve(&c, b * padded(m->kv_dim), f);                    /* [batch][K] */
-    s->v = reserve(&c, b * padded(m->kv_dim), f);                    /* [batch][K] */
-    s->gate = reserve(&c, b * padded(m->hidden), f);                 /* [batch][H] */
-    s->up = reserve(&c, b * padded(m->hidden), f);                   /* [batch][H] */
+    range heads = own_heads(s);
+    uint64_t kv_dim = (heads.end - heads.begin) * m->head_dim; /* in the KV cache */
+    s->x = reserve(&c, b * padded(m->dim), f);             /* [batch][D] */
+    s->h = reserve(&c, b * padded(m->dim), f);             /* [batch][D] */
+    s->block_out = reserve(&c, b * padded(m->dim), f);     /* [batch][D] */
+    s->q = reserve(&c, b * padded(m->dim), f);             /* [batch][D] */
+    s->k = reserve(&c, b * padded(m->kv_dim), f);          /* [batch][K] */
+    s->v = reserve(&c, b * padded(m->kv_dim), f);          /* [batch][K] */
+    s->gate = reserve(&c, b * padded(m->hidden), f);       /* [batch][H] */
+    s->up = reserve(&c, b * padded(m->hidden), f);         /* [batch][H] */
     s->packed = /* the larger form: three bfloat16 parts of an element, for AMX */
         reserve(&c, (rows + TILED - 1) * padded(m->hidden > m->dim ? m->hidden : m->dim),
                 f / 2 * 3);
+    if (s->ranks > 1) {
+        uint64_t widest = m->hidden > m->dim ? m->hidden : m->dim;
+        uint64_t most = b * widest > m->vocab_size ? b * widest : m->vocab_size;
+        if (most < RANK_NUMBERS * s->ranks) most = RANK_NUMBERS * s->ranks;
+        s->exchanged = (size_t)most; /* a row of every result at least: see gather */
+        s->exchange = reserve(&c, most, f);
+        s->offsets = reserve(&c, s->ranks + 1, sizeof *s->offsets);
+    }
     s->last = reserve(&c, s->n_logits * padded(m->dim), f);          /* [n_logits][D] */
     s->last_seq = reserve(&c, s->n_logits, sizeof *s->last_seq);     /* [n_logits] */
     s->logits = reserve(&c, s->n_logits * padded(m->vocab_size), f); /* [n_logits][V] */
@@ -7307,12 +7490,14 @@ static uint64_t layout_session(llama_session *s, unsigned char *base) {
             q->newest = reserve(&c, (uint64_t)1 << s->guess.index_bits, sizeof *q->newest);
             q->before = reserve(&c, s->context, sizeof *q->before);
         }
-        q->k = reserve(&c, (uint64_t)m->n_layers * s->context, m->kv_dim * f); /* the KV cache */
-        q->v = reserve(&c, (uint64_t)m->n_layers * s->context, m->kv_dim * f);
+        q->k = reserve(&c, (uint64_t)m->n_layers * s->context, kv_dim * f); /* the KV cache */
+        q->v = reserve(&c, (uint64_t)m->n_layers * s->context, kv_dim * f);
         reserve(&c, BLOCK, f); /* kernels read whole vectors, also at the end of the last head */
     }
     return c.used;
 }
+
+static int compare_ranks(llama_session *, llama_error *);
 
 /* Lays out session s and, after it, the session of its draft model, which is elsewhere until there
  * is memory. Returns the size of both in bytes. */
@@ -7337,7 +7522,7 @@ static int check_drafter(llama_session *s, const llama *draft, llama_session *d,
             "a context of %zu is longer than the draft model's sliding window of %zu", s->context,
             draft->window);
     if (s->kernels->pack) return LLAMA_OK; /* AMX: it would not be used */
-    *d = (llama_session){.model = draft, .kernels = s->kernels, .context = s->context};
+    *d = (llama_session){.model = draft, .kernels = s->kernels, .context = s->context, .ranks = 1};
     d->n_sequences = s->n_sequences < MAX_CONCURRENT ? s->n_sequences : MAX_CONCURRENT;
     d->batch = s->batch < d->context * d->n_sequences ? s->batch : d->context * d->n_sequences;
     d->n_logits = d->n_sequences;
@@ -7380,6 +7565,14 @@ static int check_session_options(llama_session *s, llama_session *d,
     s->keep_logits = o.all_logits;
     if (o.no_lookup != 0 && o.no_lookup != 1)
         return llamac_fail(err, LLAMA_EINVAL, "no_lookup must be 0 or 1");
+    s->rank = o.ranks ? (size_t)o.rank : s->model->rank;
+    s->ranks = o.ranks ? (size_t)o.ranks : s->model->ranks;
+    s->gather = o.gather;
+    s->gather_user = o.gather_user;
+    if (o.ranks < 0 || o.rank < 0 || o.rank >= (o.ranks ? o.ranks : 1))
+        return llamac_fail(err, LLAMA_EINVAL, "there is no rank %d of %d", o.rank, o.ranks);
+    int status = check_ranks(s->model, s->ranks, err);
+    if (status) return status;
     s->progress = o.progress;
     s->progress_user = o.user;
     s->kernels = find_kernels(o.kernels, o.numerics == LLAMA_FAST);
@@ -7410,6 +7603,13 @@ LLAMAC_API int llama_session_new(llama_session **session, const llama *m,
         return llamac_fail(err, LLAMA_EINVAL, "llama_session_new: session and model must be given");
     int status = check_session_options(&s, &drafter, options, err);
     if (status) return status;
+    if (s.ranks > 1 && !s.gather)
+        return llamac_fail(err, LLAMA_EINVAL, "several machines need a gather function");
+    if (m->stream && (s.rank != m->rank || s.ranks != m->ranks))
+        return llamac_fail(err, LLAMA_EINVAL,
+                           "a model that is streamed must be opened with its sessions' rank %zu "
+                           "and ranks %zu",
+                           s.rank, s.ranks);
     s.bytes = layout_with_drafter(&s, NULL);
     unsigned char *base = NULL;
     if (s.bytes <= SIZE_MAX / 4) /* NOLINTNEXTLINE: llamac_copy_allocator has set both functions */
@@ -7436,7 +7636,11 @@ LLAMAC_API int llama_session_new(llama_session **session, const llama *m,
         snprintf(made->kernels_text[team], sizeof *made->kernels_text, "%s, %d thread%s",
                  made->kernels->name, team ? made->threads : 1,
                  team && made->threads > 1 ? "s" : "");
-    return LLAMA_OK; /* buffers are not touched here: each call clears the padding that it uses */
+    if (made->ranks > 1 && (status = compare_ranks(made, err))) {
+        llama_session_free(made);
+        *session = NULL;
+    }
+    return status; /* buffers are not touched here: each call clears the padding that it uses */
 }
 
 LLAMAC_API void llama_session_free(llama_session *s) {
@@ -7619,6 +7823,7 @@ static int evaluate_spans(llama_session *s, const llama_span *spans, size_t tota
         float *const by_dim[] = {s->x, s->h, s->block_out, s->q};
         for (int k = 0; k < 4; k++) clear_padding(by_dim[k], rows, s->model->dim);
         clear_padding(s->gate, rows, s->model->hidden);
+        if (s->ranks > 1) memset(s->q, 0, rows * ld * sizeof *s->q); /* other ranks' heads, too */
         s->done = s->model->n_layers * done;
         size_t wanted = paced_forward(s, rows);
         if (s->stopped) return s->stopped;
@@ -7839,9 +8044,10 @@ LLAMAC_API int llama_rewind(llama_session *s, int seq, size_t length) {
 static void copy_sequence(llama_session *s, sequence *to, const sequence *from,
                           size_t from_context) {
     size_t width = s->model->head_dim, bytes = from->length * width * sizeof(float);
-    for (size_t i = 0; i < s->model->n_layers * s->model->n_kv_heads; i++) {
-        memcpy(cache(s, to->k, i), from->k + i * from_context * width, bytes);
-        memcpy(cache(s, to->v, i), from->v + i * from_context * width, bytes);
+    range own = own_heads(s);
+    for (size_t i = 0; i < s->model->n_layers * (own.end - own.begin); i++) {
+        memcpy(to->k + i * s->context * width, from->k + i * from_context * width, bytes);
+        memcpy(to->v + i * s->context * width, from->v + i * from_context * width, bytes);
     }
     memcpy(to->tokens, from->tokens, from->length * sizeof *to->tokens);
     if (from->have_logits) memcpy(to->logits, from->logits, s->model->vocab_size * sizeof(float));
@@ -7990,6 +8196,53 @@ static void make_header(uint64_t h[STATE], const llama_session *s, const sequenc
     h[STATE_LOGITS] = q->have_logits;
 }
 
+/* ---- Several machines: one session ---- */
+
+/* Checks that all ranks have the same session: the same model, options and version. Otherwise all fail
+ * with LLAMA_EINVAL. */
+static int compare_ranks(llama_session *s, llama_error *err) {
+    const llama_session *d = s->guess.drafter;
+    uint64_t facts[] = {fingerprint(s->model),
+                        d ? fingerprint(d->model) : 0,
+                        s->ranks,
+                        s->context,
+                        s->n_sequences,
+                        s->batch,
+                        s->keep_logits,
+                        s->guess.lookup,
+                        s->kernels->pack != NULL};
+    uint64_t sum = checksum(checksum(0, LLAMA_VERSION_STRING, sizeof LLAMA_VERSION_STRING), facts,
+                            sizeof facts);
+    float *x = s->exchange;
+    for (size_t r = 0; r <= s->ranks; r++) s->offsets[r] = r * RANK_NUMBERS;
+    for (size_t i = 0; i < RANK_NUMBERS; i++) /* 16 bits in each: exact */
+        x[s->rank * RANK_NUMBERS + i] = (float)(sum >> 16 * i & 0xffff);
+    exchange(s, x);
+    for (size_t r = 1; r < s->ranks && !s->stopped; r++)
+        if (memcmp(x, x + r * RANK_NUMBERS, RANK_NUMBERS * sizeof *x) != 0)
+            s->stopped = llamac_fail(&s->error, LLAMA_EINVAL,
+                                     "rank %zu has another model, other options or another version "
+                                     "than rank 0",
+                                     r);
+    if (s->stopped && err) *err = s->error;
+    return s->stopped;
+}
+
+/* Sets *time to the longest of all ranks, so that all ranks decide the same; to -1 if that of one is
+ * negative. Returns LLAMA_OK, or LLAMA_EIO if they cannot be exchanged. */
+static int agree(llama_session *s, double *time) {
+    float *x = s->exchange, longest = 0;
+    s->stopped = LLAMA_OK;
+    if (s->ranks == 1) return LLAMA_OK;
+    for (size_t r = 0; r <= s->ranks; r++) s->offsets[r] = r;
+    x[s->rank] = (float)*time;
+    exchange(s, x);
+    for (size_t r = 0; r < s->ranks && longest >= 0; r++)
+        if (x[r] < 0 || x[r] > longest) longest = x[r];
+    *time = (double)longest;
+    return s->stopped;
+}
+
 /* Returns how many bytes the saved state of q has. */
 static uint64_t state_bytes(const llama *m, const sequence *q) {
     uint64_t token = sizeof *q->tokens + 2 * (uint64_t)m->n_layers * m->kv_dim * sizeof(float);
@@ -7997,17 +8250,37 @@ static uint64_t state_bytes(const llama *m, const sequence *q) {
     return STATE_HEADER + q->length * token + logits + sizeof(uint64_t);
 }
 
+/* Writes or reads the keys or values of a kv_head, of n floats. Rank `owner` has them; the others get
+ * them to write them, and drop them after they have read them. A rank that fails goes on to exchange
+ * parts, as the others wait for them. */
+static void transfer_head(llama_session *s, stream *st, float *own, size_t owner, size_t n) {
+    size_t most = s->ranks > 1 ? s->exchanged : n;
+    for (size_t i = 0, part; i < n; i += part) {
+        part = n - i < most ? n - i : most;
+        float *p = s->rank == owner ? own + i : s->exchange;
+        if (st->write && s->ranks > 1) {
+            for (size_t r = 0; r <= s->ranks; r++) s->offsets[r] = r > owner ? part : 0;
+            exchange(s, p);
+            if (s->stopped) st->failed = true;
+        }
+        transfer(st, p, part * sizeof *p);
+    }
+}
+
 /* Writes or reads everything after the header and its checksum. q has its length and, in the KV
  * cache, heads that are `context` positions apart. Returns whether the checksum was right. */
-static bool transfer_sequence(const llama_session *s, stream *st, const sequence *q,
-                              size_t context) {
-    size_t width = s->model->head_dim, bytes = q->length * width * sizeof(float);
+static bool transfer_sequence(llama_session *s, stream *st, const sequence *q, size_t context) {
+    size_t width = s->model->head_dim, floats = q->length * width, at = 0;
     st->owner = s;
+    s->stopped = LLAMA_OK;
     transfer(st, q->tokens, q->length * sizeof *q->tokens);
-    for (size_t i = 0; i < s->model->n_layers * s->model->n_kv_heads; i++) {
-        transfer(st, q->k + i * context * width, bytes);
-        transfer(st, q->v + i * context * width, bytes);
-    }
+    for (size_t l = 0; l < s->model->n_layers; l++)
+        for (size_t head = 0, owner = 0; head < s->model->n_kv_heads; head++) {
+            while (head >= part_of(s->model->n_kv_heads, owner, s->ranks).end) owner++;
+            transfer_head(s, st, q->k + at, owner, floats);
+            transfer_head(s, st, q->v + at, owner, floats);
+            if (owner == s->rank) at += context * width;
+        }
     if (q->have_logits) transfer(st, q->logits, s->model->vocab_size * sizeof(float));
     return transfer_checksum(st);
 }
@@ -8024,7 +8297,7 @@ LLAMAC_API int llama_save(llama_session *s, int seq, llama_write_fn fn, void *us
     transfer(&st, header, sizeof header);
     transfer_checksum(&st);
     transfer_sequence(s, &st, q, s->context);
-    return end_busy(s, st.failed ? stream_failed(s, &st) : LLAMA_OK);
+    return end_busy(s, s->stopped ? s->stopped : st.failed ? stream_failed(s, &st) : LLAMA_OK);
 }
 
 /* Reads a header and sets the length and have_logits of q. Fails if the state is damaged, does not
@@ -8089,7 +8362,9 @@ static int load(llama_session *s, int seq, llama_read_fn fn, void *user, uint64_
     if (!fn) return llamac_failed(s, LLAMA_EINVAL, "a read function must be given");
     stream st = {.read = fn, .user = user};
     llamac_arena temporary = {s->allocator, NULL};
-    size_t width = s->model->kv_dim, vocab = s->model->vocab_size, context = s->context;
+    range own = own_heads(s);
+    size_t width = (own.end - own.begin) * s->model->head_dim, vocab = s->model->vocab_size;
+    size_t context = s->context;
     loaded = *q;
     s->busy = true;
     int status = load_header(s, &st, &loaded, size);
@@ -8718,12 +8993,13 @@ static double predict_draft(const llama_session *s, size_t rows) {
  * The first passes, which may read the files, do not count. The mean follows a faster pass more
  * quickly than a slower one, because interruptions only make passes slower. A pass counts at most
  * three times what was expected. */
-static void note_pass(llama_session *s, llama_session *of, size_t rows, uint64_t nanoseconds) {
+static void note_pass(llama_session *s, llama_session *of, size_t rows, double time) {
     enum { COLD = 2 };
     guessing *g = &of->guess;
     if (rows == 0 || rows > MAX_TEXT_ROWS || g->timed++ < COLD) return;
     uint64_t mode = llamac_fp_enter();
-    double *mean = &g->pass_time[rows], time = nanoseconds ? (double)nanoseconds : 1;
+    double *mean = &g->pass_time[rows];
+    if (time < 1) time = 1;
     double expected = of == s ? predict_pass(g, rows) : predict_draft(s, rows);
     if (rows > g->max_rows) g->max_rows = rows;
     if (expected > 0 && time > 3 * expected) time = 3 * expected;
@@ -8804,7 +9080,7 @@ static void choose_guesses(llama_session *s, proposal *g, int sequences) {
 
 /* Lets the draft model draw the guesses, for all texts together, with each text's sampler, seed and
  * positions. First evaluates the tokens that its sequences do not have yet. If it fails, it is not
- * used again. Returns LLAMA_OK, or LLAMA_ECANCEL if the host cancels. */
+ * used again. Returns LLAMA_OK; LLAMA_ECANCEL if the host cancels; LLAMA_EIO of agree. */
 static int draw_guesses(llama_session *s, llama_request *const *running, int sequences,
                         proposal *g) {
     llama_span spans[MAX_CONCURRENT];
@@ -8825,7 +9101,10 @@ static int draw_guesses(llama_session *s, llama_request *const *running, int seq
         s->busy = true;
         status = evaluate(d, spans, NULL, n, NULL, NULL, "text");
         end_busy(s, LLAMA_OK);
-        if (status == LLAMA_OK) note_pass(s, d, rows, llamac_nanoseconds() - start);
+        double time = status ? -1 : (double)(llamac_nanoseconds() - start);
+        if (agree(s, &time)) return s->stopped;
+        if (time >= 0) note_pass(s, d, rows, time);
+        else if (status == LLAMA_OK) status = LLAMA_EIO; /* another rank's draft model failed */
         for (size_t i = 0; i < n; i++) {
             int k = spans[i].seq;
             int32_t token = status ? -1 : llama_sample(d, k, &running[k]->sampler);
@@ -9021,8 +9300,9 @@ LLAMAC_API int llama_generate(llama_session *s, llama_request *requests, size_t 
         }
         uint64_t start = llamac_nanoseconds();
         status = evaluate(s, spans, guessed, n_spans, NULL, NULL, prompts ? "prompt" : "text");
-        uint64_t time = llamac_nanoseconds() - start;
-        if (status == LLAMA_OK && !prompts) note_pass(s, s, rows, time);
+        double time = (double)(llamac_nanoseconds() - start);
+        if (status == LLAMA_OK && !prompts && (status = agree(s, &time)) == LLAMA_OK)
+            note_pass(s, s, rows, time);
         for (int k = 0; k < sequences && status == LLAMA_OK; k++) {
             if (running[k])
                 status = next_tokens(s, &s->sequences[k], running[k], &proposals[k], fn, user);

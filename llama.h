@@ -202,6 +202,8 @@ typedef struct {
     void *user;                       /* first argument of progress */
     const llama_allocator *allocator; /* copied; NULL: aligned_alloc and free */
     float rope_theta;                 /* base of RoPE, 1 to 1e30; 0: what the files say, or 10000 */
+    int rank, ranks; /* of several machines (llama_session_options): AUTO, LOCK, STREAM and
+                      * llama_prefetch concern the rows of this rank only. ranks 0: one machine */
 } llama_options;
 
 /* Opens a model, without reading its weights, and sets *model. `options` may be NULL. The path is
@@ -218,6 +220,12 @@ LLAMAC_API int llama_open(llama **model, const char *path, const llama_options *
 
 /* Frees a model. Free its sessions first. */
 LLAMAC_API void llama_close(llama *);
+
+/* Completes x on every rank: x[offsets[r]] to x[offsets[r + 1]] (not included) is the piece of rank r;
+ * this rank's own piece is there, and the host fills in the others. A piece may be empty. With MPI it is
+ * one call of MPI_Allgatherv. offsets has ranks + 1 elements. Returns 0, or another number if that
+ * fails: then the call that was at work fails with EIO, and changes nothing. */
+typedef int (*llama_gather_fn)(void *user, float *x, const size_t *offsets, int rank, int ranks);
 
 /* Which arithmetic a session uses. */
 enum {
@@ -250,6 +258,19 @@ typedef struct {
      * no error is reported, and this session does not use it again. Its passes can be cancelled. It
      * is not used with LLAMA_FAST on AMX */
     const llama *draft;
+    /* Several machines, or several processes of one: each has this session, with the same options, and
+     * makes the same calls with the same arguments in the same order; its host's functions give the
+     * same answers. Rank r of `ranks` computes its share of the rows of every matrix, and has its share
+     * of the KV cache; `gather` completes the results. Each rank has all logits, so each draws the same
+     * tokens, with the bits of one machine. 1 to kv_heads ranks (llama_info), else EINVAL.
+     * llama_session_new compares version, model and options of all ranks, and gives EINVAL on each if
+     * they differ. A model that is streamed is opened with the same rank and ranks. A draft model
+     * computes all of its rows on every rank. A state that any number of ranks has saved can be loaded
+     * by any other number; each rank's write function gets all of it. If a call fails on one rank only,
+     * the others wait in gather: the host's transport has to end them */
+    llama_gather_fn gather;
+    void *gather_user; /* first argument of gather */
+    int rank, ranks;   /* 0 and 0: the model's (llama_options) */
 } llama_session_options;
 
 /* Creates a session and sets *session. `options` may be NULL. The model must outlive the session.
@@ -696,6 +717,7 @@ typedef struct {
     uint64_t read_bytes;   /* bytes read from the files so far */
     uint64_t read_wait;    /* nanoseconds for which evaluations waited for them */
     uint64_t read_speed;   /* about how many bytes per second were read lately; 0: none were read */
+    uint64_t rank_bytes;   /* of the rows that one token is multiplied with on this rank */
 } llama_info;
 
 /* Fills in *info, whose size must be set. Errors: EINVAL. */
