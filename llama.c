@@ -7437,14 +7437,14 @@ static uint64_t layout_session(llama_session *s, unsigned char *base) {
     uint64_t rows = s->batch > s->n_logits ? s->batch : s->n_logits; /* most rows of one matmul */
     range heads = own_heads(s);
     uint64_t kv_dim = (heads.end - heads.begin) * m->head_dim; /* in the KV cache */
-    s->x = reserve(&c, b * padded(m->dim), f);             /* [batch][D] */
-    s->h = reserve(&c, b * padded(m->dim), f);             /* [batch][D] */
-    s->block_out = reserve(&c, b * padded(m->dim), f);     /* [batch][D] */
-    s->q = reserve(&c, b * padded(m->dim), f);             /* [batch][D] */
-    s->k = reserve(&c, b * padded(m->kv_dim), f);          /* [batch][K] */
-    s->v = reserve(&c, b * padded(m->kv_dim), f);          /* [batch][K] */
-    s->gate = reserve(&c, b * padded(m->hidden), f);       /* [batch][H] */
-    s->up = reserve(&c, b * padded(m->hidden), f);         /* [batch][H] */
+    s->x = reserve(&c, b * padded(m->dim), f);                 /* [batch][D] */
+    s->h = reserve(&c, b * padded(m->dim), f);                 /* [batch][D] */
+    s->block_out = reserve(&c, b * padded(m->dim), f);         /* [batch][D] */
+    s->q = reserve(&c, b * padded(m->dim), f);                 /* [batch][D] */
+    s->k = reserve(&c, b * padded(m->kv_dim), f);              /* [batch][K] */
+    s->v = reserve(&c, b * padded(m->kv_dim), f);              /* [batch][K] */
+    s->gate = reserve(&c, b * padded(m->hidden), f);           /* [batch][H] */
+    s->up = reserve(&c, b * padded(m->hidden), f);             /* [batch][H] */
     s->packed = /* the larger form: three bfloat16 parts of an element, for AMX */
         reserve(&c, (rows + TILED - 1) * padded(m->hidden > m->dim ? m->hidden : m->dim),
                 f / 2 * 3);
