@@ -341,6 +341,7 @@ struct llama {
     const char *type_name;           /* "float16", or "mixed" */
     int format;                      /* see part VI */
     int memory;                      /* LLAMA_MEMORY_MAP, _LOCK or _STREAM */
+    uint64_t memory_limit;           /* bytes for weights and sessions; 0: not known */
     size_t rank, ranks;              /* the rows that are prefetched, locked or streamed */
     struct weight_stream *stream; /* of weights that do not fit in memory; NULL: all are mapped */
     llamac_arena arena;           /* owns what the pointers above point to, and this struct */
@@ -7067,7 +7068,7 @@ static int hold_weights(llama *m, const llama_options *o, llama_error *err) {
     uint64_t available = llamac_available_memory();
     if (available) available -= available / 20; /* for others, and for what is not counted */
     uint64_t limit = o->memory_limit ? o->memory_limit : available;
-    m->memory = o->memory;
+    m->memory = o->memory, m->memory_limit = limit;
     if (m->memory == LLAMA_MEMORY_AUTO) {
         uint64_t own = m->ranks > 1 ? run_bytes(m) : m->token_bytes;
         bool fits = limit == 0 || own + llama_session_bytes(m, NULL) <= limit;
@@ -7371,6 +7372,7 @@ LLAMAC_API int llama_describe(const llama *m, llama_info *info) {
         .add_bos = m->vocab && llamac_vocab_adds_bos(m->vocab),
         .add_eos = m->vocab && llamac_vocab_adds_eos(m->vocab),
         .memory = m->memory,
+        .memory_limit = m->memory_limit,
         .rank_bytes = m->ranks > 1 ? run_bytes(m) : m->token_bytes,
     };
     if (m->stream) describe_stream(m->stream, &all);

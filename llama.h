@@ -717,6 +717,8 @@ typedef struct {
     uint64_t read_bytes;   /* bytes read from the files so far */
     uint64_t read_wait;    /* nanoseconds for which evaluations waited for them */
     uint64_t read_speed;   /* about how many bytes per second were read lately; 0: none were read */
+    uint64_t memory_limit; /* bytes for weights and sessions: of llama_options, or 95% of what was
+                            * available when the model was opened (of a cgroup, too); 0: not known */
     uint64_t rank_bytes;   /* of the rows that one token is multiplied with on this rank */
 } llama_info;
 

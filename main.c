@@ -1723,9 +1723,10 @@ static int on_progress(void *user, const char *what, uint64_t done, uint64_t tot
     return interrupted;
 }
 
-/* Return this machine's memory in bytes. */
-static double physical_memory(void) {
-    return (double)sysconf(_SC_PHYS_PAGES) * (double)sysconf(_SC_PAGESIZE);
+/* Return how many bytes the weights and the session may take: as much as there is, if that is not
+ * known. */
+static double memory_limit(void) {
+    return run.info.memory_limit ? (double)run.info.memory_limit : HUGE_VAL;
 }
 
 /* Open the model of --draft, if it is given. Exits with an error if that fails. */
@@ -1737,10 +1738,8 @@ static void open_draft(void) {
     exit_on_error(llama_open(&run.draft, options.draft_path, &o, &err), err.text);
     run.draft_info.size = sizeof run.draft_info;
     llama_describe(run.draft, &run.draft_info);
-    double limit = (double)options.model.memory_limit;
-    if (limit == 0) limit = 0.9 * physical_memory();
     if (options.model.memory == LLAMA_MEMORY_AUTO && !streamed() &&
-        weight_bytes() + cache_bytes() > limit) {
+        weight_bytes() + cache_bytes() > memory_limit()) {
         llama_close(run.model); /* both do not fit: the draft model stays in memory */
         options.model.memory = LLAMA_MEMORY_STREAM;
         exit_on_error(llama_open(&run.model, options.model_path, &options.model, &err), err.text);
@@ -1753,7 +1752,7 @@ static void open_draft(void) {
  * share each pass: they may take nine tenths of the memory. */
 static size_t fit_sequences(size_t n, size_t min) {
     double available =
-        streamed() ? 0.9 * (double)run.info.kept_bytes : (physical_memory() - weight_bytes()) / 2;
+        streamed() ? 0.9 * (double)run.info.kept_bytes : (memory_limit() - weight_bytes()) / 2;
     while (n > min && (double)n * cache_bytes() > available) n--;
     return n;
 }
@@ -1792,7 +1791,7 @@ static void new_session(size_t n, bool read_ahead) {
     else if (run.info.stream_bytes && options.command->bit != INFO)
         note("the model does not fit in the memory: every pass reads %.3g GB of it; see llama info",
              (double)run.info.stream_bytes / 1e9);
-    read_ahead = read_ahead && (streamed() || weight_bytes() < 0.9 * physical_memory());
+    read_ahead = read_ahead && (streamed() || weight_bytes() < memory_limit());
     if (read_ahead && pthread_create(&thread, NULL, prefetch, NULL) == 0) pthread_detach(thread);
 }
 
@@ -2708,7 +2707,7 @@ static void print_ends(const char *separator) {
 }
 
 /* For --json: print what `info` says. */
-static void print_info_object(double needed, double memory) {
+static void print_info_object(double needed) {
     const llama_info *i = &run.info;
     printf("{\"model\": ");
     put_json(options.model_path, strlen(options.model_path));
@@ -2728,7 +2727,9 @@ static void print_info_object(double needed, double memory) {
     printf("], \"add_bos\": %s", i->add_bos ? "true" : "false");
     printf(", \"trained_context\": %d, \"context\": %zu, \"kv_bytes_per_token\": %" PRIu64,
            i->context, run.context, i->kv_bytes_per_token);
-    printf(", \"memory_needed\": %.0f, \"memory\": %.0f", needed, memory);
+    printf(", \"memory_needed\": %.0f, \"memory\": ", needed);
+    if (i->memory_limit) printf("%" PRIu64, i->memory_limit);
+    else printf("null");
     printf(", \"weights\": \"%s\", \"kept_bytes\": %" PRIu64 ", \"pass_bytes\": %" PRIu64
            ", \"read_bytes_per_second\": %" PRIu64,
            memory_modes[i->memory], i->kept_bytes, i->stream_bytes, i->read_speed);
@@ -2778,10 +2779,10 @@ static void run_info(void) {
     }
     exit_on_error(status, err.text);
     double needed = (double)(i->file_bytes + llama_session_bytes(run.model, &options.session));
-    double memory = physical_memory();
+    double memory = memory_limit();
     measure_reading();
     if (options.json) {
-        print_info_object(needed, memory);
+        print_info_object(needed);
         return;
     }
     printf("model       %s\n", options.model_path);
@@ -2802,10 +2803,12 @@ static void run_info(void) {
     putchar('\n');
     printf("context     %zu positions, KV cache %" PRIu64 " bytes (%" PRIu64 " a position)\n",
            run.context, i->kv_bytes_per_token * run.context, i->kv_bytes_per_token);
-    printf("memory      %.1f GB needed, of %.1f GB%s\n", needed / 1e9, memory / 1e9,
-           needed - (double)i->file_bytes > memory ? ": the context does not fit; see -c"
-           : needed > memory && !streamed() ? ": weights will be read from disk again and again"
-                                            : "");
+    printf("memory      %.1f GB needed", needed / 1e9);
+    if (i->memory_limit) printf(", of %.1f GB available", memory / 1e9);
+    printf("%s\n", needed - (double)i->file_bytes > memory ? ": the context does not fit; see -c"
+                   : needed > memory && !streamed()
+                       ? ": weights will be read from disk again and again"
+                       : "");
     print_streaming();
     printf("kernels     %s\n", llama_session_kernels(run.session));
 }

@@ -460,6 +460,58 @@ static void test_automatic(void) {
     }
 }
 
+/* A control group with less memory than the model: the weights are streamed without being asked for, and the group's
+ * limit is never exceeded. Needs the right to make such a group. */
+static void test_group(void) {
+    enum { LIMIT = 96 << 20 };
+    static const char *const roots[][3] = {{"/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.oom_control"}, {"/sys/fs/cgroup", "memory.max", "memory.events"}};
+    char group[256] = "", file[512], model[1200];
+    int version = 0;
+    for (; version < 2 && !*group; version++) {
+        snprintf(file, sizeof file, "%s/llamac-test-%d", roots[version][0], (int)getpid());
+        if (mkdir(file, 0777) == 0) snprintf(group, sizeof group, "%s", file);
+    }
+    version--;
+    snprintf(file, sizeof file, "%s/%s", group, roots[version][1]);
+    FILE *f = *group ? fopen(file, "w") : NULL;
+    bool limited = f && fprintf(f, "%d", (int)LIMIT) > 0;
+    if (f) limited &= fclose(f) == 0;
+    if (test_quick || !limited) {
+        printf("SKIP: memory of a control group (%s)\n", test_quick ? "not with --quick" : "none can be made");
+        if (*group) rmdir(group);
+        return;
+    }
+    static const model_spec large = {.dim = 1024, .layers = 6, .heads = 8, .kv_heads = 8, .hidden = 2048, .vocab = 512, .shards = 1};
+    snprintf(model, sizeof model, "%s/large", work);
+    model_write(&large, model); /* 121 MB */
+    fflush(NULL);
+    pid_t child = fork();
+    if (child == 0) {
+        snprintf(file, sizeof file, "%s/cgroup.procs", group);
+        f = fopen(file, "w");
+        if (!f || fprintf(f, "%d", (int)getpid()) < 0 || fclose(f) != 0) _exit(10);
+        llama *m = NULL;
+        llama_session *s = NULL;
+        llama_session_options o = {.size = sizeof o, .context = 32, .threads = 2};
+        llama_info info = {.size = sizeof info};
+        if (llama_open(&m, model, NULL, NULL) || llama_describe(m, &info)) _exit(11);
+        if (info.memory != LLAMA_MEMORY_STREAM) _exit(12);
+        if (info.memory_limit > LIMIT) _exit(13);
+        if (llama_session_new(&s, m, &o, NULL) || llama_eval(s, 0, (int32_t[]){1, 2, 3}, 3)) _exit(14);
+        for (int32_t t = 0; t < 10; t++)
+            if (llama_eval(s, 0, &t, 1)) _exit(15);
+        llama_describe(m, &info);
+        if (info.kept_bytes < LIMIT / 2) _exit(16);
+        llama_session_free(s);
+        llama_close(m);
+        _exit(0);
+    }
+    int status = -1;
+    waitpid(child, &status, 0);
+    check(status == 0, "in a group with %d MB: status %x", (int)LIMIT >> 20, (unsigned)status); /* 9: it was killed */
+    rmdir(group);
+}
+
 /* ---- Sessions, threads, processes ---- */
 
 static void test_in_turn(void) {
@@ -926,7 +978,7 @@ static void test_cancel(void) {
     llama_close(n.m);
 }
 
-static const test_case cases[] = {CASE(bits), CASE(draft), CASE(law), CASE(sessions_take), CASE(automatic), CASE(in_turn), CASE(at_once), CASE(nested),
+static const test_case cases[] = {CASE(bits), CASE(draft), CASE(law), CASE(sessions_take), CASE(automatic), CASE(group), CASE(in_turn), CASE(at_once), CASE(nested),
                                   CASE(short_lives), CASE(fork), CASE(failing_reads), CASE(failing_draft), CASE(odd_reads), CASE(in_memory), CASE(truncated),
                                   CASE(lost), CASE(no_threads), CASE(no_memory), CASE(cancel)};
 
