@@ -468,8 +468,8 @@ static void test_group(void) {
     char group[256] = "", file[512], model[1200];
     int version = 0;
     for (; version < 2 && !*group; version++) {
-        snprintf(file, sizeof file, "%s/llamac-test-%d", roots[version][0], (int)getpid());
-        if (mkdir(file, 0777) == 0) snprintf(group, sizeof group, "%s", file);
+        snprintf(group, sizeof group, "%s/llamac-test-%d", roots[version][0], (int)getpid());
+        if (mkdir(group, 0777) != 0) *group = 0;
     }
     version--;
     snprintf(file, sizeof file, "%s/%s", group, roots[version][1]);
