@@ -429,6 +429,8 @@ struct llama_session {
     void *progress_user;
     llama_trace_fn trace; /* NULL: no activations are reported */
     void *trace_user;
+    float *traced_scores, *traced_probs; /* [heads][rows][traced]; of llama_trace */
+    size_t traced;                       /* positions */
     /* number of sequences; positions of each; maximum number of tokens evaluated together */
     size_t n_sequences, context, batch;
     size_t rank, ranks; /* of several machines: this one, their number; else 0 and 1 */
@@ -526,11 +528,11 @@ static size_t padded(size_t width) { return (width + BLOCK - 1) / BLOCK * BLOCK 
 static void embed(llama_session *, float *x, size_t n);
 static void rmsnorm(llama_session *, float *y, const float *x, const weight *w, size_t n);
 static void matmul(llama_session *, float *y, const weight *w, const float *x, size_t n);
-static void rope(llama_session *, float *q, size_t heads, size_t n);
+static void rope(llama_session *, const char *name, float *q, size_t heads, size_t l, size_t n);
 static void store_kv(llama_session *, size_t l, const float *k, const float *v, size_t n);
 static void attention(llama_session *, float *y, const float *q, size_t l, size_t n);
-static void swiglu(llama_session *, float *a, const float *b, size_t n);
-static void add(llama_session *, float *x, const float *y, size_t n);
+static void swiglu(llama_session *, float *a, const float *b, size_t l, size_t n);
+static void add(llama_session *, const char *name, float *x, const float *y, size_t l, size_t n);
 static bool stopped(llama_session *, size_t l, size_t n);
 static size_t select_rows(llama_session *, size_t n);
 
@@ -543,25 +545,25 @@ static size_t forward(llama_session *s, size_t n) {
     for (size_t l = 0; l < m->n_layers && !stopped(s, l, n); l++) {
         const layer *w = &m->layers[l];
 
-        rmsnorm(s, s->h, s->x, &w->attention_norm, n);   /* h [n][D] */
-        matmul(s, s->q, &w->wq, s->h, n);                /* q [n][D] */
-        matmul(s, s->k, &w->wk, s->h, n);                /* k [n][K] */
-        matmul(s, s->v, &w->wv, s->h, n);                /* v [n][K] */
-        rope(s, s->q, m->n_heads, n);                    /* q [n][D] */
-        rope(s, s->k, m->n_kv_heads, n);                 /* k [n][K] */
-        store_kv(s, l, s->k, s->v, n);                   /* into the KV cache */
-        if (l + 1 == m->n_layers) n = select_rows(s, n); /* only their logits are needed */
+        rmsnorm(s, s->h, s->x, &w->attention_norm, n);      /* h [n][D] */
+        matmul(s, s->q, &w->wq, s->h, n);                   /* q [n][D] */
+        matmul(s, s->k, &w->wk, s->h, n);                   /* k [n][K] */
+        matmul(s, s->v, &w->wv, s->h, n);                   /* v [n][K] */
+        rope(s, "attention.xq", s->q, m->n_heads, l, n);    /* q [n][D] */
+        rope(s, "attention.xk", s->k, m->n_kv_heads, l, n); /* k [n][K] */
+        store_kv(s, l, s->k, s->v, n);                      /* into the KV cache */
+        if (l + 1 == m->n_layers) n = select_rows(s, n);    /* only their logits are needed */
         if (n == 0) return 0;
         attention(s, s->h, s->q, l, n);           /* h [n][D], all heads side by side */
         matmul(s, s->block_out, &w->wo, s->h, n); /* block_out [n][D] */
-        add(s, s->x, s->block_out, n);            /* x [n][D], the residual stream */
+        add(s, "h", s->x, s->block_out, l, n);    /* x [n][D], the residual stream */
 
         rmsnorm(s, s->h, s->x, &w->ffn_norm, n);     /* h [n][D] */
         matmul(s, s->gate, &w->w1, s->h, n);         /* gate [n][H] */
         matmul(s, s->up, &w->w3, s->h, n);           /* up [n][H] */
-        swiglu(s, s->gate, s->up, n);                /* gate = silu(gate) * up */
+        swiglu(s, s->gate, s->up, l, n);             /* gate = silu(gate) * up */
         matmul(s, s->block_out, &w->w2, s->gate, n); /* block_out [n][D] */
-        add(s, s->x, s->block_out, n);
+        add(s, "", s->x, s->block_out, l, n);
     }
     rmsnorm(s, s->h, s->x, &m->norm, n); /* h [n][D]: output() computes logits from it */
     return n;
@@ -602,6 +604,9 @@ typedef struct {
     const float *q, *keys, *values; /* [rows][ld], [position][head_dim], [position][head_dim] */
     size_t rows, n, head_dim, ld;   /* ld: stride of y and q in floats */
     const workspace *workspace;
+    /* a trace: where the first row's scores and probabilities go, [rows][traced]; else NULL */
+    float *scores, *probs;
+    size_t traced;
 } attention_args;
 
 /* The kernels of one instruction set. All sets compute the same bits, except AMX. */
@@ -804,10 +809,11 @@ static size_t paced_forward(llama_session *s, size_t n) {
     return wanted;
 }
 
-/* Writes Meta's name of a weight without ".weight" to out: "layers.3.attention.wq". */
+/* Writes Meta's name of a weight without ".weight", or of another result of layer l, to out:
+ * "layers.3.attention.wq". What has no name of its own is the result of the layer: "layers.3". */
 static void full_name(char out[64], int l, const char *name) {
     if (l < 0) snprintf(out, 64, "%s", name);
-    else snprintf(out, 64, "layers.%d.%s", l, name);
+    else snprintf(out, 64, "layers.%d%s%s", l, *name ? "." : "", name);
 }
 
 /* For weights that are streamed from the files (part VI). await_rows waits for row r of w and returns
@@ -821,19 +827,25 @@ static size_t find_rows(const llama_session *, const weight *w, size_t r, weight
 static void release_rows(llama_session *);
 static void lend_stream(llama_session *, bool lent);
 
-/* Passes the output x of the operation with weight w to the host's trace function, if there is one,
- * under the weight's name. The rows are moved together to a stride of `width` for the call, then
- * back, and their padding is set to zero again. So a trace changes no bit of the results. */
-static void trace(llama_session *s, const weight *w, float *x, size_t n, size_t width) {
+/* Passes x, [rows][width] without padding, to the host's trace function. */
+static void report_trace(llama_session *s, int l, const char *name, const float *x, size_t rows,
+                         size_t width) {
+    char full[64];
+    full_name(full, l, name);
+    lend_stream(s, true);
+    s->trace(s->trace_user, full, x, rows, width);
+    lend_stream(s, false);
+}
+
+/* Passes a result x of layer l, n rows of an activation buffer, to the host's trace function, if there
+ * is one. The rows are moved together to a stride of `width` for the call, then back, and their padding
+ * is set to zero again. So a trace changes no bit of the results. */
+static void trace(llama_session *s, int l, const char *name, float *x, size_t n, size_t width) {
     if (!s->trace || s->stopped) return;
-    char name[64];
     size_t ld = padded(width);
-    full_name(name, w->layer, w->name);
     /* NOLINTNEXTLINE: a session has all its buffers */
     for (size_t t = 1; t < n; t++) memmove(x + t * width, x + t * ld, width * sizeof *x);
-    lend_stream(s, true);
-    s->trace(s->trace_user, name, x, n, width);
-    lend_stream(s, false);
+    report_trace(s, l, name, x, n, width);
     for (size_t t = n; t-- > 0;) {
         /* NOLINTNEXTLINE: a session has all its buffers */
         memmove(x + t * ld, x + t * width, width * sizeof *x);
@@ -914,7 +926,7 @@ static void embed(llama_session *s, float *x, size_t n) {
             float *to = x + t * padded(e->cols) + p * cols;
             for (size_t i = 0; i < cols; i++) to[i] = element(e->type, row, i);
         }
-    trace(s, e, x, n, e->cols);
+    trace(s, -1, e->name, x, n, e->cols);
 }
 
 /* y = x / sqrt(mean(x^2) + eps) * w      (Zhang & Sennrich 2019, arXiv:1910.07467) */
@@ -928,7 +940,7 @@ static void rmsnorm_job(const task *j, int thread, size_t begin, size_t end) {
 /* Normalizes n rows. An item is one row. */
 static void rmsnorm(llama_session *s, float *y, const float *x, const weight *w, size_t n) {
     parallel(&(task){s, w, y, x, n, 0, 0}, rmsnorm_job, n, 1, n * w->cols);
-    trace(s, w, y, n, w->cols);
+    trace(s, w->layer, w->name, y, n, w->cols);
 }
 
 /* Returns the number of columns of w that are contiguous in a row: the columns of one segment. */
@@ -994,19 +1006,21 @@ static void matmul(llama_session *s, float *y, const weight *w, const float *x, 
     }
     if (w->sorted) pair_up(s, y, w->rows, own, n);
     if (!w->local || s->trace) gather(s, y, w->rows, w->unit, n);
-    trace(s, w, y, n, w->rows);
+    trace(s, w->layer, w->name, y, n, w->rows);
 }
 
 /* RoPE (Su et al. 2021, arXiv:2104.09864), with Meta's pairs of elements: the pair (2j, 2j+1) of
  * each head is rotated by position * theta^(-2j/head_dim) radians. set_row has filled s->cos and
  * s->sin for the position of each row. */
-static void rope(llama_session *s, float *q, size_t heads, size_t n) {
+static void rope(llama_session *s, const char *name, float *q, size_t heads, size_t l, size_t n) {
     size_t width = s->model->head_dim, half = width / 2, ld = padded(heads * width);
     range own = own_heads(s);
     size_t shared = heads / s->model->n_kv_heads; /* by how many heads a kv_head is used */
     for (size_t t = 0; t < n; t++)
         for (size_t h = own.begin * shared; h < own.end * shared; h++)
             s->kernels->rope(q + t * ld + h * width, s->cos + t * half, s->sin + t * half, width);
+    if (s->trace) gather(s, q, heads * width, shared * width, n);
+    trace(s, (int)l, name, q, n, heads * width);
 }
 
 /* Returns the keys or values [context][head_dim] of one of the own kv_heads of layer l. */
@@ -1043,11 +1057,46 @@ static void attention_job(const task *j, int thread, size_t begin, size_t end) {
             const sequence *sq = s->row_seq[t];
             size_t at = t * padded(m->dim) + head * m->head_dim;
             for (rows = 1; t + rows < stop && s->row_seq[t + rows] == sq;) rows++;
-            s->kernels->attend(
-                &(attention_args){j->y + at, j->x + at, cache(s, sq->k, j->l, head / shared),
-                                  cache(s, sq->v, j->l, head / shared), rows, s->row_pos[t] + 1,
-                                  m->head_dim, padded(m->dim), &s->workspaces[thread]});
+            attention_args args = {.y = j->y + at,
+                                   .q = j->x + at,
+                                   .keys = cache(s, sq->k, j->l, head / shared),
+                                   .values = cache(s, sq->v, j->l, head / shared),
+                                   .rows = rows,
+                                   .n = s->row_pos[t] + 1,
+                                   .head_dim = m->head_dim,
+                                   .ld = padded(m->dim),
+                                   .workspace = &s->workspaces[thread]};
+            if (s->trace) {
+                size_t row = (head * j->n + t) * (args.traced = s->traced);
+                args.scores = s->traced_scores + row, args.probs = s->traced_probs + row;
+            }
+            s->kernels->attend(&args);
         }
+    }
+}
+
+/* Prepares the memory in which a trace gets the scores and the probabilities, both [heads][n][traced],
+ * for as many positions as the row with the most. Positions that a row does not attend to have a score
+ * of -infinity and a probability of 0. */
+static void begin_attention_trace(llama_session *s, size_t n) {
+    if (!s->trace) return;
+    s->traced = 0;
+    for (size_t t = 0; t < n; t++)
+        if (s->row_pos[t] >= s->traced) s->traced = s->row_pos[t] + 1;
+    for (size_t i = 0; i < s->model->n_heads * n * s->traced; i++)
+        s->traced_scores[i] = -HUGE_VALF, s->traced_probs[i] = 0;
+}
+
+static void end_attention_trace(llama_session *s, size_t l, size_t n) {
+    static const char *const names[] = {"attention.scores", "attention.probs"};
+    size_t heads = s->model->n_heads, kv_heads = s->model->n_kv_heads;
+    size_t each = heads / kv_heads * n * s->traced; /* floats of a kv_head */
+    for (int k = 0; s->trace && k < 2; k++) {
+        float *x = k ? s->traced_probs : s->traced_scores;
+        for (size_t r = 0; s->ranks > 1 && r <= s->ranks; r++)
+            s->offsets[r] = part_of(kv_heads, r, s->ranks).begin * each;
+        if (s->ranks > 1) exchange(s, x);
+        if (!s->stopped) report_trace(s, (int)l, names[k], x, heads * n, s->traced);
     }
 }
 
@@ -1058,9 +1107,12 @@ static void attention(llama_session *s, float *y, const float *q, size_t l, size
     const llama *m = s->model;
     range own = own_heads(s);
     size_t heads = (own.end - own.begin) * (m->n_heads / m->n_kv_heads);
+    begin_attention_trace(s, n);
     parallel(&(task){s, NULL, y, q, n, l, 0}, attention_job, groups * heads, 1,
              positions * heads * m->head_dim * 2);
     gather(s, y, m->dim, m->dim / m->n_kv_heads, n);
+    end_attention_trace(s, l, n);
+    trace(s, (int)l, "attention.output", y, n, m->dim);
 }
 
 /* a = silu(a) * b, silu(a) = a / (1 + exp(-a))      (Shazeer 2020, arXiv:2002.05202) */
@@ -1075,17 +1127,31 @@ static void swiglu_job(const task *j, int thread, size_t begin, size_t end) {
     }
 }
 
+/* A trace has silu(a) by itself: silu(a) * 1, computed in the memory of packed rows. */
+static void trace_silu(llama_session *s, const float *a, size_t l, size_t n) {
+    size_t width = s->model->hidden, ld = padded(width);
+    float *copy = s->packed, *ones = s->packed + n * ld;
+    if (!s->trace) return;
+    memcpy(copy, a, n * ld * sizeof *a); /* complete, as w1 was traced */
+    for (size_t i = 0; i < width; i++) ones[i] = 1;
+    for (size_t t = 0; t < n; t++) s->kernels->swiglu(copy + t * ld, ones, width);
+    trace(s, (int)l, "feed_forward.silu", copy, n, width);
+}
+
 /* Computes swiglu for n rows, in place. An item is one row. */
-static void swiglu(llama_session *s, float *a, const float *b, size_t n) {
+static void swiglu(llama_session *s, float *a, const float *b, size_t l, size_t n) {
     enum { EXP_COST = 8 }; /* the cost of an exp, in multiply-adds */
+    trace_silu(s, a, l, n);
     parallel(&(task){s, NULL, a, b, n, 0, 0}, swiglu_job, n, 1,
              n * s->model->hidden / s->ranks * EXP_COST);
     gather(s, a, s->model->hidden, 1, n);
+    trace(s, (int)l, "feed_forward.gated", a, n, s->model->hidden);
 }
 
 /* x += y: the residual connection. The sums of a matmul are complete before they are added to x. */
-static void add(llama_session *s, float *x, const float *y, size_t n) {
+static void add(llama_session *s, const char *name, float *x, const float *y, size_t l, size_t n) {
     for (size_t i = 0; i < n * padded(s->model->dim); i++) x[i] += y[i];
+    trace(s, (int)l, name, x, n, s->model->dim);
 }
 
 /* Keeps the rows of x and q whose logits are needed: all if s->all_rows, else the last token of
@@ -1914,7 +1980,9 @@ TARGET static void FN(attend)(const attention_args *a) {
     FN(matmul)(&scores, 0, positions);
     for (size_t t = 0; t < a->rows; t++) {
         for (size_t i = 0; i < a->n + t; i++) p[t * ld + i] /= root;
+        if (a->scores) memcpy(a->scores + t * a->traced, p + t * ld, (a->n + t) * sizeof *p);
         FN(softmax)(p + t * ld, a->n + t);
+        if (a->probs) memcpy(a->probs + t * a->traced, p + t * ld, (a->n + t) * sizeof *p);
     }
     for (size_t begin = 0; begin < positions; begin = end) {
         end = positions - begin < VALUE_BLOCK ? positions : begin + VALUE_BLOCK;
@@ -7386,8 +7454,8 @@ LLAMAC_API int llama_describe(const llama *m, llama_info *info) {
 /* VII. Sessions                                                                                  */
 /* ============================================================================================== */
 
-/* Guarantee: after llama_session_new, of this part only llama_load and llama_load_file allocate
- * memory. A call that fails leaves every sequence as it was. */
+/* Guarantee: after llama_session_new, of this part only llama_load, llama_load_file and llama_trace
+ * allocate memory. A call that fails leaves every sequence as it was. */
 
 /* Returns whether all n numbers are finite: whether no exponent is all ones. It compares integers,
  * because comparing a NaN may raise a floating-point trap that the host has enabled. */
@@ -7645,10 +7713,13 @@ LLAMAC_API int llama_session_new(llama_session **session, const llama *m,
     return status; /* buffers are not touched here: each call clears the padding that it uses */
 }
 
+static void end_trace(llama_session *);
+
 LLAMAC_API void llama_session_free(llama_session *s) {
     if (!s) return;
     stop_helpers(s);
     count_session(s, false);
+    end_trace(s);
     s->allocator.free(s->allocator.user, s, (size_t)s->bytes);
 }
 
@@ -8005,9 +8076,34 @@ LLAMAC_API const float *llama_logits_at(const llama_session *s, int seq, size_t 
     return s->all_logits + (q->row + position - q->row_position) * padded(s->model->vocab_size);
 }
 
+/* Returns the bytes of the memory in which a trace gets scores, or probabilities: for a whole batch at
+ * the last positions of the context. */
+static uint64_t trace_bytes(const llama_session *s) {
+    layout c = {NULL, 0};
+    reserve(&c, (uint64_t)s->model->n_heads * s->batch, s->context * sizeof(float));
+    return c.used;
+}
+
+static void end_trace(llama_session *s) {
+    size_t bytes = (size_t)trace_bytes(s);
+    if (s->traced_scores) s->allocator.free(s->allocator.user, s->traced_scores, 2 * bytes);
+    s->trace = NULL, s->traced_scores = s->traced_probs = NULL;
+}
+
 /* trace() in part II calls fn. */
 LLAMAC_API int llama_trace(llama_session *s, llama_trace_fn fn, void *user) {
     if (begin(s)) return LLAMA_EINVAL;
+    uint64_t bytes = trace_bytes(s);
+    if (!fn) return end_trace(s), LLAMA_OK;
+    if (!s->traced_scores && bytes <= SIZE_MAX / 4)
+        s->traced_scores =
+            s->allocator.alloc(s->allocator.user, 2 * (size_t)bytes, LLAMAC_ALIGNMENT);
+    if (!s->traced_scores)
+        return llamac_fail(&s->error, LLAMA_ENOMEM,
+                           "%llu MB for a trace of attention cannot be allocated; use a smaller "
+                           "context or batch",
+                           (unsigned long long)(bytes / 500000));
+    s->traced_probs = s->traced_scores + bytes / sizeof(float);
     s->trace = fn;
     s->trace_user = user;
     return LLAMA_OK;

@@ -50,16 +50,16 @@
  *   llama_describe says of streaming. Threads and sessions may share it.
  * - A `llama_session` belongs to one thread at a time.
  * - llama_session_new allocates everything a session needs. Later calls allocate nothing, except
- *   llama_load, llama_load_file and llama_loglikelihood. Functions on text allocate and free
- *   through the model's allocator, which must be thread-safe.
+ *   llama_load, llama_load_file, llama_trace and llama_loglikelihood. Functions on text allocate
+ *   and free through the model's allocator, which must be thread-safe.
  * - Functions that return int return LLAMA_OK (0) or a negative code. Each function below lists the
  *   codes it may return, without their prefix: EINVAL is LLAMA_EINVAL.
  * - A failed call leaves the session as it was before the call, unless the function says otherwise.
  * - A session calls functions of the host: of the types llama_progress_fn, llama_trace_fn,
- *   llama_request_fn, llama_read_fn and llama_write_fn. Inside them, functions that take a const
- *   session may be called for that session. All others change nothing and return EINVAL: "the
- *   session is evaluating". llama_session_free is forbidden there. The host's functions must
- *   return: no longjmp and no exception may leave them.
+ *   llama_gather_fn, llama_request_fn, llama_read_fn and llama_write_fn. Inside them, functions that
+ *   take a const session may be called for that session. All others change nothing and return
+ *   EINVAL: "the session is evaluating". llama_session_free is forbidden there. The host's functions
+ *   must return: no longjmp and no exception may leave them.
  * - Structs of options, information and samplers begin with `size`: set it to sizeof the struct.
  *   New fields are added at the end; a field that is 0 has its default. An older library accepts a
  *   larger `size`: it ignores options that it does not know, and sets unknown fields of llama_info
@@ -524,14 +524,27 @@ LLAMAC_API int llama_score(llama_session *, int seq, const int32_t *tokens, size
 LLAMAC_API int llama_score_batch(llama_session *, const llama_span *, size_t n, float *logprob,
                                  int32_t *rank);
 
-/* Receives one intermediate result: x is [rows][cols], a row per token. `name` is the name of
- * Meta's module, such as "layers.3.attention.wq". */
+/* Receives one intermediate result: x is [rows][cols], a row per token. `name` is the name of Meta's
+ * module, such as "layers.3.attention.wq", and x is its output; or it is one of these:
+ *
+ *     layers.3.attention.xq, .xk    queries and keys after RoPE
+ *     layers.3.attention.scores     q . k / sqrt(head_dim): x is [heads * rows][positions], a row per
+ *                                   head and token, the tokens of a head together; -INFINITY at
+ *                                   positions after the token
+ *     layers.3.attention.probs      softmax of the scores, of the same shape
+ *     layers.3.attention.output     the values mixed by probs, before wo
+ *     layers.3.h                    the residual stream after attention
+ *     layers.3.feed_forward.silu    silu(w1 x)
+ *     layers.3.feed_forward.gated   silu(w1 x) * w3 x
+ *     layers.3                      the residual stream after the layer */
 typedef void (*llama_trace_fn)(void *user, const char *name, const float *x, size_t rows,
                                size_t cols);
 
 /* Calls fn with every intermediate result of later evaluations, in the order of computation. Each
  * comes once per batch of tokens; "output" comes when logits are computed, with a row for each of
- * them. fn = NULL stops the trace. Errors: EINVAL. */
+ * them. A trace changes no bit of any result. Scores and probabilities need memory: 2 * heads * batch *
+ * context floats, allocated here, used as they are filled, and freed by fn = NULL, which stops the
+ * trace, or with the session. Errors: EINVAL, ENOMEM. */
 LLAMAC_API int llama_trace(llama_session *, llama_trace_fn fn, void *user);
 
 /* ---- Whole texts ---- */

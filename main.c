@@ -556,9 +556,21 @@ static const char trace_help[] =
     "Evaluates the prompt and prints one line for each output of the model's modules.\n"
     "\n"
     "Modules are named as in Meta's code. A NAME selects that module and everything\n"
-    "inside it: layers.3 selects layer 3. Without a NAME all modules are printed.\n"
-    "Each line has the name, the shape [tokens, columns], the mean, the root mean\n"
-    "square (rms), the CRC-32 of the float32 bytes and the first numbers, up to four.\n";
+    "inside it: layers.3 selects layer 3. Without a NAME all are printed.\n"
+    "Each line has the name, the shape, the mean, the root mean square (rms), the\n"
+    "CRC-32 of the float32 bytes and the first numbers, up to four. Shapes are\n"
+    "[tokens, columns], or [heads, tokens, positions] of the scores and probabilities\n"
+    "of attention. A position after the token has the score -inf, which is not\n"
+    "counted in the mean and the rms.\n"
+    "\n"
+    "Besides the modules' outputs there are, in each layer:\n"
+    "  attention.xq, attention.xk          queries and keys, after RoPE\n"
+    "  attention.scores, attention.probs   before and after the softmax\n"
+    "  attention.output                    the mixed values, before wo\n"
+    "  h                                   the residual stream after attention\n"
+    "  feed_forward.silu                   silu(w1 x)\n"
+    "  feed_forward.gated                  silu(w1 x) * w3 x\n"
+    "  (the layer's own name)              the residual stream after the layer\n";
 
 static const char bench_help[] =
     "Measures the speed of this model on this machine. Each run evaluates a prompt of\n"
@@ -2860,11 +2872,17 @@ static uint32_t crc32(const void *p, size_t n) {
     return ~crc;
 }
 
+/* Return whether x of this name is [heads][tokens][positions], not [tokens][columns]. */
+static bool of_heads(const char *name) {
+    const char *dot = strrchr(name, '.');
+    return dot && (strcmp(dot, ".scores") == 0 || strcmp(dot, ".probs") == 0);
+}
+
 /* The callback of llama_trace: print a line about x [rows][cols], the output of the module `name`,
  * if the arguments select it. Argument w sets found[w] if it selects anything. */
 static void print_rows(void *found, const char *name, const float *x, size_t rows, size_t cols) {
     bool selected = options.n_arguments == 0;
-    double sum = 0, squares = 0, count = (double)rows * (double)cols;
+    double sum = 0, squares = 0, count = 0;
     for (size_t w = 0; w < options.n_arguments; w++) {
         size_t n = strlen(options.arguments[w]);
         if (strncmp(name, options.arguments[w], n) == 0 && strchr(".", name[n]))
@@ -2872,8 +2890,11 @@ static void print_rows(void *found, const char *name, const float *x, size_t row
     }
     if (!selected) return;
     for (size_t i = 0; i < rows * cols; i++)
-        sum += (double)x[i], squares += (double)x[i] * (double)x[i];
-    printf("%-30s [%zu, %zu]  mean %.6g  rms %.6g  crc32 %08x  first", name, rows, cols,
+        if (isfinite(x[i])) sum += (double)x[i], squares += (double)x[i] * (double)x[i], count++;
+    size_t heads = of_heads(name) ? (size_t)run.info.heads : 0;
+    printf("%-30s [", name);
+    if (heads) printf("%zu, ", heads);
+    printf("%zu, %zu]  mean %.6g  rms %.6g  crc32 %08x  first", heads ? rows / heads : rows, cols,
            sum / count, sqrt(squares / count), (unsigned)crc32(x, rows * cols * sizeof *x));
     for (size_t i = 0; i < cols && i < 4; i++) printf(" %.7g", (double)x[i]);
     putchar('\n');

@@ -784,13 +784,13 @@ END
 case_trace() {
     run 0 "trace" $llama trace $model "$prompt"
     cp $work/out $work/trace
-    holds "trace: all of 4 layers" [ "$(wc -l <$work/trace)" -eq 39 ]
+    holds "trace: all of 4 layers" [ "$(wc -l <$work/trace)" -eq 75 ]
     holds "trace: a line" grep -qE '^layers\.3\.feed_forward\.w1 +\[[0-9]+, 512\]  mean [-0-9.e]+  rms [0-9.]+  crc32 [0-9a-f]{8}  first( [-0-9.e]+){4}$' $work/trace
     run 0 "trace, otherwise" $llama trace $model "$prompt" -t 1 --kernels scalar
     same "trace: the same bits" $work/out $work/trace
     run 0 "trace of names" $llama trace $model "$prompt" output layers.2
-    holds "trace of names: a layer and the output" [ "$(wc -l <$work/out)" -eq 10 ]
-    holds "trace of names: they are those of all" [ "$(grep -cFxf $work/out $work/trace)" -eq 10 ]
+    holds "trace of names: a layer and the output" [ "$(wc -l <$work/out)" -eq 19 ]
+    holds "trace of names: they are those of all" [ "$(grep -cFxf $work/out $work/trace)" -eq 19 ]
     run 0 "trace -p" $llama trace $model -p "$prompt" norm
     holds "trace -p: one line" [ "$(grep -cFxf $work/out $work/trace)" -eq 1 ]
     echo "$prompt" | $llama trace $model >$work/out

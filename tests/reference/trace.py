@@ -73,16 +73,24 @@ def forward(params, w, tokens, last=1):
         at = f"layers.{layer}."
         h = norm(at + "attention_norm", x)
         q, k, v = (product(f"{at}attention.{name}", h) for name in ("wq", "wk", "wv"))
-        q, k = rope(q, heads), rope(k, kv_heads).repeat(heads // kv_heads, 1)
+        q, k = rope(q, heads), rope(k, kv_heads)
+        note(at + "attention.xq", q.reshape(n, -1))
+        note(at + "attention.xk", k.reshape(n, -1))
+        k = k.repeat(heads // kv_heads, 1)
         v = v.reshape(n, kv_heads, width).repeat(heads // kv_heads, 1)
         q, k, v = (z.swapaxes(0, 1) for z in (q, k, v))
         scores = q @ k.swapaxes(1, 2) / math.sqrt(width) + np.triu(np.full((n, n), -np.inf), 1)
+        note(at + "attention.scores", scores.reshape(heads * n, n))
         p = np.exp(scores - scores.max(-1, keepdims=True))
-        mixed = (p / p.sum(-1, keepdims=True) @ v).swapaxes(0, 1).reshape(n, dim)
-        x = x + product(at + "attention.wo", mixed)
+        p = p / p.sum(-1, keepdims=True)
+        note(at + "attention.probs", p.reshape(heads * n, n))
+        mixed = note(at + "attention.output", (p @ v).swapaxes(0, 1).reshape(n, dim))
+        x = note(at + "h", x + product(at + "attention.wo", mixed))
         h = norm(at + "ffn_norm", x)
         gate, up = product(at + "feed_forward.w1", h), product(at + "feed_forward.w3", h)
-        x = x + product(at + "feed_forward.w2", gate / (1 + np.exp(-gate)) * up)
+        silu = note(at + "feed_forward.silu", gate / (1 + np.exp(-gate)))
+        gated = note(at + "feed_forward.gated", silu * up)
+        x = note(f"layers.{layer}", x + product(at + "feed_forward.w2", gated))
     product("output", norm("norm", x)[-last:])
     return seen
 
@@ -104,6 +112,28 @@ def ours(library, folder, tokens):
     return seen
 
 
+def check_sums(got):
+    """The steps of the residual stream add up to the bit, probabilities to 1, and scores are masked."""
+    seen, failures = dict(got), 0
+    x = seen["tok_embeddings"]
+    for layer in range(sum(name.endswith(".h") for name in seen)):
+        at = f"layers.{layer}."
+        probs, scores = seen[at + "attention.probs"].astype(np.float64), seen[at + "attention.scores"]
+        h, after = seen[at + "h"], seen[f"layers.{layer}"]
+        for what, holds in (("h is not the sum", np.array_equal(h, x + seen[at + "attention.wo"])),
+                            ("the layer's result is not the sum", np.array_equal(after, h + seen[at + "feed_forward.w2"])),
+                            ("gated is not the product", np.array_equal(
+                                seen[at + "feed_forward.gated"], seen[at + "feed_forward.silu"] * seen[at + "feed_forward.w3"])),
+                            ("the probabilities have another sum than 1", np.abs(probs.sum(1) - 1).max() < 1e-6),
+                            ("a masked probability is not 0", (probs[np.isneginf(scores)] == 0).all())):
+            CHECKED[0] += 1
+            if not holds:
+                failures += 1
+                print(f"FAIL: layer {layer}: {what}")
+        x = after
+    return failures
+
+
 def compare_printed(library, command, folder):
     text = "a student looks inside"
     ids = subprocess.run([command, "tokenize", folder, text, "--bos"], capture_output=True, text=True, check=True)
@@ -112,8 +142,10 @@ def compare_printed(library, command, folder):
     traced = ours(library, folder, [int(t) for t in ids.stdout.split()])
     failures = int(len(lines) != len(traced))
     for line, (name, x) in zip(lines, traced):
-        exact = x.astype(np.float64)
-        start = f"{name:<30} [{x.shape[0]}, {x.shape[1]}]  mean {exact.mean():.6g}"
+        exact = x[np.isfinite(x)].astype(np.float64)
+        heads = json.load(open(f"{folder}/params.json"))["n_heads"] if name.endswith((".scores", ".probs")) else 0
+        shape = f"{heads}, {len(x) // heads}, {x.shape[1]}" if heads else f"{x.shape[0]}, {x.shape[1]}"
+        start = f"{name:<30} [{shape}]  mean {exact.mean():.6g}"
         end = f"  rms {math.sqrt((exact ** 2).mean()):.6g}  crc32 {zlib.crc32(x.astype('<f4').tobytes()):08x}  first " \
             + " ".join(f"{v:.7g}" for v in x[0, :4])
         if not (line.startswith(start[:-2]) and line.endswith(end)):
@@ -130,7 +162,8 @@ def main():
     want, got = forward(*read_model(folder), tokens), ours(library, folder, tokens)
     failures, worst = 0, 0.0
     for (name, a), (traced, b) in zip(want, got):
-        error = np.abs(a - b).max() if name == traced and a.shape == b.shape else math.inf
+        same = name == traced and a.shape == b.shape
+        error = np.where(a == b, 0, np.abs(np.where(a == b, 0, a) - np.where(a == b, 0, b))).max() if same else math.inf
         worst = max(worst, error)
         if error > LIMIT:
             failures += 1
@@ -140,6 +173,7 @@ def main():
         print(f"FAIL: {len(got)} intermediates, not {len(want)}")
     print(f"trace: {folder}: {len(got)} intermediates, the worst element off by {worst:.2e}")
 
+    failures += check_sums(got)
     if os.path.exists(f"{folder}/tokenizer.model"):
         failures += compare_printed(library, command, folder)
     print(f"trace: {max(len(want) + CHECKED[0] - failures, 0)} passed, {failures} failed")

@@ -955,24 +955,58 @@ static void test_progress(void) {
 
 typedef struct {
     int calls;
-    char names[64][64];
+    char names[128][64];
     float last[1024], embedding[192];
 } traced;
 static void on_trace(void *user, const char *name, const float *x, size_t rows, size_t cols) {
     traced *t = user;
-    if (t->calls < 64) snprintf(t->names[t->calls++], 64, "%s %zux%zu", name, rows, cols);
+    if (t->calls < 128) snprintf(t->names[t->calls++], 64, "%s %zux%zu", name, rows, cols);
     if (strcmp(name, "output") == 0) memcpy(t->last, x, 4096);
     if (strcmp(name, "tok_embeddings") == 0) memcpy(t->embedding, x + 192 * (rows - 1), 768);
+}
+
+/* What a row may not attend to: rows of two sequences, at positions 1 to 3 and 0 to 1. */
+static void on_masked(void *user, const char *name, const float *x, size_t rows, size_t cols) {
+    static const size_t last[] = {1, 2, 3, 0, 1};
+    bool probs = strstr(name, ".probs"), scores = strstr(name, ".scores");
+    size_t *wrong = user;
+    if (!probs && !scores) return;
+    *wrong += rows != 6 * 5 || cols != 4;
+    for (size_t i = 0; i < rows * cols; i++) {
+        bool masked = i % cols > last[i / cols % 5];
+        if (probs) *wrong += masked ? x[i] != 0 : !(x[i] > 0);
+        else *wrong += masked ? x[i] != -INFINITY : !isfinite(x[i]);
+    }
+}
+
+static void *never(void *user, size_t bytes, size_t align) { return *(int *)user ? NULL : aligned_alloc(align, (bytes + align - 1) / align * align); }
+
+static void test_trace_of_attention(void) {
+    size_t wrong = 0;
+    int full = 0;
+    const llama_allocator failing = {&full, never, plain_free};
+    llama_session *s = session(model, (llama_session_options){.context = 64, .sequences = 2, .threads = 2, .allocator = &failing});
+    llama_eval(s, 0, some, 1);
+    full = 1;
+    check(llama_trace(s, on_masked, &wrong) == LLAMA_ENOMEM && strstr(llama_session_error(s), "trace"), "no memory: %s", llama_session_error(s));
+    full = 0;
+    check(llama_trace(s, on_masked, &wrong) == LLAMA_OK && llama_trace(s, on_masked, &wrong) == LLAMA_OK, "twice: %s", llama_session_error(s));
+    check(llama_eval_batch(s, (llama_span[]){{0, some + 1, 3}, {1, some, 2}}, 2) == LLAMA_OK && wrong == 0, "%zu elements of scores or probabilities are wrong", wrong);
+    llama_session_free(s);
 }
 
 static void test_trace(void) {
     static traced t, again;
     llama_session *s = session(model, (llama_session_options){.context = 64});
     check(llama_trace(s, on_trace, &t) == LLAMA_OK && llama_eval(s, 0, some, 3) == LLAMA_OK, "trace");
-    check(t.calls == 3 + 4 * 9 && strcmp(t.names[0], "tok_embeddings 3x192") == 0 && strcmp(t.names[1], "layers.0.attention_norm 3x192") == 0 &&
-              strcmp(t.names[2], "layers.0.attention.wq 3x192") == 0 && strcmp(t.names[36], "layers.3.feed_forward.w2 3x192") == 0 &&
-              strcmp(t.names[34], "layers.3.feed_forward.w1 3x512") == 0 && strcmp(t.names[38], "output 1x1024") == 0,
-          "%d intermediates, %s", t.calls, t.names[34]);
+    static const char *const layer[] = {"attention_norm 3x192", "attention.wq 3x192", "attention.wk 3x192", "attention.wv 3x192", "attention.xq 3x192", "attention.xk 3x192", "attention.scores 18x3", "attention.probs 18x3", "attention.output 3x192", "attention.wo 3x192", "h 3x192", "ffn_norm 3x192", "feed_forward.w1 3x512", "feed_forward.w3 3x512", "feed_forward.silu 3x512", "feed_forward.gated 3x512", "feed_forward.w2 3x192"};
+    enum { EACH = sizeof layer / sizeof *layer + 1 };
+    check(t.calls == 3 + 4 * EACH && strcmp(t.names[0], "tok_embeddings 3x192") == 0 && strcmp(t.names[t.calls - 1], "output 1x1024") == 0, "%d intermediates", t.calls);
+    for (int i = 0; i < 4 * EACH; i++) {
+        char want[64];
+        snprintf(want, sizeof want, i % EACH == EACH - 1 ? "layers.%d 3x192%s" : "layers.%d.%s", i / EACH, i % EACH == EACH - 1 ? "" : layer[i % EACH]);
+        check(strcmp(t.names[1 + i], want) == 0, "%s, not %s", t.names[1 + i], want);
+    }
     check(memcmp(t.last, llama_logits(s, 0), 4096) == 0, "the last one is the logits");
     llama_rewind(s, 0, 2);
     llama_trace(s, on_trace, &again);
@@ -1259,7 +1293,7 @@ static void test_small_pages(void) {
 
 static const test_case cases[] = {
     CASE(golden), CASE(describe), CASE(newer_host), CASE(vectors), CASE(text), CASE(eval_refusals), CASE(errors), CASE(sequences), CASE(unchanged), CASE(continuation_errors), CASE(inside), CASE(all_logits), CASE(long),
-    CASE(process), CASE(lock), CASE(long_paths), CASE(options), CASE(draft), CASE(changed_request), CASE(score), CASE(score_batch), CASE(progress), CASE(trace),
+    CASE(process), CASE(lock), CASE(long_paths), CASE(options), CASE(draft), CASE(changed_request), CASE(score), CASE(score_batch), CASE(progress), CASE(trace), CASE(trace_of_attention),
     CASE(float_mode), CASE(sampler), CASE(memory), CASE(touched), CASE(small_pages)};
 
 int main(int argc, char **argv) {
