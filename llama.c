@@ -89,15 +89,10 @@
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE /* mmap, madvise and mlock under -std=c11 */
 #endif
-#include <dirent.h>
 #include <errno.h>
-#include <fcntl.h>
 #include <float.h>
 #include <limits.h>
 #include <math.h>
-#include <pthread.h>
-#include <sched.h>
-#include <signal.h>
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <stdbool.h>
@@ -105,14 +100,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <sys/resource.h>
-#include <sys/stat.h>
-#include <time.h>
-#include <unistd.h>
-#if defined(__linux__)
-#include <sys/syscall.h> /* SYS_arch_prctl, for AMX */
-#endif
 #ifndef LLAMA_COMMON_ONLY
 #ifdef LLAMA_OPENMP
 #include <omp.h>
@@ -123,9 +110,6 @@
 #elif defined(__aarch64__)
 #include <arm_neon.h>
 #endif
-#endif
-#if defined(__GLIBC__) && !defined(__USE_MISC)
-#error "under -std=c11, include llama.c before any other header, or compile with -D_GNU_SOURCE"
 #endif
 
 /* Refuse machines that cannot map the files, and compiler flags that change the bits of the output,
@@ -149,11 +133,79 @@ _Static_assert(sizeof 0.1 == sizeof(double), "compile llama.c without -fsingle-p
 #include "llama.h"
 
 #ifndef LLAMAC_COMMON
-/* Declarations of part IV that parts I to III need. */
+/* ---- Platform: headers and types of the system ---- */
+
+/* LLAMAC_PRINTF names the rules of printf that gcc checks, LLAMAC_THREADS the threads that are used.
+ * LLAMAC_HIDDEN keeps a function out of a shared library's list. A handle is an open file; -1 is
+ * none. */
+#if defined(_WIN32)
+#define WIN32_LEAN_AND_MEAN
+#define NOMINMAX
+#define NOGDI
+#if !defined(_WIN32_WINNT) || _WIN32_WINNT < 0x0602
+#undef _WIN32_WINNT
+#define _WIN32_WINNT 0x0602 /* Windows 8 has PrefetchVirtualMemory */
+#endif
+#include <malloc.h>
+#include <windows.h>
+#define LLAMAC_PRINTF  __MINGW_PRINTF_FORMAT
+#define LLAMAC_THREADS "Windows threads"
+#define LLAMAC_HIDDEN  /* has no counterpart in the objects of Windows */
+#if !defined(LLAMA_COMMON_ONLY) && defined(__x86_64__) && !defined(__clang__) &&                   \
+    !defined(LLAMAC_TILES)
+/* gcc's own macros take the stride as a long, which has 32 bits here. LLAMAC_TILES: a test has its own. */
+#undef _tile_loadd
+#undef _tile_stored
+#define _tile_loadd(t, p, stride)                                                                  \
+    __asm__ volatile("tileloadd (%0,%1,1), %%tmm" #t ::"r"(p), "r"((ptrdiff_t)(stride)))
+#define _tile_stored(t, p, stride)                                                                 \
+    __asm__ volatile("tilestored %%tmm" #t ", (%0,%1,1)" ::"r"(p), "r"((ptrdiff_t)(stride))        \
+                     : "memory")
+#endif
+typedef intptr_t llamac_handle; /* a HANDLE */
+typedef SRWLOCK llamac_mutex;
+typedef CONDITION_VARIABLE llamac_condition;
+typedef struct {
+    HANDLE handle;
+    DWORD id;
+    void *(*run)(void *); /* what the thread calls, with `user` */
+    void *user;
+} llamac_thread;
+#else
+#include <dirent.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <signal.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+#if defined(__linux__)
+#include <sched.h>
+#include <sys/syscall.h>
+#elif defined(__APPLE__)
+#include <mach/mach.h>
+#include <sys/sysctl.h>
+#endif
+#if defined(__GLIBC__) && !defined(__USE_MISC)
+#error "under -std=c11, include llama.c before any other header, or compile with -D_GNU_SOURCE"
+#endif
+#define LLAMAC_PRINTF  printf
+#define LLAMAC_THREADS "POSIX threads"
+#define LLAMAC_HIDDEN  __attribute__((visibility("hidden")))
+typedef int llamac_handle; /* a descriptor */
+typedef pthread_mutex_t llamac_mutex;
+typedef pthread_cond_t llamac_condition;
+typedef pthread_t llamac_thread;
+#endif
+
+/* ---- Declarations of part IV that parts I to III need ---- */
+
 #ifdef LLAMA_STATIC
 #define LLAMAC_SHARED static __attribute__((unused))
 #else
-#define LLAMAC_SHARED __attribute__((visibility("hidden")))
+#define LLAMAC_SHARED LLAMAC_HIDDEN
 #endif
 #define LLAMAC_INLINE static inline __attribute__((unused))
 
@@ -187,10 +239,9 @@ LLAMAC_INLINE void llamac_fp_leave(uint64_t old);
 LLAMAC_INLINE bool llamac_allow_amx(void); /* returns whether Linux lets this process use AMX */
 
 /* A bell: where threads that have nothing to do sleep until another thread rings. */
-typedef pthread_t llamac_thread;
 typedef struct {
-    pthread_mutex_t mutex;
-    pthread_cond_t rung;
+    llamac_mutex mutex;
+    llamac_condition rung;
     atomic_int asleep; /* number of threads that sleep, or are about to */
 } llamac_bell;
 
@@ -205,13 +256,14 @@ LLAMAC_INLINE void llamac_wait(llamac_bell *);
 LLAMAC_INLINE void llamac_wait_briefly(llamac_bell *);
 LLAMAC_INLINE void llamac_notify(llamac_bell *);
 LLAMAC_INLINE void llamac_leave(llamac_bell *);
+LLAMAC_INLINE void llamac_unlock(llamac_bell *);
 LLAMAC_INLINE llamac_thread llamac_this_thread(void);
 LLAMAC_INLINE bool llamac_same_thread(llamac_thread, llamac_thread);
 LLAMAC_INLINE void llamac_pause(void);
 LLAMAC_INLINE uint64_t llamac_nanoseconds(void);
 LLAMAC_INLINE uint64_t llamac_running_time(void);
-__attribute__((format(printf, 3, 4))) LLAMAC_INLINE int llamac_fail(llama_error *err, int status,
-                                                                    const char *format, ...);
+__attribute__((format(LLAMAC_PRINTF, 3, 4))) LLAMAC_INLINE int
+llamac_fail(llama_error *err, int status, const char *format, ...);
 LLAMAC_INLINE int llamac_process(void);
 LLAMAC_INLINE int llamac_cores(void);
 #endif /* LLAMAC_COMMON */
@@ -1418,8 +1470,8 @@ __attribute__((noinline)) static void matmul_blocked(const matmul_args *p, size_
 #define GLUE_(a, b) a##_##b
 #define GLUE(a, b)  GLUE_(a, b)
 #define FN(name)    GLUE(name, ISA) /* FN(few) is few_avx2 in the AVX2 pass */
-#define TEXT_(a)    #a
-#define TEXT(a)     TEXT_(a)
+#define LITERAL_(a) #a
+#define LITERAL(a)  LITERAL_(a)
 #if defined(__clang__)
 #define UNROLL _Pragma("unroll")
 #else
@@ -2007,7 +2059,7 @@ TARGET static void FN(swiglu)(float *a, const float *b, size_t n) {
 #if LLAMA_PASS != 4 /* see matmul_wide */
 /* The rest of the file uses the kernels through this struct. */
 static const kernels FN(kernels) = {
-    .name = TEXT(ISA),
+    .name = LITERAL(ISA),
     .matmul = FN(matmul),
     .rmsnorm = FN(rmsnorm),
     .rope = FN(rope),
@@ -2296,7 +2348,7 @@ static const kernels *find_kernels(const char *name, bool fast) {
 }
 #undef INLINE /* a program that includes this file may use these names */
 #undef FN
-#undef TEXT
+#undef LITERAL
 #undef UNROLL
 #undef AMX
 #endif /* LLAMA_COMMON_ONLY */
@@ -2415,17 +2467,9 @@ LLAMAC_INLINE size_t llamac_trimmed_length(const char *text, size_t n) {
 
 /* ---- Memory and errors ---- */
 
-/* Allocates memory if the host gives no allocator. C11's aligned_alloc requires a size that is a
- * multiple of the alignment. */
-LLAMAC_INLINE void *llamac_default_alloc(void *user, size_t bytes, size_t align) {
-    (void)user;
-    return aligned_alloc(align, (bytes + align - 1) / align * align);
-}
-
-LLAMAC_INLINE void llamac_default_free(void *user, void *p, size_t bytes) {
-    (void)user, (void)bytes;
-    free(p);
-}
+/* Allocate and free memory if the host gives no allocator: see the section Platform. */
+LLAMAC_INLINE void *llamac_default_alloc(void *user, size_t bytes, size_t align);
+LLAMAC_INLINE void llamac_default_free(void *user, void *p, size_t bytes);
 
 /* Copies a caller's options, whose first field is their size in bytes. They may be shorter or
  * longer than the `known` bytes of this version: absent fields become 0, unknown fields are
@@ -2471,8 +2515,8 @@ LLAMAC_INLINE void llamac_free_all(llamac_arena *a) {
 /* Writes the status and the formatted text to err, which may be NULL, and returns the status. The
  * text is one line, truncated at the size of err->text. Control characters and invalid UTF-8 become
  * '?', because file names and tensor names are part of the text and must not control a terminal. */
-__attribute__((format(printf, 3, 4))) LLAMAC_INLINE int llamac_fail(llama_error *err, int status,
-                                                                    const char *format, ...) {
+__attribute__((format(LLAMAC_PRINTF, 3, 4))) LLAMAC_INLINE int
+llamac_fail(llama_error *err, int status, const char *format, ...) {
     if (!err) return status;
     enum { BEGIN = 100, MAX = sizeof err->text };
     char text[8192];
@@ -2727,10 +2771,11 @@ LLAMAC_INLINE char llamac_gguf_value(llamac_cursor *c, uint64_t type, llamac_val
 
 /* ---- Platform: what the library needs from the operating system and the processor ---- */
 
-/* Only the sections named Platform make system calls. The functions are declared first; their
- * bodies for POSIX and Linux follow. A function that can fail reports it in one of two ways, as its
- * comment says: it returns a status of llama.h and writes the reason to err, or it returns -1 and
- * sets errno.
+/* Only the sections named Platform make system calls or ask which system it is. The functions are
+ * declared first. Their bodies follow: for POSIX, then what Linux and macOS have beyond it, then for
+ * Windows. Paths are UTF-8 on Windows. A function that can fail reports it in one of two ways, as
+ * its comment says: it returns a status of llama.h and writes the reason to err, or it returns -1
+ * and sets errno.
  *
  * Weights are mapped read-only and shared, so the mapped pages are the kernel's page cache. Mapping
  * copies nothing, and opening a model reads only the headers of its weight files. Processes that
@@ -2744,14 +2789,14 @@ enum {
 };
 
 typedef struct {
-    int fd;         /* -1: not open */
+    llamac_handle handle;
     uint64_t size;  /* in bytes */
     uint64_t id[2]; /* device and inode: the same for all names of one file */
-    unsigned mode;  /* permission bits */
+    unsigned mode;  /* permission bits; Windows: 0 */
 } llamac_file;
 
 typedef struct { /* a new file that replaces `path` after all of it is written */
-    int fd;
+    llamac_handle handle;
     uint64_t left;                         /* bytes that RLIMIT_FSIZE still allows to write */
     unsigned mode;                         /* permission bits of the new file */
     char path[LLAMAC_PATH_BYTES];          /* the file to replace; if it exists, its real path */
@@ -2770,6 +2815,8 @@ LLAMAC_INLINE ptrdiff_t llamac_read(const llamac_file *, void *to, size_t n);
 LLAMAC_INLINE void llamac_close_file(llamac_file *);
 /* Returns whether folder/name exists. */
 LLAMAC_INLINE bool llamac_file_exists(const char *folder, const char *name);
+/* Returns how many bytes of a path come before the name of its file: the folder and a slash. */
+LLAMAC_INLINE size_t llamac_folder_bytes(const char *path);
 /* Copies the names of a folder's entries, except hidden ones, sorted by bytes. Returns their number;
  * 0 if the folder cannot be read or has more than `max`. */
 LLAMAC_INLINE size_t llamac_list_folder(const char *folder, char (*names)[LLAMAC_NAME_BYTES],
@@ -2778,8 +2825,8 @@ LLAMAC_INLINE size_t llamac_list_folder(const char *folder, char (*names)[LLAMAC
 LLAMAC_INLINE int llamac_is_folder(const char *path, llama_error *);
 
 /* Creates a temporary file in the folder of `path`; if `path` is a symbolic link, in the folder of
- * the file to which it points. If is_new is false, `path` must exist. Returns 0, or -1 with errno
- * set. */
+ * the file to which it points (not on Windows). If is_new is false, `path` must exist. Returns 0, or
+ * -1 with errno set. */
 LLAMAC_INLINE int llamac_replace_begin(llamac_replacement *, const char *path, bool is_new,
                                        unsigned mode);
 /* Appends n bytes to the temporary file: a llama_write_fn. Returns 0, or -1 with errno set. Fails
@@ -2796,8 +2843,8 @@ LLAMAC_INLINE int llamac_map_file(llamac_mapping *, const char *path, llama_erro
 LLAMAC_INLINE void llamac_unmap_file(llamac_mapping *);
 /* Returns whether `path` is still the file that was mapped, with the same size. */
 LLAMAC_INLINE bool llamac_is_mapped(const llamac_mapping *, const char *path);
-/* Turns read-ahead off, for scattered reads. Returns true if the file is cold: if none of it is in
- * memory, judged by one page in 16 MB. */
+/* Turns read-ahead off, for scattered reads. Returns true if the file is known to be cold: if none of
+ * it is in memory, judged by one page in 16 MB. */
 LLAMAC_INLINE bool llamac_advise_random(const llamac_mapping *);
 /* Turns read-ahead on again and asks for large pages. `cold` is what llamac_advise_random
  * returned. */
@@ -2809,13 +2856,13 @@ LLAMAC_INLINE void llamac_advise_sparse(const llamac_mapping *);
 LLAMAC_INLINE void llamac_page_in(const unsigned char *data, size_t n);
 /* Locks a mapped file in memory. Returns 0, or -1 with errno set. */
 LLAMAC_INLINE int llamac_lock(const void *, size_t n);
-/* Replaces the pages of a mapping by zeros, from the page of `address` to the end. Returns false on
- * failure. Safe in a signal handler. */
+/* Replaces the pages of a mapping by zeros, from the page of `address` to the end; on Windows all of
+ * them. Returns false on failure. Safe in a signal handler. */
 LLAMAC_INLINE bool llamac_map_zeros(const llamac_mapping *, uintptr_t address, size_t page);
 
 enum { LLAMAC_SECTOR = 4096 }; /* unbuffered reads: of addresses, offsets and sizes a multiple */
 typedef struct {               /* a file that is read beside its mapping */
-    int buffered, unbuffered;  /* descriptors; -1: not open, or not possible in its file system */
+    llamac_handle buffered, unbuffered; /* -1: not open, or not possible in its file system */
 } llamac_source;
 /* Opens the file of a mapping for llamac_read_at. Returns LLAMA_EIO if `path` is another file now. */
 LLAMAC_INLINE int llamac_open_source(llamac_source *, const llamac_mapping *, const char *path,
@@ -2839,6 +2886,9 @@ LLAMAC_INLINE void llamac_free_memory(void *p, size_t n);
  * available, or what its cgroups leave. 0: unknown. */
 LLAMAC_INLINE uint64_t llamac_available_memory(void);
 
+/* llamac_default_alloc and llamac_default_free, declared above, allocate memory if the host gives no
+ * allocator. */
+
 /* Returns the size of a page in bytes. */
 LLAMAC_INLINE size_t llamac_page_size(void);
 /* Asks for small pages for n bytes that are used sparsely. If the system uses large pages by
@@ -2859,13 +2909,15 @@ LLAMAC_INLINE void llamac_place_as_before(const llamac_placement *);
  *
  *   llamac_fp_enter, _leave   set the default floating-point mode, and restore the host's
  *   llamac_allow_amx          asks Linux for permission to use the AMX tiles in this process
- *   llamac_start_thread       starts a thread that takes no signals. Returns false on failure
+ *   llamac_start_thread       starts a thread that takes no signals; its llamac_thread must stay
+ *                             where it is until the end. Returns false on failure
  *   llamac_join_thread        waits for its end
  *   llamac_make_bell          makes a bell, where llamac_sleep sleeps until the condition is true
  *   llamac_ring               wakes all who sleep there, to look at the condition again; costs
  *                             nothing if nobody sleeps
  *   llamac_enter, _leave      between them, one thread at a time: a bell is a monitor too. Leaving
  *                             wakes all who wait there
+ *   llamac_unlock             leaves, and wakes nobody
  *   llamac_wait, _notify      in between: lets others in until one of them notifies or leaves; wakes
  *                             all who wait
  *   llamac_wait_briefly       the same, for 50 ms at most
@@ -2874,20 +2926,25 @@ LLAMAC_INLINE void llamac_place_as_before(const llamac_placement *);
  *   llamac_nanoseconds        the time, of a clock that never goes back
  *   llamac_running_time       the nanoseconds for which this thread has had a core
  *   llamac_process            the id of this process
- *   llamac_cores              how many cores it may use: its CPU affinity and its quota
+ *   llamac_cores              how many cores it may use: its CPU affinity and its quota; macOS: the
+ *                             fast cores
  */
-
-/* ---- Platform: files ---- */
 
 LLAMAC_INLINE bool llamac_is_not_found(int status) {
     return status == LLAMA_EIO && errno == ENOENT;
 }
 
+/* Compares two names by their bytes. For qsort. */
+LLAMAC_INLINE int llamac_compare_names(const void *a, const void *b) { return strcmp(a, b); }
+
+#if !defined(_WIN32)
+/* ---- Platform: POSIX: files ---- */
+
 /* O_NONBLOCK: if the path is a FIFO, opening it must not wait for a writer. */
 LLAMAC_INLINE int llamac_open_file(llamac_file *f, const char *path, llama_error *err) {
     struct stat st;
     int status = LLAMA_OK, fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-    *f = (llamac_file){.fd = -1};
+    *f = (llamac_file){.handle = -1};
     if (fd < 0) {
         int why = errno;
         llamac_fail(err, LLAMA_EIO, "%s: cannot be opened: %s", path, strerror(why));
@@ -2906,24 +2963,24 @@ LLAMAC_INLINE int llamac_open_file(llamac_file *f, const char *path, llama_error
             status = llamac_fail(err, LLAMA_EFORMAT,
                                  "%s: is empty; download it again or give another file", path);
     }
-    /* cppcheck-suppress resourceLeak; *f owns fd */
+    /* cppcheck-suppress resourceLeak; *f owns it */
     if (status == LLAMA_OK) return LLAMA_OK;
     close(fd);
-    f->fd = -1;
+    f->handle = -1;
     errno = 0; /* so llamac_is_not_found is false: the file exists */
     return status;
 }
 
 LLAMAC_INLINE void llamac_close_file(llamac_file *f) {
-    if (f->fd >= 0) close(f->fd);
-    f->fd = -1;
+    if (f->handle >= 0) close(f->handle);
+    f->handle = -1;
 }
 
 /* read may return fewer bytes than requested, and a signal may interrupt it. */
 LLAMAC_INLINE ptrdiff_t llamac_read(const llamac_file *f, void *to, size_t n) {
     size_t done = 0;
     while (done < n) {
-        ssize_t got = read(f->fd, (char *)to + done, n - done);
+        ssize_t got = read(f->handle, (char *)to + done, n - done);
         if (got < 0 && errno == EINTR) continue;
         if (got < 0) return -1;
         if (got == 0) break;
@@ -2944,8 +3001,10 @@ LLAMAC_INLINE int llamac_is_folder(const char *path, llama_error *err) {
     return llamac_fail(err, LLAMA_EIO, "%s: cannot be opened: %s", path, strerror(errno));
 }
 
-/* Compares two names by their bytes. For qsort. */
-LLAMAC_INLINE int llamac_compare_names(const void *a, const void *b) { return strcmp(a, b); }
+LLAMAC_INLINE size_t llamac_folder_bytes(const char *path) {
+    const char *slash = strrchr(path, '/');
+    return slash ? (size_t)(slash - path) + 1 : 0;
+}
 
 LLAMAC_INLINE size_t llamac_list_folder(const char *folder, char (*names)[LLAMAC_NAME_BYTES],
                                         size_t max) {
@@ -2963,18 +3022,17 @@ LLAMAC_INLINE size_t llamac_list_folder(const char *folder, char (*names)[LLAMAC
     return n;
 }
 
-/* ---- Platform: replacing a file ---- */
+/* ---- Platform: POSIX: replacing a file ---- */
 
 /* Replaces a path that is a symbolic link to a file that does not exist yet by the path of that
  * file; realpath needs a file that exists. Returns 0, or -1 with errno set. */
 LLAMAC_INLINE int llamac_follow_links(char path[LLAMAC_PATH_BYTES]) {
-    enum { MAX_LINKS = 40 }; /* as Linux has */
+    enum { MAX_LINKS = 40 }; /* as Linux has; macOS has 32 */
     char target[LLAMAC_PATH_BYTES];
     for (int i = 0; i < MAX_LINKS; i++) {
         ssize_t n = readlink(path, target, sizeof target - 1);
         if (n < 0) return errno == EINVAL || errno == ENOENT ? 0 : -1; /* not a link */
-        const char *slash = strrchr(path, '/');
-        size_t folder = n && target[0] != '/' && slash ? (size_t)(slash - path) + 1 : 0;
+        size_t folder = n && target[0] != '/' ? llamac_folder_bytes(path) : 0;
         if (folder + (size_t)n >= LLAMAC_PATH_BYTES) return errno = ENAMETOOLONG, -1;
         memcpy(path + folder, target, (size_t)n);
         path[folder + (size_t)n] = 0;
@@ -2987,7 +3045,7 @@ LLAMAC_INLINE int llamac_follow_links(char path[LLAMAC_PATH_BYTES]) {
 LLAMAC_INLINE int llamac_replace_begin(llamac_replacement *r, const char *path, bool is_new,
                                        unsigned mode) {
     struct rlimit limit;
-    r->fd = -1;
+    r->handle = -1;
     r->mode = mode;
     r->left = getrlimit(RLIMIT_FSIZE, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY
                   ? (uint64_t)limit.rlim_cur
@@ -2995,12 +3053,12 @@ LLAMAC_INLINE int llamac_replace_begin(llamac_replacement *r, const char *path, 
     snprintf(r->path, sizeof r->path, "%s", path);
     if (is_new ? llamac_follow_links(r->path) != 0 : !realpath(path, r->path)) return -1;
     errno = EEXIST;
-    for (unsigned i = 0; i < 100 && r->fd < 0 && errno == EEXIST; i++) {
+    for (unsigned i = 0; i < 100 && r->handle < 0 && errno == EEXIST; i++) {
         snprintf(r->temporary, sizeof r->temporary, "%s.%06x", r->path,
                  ((unsigned)getpid() * 100 + i) & 0xffffff);
-        r->fd = open(r->temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+        r->handle = open(r->temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
     }
-    return r->fd < 0 ? -1 : 0;
+    return r->handle < 0 ? -1 : 0;
 }
 
 LLAMAC_INLINE int llamac_replace_write(void *replacement, const void *p, size_t n) {
@@ -3008,31 +3066,40 @@ LLAMAC_INLINE int llamac_replace_write(void *replacement, const void *p, size_t 
     if (n > r->left) return errno = EFBIG, -1;
     r->left -= n;
     for (ssize_t wrote; n; p = (const char *)p + wrote, n -= (size_t)wrote) {
-        wrote = write(r->fd, p, n);
+        wrote = write(r->handle, p, n);
         if (wrote < 0 && errno != EINTR) return -1;
         if (wrote < 0) wrote = 0;
     }
     return 0;
 }
 
+/* fsync of macOS leaves the data in the disk's own memory, as its manual page says; F_FULLFSYNC, which
+ * some file systems do not have, writes them (fcntl(2)). */
+LLAMAC_INLINE int llamac_flush(int fd) {
+#ifdef F_FULLFSYNC
+    if (fcntl(fd, F_FULLFSYNC) == 0) return 0;
+#endif
+    return fsync(fd);
+}
+
 LLAMAC_INLINE int llamac_replace_end(llamac_replacement *r, bool keep) {
-    bool good = keep && fchmod(r->fd, r->mode) == 0 && fsync(r->fd) == 0;
+    bool good = keep && fchmod(r->handle, r->mode) == 0 && llamac_flush(r->handle) == 0;
     int why = errno;
-    if (close(r->fd) != 0 && good) good = false, why = errno;
+    if (close(r->handle) != 0 && good) good = false, why = errno;
     if (good && rename(r->temporary, r->path) != 0) good = false, why = errno;
     if (!good) unlink(r->temporary);
     errno = why;
     return good ? 0 : -1;
 }
 
-/* ---- Platform: mapped files ---- */
+/* ---- Platform: POSIX: mapped files ---- */
 
 LLAMAC_INLINE int llamac_map_file(llamac_mapping *m, const char *path, llama_error *err) {
     llamac_file f;
     int status = llamac_open_file(&f, path, err);
     m->data = NULL;
     if (status) return status;
-    void *p = mmap(NULL, (size_t)f.size, PROT_READ, MAP_SHARED, f.fd, 0);
+    void *p = mmap(NULL, (size_t)f.size, PROT_READ, MAP_SHARED, f.handle, 0);
     if (p == MAP_FAILED)
         status = llamac_fail(err, errno == ENOMEM ? LLAMA_ENOMEM : LLAMA_EIO,
                              "%s: cannot be mapped: %s", path, strerror(errno));
@@ -3054,13 +3121,14 @@ LLAMAC_INLINE bool llamac_is_mapped(const llamac_mapping *m, const char *path) {
            (uint64_t)st.st_ino == m->id[1] && (uint64_t)st.st_size == m->size;
 }
 
+/* mincore fills bytes, which are `unsigned char` on Linux and `char` on macOS. */
 LLAMAC_INLINE bool llamac_advise_random(const llamac_mapping *m) {
     enum { STEP = 1 << 24, MAX_STEPS = 1 << 14 };
     unsigned char *data = (unsigned char *)(uintptr_t)m->data, resident = 0;
     size_t page = 1 << 16, step = m->size / MAX_STEPS / page * page;
     if (step < STEP) step = STEP;
     for (size_t i = 0; i < m->size && !(resident & 1); i += step)
-        if (mincore(data + i, 1, &resident) != 0) resident = 1;
+        if (mincore(data + i, 1, (void *)&resident) != 0) resident = 1;
     madvise(data, m->size, MADV_RANDOM);
     return !(resident & 1);
 }
@@ -3109,7 +3177,10 @@ LLAMAC_INLINE bool llamac_map_zeros(const llamac_mapping *m, uintptr_t address, 
     return zeros != MAP_FAILED;
 }
 
-/* ---- Platform: files that are read without the page cache ---- */
+/* ---- Platform: POSIX: files that are read without the page cache ---- */
+
+/* Linux has O_DIRECT, for aligned reads. macOS has F_NOCACHE, which "turns data caching off" for a
+ * descriptor and takes any address and size (fcntl(2)). */
 
 LLAMAC_INLINE int llamac_open_source(llamac_source *s, const llamac_mapping *m, const char *path,
                                      llama_error *err) {
@@ -3175,7 +3246,18 @@ LLAMAC_INLINE int llamac_read_at(const llamac_source *s, void *to, uint64_t offs
     return 0;
 }
 
-/* ---- Platform: memory and processes ---- */
+/* ---- Platform: POSIX: memory and processes ---- */
+
+/* aligned_alloc requires a size that is a multiple of the alignment. macOS has it since 10.15. */
+LLAMAC_INLINE void *llamac_default_alloc(void *user, size_t bytes, size_t align) {
+    (void)user;
+    return aligned_alloc(align, (bytes + align - 1) / align * align);
+}
+
+LLAMAC_INLINE void llamac_default_free(void *user, void *p, size_t bytes) {
+    (void)user, (void)bytes;
+    free(p);
+}
 
 LLAMAC_INLINE void *llamac_reserve_memory(size_t n) {
     int flags = MAP_PRIVATE | MAP_ANONYMOUS;
@@ -3190,7 +3272,14 @@ LLAMAC_INLINE void *llamac_reserve_memory(size_t n) {
     return p;
 }
 
-LLAMAC_INLINE void llamac_discard_memory(void *p, size_t n) { madvise(p, n, MADV_DONTNEED); }
+/* MADV_DONTNEED of macOS keeps the pages (madvise(2)), so there they are mapped again. */
+LLAMAC_INLINE void llamac_discard_memory(void *p, size_t n) {
+#if defined(__APPLE__)
+    mmap(p, n, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+#else
+    madvise(p, n, MADV_DONTNEED);
+#endif
+}
 
 LLAMAC_INLINE void llamac_free_memory(void *p, size_t n) {
     if (p) munmap(p, n);
@@ -3200,40 +3289,16 @@ LLAMAC_INLINE size_t llamac_page_size(void) { return (size_t)sysconf(_SC_PAGESIZ
 
 LLAMAC_INLINE void llamac_advise_small_pages(void *p, size_t n, size_t page) {
     enum { SHARED_MAX = 32 << 20 };
-    (void)p, (void)page;
+    (void)p, (void)n, (void)page;
 #ifdef MADV_NOHUGEPAGE
     size_t before = (page - (uintptr_t)p % page) % page;
     if (n > SHARED_MAX) madvise((unsigned char *)p + before, n - before, MADV_NOHUGEPAGE);
 #endif
 }
 
-/* Linux's own calls, for which libc has no functions. */
-LLAMAC_INLINE llamac_placement llamac_place_on_all_nodes(void) {
-    llamac_placement old = {.changed = false};
-#ifdef SYS_set_mempolicy
-    enum { BITS = sizeof old.nodes * 8, INTERLEAVE = 3, ALLOWED = 4 };
-    unsigned long all[sizeof old.nodes / sizeof *old.nodes] = {0};
-    int nodes = 0;
-    if (syscall(SYS_get_mempolicy, NULL, all, BITS, NULL, ALLOWED) != 0) return old;
-    for (size_t i = 0; i < sizeof all / sizeof *all; i++) nodes += __builtin_popcountl(all[i]);
-    old.changed = nodes > 1 &&
-                  syscall(SYS_get_mempolicy, &old.mode, old.nodes, BITS, NULL, 0) == 0 &&
-                  syscall(SYS_set_mempolicy, INTERLEAVE, all, BITS) == 0;
-#endif
-    return old;
-}
-
-LLAMAC_INLINE void llamac_place_as_before(const llamac_placement *old) {
-#ifdef SYS_set_mempolicy
-    if (old->changed) syscall(SYS_set_mempolicy, old->mode, old->nodes, sizeof old->nodes * 8);
-#else
-    (void)old;
-#endif
-}
-
 LLAMAC_INLINE int llamac_process(void) { return (int)getpid(); }
 
-/* ---- Platform: threads ---- */
+/* ---- Platform: POSIX: threads ---- */
 
 static uint64_t llamac_clock(clockid_t clock) {
     struct timespec t;
@@ -3243,14 +3308,6 @@ static uint64_t llamac_clock(clockid_t clock) {
 
 LLAMAC_INLINE uint64_t llamac_nanoseconds(void) { return llamac_clock(CLOCK_MONOTONIC); }
 LLAMAC_INLINE uint64_t llamac_running_time(void) { return llamac_clock(CLOCK_THREAD_CPUTIME_ID); }
-
-LLAMAC_INLINE void llamac_pause(void) {
-#if defined(__x86_64__)
-    __builtin_ia32_pause();
-#elif defined(__aarch64__)
-    __asm__ volatile("yield");
-#endif
-}
 
 /* Signals are the host's business: a new thread takes none, but those of its own faults. */
 LLAMAC_INLINE bool llamac_start_thread(llamac_thread *t, void *(*run)(void *), void *user) {
@@ -3274,23 +3331,6 @@ LLAMAC_INLINE void llamac_make_bell(llamac_bell *b) {
     b->asleep = 0;
 }
 
-/* A thread says that it sleeps before it looks at the condition a last time, and who makes the
- * condition true does that before looking whether anyone sleeps. So one of them sees the other. */
-LLAMAC_INLINE void llamac_sleep(llamac_bell *b, bool (*until)(void *), void *user) {
-    pthread_mutex_lock(&b->mutex);
-    b->asleep++;
-    while (!until(user)) pthread_cond_wait(&b->rung, &b->mutex);
-    b->asleep--;
-    pthread_mutex_unlock(&b->mutex);
-}
-
-LLAMAC_INLINE void llamac_ring(llamac_bell *b) {
-    if (!b->asleep) return;
-    pthread_mutex_lock(&b->mutex);
-    pthread_cond_broadcast(&b->rung);
-    pthread_mutex_unlock(&b->mutex);
-}
-
 LLAMAC_INLINE void llamac_enter(llamac_bell *b) { pthread_mutex_lock(&b->mutex); }
 
 LLAMAC_INLINE void llamac_wait(llamac_bell *b) { pthread_cond_wait(&b->rung, &b->mutex); }
@@ -3306,10 +3346,7 @@ LLAMAC_INLINE void llamac_wait_briefly(llamac_bell *b) {
 
 LLAMAC_INLINE void llamac_notify(llamac_bell *b) { pthread_cond_broadcast(&b->rung); }
 
-LLAMAC_INLINE void llamac_leave(llamac_bell *b) {
-    llamac_notify(b);
-    pthread_mutex_unlock(&b->mutex);
-}
+LLAMAC_INLINE void llamac_unlock(llamac_bell *b) { pthread_mutex_unlock(&b->mutex); }
 
 LLAMAC_INLINE llamac_thread llamac_this_thread(void) { return pthread_self(); }
 
@@ -3317,7 +3354,8 @@ LLAMAC_INLINE bool llamac_same_thread(llamac_thread a, llamac_thread b) {
     return pthread_equal(a, b) != 0;
 }
 
-/* ---- Platform: cores, and memory that is free ---- */
+#if defined(__linux__)
+/* ---- Platform: Linux: cores, and memory that is free ---- */
 
 /* Cgroups limit the share of the machine that a container gets. A cgroup is a folder under
  * /sys/fs/cgroup. Its files limit the CPU time of its processes, a quota of microseconds per period,
@@ -3423,24 +3461,561 @@ LLAMAC_INLINE int llamac_cores(void) {
     long cores = sysconf(_SC_NPROCESSORS_ONLN);
     int64_t quota =
         llamac_cgroup_limit("/proc/self/cgroup", "/sys/fs/cgroup", "cpu", llamac_cgroup_quota);
-#ifdef CPU_COUNT
     cpu_set_t mask;
     if (sched_getaffinity(0, sizeof mask, &mask) == 0) cores = CPU_COUNT(&mask);
-#endif
     if (quota > 0 && quota < cores) cores = (long)quota;
     return cores > 0 && cores < INT_MAX ? (int)cores : 1;
 }
 
-/* ---- Platform: the processor ---- */
+/* ---- Platform: Linux: nodes of memory, and AMX ---- */
+
+/* Linux's own calls, for which libc has no functions. */
+LLAMAC_INLINE llamac_placement llamac_place_on_all_nodes(void) {
+    llamac_placement old = {.changed = false};
+    enum { BITS = sizeof old.nodes * 8, INTERLEAVE = 3, ALLOWED = 4 };
+    unsigned long all[sizeof old.nodes / sizeof *old.nodes] = {0};
+    int nodes = 0;
+    if (syscall(SYS_get_mempolicy, NULL, all, BITS, NULL, ALLOWED) != 0) return old;
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) nodes += __builtin_popcountl(all[i]);
+    old.changed = nodes > 1 &&
+                  syscall(SYS_get_mempolicy, &old.mode, old.nodes, BITS, NULL, 0) == 0 &&
+                  syscall(SYS_set_mempolicy, INTERLEAVE, all, BITS) == 0;
+    return old;
+}
+
+LLAMAC_INLINE void llamac_place_as_before(const llamac_placement *old) {
+    if (old->changed) syscall(SYS_set_mempolicy, old->mode, old->nodes, sizeof old->nodes * 8);
+}
 
 /* Linux grants AMX only on request, once per process, because it must then save 8 KB more of
  * registers for each thread that uses tiles. */
 LLAMAC_INLINE bool llamac_allow_amx(void) {
-#if defined(__x86_64__) && defined(__linux__)
+#if defined(__x86_64__)
     enum { ARCH_REQ_XCOMP_PERM = 0x1023, XFEATURE_XTILEDATA = 18 };
     return syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) == 0;
 #else
     return false;
+#endif
+}
+
+#elif defined(__APPLE__)
+/* ---- Platform: macOS: cores, and memory that is free ---- */
+
+/* The number of fast cores (perflevel0, since macOS 12), or of all: sysctl(3). Efficiency cores would
+ * make a pass wait for them. The system places threads by their quality of service, which is the
+ * host's business. */
+LLAMAC_INLINE int llamac_cores(void) {
+    static const char *const names[] = {"hw.perflevel0.logicalcpu", "hw.logicalcpu"};
+    int cores = 0;
+    for (int i = 0; i < 2 && cores < 1; i++) {
+        size_t size = sizeof cores;
+        if (sysctlbyname(names[i], &cores, &size, NULL, 0) != 0) cores = 0;
+    }
+    return cores > 0 ? cores : 1;
+}
+
+/* Free pages, cached files and pages that programs have marked as purgeable: host_statistics64. Pages
+ * that were read ahead are free ones and cached ones. */
+LLAMAC_INLINE uint64_t llamac_available_memory(void) {
+    vm_statistics64_data_t v;
+    mach_msg_type_number_t n = HOST_VM_INFO64_COUNT;
+    mach_port_t host = mach_host_self();
+    bool known = host_statistics64(host, HOST_VM_INFO64, (host_info64_t)&v, &n) == KERN_SUCCESS;
+    mach_port_deallocate(mach_task_self(), host);
+    if (!known) return 0;
+    uint64_t pages = (uint64_t)v.free_count + v.external_page_count + v.purgeable_count;
+    return (pages - v.speculative_count) * llamac_page_size();
+}
+#else
+/* ---- Platform: other systems of POSIX ---- */
+
+LLAMAC_INLINE int llamac_cores(void) {
+    long cores = sysconf(_SC_NPROCESSORS_ONLN);
+    return cores > 0 && cores < INT_MAX ? (int)cores : 1;
+}
+
+LLAMAC_INLINE uint64_t llamac_available_memory(void) { return 0; }
+#endif
+
+#else
+/* ---- Platform: Windows: errors, paths, files ---- */
+
+/* Sets errno to what the last error of Windows is called in C, and returns -1. */
+LLAMAC_INLINE int llamac_set_errno(void) {
+    static const struct {
+        DWORD error;
+        int number;
+    } known[] = {
+        {ERROR_FILE_NOT_FOUND, ENOENT},    {ERROR_PATH_NOT_FOUND, ENOENT},
+        {ERROR_INVALID_NAME, ENOENT},      {ERROR_BAD_PATHNAME, ENOENT},
+        {ERROR_BAD_NETPATH, ENOENT},       {ERROR_BAD_NET_NAME, ENOENT},
+        {ERROR_INVALID_DRIVE, ENOENT},     {ERROR_FILE_EXISTS, EEXIST},
+        {ERROR_ALREADY_EXISTS, EEXIST},    {ERROR_ACCESS_DENIED, EACCES},
+        {ERROR_SHARING_VIOLATION, EBUSY},  {ERROR_USER_MAPPED_FILE, EBUSY},
+        {ERROR_LOCK_VIOLATION, EBUSY},     {ERROR_WRITE_PROTECT, EROFS},
+        {ERROR_NOT_ENOUGH_MEMORY, ENOMEM}, {ERROR_OUTOFMEMORY, ENOMEM},
+        {ERROR_COMMITMENT_LIMIT, ENOMEM},  {ERROR_WORKING_SET_QUOTA, ENOMEM},
+        {ERROR_INVALID_PARAMETER, EINVAL}, {ERROR_DISK_FULL, ENOSPC},
+        {ERROR_HANDLE_DISK_FULL, ENOSPC},  {ERROR_FILENAME_EXCED_RANGE, ENAMETOOLONG},
+        {ERROR_FILE_TOO_LARGE, EFBIG},     {ERROR_PRIVILEGE_NOT_HELD, EPERM},
+    };
+    DWORD error = GetLastError();
+    errno = EIO;
+    for (size_t i = 0; i < sizeof known / sizeof *known; i++)
+        if (known[i].error == error) errno = known[i].number;
+    return -1;
+}
+
+/* Converts a path from UTF-8. Returns false, with errno set, if it is not valid or too long. */
+LLAMAC_INLINE bool llamac_widen(const char *path, wchar_t wide[LLAMAC_PATH_BYTES]) {
+    int n = MultiByteToWideChar(CP_UTF8, MB_ERR_INVALID_CHARS, path, -1, wide, LLAMAC_PATH_BYTES);
+    if (n == 0) errno = GetLastError() == ERROR_INSUFFICIENT_BUFFER ? ENAMETOOLONG : ENOENT;
+    return n > 0;
+}
+
+/* Opens an existing file or folder, which others may rename and remove meanwhile. Returns -1 with
+ * errno set on failure. */
+LLAMAC_INLINE llamac_handle llamac_open_path(const char *path, DWORD flags) {
+    const DWORD shared = FILE_SHARE_READ | FILE_SHARE_WRITE | FILE_SHARE_DELETE;
+    wchar_t wide[LLAMAC_PATH_BYTES];
+    if (!llamac_widen(path, wide)) return -1;
+    HANDLE h = CreateFileW(wide, GENERIC_READ, shared, NULL, OPEN_EXISTING,
+                           FILE_FLAG_BACKUP_SEMANTICS | flags, NULL);
+    return h == INVALID_HANDLE_VALUE ? llamac_set_errno() : (llamac_handle)h;
+}
+
+/* Sets the size and the id of an open file. Returns its attributes, or -1 with errno set. */
+LLAMAC_INLINE int64_t llamac_examine(llamac_file *f) {
+    BY_HANDLE_FILE_INFORMATION i;
+    if (!GetFileInformationByHandle((HANDLE)f->handle, &i)) return llamac_set_errno();
+    f->size = (uint64_t)i.nFileSizeHigh << 32 | i.nFileSizeLow;
+    f->id[0] = i.dwVolumeSerialNumber;
+    f->id[1] = (uint64_t)i.nFileIndexHigh << 32 | i.nFileIndexLow;
+    return i.dwFileAttributes;
+}
+
+LLAMAC_INLINE int llamac_open_file(llamac_file *f, const char *path, llama_error *err) {
+    *f = (llamac_file){.handle = llamac_open_path(path, 0)};
+    if (f->handle == -1) {
+        int why = errno;
+        llamac_fail(err, LLAMA_EIO, "%s: cannot be opened: %s", path, strerror(why));
+        errno = why; /* for llamac_is_not_found */
+        return LLAMA_EIO;
+    }
+    bool disk = GetFileType((HANDLE)f->handle) == FILE_TYPE_DISK; /* not NUL, CON or a pipe */
+    int64_t attributes = disk ? llamac_examine(f) : FILE_ATTRIBUTE_DIRECTORY;
+    int status = LLAMA_OK;
+    if (attributes < 0)
+        status = llamac_fail(err, LLAMA_EIO, "%s: cannot be examined: %s", path, strerror(errno));
+    else if (attributes & FILE_ATTRIBUTE_DIRECTORY)
+        status =
+            llamac_fail(err, LLAMA_EIO, "%s: is not a regular file; give the file itself", path);
+    else if (f->size == 0)
+        status = llamac_fail(err, LLAMA_EFORMAT,
+                             "%s: is empty; download it again or give another file", path);
+    if (status == LLAMA_OK) return LLAMA_OK;
+    llamac_close_file(f);
+    errno = 0; /* so llamac_is_not_found is false: the file exists */
+    return status;
+}
+
+LLAMAC_INLINE void llamac_close_file(llamac_file *f) {
+    if (f->handle != -1) CloseHandle((HANDLE)f->handle);
+    f->handle = -1;
+}
+
+enum { LLAMAC_TRANSFER = 1 << 30 }; /* bytes that one call reads or writes at most */
+
+LLAMAC_INLINE ptrdiff_t llamac_read(const llamac_file *f, void *to, size_t n) {
+    size_t done = 0;
+    for (DWORD got = 1; done < n && got; done += got) {
+        DWORD part = n - done < LLAMAC_TRANSFER ? (DWORD)(n - done) : LLAMAC_TRANSFER;
+        if (!ReadFile((HANDLE)f->handle, (char *)to + done, part, &got, NULL))
+            return llamac_set_errno();
+    }
+    return (ptrdiff_t)done;
+}
+
+LLAMAC_INLINE bool llamac_file_exists(const char *folder, const char *name) {
+    char path[LLAMAC_PATH_BYTES];
+    wchar_t wide[LLAMAC_PATH_BYTES];
+    int n = snprintf(path, sizeof path, "%s/%s", folder, name);
+    return n > 0 && n < LLAMAC_PATH_BYTES && llamac_widen(path, wide) &&
+           GetFileAttributesW(wide) != INVALID_FILE_ATTRIBUTES;
+}
+
+LLAMAC_INLINE int llamac_is_folder(const char *path, llama_error *err) {
+    wchar_t wide[LLAMAC_PATH_BYTES];
+    DWORD attributes = INVALID_FILE_ATTRIBUTES;
+    if (llamac_widen(path, wide)) {
+        attributes = GetFileAttributesW(wide);
+        if (attributes == INVALID_FILE_ATTRIBUTES) llamac_set_errno();
+    }
+    if (attributes != INVALID_FILE_ATTRIBUTES) return (attributes & FILE_ATTRIBUTE_DIRECTORY) != 0;
+    return llamac_fail(err, LLAMA_EIO, "%s: cannot be opened: %s", path, strerror(errno));
+}
+
+LLAMAC_INLINE size_t llamac_folder_bytes(const char *path) {
+    size_t n = strlen(path);
+    while (n && path[n - 1] != '/' && path[n - 1] != '\\') n--;
+    return n;
+}
+
+LLAMAC_INLINE size_t llamac_list_folder(const char *folder, char (*names)[LLAMAC_NAME_BYTES],
+                                        size_t max) {
+    char path[LLAMAC_PATH_BYTES], name[LLAMAC_NAME_BYTES];
+    wchar_t wide[LLAMAC_PATH_BYTES];
+    WIN32_FIND_DATAW entry;
+    size_t n = 0;
+    int length = snprintf(path, sizeof path, "%s/*", folder);
+    if (length < 0 || length >= LLAMAC_PATH_BYTES || !llamac_widen(path, wide)) return 0;
+    HANDLE h = FindFirstFileW(wide, &entry);
+    for (BOOL more = h != INVALID_HANDLE_VALUE; more && n <= max; more = FindNextFileW(h, &entry)) {
+        if (!WideCharToMultiByte(CP_UTF8, WC_ERR_INVALID_CHARS, entry.cFileName, -1, name,
+                                 sizeof name, NULL, NULL) ||
+            name[0] == '.')
+            continue;
+        if (n < max) memcpy(names[n], name, strlen(name) + 1);
+        n++;
+    }
+    if (h != INVALID_HANDLE_VALUE) FindClose(h);
+    if (n > max) return 0;
+    qsort(names, n, sizeof *names, llamac_compare_names);
+    return n;
+}
+
+/* ---- Platform: Windows: replacing a file ---- */
+
+/* The temporary name is that of POSIX. The new file gets the permissions that its folder passes on. */
+LLAMAC_INLINE int llamac_replace_begin(llamac_replacement *r, const char *path, bool is_new,
+                                       unsigned mode) {
+    wchar_t wide[LLAMAC_PATH_BYTES];
+    HANDLE h = INVALID_HANDLE_VALUE;
+    DWORD error = ERROR_FILE_EXISTS;
+    (void)is_new;
+    r->mode = mode;
+    r->left = UINT64_MAX;
+    snprintf(r->path, sizeof r->path, "%s", path);
+    for (unsigned i = 0; i < 100 && error == ERROR_FILE_EXISTS; i++) {
+        snprintf(r->temporary, sizeof r->temporary, "%s.%06x", r->path,
+                 ((unsigned)GetCurrentProcessId() * 100 + i) & 0xffffff);
+        if (!llamac_widen(r->temporary, wide)) return -1;
+        h = CreateFileW(wide, GENERIC_WRITE, 0, NULL, CREATE_NEW, FILE_ATTRIBUTE_NORMAL, NULL);
+        error = h == INVALID_HANDLE_VALUE ? GetLastError() : 0;
+    }
+    r->handle = (llamac_handle)h;
+    return error ? llamac_set_errno() : 0;
+}
+
+LLAMAC_INLINE int llamac_replace_write(void *replacement, const void *p, size_t n) {
+    llamac_replacement *r = (llamac_replacement *)replacement;
+    for (DWORD wrote; n; p = (const char *)p + wrote, n -= wrote)
+        if (!WriteFile((HANDLE)r->handle, p, n < LLAMAC_TRANSFER ? (DWORD)n : LLAMAC_TRANSFER,
+                       &wrote, NULL))
+            return llamac_set_errno();
+    return 0;
+}
+
+/* MoveFileEx renames within a folder, so `path` is the old file or the new one at any time. */
+LLAMAC_INLINE int llamac_replace_end(llamac_replacement *r, bool keep) {
+    wchar_t from[LLAMAC_PATH_BYTES], to[LLAMAC_PATH_BYTES];
+    bool named = llamac_widen(r->temporary, from) && llamac_widen(r->path, to);
+    bool good = keep && named;
+    if (good && !FlushFileBuffers((HANDLE)r->handle)) good = false, llamac_set_errno();
+    if (!CloseHandle((HANDLE)r->handle) && good) good = false, llamac_set_errno();
+    if (good && !MoveFileExW(from, to, MOVEFILE_REPLACE_EXISTING | MOVEFILE_WRITE_THROUGH))
+        good = false, llamac_set_errno();
+    if (!good && named) DeleteFileW(from);
+    return good ? 0 : -1;
+}
+
+/* ---- Platform: Windows: mapped files ---- */
+
+/* Windows lets nobody truncate or replace a file while it is mapped. A page that cannot be read, from
+ * a network or a disk that is gone, raises the exception EXCEPTION_IN_PAGE_ERROR. */
+LLAMAC_INLINE int llamac_map_file(llamac_mapping *m, const char *path, llama_error *err) {
+    llamac_file f;
+    int status = llamac_open_file(&f, path, err);
+    m->data = NULL;
+    if (status) return status;
+    HANDLE section = CreateFileMappingW((HANDLE)f.handle, NULL, PAGE_READONLY, 0, 0, NULL);
+    void *p = section ? MapViewOfFile(section, FILE_MAP_READ, 0, 0, (size_t)f.size) : NULL;
+    if (p) *m = (llamac_mapping){(const unsigned char *)p, (size_t)f.size, {f.id[0], f.id[1]}};
+    else {
+        llamac_set_errno();
+        status = llamac_fail(err, errno == ENOMEM ? LLAMA_ENOMEM : LLAMA_EIO,
+                             "%s: cannot be mapped: %s", path, strerror(errno));
+    }
+    if (section) CloseHandle(section); /* the view stays valid */
+    llamac_close_file(&f);
+    if (status) errno = 0; /* so llamac_is_not_found is false: the file exists */
+    return status;
+}
+
+/* What llamac_map_zeros has put in the place of a view is memory of its own. */
+LLAMAC_INLINE void llamac_unmap_file(llamac_mapping *m) {
+    void *data = (void *)(uintptr_t)m->data;
+    if (data && !UnmapViewOfFile(data)) VirtualFree(data, 0, MEM_RELEASE);
+    m->data = NULL;
+}
+
+LLAMAC_INLINE bool llamac_is_mapped(const llamac_mapping *m, const char *path) {
+    llamac_file f = {.handle = llamac_open_path(path, 0)};
+    bool same = f.handle != -1 && llamac_examine(&f) >= 0 && f.id[0] == m->id[0] &&
+                f.id[1] == m->id[1] && f.size == m->size;
+    llamac_close_file(&f);
+    return same;
+}
+
+/* Windows takes no advice on how a mapping is read. */
+LLAMAC_INLINE bool llamac_advise_random(const llamac_mapping *m) { return (void)m, false; }
+LLAMAC_INLINE void llamac_advise_normal(const llamac_mapping *m, bool cold) { (void)m, (void)cold; }
+LLAMAC_INLINE void llamac_advise_sparse(const llamac_mapping *m) { (void)m; }
+
+/* PrefetchVirtualMemory reads large blocks, and may read less than all; so each page is touched. */
+LLAMAC_INLINE void llamac_page_in(const unsigned char *data, size_t n) {
+    enum { PAGE = 4096 };
+    WIN32_MEMORY_RANGE_ENTRY range = {(void *)(uintptr_t)data, n};
+    PrefetchVirtualMemory(GetCurrentProcess(), 1, &range, 0);
+    for (size_t i = 0; i < n; i += PAGE) (void)((const volatile unsigned char *)data)[i];
+}
+
+/* A process may lock about as much as its working set's minimum, which is raised first. */
+LLAMAC_INLINE int llamac_lock(const void *p, size_t n) {
+    HANDLE self = GetCurrentProcess();
+    SIZE_T min, max;
+    if (!GetProcessWorkingSetSize(self, &min, &max) ||
+        !SetProcessWorkingSetSize(self, min + n, max + n) || !VirtualLock((void *)(uintptr_t)p, n))
+        return llamac_set_errno();
+    return 0;
+}
+
+/* A part of a view cannot be replaced. So the view becomes reserved addresses, of which each access
+ * raises an exception. That and the first one end here: the page gets memory. */
+LLAMAC_INLINE bool llamac_map_zeros(const llamac_mapping *m, uintptr_t address, size_t page) {
+    void *data = (void *)(uintptr_t)m->data, *at = (void *)(address - address % page);
+    if (VirtualAlloc(at, page, MEM_COMMIT, PAGE_READONLY)) return true;
+    UnmapViewOfFile(data);
+    VirtualAlloc(data, m->size, MEM_RESERVE, PAGE_READONLY); /* or another thread has done it */
+    return VirtualAlloc(at, page, MEM_COMMIT, PAGE_READONLY) != NULL;
+}
+
+/* ---- Platform: Windows: files that are read without the page cache ---- */
+
+/* Reads of several threads from one handle wait for each other, unless it is opened for overlapped
+ * reads. */
+LLAMAC_INLINE int llamac_open_source(llamac_source *s, const llamac_mapping *m, const char *path,
+                                     llama_error *err) {
+    llamac_file a, b;
+    s->unbuffered = -1;
+    s->buffered = llamac_open_path(path, FILE_FLAG_OVERLAPPED);
+    if (s->buffered == -1)
+        return llamac_fail(err, LLAMA_EIO, "%s: cannot be opened again: %s", path, strerror(errno));
+    s->unbuffered = llamac_open_path(path, FILE_FLAG_OVERLAPPED | FILE_FLAG_NO_BUFFERING);
+    a.handle = s->buffered, b.handle = s->unbuffered != -1 ? s->unbuffered : s->buffered;
+    if (llamac_examine(&a) >= 0 && llamac_examine(&b) >= 0 && a.id[0] == b.id[0] &&
+        a.id[1] == b.id[1] && a.id[0] == m->id[0] && a.id[1] == m->id[1] && a.size == m->size)
+        return LLAMA_OK;
+    llamac_close_source(s);
+    return llamac_fail(err, LLAMA_EIO, "%s: changed while it was opened; try again later", path);
+}
+
+LLAMAC_INLINE void llamac_close_source(llamac_source *s) {
+    if (s->buffered != -1) CloseHandle((HANDLE)s->buffered);
+    if (s->unbuffered != -1) CloseHandle((HANDLE)s->unbuffered);
+    s->buffered = s->unbuffered = -1;
+}
+
+LLAMAC_INLINE void llamac_drop_cached(const llamac_source *s, uint64_t offset, size_t n) {
+    (void)s, (void)offset, (void)n; /* Windows has no call for it */
+}
+
+/* Reads up to n bytes at an offset. Returns their number, 0 at the end of the file, -1 with errno
+ * set. The event is what this read waits for. */
+LLAMAC_INLINE int64_t llamac_read_part(llamac_handle h, void *to, uint64_t offset, size_t n) {
+    OVERLAPPED o = {.Offset = (DWORD)offset, .OffsetHigh = (DWORD)(offset >> 32)};
+    DWORD got = 0, error = 0;
+    o.hEvent = CreateEventW(NULL, TRUE, FALSE, NULL);
+    if (!o.hEvent) return llamac_set_errno();
+    if (!ReadFile((HANDLE)h, to, n < LLAMAC_TRANSFER ? (DWORD)n : LLAMAC_TRANSFER, NULL, &o))
+        error = GetLastError();
+    if (error == 0 || error == ERROR_IO_PENDING)
+        error = GetOverlappedResult((HANDLE)h, &o, &got, TRUE) ? 0 : GetLastError();
+    CloseHandle(o.hEvent);
+    if (error == ERROR_HANDLE_EOF) return 0;
+    if (error) return SetLastError(error), llamac_set_errno();
+    return got;
+}
+
+/* As in POSIX: an unbuffered read may end early, inside a sector, or be refused. */
+LLAMAC_INLINE int llamac_read_at(const llamac_source *s, void *to, uint64_t offset, size_t n,
+                                 bool unbuffered) {
+    unbuffered &= s->unbuffered != -1;
+    for (size_t done = 0; done < n;) {
+        size_t from = unbuffered ? done / LLAMAC_SECTOR * LLAMAC_SECTOR : done;
+        size_t left = n - from;
+        if (unbuffered) left = (left + LLAMAC_SECTOR - 1) / LLAMAC_SECTOR * LLAMAC_SECTOR;
+        int64_t got = llamac_read_part(unbuffered ? s->unbuffered : s->buffered, (char *)to + from,
+                                       offset + from, left);
+        if (got < 0 && (errno != EINVAL || !unbuffered)) return -1;
+        if (got < 0 || from + (size_t)got <= done) { /* refused, or the end */
+            if (!unbuffered) return errno = 0, -1;
+            unbuffered = false;
+        } else done = from + (size_t)got;
+    }
+    return 0;
+}
+
+/* ---- Platform: Windows: memory and processes ---- */
+
+LLAMAC_INLINE void *llamac_default_alloc(void *user, size_t bytes, size_t align) {
+    (void)user;
+    return _aligned_malloc(bytes, align);
+}
+
+LLAMAC_INLINE void llamac_default_free(void *user, void *p, size_t bytes) {
+    (void)user, (void)bytes;
+    _aligned_free(p);
+}
+
+LLAMAC_INLINE void *llamac_reserve_memory(size_t n) {
+    return VirtualAlloc(NULL, n, MEM_RESERVE | MEM_COMMIT, PAGE_READWRITE);
+}
+
+/* MEM_RESET: the contents are not needed. VirtualUnlock of pages that are not locked takes them out of
+ * the working set. */
+LLAMAC_INLINE void llamac_discard_memory(void *p, size_t n) {
+    VirtualAlloc(p, n, MEM_RESET, PAGE_READWRITE);
+    VirtualUnlock(p, n);
+}
+
+LLAMAC_INLINE void llamac_free_memory(void *p, size_t n) {
+    (void)n;
+    if (p) VirtualFree(p, 0, MEM_RELEASE);
+}
+
+LLAMAC_INLINE uint64_t llamac_available_memory(void) {
+    MEMORYSTATUSEX m = {.dwLength = sizeof m};
+    return GlobalMemoryStatusEx(&m) ? m.ullAvailPhys : 0;
+}
+
+LLAMAC_INLINE size_t llamac_page_size(void) {
+    SYSTEM_INFO info;
+    GetSystemInfo(&info);
+    return info.dwPageSize;
+}
+
+/* Windows has large pages only for programs that ask for them. */
+LLAMAC_INLINE void llamac_advise_small_pages(void *p, size_t n, size_t page) {
+    (void)p, (void)n, (void)page;
+}
+
+LLAMAC_INLINE int llamac_process(void) { return (int)GetCurrentProcessId(); }
+
+/* The affinity is that of the process's group, which has up to 64 cores. */
+LLAMAC_INLINE int llamac_cores(void) {
+    DWORD_PTR mask = 0, all;
+    if (!GetProcessAffinityMask(GetCurrentProcess(), &mask, &all) || mask == 0) return 1;
+    return __builtin_popcountll(mask);
+}
+
+/* ---- Platform: Windows: threads ---- */
+
+LLAMAC_INLINE uint64_t llamac_nanoseconds(void) {
+    enum { SECOND = 1000000000 };
+    LARGE_INTEGER ticks, rate;
+    QueryPerformanceCounter(&ticks);
+    QueryPerformanceFrequency(&rate);
+    uint64_t t = (uint64_t)ticks.QuadPart, f = (uint64_t)rate.QuadPart;
+    return t / f * SECOND + t % f * SECOND / f;
+}
+
+/* Windows counts a thread's time in steps of 16 ms, too long to compare a pass with: so a thread is said
+ * to have had a core all the time. */
+LLAMAC_INLINE uint64_t llamac_running_time(void) { return llamac_nanoseconds(); }
+
+LLAMAC_INLINE DWORD WINAPI llamac_run_thread(void *thread) {
+    llamac_thread *t = (llamac_thread *)thread;
+    t->run(t->user);
+    return 0;
+}
+
+LLAMAC_INLINE bool llamac_start_thread(llamac_thread *t, void *(*run)(void *), void *user) {
+    t->run = run, t->user = user;
+    t->handle = CreateThread(NULL, 0, llamac_run_thread, t, 0, NULL);
+    return t->handle != NULL;
+}
+
+LLAMAC_INLINE void llamac_join_thread(llamac_thread t) {
+    WaitForSingleObject(t.handle, INFINITE);
+    CloseHandle(t.handle);
+}
+
+LLAMAC_INLINE llamac_thread llamac_this_thread(void) {
+    return (llamac_thread){.id = GetCurrentThreadId()};
+}
+
+LLAMAC_INLINE bool llamac_same_thread(llamac_thread a, llamac_thread b) { return a.id == b.id; }
+
+LLAMAC_INLINE void llamac_make_bell(llamac_bell *b) {
+    InitializeSRWLock(&b->mutex);
+    InitializeConditionVariable(&b->rung);
+    b->asleep = 0;
+}
+
+LLAMAC_INLINE void llamac_enter(llamac_bell *b) { AcquireSRWLockExclusive(&b->mutex); }
+
+LLAMAC_INLINE void llamac_unlock(llamac_bell *b) { ReleaseSRWLockExclusive(&b->mutex); }
+
+LLAMAC_INLINE void llamac_wait(llamac_bell *b) {
+    SleepConditionVariableSRW(&b->rung, &b->mutex, INFINITE, 0);
+}
+
+LLAMAC_INLINE void llamac_wait_briefly(llamac_bell *b) {
+    SleepConditionVariableSRW(&b->rung, &b->mutex, 50, 0);
+}
+
+LLAMAC_INLINE void llamac_notify(llamac_bell *b) { WakeAllConditionVariable(&b->rung); }
+#endif
+
+/* ---- Platform: what has one body for several systems ---- */
+
+#if !defined(__linux__)
+LLAMAC_INLINE llamac_placement llamac_place_on_all_nodes(void) {
+    return (llamac_placement){.changed = false};
+}
+LLAMAC_INLINE void llamac_place_as_before(const llamac_placement *old) { (void)old; }
+LLAMAC_INLINE bool llamac_allow_amx(void) { return false; }
+#endif
+
+/* A thread says that it sleeps before it looks at the condition a last time, and who makes the
+ * condition true does that before looking whether anyone sleeps. So one of them sees the other. */
+LLAMAC_INLINE void llamac_sleep(llamac_bell *b, bool (*until)(void *), void *user) {
+    llamac_enter(b);
+    b->asleep++;
+    while (!until(user)) llamac_wait(b);
+    b->asleep--;
+    llamac_unlock(b);
+}
+
+LLAMAC_INLINE void llamac_leave(llamac_bell *b) {
+    llamac_notify(b);
+    llamac_unlock(b);
+}
+
+LLAMAC_INLINE void llamac_ring(llamac_bell *b) {
+    if (!b->asleep) return;
+    llamac_enter(b);
+    llamac_leave(b);
+}
+
+/* ---- Platform: the processor ---- */
+
+LLAMAC_INLINE void llamac_pause(void) {
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("yield");
 #endif
 }
 
@@ -4903,7 +5478,7 @@ static int md5_file(const char *folder, const char *name, const char *want,
 
 /* Checks all files of a list in the format of md5sum: lines of 32 digits, two characters (a space,
  * then a space or a star) and a name. Returns LLAMA_OK if there is no list. Returns LLAMA_EFORMAT
- * if a name has a slash, which could lead out of the folder. */
+ * if a name has a slash, a backslash or a colon, which could lead out of the folder. */
 static int md5_list(const char *folder, const char *list, llamac_arena *scratch,
                     llama_progress_fn progress, void *user, llama_error *err) {
     enum { NAME = 34, MAX_BYTES = 1 << 14 }; /* bytes; Meta's lists have at most 10 lines */
@@ -4917,7 +5492,7 @@ static int md5_list(const char *folder, const char *list, llamac_arena *scratch,
         size_t n = end ? (size_t)(end - line) : llamac_left(&c);
         snprintf(name, sizeof name, "%.*s", n > NAME ? (int)(n - NAME) : 0,
                  n > NAME ? line + NAME : "");
-        if (n <= NAME || n - NAME >= sizeof name || strchr(name, '/'))
+        if (n <= NAME || n - NAME >= sizeof name || strpbrk(name, "/\\:"))
             status =
                 llamac_fail(err, LLAMA_EFORMAT,
                             "%s: is not a list of MD5 sums; download it again or remove it", path);
@@ -5013,8 +5588,17 @@ static const char *kind_of_file(const unsigned char *data, size_t size, const ch
 /* ---- Parameters ---- */
 
 /* The numbers that define a LLaMA; 0 if absent. The last five only tell other models apart. */
-enum { DIM, LAYERS, HEADS, KV_HEADS, VOCAB, HIDDEN, MULTIPLE_OF, FFN_MULTIPLIER, CONTEXT };
-enum { NORM_EPS = CONTEXT + 1, ROPE_THETA, TIED, HEAD_DIM, VALUE_DIM, ROTARY, WINDOW, NO_WINDOW };
+enum { DIM, LAYERS, HEADS, KV_HEADS, VOCAB, HIDDEN, MULTIPLE_OF, FFN_MULTIPLIER, MAX_POSITIONS };
+enum {
+    NORM_EPS = MAX_POSITIONS + 1,
+    ROPE_THETA,
+    TIED,
+    HEAD_DIM,
+    VALUE_DIM,
+    ROTARY,
+    WINDOW,
+    NO_WINDOW
+};
 enum { PARAMS = NO_WINDOW + 1 };
 typedef double params[PARAMS];
 
@@ -5035,7 +5619,7 @@ static const struct {
     [HIDDEN] = {{"hidden_dim", "intermediate_size", "feed_forward_length"}, '1', 1, MAX_WIDTH},
     [MULTIPLE_OF] = {{"multiple_of", "", ""}, '1', 1, MAX_WIDTH},        /* H is a multiple of it */
     [FFN_MULTIPLIER] = {{"ffn_dim_multiplier", "", ""}, '0', 1e-3, 1e3}, /* of H, Llama 2 */
-    [CONTEXT] = {{"max_seq_len", "max_position_embeddings", "context_length"}, '1', 1, MAX_CONTEXT},
+    [MAX_POSITIONS] = {{"max_seq_len", "max_position_embeddings", "context_length"}, '1', 1, MAX_CONTEXT},
     [NORM_EPS] = {{"norm_eps", "rms_norm_eps", "attention.layer_norm_rms_epsilon"}, '0', 1e-30, 1},
     [ROPE_THETA] = {{"rope_theta", "rope_theta", "rope.freq_base"}, '0', 1, 1e30},
     [TIED] = {{"", "tie_word_embeddings", ""}, 't', 0, 1}, /* output is tok_embeddings */
@@ -5143,8 +5727,9 @@ static int put_param(params p, size_t i, const char *key, const llamac_value *v,
     double min = param_keys[i].min, max = param_keys[i].max;
     bool logical = want == 't' || want == 'f';
     double number = v->kind == '0' ? v->number : v->kind == want;
-    if (i == CONTEXT && number > max && number < HUGE_VAL) number = max; /* a session has no more */
-    bool is_integer = v->type != GGUF_FLOAT && v->type != GGUF_DOUBLE;   /* GGUF's type of it */
+    if (i == MAX_POSITIONS && number > max && number < HUGE_VAL)
+        number = max;                                                  /* a session has no more */
+    bool is_integer = v->type != GGUF_FLOAT && v->type != GGUF_DOUBLE; /* GGUF's type of it */
     bool valid = logical ? v->kind == 't' || v->kind == 'f' : v->kind == '0';
     if (v->type != GGUF_NONE && (!valid || is_integer != (want == '1')))
         return llamac_fail(err, LLAMA_EFORMAT,
@@ -5209,24 +5794,24 @@ static int params_apply(llama *m, params p, const char *file, llama_error *err) 
         }
     if (p[KV_HEADS] == 0) p[KV_HEADS] = p[HEADS];
     if (p[ROPE_THETA] == 0) p[ROPE_THETA] = 10000;
-    if (p[CONTEXT] == 0) p[CONTEXT] = DEFAULT_CONTEXT;
+    if (p[MAX_POSITIONS] == 0) p[MAX_POSITIONS] = DEFAULT_CONTEXT;
     for (int i = HEAD_DIM; i <= ROTARY; i++)
         if (p[i] > 0 && p[i] * p[HEADS] != p[DIM]) {
             snprintf(what, sizeof what, "'%s' is %.10g, but the head width must be dim / n_heads",
                      param_keys[i].key[m->format], p[i]);
             return unsupported(file, what, err);
         }
-    if (p[WINDOW] > 0 && !(p[NO_WINDOW] > 0) && p[WINDOW] < p[CONTEXT]) {
+    if (p[WINDOW] > 0 && !(p[NO_WINDOW] > 0) && p[WINDOW] < p[MAX_POSITIONS]) {
         snprintf(what, sizeof what,
                  "'%s' is %.0f, a sliding window (Mistral's) shorter than the context of %.0f",
-                 param_keys[WINDOW].key[m->format], p[WINDOW], p[CONTEXT]);
+                 param_keys[WINDOW].key[m->format], p[WINDOW], p[MAX_POSITIONS]);
         return unsupported(file, what, err);
     }
     m->dim = (size_t)p[DIM];
     m->n_layers = (size_t)p[LAYERS];
     m->n_heads = (size_t)p[HEADS];
     m->n_kv_heads = (size_t)p[KV_HEADS];
-    m->context = (size_t)p[CONTEXT];
+    m->context = (size_t)p[MAX_POSITIONS];
     m->norm_eps = (float)p[NORM_EPS];
     m->rope_theta = (float)p[ROPE_THETA];
     if (m->dim % m->n_heads || m->n_heads % m->n_kv_heads)
@@ -5950,9 +6535,14 @@ static int refuse_folder(binder *b) {
 }
 
 /* The name of a file, without its folder. */
-static const char *name_in(const char *path) {
-    const char *slash = strrchr(path, '/');
-    return slash ? slash + 1 : path;
+static const char *name_in(const char *path) { return path + llamac_folder_bytes(path); }
+
+/* Removes the last name and the slash before it. Returns false, and changes nothing, if there is no
+ * slash. */
+static bool cut_name(char *path) {
+    size_t n = llamac_folder_bytes(path);
+    if (n) path[n - 1] = 0;
+    return n > 0;
 }
 
 /* Reports a file that is neither GGUF nor llama2.c: what it is, and which path to give instead.
@@ -6126,7 +6716,7 @@ static int open_meta(binder *b) {
 static int add_indexed(binder *b, const char *index, const char *name, size_t n) {
     char file_name[256];
     bool valid = n > 0 && n < sizeof file_name && name[0] != '.' && !memchr(name, '/', n) &&
-                 !memchr(name, '\\', n) && !memchr(name, 0, n);
+                 !memchr(name, '\\', n) && !memchr(name, ':', n) && !memchr(name, 0, n);
     if (!valid)
         return bad_params(
             index, "has a file name that is empty, hidden, too long or outside its folder", b->err);
@@ -6296,7 +6886,8 @@ static const unsigned char llama2c_orders[2][BINDINGS] = {
  * if they are not tied. Sets *seq_len, which may be more positions than a session can have. */
 static int llama2c_params(binder *b, llamac_cursor *c, int *version, uint64_t *seq_len) {
     enum { VERSION_1_HEADER = 256 };
-    static const unsigned char header[] = {DIM, HIDDEN, LAYERS, HEADS, KV_HEADS, VOCAB, CONTEXT};
+    static const unsigned char header[] = {DIM,      HIDDEN, LAYERS,       HEADS,
+                                           KV_HEADS, VOCAB,  MAX_POSITIONS};
     static const char *const names[] = {"dim",        "hidden_dim", "n_layers", "n_heads",
                                         "n_kv_heads", "vocab_size", "seq_len"};
     llamac_cursor old = *c;
@@ -6316,7 +6907,7 @@ static int llama2c_params(binder *b, llamac_cursor *c, int *version, uint64_t *s
             b->p[TIED] = number > 0;
             number = number < 0 && !*version ? -number : number;
         }
-        if (header[i] == CONTEXT && number > 0) *seq_len = (uint64_t)number;
+        if (header[i] == MAX_POSITIONS && number > 0) *seq_len = (uint64_t)number;
         status = put_param(b->p, header[i], names[i],
                            &(llamac_value){.kind = '0', .number = number, .type = GGUF_NONE},
                            b->path, b->err);
@@ -6409,11 +7000,10 @@ static int read_added_tokens(binder *b, const char *tokenizer) {
     int n = strcmp(name_in(tokenizer), names[3]) == 0 ? 3 : 4; /* it is read already */
     bool any = false;
     if (strlen(tokenizer) >= sizeof folder) return LLAMA_OK; /* no system opens such a path */
-    char *slash = strrchr(memcpy(folder, tokenizer, strlen(tokenizer) + 1), '/');
-    if (slash) *slash = 0;
-    else memcpy(folder, ".", 2);
+    memcpy(folder, tokenizer, strlen(tokenizer) + 1);
+    if (!cut_name(folder)) memcpy(folder, ".", 2);
     for (int i = 0; i < n; i++) {
-        int status = llamac_join(paths[i], slash == folder ? "/" : folder, names[i], b->err);
+        int status = llamac_join(paths[i], *folder ? folder : "/", names[i], b->err);
         if (status == LLAMA_OK)
             status = llamac_read_file(&files[i], &b->scratch, paths[i], MAX_BYTES, b->err);
         if (status && !llamac_is_not_found(status)) return status;
@@ -6463,9 +7053,8 @@ static int open_tokenizer(binder *b, const char *given) {
     char folder[LLAMAC_PATH_BYTES], found[LLAMAC_PATH_BYTES];
     llama *m = b->m;
     llamac_cursor c = {0};
-    char *slash = strrchr(memcpy(folder, b->path, strlen(b->path) + 1), '/');
-    if (m->format == LLAMA2C && slash) *slash = 0; /* the path of a file, not of a folder */
-    if (m->format == LLAMA2C && !slash) memcpy(folder, ".", 2);
+    memcpy(folder, b->path, strlen(b->path) + 1);
+    if (m->format == LLAMA2C && !cut_name(folder)) memcpy(folder, ".", 2); /* else a folder */
     for (int i = 0; i < (given ? 1 : 2) && !c.at; i++) {
         if (!given && !names[m->format][i]) break;
         const char *path = given ? given : found;
@@ -7350,7 +7939,7 @@ LLAMAC_API int llama_check(const llama *m, llama_progress_fn progress, void *use
         char folder[LLAMAC_PATH_BYTES];
         llamac_arena scratch = {m->arena.allocator, NULL};
         snprintf(folder, sizeof folder, "%s", m->paths[0]);
-        *strrchr(folder, '/') = 0;
+        cut_name(folder);
         status = md5_list(folder, "checklist.chk", &scratch, progress, user, err);
         llamac_free_all(&scratch);
     }
@@ -9647,7 +10236,7 @@ LLAMAC_API const char *llama_build(void) {
 #ifdef LLAMA_OPENMP
         ", OpenMP";
 #else
-        ", POSIX threads";
+        ", " LLAMAC_THREADS;
 #endif
 }
 

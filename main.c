@@ -16,6 +16,7 @@
  *   8. Score, ppl              log-probabilities of continuations; perplexity
  *   9. Info, check, tokenize, trace, bench
  *  10. Line editor             a line of the chat, typed at a terminal
+ *  11. Platform                a list of functions before section 1, their bodies at the end
  *
  * Sections 6 to 9 hold one function run_NAME for each command NAME.
  */
@@ -28,20 +29,14 @@
 #include <inttypes.h>
 #include <locale.h>
 #include <math.h>
-#include <poll.h>
-#include <pthread.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/ioctl.h>
-#include <sys/stat.h>
-#include <sys/time.h>
-#include <termios.h>
+#include <strings.h>
 #include <time.h>
-#include <unistd.h>
 #include <wchar.h>
 
 /* ---- State ---- */
@@ -78,6 +73,7 @@ static struct options {
     const command *command;
     bool command_implied;          /* no command was given: it is complete */
     const char *model_path;        /* NULL: not given */
+    const char *default_model;     /* $LLAMA_MODEL; NULL: not set, or empty */
     llama_options model;           /* for llama_open */
     llama_session_options session; /* for llama_session_new; a context of 0: the model's */
     llama_sampler sampler;         /* for llama_generate */
@@ -154,6 +150,114 @@ enum {
     INTERRUPT_REPLY   /* a chat: only what it is doing */
 };
 
+/* ---- Platform: what the command needs from the operating system ---- */
+
+/* Only the sections named Platform make system calls or ask which system it is. Section 11 has the
+ * bodies, for POSIX and for Windows. Texts are UTF-8 on all systems. */
+#if defined(_WIN32)
+#define WIN32_LEAN_AND_MEAN
+#define NOMINMAX
+#define NOGDI
+#include <fcntl.h>
+#include <io.h>
+#include <windows.h>
+#include <shellapi.h>                                                 /* needs windows.h */
+__declspec(dllimport) BOOLEAN NTAPI SystemFunction036(void *, ULONG); /* called RtlGenRandom */
+#define HOME_FOLDER "USERPROFILE"
+#define PRINTF      __MINGW_PRINTF_FORMAT /* the rules of printf that gcc checks */
+#else
+#include <poll.h>
+#include <pthread.h>
+#include <sys/ioctl.h>
+#include <sys/random.h>
+#include <sys/stat.h>
+#include <sys/time.h>
+#include <termios.h>
+#include <unistd.h>
+#if defined(__APPLE__)
+#include <sys/sysctl.h>
+#endif
+#define HOME_FOLDER "HOME"
+#define PRINTF      printf
+#endif
+
+struct work { /* of a thread */
+    void (*run)(void);
+};
+static struct terminal {
+#if defined(_WIN32)
+    DWORD saved[3];      /* the modes of stdin, stdout and stderr before */
+    bool is[3];          /* which of them are consoles */
+    bool draws;          /* control sequences work */
+    UINT code_page;      /* of output, before */
+    HANDLE keys, typed;  /* the console; the pipe of begin_typing */
+    char queue[16];      /* the bytes of a key */
+    size_t at, n_queued; /* of the next byte in the queue; of its end */
+    wchar_t half;        /* a surrogate whose other half is still to come; 0: none */
+#else
+    struct termios saved;          /* the terminal's mode before the chat */
+    volatile sig_atomic_t wanted;  /* the chat goes on, so the terminal should have its mode */
+    volatile sig_atomic_t taken;   /* the terminal has the chat's mode */
+    volatile sig_atomic_t signals; /* what take_terminal was given last */
+#endif
+    volatile sig_atomic_t resized, resumed; /* the line has to be drawn again */
+} terminal;
+
+/* Make the standard streams binary and, on Windows, its console speak UTF-8. Returns the arguments. */
+static char **begin_process(int *argc, char **argv);
+/* Return a variable of the environment, or NULL. The text stays valid. */
+static const char *environment(const char *name);
+static double now(void); /* seconds, of a clock that is never set */
+static void pause_for(int milliseconds);
+static bool random_bytes(void *to, size_t n); /* false: the system has none */
+static bool start_thread(void (*work)(void)); /* which nobody waits for */
+
+/* Return what a path is. Links are followed. */
+enum { NO_FILE, FOLDER, OTHER_FILE, REGULAR_FILE, EMPTY_FILE };
+static int file_kind(const char *path);
+/* Open a file for reading; NULL with errno set on failure. */
+static FILE *open_file(const char *path);
+/* Return whether a file can be replaced by a new one: whether its folder is writable. If the file is a
+ * link, that of its target. False with errno set. */
+static bool can_replace(const char *path);
+
+/* Return whether a file's name is another name of stdin, such as /dev/stdin. */
+static bool is_stdin(const char *path);
+/* Return whether stdin is a file, a pipe or a socket. */
+static bool stdin_has_document(void);
+/* Wait for stdin to have bytes, or its end. Returns 0 if it has none in time, -1 after a signal. */
+static int wait_for_input(int milliseconds);
+/* Let stdin be read as what is typed at a terminal; call it before the first read. */
+static void begin_typing(void);
+
+static bool is_terminal(FILE *);
+static bool is_dumb(void); /* the terminal understands no control sequences */
+static void screen_size(FILE *, size_t *rows, size_t *columns);
+static int character_width(int32_t c); /* in columns */
+/* For the line editor: take the terminal for the chat, in which keys come as they are pressed and
+ * nothing is echoed. Returns false if the terminal cannot do that. */
+static bool start_editor(void);
+/* Give the chat's mode to the terminal. If `signals` is set, Ctrl-C, Ctrl-Z and Ctrl-\ send signals;
+ * else they come as bytes, as all other keys do. */
+static void take_terminal(bool signals);
+/* Give the terminal the mode that it had, for good. Safe in a signal handler. */
+static void restore_terminal(void);
+static void send_sequence(const char *sequence); /* to the terminal */
+static int read_key(int milliseconds);           /* a byte or a KEY_ of section 10 */
+static bool key_waits(void);                     /* to be read */
+static void send_key_signal(int key);            /* that Ctrl-Z or Ctrl-\ would send */
+
+/* Let on_signal handle Ctrl-C and what else asks the process to end. */
+static void catch_signals(void);
+/* End the process as a signal asks. Safe in a signal handler. */
+static void exit_by_signal(int signal_number);
+/* The same 0.1 s later, if the process has not ended by then. */
+static void exit_soon(void);
+/* Let llama_handle_sigbus know if a file of weights was truncated while mapped. */
+static void catch_lost_files(void);
+
+static void on_signal(int n); /* section 1 */
+
 /* ---- 1. Terminal and messages ---- */
 
 enum { EXIT_RUN = 1, EXIT_USAGE, EXIT_MODEL, EXIT_MEMORY, EXIT_TOO_LONG, EXIT_INTERRUPTED = 130 };
@@ -216,54 +320,23 @@ static void put_number(const char *text, double v) {
     else printf("%s\": null", text);
 }
 
-/* Return whether the terminal understands no control sequences. */
-static bool is_dumb(void) {
-    const char *term = getenv("TERM");
-    return term && strcmp(term, "dumb") == 0;
-}
-
 /* Erase the progress bar, if one is on the screen. */
 static void clear_progress(void) {
     if (run.progress.print_time > 0) fputs("\r\033[K", stderr);
     run.progress.print_time = 0;
 }
 
-static void restore_terminal(void); /* section 10 */
-
-/* End the process as a signal asks. Safe in a signal handler. */
-static void exit_by_signal(int signal_number) {
-    const char *end = run.progress.print_time > 0 ? "\r\033[K" : "\n";
-    restore_terminal();
-    if (run.progress.terminal && write(STDERR_FILENO, end, strlen(end)) < 0) _exit(EXIT_RUN);
-    if (signal_number == SIGINT) _exit(EXIT_INTERRUPTED);
-    signal(signal_number, SIG_DFL);
-    raise(signal_number); /* in its handler it is delivered when that returns */
-}
-
-/* Handle SIGINT, SIGTERM and SIGHUP, and the SIGALRM after them. A second one ends the process at
- * once, except in a chat. Only saving is ended with care by SIGTERM and SIGHUP. */
+/* Handle a signal that asks to end. A second one ends the process at once, except in a chat. Only saving is ended with care by SIGTERM and SIGHUP. */
 static void on_signal(int n) {
-    static const struct itimerval soon = {.it_value = {.tv_usec = 100000}};
     int mode = n == SIGINT || interrupt_mode == INTERRUPT_SAVING ? interrupt_mode : INTERRUPT_EXITS;
     bool again = interrupted && mode != INTERRUPT_REPLY;
-    if (again || mode == INTERRUPT_EXITS) exit_by_signal(n == SIGALRM ? interrupted : n);
+    if (again || mode == INTERRUPT_EXITS) exit_by_signal(n);
     interrupted = n;
-    if (mode == INTERRUPT_PRINTS) setitimer(ITIMER_REAL, &soon, NULL);
-}
-
-/* Install on_signal. Hangups that are ignored, as under nohup, stay ignored. Writing more than
- * ulimit -f allows fails with an error. */
-static void catch_signals(void) {
-    static const int signals[] = {SIGINT, SIGTERM, SIGHUP, SIGALRM};
-    struct sigaction action = {.sa_handler = on_signal}, old;
-    for (int i = 0; i < 4; i++)
-        if (signals[i] != SIGHUP || sigaction(SIGHUP, NULL, &old) != 0 || old.sa_handler != SIG_IGN)
-            sigaction(signals[i], &action, NULL);
-    signal(SIGXFSZ, SIG_IGN);
+    if (mode == INTERRUPT_PRINTS) exit_soon();
 }
 
 /* Print one line on stderr. */
-__attribute__((format(printf, 1, 2))) static void say(const char *format, ...) {
+__attribute__((format(PRINTF, 1, 2))) static void say(const char *format, ...) {
     char text[1024];
     va_list args;
     va_start(args, format);
@@ -308,16 +381,9 @@ static void flush_stdout(void) {
 
 /* Write generated text to stdout: unchanged, or made visible if stdout is a terminal. */
 static void write_text(const char *text, size_t n) {
-    if (isatty(STDOUT_FILENO)) put_visible(stdout, text, n, true);
+    if (is_terminal(stdout)) put_visible(stdout, text, n, true);
     else fwrite(text, 1, n, stdout);
     flush_stdout();
-}
-
-/* Return the time in seconds, of a clock that is never set. */
-static double now(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
 /* ---- 2. Memory ---- */
@@ -345,6 +411,15 @@ static void append(bytes *b, const void *text, size_t n) {
     }
     if (n) memcpy(b->text + b->n, text, n);
     b->text[b->n += n] = 0;
+}
+
+/* Return the text up to the next of some separators, which becomes a NUL; *rest becomes what comes
+ * after it, or NULL. Returns NULL if *rest is NULL. */
+static char *next_field(char **rest, const char *separators) {
+    char *field = *rest, *end = field ? field + strcspn(field, separators) : NULL;
+    if (field) *rest = *end ? end + 1 : NULL;
+    if (end) *end = 0;
+    return field;
 }
 
 /* Remove the bytes from position n on. */
@@ -650,9 +725,9 @@ static const command commands[] = {
 enum { COMMANDS = sizeof commands / sizeof *commands };
 
 /* The options. The help of an option is one line that makes sense alone: people find it with grep.
- * IN and AT give offset, min and max. */
-#define IN(field, min, max) offsetof(struct options, field), min, max
-#define AT(field)           IN(field, 0, 0)
+ * RANGE and AT give offset, min and max. */
+#define RANGE(field, min, max) offsetof(struct options, field), min, max
+#define AT(field)              RANGE(field, 0, 0)
 enum {
     NO_LIMIT = 1 << 30,
     MAX_CONTEXT = 1 << 20, /* positions */
@@ -668,7 +743,7 @@ static const struct {
         STRING,
         INTEGER,
         REAL,
-        SIZE,
+        BYTES,
         SEED,
         STOP_TEXT,
         STOP_ID,
@@ -689,11 +764,11 @@ static const struct {
      "read \\n \\t \\r \\\\ \\\" \\' \\xNN in texts as C escapes"},
     {COMPLETE, "--lines", FLAG, AT(lines), "each line of a file or of stdin is a prompt"},
     {COMPLETE, "-0, --null", FLAG, AT(null), "prompts read and texts printed end with NUL"},
-    {COMPLETE, "-k, --samples N", INTEGER, IN(samples, 1, NO_LIMIT),
+    {COMPLETE, "-k, --samples N", INTEGER, RANGE(samples, 1, NO_LIMIT),
      "N texts per prompt, seeds S, S + 1, ... (default 1)"},
     {COMPLETE | SCORE | PPL | INFO | BENCH, "--json", FLAG, AT(json),
      "print each result as a JSON object on its own line"},
-    {COMPLETE, "--logprobs K", INTEGER, IN(logprobs, 1, MAX_LOGPROBS),
+    {COMPLETE, "--logprobs K", INTEGER, RANGE(logprobs, 1, MAX_LOGPROBS),
      "with --json: log-probabilities of the K best tokens"},
     {COMPLETE, "-i, --interactive", FLAG, AT(interactive), "chat: reply to each line of stdin"},
     {COMPLETE, "--in-prefix TEXT", STRING, AT(in_prefix),
@@ -704,11 +779,11 @@ static const struct {
      "end the output before TEXT; may be given repeatedly"},
     {COMPLETE, "--stop-id N", STOP_ID, AT(stop_ids),
      "end the output before token N; may be repeated"},
-    {COMPLETE | COMMON, "-n, --n-predict N", INTEGER, IN(max_tokens, -1, NO_LIMIT),
+    {COMPLETE | COMMON, "-n, --n-predict N", INTEGER, RANGE(max_tokens, -1, NO_LIMIT),
      "generate up to N tokens (default 256; -1: no limit)"},
     {COMPLETE | SCORE | PPL | INFO | TRACE | COMMON, "-c, --ctx, --ctx-size N", INTEGER,
-     IN(session.context, 1, MAX_CONTEXT), "context length in tokens (default: the model's)"},
-    {PPL, "--stride N", INTEGER, IN(stride, 1, NO_LIMIT),
+     RANGE(session.context, 1, MAX_CONTEXT), "context length in tokens (default: the model's)"},
+    {PPL, "--stride N", INTEGER, RANGE(stride, 1, NO_LIMIT),
      "tokens from one window to the next (default: --ctx)"},
     {COMPLETE | PPL | TRACE, "--ids", FLAG, AT(ids),
      "the text is token ids, as `llama tokenize` prints"},
@@ -716,17 +791,17 @@ static const struct {
      "read <s>, </s> and added tokens in texts as tokens"},
     {COMPLETE | COMMON, "-s, --seed N", SEED, AT(sampler.seed),
      "sampling seed: same seed, same text (default random)"},
-    {COMPLETE | COMMON, "--temp, --temperature T", REAL, IN(sampler.temperature, 0, 1e6),
+    {COMPLETE | COMMON, "--temp, --temperature T", REAL, RANGE(sampler.temperature, 0, 1e6),
      "sampling temperature (default 0.8; 0: greedy)"},
-    {COMPLETE | COMMON, "--top-p P", REAL, IN(sampler.top_p, 0, 1),
+    {COMPLETE | COMMON, "--top-p P", REAL, RANGE(sampler.top_p, 0, 1),
      "nucleus sampling with mass P (default 0.95; 1: off)"},
-    {COMPLETE, "--top-k K", INTEGER, IN(sampler.top_k, 0, NO_LIMIT),
+    {COMPLETE, "--top-k K", INTEGER, RANGE(sampler.top_k, 0, NO_LIMIT),
      "keep only the K most likely tokens (default 0: off)"},
-    {COMPLETE, "--min-p P", REAL, IN(sampler.min_p, 0, 1),
+    {COMPLETE, "--min-p P", REAL, RANGE(sampler.min_p, 0, 1),
      "drop tokens less likely than P x the best (0: off)"},
-    {COMPLETE, "--repeat-penalty R", REAL, IN(sampler.repeat_penalty, 0, 1e6),
+    {COMPLETE, "--repeat-penalty R", REAL, RANGE(sampler.repeat_penalty, 0, 1e6),
      "penalize tokens that occurred (default 1: off)"},
-    {COMPLETE, "--repeat-last-n N", INTEGER, IN(sampler.repeat_last, -1, NO_LIMIT),
+    {COMPLETE, "--repeat-last-n N", INTEGER, RANGE(sampler.repeat_last, -1, NO_LIMIT),
      "penalize the last N tokens (default 64; -1: all)"},
     {COMPLETE | PPL | TRACE, "--no-bos", FLAG, AT(no_bos),
      "do not put the start token <s> before the text"},
@@ -740,15 +815,15 @@ static const struct {
     {TOKENIZE, "--bos", FLAG, AT(bos), "put the start token <s> before the other tokens"},
     {MODEL, "--tokenizer FILE", STRING, AT(model.tokenizer),
      "tokenizer.model, .json or .bin (default: model's)"},
-    {EVALUATE | COMMON, "-t, --threads N", INTEGER, IN(session.threads, 1, 1024),
+    {EVALUATE | COMMON, "-t, --threads N", INTEGER, RANGE(session.threads, 1, 1024),
      "number of threads (default: all cores available)"},
-    {EVALUATE, "-b, --batch-size N", INTEGER, IN(session.batch, 1, 1 << 20),
+    {EVALUATE, "-b, --batch-size N", INTEGER, RANGE(session.batch, 1, 1 << 20),
      "tokens in a pass (default 256; 512 if streamed)"},
-    {MODEL, "--rope-theta X", REAL, IN(model.rope_theta, 1, 1e30),
+    {MODEL, "--rope-theta X", REAL, RANGE(model.rope_theta, 1, 1e30),
      "base of RoPE (default: what the model's files say)"},
     {MODEL, "--memory MODE", STRING, AT(memory_mode),
      "weights: auto (default), map, lock or stream"},
-    {MODEL, "--memory-limit SIZE", SIZE, AT(model.memory_limit),
+    {MODEL, "--memory-limit SIZE", BYTES, AT(model.memory_limit),
      "for weights and KV cache (default: what is free)"},
     {EVALUATE, "--kernels NAME", STRING, AT(session.kernels),
      "scalar, avx2, avx512 or neon (default: the fastest)"},
@@ -815,7 +890,7 @@ static void set_number(size_t i, const char *value) {
     double min = option_table[i].min, max = option_table[i].max;
     char *end;
     double v = strtod(value, &end);
-    if (*end || end == value || !(v >= min && v <= max) || (whole && v != (double)(long)v))
+    if (*end || end == value || !(v >= min && v <= max) || (whole && v != floor(v)))
         refuse("%s: '%s' is not a %snumber from %.10g to %.10g%s", option_table[i].names, value,
                whole ? "whole " : "", min, max,
                at == &options.session.threads ? "; -t is threads, the temperature is --temp" : "");
@@ -854,7 +929,7 @@ static void set_option(size_t i, const char *value) {
         break;
     case STOP_TEXT: options.stops[options.n_stops++] = value; break;
     case STOP_ID: {
-        long id = strtol(value, &end, 10);
+        long long id = strtoll(value, &end, 10);
         if (*end || *value < '0' || *value > '9' || id > INT32_MAX)
             refuse("--stop-id: '%s' is not a token id", value);
         options.stop_ids[options.n_stop_ids++] = (int32_t)id;
@@ -867,7 +942,7 @@ static void set_option(size_t i, const char *value) {
             refuse("-s: '%s' is not a whole number from 0 to 2^64-1", value);
         options.seeded = true;
         break;
-    case SIZE: *(uint64_t *)at = parse_size(option_table[i].names, value); break;
+    case BYTES: *(uint64_t *)at = parse_size(option_table[i].names, value); break;
     case INTEGER:
     case REAL: set_number(i, value); break;
     }
@@ -914,11 +989,9 @@ static const char *similar_command(const char *text) {
 /* Exit with an error if the first argument looks like a mistyped command: it is no file, and
  * nothing else names the model. */
 static void check_first_argument(void) {
-    const char *first = options.n_arguments ? options.arguments[0] : "",
-               *model = getenv("LLAMA_MODEL");
-    struct stat st;
-    if (!options.command_implied || !*first || options.model_path || (model && *model)) return;
-    if (strpbrk(first, "./") || stat(first, &st) == 0 || !similar_command(first)) return;
+    const char *first = options.n_arguments ? options.arguments[0] : "";
+    if (!options.command_implied || !*first || options.model_path || options.default_model) return;
+    if (strpbrk(first, "./\\") || file_kind(first) != NO_FILE || !similar_command(first)) return;
     refuse("%s: neither a command nor a model; did you mean %s? llama -h lists the commands", first,
            similar_command(first));
 }
@@ -939,6 +1012,8 @@ static void read_options(int argc, char **argv) {
     bool ended = false;
     options = (struct options){.max_tokens = 256, .samples = 1, .in_prefix = "", .in_suffix = "\n"};
     options.model.size = sizeof options.model, options.session.size = sizeof options.session;
+    options.default_model = environment("LLAMA_MODEL");
+    if (options.default_model && !*options.default_model) options.default_model = NULL;
     options.sampler = (llama_sampler){sizeof options.sampler, 0.8f, 0.95f, .repeat_last = 64};
     options.arguments = allocate(2 * max * sizeof *options.arguments);
     options.stops = options.arguments + max;
@@ -1288,10 +1363,11 @@ static void add_input(const char *text, size_t n) {
  * read. */
 static bytes read_all(const char *path) {
     bool is_stdin = strcmp(path, "-") == 0;
-    FILE *f = is_stdin ? stdin : fopen(path, "rb");
+    FILE *f = is_stdin ? stdin : open_file(path);
     char part[1 << 14];
     bytes all = {.n = 0};
     if (!f) refuse("%s: cannot be opened: %s", path, strerror(errno));
+    if (is_stdin) begin_typing();
     append(&all, "", 0);
     for (size_t got = 1; got && !feof(f); append(&all, part, got)) /* Ctrl-D ends it once */
         got = fread(part, 1, sizeof part, f);
@@ -1319,25 +1395,14 @@ static void add_file(const char *path) {
     }
 }
 
-/* Return whether a file's name is another name of stdin, such as /dev/stdin. */
-static bool is_stdin(const char *path) {
-    struct stat a, b;
-    if (strcmp(path, "-") == 0) return true;
-    return stat(path, &a) == 0 && fstat(STDIN_FILENO, &b) == 0 && a.st_dev == b.st_dev &&
-           a.st_ino == b.st_ino;
-}
-
 /* Read the document of a command whose prompt is given: the text of stdin, if stdin is a file, a
  * pipe or a socket. It may also be a pipe that nobody writes to, so it must begin soon. */
 static void read_document(void) {
     enum { PATIENCE = 500 }; /* milliseconds */
-    struct stat st;
     for (size_t i = 0; i < options.n_sources; i++)
         if (options.sources[i].is_file && is_stdin(options.sources[i].text)) return;
-    if (fstat(STDIN_FILENO, &st) != 0) return;
-    if (!S_ISREG(st.st_mode) && !S_ISFIFO(st.st_mode) && !S_ISSOCK(st.st_mode)) return;
-    if (poll(&(struct pollfd){STDIN_FILENO, POLLIN, 0}, 1, PATIENCE) > 0)
-        run.document = read_all("-");
+    if (!stdin_has_document()) return;
+    if (wait_for_input(PATIENCE) > 0) run.document = read_all("-");
     else note("stdin is an open pipe without a text: it is not read; with -f - it is waited for");
 }
 
@@ -1347,12 +1412,11 @@ static void check_sources(size_t n_words) {
     int kind = (int)options.command->input;
     bool has_file = !options.n_sources; /* without -p and -f, stdin is the file */
     const char *hint = "";
-    struct stat st;
     for (size_t i = 0; i < options.n_sources; i++) has_file |= options.sources[i].is_file;
-    if (n_words > 1 && kind != WORDS && stat(options.model_path, &st) != 0)
+    if (n_words > 1 && kind != WORDS && file_kind(options.model_path) == NO_FILE)
         refuse("%s: neither a command nor a model; llama -h lists the commands",
                options.model_path);
-    if (n_words && options.model_path == getenv("LLAMA_MODEL"))
+    if (n_words && options.model_path == options.default_model)
         hint = " ($LLAMA_MODEL is set, and the first argument is not a model)";
     if (kind == NO_INPUT && n_words)
         refuse("%s: takes a model and no text%s", options.command->name, hint);
@@ -1396,11 +1460,10 @@ static void read_inputs(void) {
         options.arguments += n_words, options.n_arguments -= n_words;
     if (n_words && kind == ONE_FILE) add_file(joined.text);
     else if (n_words) add_input(joined.text, joined.n);
-    struct stat st;
-    if (n_words == 1 && kind != ONE_FILE && stat(joined.text, &st) == 0 && S_ISREG(st.st_mode))
+    if (n_words == 1 && kind != ONE_FILE && file_kind(joined.text) == REGULAR_FILE)
         note("%s is a file; its name is the text, -f reads the file", joined.text);
     if (n_words || options.n_sources || options.interactive) return;
-    if (isatty(STDIN_FILENO))
+    if (is_terminal(stdin))
         refuse("no text: give %s, -f FILE or a pipe; -f - reads what is typed",
                kind == ONE_FILE ? "a FILE" : "a quoted argument");
     add_file("-");
@@ -1429,7 +1492,7 @@ static const char *parse_ids(input *in) {
     char *at = in->text.text, *end = at + in->text.n;
     in->tokens = allocate((in->text.n / 2 + 1) * sizeof *in->tokens);
     for (char *next; (at += strspn(at, " \t\r\n")) < end; at = next) {
-        long id = strtol(at, &next, 10);
+        long long id = strtoll(at, &next, 10);
         if (next == at || !strchr(" \t\r\n", *next) || id < 0 || id >= run.info.vocab) {
             snprintf(why, sizeof why, "'%.20s' is not a token id from 0 to %d", at,
                      run.info.vocab - 1);
@@ -1552,7 +1615,7 @@ static void want_tokens(const char *why) {
 
 /* Print why an input is rejected, and keep it in *error. `what` and its number, from 1, name the
  * input. The other inputs are run; then the process exits with the code of the first error. */
-__attribute__((format(printf, 6, 7))) static void reject(const char **error, int code,
+__attribute__((format(PRINTF, 6, 7))) static void reject(const char **error, int code,
                                                          const char *what, size_t number,
                                                          size_t line, const char *format, ...) {
     char text[256], place[80];
@@ -1592,26 +1655,16 @@ static bool tokenize_prompt(input *in) {
  * argument is the model only if it is a folder or an existing .gguf or .bin file. Otherwise it is a
  * text. Exits with an error if there is no model. */
 static void find_model(void) {
-    const char *fallback = getenv("LLAMA_MODEL");
-    struct stat st;
     if (options.model_path) return;
-    if (fallback && *fallback) options.model_path = fallback;
+    options.model_path = options.default_model;
     if (options.n_arguments) {
         const char *end = strrchr(options.arguments[0], '.');
         bool file = end && (!strcmp(end, ".gguf") || !strcmp(end, ".bin"));
-        bool exists = stat(options.arguments[0], &st) == 0;
-        if (!options.model_path || (exists && (S_ISDIR(st.st_mode) || file)))
+        int found = file_kind(options.arguments[0]);
+        if (!options.model_path || found == FOLDER || (found != NO_FILE && file))
             options.model_path = *options.arguments++, options.n_arguments--;
     }
     if (!options.model_path) refuse("no model: give its folder or file, or set $LLAMA_MODEL");
-}
-
-/* Handle SIGBUS: a file of weights was truncated while mapped. The evaluation then fails. */
-static void on_sigbus(int signal_number, siginfo_t *fault, void *state) {
-    (void)state;
-    if (!llama_handle_sigbus(run.model, fault->si_addr) &&
-        !llama_handle_sigbus(run.draft, fault->si_addr))
-        restore_terminal(), signal(signal_number, SIG_DFL);
 }
 
 /* Exit with an error if the kernels of --kernels do not exist, or cannot be used here. */
@@ -1619,7 +1672,7 @@ static void check_kernels(const char *given) {
     bytes names = {.n = 0}, usable = {.n = 0};
     bool known = false;
     append(&names, option_values[0][1], strlen(option_values[0][1]));
-    for (char *rest = names.text, *name; (name = strsep(&rest, " "));) {
+    for (char *rest = names.text, *name; (name = next_field(&rest, " "));) {
         llama_session_options try = {.size = sizeof try, .context = 1, .kernels = name};
         bool same = strcmp(name, given) == 0, can = llama_session_bytes(run.model, &try) > 0;
         if (same && can) return;
@@ -1635,8 +1688,6 @@ static const char *const memory_modes[] = {"auto", "map", "lock", "stream"}; /* 
 
 /* Open the model and describe it in run.info. Exits with an error if that fails. */
 static void open_model(void) {
-    struct sigaction action = {.sa_sigaction = on_sigbus, .sa_flags = SA_SIGINFO};
-    struct stat st;
     const char *mode = options.memory_mode;
     int *memory = &options.model.memory;
     llama_error err;
@@ -1648,9 +1699,9 @@ static void open_model(void) {
     if (options.model.memory_limit &&
         (*memory == LLAMA_MEMORY_MAP || *memory == LLAMA_MEMORY_LOCK) && !once)
         refuse("--memory-limit: it has no effect with --memory %s", mode);
-    sigaction(SIGBUS, &action, NULL);
+    catch_lost_files();
     int status = llama_open(&run.model, options.model_path, &options.model, &err);
-    if (status == LLAMA_EIO && stat(options.model_path, &st) != 0)
+    if (status == LLAMA_EIO && file_kind(options.model_path) == NO_FILE)
         strncat(err.text, "; the model is the first argument, -m or $LLAMA_MODEL",
                 sizeof err.text - strlen(err.text) - 1);
     exit_on_error(status, err.text);
@@ -1705,10 +1756,9 @@ static void show_progress(const char *what, double done, double total) {
     if (!run.progress.enabled || elapsed < 0.5) return;
     if (time - run.progress.print_time < 0.1 && done < total) return;
     run.progress.print_time = time;
-    struct winsize size = {0};
-    if (ioctl(STDERR_FILENO, TIOCGWINSZ, &size) != 0 || size.ws_col == 0) size.ws_col = 80;
-    int width = size.ws_col - 29; /* what the text around the bar needs */
-    if (width > 40) width = 40;
+    size_t rows, columns;
+    screen_size(stderr, &rows, &columns);
+    int width = (columns < 69 ? (int)columns : 69) - 29; /* what the text around the bar needs */
     fprintf(stderr, "\r%-8s%3.0f%%", what, 100 * part);
     if (width > 0)
         fprintf(stderr, " [%-*.*s]", width, (int)(width * part),
@@ -1775,11 +1825,10 @@ static const char *memory_options(void) {
     return options.command->bit == BENCH ? "-b" : large_batch ? "-c and -b" : "-c";
 }
 
-/* The thread that reads the weights ahead. */
-static void *prefetch(void *user) {
+/* What the thread does that reads the weights ahead. */
+static void prefetch(void) {
     llama_prefetch(run.model, NULL, NULL);
     llama_prefetch(run.draft, NULL, NULL); /* does nothing if run.draft is NULL */
-    return user;
 }
 
 /* Make the session, with n sequences. With `read_ahead`, a thread reads the weights at the disk's
@@ -1787,7 +1836,6 @@ static void *prefetch(void *user) {
  * weights in use. */
 static void new_session(size_t n, bool read_ahead) {
     llama_error err;
-    pthread_t thread;
     llama_session_options *so = &options.session;
     so->context = (int)run.context, so->sequences = (int)n, so->progress = on_progress;
     so->numerics = options.fast ? LLAMA_FAST : LLAMA_EXACT;
@@ -1804,7 +1852,7 @@ static void new_session(size_t n, bool read_ahead) {
         note("the model does not fit in the memory: every pass reads %.3g GB of it; see llama info",
              (double)run.info.stream_bytes / 1e9);
     read_ahead = read_ahead && (streamed() || weight_bytes() < memory_limit());
-    if (read_ahead && pthread_create(&thread, NULL, prefetch, NULL) == 0) pthread_detach(thread);
+    if (read_ahead) start_thread(prefetch); /* if that fails, nothing is read ahead */
 }
 
 /* Exit with the session's error if a call on it failed. */
@@ -1860,24 +1908,9 @@ static bool load_state(const char *path) {
     return say("%s", err.text), false;
 }
 
-/* Remove the last name of a path: "folder/name" becomes "folder/". */
-static void cut_name(bytes *path) {
-    while (path->n && path->text[path->n - 1] != '/') cut(path, path->n - 1);
-}
-
-/* Exit with an error if the --prompt-cache cannot be written after the run. Saving replaces the
- * file by a new one, so its folder must be writable. If it is a link, its target is replaced. */
+/* Exit with an error if the --prompt-cache cannot be written after the run. */
 static void check_cache(void) {
-    char target[4096];
-    bytes path = {.n = 0};
-    append(&path, options.cache_path, strlen(options.cache_path));
-    for (ssize_t n, i = 0; i < 40 && (n = readlink(path.text, target, sizeof target)) > 0; i++) {
-        cut_name(&path);
-        if (*target == '/') cut(&path, 0);
-        append(&path, target, (size_t)n);
-    }
-    cut_name(&path), append(&path, ".", 1);
-    if (!*options.cache_path || access(path.text, W_OK | X_OK) != 0)
+    if (!*options.cache_path || !can_replace(options.cache_path))
         refuse("%s: cannot be written: %s", options.cache_path, strerror(errno));
 }
 
@@ -1888,11 +1921,10 @@ static void check_cache(void) {
  *   anything else                     exits with an error: the user has to remove the file */
 static void load_cache(void) {
     const char *path = options.cache_path;
-    struct stat st;
     llama_error err;
     int status = llama_load_file(run.session, 0, path, &err);
     if (status == LLAMA_OK || (status == LLAMA_EIO && errno == ENOENT)) return;
-    if (status == LLAMA_EFORMAT && stat(path, &st) == 0 && st.st_size == 0) return;
+    if (status == LLAMA_EFORMAT && file_kind(path) == EMPTY_FILE) return;
     if (status == LLAMA_EMISMATCH) note("%s; it will be replaced", err.text);
     else if (status == LLAMA_EFULL) {
         note("%s; it is not used", err.text);
@@ -2030,7 +2062,7 @@ static void print_output(const llama_request *t, output *out) {
     if (!t->finish_reason) return;
     if (options.json) print_object(t, out);
     else if (!alone()) putchar(options.null ? 0 : '\n');
-    else if (isatty(STDOUT_FILENO) && run.progress.terminal && !interrupted) fputc('\n', stderr);
+    else if (is_terminal(stdout) && run.progress.terminal && !interrupted) fputc('\n', stderr);
     if (context_full(t))
         note("the context of %zu positions is full; see %s", run.context,
              options.interactive ? "/reset" : "-c");
@@ -2046,7 +2078,7 @@ static void print_outputs(void) {
     }
     if (run.n_printed == run.n_requests) print_rejected(run.n_inputs);
     flush_stdout();
-    if (run.n_requests > 1 && !isatty(STDOUT_FILENO))
+    if (run.n_requests > 1 && !is_terminal(stdout))
         show_progress("texts", (double)run.n_printed, (double)run.n_requests);
 }
 
@@ -2221,20 +2253,19 @@ typedef struct { /* a line and the reply to it, as positions in the text */
     size_t begin, reply;
 } turn;
 
-static void start_editor(void);                      /* section 10 */
 static int edit_line(bytes *line, const char *sign); /* section 10 */
 static const char MORE_SIGN[] = "| ";                /* before a further row of the user's text */
 
 /* Keep the exit code of a chat's first error, if stdin is not a terminal. The chat goes on. */
 static void keep_exit_code(int code) {
-    if (run.exit_code == 0 && !isatty(STDIN_FILENO)) run.exit_code = code;
+    if (run.exit_code == 0 && !is_terminal(stdin)) run.exit_code = code;
 }
 
 #define chat_error(code, ...) (say(__VA_ARGS__), keep_exit_code(code))
 
 /* Tell the user at a terminal that a chat command is done, and how long the chat is. */
 static void acknowledge(const char *what, const char *path) {
-    if (!isatty(STDIN_FILENO)) return;
+    if (!is_terminal(stdin)) return;
     read_tokens(run.inputs);
     note("%s%s; the chat has %zu of %zu positions", what, path, run.inputs->n_tokens, run.context);
 }
@@ -2252,7 +2283,7 @@ static int read_line(bytes *line, const char *sign) {
         if (more) line->text[line->n - 1] = '\n', sign = MORE_SIGN;
         if (run.chat.screen) put_visible(run.chat.screen, sign, strlen(sign), false);
         if (run.chat.screen) fflush(run.chat.screen);
-        while (!interrupted && poll(&(struct pollfd){STDIN_FILENO, POLLIN, 0}, 1, 100) == 0) {}
+        while (!interrupted && wait_for_input(100) == 0) {}
         while (!interrupted && (ch = getc(stdin)) != EOF && ch != '\n')
             append(line, &(char){(char)ch}, 1);
         if (interrupted) {
@@ -2261,7 +2292,7 @@ static int read_line(bytes *line, const char *sign) {
             return -1;
         }
         if (ferror(stdin)) refuse("stdin cannot be read: %s", strerror(errno));
-        too_long |= isatty(STDIN_FILENO) && line->n - begin >= LINE_MAX_BYTES;
+        too_long |= is_terminal(stdin) && line->n - begin >= LINE_MAX_BYTES;
         if (ch == '\n' && line->n > begin && line->text[line->n - 1] == '\r')
             cut(line, line->n - 1);
         more = ch == '\n' && line->n > begin && line->text[line->n - 1] == '\\';
@@ -2301,7 +2332,7 @@ static void evaluate_prompt(void) {
     clear_progress();
     run.stats.prompt_seconds += now() - start;
     if (status != LLAMA_ECANCEL) must(status), run.stats.evaluated += in->n_tokens - cached;
-    else if (isatty(STDIN_FILENO))
+    else if (is_terminal(stdin))
         say("interrupted; the rest of the prompt will be evaluated with the first line");
     else exit(EXIT_INTERRUPTED);
     interrupted = 0;
@@ -2346,7 +2377,7 @@ static void take_back(bool again) {
     cut(&run.inputs->text, again ? last->reply : last->begin);
     if (again) {
         options.sampler.seed++;
-        if (isatty(STDIN_FILENO)) note("seed %" PRIu64, options.sampler.seed);
+        if (is_terminal(stdin)) note("seed %" PRIu64, options.sampler.seed);
         reply();
     } else {
         cut(turns, turns->n - sizeof *last);
@@ -2356,7 +2387,7 @@ static void take_back(bool again) {
 
 /* Return the path of a file, with $HOME in the place of a ~ at its beginning, as shells do it. */
 static const char *in_home(const char *path) {
-    const char *home = getenv("HOME");
+    const char *home = environment(HOME_FOLDER);
     bytes b = {.n = 0};
     if (*path != '~' || !strchr("/", path[1]) || !home) return path;
     append(&b, home, strlen(home));
@@ -2435,13 +2466,14 @@ static void add_turn(const char *line, size_t n) {
 /* Read lines from stdin until its end or /exit, and reply to each. Returns true. */
 static bool chat(void) {
     const bytes *prompt = &run.inputs->text;
-    bool terminal = isatty(STDIN_FILENO), going_on = true;
+    bool typed = is_terminal(stdin), going_on = true;
     bytes line = {.n = 0};
     setvbuf(stdin, NULL, _IONBF, 0); /* poll does not see lines that stdio has buffered */
     append(&run.chat.prompt, prompt->text, prompt->n);
-    if (terminal && isatty(STDERR_FILENO)) run.chat.screen = stderr;
-    else if (terminal && isatty(STDOUT_FILENO)) run.chat.screen = stdout;
-    if (terminal && isatty(STDOUT_FILENO) && !is_dumb()) start_editor();
+    if (typed && is_terminal(stderr)) run.chat.screen = stderr;
+    else if (typed && is_terminal(stdout)) run.chat.screen = stdout;
+    if (typed && is_terminal(stdout) && !is_dumb()) run.chat.editing = start_editor();
+    if (!run.chat.editing) begin_typing();
     if (run.chat.screen) {
         note("chat: /help helps, Ctrl-D ends");
         put_visible(run.chat.screen, prompt->text, prompt->n, true);
@@ -2454,7 +2486,7 @@ static bool chat(void) {
         while (slash && strchr(" \t", line.text[line.n - 1])) cut(&line, line.n - 1);
         if (got > 0 && slash && line.text[1] != '/') going_on = run_chat_command(line.text);
         else if (got > 0) add_turn(line.text + slash, line.n - slash);
-        if (interrupted && !terminal) exit(EXIT_INTERRUPTED);
+        if (interrupted && !typed) exit(EXIT_INTERRUPTED);
     }
     restore_terminal();
     if (run.chat.screen) fputc('\n', run.chat.screen);
@@ -2472,14 +2504,15 @@ typedef struct {
 } item;
 
 /* The rules by which a continuation is picked. GREEDY only judges the right continuation. */
-enum { SUM, TOKEN, BYTE, ANSWER, PICKS, GREEDY = PICKS, RULES };
+enum { SUM, PER_TOKEN, PER_BYTE, ANSWER, PICKS, GREEDY = PICKS, RULES };
 static const char *const rules[] = {"sum", "token", "byte", "answer", "greedy"};
 
 /* Parse a line, which is modified: label, context and continuations between tabs. Counts their
  * tokens. Exits with an error if the line is not a valid item. `number` is the item's, from 1. An
  * item whose length alone shows that it does not fit in the context is rejected. */
 static void read_item(item *it, char *line, size_t number) {
-    char *label = strsep(&line, "\t"), *context_text = strsep(&line, "\t"), *end = label, *text;
+    char *label = next_field(&line, "\t"), *context_text = next_field(&line, "\t"), *end = label,
+         *text;
     bool known = *label && strcmp(label, "-") != 0;
     for (const char *c = line; c && ++it->n && (c = strchr(c, '\t')); c++) {}
     it->label = known ? strtol(label, &end, 10) : -1;
@@ -2493,7 +2526,7 @@ static void read_item(item *it, char *line, size_t number) {
             number, it->line);
     it->c = allocate(2 * it->n * sizeof *it->c);
     size_t length = unescape(context_text, strlen(context_text), NULL);
-    for (llama_continuation *c = it->c; (text = strsep(&line, "\t")); c++) {
+    for (llama_continuation *c = it->c; (text = next_field(&line, "\t")); c++) {
         size_t mark = 0, n = unescape(text, strlen(text), &mark);
         bytes own = {.n = 0}; /* the context and what precedes \c */
         if (mark) append(&own, context_text, length), append(&own, text, mark);
@@ -2550,8 +2583,8 @@ static void print_item(const item *it, size_t number, size_t right[RULES]) {
         const llama_continuation *c = &it->c[k], *after_answer = c + it->n;
         double score[PICKS];
         score[SUM] = c->logprob;
-        score[TOKEN] = c->logprob / (double)c->tokens;
-        score[BYTE] = c->logprob / (double)c->n_ending;
+        score[PER_TOKEN] = c->logprob / (double)c->tokens;
+        score[PER_BYTE] = c->logprob / (double)c->n_ending;
         score[ANSWER] = c->logprob - after_answer->logprob;
         for (int rule = 0; rule < PICKS; rule++)
             if (k == 0 || score[rule] > max[rule]) max[rule] = score[rule], best[rule] = k;
@@ -2582,7 +2615,7 @@ static item *read_items(size_t *n, size_t *max_continuations, size_t *longest) {
     bytes memory = {.n = 0};
     for (; at; number += end == '\n' || (at && *at != '\n')) {
         end = at[strcspn(at, "\r\n")];
-        line = strsep(&at, "\r\n");
+        line = next_field(&at, "\r\n");
         if (!*line) continue;
         append(&memory, &(item){.line = number}, sizeof(item));
         item *it = (item *)(void *)memory.text + *n;
@@ -2757,7 +2790,7 @@ static void measure_reading(void) {
     llama_prefetch(run.model, NULL, NULL);
     do {
         before = run.info.read_bytes;
-        nanosleep(&(struct timespec){.tv_nsec = 50000000}, NULL);
+        pause_for(50);
         llama_describe(run.model, &run.info);
     } while ((run.info.read_bytes == 0 || run.info.read_bytes > before) && now() - start < 2);
 }
@@ -2845,7 +2878,7 @@ static void run_tokenize(void) {
         want_tokens(parse_ids(in));
         append_tokens(&text, in->tokens, in->n_tokens);
         write_text(text.text, text.n);
-        if (isatty(STDOUT_FILENO) && text.n && text.text[text.n - 1] != '\n') putchar('\n');
+        if (is_terminal(stdout) && text.n && text.text[text.n - 1] != '\n') putchar('\n');
         return;
     }
     if (options.bos && run.info.bos < 0) refuse("--bos: the tokenizer has no <s>");
@@ -2976,10 +3009,6 @@ enum {
 };
 
 static struct {
-    struct termios saved;         /* the terminal's mode before the chat */
-    volatile sig_atomic_t wanted; /* the chat goes on, so the terminal should have its mode */
-    volatile sig_atomic_t taken;  /* the terminal has the chat's mode */
-    volatile sig_atomic_t signals, resized, resumed;
     bytes *line; /* the line so far */
     const char *sign;
     size_t cursor;     /* a position in the line */
@@ -2991,96 +3020,6 @@ static struct {
     size_t n_history;
 } editor;
 
-/* Send a control sequence to the terminal. Safe in a signal handler. */
-static void send_sequence(const char *sequence) {
-    if (write(fileno(run.chat.screen), sequence, strlen(sequence)) < 0) return;
-}
-
-/* Return whether the terminal belongs to another group of processes now. */
-static bool in_background(void) {
-    pid_t group = tcgetpgrp(STDIN_FILENO);
-    return group >= 0 && group != getpgrp();
-}
-
-/* Give the chat's mode to the terminal, unless the process is in the background. If `signals` is
- * set, Ctrl-C, Ctrl-Z and Ctrl-\ send signals; else they come as bytes, as all other keys do. */
-static void take_terminal(bool signals) {
-    struct termios mode = editor.saved;
-    editor.signals = signals;
-    if (in_background()) return;
-    mode.c_iflag &= ~(tcflag_t)(ICRNL | INLCR | IGNCR | IXON | ISTRIP);
-    mode.c_lflag &= ~(tcflag_t)(ICANON | ECHO | IEXTEN);
-    if (!signals) mode.c_lflag &= ~(tcflag_t)ISIG;
-    mode.c_cc[VMIN] = 1, mode.c_cc[VTIME] = 0;
-    tcsetattr(STDIN_FILENO, TCSANOW, &mode);
-    if (!editor.taken) send_sequence("\033[?2004h"); /* marks around pasted text */
-    editor.taken = true;
-}
-
-/* Give the terminal its mode from before the chat. Safe in a signal handler. */
-static void release_terminal(void) {
-    bool taken = editor.taken;
-    editor.taken = false;
-    if (!taken || in_background()) return;
-    send_sequence("\033[?2004l");
-    tcsetattr(STDIN_FILENO, TCSANOW, &editor.saved);
-}
-
-/* Give the terminal back for good. */
-static void restore_terminal(void) { editor.wanted = false, release_terminal(); }
-
-/* Handle a signal that ends the process. */
-static void on_fatal(int signal_number) { restore_terminal(), raise(signal_number); }
-
-static void on_resize(int signal_number) { editor.resized = signal_number; }
-
-/* Handle SIGCONT: take the terminal again, whatever stopped the process. */
-static void on_continue(int signal_number) {
-    int error = errno;
-    editor.taken = false;
-    if (editor.wanted) take_terminal(editor.signals);
-    editor.resumed = signal_number;
-    errno = error;
-}
-
-/* Handle SIGTSTP: stop, with the terminal as it was. */
-static void on_stop(int signal_number) {
-    struct sigaction action = {.sa_handler = on_stop,
-                               .sa_flags = (int)(SA_RESETHAND | SA_NODEFER | SA_RESTART)};
-    int error = errno;
-    release_terminal();
-    raise(signal_number); /* its handler was reset, so this stops the process, until
-                                SIGCONT: on_continue */
-    sigaction(SIGTSTP, &action, NULL);
-    if (!editor.taken) on_continue(signal_number); /* an orphaned group is not stopped */
-    errno = error;
-}
-
-/* Take the terminal, and handle the signals that concern it. Signals that are handled or ignored
- * already stay so. */
-static void start_editor(void) {
-    static const int fatal[] = {SIGHUP,  SIGQUIT, SIGILL,  SIGTRAP, SIGABRT, SIGFPE, SIGSEGV,
-                                SIGPIPE, SIGALRM, SIGTERM, SIGUSR1, SIGUSR2, SIGXCPU};
-    struct sigaction action = {.sa_handler = on_fatal}, present;
-    if (tcgetattr(STDIN_FILENO, &editor.saved) != 0) return;
-    if (!setlocale(LC_CTYPE, "C.UTF-8")) setlocale(LC_CTYPE, "en_US.UTF-8"); /* for wcwidth */
-    action.sa_flags = (int)(SA_RESETHAND | SA_NODEFER);
-    for (size_t i = 0; i < sizeof fatal / sizeof *fatal; i++)
-        if (sigaction(fatal[i], NULL, &present) == 0 && present.sa_handler == SIG_DFL)
-            sigaction(fatal[i], &action, NULL);
-    action.sa_flags |= (int)SA_RESTART, action.sa_handler = on_stop;
-    if (sigaction(SIGTSTP, NULL, &present) == 0 && present.sa_handler == SIG_DFL)
-        sigaction(SIGTSTP, &action, NULL);
-    action.sa_flags = (int)SA_RESTART, action.sa_handler = on_continue;
-    sigaction(SIGCONT, &action, NULL);
-    action.sa_handler = on_resize;
-    sigaction(SIGWINCH, &action, NULL);
-    editor.wanted = true;
-    run.chat.editing = true;
-    atexit(restore_terminal);
-    take_terminal(true);
-}
-
 /* ---- The rows on the screen ---- */
 
 /* Return the length of the first character of a text, with the combining characters that follow it.
@@ -3088,10 +3027,10 @@ static void start_editor(void) {
 static size_t next_character(const char *text, size_t n, int *width) {
     int32_t c;
     size_t size = llama_utf8_next(text, n, &c), more;
-    *width = llama_is_control(c) ? -1 : wcwidth((wchar_t)c) < 0 ? 1 : wcwidth((wchar_t)c);
+    *width = llama_is_control(c) ? -1 : character_width(c);
     for (; *width >= 0 && size < n; size += more) {
         more = llama_utf8_next(text + size, n - size, &c);
-        if (llama_is_control(c) || wcwidth((wchar_t)c) != 0) break;
+        if (llama_is_control(c) || character_width(c) != 0) break;
     }
     return size;
 }
@@ -3145,25 +3084,24 @@ static void move(bytes *out, size_t n, char direction) {
 /* Draw the line and place the cursor. If the screen has too few rows, only those around the cursor
  * are printed; with `whole` all are, and the cursor ends after the line. */
 static void draw_line(bool whole) {
-    struct winsize size = {.ws_col = 0};
     const bytes *line = editor.line;
     bytes *out = &editor.out;
-    ioctl(STDIN_FILENO, TIOCGWINSZ, &size);
-    size_t rows = size.ws_row ? size.ws_row : 24;
-    layout l = {.columns = size.ws_col ? size.ws_col : 80, .last = SIZE_MAX};
+    size_t rows, columns;
+    screen_size(stdin, &rows, &columns);
+    layout l = {.columns = columns, .last = SIZE_MAX};
     layout printed = l;
     place_text(&l, editor.sign, strlen(editor.sign));
     place_text(&l, line->text, editor.cursor);
     size_t row = l.row, column = l.column; /* of the cursor */
     place_text(&l, line->text + editor.cursor, line->n - editor.cursor);
-    size_t up = editor.resumed ? 0 : editor.row;
-    if (editor.resized && !editor.resumed) { /* the terminal has wrapped the rows again */
+    size_t up = terminal.resumed ? 0 : editor.row;
+    if (terminal.resized && !terminal.resumed) { /* the terminal has wrapped the rows again */
         layout wrapped = {.columns = l.columns};
         place_text(&wrapped, editor.sign, strlen(editor.sign));
         place_text(&wrapped, editor.drawn.text, editor.drawn.n);
         up = editor.first ? rows : wrapped.row;
     }
-    editor.resized = editor.resumed = false;
+    terminal.resized = terminal.resumed = false;
     if (!whole && l.row >= rows) {
         printed.first = row > rows / 2 ? row - rows / 2 : 0;
         if (printed.first > l.row + 1 - rows) printed.first = l.row + 1 - rows;
@@ -3187,15 +3125,10 @@ static void draw_line(bool whole) {
 
 /* Return the next byte, or KEY_NONE if it does not come in so many milliseconds (-1: no limit). */
 static int read_byte(int milliseconds) {
-    struct pollfd keys = {STDIN_FILENO, POLLIN, 0};
-    for (unsigned char byte; !interrupted;) {
-        if (editor.resized || editor.resumed) draw_line(false);
-        int ready = poll(&keys, 1, milliseconds < 0 ? 100 : milliseconds);
-        if (ready == 0 && milliseconds >= 0) return KEY_NONE;
-        if (ready <= 0) continue;
-        ssize_t got = read(STDIN_FILENO, &byte, 1);
-        if (got == 1) return byte;
-        if (got == 0 || (errno != EINTR && errno != EAGAIN)) return KEY_END;
+    while (!interrupted) {
+        if (terminal.resized || terminal.resumed) draw_line(false);
+        int byte = read_key(milliseconds < 0 ? 100 : milliseconds);
+        if (byte != KEY_NONE || milliseconds >= 0) return byte;
     }
     return KEY_INTERRUPTED;
 }
@@ -3351,10 +3284,10 @@ static int press(int key, size_t *entry) {
     case CONTROL('N'): *entry = recall(*entry, *entry + 1); break;
     case CONTROL('L'): /* clear the screen */
         send_sequence("\033[H\033[2J");
-        editor.resumed = true;
+        terminal.resumed = true;
         break;
-    case CONTROL('Z'): kill(0, SIGTSTP); break;
-    case CONTROL('\\'): raise(SIGQUIT); break;
+    case CONTROL('Z'):
+    case CONTROL('\\'): send_key_signal(key); break;
     case KEY_PASTE: paste(); break;
     default:
         if (key == '\t' || (key >= ' ' && key < 0x100)) insert(&(char){(char)key}, 1);
@@ -3369,10 +3302,10 @@ static int edit_line(bytes *line, const char *sign) {
     cut(line, 0), cut(&editor.drawn, 0);
     editor.line = line, editor.sign = sign;
     editor.cursor = editor.first = editor.row = 0;
-    editor.resized = editor.resumed = false;
+    terminal.resized = terminal.resumed = false;
     take_terminal(false);
     while (result == 2) {
-        if (poll(&(struct pollfd){STDIN_FILENO, POLLIN, 0}, 1, 0) <= 0) draw_line(false);
+        if (!key_waits()) draw_line(false);
         int key = read_byte(-1);
         result = press(key == CONTROL('[') ? read_sequence() : key, &entry);
     }
@@ -3383,6 +3316,527 @@ static int edit_line(bytes *line, const char *sign) {
     return result;
 }
 
+/* ---- 11. Platform: POSIX ---- */
+
+#if !defined(_WIN32)
+static char **begin_process(int *argc, char **argv) { return (void)argc, argv; }
+
+static const char *environment(const char *name) { return getenv(name); }
+
+/* macOS has CLOCK_MONOTONIC since 10.12 (clock_gettime(3)). */
+static double now(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+static void pause_for(int milliseconds) {
+    nanosleep(&(struct timespec){milliseconds / 1000, milliseconds % 1000 * 1000000L}, NULL);
+}
+
+/* macOS declares getentropy in sys/random.h (getentropy(2)). */
+static bool random_bytes(void *to, size_t n) { return getentropy(to, n) == 0; }
+
+static void *run_thread(void *work) {
+    ((struct work *)work)->run();
+    return NULL;
+}
+
+static bool start_thread(void (*work)(void)) {
+    static struct work w; /* one thread is started */
+    pthread_t thread;
+    w.run = work;
+    if (pthread_create(&thread, NULL, run_thread, &w) != 0) return false;
+    return pthread_detach(thread) == 0;
+}
+
+/* ---- Platform: POSIX: files ---- */
+
+static int file_kind(const char *path) {
+    struct stat st;
+    if (stat(path, &st) != 0) return NO_FILE;
+    if (S_ISDIR(st.st_mode)) return FOLDER;
+    return !S_ISREG(st.st_mode) ? OTHER_FILE : st.st_size ? REGULAR_FILE : EMPTY_FILE;
+}
+
+static FILE *open_file(const char *path) { return fopen(path, "rb"); }
+
+/* Remove the last name of a path: "folder/name" becomes "folder/". */
+static void cut_name(bytes *path) {
+    while (path->n && path->text[path->n - 1] != '/') cut(path, path->n - 1);
+}
+
+static bool can_replace(const char *name) {
+    char target[4096];
+    bytes path = {.n = 0};
+    append(&path, name, strlen(name));
+    for (ssize_t n, i = 0; i < 40 && (n = readlink(path.text, target, sizeof target)) > 0; i++) {
+        cut_name(&path);
+        if (*target == '/') cut(&path, 0);
+        append(&path, target, (size_t)n);
+    }
+    cut_name(&path), append(&path, ".", 1);
+    return access(path.text, W_OK | X_OK) == 0;
+}
+
+static bool is_stdin(const char *path) {
+    struct stat a, b;
+    if (strcmp(path, "-") == 0) return true;
+    return stat(path, &a) == 0 && fstat(STDIN_FILENO, &b) == 0 && a.st_dev == b.st_dev &&
+           a.st_ino == b.st_ino;
+}
+
+static bool stdin_has_document(void) {
+    struct stat st;
+    return fstat(STDIN_FILENO, &st) == 0 &&
+           (S_ISREG(st.st_mode) || S_ISFIFO(st.st_mode) || S_ISSOCK(st.st_mode));
+}
+
+static int wait_for_input(int milliseconds) {
+    return poll(&(struct pollfd){STDIN_FILENO, POLLIN, 0}, 1, milliseconds);
+}
+
+static void begin_typing(void) {} /* the terminal's driver edits lines */
+
+/* ---- Platform: POSIX: the terminal ---- */
+
+static bool is_terminal(FILE *f) { return isatty(fileno(f)); }
+
+static bool is_dumb(void) {
+    const char *term = getenv("TERM");
+    return term && strcmp(term, "dumb") == 0;
+}
+
+static void screen_size(FILE *f, size_t *rows, size_t *columns) {
+    struct winsize size = {.ws_col = 0};
+    if (ioctl(fileno(f), TIOCGWINSZ, &size) != 0) size.ws_col = size.ws_row = 0;
+    *rows = size.ws_row ? size.ws_row : 24;
+    *columns = size.ws_col ? size.ws_col : 80;
+}
+
+static int character_width(int32_t c) { return wcwidth((wchar_t)c) < 0 ? 1 : wcwidth((wchar_t)c); }
+
+/* write: it is called in signal handlers. */
+static void send_sequence(const char *sequence) {
+    if (write(fileno(run.chat.screen), sequence, strlen(sequence)) < 0) return;
+}
+
+/* Return whether the terminal belongs to another group of processes now. */
+static bool in_background(void) {
+    pid_t group = tcgetpgrp(STDIN_FILENO);
+    return group >= 0 && group != getpgrp();
+}
+
+/* If the process is in the background, the terminal stays as it is. */
+static void take_terminal(bool signals) {
+    struct termios mode = terminal.saved;
+    terminal.signals = signals;
+    if (in_background()) return;
+    mode.c_iflag &= ~(tcflag_t)(ICRNL | INLCR | IGNCR | IXON | ISTRIP);
+    mode.c_lflag &= ~(tcflag_t)(ICANON | ECHO | IEXTEN);
+    if (!signals) mode.c_lflag &= ~(tcflag_t)ISIG;
+    mode.c_cc[VMIN] = 1, mode.c_cc[VTIME] = 0;
+    tcsetattr(STDIN_FILENO, TCSANOW, &mode);
+    if (!terminal.taken) send_sequence("\033[?2004h"); /* marks around pasted text */
+    terminal.taken = true;
+}
+
+/* Give the terminal its mode from before the chat. Safe in a signal handler. */
+static void release_terminal(void) {
+    bool taken = terminal.taken;
+    terminal.taken = false;
+    if (!taken || in_background()) return;
+    send_sequence("\033[?2004l");
+    tcsetattr(STDIN_FILENO, TCSANOW, &terminal.saved);
+}
+
+static void restore_terminal(void) { terminal.wanted = false, release_terminal(); }
+
+/* Handle a signal that ends the process. */
+static void on_fatal(int signal_number) { restore_terminal(), raise(signal_number); }
+
+static void on_resize(int signal_number) { terminal.resized = signal_number; }
+
+/* Handle SIGCONT: take the terminal again, whatever stopped the process. */
+static void on_continue(int signal_number) {
+    int error = errno;
+    terminal.taken = false;
+    if (terminal.wanted) take_terminal(terminal.signals);
+    terminal.resumed = signal_number;
+    errno = error;
+}
+
+/* Handle SIGTSTP: stop, with the terminal as it was. */
+static void on_stop(int signal_number) {
+    struct sigaction action = {.sa_handler = on_stop,
+                               .sa_flags = (int)(SA_RESETHAND | SA_NODEFER | SA_RESTART)};
+    int error = errno;
+    release_terminal();
+    raise(signal_number); /* its handler was reset, so this stops the process, until
+                                SIGCONT: on_continue */
+    sigaction(SIGTSTP, &action, NULL);
+    if (!terminal.taken) on_continue(signal_number); /* an orphaned group is not stopped */
+    errno = error;
+}
+
+/* Handles the signals that concern the terminal. Those that are handled or ignored already stay so. */
+static bool start_editor(void) {
+    static const int fatal[] = {SIGHUP,  SIGQUIT, SIGILL,  SIGTRAP, SIGABRT, SIGFPE, SIGSEGV,
+                                SIGPIPE, SIGALRM, SIGTERM, SIGUSR1, SIGUSR2, SIGXCPU};
+    struct sigaction action = {.sa_handler = on_fatal}, present;
+    if (tcgetattr(STDIN_FILENO, &terminal.saved) != 0) return false;
+    if (!setlocale(LC_CTYPE, "C.UTF-8")) setlocale(LC_CTYPE, "en_US.UTF-8"); /* for wcwidth */
+    action.sa_flags = (int)(SA_RESETHAND | SA_NODEFER);
+    for (size_t i = 0; i < sizeof fatal / sizeof *fatal; i++)
+        if (sigaction(fatal[i], NULL, &present) == 0 && present.sa_handler == SIG_DFL)
+            sigaction(fatal[i], &action, NULL);
+    action.sa_flags |= (int)SA_RESTART, action.sa_handler = on_stop;
+    if (sigaction(SIGTSTP, NULL, &present) == 0 && present.sa_handler == SIG_DFL)
+        sigaction(SIGTSTP, &action, NULL);
+    action.sa_flags = (int)SA_RESTART, action.sa_handler = on_continue;
+    sigaction(SIGCONT, &action, NULL);
+    action.sa_handler = on_resize;
+    sigaction(SIGWINCH, &action, NULL);
+    terminal.wanted = true;
+    atexit(restore_terminal);
+    take_terminal(true);
+    return true;
+}
+
+static int read_key(int milliseconds) {
+    unsigned char byte;
+    int ready = wait_for_input(milliseconds);
+    if (ready == 0) return KEY_NONE;
+    ssize_t got = ready > 0 ? read(STDIN_FILENO, &byte, 1) : -1;
+    if (got == 1) return byte;
+    return got < 0 && (errno == EINTR || errno == EAGAIN) ? KEY_INTERRUPTED : KEY_END;
+}
+
+static bool key_waits(void) { return wait_for_input(0) > 0; }
+
+static void send_key_signal(int key) {
+    if (key == CONTROL('Z')) kill(0, SIGTSTP);
+    else raise(SIGQUIT);
+}
+
+/* ---- Platform: POSIX: signals ---- */
+
+/* SIGALRM comes after exit_soon. */
+static void exit_by_signal(int signal_number) {
+    const char *end = run.progress.print_time > 0 ? "\r\033[K" : "\n";
+    if (signal_number == SIGALRM) signal_number = interrupted;
+    restore_terminal();
+    if (run.progress.terminal && write(STDERR_FILENO, end, strlen(end)) < 0) _exit(EXIT_RUN);
+    if (signal_number == SIGINT) _exit(EXIT_INTERRUPTED);
+    signal(signal_number, SIG_DFL);
+    raise(signal_number); /* in its handler it is delivered when that returns */
+}
+
+static void exit_soon(void) {
+    static const struct itimerval soon = {.it_value = {.tv_usec = 100000}};
+    setitimer(ITIMER_REAL, &soon, NULL);
+}
+
+/* Hangups that are ignored, as under nohup, stay ignored. Writing more than ulimit -f allows fails
+ * with an error. */
+static void catch_signals(void) {
+    static const int signals[] = {SIGINT, SIGTERM, SIGHUP, SIGALRM};
+    struct sigaction action = {.sa_handler = on_signal}, old;
+    for (int i = 0; i < 4; i++)
+        if (signals[i] != SIGHUP || sigaction(SIGHUP, NULL, &old) != 0 || old.sa_handler != SIG_IGN)
+            sigaction(signals[i], &action, NULL);
+    signal(SIGXFSZ, SIG_IGN);
+}
+
+/* Handle SIGBUS: a file of weights was truncated while mapped. The evaluation then fails. */
+static void on_sigbus(int signal_number, siginfo_t *fault, void *state) {
+    (void)state;
+    if (!llama_handle_sigbus(run.model, fault->si_addr) &&
+        !llama_handle_sigbus(run.draft, fault->si_addr))
+        restore_terminal(), signal(signal_number, SIG_DFL);
+}
+
+static void catch_lost_files(void) {
+    struct sigaction action = {.sa_sigaction = on_sigbus, .sa_flags = SA_SIGINFO};
+    sigaction(SIGBUS, &action, NULL);
+}
+
+#else
+/* ---- Platform: Windows ---- */
+
+/* Return a text in UTF-8, or in UTF-16. A half of a pair of surrogates becomes U+FFFD. */
+static char *narrow(const wchar_t *wide) {
+    int n = WideCharToMultiByte(CP_UTF8, 0, wide, -1, NULL, 0, NULL, NULL);
+    char *text = allocate((size_t)n + 1);
+    WideCharToMultiByte(CP_UTF8, 0, wide, -1, text, n, NULL, NULL);
+    return text;
+}
+static wchar_t *widen(const char *text) {
+    int n = MultiByteToWideChar(CP_UTF8, 0, text, -1, NULL, 0);
+    wchar_t *wide = allocate(((size_t)n + 1) * sizeof *wide);
+    MultiByteToWideChar(CP_UTF8, 0, text, -1, wide, n);
+    return wide;
+}
+
+static HANDLE handle_of(FILE *f) { return (HANDLE)_get_osfhandle(_fileno(f)); }
+
+/* A console belongs to several processes, so restore_terminal gives it back as it was. Its lines are
+ * printed when they are complete: else the bytes of a character come one by one. */
+static char **begin_process(int *argc, char **argv) {
+    FILE *const files[] = {stdin, stdout, stderr};
+    wchar_t **wide = CommandLineToArgvW(GetCommandLineW(), argc);
+    for (int i = 0; i < 3; i++) {
+        _setmode(_fileno(files[i]), _O_BINARY);
+        if (!GetConsoleMode(handle_of(files[i]), &terminal.saved[i])) continue;
+        terminal.is[i] = true;
+        terminal.draws |=
+            i > 0 && SetConsoleMode(handle_of(files[i]),
+                                    terminal.saved[i] | ENABLE_VIRTUAL_TERMINAL_PROCESSING);
+    }
+    terminal.code_page = GetConsoleOutputCP();
+    if (terminal.is[1] || terminal.is[2]) SetConsoleOutputCP(CP_UTF8);
+    if (terminal.is[1]) setvbuf(stdout, NULL, _IOFBF, 1 << 14);
+    atexit(restore_terminal);
+    if (!wide) return argv;
+    argv = allocate(((size_t)*argc + 1) * sizeof *argv);
+    for (int i = 0; i < *argc; i++) argv[i] = narrow(wide[i]);
+    LocalFree(wide);
+    return argv;
+}
+
+static const char *environment(const char *name) {
+    const wchar_t *wide = _wgetenv(widen(name));
+    return wide ? narrow(wide) : NULL;
+}
+
+static double now(void) {
+    LARGE_INTEGER ticks, rate;
+    QueryPerformanceCounter(&ticks);
+    QueryPerformanceFrequency(&rate);
+    return (double)ticks.QuadPart / (double)rate.QuadPart;
+}
+
+static void pause_for(int milliseconds) { Sleep((DWORD)milliseconds); }
+
+static bool random_bytes(void *to, size_t n) { return SystemFunction036(to, (ULONG)n); }
+
+static DWORD WINAPI run_thread(void *work) {
+    ((struct work *)work)->run();
+    return 0;
+}
+
+static bool start_thread(void (*work)(void)) {
+    struct work *w = allocate(sizeof *w);
+    w->run = work;
+    HANDLE thread = CreateThread(NULL, 0, run_thread, w, 0, NULL);
+    return thread && CloseHandle(thread);
+}
+
+/* ---- Platform: Windows: files ---- */
+
+static int file_kind(const char *path) {
+    WIN32_FILE_ATTRIBUTE_DATA a;
+    if (!GetFileAttributesExW(widen(path), GetFileExInfoStandard, &a)) return NO_FILE;
+    if (a.dwFileAttributes & FILE_ATTRIBUTE_DIRECTORY) return FOLDER;
+    return a.nFileSizeHigh || a.nFileSizeLow ? REGULAR_FILE : EMPTY_FILE;
+}
+
+static FILE *open_file(const char *path) { return _wfopen(widen(path), L"rb"); }
+
+/* The folder is opened for adding a file. */
+static bool can_replace(const char *name) {
+    bytes path = {.n = 0};
+    append(&path, name, strlen(name));
+    while (path.n && !strchr("/\\", path.text[path.n - 1])) cut(&path, path.n - 1);
+    append(&path, ".", 1);
+    HANDLE h = CreateFileW(widen(path.text), FILE_ADD_FILE,
+                           FILE_SHARE_READ | FILE_SHARE_WRITE | FILE_SHARE_DELETE, NULL,
+                           OPEN_EXISTING, FILE_FLAG_BACKUP_SEMANTICS, NULL);
+    errno = GetLastError() == ERROR_ACCESS_DENIED ? EACCES : ENOENT;
+    return h != INVALID_HANDLE_VALUE && CloseHandle(h);
+}
+
+static bool is_stdin(const char *path) { return strcmp(path, "-") == 0; }
+
+static bool stdin_has_document(void) {
+    DWORD type = GetFileType(handle_of(stdin));
+    return type == FILE_TYPE_DISK || type == FILE_TYPE_PIPE;
+}
+
+/* The bytes of a file are always there. What is typed comes through a pipe: see begin_typing. */
+static int wait_for_input(int milliseconds) {
+    enum { STEP = 10 };
+    HANDLE h = handle_of(stdin);
+    for (DWORD n = 0; GetFileType(h) == FILE_TYPE_PIPE; milliseconds -= STEP) {
+        if (!PeekNamedPipe(h, NULL, 0, NULL, &n, NULL) || n) break;
+        if (milliseconds <= 0) return 0;
+        Sleep(STEP);
+    }
+    return 1;
+}
+
+/* The thread that reads lines of the console in UTF-16 and writes them in UTF-8 to a pipe. ReadFile
+ * knows UTF-8 only in new versions of Windows. Ctrl-Z at the beginning of a line is the end. */
+static void copy_lines(void) {
+    wchar_t wide[1024];
+    char text[3 * 1024];
+    for (DWORD n, wrote; ReadConsoleW(terminal.keys, wide, 1024, &n, NULL);) {
+        if (n && wide[0] == CONTROL('Z')) break;
+        int size = WideCharToMultiByte(CP_UTF8, 0, wide, (int)n, text, sizeof text, NULL, NULL);
+        if (!WriteFile(terminal.typed, text, (DWORD)size, &wrote, NULL)) break;
+    }
+    CloseHandle(terminal.typed);
+}
+
+static void begin_typing(void) {
+    HANDLE from;
+    if (!terminal.is[0] || terminal.typed) return;
+    terminal.keys = GetStdHandle(STD_INPUT_HANDLE);
+    if (!CreatePipe(&from, &terminal.typed, NULL, 0)) return;
+    int fd = _open_osfhandle((intptr_t)from, _O_RDONLY | _O_BINARY);
+    if (fd >= 0 && _dup2(fd, _fileno(stdin)) == 0) start_thread(copy_lines);
+}
+
+/* ---- Platform: Windows: the console ---- */
+
+static bool is_terminal(FILE *f) { return terminal.is[f == stdin ? 0 : f == stdout ? 1 : 2]; }
+
+static bool is_dumb(void) { return !terminal.draws; }
+
+static void screen_size(FILE *f, size_t *rows, size_t *columns) {
+    CONSOLE_SCREEN_BUFFER_INFO i;
+    bool known = GetConsoleScreenBufferInfo(handle_of(f == stdin ? stdout : f), &i);
+    *rows = known ? (size_t)(i.srWindow.Bottom - i.srWindow.Top + 1) : 24;
+    *columns = known ? (size_t)(i.srWindow.Right - i.srWindow.Left + 1) : 80;
+}
+
+/* Some ranges of Unicode's East Asian Width, and of combining characters. */
+static int character_width(int32_t c) {
+    static const struct {
+        int32_t first, last;
+        int width;
+    } ranges[] = {
+        {0x300, 0x36f, 0},     {0x483, 0x489, 0},     {0x591, 0x5bd, 0},    {0x64b, 0x65f, 0},
+        {0x1100, 0x115f, 2},   {0x200b, 0x200f, 0},   {0x20d0, 0x20ff, 0},  {0x2e80, 0x303e, 2},
+        {0x3041, 0xa4cf, 2},   {0xac00, 0xd7a3, 2},   {0xf900, 0xfaff, 2},  {0xfe00, 0xfe0f, 0},
+        {0xfe20, 0xfe2f, 0},   {0xfe30, 0xfe6f, 2},   {0xff00, 0xff60, 2},  {0xffe0, 0xffe6, 2},
+        {0x1f300, 0x1f64f, 2}, {0x1f900, 0x1f9ff, 2}, {0x20000, 0x3fffd, 2}};
+    for (size_t i = 0; i < sizeof ranges / sizeof *ranges; i++)
+        if (c >= ranges[i].first && c <= ranges[i].last) return ranges[i].width;
+    return 1;
+}
+
+static bool start_editor(void) {
+    if (!terminal.is[0] || !terminal.draws || terminal.typed) return false;
+    terminal.keys = handle_of(stdin);
+    take_terminal(true);
+    return true;
+}
+
+static void take_terminal(bool signals) {
+    DWORD mode = terminal.saved[0] & ~(DWORD)(ENABLE_LINE_INPUT | ENABLE_ECHO_INPUT);
+    if (!signals) mode &= ~(DWORD)ENABLE_PROCESSED_INPUT;
+    SetConsoleMode(terminal.keys, mode | ENABLE_WINDOW_INPUT);
+}
+
+static void restore_terminal(void) {
+    static const DWORD streams[] = {STD_INPUT_HANDLE, STD_OUTPUT_HANDLE, STD_ERROR_HANDLE};
+    for (int i = 0; i < 3; i++)
+        if (terminal.is[i]) SetConsoleMode(GetStdHandle(streams[i]), terminal.saved[i]);
+    if (terminal.code_page) SetConsoleOutputCP(terminal.code_page);
+}
+
+static void send_sequence(const char *sequence) { fputs(sequence, run.chat.screen); }
+
+/* Put the bytes of a key into the queue: of arrows and the like what read_sequence and press know, of
+ * others their character, whose surrogates come one by one. */
+static void queue_key(const KEY_EVENT_RECORD *k) {
+    static const struct {
+        WORD key;
+        const char *plain, *with_control;
+    } keys[] = {{VK_LEFT, "\002", "\033[1;5D"},   {VK_RIGHT, "\006", "\033[1;5C"},
+                {VK_UP, "\020", "\020"},          {VK_DOWN, "\016", "\016"},
+                {VK_HOME, "\001", "\001"},        {VK_END, "\005", "\005"},
+                {VK_DELETE, "\033[3~", "\033[3~"}};
+    bool control = k->dwControlKeyState & (LEFT_CTRL_PRESSED | RIGHT_CTRL_PRESSED);
+    wchar_t c = k->uChar.UnicodeChar, pair[2] = {terminal.half, c};
+    terminal.n_queued = terminal.at = 0;
+    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++)
+        if (keys[i].key == k->wVirtualKeyCode)
+            terminal.n_queued = (size_t)snprintf(terminal.queue, sizeof terminal.queue, "%s",
+                                                 control ? keys[i].with_control : keys[i].plain);
+    if (terminal.n_queued || !c) return;
+    terminal.half = 0;
+    if (IS_HIGH_SURROGATE(c)) terminal.half = c;
+    else
+        terminal.n_queued =
+            (size_t)WideCharToMultiByte(CP_UTF8, 0, pair + !pair[0], 1 + !!pair[0], terminal.queue,
+                                        sizeof terminal.queue, NULL, NULL);
+}
+
+static int read_key(int milliseconds) {
+    INPUT_RECORD r;
+    DWORD n;
+    while (terminal.at == terminal.n_queued) {
+        if (WaitForSingleObject(terminal.keys, (DWORD)milliseconds) != WAIT_OBJECT_0)
+            return KEY_NONE;
+        if (!ReadConsoleInputW(terminal.keys, &r, 1, &n)) return KEY_END;
+        if (r.EventType == WINDOW_BUFFER_SIZE_EVENT) terminal.resized = true;
+        if (terminal.resized) return KEY_INTERRUPTED;
+        if (r.EventType == KEY_EVENT && r.Event.KeyEvent.bKeyDown) queue_key(&r.Event.KeyEvent);
+    }
+    return (unsigned char)terminal.queue[terminal.at++];
+}
+
+static bool key_waits(void) {
+    DWORD n = 0;
+    return terminal.at < terminal.n_queued ||
+           (GetNumberOfConsoleInputEvents(terminal.keys, &n) && n > 1); /* 1: a key that goes up */
+}
+
+static void send_key_signal(int key) { (void)key; } /* Windows has neither of these signals */
+
+/* ---- Platform: Windows: Ctrl-C ---- */
+
+static void exit_by_signal(int signal_number) {
+    restore_terminal();
+    TerminateProcess(GetCurrentProcess(), signal_number == SIGINT ? EXIT_INTERRUPTED : EXIT_RUN);
+}
+
+/* Windows calls this in a thread of its own. When it returns from the closing of the console, the
+ * process ends; so it first waits for a file that is half written. */
+static BOOL WINAPI on_console_event(DWORD event) {
+    bool closing = event != CTRL_C_EVENT && event != CTRL_BREAK_EVENT;
+    on_signal(closing ? SIGTERM : SIGINT);
+    if (closing) Sleep(4000);
+    return TRUE;
+}
+
+static void exit_soon(void) {
+    Sleep(100);
+    exit_by_signal(interrupted);
+}
+
+static void catch_signals(void) { SetConsoleCtrlHandler(on_console_event, TRUE); }
+
+/* Handle a page of the weights that cannot be read. The evaluation then fails. What follows a first
+ * such page in its file raises an access violation: see llama_handle_sigbus. */
+static LONG WINAPI on_fault(EXCEPTION_POINTERS *fault) {
+    const EXCEPTION_RECORD *r = fault->ExceptionRecord;
+    const void *address = (const void *)r->ExceptionInformation[1];
+    bool known =
+        (r->ExceptionCode == EXCEPTION_IN_PAGE_ERROR ||
+         r->ExceptionCode == EXCEPTION_ACCESS_VIOLATION) &&
+        (llama_handle_sigbus(run.model, address) || llama_handle_sigbus(run.draft, address));
+    return known ? EXCEPTION_CONTINUE_EXECUTION : EXCEPTION_CONTINUE_SEARCH;
+}
+
+static void catch_lost_files(void) {
+    static bool caught;
+    if (!caught) caught = AddVectoredExceptionHandler(1, on_fault) != NULL;
+}
+#endif
+
 /* ---- main ---- */
 
 /* Open the model and run the command on the inputs. */
@@ -3390,7 +3844,7 @@ static void run_command(void) {
     find_model();
     if (options.cache_path) check_cache();
     read_inputs();
-    if (!options.seeded && getentropy(&options.sampler.seed, 6) != 0) /* 48 bits: exact in JSON */
+    if (!options.seeded && !random_bytes(&options.sampler.seed, 6)) /* 48 bits: exact in JSON */
         options.sampler.seed = (uint64_t)time(NULL);
     open_model();
     open_draft();
@@ -3401,8 +3855,9 @@ static void run_command(void) {
 
 int main(int argc, char **argv) {
     int v = llama_release();
+    argv = begin_process(&argc, argv);
     run.stats.start_time = run.stats.first_token_time = now();
-    run.progress.terminal = isatty(STDERR_FILENO);
+    run.progress.terminal = is_terminal(stderr);
     interrupt_mode = INTERRUPT_EXITS;
     catch_signals();
     read_options(argc, argv);

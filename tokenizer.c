@@ -30,7 +30,7 @@
 /* SentencePiece's types of pieces. Apart from BOS, encoding produces no CONTROL pieces, and UNUSED
  * pieces only if they are a single character (emit). Where the text has a USER_DEFINED piece, that
  * becomes its token whatever the scores say. */
-enum { NORMAL = 1, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE };
+enum { NORMAL = 1, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE_PIECE };
 enum {
     MAX_PIECES = 1 << 20, /* in a vocabulary */
     MAX_PIECE = 1000,     /* bytes; with pending bytes a piece decodes to <= LLAMA_TEXT_MAX */
@@ -203,7 +203,7 @@ static const char *vocab_add(llamac_vocab *v, const char *from, size_t n, float 
     if (v->size == v->capacity) return "has more pieces than it declares";
     if (n > MAX_PIECE || (n == 0 && type != CONTROL))
         return "has a piece that is empty or over 1000 bytes";
-    if (type < NORMAL || type > BYTE || score != score)
+    if (type < NORMAL || type > BYTE_PIECE || score != score)
         return "has a piece of unknown type, or with a score that is not a number";
     char *text = llamac_new(v->arena, n, 1);
     if (!text) return out_of_memory;
@@ -211,11 +211,11 @@ static const char *vocab_add(llamac_vocab *v, const char *from, size_t n, float 
     if (!is_utf8(text, n)) return "has a piece that is not UTF-8";
     int32_t id = v->size++;
     v->pieces[id] = (vocab_piece){.text = text, .n = (uint32_t)n, .score = score, .type = type};
-    int byte = type == BYTE ? byte_of(&v->pieces[id]) : -1;
-    if (type == BYTE && byte < 0) return "has a byte piece that is not <0xNN>";
+    int byte = type == BYTE_PIECE ? byte_of(&v->pieces[id]) : -1;
+    if (type == BYTE_PIECE && byte < 0) return "has a byte piece that is not <0xNN>";
     if (type == UNKNOWN && v->unk >= 0) return "has two unknown pieces, and may have only <unk>";
-    if (type == BYTE && v->byte_id[byte] >= 0) return two_ids;
-    if (type == BYTE) v->byte_id[byte] = id;
+    if (type == BYTE_PIECE && v->byte_id[byte] >= 0) return two_ids;
+    if (type == BYTE_PIECE) v->byte_id[byte] = id;
     if (type == UNKNOWN) v->unk = id;
     bool merges = type == NORMAL || type == USER_DEFINED || (type == UNUSED && v->splits_unused);
     if (!merges) return NULL;
@@ -463,7 +463,7 @@ static const char *parse_piece(llamac_vocab *v, llamac_cursor c) {
         uint32_t bits = (uint32_t)f.value;
         if (f.number == 1 && f.wire == 2) text = f.content.at, n = llamac_left(&f.content);
         if (f.number == 2 && f.wire == 5) memcpy(&score, &bits, 4);
-        if (f.number == 3 && f.wire == 0) type = f.value <= BYTE ? (int)f.value : 0;
+        if (f.number == 3 && f.wire == 0) type = f.value <= BYTE_PIECE ? (int)f.value : 0;
         if (f.number >= EXTENSIONS) continue;
         if (f.number > 3 || f.wire != wires[f.number])
             return "has a piece with other fields than a text, a score and a type";
@@ -608,7 +608,7 @@ static const char *parse_bin(llamac_vocab *v, llamac_cursor c) {
             else piece[to++] = (char)text.at[i];
         int type = id == 0                                   ? UNKNOWN
                    : id == BOS || id == EOS                  ? CONTROL
-                   : id >= BYTES && id < BYTES_END && n == 6 ? BYTE
+                   : id >= BYTES && id < BYTES_END && n == 6 ? BYTE_PIECE
                                                              : NORMAL;
         bool lines = type == CONTROL && to > 2 && piece[0] == '\n' && piece[to - 1] == '\n';
         why = vocab_add(v, piece + lines, to - 2 * lines, score, type); /* "\n<s>\n" is <s> */
@@ -766,9 +766,9 @@ static const char *add_token(llamac_vocab *v, const added_token *a, size_t rows)
     vocab_piece *p = piece_for_id(v, a->id, rows, &why);
     if (!p) return why;
     bool same = p->n == n && memcmp(p->text, text, n) == 0;
-    if (!same && (p->type == UNKNOWN || p->type == BYTE))
+    if (!same && (p->type == UNKNOWN || p->type == BYTE_PIECE))
         return "gives the id of <unk> or of a byte to another token";
-    if (p->type == BYTE) return "has an added token that is a byte";
+    if (p->type == BYTE_PIECE) return "has an added token that is a byte";
     if (!same && p->added) return two_texts;
     if (!same) p->text = text, p->n = (uint32_t)n;
     bool keeps = same && (p->type == USER_DEFINED || (p->type == NORMAL && !a->special));
@@ -1290,13 +1290,13 @@ static const char *parse_json(llamac_vocab **out, llamac_cursor c, size_t max_pi
     if (!why && !(v = vocab_new(arena, k.size))) why = out_of_memory;
     for (size_t id = 0; id < k.size && !why; id++) {
         const char *text = k.pieces[id].text;
-        vocab_piece p = {.text = text, .n = (uint32_t)k.pieces[id].n, .type = BYTE};
+        vocab_piece p = {.text = text, .n = (uint32_t)k.pieces[id].n, .type = BYTE_PIECE};
         if (!text) why = "lacks the piece of some id";
         else {
-            int type = byte_of(&p) >= 0                  ? BYTE
+            int type = byte_of(&p) >= 0                  ? BYTE_PIECE
                        : llamac_is(p.text, p.n, "<unk>") ? UNKNOWN
                                                          : k.pieces[id].type;
-            if (type == BYTE && !k.byte_fallback)
+            if (type == BYTE_PIECE && !k.byte_fallback)
                 why = "has byte pieces, but its byte_fallback is not true";
             if (llamac_is(p.text, p.n, "<s>")) bos = (int32_t)id;
             if (llamac_is(p.text, p.n, "</s>")) eos = (int32_t)id;
@@ -1435,7 +1435,7 @@ LLAMAC_SHARED int llamac_vocab_gather(llamac_vocab **out, llamac_gguf_vocab *g, 
         if (llamac_gguf_value(&g->tokens.items, g->tokens.type, &text) != '"' ||
             llamac_gguf_value(&g->scores.items, g->scores.type, &score) != '0' ||
             llamac_gguf_value(&g->types.items, g->types.type, &type) != '0' ||
-            !(type.number >= 0 && type.number <= BYTE && type.number == (int)type.number) ||
+            !(type.number >= 0 && type.number <= BYTE_PIECE && type.number == (int)type.number) ||
             (score.number == score.number && score.number != (double)(float)score.number))
             why =
                 "has tokens that are not strings, types that are not whole numbers, or scores that "
@@ -1870,7 +1870,7 @@ static size_t flush_pending(llama_decoder *u, bool all, char *out) {
 }
 
 /* Decodes the next token of a text and returns the number of bytes written to out. The bytes of
- * BYTE pieces stay pending until they form a character. Any other valid token, or LLAMA_FLUSH,
+ * BYTE_PIECE pieces stay pending until they form a character. Any other valid token, or LLAMA_FLUSH,
  * first writes what is pending. Control pieces have no text, <unk> is unk_text. The first piece of
  * a text loses its leading space if encoding adds a space in front of the text. If encoding squeezes
  * spaces, each piece loses it until the text has begun. */
@@ -1880,7 +1880,7 @@ LLAMAC_SHARED size_t llamac_decode(const llamac_vocab *v, llama_decoder *u, int3
     if (token == LLAMA_FLUSH) return flush_pending(u, true, out);
     if (token < 0 || token >= v->size) return 0;
     const vocab_piece *p = &v->pieces[token];
-    if (p->type == BYTE) {
+    if (p->type == BYTE_PIECE) {
         u->started = 1;
         u->pending[u->n++] = (unsigned char)byte_of(p);
         return flush_pending(u, false, out);

@@ -17,9 +17,12 @@ none() {
     echo "$2" | head -n 10 | sed 's/^/    /'
 }
 
-# The functions of a system that belong into the platform section of llama.c
+# The functions of systems that belong into the platform sections of llama.c and main.c
 calls='open|openat|read|pread|write|close|mmap|munmap|madvise|posix_madvise|mincore|mlock|munlock|stat|fstat|lstat|access|sysconf|syscall|getpid|rename'
-calls="$calls|unlink|fsync|realpath|readlink|getrlimit|clock_gettime|fchmod|poll|fork|sched_[a-z_]+|pthread_[a-z_]+|fopen|fread|fwrite|fclose|opendir|readdir|getauxval"
+calls="$calls|unlink|fsync|realpath|readlink|getrlimit|clock_gettime|fchmod|poll|fork|sched_[a-z_]+|pthread_[a-z_]+|opendir|readdir|getauxval"
+calls="$calls|isatty|ioctl|tc[gs]etattr|tcgetpgrp|getpgrp|sigaction|sigfillset|raise|kill|setitimer|nanosleep|getentropy|getenv|sysctl(byname)?"
+calls="$calls|aligned_alloc|sysinfo|mach_[a-z_]+|host_[a-z0-9_]+|fcntl|posix_[a-z_]+|_exit|_[a-z]+setmode|_w[a-z]+|[A-Z][a-z]+([A-Z][A-Za-z0-9]*)+"
+files="fopen|fread|fwrite|fclose" # which main.c may call: stdout is one
 
 # code FILE: the file without comments and strings, line by line
 code() {
@@ -36,12 +39,17 @@ code() {
 }
 
 # Calls of these functions in stdin, as "LINE: text". Fields and names such as llama_open and u->open are other names.
-system_calls() { grep -nE "(^|[^A-Za-z0-9_.>])($calls) ?\("; }
+system_calls() { grep -nE "(^|[^A-Za-z0-9_.>])($1) ?\("; }
 
-# llama.c without its platform section, which begins at a banner with the word Platform and ends at the next banner.
+# Headers that only some systems have, and questions which system it is
+system_parts() {
+    grep -nE '^ *#.*(_WIN32|_WIN64|__MINGW|__linux|__APPLE__|__unix|__FreeBSD|__GLIBC__|__ANDROID__|<(sys/|mach/|windows|unistd|fcntl|poll|pthread|sched|dirent|termios|io\.h))'
+}
+
+# A file without its platform sections. Each begins at a banner with the word Platform and ends at the next banner.
 # Line numbers stay.
 outside_platform() {
-    awk '/^\/\* (----|====)/ { platform = /Platform/ } { print platform ? "" : $0 }' llama.c >$work/outside.c
+    awk '/^\/\* (----|====)/ { platform = /Platform/ } { print platform ? "" : $0 }' "$1" >$work/outside.c
     code $work/outside.c
 }
 
@@ -52,8 +60,14 @@ case_tokenizer() { # nothing of ours is needed by the tokenizer's object
     none "names of ours that tokenizer.o refers to" "$(nm -u build/tokenizer.o | awk '{ print $NF }' | grep -E '^llama')"
 }
 case_system() {
-    none "system calls in llama.c outside its section Platform" "$(outside_platform | system_calls)"
-    none "system calls in tokenizer.c" "$(code tokenizer.c | system_calls)"
+    none "system calls in llama.c outside its sections Platform" "$(outside_platform llama.c | system_calls "$calls|$files")"
+    none "system calls in main.c outside its sections Platform" "$(outside_platform main.c | system_calls "$calls")"
+    none "system calls in tokenizer.c" "$(code tokenizer.c | system_calls "$calls|$files")"
+    for file in llama.c main.c tokenizer.c llama.h; do
+        none "parts of $file that are a system's, outside its sections Platform" "$(outside_platform $file | system_parts)"
+    done
+    none "llama.c without a list of the platform's functions" "$(grep -qx '/\* ---- Platform: what the library needs from the operating system and the processor ---- \*/' llama.c || echo none)"
+    none "main.c without a list of the platform's functions" "$(grep -qx '/\* ---- Platform: what the command needs from the operating system ---- \*/' main.c || echo none)"
 }
 case_globals() {
     none "writable globals" "$(grep -nE '^(static )?(int|char|float|double|size_t|bool|uint[0-9]+_t|void|struct [a-z_]+|[a-z_]+) \**[a-z_]+(\[.*\])?( =.*)?;' llama.c tokenizer.c)"
@@ -65,7 +79,7 @@ case_names() { # no public name is one of llama.cpp's
     none "public names that are llama.cpp's" "$(comm -12 $work/names $work/theirs)"
 }
 case_macros() {
-    count=$(grep -cE '^#define [A-Za-z_]+\(' llama.c)
+    count=$(outside_platform llama.c | grep -cE '^#define [A-Za-z_]+\(')
     none "more than 8 function-like macros in llama.c" "$([ "$count" -le 8 ] || echo "$count")"
 }
 case_top() { # the files at the top of the tree

@@ -16,6 +16,7 @@ int main(void) {
 #include <immintrin.h>
 #include <stdint.h>
 #include <string.h>
+#define LLAMAC_TILES /* llama.c leaves these alone */
 #undef _tile_loadd
 #undef _tile_stored
 #undef _tile_zero

@@ -178,7 +178,7 @@ static int wrong_attention(const kernels *set, size_t head_dim, size_t rows, siz
     for (size_t t = 0; t < rows; t++)
         for (size_t d = 0; d < head_dim; d++) q[t * LD + d] = noise();
     workspace own = {.panel = panel, .acc = acc, .scores = scores, .queries = queries};
-    set->attend(&(attention_args){y, q, keys, values, rows, n, head_dim, LD, &own});
+    set->attend(&(attention_args){y, q, keys, values, rows, n, head_dim, LD, &own, NULL, NULL, 0});
     int wrong = 0;
     for (size_t t = 0; t < rows; t++) {
         float p[POSITIONS], top = -HUGE_VALF, lane[LANES] = {0};
