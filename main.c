@@ -78,7 +78,7 @@ static struct options {
     llama_session_options session; /* for llama_session_new; a context of 0: the model's */
     llama_sampler sampler;         /* for llama_generate */
     const char *draft_path;        /* NULL: no draft model */
-    const char *memory_mode, *cache_path, *in_prefix, *in_suffix, *shell;
+    const char *memory_mode, *cache_path, *in_prefix, *in_suffix, *npy_folder, *shell;
     const char **arguments; /* [n_arguments]: what is neither an option nor the command */
     const char **stops;     /* [n_stops]: the --stop texts */
     int32_t *stop_ids;      /* [n_stop_ids]: the --stop-id tokens */
@@ -217,6 +217,10 @@ enum { NO_FILE, FOLDER, OTHER_FILE, REGULAR_FILE, EMPTY_FILE };
 static int file_kind(const char *path);
 /* Open a file for reading; NULL with errno set on failure. */
 static FILE *open_file(const char *path);
+/* Open a file for writing, which is made or emptied; NULL with errno set on failure. */
+static FILE *create_file(const char *path);
+/* Make a folder, unless it is there. Returns false with errno set on failure. */
+static bool make_folder(const char *path);
 /* Return whether a file can be replaced by a new one: whether its folder is writable. If the file is a
  * link, that of its target. False with errno set. */
 static bool can_replace(const char *path);
@@ -645,7 +649,10 @@ static const char trace_help[] =
     "  h                                   the residual stream after attention\n"
     "  feed_forward.silu                   silu(w1 x)\n"
     "  feed_forward.gated                  silu(w1 x) * w3 x\n"
-    "  (the layer's own name)              the residual stream after the layer\n";
+    "  (the layer's own name)              the residual stream after the layer\n"
+    "\n"
+    "With --json each line is an object with the keys name, shape, mean, rms, crc32\n"
+    "and first. Numbers that are not finite are null.\n";
 
 static const char bench_help[] =
     "Measures the speed of this model on this machine. Each run evaluates a prompt of\n"
@@ -766,7 +773,7 @@ static const struct {
     {COMPLETE, "-0, --null", FLAG, AT(null), "prompts read and texts printed end with NUL"},
     {COMPLETE, "-k, --samples N", INTEGER, RANGE(samples, 1, NO_LIMIT),
      "N texts per prompt, seeds S, S + 1, ... (default 1)"},
-    {COMPLETE | SCORE | PPL | INFO | BENCH, "--json", FLAG, AT(json),
+    {COMPLETE | SCORE | PPL | INFO | TRACE | BENCH, "--json", FLAG, AT(json),
      "print each result as a JSON object on its own line"},
     {COMPLETE, "--logprobs K", INTEGER, RANGE(logprobs, 1, MAX_LOGPROBS),
      "with --json: log-probabilities of the K best tokens"},
@@ -810,6 +817,8 @@ static const struct {
     {COMPLETE, "--echo", FLAG, AT(echo), "print the prompt before the generated text"},
     {COMPLETE, "--prompt-cache FILE", STRING, AT(cache_path),
      "keep the KV cache in FILE for later runs to reuse"},
+    {TRACE, "--npy DIR", STRING, AT(npy_folder),
+     "write each array to DIR/NAME.npy, for numpy.load"},
     {TOKENIZE, "--count", FLAG, AT(count), "print only the number of tokens"},
     {TOKENIZE, "--decode", FLAG, AT(decode), "turn token ids into text"},
     {TOKENIZE, "--bos", FLAG, AT(bos), "put the start token <s> before the other tokens"},
@@ -2911,8 +2920,32 @@ static bool of_heads(const char *name) {
     return dot && (strcmp(dot, ".scores") == 0 || strcmp(dot, ".probs") == 0);
 }
 
-/* The callback of llama_trace: print a line about x [rows][cols], the output of the module `name`,
- * if the arguments select it. Argument w sets found[w] if it selects anything. */
+/* Write x to DIR/NAME.npy: a magic number, the version 1.0, the length of a header, the header, which is
+ * Python's text of a dict and ends at a multiple of 64 bytes, and the numbers. */
+static void write_npy(const char *name, const float *x, const size_t shape[3], size_t dims) {
+    enum { START = 10, UNIT = 64 };
+    char header[3 * UNIT], path[4096];
+    int n = snprintf(header + START, sizeof header - START - UNIT,
+                     "{'descr': '<f4', 'fortran_order': False, 'shape': (");
+    for (size_t i = 0; i < dims; i++)
+        n += snprintf(header + START + n, UNIT / 2, "%zu%s", shape[i], i + 1 < dims ? ", " : ")}");
+    while ((START + n + 1) % UNIT) header[START + n++] = ' ';
+    header[START + n++] = '\n';
+    memcpy(header, "\x93NUMPY\1\0", 8);
+    header[8] = (char)n, header[9] = 0;
+    if (snprintf(path, sizeof path, "%s/%s.npy", options.npy_folder, name) >= (int)sizeof path)
+        refuse("--npy: the path is too long");
+    FILE *f = create_file(path);
+    size_t count = shape[0] * shape[1] * (dims > 2 ? shape[2] : 1);
+    bool written = f && fwrite(header, 1, START + (size_t)n, f) == START + (size_t)n &&
+                   fwrite(x, sizeof *x, count, f) == count;
+    if ((f && fclose(f) != 0) || !written)
+        die(EXIT_RUN, "%s: cannot be written: %s", path, strerror(errno));
+}
+
+/* The callback of llama_trace: print a line about x [rows][cols], the result of the name `name`, and
+ * write it to a file (--npy), if the arguments select it. Argument w sets found[w] if it selects
+ * anything. */
 static void print_rows(void *found, const char *name, const float *x, size_t rows, size_t cols) {
     bool selected = options.n_arguments == 0;
     double sum = 0, squares = 0, count = 0;
@@ -2922,24 +2955,37 @@ static void print_rows(void *found, const char *name, const float *x, size_t row
             selected = ((bool *)found)[w] = true;
     }
     if (!selected) return;
+    size_t heads = of_heads(name) ? (size_t)run.info.heads : 0, dims = heads ? 3 : 2;
+    size_t shape[3] = {heads ? heads : rows, heads ? rows / heads : cols, cols};
     for (size_t i = 0; i < rows * cols; i++)
         if (isfinite(x[i])) sum += (double)x[i], squares += (double)x[i] * (double)x[i], count++;
-    size_t heads = of_heads(name) ? (size_t)run.info.heads : 0;
-    printf("%-30s [", name);
-    if (heads) printf("%zu, ", heads);
-    printf("%zu, %zu]  mean %.6g  rms %.6g  crc32 %08x  first", heads ? rows / heads : rows, cols,
-           sum / count, sqrt(squares / count), (unsigned)crc32(x, rows * cols * sizeof *x));
-    for (size_t i = 0; i < cols && i < 4; i++) printf(" %.7g", (double)x[i]);
-    putchar('\n');
+    double mean = sum / count, rms = sqrt(squares / count);
+    unsigned crc = (unsigned)crc32(x, rows * cols * sizeof *x);
+    if (options.npy_folder) write_npy(name, x, shape, dims);
+    if (options.json) printf("{\"name\": \"%s\", \"shape\": [", name);
+    else printf("%-30s [", name);
+    for (size_t i = 0; i < dims; i++) printf("%zu%s", shape[i], i + 1 < dims ? ", " : "]");
+    if (options.json) {
+        put_number(", \"mean", mean);
+        put_number(", \"rms", rms);
+        printf(", \"crc32\": \"%08x\", \"first\": [", crc);
+    } else printf("  mean %.6g  rms %.6g  crc32 %08x  first", mean, rms, crc);
+    for (size_t i = 0; i < cols && i < 4; i++)
+        if (!options.json) printf(" %.7g", (double)x[i]);
+        else if (isfinite(x[i])) printf("%s%.9g", i ? ", " : "", (double)x[i]);
+        else printf("%snull", i ? ", " : "");
+    printf(options.json ? "]}\n" : "\n");
 }
 
 /* Evaluate the prompt in one batch, and print what print_rows selects. */
 static void run_trace(void) {
     bool *found = allocate(options.n_arguments * sizeof *found);
     if (!tokenize_prompt(run.inputs)) return;
+    if (options.npy_folder && !make_folder(options.npy_folder))
+        refuse("--npy: %s cannot be made: %s", options.npy_folder, strerror(errno));
     options.session.batch = (int)run.inputs->n_tokens;
     new_session(1, false);
-    llama_trace(run.session, print_rows, found);
+    must(llama_trace(run.session, print_rows, found));
     must(llama_prefill(run.session, 0, run.inputs->tokens, run.inputs->n_tokens));
     for (size_t i = 0; i < options.n_arguments; i++)
         if (!found[i])
@@ -3360,6 +3406,10 @@ static int file_kind(const char *path) {
 }
 
 static FILE *open_file(const char *path) { return fopen(path, "rb"); }
+static FILE *create_file(const char *path) { return fopen(path, "wb"); }
+static bool make_folder(const char *path) {
+    return mkdir(path, 0777) == 0 || (errno == EEXIST && file_kind(path) == FOLDER);
+}
 
 /* Remove the last name of a path: "folder/name" becomes "folder/". */
 static void cut_name(bytes *path) {
@@ -3642,6 +3692,10 @@ static int file_kind(const char *path) {
 }
 
 static FILE *open_file(const char *path) { return _wfopen(widen(path), L"rb"); }
+static FILE *create_file(const char *path) { return _wfopen(widen(path), L"wb"); }
+static bool make_folder(const char *path) {
+    return _wmkdir(widen(path)) == 0 || (errno == EEXIST && file_kind(path) == FOLDER);
+}
 
 /* The folder is opened for adding a file. */
 static bool can_replace(const char *name) {

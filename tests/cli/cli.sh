@@ -788,6 +788,16 @@ case_trace() {
     holds "trace: a line" grep -qE '^layers\.3\.feed_forward\.w1 +\[[0-9]+, 512\]  mean [-0-9.e]+  rms [0-9.]+  crc32 [0-9a-f]{8}  first( [-0-9.e]+){4}$' $work/trace
     run 0 "trace, otherwise" $llama trace $model "$prompt" -t 1 --kernels scalar
     same "trace: the same bits" $work/out $work/trace
+    run 0 "trace --npy" $llama trace $model "$prompt" layers.2.h output --npy $work/npy --json
+    holds "trace --npy: two files" [ "$(ls $work/npy)" = "layers.2.h.npy
+output.npy" ]
+    holds "trace --npy: a header and the numbers" [ "$(head -c 128 $work/npy/output.npy | tail -c 118 | tr -d ' ')" = "{'descr':'<f4','fortran_order':False,'shape':(1,1024)}" ]
+    holds "trace --npy: their bytes" [ "$(wc -c <$work/npy/output.npy)" -eq $((128 + 4096)) ]
+    holds "trace --json: objects" [ "$(grep -cE '^\{"name": "[a-z0-9.]+", "shape": \[[0-9, ]+\], "mean": [-0-9.e]+, "rms": [0-9.e-]+, "crc32": "[0-9a-f]{8}", "first": \[[-0-9., e]+\]\}$' $work/out)" -eq 2 ]
+    run 2 "trace --npy: no folder can be made" $llama trace $model "$prompt" --npy $work/none/none
+    run 2 "trace --npy: a file" $llama trace $model "$prompt" --npy $work/trace
+    mkdir -p $work/npy/full/output.npy
+    run 1 "trace --npy: a file cannot be written" $llama trace $model "$prompt" output --npy $work/npy/full
     run 0 "trace of names" $llama trace $model "$prompt" output layers.2
     holds "trace of names: a layer and the output" [ "$(wc -l <$work/out)" -eq 19 ]
     holds "trace of names: they are those of all" [ "$(grep -cFxf $work/out $work/trace)" -eq 19 ]

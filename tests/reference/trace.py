@@ -12,6 +12,7 @@ import os
 import pickle
 import subprocess
 import sys
+import tempfile
 import zipfile
 import zlib
 
@@ -156,6 +157,35 @@ def compare_printed(library, command, folder):
     return failures
 
 
+def compare_files(command, folder, tokens, want, got):
+    """`trace --npy`: each array in a file of its name, with the bits of llama_trace; and `--json` says the same."""
+    heads, failures = json.load(open(f"{folder}/params.json"))["n_heads"], 0
+    with tempfile.TemporaryDirectory() as out:
+        text = " ".join(map(str, tokens))
+        run = subprocess.run([command, "trace", folder, "--ids", text, "--no-bos", "--npy", f"{out}/new", "--json"],
+                             capture_output=True, text=True, check=True)
+        lines = [json.loads(line) for line in run.stdout.splitlines()]
+        for (name, reference), (_, x), line in zip(want, got, lines):
+            a = np.load(f"{out}/new/{name}.npy")
+            shape = (heads, len(x) // heads, x.shape[1]) if name.endswith((".scores", ".probs")) else x.shape
+            error = np.where(a.reshape(x.shape) == reference, 0, a.reshape(x.shape) - np.where(np.isinf(reference), 0, reference))
+            finite = x[np.isfinite(x)].astype(np.float64)
+            first = [float(v) if np.isfinite(v) else None for v in x[0, :4]]
+            if not (a.dtype == np.float32 and a.shape == shape and a.tobytes() == x.tobytes() and np.abs(error).max() <= LIMIT
+                    and line["name"] == name and tuple(line["shape"]) == shape and len(line) == 6
+                    and line["crc32"] == f"{zlib.crc32(x.astype('<f4').tobytes()):08x}"
+                    and math.isclose(line["mean"], finite.mean(), rel_tol=1e-6, abs_tol=1e-9)
+                    and math.isclose(line["rms"], math.sqrt((finite ** 2).mean()), rel_tol=1e-6)
+                    and [None if v is None else np.float32(v) for v in line["first"]] == [None if v is None else np.float32(v) for v in first]):
+                failures += 1
+                print(f"FAIL: --npy, --json: {name} {a.shape}: {line}")
+        if not len(os.listdir(f"{out}/new")) == len(lines) == len(got):
+            failures += 1
+            print(f"FAIL: {len(os.listdir(f'{out}/new'))} files, {len(lines)} objects, not {len(got)}")
+    CHECKED[0] += len(got)
+    return failures
+
+
 def main():
     library, command, folder = sys.argv[1:4]
     tokens = [int(t) for t in sys.argv[4:]] or [1, 100, 201, 5, 7, 100]
@@ -173,7 +203,7 @@ def main():
         print(f"FAIL: {len(got)} intermediates, not {len(want)}")
     print(f"trace: {folder}: {len(got)} intermediates, the worst element off by {worst:.2e}")
 
-    failures += check_sums(got)
+    failures += check_sums(got) + compare_files(command, folder, tokens, want, got)
     if os.path.exists(f"{folder}/tokenizer.model"):
         failures += compare_printed(library, command, folder)
     print(f"trace: {max(len(want) + CHECKED[0] - failures, 0)} passed, {failures} failed")
