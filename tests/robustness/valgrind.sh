@@ -8,9 +8,11 @@ command -v valgrind >/dev/null 2>&1 || { echo "SKIP: valgrind is not here"; exit
 work=build/valgrind
 mkdir -p $work
 failed=0
-tests=${1:-api texts guesses hostile formats state damage bits}
+tests=${1:-api texts guesses hostile formats state damage bits stream machines}
 for test in $tests; do
-    ${CC:-gcc} -std=c11 -g -O2 -pthread -o $work/$test "$(ls tests/*/$test.c)" llama.c tokenizer.c -lm || exit 1
+    wraps=
+    [ "$test" = stream ] && wraps=-Wl,--wrap=pread,--wrap=open,--wrap=pthread_create
+    ${CC:-gcc} -std=c11 -g -O2 -pthread $wraps -o $work/$test "$(ls tests/unit/$test.c tests/robustness/$test.c 2>/dev/null)" llama.c tokenizer.c -lm || exit 1
 done
 run() { # NAME ARGUMENTS
     name=$1
@@ -33,4 +35,6 @@ run formats tests/tiny $work/work.formats
 run state $work/work.state still # valgrind does not tell a handler of SIGBUS the address
 run damage $work/work.damage
 run bits tests/tiny tests/tiny/golden.json
+for case in failing_reads in_turn no_memory; do run stream tests/tiny $work/work.stream --quick --case $case; done
+run machines $work/work.machines --quick --case gather_fails
 [ $failed -eq 0 ]

@@ -35,7 +35,7 @@ if [ "${1:-}" != report ]; then
     mkdir -p $work/tests $work/work build/work
     for source in llama tokenizer main; do $cc $flags -c -o $work/$source.o $source.c || exit 1; done
     for test in $(commands | sed -n "s|^$work/tests/\([a-z0-9_]*\).*|\1|p"); do
-        source=$(ls tests/*/"$test".c)
+        source=$(ls tests/unit/"$test".c tests/robustness/"$test".c 2>/dev/null)
         $cc $flags -c -o $work/$test.o "$source" || exit 1
         library="$work/llama.o $work/tokenizer.o"
         if grep -q '^#include "../../llama.c"' "$source"; then library=; fi
