@@ -92,10 +92,12 @@ def test_as_by_hand(llama, model):
     task = TASKS["nq-1"]
     code, prompts, errors = row(llama, model, ".", "nq-1", "--print")
     code, out, errors = command(llama, model, "-0", "--temp", "0", "-n", "64", "--stop", "\n", stdin=prompts.encode())
-    results = Llama(llama, model).generate(task, [prompt.encode() for prompt in prompts.split("\0")[:-1]], 1, Records())
+    texts = [prompt.encode() for prompt in prompts.split("\0")[:-1]]
+    program = Llama(llama, model)
+    results = program.generate(task, texts, program.count(texts), 1, Records())
     check("texts", [samples[0]["text"] for samples in results] == out.decode().split("\0")[:-1], out)
     task = TASKS["gsm8k-maj"]
-    results = Llama(llama, model, seed=5).generate(task, [b"Once", b"There was\n"], 3, Records())
+    results = Llama(llama, model, seed=5).generate(task, [b"Once", b"There was\n"], [2, 4], 3, Records())
     for prompt, samples in zip((b"Once", b"There was\n"), results):
         for k, sample in enumerate(samples):
             code, out, errors = command(llama, model, "-0", "-s", str(5 + k), "--temp", "0.6", "--top-p", "0.95", "-n", "256", "--stop",
@@ -118,6 +120,8 @@ def test_continued(llama, model):
             now = stream.read().splitlines(True)
         check(f"continued after {kept} results", out == whole and now[:kept] == lines[:kept] and len(now) == len(lines) and
               {json.loads(line)["key"] for line in now} == keys, out + errors)
+        left = sum(int(number) for number in re.findall(r"(\d+) of +3 items", errors))
+        check(f"the estimate after {kept} results", left == {0: 9, 2: 7, 7: 3, 10: 2, len(lines): 0}[kept], errors)
     for other in (["--seed", "2"], ["--options=--fast"]):
         _, out, _ = row(*words, "--out", "some.results", *other)
         with open("some.results", "rb") as stream:

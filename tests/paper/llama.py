@@ -101,9 +101,12 @@ class Llama:
 
     # ---- Multiple choice ----
 
+    def item_keys(self, lines):
+        return [key_of(self.identity, "score", line.decode()) for line in lines]
+
     def score(self, name, lines, records):
         """The results of the items, in their order; those that are not known are computed."""
-        keys = [key_of(self.identity, "score", line.decode()) for line in lines]
+        keys = self.item_keys(lines)
         todo = {key: (i, line) for i, (key, line) in enumerate(zip(keys, lines)) if key not in records.known}
         new, failed = list(todo), {}
         data = b"".join(line + b"\n" for _, line in todo.values())
@@ -124,23 +127,29 @@ class Llama:
         stops = [word for stop in task.stops for word in ("--stop", stop)]
         return ["-n", str(task.tokens), "--temp", str(task.temperature), "--top-p", str(task.top_p), *stops]
 
-    def generate(self, task, prompts, samples, records):
-        """A list of results for each prompt, one a sample; those that are not known are generated."""
+    def text_keys(self, task, prompts, samples):
+        """A list for each prompt, of a key for each sample."""
         words = self.sampling(task)
-        keys = [[key_of(self.identity, "generate", prompt.decode(), words, self.seed + sample) for sample in range(samples)]
+        return [[key_of(self.identity, "generate", prompt.decode(), words, self.seed + sample) for sample in range(samples)]
                 for prompt in prompts]
-        failed = {}
+
+    @staticmethod
+    def batches(keys, records):
+        """What is still to be generated: lists of (prompt, its first sample that is not known), the same sample in each list."""
         whole, parts, seen = [], [], set()
         for i, row in enumerate(keys):
             missing = [sample for sample, key in enumerate(row) if key not in records.known]
             if missing and row[0] not in seen:
                 seen.add(row[0])
                 (parts if missing[0] else whole).append((i, missing[0]))
-        step = max(1, TEXTS_AT_ONCE // samples)
-        batches = [[part] for part in parts] + [whole[i:i + step] for i in range(0, len(whole), step)]
-        counts = dict(zip((i for batch in batches for i, _ in batch), self.count([prompts[i] for batch in batches for i, _ in batch])))
-        for batch in batches:
-            first = batch[0][1]  # samples before it are known
+        step = max(1, TEXTS_AT_ONCE // max(map(len, keys), default=1))
+        return [[part] for part in parts] + [whole[i:i + step] for i in range(0, len(whole), step)]
+
+    def generate(self, task, prompts, counts, samples, records):
+        """A list of results for each prompt, one a sample; those that are not known are generated. counts: of prompts' tokens."""
+        words, keys, failed = self.sampling(task), self.text_keys(task, prompts, samples), {}
+        for batch in self.batches(keys, records):
+            first = batch[0][1]
             context = min(self.context, max(counts[i] or 0 for i, _ in batch) + task.tokens)
             options = [*words, "-s", str(self.seed + first), "-k", str(samples - first), "-c", str(max(context, 1)), *self.draft]
             with contextlib.closing(self.texts([prompts[i] for i, _ in batch], *options)) as results:

@@ -97,13 +97,21 @@ class Run:
         self.fewer = sum(len(question.shots) < n for question, n in zip(self.questions, all_shots))
         self.columns, self.too_long = [], 0
 
-    def estimate(self, speed):
-        """Seconds: at most, if texts end early."""
-        tokens, n = sum(filter(None, self.counts)), len(self.questions) * self.samples
-        if not self.task.tokens:
-            return passes_time(speed, tokens, 256)
-        seconds = passes_time(speed, tokens, 256) + passes_time(speed, n * self.task.tokens, max(1, min(SEQUENCES, n)))
-        return seconds + self.task.runs_programs * n * SECONDS_OF_A_PROGRAM / (os.cpu_count() or 1)
+    def remaining(self, llama, records):
+        """(items that are not known, tokens of their prompts, texts to be generated)."""
+        if self.task.tokens:
+            keys = llama.text_keys(self.task, self.inputs(), self.samples)
+        else:
+            keys = [[key] for key in llama.item_keys(self.inputs())]
+        missing = [sum(key not in records.known for key in row) for row in keys]
+        return (sum(map(bool, missing)), sum(count or 0 for count, n in zip(self.counts, missing) if n), sum(missing))
+
+    def seconds(self, speed, tokens, texts):
+        """An estimate; texts that end early take less."""
+        seconds = passes_time(speed, tokens, 256)
+        if self.task.tokens and texts:
+            seconds += passes_time(speed, texts * self.task.tokens, min(SEQUENCES, texts))
+        return seconds + self.task.runs_programs * texts * SECONDS_OF_A_PROGRAM / (os.cpu_count() or 1)
 
     def inputs(self):
         """What `llama` reads: lines of score, or prompts."""
@@ -112,7 +120,7 @@ class Run:
 
     def measure(self, llama, records):
         if self.task.tokens:
-            results = llama.generate(self.task, self.inputs(), self.samples, records)
+            results = llama.generate(self.task, self.inputs(), self.counts, self.samples, records)
             self.too_long = sum("error" in samples[0] for samples in results)
             if self.task.runs_programs:
                 results = grade(self.task, self.questions, results, records)
@@ -173,13 +181,15 @@ def duration(seconds):
     return f"{minutes} min" if minutes < 120 else f"{minutes // 60:,} h {minutes % 60} min"
 
 
-def print_estimates(runs, speed):
-    total = 0
-    say("Estimate, without results that are there already; less if texts end early:")
+def print_estimates(runs, llama, records):
+    """The time of what is not known yet."""
+    speed, total = llama.speed(), 0
+    say("Estimate of what is still to be done (less if texts end early):")
     for run in runs:
-        total += (seconds := run.estimate(speed))
-        say(f"  {run.task.name:20} {len(run.questions):6,} items  {sum(filter(None, run.counts)):11,} tokens  {duration(seconds)}")
-    say(f"  {'in all':20} {'':34} {duration(total)}")
+        items, tokens, texts = run.remaining(llama, records)
+        total += (seconds := run.seconds(speed, tokens, texts))
+        say(f"  {run.task.name:20} {items:6,} of {len(run.questions):6,} items  {tokens:11,} tokens of prompts  {duration(seconds)}")
+    say(f"  {'in all':20} {duration(total)}")
 
 
 def columns_of(table, runs):
@@ -326,7 +336,7 @@ def main():
         return failed
     records = Records(given.out)
     if runs:
-        print_estimates(runs, llama.speed())
+        print_estimates(runs, llama, records)
     if given.estimate:
         return failed
     done = []
