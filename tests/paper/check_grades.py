@@ -136,7 +136,8 @@ def test_columns():
     gotchas = {(question.text.split()[1], question.group[0], question.answer) for question in TASKS["winogender"].read(".")
                if question.group[1]}
     check("the gotchas", gotchas == {("baker", "her", 0), ("nurse", "her", 1), ("nurse", "his", 0), ("baker", "his", 1)}, gotchas)
-    check("TruthfulQA's mc1", columns("truthfulqa-mc1", first) == {"truthfulqa-mc1": (50, 2)})
+    check("TruthfulQA's mc1", columns("truthfulqa-mc1", first) == {"truthfulqa-mc1": (50, 2)} and
+          columns("truthfulqa-mc1", lambda question, i: min(question.answer)) == {"truthfulqa-mc1": (100, 2)})
     one = 1 / math.e  # log-probabilities are -1 for the chosen ending, -2 for the others
     expected = 50 * (2 * one / (1 + 2 * one) + 1 / (1 + one))
     check("TruthfulQA's mc2", columns("truthfulqa-mc2", first) == {"truthfulqa-mc2": (round(expected, 3), 2)}, columns("truthfulqa-mc2", first))
@@ -167,7 +168,7 @@ def test_judged():
     measure = TASKS["truthfulqa"].columns
     check("not judged yet", measure(said, "t.csv") == [])
     rows = [row for _, row in read_table("t.csv")]
-    check("TruthfulQA's file", [row[judged.MODEL] for row in rows] == ['It, "0" is', 'It, "1" is'] and
+    check("TruthfulQA's file", list(rows[0])[:2] == ["Type", "Category"] and [row[judged.MODEL] for row in rows] == ['It, "0" is', 'It, "1" is'] and
           [row["Question"] for row in rows] == [question.answer["Question"] for question in questions], rows)
     with open("t.csv", newline="") as stream:
         text = stream.read()

@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 
 import sandbox
 from checks import check
@@ -48,6 +47,7 @@ HOSTILE = {
     "a generator's exit": "raise GeneratorExit",
     "exit at exit": "import atexit, os\natexit.register(os._exit, 0)\nraise SystemExit",
     "prints markers": f"import os, sys\n{MARKERS}    print(word); print(word, file=sys.stderr)\nos._exit(0)",
+    "the first part of the report": "import os\nfor fd in range(64):\n    try: os.write(fd, b'?')\n    except OSError: pass\nos._exit(0)",
     "markers to every descriptor": f"import os\n{MARKERS}    for fd in range(64):\n        try: os.write(fd, word.encode())\n"
     "        except OSError: pass\nos._exit(0)",
     "markers and exit in the answer": f"import os\ndef answer(x):\n    {MARKERS.strip()}\n        for fd in range(64):\n            try: "
@@ -61,6 +61,8 @@ HOSTILE = {
     "os.write and os._exit replaced": "import os\nos.write = os.read = os._exit = lambda *a: 0\ndef answer(x): return 9",
     "a trace that leaves the test": "import sys, os\ndef trace(frame, event, arg):\n    if event == 'exception': os._exit(0)\n"
     "    return trace\nsys.settrace(trace)\ndef answer(x): return 9",
+    "a trace that jumps over a test": "import sys\ndef trace(frame, event, arg):\n    if 'test' in frame.f_code.co_filename and event == "
+    "'line' and frame.f_lineno == 2: frame.f_lineno = 3\n    return trace\nsys.settrace(trace)\ndef answer(x): return 9",
     "an endless loop": "while True: pass",
     "an endless loop in the answer": "def answer(x):\n    while True: pass",
     "a loop that catches everything": "while True:\n    try:\n        while True: pass\n    except BaseException: pass",
@@ -72,6 +74,7 @@ HOSTILE = {
     "raises its limits": "import resource\nresource.setrlimit(resource.RLIMIT_CPU, (-1, -1))\nwhile True: pass",
     "a memory bomb": "x = [0]\nwhile True: x += x",
     "a memory bomb of bytes": "x = bytearray(1 << 40)",
+    "600 MB": "x = bytearray(600 << 20)\ndef answer(x): return 4",
     "a memory bomb, caught": "x = []\nwhile True:\n    try: x.append(bytearray(1 << 24))\n    except MemoryError: pass",
     "a huge number": "x = 10 ** 10 ** 10",
     "huge output": "while True: print('x' * 10 ** 6)",
@@ -105,6 +108,8 @@ FORBIDDEN = {  # each part must raise an OSError, or the program passes (and the
     "its own memory by a file": "open('/proc/self/mem', 'rb')",
     "the secret": "open(SECRET).read()",
     "the folder of the secret": "os.listdir(os.path.dirname(SECRET))",
+    "the secret in an old root": "os.chdir('/'); os.chdir('..'); open('.' + SECRET).read()",
+    "the secret above the root": "open('/..' + SECRET).read()",
     "this test": "open(TEST).read()",
     "passwords": "open('/etc/passwd').read()",
     "a file outside": "open(OUTSIDE, 'w').write('x')",
@@ -153,15 +158,17 @@ def answer(x):
         return "refused"
     return 4
 '''
-ABSOLUTE = "import math\nassert abs(answer(3) - 4) < 1e-6\nassert math.isclose(answer(3), 4)"
+ABSOLUTE = "x = answer(3)\nassert abs(x - 4) < 1e-6\nx = 4"
+OTHER_TESTS = {"a module's function replaced": "import math\nassert math.isclose(answer(3), 4)"}
 
 
 def run_all(programs, namespaces, tests=TESTS):
     """name -> (passed, why)"""
-    short = {"processor_seconds": 1, "seconds": 2}
+    def run(name):
+        return sandbox.run_contained(programs[name], OTHER_TESTS.get(name, tests), namespaces, processor_seconds=1, seconds=2)[:2]
+
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
-        results = pool.map(lambda program: sandbox.run_contained(program, tests, namespaces, **short)[:2], programs.values())
-    return dict(zip(programs, results))
+        return dict(zip(programs, pool.map(run, programs)))
 
 
 def ways():
@@ -192,10 +199,10 @@ def test_right_and_wrong(all_of_them):
 def test_hostile(all_of_them):
     for namespaces in ways()[:None if all_of_them else 1]:
         some = {name: program for name, program in HOSTILE.items() if all_of_them or name in QUICK}
-        began = time.monotonic()
-        for name, (passed, why) in run_all(some, namespaces, ABSOLUTE).items():
+        results = run_all(some, namespaces, ABSOLUTE)
+        for name, (passed, why) in results.items():
             check(f"{name} is wrong (namespaces: {namespaces})", not passed, why)
-        check("in time", time.monotonic() - began < 60)
+        check("an endless loop ends by its processor time", results["an endless loop"][1] == "killed (processor time)")
 
 
 def test_forbidden():

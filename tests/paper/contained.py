@@ -155,7 +155,8 @@ def give_up_rights(user):
 
 
 def set_limits(seconds):
-    for name, limit in (("CPU", seconds), ("AS", MEMORY), ("FSIZE", FILE_SIZE), ("NOFILE", OPEN_FILES), ("CORE", 0)):
+    for name, limit in (("CPU", seconds), ("AS", MEMORY), ("FSIZE", FILE_SIZE), ("NOFILE", OPEN_FILES), ("CORE", 0),
+                        ("NPROC", 0)):
         resource.setrlimit(getattr(resource, "RLIMIT_" + name), (limit, limit))
 
 
