@@ -2,7 +2,7 @@
 import json
 
 import row
-from checks import check, command, replaced, write
+from checks import check, command, replaced
 from items import Absent, Broken
 from llama import Llama
 from made_up import ARC_LINES, SCIENCE_LINES, science

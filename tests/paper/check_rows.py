@@ -90,6 +90,9 @@ def test_as_by_hand(llama, model):
         right = TASKS[name].columns(list(zip(TASKS[name].read("."), results)))
         _, out, _ = row(llama, model, ".", name)
         check(f"the row of {name}", all(f"{value:.1f}" == cells(out)[column][0] for column, value, _, n in right if n), out)
+    plain, streamed = (row(llama, model, ".", "piqa", "gsm8k", *more)[1] for more in
+                       ((), ("--options=--memory stream --memory-limit 64M -t 1", "--draft", model)))
+    check("streamed, on one thread, with a draft model", plain == streamed and "gsm8k" in plain, streamed)
     task = TASKS["nq-1"]
     code, prompts, errors = row(llama, model, ".", "nq-1", "--print")
     code, out, errors = command(llama, model, "-0", "--temp", "0", "-n", "64", "--stop", "\n", stdin=prompts.encode())

@@ -94,10 +94,12 @@ def read_whole(file):
 
 
 def read_list(file, name=None):
-    """A JSON list of objects: the whole file, or a key of its object."""
+    """A JSON list of objects: the whole file, or what its object has under a name."""
     value = read_whole(file)
-    for i, item in enumerate(at(file, take, {"": value} if name is None else value, name or "", list, dict)):
-        yield f"{file}: {name or ''}[{i}]", item
+    if name is None:
+        name, value = "", {"": value}
+    for i, item in enumerate(at(file, take, value, name, list, dict)):
+        yield f"{file}: {name}[{i}]", item
 
 
 def read_labelled(file, labels):

@@ -193,7 +193,7 @@ def print_estimates(runs, llama, records):
 
 
 def columns_of(table, runs):
-    """(column, value, error, number, the paper's numbers) of a table; the value is None if there is none."""
+    """(column, value, error, number, the paper's numbers) of a table; the value is None if no judge has decided."""
     rows = []
     for run in runs:
         if run.task.table == table:
@@ -357,6 +357,7 @@ if __name__ == "__main__":
     try:
         sys.exit(int(main() or 0))
     except KeyboardInterrupt:
+        say("stopped; with --out the same command continues" if "--out" in sys.argv else "stopped")
         sys.exit(130)
     except (Broken, OSError) as error:
         sys.exit(str(error))
