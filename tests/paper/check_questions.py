@@ -1,9 +1,9 @@
 """check_questions.py: what is made of the sets' files, byte for byte; broken files; examples that do not fit."""
 import json
 
-import row
+import measure
 from checks import check, command, replaced
-from items import Absent, Broken
+from items import Absent, Broken, at
 from llama import Llama
 from made_up import ARC_LINES, SCIENCE_LINES, science
 from multiple_choice import QUESTIONS_AND_ANSWERS, score_line
@@ -164,10 +164,10 @@ BROKEN = [  # a task, the files that are other ones, how the complaint begins
 
 def inputs(task):
     """What is made of a task's files in this folder."""
-    run = row.Run.__new__(row.Run)
+    run = measure.Run.__new__(measure.Run)
     run.task, run.questions = task, list(task.read("."))
     for question in run.questions:
-        row.at(question.where, row.prompt_bytes, task, question)
+        at(question.where, measure.prompt_bytes, task, question)
     return run.inputs()
 
 
@@ -205,7 +205,7 @@ def test_fit(llama, model):
     program = Llama(llama, model)
     with replaced(long):
         questions = [question for question in TASKS["mmlu"].read(".") if question.group == "knots"]
-        counts = row.fit(TASKS["mmlu"], questions, program)
+        counts = measure.fit(TASKS["mmlu"], questions, program)
         check("as many examples as fit", [len(question.shots) for question in questions] == [2, 1, 0, 2], questions)
         code, out, errors = command(llama, "score", model, "-q", stdin=b"\n".join(map(score_line, questions)))
         check("score takes what fits", code == 0 and out.count(b"\t4\n") == 5, errors)
@@ -217,13 +217,13 @@ def test_fit(llama, model):
     with replaced(edge):
         questions = [question for question in TASKS["mmlu"].read(".") if question.group == "edge"]
         before = [command(llama, "score", model, stdin=score_line(question))[0] for question in questions]
-        counts = row.fit(TASKS["mmlu"], questions, program)
+        counts = measure.fit(TASKS["mmlu"], questions, program)
         check("the edge", ([len(question.shots) for question in questions], counts[0]) == ([1, 0], program.context), counts)
         after = [command(llama, "score", model, stdin=score_line(question))[0] for question in questions]
         check("score agrees", (before, after) == ([0, 5], [0, 0]), (before, after))
     questions = list(TASKS["gsm8k"].read("."))
     questions[1].text = words * 125 + questions[1].text
-    counts = row.fit(TASKS["gsm8k"], questions, program)
+    counts = measure.fit(TASKS["gsm8k"], questions, program)
     check("room for the text", len(questions[1].shots) < 8 and counts[1] + TASKS["gsm8k"].tokens <= program.context, counts)
     questions[1].shots = list(TASKS["gsm8k"].read("."))[0].shots[:len(questions[1].shots) + 1]
     more = program.count([questions[1].prompt().encode()])[0]
