@@ -192,7 +192,6 @@ def prepare(given, llama):
 
 def print_inputs(runs):
     """For `llama score`: lines. For `llama -0`: prompts, each followed by a NUL."""
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     for run in runs:
         end = b"\0" if run.task.tokens else b"\n"
         sys.stdout.buffer.write(b"".join(each + end for each in run.inputs()))
@@ -200,6 +199,8 @@ def print_inputs(runs):
 
 def main():
     given = arguments()
+    if given.list or given.print:
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     if given.list:
         return print_list()
     options = given.options.split()

@@ -253,6 +253,10 @@ def case_programs(here):
             return
         found = cells(out).get("humaneval-1", [errors])
         check(found[0] == expected and found[2] == "164", f"HumanEval: {found}, not {expected} of 164")
+    jobs = [question.answer(text) for question, text in zip(humaneval(here.data), solutions)]
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        passed = sum(pool.map(lambda job: sandbox.run_contained(*job, namespaces=False)[0], jobs))
+    check(passed == 164, f"HumanEval without namespaces: {passed}")
     with open(os.path.join(here.data, "mbpp/mbpp.jsonl")) as stream:
         items = [json.loads(line) for line in stream]
     for code, expected in ((None, len(items)), ("def nothing(): pass", 0)):
