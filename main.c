@@ -2687,6 +2687,7 @@ static void run_score(void) {
             print_item(&items[k], k, right);
             labelled += items[k].label >= 0 && !items[k].error;
         }
+        flush_stdout();
         show_progress("score", (double)(i + group), (double)n);
     }
     clear_progress();

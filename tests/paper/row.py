@@ -1,122 +1,238 @@
-"""row.py LLAMA MODEL DATA [SET...] [--limit N]: a row of the LLaMA paper's tables, measured and beside the paper's.
+"""row.py LLAMA MODEL DATA TASK... [options] | --list: measures rows of the LLaMA paper's tables beside the paper's numbers.
 
-    python3 row.py ./llama LLaMA/7B data boolq piqa arc-easy        (LLAMA is the command; without a SET: all)
+    python3 row.py ./llama LLaMA/7B DATA table3 --out 7B.results --plot 7B.svg
+    python3 row.py --list                       every task: its table, examples, items, files in DATA, licence, home
 
-DATA is a folder with the published files, or some of them; multiple_choice.py and exact_match.py say where they are:
+LLAMA is the command. DATA is a folder with the published files; a task of tables 3 and 6 may have TASK.jsonl instead, with a line for each item:
+{"context": "...", "endings": ["...", ...], "label": 0}. A TASK is a name of --list or a table (table3); without
+one, everything that DATA has is measured. Each table that is printed has for each column: the measured value, its standard
+error, the number of items, the paper's numbers of four sizes; then what the paper does not say and what was chosen.
 
-    boolq/dev.jsonl                  piqa/valid.jsonl         piqa/valid-labels.lst    siqa/dev.jsonl
-    siqa/dev-labels.lst              winogrande/dev.jsonl     hellaswag/hellaswag_val.jsonl
-    arc/ARC-Easy-Test.jsonl          openbookqa/test.jsonl    arc/ARC-Challenge-Test.jsonl
-    nq/NQ-open.dev.jsonl             triviaqa/web-dev.json    gsm8k/test.jsonl         gsm8k/train.jsonl
-    mmlu/dev/SUBJECT_dev.csv         mmlu/test/SUBJECT_test.csv (every subject there is)
-    lambada/lambada_test.jsonl
+An estimate of the time comes first. With --out, all results are kept in a file as soon as they are there: the same command
+continues where it was stopped. Results are the same for any number of threads and with or without --draft.
 
-Each set prints, between tabs: SET, accuracy, share, standard error, right, of how many; or SET, absent, FILE. The
-accuracy is the one the paper (arXiv 2302.13971, section 3) shows: the log-probability per character of an ending (here
-per byte, without the space in front); for BoolQ and OpenBookQA less that behind "Answer:"; of MMLU, 5-shot, the sum,
-over all questions (our reading); exact match for Natural Questions and TriviaQA, 0-shot, and GSM8K, 8-shot; of LAMBADA,
-which the paper has not, greedy. Then comes the row, in percent, above those of the paper's tables 3, 4, 5, 7 and 9.
+Tasks of table 8 run programs that the model wrote: only with --run-untrusted-code, and contained (sandbox.py). Tasks that a
+judge decides write their texts to a file in the folder --judge; when scores are filled in there, the table has them.
 
---limit: only the first N items of each file. Exit code 1: a set failed, or one that was asked for is absent.
-"""
-import itertools
-import json
-import os
-import pathlib
+Exit code 1: a task failed, or its data or an option that it needs is absent."""
+import argparse
+import collections
+import math
+import signal
 import sys
+import textwrap
 
 sys.dont_write_bytecode = True
-import exact_match  # noqa: E402
-from multiple_choice import Broken, at, convert, guarded, parser, run, tell_fewer_shots  # noqa: E402
-
-SETS = {  # the set's name in the two scripts, the accuracy, its files (*: each subject)
-    "boolq": ("boolq", "answer", "boolq/dev.jsonl"),
-    "piqa": ("piqa", "byte", "piqa/valid.jsonl", "piqa/valid-labels.lst"),
-    "siqa": ("siqa", "byte", "siqa/dev.jsonl", "siqa/dev-labels.lst"),
-    "hellaswag": ("hellaswag", "byte", "hellaswag/hellaswag_val.jsonl"),
-    "winogrande": ("winogrande", "byte", "winogrande/dev.jsonl"),
-    "arc-easy": ("arc", "byte", "arc/ARC-Easy-Test.jsonl"),
-    "arc-challenge": ("arc", "byte", "arc/ARC-Challenge-Test.jsonl"),
-    "openbookqa": ("openbookqa", "answer", "openbookqa/test.jsonl"),
-    "nq": ("nq", "exact", "nq/NQ-open.dev.jsonl"),
-    "triviaqa": ("triviaqa", "exact", "triviaqa/web-dev.json"),
-    "gsm8k": ("gsm8k", "exact", "gsm8k/test.jsonl", "gsm8k/train.jsonl"),
-    "mmlu": ("mmlu", "sum", "mmlu/dev/*_dev.csv", "mmlu/test/*_test.csv"),
-    "lambada": ("lambada", "greedy", "lambada/lambada_test.jsonl"),
-}
-PAPER = {
-    "paper 7B": "76.5 79.8 48.9 76.1 70.1 72.8 47.6 57.2 16.8 50.0 11.0 35.1 -",
-    "paper 13B": "78.1 80.1 50.4 79.2 73.0 74.8 52.7 56.4 20.1 56.6 17.8 46.9 -",
-    "paper 33B": "83.1 82.3 50.4 82.8 76.0 80.0 57.8 58.6 24.9 65.1 35.6 57.8 -",
-    "paper 65B": "85.3 82.8 52.3 84.2 77.0 78.9 56.0 60.2 23.8 68.2 50.9 63.4 -",
-}
-ENDS = {"nq": ("64", "\n"), "triviaqa": ("64", "\n"), "gsm8k": ("256", "Question:")}  # -n, --stop
+import plot  # noqa: E402
+import published  # noqa: E402
+import sandbox  # noqa: E402
+from items import Absent, Broken  # noqa: E402
+from llama import Llama, Records  # noqa: E402
+from measure import Run  # noqa: E402
+from tasks import TASKS  # noqa: E402
 
 
-def find(data, names):
-    """The set's files: a list of them for each subject."""
-    tail = len(names[-1].partition("*")[2])
-    subjects = [path.name[:-tail] for path in sorted(pathlib.Path(data).glob(names[-1]))] if tail else [""]
-    return [[os.path.join(data, name.replace("*", subject)) for name in names] for subject in subjects or ["*"]]
+def say(*words):
+    print(*words, file=sys.stderr, flush=True)
 
 
-def choose(llama, model, limit, name, accuracy, groups):
-    """The set's accuracy line, of all subjects' items together."""
-    pieces = [piece for files in groups for piece in itertools.islice(convert(name, files, (llama, model)), limit)]
-    tell_fewer_shots()
-    for line in run([llama, "score", model, "-q"], b"".join(pieces)).split("\n"):
-        if line.startswith(f"accuracy\t{accuracy}\t"):
-            return line
-    raise Broken(f"{llama} score told no accuracy {accuracy}")
+# ---- Printing ----
 
 
-def answer(llama, model, limit, name, _, groups):
-    file, *shots = groups[0]
-    prompts = itertools.islice(exact_match.prompts(name, file, (8, *shots) if shots else (0, None)), limit)
-    tokens, stop = ENDS[name]
-    told = run([llama, model, "-0", "--json", "--temp", "0", "-n", tokens, "--stop", stop], b"".join(prompts))
-    results = ((f"result {i}", at(f"result {i}", json.loads, text)) for i, text in enumerate(told.split("\n")) if text)
-    return exact_match.grade(name, file, results)
+def print_list():
+    for table, (title, _, _) in published.TABLES.items():
+        print(f"{'Table ' + table if table != '-' else 'Others'}: {title}")
+        for task in TASKS.values():
+            if task.table == table:
+                print(f"  {task.name:20} {task.shots:>2} shots {task.items:6,} items  {task.files}")
+                print(f"  {'':20} {task.licence}; {task.home}")
 
 
-def print_table(rows):
-    widths = [max(map(len, column)) for column in zip(*rows)]
-    for first, *rest in rows:
-        print(first.ljust(widths[0]), *(share.rjust(width) for share, width in zip(rest, widths[1:])), sep="  ")
+def duration(seconds):
+    if seconds < 60:
+        return f"{math.ceil(seconds)} s"
+    minutes = math.ceil(seconds / 60)
+    return f"{minutes} min" if minutes < 120 else f"{minutes // 60:,} h {minutes % 60} min"
+
+
+def print_estimates(runs, llama, records):
+    """The time of what is not known yet."""
+    speed, total = llama.speed(), 0
+    say("Estimate of what is still to be done (less if texts end early):")
+    for run in runs:
+        items, tokens, texts = run.remaining(llama, records)
+        total += (seconds := run.seconds(speed, tokens, texts))
+        say(f"  {run.task.name:20} {items:6,} of {len(run.questions):6,} items  {tokens:11,} tokens of prompts  {duration(seconds)}")
+    say(f"  {'in all':20} {duration(total)}")
+
+
+def columns_of(table, runs):
+    """(column, value, error, number, the paper's numbers) of a table; the value is None if no judge has decided."""
+    rows = []
+    for run in runs:
+        if run.task.table == table:
+            columns = run.columns or [(name, None, None, len(run.questions)) for name in without_judge(run.task)]
+            rows += [(*column, published.numbers(column[0])) for column in columns]
+    return rows
+
+
+def without_judge(task):
+    return ["truthful", "truthful*informative"] if task.name == "truthfulqa" else [task.name]
+
+
+def print_table(table, rows, notes):
+    title, unit, digits = published.TABLES[table]
+    print(f"\n{'Table ' + table + ': ' if table != '-' else ''}{title} ({unit})")
+    lines = [["", "measured", "+/-", "items", *published.SIZES]]
+    for name, value, error, n, paper in rows:
+        known = value is not None and not math.isnan(value)
+        lines.append([name, *([f"{value:.{digits}f}", f"{error:.{digits}f}"] if known else ["-", "-"]), f"{n:,}", *paper])
+    widths = [max(map(len, column)) for column in zip(*lines)]
+    for first, *rest in lines:
+        print(first.ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(rest, widths[1:])), sep="  ")
+    for names, note in notes:
+        print(textwrap.fill(f"{names}: {note}", 100, initial_indent="  ", subsequent_indent="    ",
+                            break_on_hyphens=False))
+
+
+def notes_of(table, runs):
+    """Notes of a table's tasks; those that several tasks share come once."""
+    notes = collections.defaultdict(list)
+    for run in runs:
+        if run.task.table == table:
+            for note in run.notes():
+                notes[note].append(run.task.name)
+    return [(", ".join(names), note) for note, names in notes.items()]
+
+
+def print_tables(runs):
+    for table in published.TABLES:
+        rows = columns_of(table, runs)
+        if rows:
+            print_table(table, rows, notes_of(table, runs))
+
+
+def draw(path, model, runs):
+    tables = []
+    for table, (title, unit, _) in published.TABLES.items():
+        rows = columns_of(table, runs)
+        if not rows:
+            continue
+        columns = [(name, None if value is None or math.isnan(value) else value, error,
+                    [None if number == "-" else float(number) for number in paper]) for name, value, error, _, paper in rows]
+        most = 100 if unit == "percent" else 0.2 if table == "11" else 1
+        tables.append((f"{'Table ' + table + ': ' if table != '-' else ''}{title} ({unit})", most, columns))
+    with open(path, "w", encoding="utf-8") as stream:
+        stream.write(plot.draw(f"{model} and the LLaMA paper", tables, published.SIZES))
+
+
+# ---- The command ----
+
+
+def arguments():
+    parser = argparse.ArgumentParser(description=__doc__, usage=__doc__.partition(": ")[0],
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("llama", metavar="LLAMA", nargs="?")
+    parser.add_argument("model", metavar="MODEL", nargs="?")
+    parser.add_argument("data", metavar="DATA", nargs="?")
+    parser.add_argument("task", metavar="TASK", nargs="*")
+    parser.add_argument("--list", action="store_true", help="print all tasks")
+    parser.add_argument("--out", metavar="FILE", help="keep results in FILE, and use those that are there")
+    parser.add_argument("--plot", metavar="FILE.svg", help="draw the tables")
+    parser.add_argument("--limit", type=int, metavar="N", help="only the first N items (of each subject or category)")
+    parser.add_argument("--samples", type=int, metavar="K", help="texts of each prompt, where a task takes several")
+    parser.add_argument("--seed", type=int, default=1, metavar="S", help="seed of the first sample (default 1)")
+    parser.add_argument("--judge", metavar="FOLDER", help="where texts for a judge are written, and scores read")
+    parser.add_argument("--run-untrusted-code", action="store_true", help="run programs that the model wrote")
+    parser.add_argument("--draft", metavar="MODEL", help="a smaller model for guesses")
+    parser.add_argument("--options", default="", metavar="TEXT", help="more options of llama, as in --options=\"-t 4\": -t, --memory-limit, --tokenizer ...")
+    parser.add_argument("--estimate", action="store_true", help="print the estimate and end")
+    parser.add_argument("--print", action="store_true", help="print what `llama` would read, and end")
+    given = parser.parse_intermixed_args()
+    if given.list:
+        return given
+    if not given.data:
+        parser.error("LLAMA, MODEL and DATA are needed, or --list")
+    tables = {f"table{task.table}" for task in TASKS.values()} - {"table-"}
+    for name in given.task:
+        if name not in TASKS and name not in tables:
+            parser.error(f"no such task: {name}; see --list")
+    for name in ("limit", "samples"):
+        if getattr(given, name) is not None and getattr(given, name) < 1:
+            parser.error(f"--{name}: at least 1")
+    return given
+
+
+def needs(task, given):
+    """The option that the task needs and does not have, or nothing."""
+    if task.runs_programs and not given.run_untrusted_code and not given.print:
+        return "--run-untrusted-code"
+    return "--judge FOLDER" if task.judge and not given.judge else ""
+
+
+def prepare(given, llama):
+    """(the runs that can be done, whether a task that was asked for cannot be)."""
+    runs, failed = [], False
+    for task in TASKS.values():
+        if given.task and task.name not in given.task and f"table{task.table}" not in given.task:
+            continue
+        option = needs(task, given)
+        try:
+            if option:
+                raise Absent(option)
+            runs.append(Run(task, llama, given))
+        except Absent as absent:
+            say(f"{task.name}: absent: {absent}")
+            failed |= bool(given.task)
+        except (Broken, OSError) as error:
+            say(f"{task.name}: {error}")
+            failed = True
+    return runs, failed
+
+
+def print_inputs(runs):
+    """For `llama score`: lines. For `llama -0`: prompts, each followed by a NUL."""
+    for run in runs:
+        end = b"\0" if run.task.tokens else b"\n"
+        sys.stdout.buffer.write(b"".join(each + end for each in run.inputs()))
 
 
 def main():
-    options = parser(__doc__)
-    options.add_argument("llama", metavar="LLAMA")
-    options.add_argument("model", metavar="MODEL")
-    options.add_argument("data", metavar="DATA")
-    options.add_argument("set", nargs="*", metavar="SET", help=" ".join(SETS))
-    options.add_argument("--limit", type=int, metavar="N")
-    given = options.parse_intermixed_args()
-    unknown = [name for name in given.set if name not in SETS]
-    if unknown or given.limit is not None and given.limit < 1:
-        options.error(f"no such set: {unknown[0]}" if unknown else "--limit: at least 1")
-    row = {}
-    for column in [name for name in SETS if name in given.set or not given.set]:
-        name, accuracy, *names = SETS[column]
-        groups = find(given.data, names)
-        absent = [file for files in groups for file in files if not os.path.exists(file)]
-        row[column] = "failed" if not absent or given.set else "-"
-        if absent:
-            print(column, "absent", absent[0], sep="\t", flush=True)
-            continue
+    given = arguments()
+    if given.list or given.print:
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    if given.list:
+        return print_list()
+    options = given.options.split()
+    llama = Llama(given.llama, given.model, options, given.draft, given.seed)
+    runs, failed = prepare(given, llama)
+    if given.print:
+        print_inputs(runs)
+        return failed
+    records = Records(given.out)
+    if runs:
+        print_estimates(runs, llama, records)
+    if given.estimate:
+        return failed
+    done = []
+    for run in runs:
         try:
-            measure = answer if accuracy == "exact" else choose
-            line = measure(given.llama, given.model, given.limit, name, accuracy, groups)
-            row[column] = f"{100 * float(line.split()[2]):.1f}"
-            print(line.replace("accuracy", column, 1), flush=True)
-        except (Broken, OSError, ValueError) as error:
-            print(f"{column}: {error}", file=sys.stderr)
-    papers = [[name, *(share for column, share in zip(SETS, text.split()) if column in row)]
-              for name, text in PAPER.items()]
-    print_table([["", *row], ["measured", *row.values()], *papers])
-    return 1 if "failed" in row.values() else 0
+            run.measure(llama, records)
+            done.append(run)
+        except (Broken, OSError, sandbox.Uncontained) as error:
+            say(f"{run.task.name}: {error}")
+            failed = True
+    print_tables(done)
+    if given.plot:
+        draw(given.plot, given.model, done)
+    return failed
 
 
 if __name__ == "__main__":
-    guarded(main)
+    try:
+        sys.exit(int(main() or 0))
+    except KeyboardInterrupt:
+        say("stopped; with --out the same command continues" if "--out" in sys.argv else "stopped")
+        sys.exit(130)
+    except (Broken, OSError) as error:
+        sys.exit(str(error))

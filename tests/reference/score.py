@@ -204,4 +204,5 @@ def main():
     sys.exit(not all(results))
 
 
-main()
+if __name__ == "__main__":
+    main()

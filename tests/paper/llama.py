@@ -1,0 +1,183 @@
+"""llama.py: runs the command `llama` on many questions, and remembers what it said.
+
+A result is what --json prints for an item or a text. Each result is known by a key: a hash of the model, the question and
+all options that can change it. Batches, threads, guesses and streaming cannot, so a result can be used again."""
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import subprocess
+import tempfile
+
+from items import Broken, at
+
+TEXTS_AT_ONCE = 4096  # texts that one process generates; 32 of them share each pass over the weights
+SEQUENCES = 32
+TOO_LONG = 5  # llama's exit code if some inputs do not fit in the context
+INTERRUPTED = 130
+KEPT_OF_ITEM, KEPT_OF_TEXT = ("continuations", "pick"), ("text", "finish", "prompt_tokens")
+
+
+class Records:
+    """The results so far: key -> result. With a file, also those of earlier runs; each new one is appended to it."""
+
+    def __init__(self, path=None):
+        self.known, self.stream = {}, None
+        if not path:
+            return
+        self.stream = open(path, "a+b")
+        try:
+            fcntl.flock(self.stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise Broken(f"{path}: another run writes it") from None
+        self.stream.seek(0)
+        end = 0
+        for number, line in enumerate(self.stream, 1):
+            if not line.endswith(b"\n"):  # the run was ended while it wrote
+                break
+            record = at(f"{path}:{number}", json.loads, line)
+            if not isinstance(record, dict) or not isinstance(record.get("key"), str):
+                raise Broken(f"{path}:{number}: not a result of row.py")
+            self.known[record["key"]] = record
+            end += len(line)
+        self.stream.truncate(end)
+
+    def add(self, key, about, result):
+        self.known[key] = result
+        if self.stream:
+            self.stream.write(json.dumps({"key": key, **about, **result}).encode() + b"\n")
+            self.stream.flush()
+
+
+def key_of(*parts):
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:24]
+
+
+class Llama:
+    def __init__(self, command, model, options=(), draft=None, seed=1):
+        self.command, self.model, self.options, self.seed = command, model, list(options), seed
+        self.draft = ["--draft", draft] if draft else []
+        self.about = json.loads(self.output("info", model, "--json", *self.options))
+        self.context = self.about["context"]
+        shape = [self.about[name] for name in ("format", "dtype", "dim", "layers", "heads", "kv_heads", "hidden", "vocab",
+                                               "norm_eps", "rope_theta", "file_bytes")]
+        tokenizer = [os.path.realpath(path) for word, path in zip(options, options[1:]) if word == "--tokenizer"]
+        self.identity = [os.path.realpath(model), shape, "--fast" in options, tokenizer]
+
+    def output(self, *words):
+        done = subprocess.run([self.command, *words], stdout=subprocess.PIPE, stdin=subprocess.DEVNULL)
+        if done.returncode:
+            raise Broken(f"{self.command} ended with exit code {done.returncode}")
+        return done.stdout.decode()
+
+    def objects(self, words, data, errors=None):
+        """The objects that the command prints, each as soon as it is printed."""
+        with tempfile.TemporaryFile() as stdin:
+            stdin.write(data)
+            stdin.seek(0)
+            process = subprocess.Popen([self.command, *words], stdin=stdin, stdout=subprocess.PIPE, stderr=errors)
+        try:
+            for line in process.stdout:
+                yield json.loads(line)
+            code = process.wait()
+        finally:
+            process.kill()
+            process.wait()
+            process.stdout.close()
+        if code == INTERRUPTED:
+            raise KeyboardInterrupt
+        if code not in (0, TOO_LONG):
+            raise Broken(f"{self.command} ended with exit code {code}")
+
+    def texts(self, prompts, *words, errors=None):
+        data = b"".join(prompt + b"\0" for prompt in prompts)
+        return self.objects([self.model, "-0", "--json", *self.options, *words], data, errors)
+
+    def count(self, prompts):
+        """The tokens of each prompt, <s> included; None if they do not fit in the context. Evaluates nothing."""
+        return [result.get("prompt_tokens") for result in
+                self.texts(prompts, "-n", "0", "-q", errors=subprocess.DEVNULL)] if prompts else []
+
+    # ---- Multiple choice ----
+
+    def item_keys(self, lines):
+        return [key_of(self.identity, "score", line.decode()) for line in lines]
+
+    def score(self, name, lines, records):
+        """The results of the items, in their order; those that are not known are computed."""
+        keys = self.item_keys(lines)
+        todo = {key: (i, line) for i, (key, line) in enumerate(zip(keys, lines)) if key not in records.known}
+        new, failed = list(todo), {}
+        data = b"".join(line + b"\n" for _, line in todo.values())
+        with contextlib.closing(self.objects(["score", self.model, "--json", *self.options], data)) as results:
+            for result in results if todo else ():
+                if "item" not in result:
+                    continue
+                key = new[result["item"]]
+                if "error" in result:
+                    failed[key] = {"error": result["error"]}
+                else:
+                    records.add(key, {"task": name, "item": todo[key][0]}, {part: result[part] for part in KEPT_OF_ITEM})
+        return [records.known.get(key) or failed[key] for key in keys]
+
+    # ---- Generation ----
+
+    def sampling(self, task):
+        stops = [word for stop in task.stops for word in ("--stop", stop)]
+        return ["-n", str(task.tokens), "--temp", str(task.temperature), "--top-p", str(task.top_p), *stops]
+
+    def text_keys(self, task, prompts, samples):
+        """A list for each prompt, of a key for each sample."""
+        words = self.sampling(task)
+        return [[key_of(self.identity, "generate", prompt.decode(), words, self.seed + sample) for sample in range(samples)]
+                for prompt in prompts]
+
+    @staticmethod
+    def batches(keys, records):
+        """What is still to be generated: lists of (prompt, its first sample that is not known), the same sample in each list."""
+        whole, parts, seen = [], [], set()
+        for i, row in enumerate(keys):
+            missing = [sample for sample, key in enumerate(row) if key not in records.known]
+            if missing and row[0] not in seen:
+                seen.add(row[0])
+                (parts if missing[0] else whole).append((i, missing[0]))
+        step = max(1, TEXTS_AT_ONCE // max(map(len, keys), default=1))
+        return [[part] for part in parts] + [whole[i:i + step] for i in range(0, len(whole), step)]
+
+    def generate(self, task, prompts, counts, samples, records):
+        """A list of results for each prompt, one a sample; those that are not known are generated. counts: of prompts' tokens."""
+        words, keys, failed = self.sampling(task), self.text_keys(task, prompts, samples), {}
+        for batch in self.batches(keys, records):
+            first = batch[0][1]
+            context = min(self.context, max(counts[i] or 0 for i, _ in batch) + task.tokens)
+            options = [*words, "-s", str(self.seed + first), "-k", str(samples - first), "-c", str(max(context, 1)), *self.draft]
+            with contextlib.closing(self.texts([prompts[i] for i, _ in batch], *options)) as results:
+                for result in results:
+                    i, sample = batch[result["prompt"]][0], first + result["sample"]
+                    if "error" in result:
+                        failed[i] = {"error": result["error"]}
+                    elif result["finish"] != "interrupted" and keys[i][sample] not in records.known:
+                        records.add(keys[i][sample], {"task": task.name, "item": i, "sample": sample},
+                                    {part: result[part] for part in KEPT_OF_TEXT})
+        failed_keys = {key: failed[i] for i in failed for key in keys[i]}
+        return [[records.known.get(key) or failed_keys[key] for key in row] for row in keys]
+
+    # ---- How long it takes ----
+
+    def speed(self):
+        """(seconds of a pass over the weights, seconds of computing for a token)."""
+        prompt = ("The king and his people went to the sea and saw the old house, and " * 12).encode()
+        words = ["--temp", "0", "-n", "2", "-c", str(min(512, self.context)), "--no-lookup", "--ignore-eos", "-q"]
+        for _ in range(1 if self.about["weights"] == "stream" else 2):  # the second time its weights are in memory
+            short, = self.texts([prompt[:1]], *words)
+            long, = self.texts([prompt], *words)
+        one = max(short["seconds"] - short["first_token_seconds"], 1e-6)
+        tokens = long["prompt_tokens"]
+        return one, max((long["first_token_seconds"] - short["first_token_seconds"] + one) / tokens, 1e-7)
+
+
+def passes_time(speed, tokens, together):
+    """Seconds to evaluate that many tokens, so many of them in each pass."""
+    one, each = speed
+    return tokens * max(one / together, each)
