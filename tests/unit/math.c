@@ -35,27 +35,6 @@ static void test_exp_float(void) {
     printf("exp_float %.2f ulp", worst);
 }
 
-/* Without an instruction: as libm's fmaf, where that is exact. Of all bits; of products and sums of similar size; of
- * results that are denormal; of sums halfway between two floats but for a little. */
-static void test_fused(void) {
-    int wrong = 0;
-#if defined(_WIN32)
-    puts("SKIP: fmaf of this C library is not exact");
-#else
-    for (int i = 0, n = test_quick ? 1000000 : 20000000; i < n; i++) {
-        uint32_t bits[3] = {draw(), draw(), draw()}, exponents[3] = {127, 127, 100 + draw() % 40};
-        float x[3];
-        if (i % 4 == 2) exponents[0] = 30 + draw() % 60, exponents[1] = 30 + draw() % 40, exponents[2] = draw() % 2;
-        if (i % 4 == 3) bits[0] &= ~0xfffu, bits[1] &= ~0xfffu, bits[2] &= 0x80000003, exponents[2] = 90 + draw() % 60;
-        for (int k = 0; k < 3 && i % 4; k++) bits[k] = (bits[k] & 0x807fffff) | exponents[k] << 23;
-        memcpy(x, bits, sizeof x);
-        float got = fused(x[0], x[1], x[2], false), want = fmaf(x[0], x[1], x[2]);
-        wrong += memcmp(&got, &want, sizeof got) != 0 && !(isnan(got) && isnan(want));
-    }
-#endif
-    check(wrong == 0, "%d sums of a product are not rounded once", wrong);
-}
-
 static void test_doubles(void) {
     double e = 0, l = 0, t = 0;
     for (double x = -699; x < 699; x += 0.013) e = fmax(e, fabs(exp_double(x) / exp(x) - 1));
@@ -281,6 +260,27 @@ static void test_collisions(void) {
     }
     check(why && strstr(why, "collide") && n > 500 && n < 2000, "%d pieces in one slot: %s", n, why);
     llamac_free_all(&arena);
+}
+
+/* Without an instruction: as libm's fmaf, where that is exact. Of all bits; of products and sums of similar size; of
+ * results that are denormal; of sums halfway between two floats but for a little. */
+static void test_fused(void) {
+    int wrong = 0;
+#if defined(_WIN32)
+    puts("SKIP: fmaf of this C library is not exact");
+#else
+    for (int i = 0, n = test_quick ? 1000000 : 20000000; i < n; i++) {
+        uint32_t bits[3] = {draw(), draw(), draw()}, exponents[3] = {127, 127, 100 + draw() % 40};
+        float x[3];
+        if (i % 4 == 2) exponents[0] = 30 + draw() % 60, exponents[1] = 30 + draw() % 40, exponents[2] = draw() % 2;
+        if (i % 4 == 3) bits[0] &= ~0xfffu, bits[1] &= ~0xfffu, bits[2] &= 0x80000003, exponents[2] = 90 + draw() % 60;
+        for (int k = 0; k < 3 && i % 4; k++) bits[k] = (bits[k] & 0x807fffff) | exponents[k] << 23;
+        memcpy(x, bits, sizeof x);
+        float got = fused(x[0], x[1], x[2], false), want = fmaf(x[0], x[1], x[2]);
+        wrong += memcmp(&got, &want, sizeof got) != 0 && !(isnan(got) && isnan(want));
+    }
+#endif
+    check(wrong == 0, "%d sums of a product are not rounded once", wrong);
 }
 
 /* ---- How many cores a container leaves us ---- */

@@ -180,9 +180,9 @@ static void test_files(void) {
     char link[2100], target[2100];
     snprintf(target, sizeof target, "%.2000s", in_work("target")), snprintf(link, sizeof link, "%.2000s", in_work("link"));
     unlink(link), unlink(target);
-    struct stat st;
+    struct stat st = {.st_size = 0};
+    check(stat(in_work("file"), &st) == 0 && st.st_size == (off_t)n + 1, "the size of the file");
 #if !defined(_WIN32) /* which has no such permissions, links or FIFOs */
-    struct stat st;
     check(llama_save_file(s, 0, target, &err) == LLAMA_OK && stat(target, &st) == 0 && (st.st_mode & 0777) == 0600, "a new file is its owner's: %s", err.text);
     check(chmod(target, 0644) == 0 && symlink("target", link) == 0 && llama_save_file(s, 0, link, &err) == LLAMA_OK, "through a link: %s", err.text);
     check(lstat(link, &st) == 0 && S_ISLNK(st.st_mode) && stat(target, &st) == 0 && (st.st_mode & 0777) == 0644, "the link stays, and the mode");
