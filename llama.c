@@ -1696,7 +1696,7 @@ TARGET INLINE void FN(read_weights)(VEC (*out)[FN(VR)], int type, const unsigned
     switch (type) {
     case F16: READ(F16); break;
     case BF16: READ(BF16); break;
-    default: READ(F32);
+    default: READ(F32); break;
     }
 #undef READ
     UNROLL
@@ -3200,8 +3200,8 @@ LLAMAC_INLINE bool llamac_map_zeros(const llamac_mapping *m, uintptr_t address, 
 
 /* ---- Platform: POSIX: files that are read without the page cache ---- */
 
-/* Linux has O_DIRECT, for aligned reads. macOS has F_NOCACHE, which "turns data caching off" for a
- * descriptor and takes any address and size (fcntl(2)). */
+/* Linux has O_DIRECT, for aligned reads. macOS has F_NOCACHE, which turns data caching off for a
+ * descriptor (fcntl(2)): any address and size will do, and what is in memory already is used. */
 
 LLAMAC_INLINE int llamac_open_source(llamac_source *s, const llamac_mapping *m, const char *path,
                                      llama_error *err) {
@@ -3545,7 +3545,7 @@ LLAMAC_INLINE uint64_t llamac_available_memory(void) {
     mach_port_deallocate(mach_task_self(), host);
     if (!known) return 0;
     uint64_t pages = (uint64_t)v.free_count + v.external_page_count + v.purgeable_count;
-    return (pages - v.speculative_count) * llamac_page_size();
+    return (pages - v.speculative_count) * vm_kernel_page_size;
 }
 #else
 /* ---- Platform: other systems of POSIX ---- */

@@ -3737,10 +3737,8 @@ static int wait_for_input(int milliseconds) {
     return 1;
 }
 
-static bool reader_is_gone(void) {
-    DWORD error = GetLastError();
-    return error == ERROR_NO_DATA || error == ERROR_BROKEN_PIPE;
-}
+/* Nothing else makes a write to a pipe fail. */
+static bool reader_is_gone(void) { return GetFileType(handle_of(stdout)) == FILE_TYPE_PIPE; }
 
 /* The thread that reads lines of the console in UTF-16 and writes them in UTF-8 to a pipe. ReadFile
  * knows UTF-8 only in new versions of Windows. Ctrl-Z at the beginning of a line is the end. */

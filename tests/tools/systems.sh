@@ -108,7 +108,7 @@ windows() {
 
 # The command on Windows against the one here
 windows_command() {
-    there="wine $work/llama.exe"
+    there="timeout -k 1 60 wine $work/llama.exe"
     printf 'The king\r\nand \303\274 \360\237\231\202\n\n' >$work/document
     for llama in ./llama "$there"; do
         side=here
@@ -176,7 +176,7 @@ windows_command() {
     $run $work/launch.exe 20000 $work/llama.exe tests/tiny "The king" --temp 0 -n 8 >$work/out 2>$work/err </dev/null
     same "beside an empty pipe" $work/out $work/path.here
     if grep -q "open pipe without a text" $work/err; then ok; else no "beside an empty pipe: $(cat $work/err)"; fi
-    $there tests/tiny "The king" --temp 0 -n 2000 -c 2048 2>$work/err | head -c 10 >/dev/null
+    timeout -k 1 10 wine $work/llama.exe tests/tiny "The king" --temp 0 -n 2000 -c 2048 2>$work/err | head -c 10 >/dev/null # wine itself may hang then
     if [ ! -s $work/err ]; then ok; else no "nobody reads: $(cat $work/err)"; fi
 }
 
@@ -261,6 +261,7 @@ packages() {
     mkdir -p $work/bin
     printf '#!/bin/sh\ncase "$*" in -d\\ * | "-m "[0-9]*) ;; *) echo "install: $*" >&2; exit 64 ;; esac\n[ "$1" = -d ] || [ $# -eq 4 ] || exit 64\nexec /usr/bin/install "$@"\n' >$work/bin/install
     chmod +x $work/bin/install
+    make -s llama >$work/log 2>&1 # which says what it builds
     quietly "make install with another install" env PATH="$PWD/$work/bin:$PATH" make -s install DESTDIR="$PWD/$work/place"
 }
 
