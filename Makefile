@@ -6,16 +6,33 @@
 CC ?= cc
 CFLAGS ?= -O3 -g1
 WARNINGS = -Wall -Wextra -Wpedantic
+MACHINE := $(shell $(CC) -dumpmachine)
+THREADS = -pthread
+SHARED = libllamac.so.0
+SHARED_FLAGS = -shared -Wl,-soname,$(SHARED)$(NODELETE)
+SHARED_LINK = libllamac.so
+ifneq (,$(findstring mingw,$(MACHINE)))
+# Windows, by MinGW-w64. One file without DLLs. gcc believes that the stack is aligned for AVX; the assembler knows better
+EXE = .exe
+THREADS =
+STATIC = -static
+MOVES = $(shell echo | $(CC) -Wa,-muse-unaligned-vector-move -xc -c -o /dev/null - 2>/dev/null && echo -Wa,-muse-unaligned-vector-move)
+endif
+ifneq (,$(findstring darwin,$(MACHINE)))
+SHARED = libllamac.0.dylib
+SHARED_FLAGS = -dynamiclib -install_name '$(LIBDIR)/$(SHARED)'
+SHARED_LINK = libllamac.dylib
+endif
 ifeq ($(OPENMP),1)
 OMP = -fopenmp -DLLAMA_OPENMP
 NODELETE = ,-z,nodelete # OpenMP's threads go on after dlclose
 endif
-ALL_CFLAGS = -std=c11 -pthread $(WARNINGS) $(CFLAGS) $(OMP)
+# Without the folder's name: two builds in two folders have the same bytes
+ALL_CFLAGS = -std=c11 $(THREADS) $(WARNINGS) $(CFLAGS) $(OMP) $(MOVES) -ffile-prefix-map='$(CURDIR)'=.
 LIBRARY = llama.c tokenizer.c
 HEADERS = llama.h
 
 VERSION = $(shell awk '/define LLAMA_RELEASE/ { printf "%d.%d.%d", $$3 / 10000, $$3 / 100 % 100, $$3 % 100 }' llama.h)
-SONAME = libllamac.so.0
 PREFIX ?= /usr/local
 BINDIR ?= $(PREFIX)/bin
 LIBDIR ?= $(PREFIX)/lib
@@ -23,12 +40,18 @@ INCLUDEDIR ?= $(PREFIX)/include
 MANDIR ?= $(PREFIX)/share/man
 
 # Objects depend on how they are compiled: a change of flags makes them anew.
-FLAGS = $(CC) $(ALL_CFLAGS) $(LDFLAGS)
+FLAGS = $(CC) $(ALL_CFLAGS) $(LDFLAGS) $(STATIC)
 
-all: llama
+all: llama$(EXE)
 
-llama: build/llama.o build/main.o build/tokenizer.o
-	$(CC) $(ALL_CFLAGS) $(LDFLAGS) -o $@ $^ -lm
+llama$(EXE): build/llama.o build/main.o build/tokenizer.o
+	$(CC) $(ALL_CFLAGS) $(LDFLAGS) $(STATIC) -o $@ $^ -lm
+	@echo 'built ./$@ for $(MACHINE): $(CC) $(CFLAGS)$(if $(STATIC),$(comma) no shared libraries)$(if $(OMP),$(comma) OpenMP)'
+comma = ,
+
+# One file that runs on any Linux of its processor, with glibc or, by CC=musl-gcc, musl
+static:
+	$(MAKE) STATIC=-static llama$(EXE)
 
 build/llama.1: llama tests/tools/manpage.sh
 	sh tests/tools/manpage.sh ./llama >$@
@@ -43,8 +66,8 @@ build/libllamac.a: build/llama.o build/tokenizer.o
 	rm -f $@
 	$(AR) rcs $@ $^
 
-build/$(SONAME): build/llama.o build/tokenizer.o
-	$(CC) $(ALL_CFLAGS) $(LDFLAGS) -shared -Wl,-soname,$(SONAME)$(NODELETE) -o $@ $^ -lm
+build/$(SHARED): build/llama.o build/tokenizer.o
+	$(CC) $(ALL_CFLAGS) $(LDFLAGS) $(SHARED_FLAGS) -o $@ $^ -lm
 
 # Test programs. They are compiled quickly, as they are run once: -O1 without -g is three times as fast as -O3 -g. math
 # and avx512, which include llama.c, take -Og: gcc then compiles them twice to five times as fast as at -O1.
@@ -94,7 +117,7 @@ check:
 
 # Against the goldens, where the conformance data are: ../shared/conformance.tar.xz
 CONFORMANCE ?= ../shared/conformance.tar.xz
-conformance: llama build/$(SONAME) $(addprefix build/tests/,conformance bits math amx tokenizer_speed)
+conformance: llama build/$(SHARED) $(addprefix build/tests/,conformance bits math amx tokenizer_speed)
 	sh tests/reference/conformance.sh '$(CONFORMANCE)'
 
 # The same bits from every compiler, flag, thread count, batch and kernel: needs the conformance data
@@ -172,14 +195,14 @@ style: llama
 	sh tests/tools/style.sh
 
 # The names leave those of llama.cpp alone: libllamac, llamac.pc, llamac/llama.h
-install: llama build/llama.1 build/libllamac.a build/$(SONAME)
+install: llama build/llama.1 build/libllamac.a build/$(SHARED)
 	install -d '$(DESTDIR)$(BINDIR)' '$(DESTDIR)$(MANDIR)/man1' '$(DESTDIR)$(LIBDIR)/pkgconfig' '$(DESTDIR)$(INCLUDEDIR)/llamac'
 	install -m 755 llama '$(DESTDIR)$(BINDIR)/llama'
 	install -m 644 build/llama.1 '$(DESTDIR)$(MANDIR)/man1/llama.1'
 	install -m 644 llama.h '$(DESTDIR)$(INCLUDEDIR)/llamac/llama.h'
 	install -m 644 build/libllamac.a '$(DESTDIR)$(LIBDIR)/libllamac.a'
-	install -m 755 build/$(SONAME) '$(DESTDIR)$(LIBDIR)/$(SONAME)'
-	ln -sf $(SONAME) '$(DESTDIR)$(LIBDIR)/libllamac.so'
+	install -m 755 build/$(SHARED) '$(DESTDIR)$(LIBDIR)/$(SHARED)'
+	ln -sf $(SHARED) '$(DESTDIR)$(LIBDIR)/$(SHARED_LINK)'
 	printf '%s\n' 'prefix=$(PREFIX)' 'libdir=$(LIBDIR)' 'includedir=$(INCLUDEDIR)' '' \
 	    'Name: llamac' 'Description: LLaMA on a CPU, from the files Meta shipped' 'Version: $(VERSION)' \
 	    'Cflags: -I$${includedir} -I$${includedir}/llamac' 'Libs: -L$${libdir} -lllamac' 'Libs.private: -pthread -lm $(OMP)' | \
@@ -187,18 +210,23 @@ install: llama build/llama.1 build/libllamac.a build/$(SONAME)
 
 uninstall:
 	rm -f '$(DESTDIR)$(BINDIR)/llama' '$(DESTDIR)$(MANDIR)/man1/llama.1' '$(DESTDIR)$(INCLUDEDIR)/llamac/llama.h' '$(DESTDIR)$(LIBDIR)/libllamac.a' \
-	    '$(DESTDIR)$(LIBDIR)/$(SONAME)' '$(DESTDIR)$(LIBDIR)/libllamac.so' '$(DESTDIR)$(LIBDIR)/pkgconfig/llamac.pc'
+	    '$(DESTDIR)$(LIBDIR)/$(SHARED)' '$(DESTDIR)$(LIBDIR)/$(SHARED_LINK)' '$(DESTDIR)$(LIBDIR)/pkgconfig/llamac.pc'
 	-rmdir '$(DESTDIR)$(INCLUDEDIR)/llamac'
 
+# The files of the last commit, with its time or SOURCE_DATE_EPOCH: then of a commit without a name, made at that time
+NOBODY = GIT_AUTHOR_NAME=- GIT_AUTHOR_EMAIL=- GIT_COMMITTER_NAME=- GIT_COMMITTER_EMAIL=-
+DATED = $(if $(SOURCE_DATE_EPOCH),$(shell export $(NOBODY) GIT_AUTHOR_DATE='$(SOURCE_DATE_EPOCH) +0000' \
+    GIT_COMMITTER_DATE='$(SOURCE_DATE_EPOCH) +0000'; git commit-tree -m dist 'HEAD^{tree}'),HEAD)
 dist:
 	mkdir -p build
-	git archive --prefix=llama.c-$(VERSION)/ -o build/llama.c-$(VERSION).tar.gz HEAD
+	git archive --prefix=llama.c-$(VERSION)/ -o build/llama.c-$(VERSION).tar.gz $(DATED)
 
 clean:
-	rm -rf build llama
+	rm -rf build llama llama.exe
 
 help:
 	@echo 'make               the command ./llama (OPENMP=1: the threads of OpenMP)'
+	@echo 'make static        the same without shared libraries (CC=musl-gcc: with musl; CC=x86_64-w64-mingw32-gcc: llama.exe)'
 	@echo 'make demo          a story by our own tiny model'
 	@echo 'make test          the tests, in a minute; need nothing but a compiler'
 	@echo 'make check         the tests at full length, and the slow ones: every way to build, Python references, style'
@@ -217,4 +245,4 @@ help:
 	@echo 'make dist          build/llama.c-$(VERSION).tar.gz'
 	@echo 'make clean'
 
-.PHONY: all demo test check conformance bits bench fuzz faults soak killed valgrind coverage analyze style install uninstall dist clean help FORCE
+.PHONY: all static demo test check conformance bits bench fuzz faults soak killed valgrind coverage analyze style install uninstall dist clean help FORCE

@@ -1261,6 +1261,28 @@ static bool stopped(llama_session *s, size_t l, size_t n) {
  * file includes itself with LLAMA_PASS defined and so compiles them with that set's functions. The
  * set "scalar" is plain C. */
 
+/* Whether plain C code has an instruction for a b + c, rounded once. x86-64 has it since AVX2 only. */
+#if defined(__x86_64__) && !defined(__FMA__)
+enum { HAS_FMA = 0 };
+#else
+enum { HAS_FMA = 1 };
+#endif
+
+/* Returns a b + c, rounded once: by an instruction, or exactly as that does. fmaf of libm is not exact
+ * everywhere. The product is exact in double. If the sum is not, its last bit is set ("rounding to
+ * odd"), so that rounding it to float decides as for the exact sum (Boldo & Melquiond 2008). */
+static inline __attribute__((always_inline)) float fused(float a, float b, float c, bool has_fma) {
+    if (has_fma) return __builtin_fmaf(a, b, c);
+    double p = (double)a * (double)b, z = (double)c, sum = p + z, t = sum - p;
+    double error = (p - (sum - t)) + (z - t); /* sum + error = p + z (Knuth's TwoSum) */
+    int64_t bits;
+    memcpy(&bits, &sum, sizeof bits);
+    bool finite = sum - sum == 0;
+    if (finite && error != 0 && !(bits & 1)) bits += (error > 0) == (bits >= 0) ? 1 : -1;
+    memcpy(&sum, &bits, sizeof bits);
+    return (float)sum;
+}
+
 /* Computes y = w x for the rows begin <= r < end of w, where x is [n][ldx] and not packed. It is
  * the definition above as code. Only tests call it: they compare every kernel with it. */
 __attribute__((unused)) static void matmul_plain(const matmul_args *p, size_t ldx, size_t begin,
@@ -1273,7 +1295,7 @@ __attribute__((unused)) static void matmul_plain(const matmul_args *p, size_t ld
                 const unsigned char *row = p->w.part[k < cols ? k / p->w.cols : 0];
                 float w = k < cols ? element(p->w.type, row + r * p->w.stride, k % p->w.cols) : 0;
                 float x = k < cols ? p->x[t * ldx + k] : 0;
-                lane[k % LANES] = __builtin_fmaf(w, x, lane[k % LANES]);
+                lane[k % LANES] = fused(w, x, lane[k % LANES], HAS_FMA);
             }
             p->y[t * p->ldy + r] = (lane[0] + lane[2]) + (lane[1] + lane[3]);
         }
@@ -1336,7 +1358,7 @@ static void sincos_double(double x, double *sine, double *cosine) {
         c = 1 - c * r2 / (2 * k * (2 * k - 1));
     }
     s *= r;
-    switch ((long)n & 3) { /* the quadrant */
+    switch ((int64_t)n & 3) { /* the quadrant */
     case 0: *sine = s, *cosine = c; break;
     case 1: *sine = c, *cosine = -s; break;
     case 2: *sine = -s, *cosine = -c; break;
@@ -1346,19 +1368,19 @@ static void sincos_double(double x, double *sine, double *cosine) {
 
 /* Returns exp(x) to about 1 ulp: +0 below -87.3, infinity above 88.3. exp x = 2^n exp r, as in
  * exp_double, but exp r is a minimax polynomial. The steps are the same in each instruction set. */
-static inline __attribute__((always_inline)) float exp_float(float x) {
+static inline __attribute__((always_inline)) float exp_float(float x, bool has_fma) {
     float shifted =
-        __builtin_fmaf(x, 0x1.715476p+0f, 0x1.8p23f); /* its low bits: n = round(x / ln 2) */
+        fused(x, 0x1.715476p+0f, 0x1.8p23f, has_fma); /* its low bits: n = round(x / ln 2) */
     float n = shifted - 0x1.8p23f;
-    float r = __builtin_fmaf(n, -0x1.62e4p-1f, x); /* x - n ln 2, with ln 2 in two parts */
-    r = __builtin_fmaf(n, -0x1.7f7d1cp-20f, r);
+    float r = fused(n, -0x1.62e4p-1f, x, has_fma); /* x - n ln 2, with ln 2 in two parts */
+    r = fused(n, -0x1.7f7d1cp-20f, r, has_fma);
     float p = 0x1.6a2434p-10f; /* five terms: (exp(r) - 1 - r) / r^2, error at most 4e-9 */
-    p = __builtin_fmaf(p, r, 0x1.1239e2p-7f);
-    p = __builtin_fmaf(p, r, 0x1.5558f2p-5f);
-    p = __builtin_fmaf(p, r, 0x1.555492p-3f);
-    p = __builtin_fmaf(p, r, 0x1.fffffcp-2f);
-    p = __builtin_fmaf(p, r, 1.0f);
-    p = __builtin_fmaf(p, r, 1.0f);
+    p = fused(p, r, 0x1.1239e2p-7f, has_fma);
+    p = fused(p, r, 0x1.5558f2p-5f, has_fma);
+    p = fused(p, r, 0x1.555492p-3f, has_fma);
+    p = fused(p, r, 0x1.fffffcp-2f, has_fma);
+    p = fused(p, r, 1.0f, has_fma);
+    p = fused(p, r, 1.0f, has_fma);
     uint32_t bits;
     float power;
     memcpy(&bits, &shifted, 4);
@@ -1516,12 +1538,11 @@ __attribute__((noinline)) static void matmul_blocked(const matmul_args *p, size_
  * A register tile has REGISTERS registers. The first tile of a matmul has as many vecs of weights as
  * fit beside the sums of its tokens, up to DOT_VECS; the others have TILE_VECS vecs. */
 
-/* Plain C: a vec holds one row. If the machine has no fused multiply-add, fmaf is a function of
- * libm: slow, but exact. */
+/* Plain C: a vec holds one row. FUSED: there is an instruction for fma(a, b, c). */
 #if LLAMA_PASS == 1
 #define ISA scalar
 #define TARGET
-enum { FN(VL) = 4, FN(TILE_VECS) = 1, FN(DOT_VECS) = 3, FN(REGISTERS) = 8 };
+enum { FN(VL) = 4, FN(TILE_VECS) = 1, FN(DOT_VECS) = 3, FN(REGISTERS) = 8, FN(FUSED) = HAS_FMA };
 typedef struct {
     float lane[4];
 } FN(vec);
@@ -1534,7 +1555,7 @@ INLINE void FN(store)(float *p, FN(vec) v) { memcpy(p, &v, sizeof v); }
 INLINE FN(vec) FN(splat)(float f) { return (FN(vec)){{f, f, f, f}}; }
 INLINE FN(vec) FN(broadcast4)(const float *p) { return FN(load)(p); }
 INLINE FN(vec) FN(fma)(FN(vec) a, FN(vec) b, FN(vec) c) {
-    for (int i = 0; i < 4; i++) c.lane[i] = __builtin_fmaf(a.lane[i], b.lane[i], c.lane[i]);
+    for (int i = 0; i < 4; i++) c.lane[i] = fused(a.lane[i], b.lane[i], c.lane[i], FN(FUSED));
     return c;
 }
 INLINE FN(vec) FN(f16)(const unsigned char *p) {
@@ -1561,7 +1582,7 @@ enum { FN(REGISTERS) = 16 };
 #define TARGET __attribute__((target("avx512f,avx512vl,avx2,fma,f16c")))
 enum { FN(REGISTERS) = 32 };
 #endif
-enum { FN(VL) = 8, FN(TILE_VECS) = 2, FN(DOT_VECS) = 4 };
+enum { FN(VL) = 8, FN(TILE_VECS) = 2, FN(DOT_VECS) = 4, FN(FUSED) = 1 };
 typedef __m256 FN(vec);
 TARGET INLINE __m256 FN(load)(const float *p) { return _mm256_loadu_ps(p); }
 TARGET INLINE void FN(store)(float *p, __m256 v) { _mm256_storeu_ps(p, v); }
@@ -1593,7 +1614,7 @@ TARGET INLINE void FN(sums)(__m256 v, float *out) {
 #elif LLAMA_PASS == 4
 #define ISA    avx512
 #define TARGET __attribute__((target("avx512f,avx2,fma,f16c")))
-enum { FN(VL) = 16, FN(TILE_VECS) = 4, FN(DOT_VECS) = 4, FN(REGISTERS) = 32 };
+enum { FN(VL) = 16, FN(TILE_VECS) = 4, FN(DOT_VECS) = 4, FN(REGISTERS) = 32, FN(FUSED) = 1 };
 typedef __m512 FN(vec);
 TARGET INLINE __m512 FN(load)(const float *p) { return _mm512_loadu_ps(p); }
 TARGET INLINE void FN(store)(float *p, __m512 v) { _mm512_storeu_ps(p, v); }
@@ -1628,7 +1649,7 @@ TARGET INLINE void FN(sums)(__m512 v, float *out) {
 #elif LLAMA_PASS == 5
 #define ISA neon
 #define TARGET
-enum { FN(VL) = 4, FN(TILE_VECS) = 4, FN(DOT_VECS) = 8, FN(REGISTERS) = 32 };
+enum { FN(VL) = 4, FN(TILE_VECS) = 4, FN(DOT_VECS) = 8, FN(REGISTERS) = 32, FN(FUSED) = 1 };
 typedef float32x4_t FN(vec);
 INLINE float32x4_t FN(load)(const float *p) { return vld1q_f32(p); }
 INLINE void FN(store)(float *p, float32x4_t v) { vst1q_f32(p, v); }
@@ -1675,7 +1696,7 @@ TARGET INLINE void FN(read_weights)(VEC (*out)[FN(VR)], int type, const unsigned
     switch (type) {
     case F16: READ(F16); break;
     case BF16: READ(BF16); break;
-    default: READ(F32);
+    default: READ(F32); break;
     }
 #undef READ
     UNROLL
@@ -1950,8 +1971,8 @@ TARGET static void FN(rmsnorm)(float *y, const float *x, const weight *w, float 
 TARGET static void FN(rope)(float *v, const float *cosine, const float *sine, size_t head_dim) {
     for (size_t j = 0; j < head_dim / 2; j++) {
         float a = v[2 * j], b = v[2 * j + 1], c = cosine[j], s = sine[j];
-        v[2 * j] = __builtin_fmaf(-b, s, a * c);
-        v[2 * j + 1] = __builtin_fmaf(b, c, a * s);
+        v[2 * j] = fused(-b, s, a * c, FN(FUSED));
+        v[2 * j + 1] = fused(b, c, a * s, FN(FUSED));
     }
 }
 
@@ -1960,7 +1981,7 @@ TARGET static void FN(rope)(float *v, const float *cosine, const float *sine, si
 TARGET INLINE void FN(softmax)(float *x, size_t n) {
     float top = x[0], lane[LANES] = {0};
     for (size_t i = 1; i < n; i++) top = x[i] > top ? x[i] : top;
-    for (size_t i = 0; i < n; i++) x[i] = exp_float(x[i] - top);
+    for (size_t i = 0; i < n; i++) x[i] = exp_float(x[i] - top, FN(FUSED));
     for (size_t i = 0; i < n; i++) lane[i % LANES] += x[i];
     float sum = (lane[0] + lane[2]) + (lane[1] + lane[3]);
     for (size_t i = 0; i < n; i++) x[i] /= sum;
@@ -2053,7 +2074,7 @@ TARGET static void FN(attend)(const attention_args *a) {
 
 /* a = a / (1 + exp(-a)) * b */
 TARGET static void FN(swiglu)(float *a, const float *b, size_t n) {
-    for (size_t i = 0; i < n; i++) a[i] = a[i] / (1.0f + exp_float(-a[i])) * b[i];
+    for (size_t i = 0; i < n; i++) a[i] = a[i] / (1.0f + exp_float(-a[i], FN(FUSED))) * b[i];
 }
 
 #if LLAMA_PASS != 4 /* see matmul_wide */
@@ -3179,8 +3200,8 @@ LLAMAC_INLINE bool llamac_map_zeros(const llamac_mapping *m, uintptr_t address, 
 
 /* ---- Platform: POSIX: files that are read without the page cache ---- */
 
-/* Linux has O_DIRECT, for aligned reads. macOS has F_NOCACHE, which "turns data caching off" for a
- * descriptor and takes any address and size (fcntl(2)). */
+/* Linux has O_DIRECT, for aligned reads. macOS has F_NOCACHE, which turns data caching off for a
+ * descriptor (fcntl(2)): any address and size will do, and what is in memory already is used. */
 
 LLAMAC_INLINE int llamac_open_source(llamac_source *s, const llamac_mapping *m, const char *path,
                                      llama_error *err) {
@@ -3524,7 +3545,7 @@ LLAMAC_INLINE uint64_t llamac_available_memory(void) {
     mach_port_deallocate(mach_task_self(), host);
     if (!known) return 0;
     uint64_t pages = (uint64_t)v.free_count + v.external_page_count + v.purgeable_count;
-    return (pages - v.speculative_count) * llamac_page_size();
+    return (pages - v.speculative_count) * vm_kernel_page_size;
 }
 #else
 /* ---- Platform: other systems of POSIX ---- */
@@ -9882,8 +9903,8 @@ static bool start_request(llama_session *s, llama_request *t, llama_request **ru
 
 /* Passes n bytes of a request's text to the host's callback and returns its answer. Reports an
  * answer below 0, which is an error. */
-static int tell(llama_session *s, llama_request *t, llama_request_fn fn, void *user,
-                const char *text, size_t n) {
+static int deliver(llama_session *s, llama_request *t, llama_request_fn fn, void *user,
+                   const char *text, size_t n) {
     s->busy = true;
     int answer = fn(user, t, text, n);
     end_busy(s, LLAMA_OK);
@@ -9902,14 +9923,14 @@ static int next_token(llama_session *s, llama_request *t, llama_request_fn fn, v
     else if (llama_is_end(m, t->token)) t->finish_reason = LLAMA_FINISH_EOS;
     if (!t->finish_reason) {
         t->generated++;
-        answer = tell(s, t, fn, user, text, llama_token_to_text(m, &t->utf8, t->token, text));
+        answer = deliver(s, t, fn, user, text, llama_token_to_text(m, &t->utf8, t->token, text));
         if (answer < 0) return answer;
         if (answer > 0) t->finish_reason = LLAMA_FINISH_STOP;
         else if (t->generated == t->max_tokens) t->finish_reason = LLAMA_FINISH_LENGTH;
         if (!t->finish_reason) return LLAMA_OK;
     }
-    answer = tell(s, t, fn, user, text,
-                  answer > 0 ? 0 : llama_token_to_text(m, &t->utf8, LLAMA_FLUSH, text));
+    answer = deliver(s, t, fn, user, text,
+                     answer > 0 ? 0 : llama_token_to_text(m, &t->utf8, LLAMA_FLUSH, text));
     return answer < 0 ? answer : LLAMA_OK;
 }
 

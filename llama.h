@@ -759,6 +759,10 @@ LLAMAC_API int llama_prefetch(const llama *, llama_progress_fn, void *user);
  *         if (!llama_handle_sigbus(model, info->si_addr)) signal(SIGBUS, SIG_DFL);
  *     }
  *
+ * On Windows, call it from a handler of AddVectoredExceptionHandler for EXCEPTION_IN_PAGE_ERROR and
+ * EXCEPTION_ACCESS_VIOLATION, with ExceptionInformation[1], and continue the execution if it returns
+ * 1. All of the file's mapping is replaced there, so that other threads raise the second of these.
+ *
  * llama_open sets *model before it reads the files, so the handler also works while it runs. A host
  * with several models calls the function for each, the draft model of a session included. */
 LLAMAC_API int llama_handle_sigbus(const llama *, const void *address);

@@ -234,6 +234,9 @@ static int wait_for_input(int milliseconds);
 /* Let stdin be read as what is typed at a terminal; call it before the first read. */
 static void begin_typing(void);
 
+/* Return whether the last write to stdout failed because nobody reads the pipe any more. */
+static bool reader_is_gone(void);
+
 static bool is_terminal(FILE *);
 static bool is_dumb(void); /* the terminal understands no control sequences */
 static void screen_size(FILE *, size_t *rows, size_t *columns);
@@ -379,7 +382,7 @@ static void exit_on_error(int status, const char *text) {
 static void flush_stdout(void) {
     if (fflush(stdout) == 0 && !ferror(stdout)) return;
     if (errno == EINTR && interrupted) exit(EXIT_INTERRUPTED);
-    if (errno == EPIPE) exit(EXIT_RUN);
+    if (reader_is_gone()) exit(EXIT_RUN);
     die(EXIT_RUN, "stdout cannot be written: %s", strerror(errno));
 }
 
@@ -1919,6 +1922,7 @@ static bool load_state(const char *path) {
 
 /* Exit with an error if the --prompt-cache cannot be written after the run. */
 static void check_cache(void) {
+    errno = ENOENT; /* of an empty name */
     if (!*options.cache_path || !can_replace(options.cache_path))
         refuse("%s: cannot be written: %s", options.cache_path, strerror(errno));
 }
@@ -3447,6 +3451,8 @@ static int wait_for_input(int milliseconds) {
     return poll(&(struct pollfd){STDIN_FILENO, POLLIN, 0}, 1, milliseconds);
 }
 
+static bool reader_is_gone(void) { return errno == EPIPE; }
+
 static void begin_typing(void) {} /* the terminal's driver edits lines */
 
 /* ---- Platform: POSIX: the terminal ---- */
@@ -3708,7 +3714,9 @@ static bool can_replace(const char *name) {
                            FILE_SHARE_READ | FILE_SHARE_WRITE | FILE_SHARE_DELETE, NULL,
                            OPEN_EXISTING, FILE_FLAG_BACKUP_SEMANTICS, NULL);
     errno = GetLastError() == ERROR_ACCESS_DENIED ? EACCES : ENOENT;
-    return h != INVALID_HANDLE_VALUE && CloseHandle(h);
+    if (h == INVALID_HANDLE_VALUE) return false;
+    CloseHandle(h);
+    return file_kind(path.text) == FOLDER || (errno = ENOTDIR, false);
 }
 
 static bool is_stdin(const char *path) { return strcmp(path, "-") == 0; }
@@ -3729,6 +3737,9 @@ static int wait_for_input(int milliseconds) {
     }
     return 1;
 }
+
+/* Nothing else makes a write to a pipe fail. */
+static bool reader_is_gone(void) { return GetFileType(handle_of(stdout)) == FILE_TYPE_PIPE; }
 
 /* The thread that reads lines of the console in UTF-16 and writes them in UTF-8 to a pipe. ReadFile
  * knows UTF-8 only in new versions of Windows. Ctrl-Z at the beginning of a line is the end. */

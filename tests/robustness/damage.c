@@ -925,7 +925,7 @@ static void directed_gguf(void) {
     POKE(WHOLE_GGUF, "a pair fewer", "GGUF", 0, 16, 17, 8, "tensors is damaged");
     POKE(WHOLE_GGUF, "a tensor more", "GGUF", 0, 8, 13, 8, "where the tensor before it ends");
     POKE(WHOLE_GGUF, "a tensor fewer", "GGUF", 0, 8, 11, 8, "not followed by zeros");
-    POKE(WHOLE_GGUF, "a key of 2^63 bytes", "general.alignment", 0, -8ul, 1ull << 63, 8, "keys is damaged");
+    POKE(WHOLE_GGUF, "a key of 2^63 bytes", "general.alignment", 0, -8ull, 1ull << 63, 8, "keys is damaged");
     POKE(WHOLE_GGUF, "an array of 2^63", "tokenizer.ggml.scores", 0, 29, 1ull << 63, 8, "keys is damaged");
     POKE(WHOLE_GGUF, "an array of arrays", "tokenizer.ggml.scores", 0, 25, 9, 4, "keys is damaged");
     POKE(WHOLE_GGUF, "an array of a type there is not", "tokenizer.ggml.scores", 0, 25, 13, 4, "keys is damaged");
@@ -961,7 +961,7 @@ static void directed_gguf(void) {
     PAIR("another hidden width", "llama.feed_forward_length", 4, "\x0d\0\0\0", "hidden width is 13");
     POKE(WHOLE_GGUF, "five dimensions", "token_embd.weight", 0, 17, 5, 4, "tensors is damaged");
     POKE(WHOLE_GGUF, "a tensor of nothing", "token_embd.weight", 0, 29, 0, 8, "where the tensor before it ends");
-    POKE(WHOLE_GGUF, "a name of 2^63 bytes", "token_embd.weight", 0, -8ul, 1ull << 63, 8, "tensors is damaged");
+    POKE(WHOLE_GGUF, "a name of 2^63 bytes", "token_embd.weight", 0, -8ull, 1ull << 63, 8, "tensors is damaged");
     POKE(WHOLE_GGUF, "a first tensor further on", "token_embd.weight", 0, 41, 64, 8, "where the tensor before it ends");
     POKE(WHOLE_GGUF, "an offset of 2^63", "token_embd.weight", 0, 41, 1ull << 63, 8, "where the tensor before it ends");
     POKE(WHOLE_GGUF, "two tensors in one place", "blk.0.attn_v.weight", 0, 43, 0x240, 8, "where the tensor before it ends");

@@ -1392,11 +1392,23 @@ static void test_wrong_paths(void) {
     snprintf(says, sizeof says, "cd '%s' && cp consolidated.00.pth consolidated.02.pth", folder);
     check(system(says) == 0, "%s", says);
     wrong_path(folder, "holds consolidated.02.pth, but not consolidated.01.pth; download it");
-    snprintf(says, sizeof says, "mkdir -p '%s' && cd '%s' && for i in $(seq 100); do echo x >model-$i-of-100.safetensors; done && cp ../hf/config.json .", in_work("wrong/many"), in_work("wrong/many"));
+    snprintf(says, sizeof says, "mkdir -p '%s'", in_work("wrong/many"));
+    check(system(says) == 0, "%s", says);
+    for (int k = 1; k <= 100; k++) {
+        snprintf(says, sizeof says, "model-%d-of-100.safetensors", k);
+        buffer b = {0};
+        put_text(&b, "x\n"), put_file(&b, in_work("wrong/many"), says), free(b.at);
+    }
+    snprintf(says, sizeof says, "cd '%s' && cp ../hf/config.json .", in_work("wrong/many"));
     check(system(says) == 0, "%s", says);
     wrong_path(in_work("wrong/many"), "model.safetensors.index.json, is missing; download it");
-    snprintf(says, sizeof says, "mkdir -p '%s' && cd '%s' && for i in $(seq -w 80); do echo GGUF >$i.gguf; done", in_work("wrong/ggufs"), in_work("wrong/ggufs"));
+    snprintf(says, sizeof says, "mkdir -p '%s'", in_work("wrong/ggufs"));
     check(system(says) == 0, "%s", says);
+    for (int k = 1; k <= 80; k++) {
+        snprintf(says, sizeof says, "%02d.gguf", k);
+        buffer b = {0};
+        put_text(&b, "GGUF\n"), put_file(&b, in_work("wrong/ggufs"), says), free(b.at);
+    }
     wrong_path(in_work("wrong/ggufs"), "several models in files; give one, such as");
 
     /* files that are given as a tokenizer, and a vocabulary of GPT-2 */

@@ -431,14 +431,13 @@ static void test_stop(void) {
 /* The function in llama.h that ends a text at a stop text. */
 static char all[4096];
 static size_t n_all, shown;
-static FILE *shown_file;
 static const char *stops[] = {"@@", NULL};
 static int stop_at(void *user, llama_request *request, const char *text, size_t n) {
     (void)user;
     memcpy(all + n_all, text, n), n_all += n;
     size_t keep, at = llama_find_stop(all + shown, n_all - shown, stops, 2, &keep);
     int found = at < n_all - shown;
-    shown += fwrite(all + shown, 1, found || request->finish_reason ? at : at - keep, shown_file);
+    shown += found || request->finish_reason ? at : at - keep; /* all of it up to there is shown */
     if (found) n_all = shown;
     return found;
 }
@@ -448,16 +447,14 @@ static void test_stop_texts(void) {
     result whole = alone(0, 3, MOST);
     for (size_t begin = 0; begin + 5 <= whole.bytes; begin++)
         for (size_t n = 1; n < 5; n++) { /* each piece of the text as a stop text */
-            char stop[8] = "", *out = NULL;
-            size_t n_out = 0, at = 0;
+            char stop[8] = "";
+            size_t at = 0;
             memcpy(stop, whole.text + begin, n), stops[1] = stop;
             while (memcmp(whole.text + at, stop, n) != 0) at++;
-            n_all = shown = 0, shown_file = open_memstream(&out, &n_out);
+            n_all = shown = 0;
             llama_request r = text_of(0, 3, MOST);
             int status = llama_generate(s, &r, 1, stop_at, NULL);
-            fclose(shown_file);
-            check(status == LLAMA_OK && r.finish_reason == LLAMA_FINISH_STOP && n_out == at && memcmp(out, whole.text, at) == 0, "stop at '%s': %zu bytes, not %zu", stop, n_out, at);
-            free(out);
+            check(status == LLAMA_OK && r.finish_reason == LLAMA_FINISH_STOP && shown == at && memcmp(all, whole.text, at) == 0, "stop at '%s': %zu bytes, not %zu", stop, shown, at);
             if (begin % 5) break;
         }
     check(llama_find_stop(NULL, 0, NULL, 0, NULL) == 0 && llama_find_stop("ab", 2, NULL, 0, NULL) == 2 && llama_find_stop("ab", 2, (const char *[]){""}, 1, NULL) == 0,

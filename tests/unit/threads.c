@@ -162,6 +162,16 @@ static void test_many_sessions(void) {
 #if OWN_THREADS
 /* The system gives `given` threads, then no more. */
 static int given = -1; /* -1: as many as are asked for */
+#if defined(_WIN32)
+static HANDLE WINAPI limited(SECURITY_ATTRIBUTES *a, SIZE_T stack, LPTHREAD_START_ROUTINE run, void *user, DWORD flags, DWORD *id) {
+    HANDLE (WINAPI *real)(SECURITY_ATTRIBUTES *, SIZE_T, LPTHREAD_START_ROUTINE, void *, DWORD, DWORD *);
+    *(FARPROC *)&real = GetProcAddress(GetModuleHandleA("kernel32"), "CreateThread");
+    if (given == 0) return NULL;
+    if (given > 0) given--;
+    return real(a, stack, run, user, flags, id);
+}
+HANDLE (WINAPI *__imp_CreateThread)(SECURITY_ATTRIBUTES *, SIZE_T, LPTHREAD_START_ROUTINE, void *, DWORD, DWORD *) = limited;
+#else
 int pthread_create(pthread_t *id, const pthread_attr_t *attributes, void *(*run)(void *), void *user) {
     int (*real)(pthread_t *, const pthread_attr_t *, void *(*)(void *), void *);
     *(void **)&real = dlsym(RTLD_NEXT, "pthread_create");
@@ -169,6 +179,7 @@ int pthread_create(pthread_t *id, const pthread_attr_t *attributes, void *(*run)
     if (given > 0) given--;
     return real(id, attributes, run, user);
 }
+#endif
 static void test_no_threads(void) {
     for (int k = 0; k < 6; k++) {
         given = k;
