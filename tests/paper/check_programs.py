@@ -165,10 +165,10 @@ ABSOLUTE = "x = answer(3)\nassert abs(x - 4) < 1e-6\nx = 4"
 OTHER_TESTS = {"a module's function replaced": "import math\nassert math.isclose(answer(3), 4)"}
 
 
-def run_all(programs, namespaces, tests=TESTS):
-    """name -> (passed, why)"""
+def run_all(programs, namespaces, tests=TESTS, seconds=30):
+    """name -> (passed, why). A busy machine may take long for programs that end by themselves."""
     def run(name):
-        return sandbox.run_contained(programs[name], OTHER_TESTS.get(name, tests), namespaces, processor_seconds=1, seconds=2)[:2]
+        return sandbox.run_contained(programs[name], OTHER_TESTS.get(name, tests), namespaces, processor_seconds=1, seconds=seconds)[:2]
 
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
         return dict(zip(programs, pool.map(run, programs)))
@@ -202,10 +202,11 @@ def test_right_and_wrong(all_of_them):
 def test_hostile(all_of_them):
     for namespaces in ways()[:None if all_of_them else 1]:
         some = {name: program for name, program in HOSTILE.items() if all_of_them or name in QUICK}
-        results = run_all(some, namespaces, ABSOLUTE)
+        results = run_all(some, namespaces, ABSOLUTE, seconds=2)
         for name, (passed, why) in results.items():
             check(f"{name} is wrong (namespaces: {namespaces})", not passed, why)
-        check("an endless loop ends by its processor time", results["an endless loop"][1] == "killed (processor time)")
+        loop = {"an endless loop": HOSTILE["an endless loop"]}
+        check("an endless loop ends by its processor time", run_all(loop, namespaces)["an endless loop"][1] == "killed (processor time)")
 
 
 def test_forbidden():
