@@ -203,7 +203,7 @@ def test_lines_instead(llama, model):
     check("TASK.jsonl", code == 0 and cells(out)["piqa"][:3] == ["50.0", "50.0", "2"], out + errors)
     write("own/piqa.jsonl", [{**item, "label": 2}])
     code, out, errors = row(llama, model, "own", "piqa")
-    check("its errors", code == 1 and "piqa: own/piqa.jsonl:1: the right ending is not one of the 2" in errors, errors)
+    check("its errors", code == 1 and "own/piqa.jsonl:1: the right ending is not one of the 2" in errors, errors)
 
 
 def test_too_long(llama, model):
