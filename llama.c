@@ -53,7 +53,7 @@
  *   where a batch's prompts get their rows        VII   evaluate_spans, set_row
  *   how a saved state is laid out                VII   STATE_MAGIC, transfer_sequence
  *   where guessed tokens become tokens           VII   accept_guess, llama_verify
- *   where temperature, top_k, top_p, min_p apply VIII  distribute
+ *   where temperature and the filters apply      VIII  distribute
  *   where a prompt of a batch gets its sequence  IX    start_request
  *   how much of a prompt is in the KV cache      IX    cached_prefix
  *   where the next tokens are guessed            IX    look_up, choose_guesses

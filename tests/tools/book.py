@@ -20,10 +20,11 @@ HEAT_MAPS = (1, 3)  # the layers whose probabilities are drawn
 FOLDED = ("IV", "V", "VI", "IX", "X")  # the parts that are closed at first, and are not printed
 
 # The steps of forward(): a piece of its line, which is there once; Meta's names of what the line computes, without
-# "layers.N."; where our function for it is; the equation.
+# "layers.N."; our function; an equation and a note for each name.
 STEPS = [
     ("embed(s, s->x", ["tok_embeddings"], "embed", "x = E[token]", "a row of the table of embeddings"),
-    ("&w->attention_norm", ["attention_norm"], "rmsnorm", "h = x / sqrt(mean(x^2) + eps) * attention_norm", ""),
+    ("&w->attention_norm", ["attention_norm"], "rmsnorm", "h = x / sqrt(mean(x^2) + eps) * attention_norm",
+     "each row is scaled to a root mean square of 1, then each column by its weight"),
     ("&w->wq", ["attention.wq"], "matmul", "q = wq h", "the queries, all heads side by side"),
     ("&w->wk", ["attention.wk"], "matmul", "k = wk h", "the keys"),
     ("&w->wv", ["attention.wv"], "matmul", "v = wv h", "the values"),
@@ -32,7 +33,9 @@ STEPS = [
     ("\"attention.xk\"", ["attention.xk"], "rope", "(a, b) = (a cos - b sin, a sin + b cos)",
      "the same for k; store_kv then writes k and v into the KV cache"),
     ("attention(s, s->h", ["attention.scores", "attention.probs", "attention.output"], "attention",
-     ["scores = q K^T / sqrt(head_dim)", "probs = softmax(scores)", "h = probs V"], ""),
+     ["scores = q K^T / sqrt(head_dim)", "probs = softmax(scores)", "h = probs V"],
+     ["a matrix for each head, with a row for each token; the score of a position after the token is -infinity",
+      "each row sums to 1", "the values mixed by probs, all heads side by side"]),
     ("&w->wo", ["attention.wo"], "matmul", "block_out = wo h", "what attention adds to the residual stream"),
     ("add(s, \"h\"", ["h"], "add", "x = x + block_out",
      "the residual stream after attention"),
@@ -40,7 +43,7 @@ STEPS = [
     ("&w->w1", ["feed_forward.w1"], "matmul", "gate = w1 h", ""),
     ("&w->w3", ["feed_forward.w3"], "matmul", "up = w3 h", ""),
     ("swiglu(s, s->gate", ["feed_forward.silu", "feed_forward.gated"], "swiglu",
-     ["silu(gate) = gate / (1 + exp(-gate))", "gate = silu(gate) * up"], ""),
+     ["silu(gate) = gate / (1 + exp(-gate))", "gate = silu(gate) * up"], ["", ""]),
     ("&w->w2", ["feed_forward.w2"], "matmul", "block_out = w2 gate", "what the feed-forward adds to the residual stream"),
     ("add(s, \"\"", [""], "add", "x = x + block_out", "the residual stream after the layer"),
     ("&m->norm", ["norm"], "rmsnorm", "h = x / sqrt(mean(x^2) + eps) * norm", ""),
@@ -144,6 +147,8 @@ def read_source(path):
                     close(line=i + 1)
                 count = anchors[name] = anchors.get(name, 0) + 1
                 chunk.functions.append((name, f"fn-{anchor_of(name)}" + (f"-{count}" if count > 1 else "")))
+            if re.match(r"(typedef )?(struct|enum)\b.*\{", line) and chunk.code and not lines[i - 1].strip():
+                close(line=i + 1)
             found = re.match(r"(?:typedef )?(?:struct|enum) (\w+) \{|\} (\w+);$", line)
             if found:
                 chunk.types += {found.group(1) or found.group(2)} - set(chunk.types)
@@ -235,10 +240,12 @@ def table(lines, links):
     base = min(row[0][0] for row in rows)
     out = []  # [indent, {column: text}]
     for row in rows:
-        if len(columns) > 1 and len(row) == 1 and out and row[0][0] >= columns[1] - 1:
-            last = out[-1][1]  # the last cell of the line above goes on
-            if max(last) > 0:
-                last[max(last)] += " " + row[0][1]
+        if len(row) == 1 and out:  # a cell of the line above goes on: its column's, or an item of a list
+            at, last = row[0][0], out[-1][1]
+            goes_on = min(last, key=lambda c: abs(columns[c] - at))
+            item = 0 in last and re.match(r"(-|\d+\.) ", last[0]) and at > base + out[-1][0]
+            if item or goes_on > 0 and at >= columns[1] - 1:
+                last[goes_on] += " " + row[0][1]
                 continue
         placed, least = {}, 0
         for at, text in row:
@@ -265,7 +272,7 @@ def table(lines, links):
     return f'<div class="scroll"><table class="list">{body}</table></div>'
 
 
-EQUATION = re.compile(r"(?:[A-Za-z][\w\[\], ]{0,20}|\([a-z, ]+\)|K\[l\]\[head\]\[position\]) \+?= "
+EQUATION = re.compile(r"(?:\w+(?:\[\w+\])*(?:, \w+)*|\([a-z, ]+\)) \+?= "
                       r"(?:(?!\. |: | {3}| with | for each | for some | over the |, where | for 0 |; ).)+")
 
 
@@ -417,7 +424,8 @@ def name_anchor(name):
 
 
 def figures(trace, name):
-    """Returns HTML of the first numbers of an array, in each layer."""
+    """Returns HTML of the first numbers of an array, in each layer: of row 0 and, after RoPE, of row 1, which is the first
+    that it rotates. Of scores and probabilities: of the last row of head 0."""
     out = ""
     for each in trace.names(name):
         shape, x = trace.arrays.get(each) or fail(f"the trace has no {each}")
@@ -425,10 +433,12 @@ def figures(trace, name):
         rms = (sum(v * v for v in seen) / len(seen)) ** 0.5
         first = (shape[1] - 1) * shape[2] if len(shape) == 3 else 0
         numbers = " ".join(f"{v:.4f}" for v in x[first:first + 4])
+        if name in ("attention.xq", "attention.xk"):
+            numbers += " …<br>row 1: " + " ".join(f"{v:.4f}" for v in x[shape[1]:shape[1] + 4])
         layer = f"<td>{each.split('.')[1]}</td>" if name not in OUTSIDE else ""
         out += f"<tr>{layer}<td class=\"num\">{numbers} …</td><td class=\"num\">{rms:.4f}</td></tr>"
     layer = "<th>layer</th>" if name not in OUTSIDE else ""
-    return f'<table class="figures"><tr>{layer}<th>first numbers</th><th>rms</th></tr>{out}</table>'
+    return f'<div class="scroll"><table class="figures"><tr>{layer}<th>first numbers</th><th>rms</th></tr>{out}</table></div>'
 
 
 def heat_map(trace, layer):
@@ -459,23 +469,24 @@ def tiny_chapter(trace, places, links):
     """Returns HTML of the chapter on the numbers."""
     cells = "".join(f"<tr><td>{i}</td><td>{t}</td><td><code>{html.escape(text)}</code></td></tr>"
                     for i, (t, text) in enumerate(zip(trace.tokens, trace.texts)))
-    out = f"""<p>These are the numbers of our own small model (<code>tests/tiny</code>: {trace.layers} layers, 6 heads of 32
-elements, dim 192, hidden 512) for the sentence “{html.escape(SENTENCE)}”. The same comes from
+    heads, dim, hidden = (trace.arrays[f"layers.0.{name}"][0][at] for name, at in
+                          (("attention.probs", 0), ("h", 1), ("feed_forward.w1", 1)))
+    out = f"""<p>These are the numbers of our own small model (<code>tests/tiny</code>: {trace.layers} layers, {heads} heads of
+{dim // heads} elements, dim {dim}, hidden {hidden}) for the sentence “{html.escape(SENTENCE)}”. They come from
 <code>./llama trace tests/tiny "{html.escape(SENTENCE)}"</code>; with <code>--npy DIR</code> each array is a file that
-<code>numpy.load</code> reads. An array of shape [{len(trace.tokens)}, 192] has a row for each token. “First numbers” are those of
+<code>numpy.load</code> reads. An array of shape [{len(trace.tokens)}, {dim}] has a row for each token. “First numbers” are those of
 row 0, or in attention's scores and probabilities those of the last row of head 0: a row per token, a number per position. rms is the
 root mean square of the whole array.</p>
 <table class="figures"><tr><th>position</th><th>token</th><th>text</th></tr>{cells}</table>"""
-    for piece, names, function, equations, note in STEPS + [OUTPUT]:
+    for piece, names, function, equations, notes in STEPS + [OUTPUT]:
         for i, name in enumerate(names):
             shape = list(trace.arrays.get(trace.names(name)[0], ((),))[0]) or fail(f"the trace has no {name}")
-            equation = equations if isinstance(equations, str) else equations[len(equations) - len(names) + i] \
-                if len(equations) >= len(names) else equations[i]
+            equation, says = (equations, notes) if isinstance(equations, str) else (equations[i], notes[i])
             where = "output()" if piece == OUTPUT[0] else "forward()"
             target = links.functions[function]
             out += f"""<section class="step"><h3 id="{name_anchor(name)}"><a href="#{name_anchor(name)}">{full(name)}</a></h3>
 <p class="eq">{typeset(html.escape(equation, quote=False), times=True)}</p>
-<p>{prose(note[:1].upper() + note[1:] + ". " if note else "", links)}Shape {shape}.
+<p>{prose(says[:1].upper() + says[1:] + ". " if says else "", links)}Shape {shape}.
 <a href="#L{places[name]}">{where}, line {places[name]}</a>; <a href="#{target}"><code>{function}()</code></a>.</p>
 {figures(trace, name)}"""
             if name == "attention.probs":
@@ -511,7 +522,7 @@ NOTES = {
     "feed_forward.silu": "swiglu does both steps in one loop, in place.",
     "": "x is the only thing that goes from layer to layer.",
     "norm": "Only rows whose logits are needed come here: select_rows drops the others in the last layer.",
-    "output": "By output(), after forward(). A prompt needs the logits of its last token only.",
+    "output": "This is after forward(). A prompt needs the logits of its last token only.",
 }
 
 
