@@ -327,9 +327,9 @@ def code(chunk, links):
         shown = html.escape(word, quote=False)
         before, after = source[:match.start()].rstrip()[-2:], source[match.end():match.end() + 2].lstrip()
         if kind == "comment":
-            shown = f"<s>{shown}</s>"
+            shown = f"<em>{shown}</em>"
         elif kind == "text":
-            shown = f"<q>{shown}</q>"
+            shown = f"<samp>{shown}</samp>"
         elif kind == "macro" or word in KEYWORDS:
             shown = f"<b>{shown}</b>"
         elif kind in ("kernel", "word"):
@@ -476,7 +476,7 @@ def tiny_chapter(trace, places, links):
 <code>./llama trace tests/tiny "{html.escape(SENTENCE)}"</code>; with <code>--npy DIR</code> each array is a file that
 <code>numpy.load</code> reads. An array of shape [{len(trace.tokens)}, {dim}] has a row for each token. “First numbers” are those of
 row 0, or in attention's scores and probabilities those of the last row of head 0: a row per token, a number per position. rms is the
-root mean square of the whole array.</p>
+root mean square of the whole array, without the scores of -infinity.</p>
 <table class="figures"><tr><th>position</th><th>token</th><th>text</th></tr>{cells}</table>"""
     for piece, names, function, equations, notes in STEPS + [OUTPUT]:
         for i, name in enumerate(names):
@@ -521,7 +521,7 @@ NOTES = {
     "h": "The sums of a matmul are complete before they are added to x.",
     "feed_forward.silu": "swiglu does both steps in one loop, in place.",
     "": "x is the only thing that goes from layer to layer.",
-    "norm": "Only rows whose logits are needed come here: select_rows drops the others in the last layer.",
+    "norm": "Only rows whose logits are needed come here: select_rows drops the others in the last layer. A trace keeps all.",
     "output": "This is after forward(). A prompt needs the logits of its last token only.",
 }
 
