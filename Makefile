@@ -107,6 +107,10 @@ build/flags: FORCE
 demo: llama
 	@./llama tests/tiny "There was once a poor woodcutter" -c 256 -n 220 --temp 0.8 --top-p 0.9 --echo
 
+# The source as one page, prose left and code right, with the tiny model's numbers
+book: llama
+	@sh tests/tools/python.sh json tests/tools/book.py ./llama tests/tiny build/book/index.html
+
 # The tests: tests/README.md. The runner builds what its suites need, on all cores; it needs no network and no other data.
 test:
 	+@sh tests/run.sh test
@@ -228,6 +232,7 @@ help:
 	@echo 'make               the command ./llama (OPENMP=1: the threads of OpenMP)'
 	@echo 'make static        the same without shared libraries (CC=musl-gcc: with musl; CC=x86_64-w64-mingw32-gcc: llama.exe)'
 	@echo 'make demo          a story by our own tiny model'
+	@echo 'make book          the annotated source: build/book/index.html (python3)'
 	@echo 'make test          the tests, in a minute; need nothing but a compiler'
 	@echo 'make check         the tests at full length, and the slow ones: every way to build, Python references, style'
 	@echo 'make conformance   the goldens, where their data are (CONFORMANCE=FILE.tar.xz)'
@@ -245,4 +250,4 @@ help:
 	@echo 'make dist          build/llama.c-$(VERSION).tar.gz'
 	@echo 'make clean'
 
-.PHONY: all static demo test check conformance bits bench fuzz faults soak killed valgrind coverage analyze style install uninstall dist clean help FORCE
+.PHONY: all static demo book test check conformance bits bench fuzz faults soak killed valgrind coverage analyze style install uninstall dist clean help FORCE

@@ -32,8 +32,9 @@
  *   the loops of a matmul for 1 to 12 tokens     III   FN(few)
  *   the loops of a matmul for more tokens        III   matmul_blocked, FN(multiply_panel)
  *   which instruction set is used                III   find_kernels
- *   how work is divided over threads             II    void parallel
- *   how the KV cache is laid out, and written    I, II } sequence;, store_kv
+ *   how work is divided over threads             II    parallel
+ *   how the KV cache is laid out                 I     sequence
+ *   how the KV cache is written                  II    store_kv
  *   which elements RoPE rotates together         II    rope, pair_up
  *   which function maps a file (mmap)            IV    llamac_map_file
  *   where an error gets its text                 IV    llamac_fail
@@ -42,7 +43,7 @@
  *   where a GGUF header is checked               V     gguf_open, gguf_tensors
  *   which tensor name becomes which weight       VI    binding[BINDINGS], bind_weight
  *   where an element type is refused             VI    bind_tensor
- *   which tensors are skipped, or of other models VI   unneeded, foreign, skip_tensor
+ *   which tensors are skipped or refused         VI    unneeded, foreign, skip_tensor
  *   what a wrong file or folder is said to be    VI    kind_of_file, refuse_file, refuse_folder
  *   how weights that do not fit are streamed     VI   weight_stream, read_ahead, await_rows
  *   what happens if a mapped file is truncated   VI    llama_handle_sigbus
@@ -52,7 +53,7 @@
  *   where a batch's prompts get their rows        VII   evaluate_spans, set_row
  *   how a saved state is laid out                VII   STATE_MAGIC, transfer_sequence
  *   where guessed tokens become tokens           VII   accept_guess, llama_verify
- *   where temperature, top_k, top_p, min_p apply VIII  distribute
+ *   where temperature and the filters apply      VIII  distribute
  *   where a prompt of a batch gets its sequence  IX    start_request
  *   how much of a prompt is in the KV cache      IX    cached_prefix
  *   where the next tokens are guessed            IX    look_up, choose_guesses
@@ -1139,6 +1140,8 @@ static void begin_attention_trace(llama_session *s, size_t n) {
         s->traced_scores[i] = -HUGE_VALF, s->traced_probs[i] = 0;
 }
 
+/* Passes the scores and the probabilities of all heads to the host's trace function. Each machine gets
+ * those of the others first. */
 static void end_attention_trace(llama_session *s, size_t l, size_t n) {
     static const char *const names[] = {"attention.scores", "attention.probs"};
     size_t heads = s->model->n_heads, kv_heads = s->model->n_kv_heads;
@@ -8694,6 +8697,7 @@ static uint64_t trace_bytes(const llama_session *s) {
     return c.used;
 }
 
+/* Stops the trace and frees its memory. */
 static void end_trace(llama_session *s) {
     size_t bytes = (size_t)trace_bytes(s);
     if (s->traced_scores) s->allocator.free(s->allocator.user, s->traced_scores, 2 * bytes);
