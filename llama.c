@@ -3485,8 +3485,10 @@ LLAMAC_INLINE int llamac_cores(void) {
     long cores = sysconf(_SC_NPROCESSORS_ONLN);
     int64_t quota =
         llamac_cgroup_limit("/proc/self/cgroup", "/sys/fs/cgroup", "cpu", llamac_cgroup_quota);
+#ifdef CPU_COUNT /* only with _GNU_SOURCE, which is too late if the host has included a header */
     cpu_set_t mask;
     if (sched_getaffinity(0, sizeof mask, &mask) == 0) cores = CPU_COUNT(&mask);
+#endif
     if (quota > 0 && quota < cores) cores = (long)quota;
     return cores > 0 && cores < INT_MAX ? (int)cores : 1;
 }

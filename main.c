@@ -181,9 +181,6 @@ __declspec(dllimport) BOOLEAN NTAPI SystemFunction036(void *, ULONG); /* called 
 #define PRINTF      printf
 #endif
 
-struct work { /* of a thread */
-    void (*run)(void);
-};
 static struct terminal {
 #if defined(_WIN32)
     DWORD saved[3];      /* the modes of stdin, stdout and stderr before */
@@ -3388,17 +3385,16 @@ static void pause_for(int milliseconds) {
 /* macOS declares getentropy in sys/random.h (getentropy(2)). */
 static bool random_bytes(void *to, size_t n) { return getentropy(to, n) == 0; }
 
-static void *run_thread(void *work) {
-    ((struct work *)work)->run();
-    return NULL;
+static void (*thread_work)(void); /* one thread is started */
+static void *run_thread(void *user) {
+    thread_work();
+    return user;
 }
 
 static bool start_thread(void (*work)(void)) {
-    static struct work w; /* one thread is started */
     pthread_t thread;
-    w.run = work;
-    if (pthread_create(&thread, NULL, run_thread, &w) != 0) return false;
-    return pthread_detach(thread) == 0;
+    thread_work = work;
+    return pthread_create(&thread, NULL, run_thread, NULL) == 0 && pthread_detach(thread) == 0;
 }
 
 /* ---- Platform: POSIX: files ---- */
@@ -3678,14 +3674,15 @@ static void pause_for(int milliseconds) { Sleep((DWORD)milliseconds); }
 static bool random_bytes(void *to, size_t n) { return SystemFunction036(to, (ULONG)n); }
 
 static DWORD WINAPI run_thread(void *work) {
-    ((struct work *)work)->run();
+    void (*run_work)(void);
+    memcpy(&run_work, work, sizeof run_work);
+    run_work();
     return 0;
 }
 
 static bool start_thread(void (*work)(void)) {
-    struct work *w = allocate(sizeof *w);
-    w->run = work;
-    HANDLE thread = CreateThread(NULL, 0, run_thread, w, 0, NULL);
+    void *copy = memcpy(allocate(sizeof work), &work, sizeof work);
+    HANDLE thread = CreateThread(NULL, 0, run_thread, copy, 0, NULL);
     return thread && CloseHandle(thread);
 }
 
