@@ -30,6 +30,12 @@ all: llama
 llama: build/llama.o build/main.o build/tokenizer.o
 	$(CC) $(ALL_CFLAGS) $(LDFLAGS) -o $@ $^ -lm
 
+# The command for several machines: `mpirun -np 2 ./llama-mpi MODEL ...`. MPICC: MPI's compiler, such as mpicc.mpich
+MPICC ?= mpicc
+mpi: llama-mpi
+llama-mpi: main.c build/llama.o build/tokenizer.o
+	$(MPICC) $(ALL_CFLAGS) -DLLAMA_MPI $(LDFLAGS) -o $@ $^ -lm
+
 build/llama.1: llama tests/tools/manpage.sh
 	sh tests/tools/manpage.sh ./llama >$@
 
@@ -195,10 +201,11 @@ dist:
 	git archive --prefix=llama.c-$(VERSION)/ -o build/llama.c-$(VERSION).tar.gz HEAD
 
 clean:
-	rm -rf build llama
+	rm -rf build llama llama-mpi
 
 help:
 	@echo 'make               the command ./llama (OPENMP=1: the threads of OpenMP)'
+	@echo 'make mpi           ./llama-mpi, for several machines; needs MPI (MPICC=mpicc)'
 	@echo 'make demo          a story by our own tiny model'
 	@echo 'make test          the tests, in a minute; need nothing but a compiler'
 	@echo 'make check         the tests at full length, and the slow ones: every way to build, Python references, style'
@@ -217,4 +224,4 @@ help:
 	@echo 'make dist          build/llama.c-$(VERSION).tar.gz'
 	@echo 'make clean'
 
-.PHONY: all demo test check conformance bits bench fuzz faults soak killed valgrind coverage analyze style install uninstall dist clean help FORCE
+.PHONY: all mpi demo test check conformance bits bench fuzz faults soak killed valgrind coverage analyze style install uninstall dist clean help FORCE
