@@ -53,6 +53,12 @@ comma = ,
 static:
 	$(MAKE) STATIC=-static llama$(EXE)
 
+# The command for several machines: `mpirun -np 2 ./llama-mpi MODEL ...`. MPICC: MPI's compiler, such as mpicc.mpich
+MPICC ?= mpicc
+mpi: llama-mpi
+llama-mpi: main.c build/llama.o build/tokenizer.o
+	$(MPICC) $(ALL_CFLAGS) -DLLAMA_MPI $(LDFLAGS) -o $@ $^ -lm
+
 build/llama.1: llama tests/tools/manpage.sh
 	sh tests/tools/manpage.sh ./llama >$@
 
@@ -226,11 +232,12 @@ dist:
 	git archive --prefix=llama.c-$(VERSION)/ -o build/llama.c-$(VERSION).tar.gz $(DATED)
 
 clean:
-	rm -rf build llama llama.exe
+	rm -rf build llama llama.exe llama-mpi
 
 help:
 	@echo 'make               the command ./llama (OPENMP=1: the threads of OpenMP)'
 	@echo 'make static        the same without shared libraries (CC=musl-gcc: with musl; CC=x86_64-w64-mingw32-gcc: llama.exe)'
+	@echo 'make mpi           ./llama-mpi, for several machines; needs MPI (MPICC=mpicc)'
 	@echo 'make demo          a story by our own tiny model'
 	@echo 'make book          the annotated source: build/book/index.html (python3)'
 	@echo 'make test          the tests, in a minute; need nothing but a compiler'
@@ -250,4 +257,4 @@ help:
 	@echo 'make dist          build/llama.c-$(VERSION).tar.gz'
 	@echo 'make clean'
 
-.PHONY: all static demo book test check conformance bits bench fuzz faults soak killed valgrind coverage analyze style install uninstall dist clean help FORCE
+.PHONY: all static mpi demo book test check conformance bits bench fuzz faults soak killed valgrind coverage analyze style install uninstall dist clean help FORCE

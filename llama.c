@@ -547,10 +547,11 @@ enum {
     MAX_LAYERS = 1024,   /* limits for the numbers in a file: layers, */
     MAX_WIDTH = 1 << 20, /* dim, heads, rows of w1, */
     MAX_VOCAB = 1 << 20, /* tokens, */
-    MAX_CONTEXT = 1 << 20, /* positions (sincos_double is accurate up to twice that), */
-    MAX_FILES = 1000,      /* files of weights */
-    RANK_NUMBERS = 4,      /* floats that a rank gives of itself: see compare_ranks */
-    DEFAULT_CONTEXT = 2048 /* if a file does not say, as in Meta's checkpoints */
+    MAX_CONTEXT = 1 << 20,   /* positions (sincos_double is accurate up to twice that), */
+    MAX_FILES = 1000,        /* files of weights */
+    RANK_NUMBERS = 4,        /* floats that a rank gives of itself: see compare_ranks */
+    MAX_EXCHANGED = 1 << 24, /* floats: of one call of the host's gather function */
+    DEFAULT_CONTEXT = 2048   /* if a file does not say, as in Meta's checkpoints */
 };
 
 /* Returns the stride of an activation buffer: floats from one row to the next. The padding after
@@ -8134,6 +8135,7 @@ static uint64_t layout_session(llama_session *s, unsigned char *base) {
     if (s->ranks > 1) {
         uint64_t widest = m->hidden > m->dim ? m->hidden : m->dim;
         uint64_t most = b * widest > m->vocab_size ? b * widest : m->vocab_size;
+        if (most > MAX_EXCHANGED) most = MAX_EXCHANGED;
         if (most < RANK_NUMBERS * s->ranks) most = RANK_NUMBERS * s->ranks;
         s->exchanged = (size_t)most; /* a row of every result at least: see gather */
         s->exchange = reserve(&c, most, f);

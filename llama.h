@@ -223,8 +223,8 @@ LLAMAC_API void llama_close(llama *);
 
 /* Completes x on every rank: x[offsets[r]] to x[offsets[r + 1]] (not included) is the piece of rank r;
  * this rank's own piece is there, and the host fills in the others. A piece may be empty. With MPI it is
- * one call of MPI_Allgatherv. offsets has ranks + 1 elements. Returns 0, or another number if that
- * fails: then the call that was at work fails with EIO, and changes nothing. */
+ * one call of MPI_Allgatherv. offsets has ranks + 1 elements, each 2^24 at most. Returns 0, or another
+ * number if that fails: then the call that was at work fails with EIO, and changes nothing. */
 typedef int (*llama_gather_fn)(void *user, float *x, const size_t *offsets, int rank, int ranks);
 
 /* Which arithmetic a session uses. */

@@ -17,6 +17,7 @@
  *   9. Info, check, tokenize, trace, bench
  *  10. Line editor             a line of the chat, typed at a terminal
  *  11. Platform                a list of functions before section 1, their bodies at the end
+ *  12. Several machines        llama-mpi: what its processes share, and how they end
  *
  * Sections 6 to 9 hold one function run_NAME for each command NAME.
  */
@@ -94,6 +95,7 @@ static struct options {
     int stride;     /* tokens between the starts of windows; 0: --ctx */
     bool fast, no_lookup, seeded, escapes, no_bos, ignore_eos, echo, stats, quiet, count, decode,
         bos, ids, special, help, version, lines, null, json, interactive;
+    int ranks; /* of info: machines among which to divide the model; 0: not given */
 } options;
 
 /* The state of this run. */
@@ -115,6 +117,7 @@ static struct run {
     size_t n_printed;   /* the first n_printed requests are complete and printed */
     size_t n_passed;    /* of the first n_passed inputs those are printed that were rejected */
     bool special_noted; /* a note said that a text has the text of a special token */
+    char message[1024]; /* the last one that say() printed */
     struct {
         bool terminal;     /* stderr is a terminal */
         bool enabled;      /* and not a dumb one, and not -q */
@@ -130,12 +133,13 @@ static struct run {
         size_t passes, later_passes;   /* of all texts; without the one that ends each prompt */
         size_t drafted, accepted;      /* guesses of tokens; those that came true */
     } stats;
-    struct {          /* for -i */
-        bytes prompt; /* the text before the chat */
-        bytes turns;  /* turn [turns.n / sizeof(turn)] */
-        bytes sign;   /* "> " and the last line of --in-prefix */
-        FILE *screen; /* the terminal, for what is neither a reply nor a message; NULL: none */
-        bool editing; /* lines are typed in the line editor */
+    struct {           /* for -i */
+        bytes prompt;  /* the text before the chat */
+        bytes turns;   /* turn [turns.n / sizeof(turn)] */
+        bytes sign;    /* "> " and the last line of --in-prefix */
+        FILE *screen;  /* the terminal, for what is neither a reply nor a message; NULL: none */
+        bool terminal; /* stdin is a terminal */
+        bool editing;  /* lines are typed in the line editor */
     } chat;
 } run;
 
@@ -149,6 +153,26 @@ enum {
     INTERRUPT_SAVING, /* the process, when a file that is half written has been removed */
     INTERRUPT_REPLY   /* a chat: only what it is doing */
 };
+
+/* Several machines (section 12): each process, a rank, runs this program, and all make the same calls
+ * of the library. So what depends on a machine, its files or its terminal is rank 0's, or is decided
+ * by all together. The command `llama` is one rank: there these functions do nothing. */
+static struct {
+    int rank, ranks, local; /* this process; all processes; those on this machine */
+    int cores, bound;       /* of this machine; those that this process may use */
+    llama_gather_fn gather; /* NULL: this is not llama-mpi */
+    uint64_t done;          /* what on_progress was given last */
+    bool interrupted;       /* all ranks know that Ctrl-C ends their work */
+    bool saves;             /* rank 0 writes a state: the others' answers do not count */
+    bool waiting;           /* the others wait until it begins */
+} machines = {.ranks = 1, .local = 1};
+
+static _Noreturn void leave(int code); /* exit, on all ranks */
+static void share(void *p, size_t n);  /* give rank 0's n bytes to all ranks */
+static void share_bytes(bytes *b);     /* the same with an array */
+static int shared(int value);          /* return rank 0's value */
+static double most(double value);      /* return the largest value of all ranks */
+static int cancelled(const char *what, uint64_t done);
 
 /* ---- Platform: what the command needs from the operating system ---- */
 
@@ -344,10 +368,10 @@ static void on_signal(int n) {
 
 /* Print one line on stderr. */
 __attribute__((format(PRINTF, 1, 2))) static void say(const char *format, ...) {
-    char text[1024];
+    char *text = run.message;
     va_list args;
     va_start(args, format);
-    vsnprintf(text, sizeof text, format, args);
+    vsnprintf(text, sizeof run.message, format, args);
     va_end(args);
     clear_progress();
     fputs("llama: ", stderr);
@@ -356,13 +380,13 @@ __attribute__((format(PRINTF, 1, 2))) static void say(const char *format, ...) {
 }
 
 #define note(...)      (options.quiet ? (void)0 : say(__VA_ARGS__)) /* a remark, not an error */
-#define die(code, ...) (say(__VA_ARGS__), exit(code))
+#define die(code, ...) (say(__VA_ARGS__), leave(code))
 #define refuse(...)    die(EXIT_USAGE, __VA_ARGS__)
 
 /* Exit after Ctrl-C, on a new line of the terminal. */
 static void exit_interrupted(void) {
     if (run.progress.terminal) fputs(run.progress.print_time > 0 ? "\r\033[K" : "\n", stderr);
-    exit(EXIT_INTERRUPTED);
+    leave(EXIT_INTERRUPTED);
 }
 
 /* If a library call failed, print its error text and exit with the code of its status. Ctrl-C
@@ -381,8 +405,8 @@ static void exit_on_error(int status, const char *text) {
  * counts as Ctrl-C. */
 static void flush_stdout(void) {
     if (fflush(stdout) == 0 && !ferror(stdout)) return;
-    if (errno == EINTR && interrupted) exit(EXIT_INTERRUPTED);
-    if (reader_is_gone()) exit(EXIT_RUN);
+    if (errno == EINTR && interrupted) leave(EXIT_INTERRUPTED);
+    if (reader_is_gone()) leave(EXIT_RUN);
     die(EXIT_RUN, "stdout cannot be written: %s", strerror(errno));
 }
 
@@ -616,13 +640,20 @@ static const char info_help[] =
     "this it reads some weights, at most two seconds long. Else it reads none. Give\n"
     "the -c that you will use: a short context leaves more memory to weights.\n"
     "\n"
+    "With --ranks N, or under mpirun, also prints what each of N machines needs that\n"
+    "divide the model's rows (llama-mpi): weights, KV cache, memory of a session; and\n"
+    "how often and how many bytes they exchange for each token.\n"
+    "\n"
     "With --json these are an object. Its keys are model, format, dtype, shards,\n"
     "dim, layers, heads, kv_heads, head_dim, hidden, vocab, norm_eps, rope_theta,\n"
     "parameters, file_bytes, tokenizer (true or false), bos, eos (null: none), ends\n"
     "(all tokens that end a text), add_bos (whether <s> is put before a text),\n"
     "trained_context, context, kv_bytes_per_token, memory_needed, memory (bytes),\n"
     "weights (map, lock or stream), kept_bytes, pass_bytes (read in every pass) and\n"
-    "read_bytes_per_second, all 0 if weights are not streamed, and kernels.\n";
+    "read_bytes_per_second, all 0 if weights are not streamed, and kernels. With\n"
+    "--ranks also ranks (an object for each: weight_bytes, kv_bytes, session_bytes,\n"
+    "the KV cache included), gathers_per_token and, sent by a rank,\n"
+    "sent_bytes_per_token.\n";
 
 static const char check_help[] =
     "Reads every weight. Reports the first of these faults, and exits with code 3:\n"
@@ -840,6 +871,8 @@ static const struct {
     {EVALUATE, "--kernels NAME", STRING, AT(session.kernels),
      "scalar, avx2, avx512 or neon (default: the fastest)"},
     {EVALUATE, "--fast", FLAG, AT(fast), "use AMX for prompts: the last bits of results differ"},
+    {INFO, "--ranks N", INTEGER, RANGE(ranks, 1, MAX_CONTEXT),
+     "also print what each of N machines needs (llama-mpi)"},
     {COMPLETE, "--draft MODEL", STRING, AT(draft_path),
      "a smaller model of the same vocabulary, for guesses"},
     {COMPLETE, "--no-lookup", FLAG, AT(no_lookup),
@@ -1025,7 +1058,10 @@ static void read_options(int argc, char **argv) {
     options = (struct options){.max_tokens = 256, .samples = 1, .in_prefix = "", .in_suffix = "\n"};
     options.model.size = sizeof options.model, options.session.size = sizeof options.session;
     options.default_model = environment("LLAMA_MODEL");
-    if (options.default_model && !*options.default_model) options.default_model = NULL;
+    bytes model = {.n = 0}; /* rank 0's, as mpirun may leave it out elsewhere */
+    if (options.default_model) append(&model, options.default_model, strlen(options.default_model));
+    share_bytes(&model);
+    options.default_model = model.n ? model.text : NULL;
     options.sampler = (llama_sampler){sizeof options.sampler, 0.8f, 0.95f, .repeat_last = 64};
     options.arguments = allocate(2 * max * sizeof *options.arguments);
     options.stops = options.arguments + max;
@@ -1375,17 +1411,20 @@ static void add_input(const char *text, size_t n) {
  * read. */
 static bytes read_all(const char *path) {
     bool is_stdin = strcmp(path, "-") == 0;
-    FILE *f = is_stdin ? stdin : open_file(path);
+    FILE *f = machines.rank ? NULL : is_stdin ? stdin : open_file(path);
+    int unopened = f ? 0 : errno, error = 0;
     char part[1 << 14];
     bytes all = {.n = 0};
-    if (!f) refuse("%s: cannot be opened: %s", path, strerror(errno));
+    if ((unopened = shared(unopened))) refuse("%s: cannot be opened: %s", path, strerror(unopened));
     if (is_stdin) begin_typing();
     append(&all, "", 0);
-    for (size_t got = 1; got && !feof(f); append(&all, part, got)) /* Ctrl-D ends it once */
+    for (size_t got = 1; f && got && !feof(f); append(&all, part, got)) /* Ctrl-D ends it once */
         got = fread(part, 1, sizeof part, f);
-    int error = !ferror(f) ? 0 : errno ? errno : EIO;
-    if (!is_stdin) fclose(f);
-    if (error) refuse("%s: cannot be read: %s", is_stdin ? "stdin" : path, strerror(error));
+    if (f && ferror(f)) error = errno ? errno : EIO;
+    if (f && !is_stdin) fclose(f);
+    if ((error = shared(error)))
+        refuse("%s: cannot be read: %s", is_stdin ? "stdin" : path, strerror(error));
+    share_bytes(&all);
     return all;
 }
 
@@ -1407,15 +1446,16 @@ static void add_file(const char *path) {
     }
 }
 
-/* Read the document of a command whose prompt is given: the text of stdin, if stdin is a file, a
- * pipe or a socket. It may also be a pipe that nobody writes to, so it must begin soon. */
-static void read_document(void) {
+/* Return whether a command whose prompt is given also has a document: the text of stdin, if stdin is
+ * a file, a pipe or a socket. It may also be a pipe that nobody writes to, so it must begin soon. */
+static bool has_document(void) {
     enum { PATIENCE = 500 }; /* milliseconds */
     for (size_t i = 0; i < options.n_sources; i++)
-        if (options.sources[i].is_file && is_stdin(options.sources[i].text)) return;
-    if (!stdin_has_document()) return;
-    if (wait_for_input(PATIENCE) > 0) run.document = read_all("-");
-    else note("stdin is an open pipe without a text: it is not read; with -f - it is waited for");
+        if (options.sources[i].is_file && is_stdin(options.sources[i].text)) return false;
+    if (machines.rank || !stdin_has_document()) return false;
+    if (wait_for_input(PATIENCE) > 0) return true;
+    note("stdin is an open pipe without a text: it is not read; with -f - it is waited for");
+    return false;
 }
 
 /* Exit with an error if there are more texts than the command takes, or if no text has the lines
@@ -1453,13 +1493,14 @@ static void read_inputs(void) {
     bytes joined = {.n = 0};
     if (kind == PROMPT_AND_NAMES && n_words) n_words = 1;
     bool waits = n_words && (kind == PROMPTS || kind == WORDS) && options.n_sources == 1 &&
-                 options.sources->is_file && is_stdin(options.sources->text);
+                 options.sources->is_file && shared(is_stdin(options.sources->text));
     if (waits) options.n_sources = 0; /* -f - beside an argument is the document */
     check_sources(n_words);
     if (kind == NO_INPUT) return;
     if (waits) run.document = read_all("-");
-    else if ((n_words || options.n_sources) && kind != ONE_FILE && !options.interactive)
-        read_document();
+    else if ((n_words || options.n_sources) && kind != ONE_FILE && !options.interactive &&
+             shared(has_document()))
+        run.document = read_all("-");
     if ((options.decode || options.ids) && run.document.n) append(&run.document, " ", 1);
     for (size_t i = 0; i < options.n_sources; i++)
         if (options.sources[i].is_file) add_file(options.sources[i].text);
@@ -1475,7 +1516,7 @@ static void read_inputs(void) {
     if (n_words == 1 && kind != ONE_FILE && file_kind(joined.text) == REGULAR_FILE)
         note("%s is a file; its name is the text, -f reads the file", joined.text);
     if (n_words || options.n_sources || options.interactive) return;
-    if (is_terminal(stdin))
+    if (shared(is_terminal(stdin)))
         refuse("no text: give %s, -f FILE or a pipe; -f - reads what is typed",
                kind == ONE_FILE ? "a FILE" : "a quoted argument");
     add_file("-");
@@ -1673,7 +1714,7 @@ static void find_model(void) {
         const char *end = strrchr(options.arguments[0], '.');
         bool file = end && (!strcmp(end, ".gguf") || !strcmp(end, ".bin"));
         int found = file_kind(options.arguments[0]);
-        if (!options.model_path || found == FOLDER || (found != NO_FILE && file))
+        if (!options.model_path || shared(found == FOLDER || (found != NO_FILE && file)))
             options.model_path = *options.arguments++, options.n_arguments--;
     }
     if (!options.model_path) refuse("no model: give its folder or file, or set $LLAMA_MODEL");
@@ -1712,6 +1753,8 @@ static void open_model(void) {
         (*memory == LLAMA_MEMORY_MAP || *memory == LLAMA_MEMORY_LOCK) && !once)
         refuse("--memory-limit: it has no effect with --memory %s", mode);
     catch_lost_files();
+    if (machines.ranks > 1 && (options.command->bit & EVALUATE))
+        options.model.rank = machines.rank, options.model.ranks = machines.ranks;
     int status = llama_open(&run.model, options.model_path, &options.model, &err);
     if (status == LLAMA_EIO && file_kind(options.model_path) == NO_FILE)
         strncat(err.text, "; the model is the first argument, -m or $LLAMA_MODEL",
@@ -1719,6 +1762,13 @@ static void open_model(void) {
     exit_on_error(status, err.text);
     run.info.size = sizeof run.info;
     llama_describe(run.model, &run.info);
+    bool limits = *memory == LLAMA_MEMORY_AUTO || *memory == LLAMA_MEMORY_STREAM;
+    if (machines.local > 1 && limits && !options.model.memory_limit && run.info.memory_limit) {
+        options.model.memory_limit = run.info.memory_limit / (uint64_t)machines.local;
+        llama_close(run.model); /* each rank of this machine has its share of the memory */
+        exit_on_error(llama_open(&run.model, options.model_path, &options.model, &err), err.text);
+        llama_describe(run.model, &run.info);
+    }
     if (options.session.kernels) check_kernels(options.session.kernels);
     run.context = (size_t)(options.session.context ? options.session.context : run.info.context);
     int trained = run.info.context;
@@ -1743,9 +1793,17 @@ static void open_model(void) {
              meta ? "LLaMA was trained for 2048 positions, Llama 2 was" : "the model was", trained);
 }
 
-/* Return the bytes of the weights of the model and the draft model. */
+/* Return the bytes of the weights of the model and the draft model; of several machines, the bytes
+ * of the rows that this one computes. */
 static double weight_bytes(void) {
-    return (double)run.info.file_bytes + (double)run.draft_info.file_bytes;
+    uint64_t own = machines.ranks > 1 ? run.info.rank_bytes : run.info.file_bytes;
+    return (double)own + (double)run.draft_info.file_bytes;
+}
+
+/* Return the part of the KV cache that rank `rank` of `ranks` has: that of its heads. */
+static double cache_share(int rank, int ranks) {
+    int64_t heads = run.info.kv_heads, begin = heads * rank / ranks;
+    return (double)(heads * (rank + 1) / ranks - begin) / (double)heads;
 }
 
 /* Return whether weights are read from the files in every pass. */
@@ -1753,8 +1811,8 @@ static bool streamed(void) { return run.info.memory == LLAMA_MEMORY_STREAM; }
 
 /* Return the bytes of KV cache of a sequence, in both models. */
 static double cache_bytes(void) {
-    return (double)run.context *
-           ((double)run.info.kv_bytes_per_token + (double)run.draft_info.kv_bytes_per_token);
+    double own = (double)run.info.kv_bytes_per_token * cache_share(machines.rank, machines.ranks);
+    return (double)run.context * (own + (double)run.draft_info.kv_bytes_per_token);
 }
 
 /* Draw a progress bar, if the work has taken more than half a second. It has the time left as soon
@@ -1794,7 +1852,7 @@ static int on_progress(void *user, const char *what, uint64_t done, uint64_t tot
     if (strcmp(what, "prompt") == 0) shown = prompt;
     if (text) shown = run.progress.start_time == 0 || now() - run.progress.start_time > 2;
     if (shown) show_progress(text ? "pass" : what, (double)done, (double)total);
-    return interrupted;
+    return cancelled(what, done);
 }
 
 /* Return how many bytes the weights and the session may take: as much as there is, if that is not
@@ -1828,7 +1886,7 @@ static size_t fit_sequences(size_t n, size_t min) {
     double available =
         streamed() ? 0.9 * (double)run.info.kept_bytes : (memory_limit() - weight_bytes()) / 2;
     while (n > min && (double)n * cache_bytes() > available) n--;
-    return n;
+    return (size_t)-most(-(double)n); /* the fewest of all ranks */
 }
 
 /* Return the options that make the memory of a session smaller. */
@@ -1913,18 +1971,75 @@ static void print_stats(void) {
             options.sampler.seed);
 }
 
+/* A llama_read_fn and a llama_write_fn of several ranks: rank 0 has the file. */
+static int read_shared(void *file, void *p, size_t n) {
+    bool failed = machines.rank == 0 && fread(p, 1, n, file) != n;
+    if (shared(failed)) return 1;
+    share(p, n);
+    return 0;
+}
+static int drop(void *user, const void *p, size_t n) { return (void)user, (void)p, (void)n, 0; }
+
+/* Do llama_load_file for sequence 0. Of several ranks, rank 0 reads the file. *missing: there is no
+ * such file, or it is empty. */
+static int load_file(const char *path, llama_error *err, bool *missing) {
+    int status, error = 0;
+    if (machines.ranks == 1) {
+        status = llama_load_file(run.session, 0, path, err);
+        *missing = (status == LLAMA_EIO && errno == ENOENT) ||
+                   (status == LLAMA_EFORMAT && file_kind(path) == EMPTY_FILE);
+        return status;
+    }
+    FILE *file = machines.rank ? NULL : open_file(path);
+    if (!file) error = errno;
+    *missing = shared(file ? file_kind(path) == EMPTY_FILE : error == ENOENT);
+    *err = (llama_error){.status = LLAMA_EIO};
+    if ((error = shared(error))) {
+        snprintf(err->text, sizeof err->text, "%.300s: cannot be opened: %s", path,
+                 strerror(error));
+        return LLAMA_EIO;
+    }
+    status = llama_load(run.session, 0, read_shared, file);
+    snprintf(err->text, sizeof err->text, "%.300s: %.180s", path, llama_session_error(run.session));
+    if (status == LLAMA_ENOMEM) die(EXIT_MEMORY, "%s", err->text); /* the others read on */
+    int more = file && status == LLAMA_OK && getc(file) != EOF;
+    if (file) fclose(file);
+    if (!shared(more)) return status;
+    llama_rewind(run.session, 0, 0);
+    snprintf(err->text, sizeof err->text,
+             "%.300s: the file is longer than the state in it; it is damaged", path);
+    return LLAMA_EFORMAT;
+}
+
+/* Do llama_save_file for sequence 0. Of several ranks, rank 0 writes the file; the others give it
+ * their heads, as soon as it has begun: see cancelled(). */
+static int save_file(const char *path, llama_error *err) {
+    int status = LLAMA_OK, begun = false;
+    machines.saves = machines.ranks > 1;
+    if (machines.rank == 0) {
+        machines.waiting = machines.saves;
+        status = llama_save_file(run.session, 0, path, err);
+        if (machines.waiting) shared(false);
+    } else if (shared(begun)) llama_save(run.session, 0, drop, NULL);
+    machines.saves = machines.waiting = false;
+    share(err, sizeof *err);
+    return shared(status);
+}
+
 /* Load a saved state into sequence 0. Returns whether that worked; if not, prints why. */
 static bool load_state(const char *path) {
     llama_error err;
-    if (llama_load_file(run.session, 0, path, &err) == LLAMA_OK) return true;
+    bool missing;
+    if (load_file(path, &err, &missing) == LLAMA_OK) return true;
     return say("%s", err.text), false;
 }
 
 /* Exit with an error if the --prompt-cache cannot be written after the run. */
 static void check_cache(void) {
     errno = ENOENT; /* of an empty name */
-    if (!*options.cache_path || !can_replace(options.cache_path))
-        refuse("%s: cannot be written: %s", options.cache_path, strerror(errno));
+    int error = !*options.cache_path || !can_replace(options.cache_path) ? errno : 0;
+    if ((error = shared(error)))
+        refuse("%s: cannot be written: %s", options.cache_path, strerror(error));
 }
 
 /* Load the --prompt-cache into sequence 0. After the run the file is written again.
@@ -1933,11 +2048,10 @@ static void check_cache(void) {
  *   a state longer than the context   the same, but the file is not written
  *   anything else                     exits with an error: the user has to remove the file */
 static void load_cache(void) {
-    const char *path = options.cache_path;
     llama_error err;
-    int status = llama_load_file(run.session, 0, path, &err);
-    if (status == LLAMA_OK || (status == LLAMA_EIO && errno == ENOENT)) return;
-    if (status == LLAMA_EFORMAT && file_kind(path) == EMPTY_FILE) return;
+    bool missing;
+    int status = load_file(options.cache_path, &err, &missing);
+    if (status == LLAMA_OK || missing) return;
     if (status == LLAMA_EMISMATCH) note("%s; it will be replaced", err.text);
     else if (status == LLAMA_EFULL) {
         note("%s; it is not used", err.text);
@@ -1953,7 +2067,7 @@ static bool save_state(const char *path) {
     int mode = interrupt_mode;
     interrupt_mode = INTERRUPT_SAVING;
     run.progress.start_time = 0;
-    int status = llama_save_file(run.session, 0, path, &err);
+    int status = save_file(path, &err);
     interrupt_mode = mode;
     clear_progress();
     if (status == LLAMA_ECANCEL) say("%s: interrupted; it is not written", path);
@@ -2116,7 +2230,8 @@ static int on_text(void *user, llama_request *t, const char *text, size_t n) {
     out->ready = out->text.n - (stopped || t->finish_reason ? 0 : keep);
     keep_end_token(out, t);
     print_outputs();
-    return interrupted ? LLAMA_ECANCEL : stopped;
+    bool ends = machines.ranks > 1 ? machines.interrupted : interrupted;
+    return ends ? LLAMA_ECANCEL : stopped;
 }
 
 /* Make a request for each sample of each input that was not rejected. */
@@ -2240,7 +2355,8 @@ static void run_complete(void) {
         print_rejected(run.n_inputs);
         return;
     }
-    bool once = n > 1 || (streamed() && !options.interactive && !options.cache_path);
+    bool streams = most(streamed()) > 0; /* on any rank */
+    bool once = n > 1 || (streams && !options.interactive && !options.cache_path);
     if (once && !options.session.context && options.max_tokens >= 0) { /* no longer than needed */
         size_t needed = longest + (size_t)options.max_tokens;
         if (needed < run.context) run.context = needed;
@@ -2252,7 +2368,7 @@ static void run_complete(void) {
     interrupt_mode = INTERRUPT_EXITS;
     bool save = done && options.cache_path && run.stats.evaluated > 1; /* the cache held less */
     if (save && !(options.interactive ? save_chat : save_state)(options.cache_path))
-        exit(interrupted ? EXIT_INTERRUPTED : EXIT_RUN);
+        leave(interrupted ? EXIT_INTERRUPTED : EXIT_RUN);
     if (!done && options.stats) print_stats();
     if (!done) exit_interrupted();
 }
@@ -2326,7 +2442,11 @@ static int read_turn(bytes *line) {
     last = strrchr(prefix, '\n') ? strrchr(prefix, '\n') + 1 : prefix;
     if (screen) put_visible(screen, prefix, (size_t)(last - prefix), true);
     cut(sign, 0), append(sign, "> ", 2), append(sign, last, strlen(last));
-    int got = run.chat.editing ? edit_line(line, sign->text) : read_line(line, sign->text);
+    int got = 0;
+    if (machines.rank == 0)
+        got = run.chat.editing ? edit_line(line, sign->text) : read_line(line, sign->text);
+    got = shared(got);
+    share_bytes(line);
     bool is_command = line->text[0] == '/' && line->text[1] != '/';
     if (screen && got > 0 && !is_command) put_visible(screen, suffix, strlen(suffix), true);
     if (screen) fflush(screen);
@@ -2345,10 +2465,10 @@ static void evaluate_prompt(void) {
     clear_progress();
     run.stats.prompt_seconds += now() - start;
     if (status != LLAMA_ECANCEL) must(status), run.stats.evaluated += in->n_tokens - cached;
-    else if (is_terminal(stdin))
+    else if (run.chat.terminal)
         say("interrupted; the rest of the prompt will be evaluated with the first line");
-    else exit(EXIT_INTERRUPTED);
-    interrupted = 0;
+    else leave(EXIT_INTERRUPTED);
+    interrupted = 0, machines.interrupted = false;
 }
 
 /* Save the chat, as far as it fits in the context. Returns whether that worked; if not, prints
@@ -2479,10 +2599,11 @@ static void add_turn(const char *line, size_t n) {
 /* Read lines from stdin until its end or /exit, and reply to each. Returns true. */
 static bool chat(void) {
     const bytes *prompt = &run.inputs->text;
-    bool typed = is_terminal(stdin), going_on = true;
+    bool typed = shared(is_terminal(stdin)), going_on = true;
     bytes line = {.n = 0};
     setvbuf(stdin, NULL, _IONBF, 0); /* poll does not see lines that stdio has buffered */
     append(&run.chat.prompt, prompt->text, prompt->n);
+    run.chat.terminal = typed;
     if (typed && is_terminal(stderr)) run.chat.screen = stderr;
     else if (typed && is_terminal(stdout)) run.chat.screen = stdout;
     if (typed && is_terminal(stdout) && !is_dumb()) run.chat.editing = start_editor();
@@ -2493,13 +2614,13 @@ static bool chat(void) {
         if (prompt->n && prompt->text[prompt->n - 1] != '\n') fputc('\n', run.chat.screen);
     }
     if (prompt->n) evaluate_prompt();
-    for (int got; going_on; interrupted = 0) {
+    for (int got; going_on; interrupted = 0, machines.interrupted = false) {
         if ((got = read_turn(&line)) == 0) break;
         size_t slash = line.text[0] == '/';
         while (slash && strchr(" \t", line.text[line.n - 1])) cut(&line, line.n - 1);
         if (got > 0 && slash && line.text[1] != '/') going_on = run_chat_command(line.text);
         else if (got > 0) add_turn(line.text + slash, line.n - slash);
-        if (interrupted && !typed) exit(EXIT_INTERRUPTED);
+        if (!typed && most(interrupted) > 0) leave(EXIT_INTERRUPTED);
     }
     restore_terminal();
     if (run.chat.screen) fputc('\n', run.chat.screen);
@@ -2765,6 +2886,61 @@ static void print_ends(const char *separator) {
         if (id != run.info.eos && llama_is_end(run.model, id)) printf("%s%d", separator, (int)id);
 }
 
+typedef struct { /* what a rank needs: bytes */
+    double weights, cache, session;
+} rank_needs;
+
+/* Return what rank `rank` of options.ranks needs. Exits if the model cannot be divided so. */
+static rank_needs needs_of(int rank) {
+    llama_options o = options.model;
+    llama_session_options so = options.session;
+    llama_info info = {.size = sizeof info};
+    llama_error err;
+    llama *model;
+    o.memory = LLAMA_MEMORY_MAP, o.memory_limit = 0;
+    o.rank = so.rank = rank, o.ranks = so.ranks = options.ranks;
+    exit_on_error(llama_open(&model, options.model_path, &o, &err), err.text);
+    llama_describe(model, &info);
+    double session = (double)llama_session_bytes(model, &so);
+    llama_close(model);
+    double cache = (double)info.kv_bytes_per_token * (double)run.context;
+    return (rank_needs){(double)info.rank_bytes, cache * cache_share(rank, options.ranks), session};
+}
+
+/* Return how often the ranks exchange pieces of a result for a token: four times in a layer, and for
+ * the logits. */
+static int token_gathers(void) { return 4 * run.info.layers + 1; }
+
+/* Return how many bytes a rank sends for a token, if each gives its own piece to every other through
+ * its neighbour: the pieces of all ranks but one. */
+static double token_sends(void) {
+    const llama_info *i = &run.info;
+    double floats = (double)i->layers * (3.0 * i->dim + i->hidden) + i->vocab;
+    return 4 * floats * (options.ranks - 1) / options.ranks;
+}
+
+/* Print what --ranks asks for; as members of an object. */
+static void print_ranks_object(void) {
+    for (int rank = 0; rank < options.ranks; rank++) {
+        rank_needs n = needs_of(rank);
+        printf("%s{\"weight_bytes\": %.0f, \"kv_bytes\": %.0f, \"session_bytes\": %.0f}",
+               rank ? ", " : ", \"ranks\": [", n.weights, n.cache, n.session);
+    }
+    printf("], \"gathers_per_token\": %d, \"sent_bytes_per_token\": %.0f", token_gathers(),
+           token_sends());
+}
+
+/* Print the same as lines. */
+static void print_ranks(void) {
+    for (int rank = 0; rank < options.ranks; rank++) {
+        rank_needs n = needs_of(rank);
+        printf("rank %-6d %.1f MB of weights, %.1f MB for a session, %.1f MB of it KV cache\n",
+               rank, n.weights / 1e6, n.session / 1e6, n.cache / 1e6);
+    }
+    printf("a token     %d gathers; each rank sends and receives %.3g MB\n", token_gathers(),
+           token_sends() / 1e6);
+}
+
 /* For --json: print what `info` says. */
 static void print_info_object(double needed) {
     const llama_info *i = &run.info;
@@ -2792,6 +2968,7 @@ static void print_info_object(double needed) {
     printf(", \"weights\": \"%s\", \"kept_bytes\": %" PRIu64 ", \"pass_bytes\": %" PRIu64
            ", \"read_bytes_per_second\": %" PRIu64,
            memory_modes[i->memory], i->kept_bytes, i->stream_bytes, i->read_speed);
+    if (options.ranks) print_ranks_object();
     printf(", \"kernels\": \"%s\"}\n", llama_session_kernels(run.session));
 }
 
@@ -2828,6 +3005,7 @@ static void run_info(void) {
     llama_session_options *so = &options.session;
     llama_error err;
     so->context = (int)run.context, so->sequences = 1;
+    if (machines.ranks > 1 && !options.ranks) options.ranks = machines.ranks;
     int status = llama_session_new(&run.session, run.model, so, &err);
     if (status == LLAMA_ENOMEM) { /* a small session tells the kernels */
         llama_error why = err;
@@ -2837,8 +3015,8 @@ static void run_info(void) {
         if (status == LLAMA_OK) note("%s: see %s", why.text, memory_options());
     }
     exit_on_error(status, err.text);
-    double needed = (double)(i->file_bytes + llama_session_bytes(run.model, &options.session));
-    double memory = memory_limit();
+    double session = (double)llama_session_bytes(run.model, &options.session);
+    double needed = weight_bytes() + session, memory = memory_limit();
     measure_reading();
     if (options.json) {
         print_info_object(needed);
@@ -2864,11 +3042,12 @@ static void run_info(void) {
            run.context, i->kv_bytes_per_token * run.context, i->kv_bytes_per_token);
     printf("memory      %.1f GB needed", needed / 1e9);
     if (i->memory_limit) printf(", of %.1f GB available", memory / 1e9);
-    printf("%s\n", needed - (double)i->file_bytes > memory ? ": the context does not fit; see -c"
+    printf("%s\n", session > memory ? ": the context does not fit; see -c"
                    : needed > memory && !streamed()
                        ? ": weights will be read from disk again and again"
                        : "");
     print_streaming();
+    if (options.ranks) print_ranks();
     printf("kernels     %s\n", llama_session_kernels(run.session));
 }
 
@@ -2877,6 +3056,7 @@ static void run_check(void) {
     int status = llama_check(run.model, on_progress, NULL, &err);
     clear_progress();
     exit_on_error(status, err.text);
+    most(0); /* wait for the other ranks, each of which reads its own files */
     printf("%s: sound, %" PRIu64 " parameters in %d file%s\n", options.model_path,
            run.info.parameters, run.info.shards, run.info.shards > 1 ? "s" : "");
 }
@@ -2966,7 +3146,7 @@ static void print_rows(void *found, const char *name, const float *x, size_t row
         if (isfinite(x[i])) sum += (double)x[i], squares += (double)x[i] * (double)x[i], count++;
     double mean = sum / count, rms = sqrt(squares / count);
     unsigned crc = (unsigned)crc32(x, rows * cols * sizeof *x);
-    if (options.npy_folder) write_npy(name, x, shape, dims);
+    if (options.npy_folder && machines.rank == 0) write_npy(name, x, shape, dims);
     if (options.json) printf("{\"name\": \"%s\", \"shape\": [", name);
     else printf("%-30s [", name);
     for (size_t i = 0; i < dims; i++) printf("%zu%s", shape[i], i + 1 < dims ? ", " : "]");
@@ -2986,8 +3166,10 @@ static void print_rows(void *found, const char *name, const float *x, size_t row
 static void run_trace(void) {
     bool *found = allocate(options.n_arguments * sizeof *found);
     if (!tokenize_prompt(run.inputs)) return;
-    if (options.npy_folder && !make_folder(options.npy_folder))
-        refuse("--npy: %s cannot be made: %s", options.npy_folder, strerror(errno));
+    bool makes = options.npy_folder && machines.rank == 0;
+    int error = makes && !make_folder(options.npy_folder) ? errno : 0;
+    if ((error = shared(error)))
+        refuse("--npy: %s cannot be made: %s", options.npy_folder, strerror(error));
     options.session.batch = (int)run.inputs->n_tokens;
     new_session(1, false);
     must(llama_trace(run.session, print_rows, found));
@@ -3457,7 +3639,8 @@ static void begin_typing(void) {} /* the terminal's driver edits lines */
 
 /* ---- Platform: POSIX: the terminal ---- */
 
-static bool is_terminal(FILE *f) { return isatty(fileno(f)); }
+/* mpirun may put a terminal of its own in the place of stdout. It must not change what is printed. */
+static bool is_terminal(FILE *f) { return isatty(fileno(f)) && !(f == stdout && machines.gather); }
 
 static bool is_dumb(void) {
     const char *term = getenv("TERM");
@@ -3903,6 +4086,155 @@ static void catch_lost_files(void) {
 }
 #endif
 
+/* ---- 12. Several machines ---- */
+
+static int shared(int value) { return share(&value, sizeof value), value; }
+
+static void share_bytes(bytes *b) {
+    size_t n = b->n;
+    if (machines.ranks == 1) return;
+    share(&n, sizeof n);
+    if (machines.rank) *b = (bytes){.text = allocate(n + 1), .n = n, .capacity = n + 1};
+    share(b->text, n);
+}
+
+/* Return whether Ctrl-C ends the work that on_progress reports. All ranks must return the same at the
+ * same point, so they ask each other: when a pass begins and in each layer of a prompt, but not when
+ * a number is reported again. If Ctrl-C ends the process at once, they do not ask. */
+static int cancelled(const char *what, uint64_t done) {
+    bool again = done == machines.done, text = strcmp(what, "text") == 0;
+    bool asks = interrupt_mode == INTERRUPT_PRINTS || interrupt_mode == INTERRUPT_REPLY;
+    machines.done = done;
+    if (machines.waiting) machines.waiting = false, shared(true); /* save_file has begun */
+    if (machines.ranks == 1 || machines.saves) return interrupted;
+    if (asks && !again && (!text || done == 0)) machines.interrupted = most(interrupted) > 0;
+    return machines.interrupted;
+}
+
+/* Exit with an error if the bytes are not the same on all ranks. */
+static void compare(const char *what, const bytes *b) {
+    uint32_t own = crc32(b->text, b->n), first = own;
+    share(&first, sizeof first);
+    int differs = (int)most(own == first ? 0 : machines.rank);
+    if (differs) refuse("rank %d has another %s than rank 0", differs, what);
+}
+
+/* Compare version and command line. */
+static void compare_commands(int argc, char **argv) {
+    bytes line = {.n = 0};
+    if (machines.ranks == 1) return;
+    append(&line, LLAMA_VERSION_STRING, sizeof LLAMA_VERSION_STRING);
+    compare("version", &line);
+    for (int a = 1; a < argc; a++) append(&line, argv[a], strlen(argv[a]) + 1);
+    compare("command line", &line);
+}
+
+/* Set the session's options of several machines, and compare the tokenizers. */
+static void join_ranks(void) {
+    llama_session_options *so = &options.session;
+    bytes pieces = {.n = 0};
+    if (machines.ranks == 1) return;
+    for (int32_t id = 0; id < run.info.vocab; id++) {
+        size_t n = 0;
+        const char *piece = llama_token_text(run.model, id, &n);
+        append(&pieces, piece, n), append(&pieces, &(char){(char)llama_is_end(run.model, id)}, 1);
+    }
+    append(&pieces, &run.info.bos, sizeof run.info.bos);
+    append(&pieces, &run.info.add_bos, sizeof run.info.add_bos);
+    compare("tokenizer", &pieces);
+    so->gather = machines.gather;
+    so->gather_user = allocate(2 * (size_t)machines.ranks * sizeof(int));
+    so->rank = machines.rank, so->ranks = machines.ranks;
+    if (!so->batch && most(streamed()) > 0) so->batch = 512; /* the default of those that stream */
+    int part = machines.cores / machines.local;              /* of this machine's cores */
+    if (so->threads) return;
+    if (machines.bound < part)
+        note("mpirun has bound rank 0 to %d of %d cores: see its --bind-to and --map-by",
+             machines.bound, machines.cores);
+    else if (machines.local > 1) so->threads = part > 1 ? part : 1;
+}
+
+#ifndef LLAMA_MPI
+static void start_ranks(void) {}
+static _Noreturn void leave(int code) { exit(code); }
+static void share(void *p, size_t n) { (void)p, (void)n; }
+static double most(double value) { return value; }
+#else
+/* ---- Platform: MPI ---- */
+
+#include <mpi.h>
+#include <sched.h>
+
+static MPI_Comm ends, here; /* of the ranks that are about to exit; of those on this machine */
+static MPI_Request request; /* what all ranks do together: one thing at a time */
+static FILE *errors;        /* stderr, for what this rank alone knows */
+
+/* Wait for the other ranks, up to so many seconds. Returns whether they came. A long wait leaves the
+ * core to others. */
+static bool wait_for_ranks(double seconds) {
+    int done = 0;
+    for (double start = now(), time = 0; !done && time < seconds; time = now() - start) {
+        MPI_Test(&request, &done, MPI_STATUS_IGNORE);
+        if (!done && time < 0.05) sched_yield();
+        else if (!done) pause_for(1);
+    }
+    return done;
+}
+
+static void share(void *p, size_t n) {
+    for (size_t k; n; n -= k, p = (char *)p + k) {
+        k = n < 1 << 30 ? n : 1 << 30;
+        MPI_Ibcast(p, (int)k, MPI_BYTE, 0, MPI_COMM_WORLD, &request);
+        wait_for_ranks(HUGE_VAL);
+    }
+}
+
+static double most(double value) {
+    MPI_Iallreduce(MPI_IN_PLACE, &value, 1, MPI_DOUBLE, MPI_MAX, MPI_COMM_WORLD, &request);
+    return wait_for_ranks(HUGE_VAL), value;
+}
+
+/* A llama_gather_fn. user: room for 2 * ranks numbers. */
+static int gather(void *user, float *x, const size_t *offsets, int rank, int ranks) {
+    int *counts = user, *begins = counts + ranks;
+    for (int r = 0; r < ranks; r++)
+        begins[r] = (int)offsets[r], counts[r] = (int)(offsets[r + 1] - offsets[r]);
+    MPI_Iallgatherv(MPI_IN_PLACE, 0, MPI_DATATYPE_NULL, x, counts, begins, MPI_FLOAT,
+                    MPI_COMM_WORLD, &request);
+    return (void)rank, !wait_for_ranks(HUGE_VAL);
+}
+
+/* If the other ranks do not exit too, this rank has failed alone: it says why, and ends all. */
+static _Noreturn void leave(int code) {
+    fflush(stdout);
+    if (code && (MPI_Ibarrier(ends, &request), !wait_for_ranks(2))) {
+        if (machines.rank)
+            fprintf(errors, "llama: rank %d: ", machines.rank),
+                put_visible(errors, run.message, strlen(run.message), false), fputs("\n", errors);
+        fflush(errors);
+        MPI_Abort(MPI_COMM_WORLD, code);
+    }
+    MPI_Finalize();
+    exit(machines.rank ? EXIT_SUCCESS : code); /* rank 0's code becomes that of mpirun */
+}
+
+/* Start MPI. All ranks but rank 0 are silent. */
+static void start_ranks(void) {
+    cpu_set_t own;
+    MPI_Init_thread(NULL, NULL, MPI_THREAD_FUNNELED, &(int){0});
+    MPI_Comm_rank(MPI_COMM_WORLD, &machines.rank), MPI_Comm_size(MPI_COMM_WORLD, &machines.ranks);
+    MPI_Comm_dup(MPI_COMM_WORLD, &ends);
+    MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &here);
+    MPI_Comm_size(here, &machines.local);
+    machines.gather = gather;
+    machines.cores = (int)sysconf(_SC_NPROCESSORS_ONLN);
+    machines.bound = sched_getaffinity(0, sizeof own, &own) == 0 ? CPU_COUNT(&own) : machines.cores;
+    errors = machines.rank ? fdopen(dup(STDERR_FILENO), "w") : stderr;
+    if (machines.rank && !(freopen("/dev/null", "w", stdout) && freopen("/dev/null", "w", stderr)))
+        MPI_Abort(MPI_COMM_WORLD, EXIT_RUN);
+}
+#endif
+
 /* ---- main ---- */
 
 /* Open the model and run the command on the inputs. */
@@ -3912,8 +4244,10 @@ static void run_command(void) {
     read_inputs();
     if (!options.seeded && !random_bytes(&options.sampler.seed, 6)) /* 48 bits: exact in JSON */
         options.sampler.seed = (uint64_t)time(NULL);
+    share(&options.sampler.seed, sizeof options.sampler.seed);
     open_model();
     open_draft();
+    join_ranks();
     run.stats.open_time = now();
     options.command->execute();
     if (options.stats) print_stats();
@@ -3923,9 +4257,11 @@ int main(int argc, char **argv) {
     int v = llama_release();
     argv = begin_process(&argc, argv);
     run.stats.start_time = run.stats.first_token_time = now();
+    start_ranks();
     run.progress.terminal = is_terminal(stderr);
     interrupt_mode = INTERRUPT_EXITS;
     catch_signals();
+    compare_commands(argc, argv);
     read_options(argc, argv);
     run.progress.enabled = !options.quiet && run.progress.terminal && !is_dumb();
     if (options.version)
@@ -3934,5 +4270,5 @@ int main(int argc, char **argv) {
     else if (options.help || options.command->bit == HELP) print_help();
     else run_command();
     flush_stdout();
-    exit(run.exit_code);
+    leave(shared(run.exit_code));
 }

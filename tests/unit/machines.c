@@ -451,7 +451,67 @@ static void test_states(void) {
     free(first.b.at);
 }
 
-static const test_case cases[] = {CASE(same_bits), CASE(options), CASE(streamed), CASE(memory), CASE(refused), CASE(gather_fails), CASE(dies), CASE(states)};
+/* ---- Models for tests/cli/mpi.sh, which divides the command ---- */
+
+static float half_value(uint16_t h) { /* of a normal half, or zero */
+    uint32_t rest = h & 0x7fff, bits = (uint32_t)(h & 0x8000) << 16 | (rest ? (rest << 13) + ((uint32_t)(127 - 15) << 23) : 0);
+    float x;
+    memcpy(&x, &bits, sizeof x);
+    return x;
+}
+
+/* A safetensors file with the weights rounded to bfloat16. */
+static buffer in_bfloat16(const model_spec *m) {
+    static const char old[] = "\"F16\"", new[] = "\"BF16\"";
+    buffer b = {0}, from = model_safetensors(m, 0, 1), header = {0};
+    uint64_t n;
+    memcpy(&n, from.at, 8);
+    for (uint64_t i = 8; i < 8 + n; i++) {
+        bool type = i + 5 <= 8 + n && memcmp(from.at + i, old, 5) == 0;
+        put(&header, type ? (const void *)new : from.at + i, type ? 6 : 1);
+        if (type) i += 4;
+    }
+    put_int(&b, header.n, 8);
+    put(&b, header.at, header.n);
+    for (size_t i = 8 + n; i + 1 < from.n; i += 2) {
+        float x = half_value((uint16_t)(from.at[i] | from.at[i + 1] << 8));
+        uint32_t bits;
+        memcpy(&bits, &x, sizeof bits);
+        put_int(&b, bits >> 16, 2);
+    }
+    free(from.at), free(header.at);
+    return b;
+}
+
+/* A model with 8 KV heads and a row for each token of tests/tiny, in the formats and types that there are. */
+static void test_models(void) {
+    static const char *const names[] = {"meta1", "meta4", "hf", "bf16", "gguf/model.gguf", "bin/model.bin"};
+    static const char *const types[] = {"float16", "float16", "float16", "bfloat16", "mixed", "float32"};
+    static const model_form forms[] = {SAFETENSORS, SAFETENSORS, SAFETENSORS, SAFETENSORS, GGUF_FILE, BIN_0};
+    model_spec spec = grouped;
+    spec.vocab = 1024;
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        char path[4096], folder[2048];
+        snprintf(path, sizeof path, "%s", in_work(names[i]));
+        snprintf(folder, sizeof folder, "%.*s", (int)(strchr(names[i], '/') ? strrchr(path, '/') - path : (long)strlen(path)), path);
+        spec.shards = i == 1 ? 4 : 1;
+        if (i < 2) model_write(&spec, folder);
+        else model_write_as(&spec, forms[i], folder);
+        if (i == 3) {
+            buffer b = in_bfloat16(&spec);
+            put_file(&b, folder, "model.safetensors");
+            free(b.at);
+        }
+        member m = {.path = path};
+        llama *model = open_model(&m, (llama_options){0});
+        llama_info info = {.size = sizeof info};
+        llama_describe(model, &info);
+        check(info.dtype && strcmp(info.dtype, types[i]) == 0 && info.kv_heads == 8, "%s: not %s, or %d KV heads", path, types[i], info.kv_heads);
+        llama_close(model);
+    }
+}
+
+static const test_case cases[] = {CASE(same_bits), CASE(options), CASE(streamed), CASE(memory), CASE(refused), CASE(gather_fails), CASE(dies), CASE(states), CASE(models)};
 
 int main(int argc, char **argv) {
     if ((argc = tests_begin(argc, argv)) < 2) return 2;
