@@ -35,6 +35,15 @@ case_generate() {
     if cmp -s $work/out $work/want; then ok; else no "generate.c prints: $(cat $work/out)"; fi
 }
 
+# Two processes over sockets: the text of one
+case_machines() {
+    compile machines gnu11
+    $work/machines tests/tiny "There was once" >$work/out 2>$work/err
+    ./llama tests/tiny "There was once" -n 64 --temp 0 >$work/want
+    echo >>$work/want
+    if cmp -s $work/out $work/want; then ok; else no "machines.c prints: $(cat $work/out $work/err)"; fi
+}
+
 # Python's ctypes
 case_python() {
     if ! command -v python3 >/dev/null 2>&1; then echo "SKIP: complete.py (no python3)"; return; fi
@@ -43,7 +52,7 @@ case_python() {
     if [ "$(cat $work/out)" = "$(cat $work/want)" ]; then ok; else no "complete.py prints: $(cat $work/out)"; fi
 }
 
-for name in first generate python; do
+for name in first generate machines python; do
     [ -z "$only" ] || [ "$only" = $name ] || continue
     echo "-- $name"
     case_$name

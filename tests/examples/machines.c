@@ -5,10 +5,11 @@
 #include "llama.h"
 #include "ring.h"
 #include <stdio.h>
+#include <string.h>
 #include <sys/wait.h>
 
 /* Prints the text; on one rank only, as all have the same. */
-static int print(void *user, const llama_request *r, const char *text, size_t n) {
+static int print(void *user, llama_request *r, const char *text, size_t n) {
     (void)r;
     if (*(int *)user == 0) fwrite(text, 1, n, stdout);
     return 0;
@@ -34,6 +35,8 @@ int main(int argc, char **argv) {
     ptrdiff_t n = status ? -1 : llama_text_to_tokens(model, argv[2], strlen(argv[2]), LLAMA_ADD_BOS, prompt, MAX_PROMPT);
     if (n > 0 && n <= MAX_PROMPT) {
         llama_request request = {.prompt = prompt, .n_prompt = (size_t)n, .max_tokens = TOKENS};
+        request.sampler.size = sizeof request.sampler; /* greedy */
+        request.utf8.started = 1;
         status = llama_generate(session, &request, 1, print, &rank);
     }
     if (status || n <= 0) fprintf(stderr, "rank %d: %s\n", rank, session ? llama_session_error(session) : err.text);
