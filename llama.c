@@ -36,6 +36,11 @@
  *   how the KV cache is laid out                 I     sequence
  *   how the KV cache is written                  II    store_kv
  *   which elements RoPE rotates together         II    rope, pair_up
+ *   RoPE's angles, their sines and cosines       VI, VII rope_freqs, set_row
+ *   where eps is added, and the causal mask      III   FN(rmsnorm), FN(attend)
+ *   where scores are divided by sqrt(head_dim)   III   FN(attend)
+ *   where rows are dropped that need no logits   II    select_rows
+ *   how several machines divide the rows         II    part_of, gather
  *   which function maps a file (mmap)            IV    llamac_map_file
  *   where an error gets its text                 IV    llamac_fail
  *   where a PyTorch pickle is interpreted        V     pickle_run
@@ -54,6 +59,7 @@
  *   how a saved state is laid out                VII   STATE_MAGIC, transfer_sequence
  *   where guessed tokens become tokens           VII   accept_guess, llama_verify
  *   where temperature and the filters apply      VIII  distribute
+ *   what a random draw depends on                VIII  draw_token
  *   where a prompt of a batch gets its sequence  IX    start_request
  *   how much of a prompt is in the KV cache      IX    cached_prefix
  *   where the next tokens are guessed            IX    look_up, choose_guesses
@@ -2043,7 +2049,8 @@ TARGET INLINE void FN(weighted_sum_head)(const attention_args *a, size_t t, cons
 
 /* y = softmax(q K^T / sqrt(head_dim)) V for one head. The scores are a matmul whose weights are the
  * keys. The values are added in blocks of VALUE_BLOCK positions: all tokens use a block while it is
- * in the L1 cache. The mask is causal: token t attends to the first n + t positions. A tile adds
+ * in the L1 cache. The mask is causal: row t, counted from 0, attends to the first a->n + t positions.
+ * It is the limits of the loops; a score beyond them, computed for a later row, is not read. A tile adds
  * the positions of its first token for all its tokens together. The few other positions are added
  * token by token. */
 TARGET static void FN(attend)(const attention_args *a) {
@@ -8490,7 +8497,8 @@ static int score_rows(llama_session *s, size_t n, const float *logits, float *lo
     return LLAMA_OK;
 }
 
-/* Evaluates the tokens of all spans, in batches of nearly equal size. Rows follow the order of the
+/* Evaluates the tokens of all spans, in batches of nearly equal size: 1,000 tokens in batches of up to
+ * 256 are four of 250. Rows follow the order of the
  * spans: the second span's first token comes directly after the first span's last token. A
  * batch can contain rows of several sequences. Leaves in s->logits a row for each token whose logits
  * are needed or, if the session keeps all logits, in s->all_logits a row for each token. Writes to
@@ -9194,8 +9202,8 @@ LLAMAC_API int llama_load_file(llama_session *s, int seq, const char *path, llam
 /* Guarantee: the same tokens, logits and sampler settings give the same token on every machine.
  * Sums are in double and in a fixed order: by ascending id, by descending probability, or
  * (keep_top) bucket by bucket. exp and log are exp_double and log_double, not the C library's.
- * The random numbers of a draw depend on the seed and the position alone, so drawing twice
- * gives the same token. */
+ * The random numbers of a draw depend on the seed, the position and the token's id alone, so
+ * drawing twice gives the same token. */
 
 /* ---- Random numbers, softmax and ranks ---- */
 
@@ -9287,7 +9295,8 @@ static size_t probability_bucket(double p) {
 }
 
 /* Keeps the tokens that rank first and sets the probability p[i] of all others to 0. A token is
- * kept if fewer than max_tokens tokens rank before it and their probabilities sum to at most limit.
+ * kept if fewer than max_tokens tokens rank before it, and if the probabilities of these sum to at
+ * most limit: so the token with which the sum exceeds limit is kept.
  * ids[n] is scratch. To avoid a sort, buckets are kept or dropped as a unit, by their count and
  * sum. Only the bucket in which max_tokens or limit is reached is ordered, by a heap. */
 static void keep_top(double *p, int32_t *ids, size_t n, size_t max_tokens, double limit) {

@@ -510,10 +510,11 @@ NOTES = {
     "attention.wq": "n rows at once: a prompt and a single token take the same line. Weights stay in the file's type; "
                     "x and all sums are float32.",
     "attention.xq": "Meta's pairs are neighbours, (0, 1), (2, 3) and so on, in place. Hugging Face's code pairs element j with "
-                    "j + head_dim/2; its rows of wq and wk are reordered for that, and pair_up undoes it.",
+                    "j + head_dim/2: files in its form have the rows of wq and wk in another order. pair_up reorders the outputs, "
+                    "not the weights. The angles were computed before, once for each row (set_row): in float32, their sines in double.",
     "attention.xk": "After the rotation store_kv copies k and v into the KV cache, so that a key is rotated once only.",
-    "attention.scores": "PyTorch computes all positions and masks the later ones. Here a row computes a score for each position up "
-                        "to its own in the KV cache, and the softmax does not see the others. Heads that share keys read the "
+    "attention.scores": "PyTorch computes all positions and masks the later ones. Here the loops of a row end at its own position: "
+                        "scores of later ones, which later rows need, are not read. Heads that share keys read the "
                         "same cache: nothing is repeated in memory.",
     "attention.probs": "The highest score of the row is subtracted first. exp is exp_float, the same on all machines.",
     "attention.output": "Values are added in the order of their positions. The heads lie side by side afterwards; no transpose is needed.",
