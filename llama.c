@@ -488,19 +488,19 @@ struct llama_session {
     void *progress_user;
     llama_trace_fn trace; /* NULL: no activations are reported */
     void *trace_user;
-    float *traced_scores, *traced_probs; /* [heads][rows][traced]; of llama_trace */
-    size_t traced;                       /* positions */
+    float *traced_scores, *traced_probs; /* [heads][rows][traced_positions]; of llama_trace */
+    size_t traced_positions;
     /* number of sequences; positions of each; maximum number of tokens evaluated together */
     size_t n_sequences, context, batch;
     size_t rank, ranks; /* of several machines: this one, their number; else 0 and 1 */
     llama_gather_fn gather;
     void *gather_user;
-    float *exchange; /* [exchanged] pieces of a result, one after the other: see gather */
-    size_t exchanged, *offsets; /* [ranks + 1] where in it the pieces begin */
-    int threads, team;          /* number of threads: of the session; of the current pass */
-    pool *pool, own_pool;       /* the threads but the host's: a draft's session uses its owner's */
-    pace paces[21];             /* [floor(log2 n)] of passes of n rows */
-    sequence *sequences;        /* [n_sequences] */
+    float *gather_buffer; /* [gather_floats] pieces of a result, one after the other: see gather */
+    size_t gather_floats, *offsets; /* [ranks + 1] where in it the pieces begin */
+    int threads, team;              /* number of threads: of the session; of the current pass */
+    pool *pool, own_pool; /* the threads but the host's: a draft's session uses its owner's */
+    pace paces[21];       /* [floor(log2 n)] of passes of n rows */
+    sequence *sequences;  /* [n_sequences] */
     /* buffers of one batch, which has one row per token */
     sequence **row_seq; /* [batch] the sequence of each row's token */
     size_t *row_pos;    /* [batch] the position of the token in that sequence */
@@ -664,9 +664,10 @@ typedef struct {
     const float *q, *keys, *values; /* [rows][ld], [position][head_dim], [position][head_dim] */
     size_t rows, n, head_dim, ld;   /* ld: stride of y and q in floats */
     const workspace *workspace;
-    /* a trace: where the first row's scores and probabilities go, [rows][traced]; else NULL */
+    /* a trace: where the first row's scores and probabilities go, [rows][traced_positions]; else
+     * NULL */
     float *scores, *probs;
-    size_t traced;
+    size_t traced_positions;
 } attention_args;
 
 /* The kernels of one instruction set. All sets compute the same bits, except AMX. */
@@ -854,7 +855,8 @@ static size_t paced_forward(llama_session *s, size_t n) {
     bool trial = threads > 1 && p->since > RARELY * (double)n * (price + better / 16) && better > 0;
     alone ^= trial;
     s->team = alone ? 1 : threads;
-    bool first = threads > 1 && !alone && p->alone <= 0; /* one thread was not tried yet */
+    /* One thread was not tried yet, and the host's thread waits for no disk and no other machine. */
+    bool first = threads > 1 && !alone && p->alone <= 0 && !s->stream && s->ranks == 1;
     uint64_t ran = first ? llamac_running_time() : 0, begin = llamac_nanoseconds();
     size_t wanted = forward(s, n);
     double taken = (double)(llamac_nanoseconds() - begin), *mean = alone ? &p->alone : &p->team;
@@ -955,10 +957,10 @@ static void exchange(llama_session *s, float *x) {
  * in multiples of `unit`. The columns of a rank are moved together, for as many rows at a time as
  * there is room; one row needs no moving. */
 static void gather(llama_session *s, float *y, size_t width, size_t unit, size_t n) {
-    size_t ld = padded(width), most = s->ranks > 1 ? s->exchanged / width : n;
+    size_t ld = padded(width), max_rows = s->ranks > 1 ? s->gather_floats / width : n;
     for (size_t t = 0, rows; s->ranks > 1 && t < n && !s->stopped; t += rows, y += rows * ld) {
-        float *x = n == 1 ? y : s->exchange;
-        rows = n - t < most ? n - t : most;
+        float *x = n == 1 ? y : s->gather_buffer;
+        rows = n - t < max_rows ? n - t : max_rows;
         for (size_t r = 0; r <= s->ranks; r++)
             s->offsets[r] = part_of(width / unit, r, s->ranks).begin * unit * rows;
         for (int after = 0; after < 2; after++) {
@@ -1127,7 +1129,7 @@ static void attention_job(const task *j, int thread, size_t begin, size_t end) {
                                    .ld = padded(m->dim),
                                    .workspace = &s->workspaces[thread]};
             if (s->trace) {
-                size_t row = (head * j->n + t) * (args.traced = s->traced);
+                size_t row = (head * j->n + t) * (args.traced_positions = s->traced_positions);
                 args.scores = s->traced_scores + row, args.probs = s->traced_probs + row;
             }
             s->kernels->attend(&args);
@@ -1135,15 +1137,16 @@ static void attention_job(const task *j, int thread, size_t begin, size_t end) {
     }
 }
 
-/* Prepares the memory in which a trace gets the scores and the probabilities, both [heads][n][traced],
+/* Prepares the memory in which a trace gets the scores and the probabilities, both
+ * [heads][n][traced_positions],
  * for as many positions as the row with the most. Positions that a row does not attend to have a score
  * of -infinity and a probability of 0. */
 static void begin_attention_trace(llama_session *s, size_t n) {
     if (!s->trace) return;
-    s->traced = 0;
+    s->traced_positions = 0;
     for (size_t t = 0; t < n; t++)
-        if (s->row_pos[t] >= s->traced) s->traced = s->row_pos[t] + 1;
-    for (size_t i = 0; i < s->model->n_heads * n * s->traced; i++)
+        if (s->row_pos[t] >= s->traced_positions) s->traced_positions = s->row_pos[t] + 1;
+    for (size_t i = 0; i < s->model->n_heads * n * s->traced_positions; i++)
         s->traced_scores[i] = -HUGE_VALF, s->traced_probs[i] = 0;
 }
 
@@ -1152,13 +1155,13 @@ static void begin_attention_trace(llama_session *s, size_t n) {
 static void end_attention_trace(llama_session *s, size_t l, size_t n) {
     static const char *const names[] = {"attention.scores", "attention.probs"};
     size_t heads = s->model->n_heads, kv_heads = s->model->n_kv_heads;
-    size_t each = heads / kv_heads * n * s->traced; /* floats of a kv_head */
+    size_t each = heads / kv_heads * n * s->traced_positions; /* floats of a kv_head */
     for (int k = 0; s->trace && k < 2; k++) {
         float *x = k ? s->traced_probs : s->traced_scores;
         for (size_t r = 0; s->ranks > 1 && r <= s->ranks; r++)
             s->offsets[r] = part_of(kv_heads, r, s->ranks).begin * each;
         if (s->ranks > 1) exchange(s, x);
-        if (!s->stopped) report_trace(s, (int)l, names[k], x, heads * n, s->traced);
+        if (!s->stopped) report_trace(s, (int)l, names[k], x, heads * n, s->traced_positions);
     }
 }
 
@@ -2064,9 +2067,11 @@ TARGET static void FN(attend)(const attention_args *a) {
     FN(matmul)(&scores, 0, positions);
     for (size_t t = 0; t < a->rows; t++) {
         for (size_t i = 0; i < a->n + t; i++) p[t * ld + i] /= root;
-        if (a->scores) memcpy(a->scores + t * a->traced, p + t * ld, (a->n + t) * sizeof *p);
+        if (a->scores)
+            memcpy(a->scores + t * a->traced_positions, p + t * ld, (a->n + t) * sizeof *p);
         FN(softmax)(p + t * ld, a->n + t);
-        if (a->probs) memcpy(a->probs + t * a->traced, p + t * ld, (a->n + t) * sizeof *p);
+        if (a->probs)
+            memcpy(a->probs + t * a->traced_positions, p + t * ld, (a->n + t) * sizeof *p);
     }
     for (size_t begin = 0; begin < positions; begin = end) {
         end = positions - begin < VALUE_BLOCK ? positions : begin + VALUE_BLOCK;
@@ -3192,6 +3197,8 @@ LLAMAC_INLINE void llamac_advise_sparse(const llamac_mapping *m) {
  * page is touched, which costs one page fault per page, even if the page is in memory. */
 LLAMAC_INLINE void llamac_page_in(const unsigned char *data, size_t n) {
     enum { PAGE = 4096 };
+    size_t extra = (uintptr_t)data % llamac_page_size(); /* madvise takes whole pages */
+    data -= extra, n += extra;
 #ifdef MADV_POPULATE_READ
     if (madvise((void *)(uintptr_t)data, n, MADV_POPULATE_READ) == 0 || errno != EINVAL) return;
 #endif
@@ -3817,9 +3824,10 @@ LLAMAC_INLINE void llamac_page_in(const unsigned char *data, size_t n) {
 /* A process may lock about as much as its working set's minimum, which is raised first. */
 LLAMAC_INLINE int llamac_lock(const void *p, size_t n) {
     HANDLE self = GetCurrentProcess();
-    SIZE_T min, max;
+    SIZE_T min, max, more = n + 2 * llamac_page_size(); /* it takes whole pages */
     if (!GetProcessWorkingSetSize(self, &min, &max) ||
-        !SetProcessWorkingSetSize(self, min + n, max + n) || !VirtualLock((void *)(uintptr_t)p, n))
+        !SetProcessWorkingSetSize(self, min + more, max + more) ||
+        !VirtualLock((void *)(uintptr_t)p, n))
         return llamac_set_errno();
     return 0;
 }
@@ -7145,12 +7153,12 @@ static void rope_freqs(llama *m) {
 /* ---- Weights in memory ---- */
 
 /* What is read, locked or counted: n bytes of a mapping. Returns false to stop. */
-typedef bool run_function(void *user, const unsigned char *p, size_t n);
+typedef bool extent_function(void *user, const unsigned char *p, size_t n);
 
-/* Calls fn for everything in the files that the model's rank needs, in the order of the addresses: the
- * complete files, or, of several machines, its rows of the matrices. Of the embeddings a pass needs
- * few. */
-static void each_run(const llama *m, run_function *fn, void *user) {
+/* Calls fn for everything in the files that the model's rank needs: the complete files; or, of several
+ * machines, its rows of each matrix, in the order of nth_weight. The embeddings are left out then, as a
+ * pass needs few of their rows. */
+static void each_extent(const llama *m, extent_function *fn, void *user) {
     for (size_t f = 0; m->ranks == 1 && f < m->n_shards; f++)
         if (!fn(user, m->files[f].data, m->files[f].size)) return;
     for (size_t i = 0; m->ranks > 1 && i < OUTSIDE + m->n_layers * INSIDE; i++) {
@@ -7168,31 +7176,31 @@ static void each_run(const llama *m, run_function *fn, void *user) {
     }
 }
 
-static bool count_run(void *sum, const unsigned char *p, size_t n) {
+static bool count_extent(void *sum, const unsigned char *p, size_t n) {
     (void)p;
     *(uint64_t *)sum += n;
     return true;
 }
 
 /* Returns the bytes of all runs. */
-static uint64_t run_bytes(const llama *m) {
+static uint64_t extent_bytes(const llama *m) {
     uint64_t sum = 0;
-    each_run(m, count_run, &sum);
+    each_extent(m, count_extent, &sum);
     return sum;
 }
 
-static bool lock_run(void *locked, const unsigned char *p, size_t n) {
+static bool lock_extent(void *locked, const unsigned char *p, size_t n) {
     return *(bool *)locked = llamac_lock(p, n) == 0;
 }
 
-/* Locks what each_run finds in memory. Returns LLAMA_ENOMEM if the system does not allow it. */
+/* Locks what each_extent finds in memory. Returns LLAMA_ENOMEM if the system does not allow it. */
 static int lock_weights(const llama *m, llama_error *err) {
     bool locked = true;
-    each_run(m, lock_run, &locked);
+    each_extent(m, lock_extent, &locked);
     if (locked) return LLAMA_OK;
     return llamac_fail(err, LLAMA_ENOMEM,
                        "%llu bytes cannot be locked in memory: %s; raise ulimit -l",
-                       (unsigned long long)run_bytes(m), strerror(errno));
+                       (unsigned long long)extent_bytes(m), strerror(errno));
 }
 
 /* ---- Weights that do not fit in memory ---- */
@@ -7761,7 +7769,7 @@ static int hold_weights(llama *m, const llama_options *o, llama_error *err) {
     uint64_t limit = o->memory_limit ? o->memory_limit : available;
     m->memory = o->memory, m->memory_limit = limit;
     if (m->memory == LLAMA_MEMORY_AUTO) {
-        uint64_t own = m->ranks > 1 ? run_bytes(m) : m->token_bytes;
+        uint64_t own = m->ranks > 1 ? extent_bytes(m) : m->token_bytes;
         bool fits = limit == 0 || own + llama_session_bytes(m, NULL) <= limit;
         m->memory = fits ? LLAMA_MEMORY_MAP : LLAMA_MEMORY_STREAM;
     }
@@ -7778,12 +7786,14 @@ static int hold_weights(llama *m, const llama_options *o, llama_error *err) {
 
 /* ---- Opening and closing ---- */
 
-/* Checks that the model can be divided over so many machines. */
-static int check_ranks(const llama *m, size_t ranks, llama_error *err) {
-    if (ranks <= m->n_kv_heads) return LLAMA_OK;
+/* Checks the rank and the number of machines that a host gives. 0 of 0 is one machine. */
+static int check_ranks(const llama *m, int rank, int ranks, llama_error *err) {
+    if (ranks < 0 || rank < 0 || rank >= (ranks ? ranks : 1))
+        return llamac_fail(err, LLAMA_EINVAL, "there is no rank %d of %d", rank, ranks);
+    if ((size_t)ranks <= m->n_kv_heads) return LLAMA_OK;
     return llamac_fail(err, LLAMA_EINVAL,
                        "the model has %zu KV heads: it can be divided over %zu machines at most, "
-                       "not over %zu",
+                       "not over %d",
                        m->n_kv_heads, m->n_kv_heads, ranks);
 }
 
@@ -7791,10 +7801,6 @@ static int check_ranks(const llama *m, size_t ranks, llama_error *err) {
 static int open_model(llama *m, const char *path, const llama_options *o, llama_error *err) {
     if (o->memory < LLAMA_MEMORY_AUTO || o->memory > LLAMA_MEMORY_STREAM)
         return llamac_fail(err, LLAMA_EINVAL, "memory mode %d does not exist", o->memory);
-    if (o->ranks < 0 || o->rank < 0 || o->rank >= (o->ranks ? o->ranks : 1))
-        return llamac_fail(err, LLAMA_EINVAL, "there is no rank %d of %d", o->rank, o->ranks);
-    m->rank = (size_t)o->rank;
-    m->ranks = o->ranks ? (size_t)o->ranks : 1;
     if (o->rope_theta != 0 && !(o->rope_theta >= 1 && o->rope_theta <= 1e30f))
         return llamac_fail(err, LLAMA_EINVAL, "rope_theta %g is not 0, nor from 1 to 1e30",
                            (double)o->rope_theta);
@@ -7807,7 +7813,9 @@ static int open_model(llama *m, const char *path, const llama_options *o, llama_
         status = open_tokenizer(&b, o->tokenizer);
     if (status == LLAMA_OK || m->lost) status = check_unchanged(&b);
     llamac_free_all(&b.scratch); /* needed only while opening */
-    if (status || (status = check_ranks(m, m->ranks, err))) return status;
+    if (status || (status = check_ranks(m, o->rank, o->ranks, err))) return status;
+    m->rank = (size_t)o->rank;
+    m->ranks = o->ranks ? (size_t)o->ranks : 1;
     if (o->rope_theta != 0) m->rope_theta = o->rope_theta;
     rope_freqs(m);
     return hold_weights(m, o, err);
@@ -7996,7 +8004,7 @@ typedef struct {
     bool stopped;
 } prefetching;
 
-static bool read_run(void *user, const unsigned char *p, size_t n) {
+static bool read_extent(void *user, const unsigned char *p, size_t n) {
     enum { CHUNK = 4 << 20 };
     prefetching *f = user;
     for (size_t i = 0, k; i < n && !f->stopped; i += k) {
@@ -8013,8 +8021,8 @@ static bool read_run(void *user, const unsigned char *p, size_t n) {
 LLAMAC_API int llama_prefetch(const llama *m, llama_progress_fn progress, void *user) {
     if (!m) return LLAMA_EINVAL;
     if (m->stream) return start_reading(m->stream), LLAMA_OK;
-    prefetching f = {progress, user, 0, run_bytes(m), false};
-    each_run(m, read_run, &f);
+    prefetching f = {progress, user, 0, extent_bytes(m), false};
+    each_extent(m, read_extent, &f);
     return f.stopped ? LLAMA_ECANCEL : LLAMA_OK;
 }
 
@@ -8064,7 +8072,7 @@ LLAMAC_API int llama_describe(const llama *m, llama_info *info) {
         .add_eos = m->vocab && llamac_vocab_adds_eos(m->vocab),
         .memory = m->memory,
         .memory_limit = m->memory_limit,
-        .rank_bytes = m->ranks > 1 ? run_bytes(m) : m->token_bytes,
+        .rank_bytes = m->ranks > 1 ? extent_bytes(m) : m->token_bytes,
     };
     if (m->stream) describe_stream(m->stream, &all);
     size_t known = all.size < sizeof all ? all.size : sizeof all;
@@ -8146,8 +8154,8 @@ static uint64_t layout_session(llama_session *s, unsigned char *base) {
         uint64_t most = b * widest > m->vocab_size ? b * widest : m->vocab_size;
         if (most > MAX_EXCHANGED) most = MAX_EXCHANGED;
         if (most < RANK_NUMBERS * s->ranks) most = RANK_NUMBERS * s->ranks;
-        s->exchanged = (size_t)most; /* a row of every result at least: see gather */
-        s->exchange = reserve(&c, most, f);
+        s->gather_floats = (size_t)most; /* a row of every result at least: see gather */
+        s->gather_buffer = reserve(&c, most, f);
         s->offsets = reserve(&c, s->ranks + 1, sizeof *s->offsets);
     }
     s->last = reserve(&c, s->n_logits * padded(m->dim), f);          /* [n_logits][D] */
@@ -8215,6 +8223,11 @@ static int check_drafter(llama_session *s, const llama *draft, llama_session *d,
             err, LLAMA_EINVAL,
             "a context of %zu is longer than the draft model's sliding window of %zu", s->context,
             draft->window);
+    if (draft->stream && draft->ranks > 1)
+        return llamac_fail(
+            err, LLAMA_EINVAL,
+            "a draft model that is streamed must be opened without ranks: every rank "
+            "computes all of its rows");
     if (s->kernels->pack) return LLAMA_OK; /* AMX: it would not be used */
     *d = (llama_session){.model = draft, .kernels = s->kernels, .context = s->context, .ranks = 1};
     d->n_sequences = s->n_sequences < MAX_CONCURRENT ? s->n_sequences : MAX_CONCURRENT;
@@ -8249,7 +8262,14 @@ static int check_session_options(llama_session *s, llama_session *d,
                            "beyond which it is not supported",
                            s->context, s->model->window);
     s->n_sequences = o.sequences ? (size_t)o.sequences : 1;
-    s->batch = o.batch ? (size_t)o.batch : s->model->stream ? STREAMED_BATCH : DEFAULT_BATCH;
+    int status = check_ranks(s->model, o.rank, o.ranks, err);
+    if (status) return status;
+    s->rank = o.ranks ? (size_t)o.rank : s->model->rank;
+    s->ranks = o.ranks ? (size_t)o.ranks : s->model->ranks;
+    s->gather = o.gather;
+    s->gather_user = o.gather_user;
+    bool large = s->model->stream || s->ranks > 1; /* of all ranks, if only some stream */
+    s->batch = o.batch ? (size_t)o.batch : large ? STREAMED_BATCH : DEFAULT_BATCH;
     if (s->batch > s->context * s->n_sequences) s->batch = s->context * s->n_sequences;
     s->n_logits = s->n_sequences + MAX_GUESSES;
     s->threads = o.threads ? o.threads : llamac_cores();
@@ -8259,14 +8279,6 @@ static int check_session_options(llama_session *s, llama_session *d,
     s->keep_logits = o.all_logits;
     if (o.no_lookup != 0 && o.no_lookup != 1)
         return llamac_fail(err, LLAMA_EINVAL, "no_lookup must be 0 or 1");
-    s->rank = o.ranks ? (size_t)o.rank : s->model->rank;
-    s->ranks = o.ranks ? (size_t)o.ranks : s->model->ranks;
-    s->gather = o.gather;
-    s->gather_user = o.gather_user;
-    if (o.ranks < 0 || o.rank < 0 || o.rank >= (o.ranks ? o.ranks : 1))
-        return llamac_fail(err, LLAMA_EINVAL, "there is no rank %d of %d", o.rank, o.ranks);
-    int status = check_ranks(s->model, s->ranks, err);
-    if (status) return status;
     s->progress = o.progress;
     s->progress_user = o.user;
     s->kernels = find_kernels(o.kernels, o.numerics == LLAMA_FAST);
@@ -8926,7 +8938,11 @@ static void make_header(uint64_t h[STATE], const llama_session *s, const sequenc
  * with LLAMA_EINVAL. */
 static int compare_ranks(llama_session *s, llama_error *err) {
     const llama_session *d = s->guess.drafter;
+    uint64_t ends = 0; /* the tokens that end a text */
+    for (int32_t i = 0; (size_t)i < s->model->vocab_size; i++)
+        if (llama_is_end(s->model, i)) ends = checksum(ends, &i, sizeof i);
     uint64_t facts[] = {fingerprint(s->model),
+                        ends,
                         d ? fingerprint(d->model) : 0,
                         s->ranks,
                         s->context,
@@ -8937,11 +8953,13 @@ static int compare_ranks(llama_session *s, llama_error *err) {
                         s->kernels->pack != NULL};
     uint64_t sum = checksum(checksum(0, LLAMA_VERSION_STRING, sizeof LLAMA_VERSION_STRING), facts,
                             sizeof facts);
-    float *x = s->exchange;
+    float *x = s->gather_buffer;
     for (size_t r = 0; r <= s->ranks; r++) s->offsets[r] = r * RANK_NUMBERS;
     for (size_t i = 0; i < RANK_NUMBERS; i++) /* 16 bits in each: exact */
         x[s->rank * RANK_NUMBERS + i] = (float)(sum >> 16 * i & 0xffff);
+    s->busy = true;
     exchange(s, x);
+    end_busy(s, s->stopped);
     for (size_t r = 1; r < s->ranks && !s->stopped; r++)
         if (memcmp(x, x + r * RANK_NUMBERS, RANK_NUMBERS * sizeof *x) != 0)
             s->stopped = llamac_fail(&s->error, LLAMA_EINVAL,
@@ -8952,15 +8970,17 @@ static int compare_ranks(llama_session *s, llama_error *err) {
     return s->stopped;
 }
 
-/* Sets *time to the longest of all ranks, so that all ranks decide the same; to -1 if that of one is
- * negative. Returns LLAMA_OK, or LLAMA_EIO if they cannot be exchanged. */
-static int agree(llama_session *s, double *time) {
-    float *x = s->exchange, longest = 0;
+/* Replaces *time, in nanoseconds, by the longest of all ranks, so that all decide the same; by -1 if that
+ * of one is negative. Returns LLAMA_OK, or LLAMA_EIO if they cannot be exchanged. */
+static int agree_on_time(llama_session *s, double *time) {
+    float *x = s->gather_buffer, longest = 0;
     s->stopped = LLAMA_OK;
     if (s->ranks == 1) return LLAMA_OK;
     for (size_t r = 0; r <= s->ranks; r++) s->offsets[r] = r;
     x[s->rank] = (float)*time;
+    s->busy = true;
     exchange(s, x);
+    end_busy(s, s->stopped);
     for (size_t r = 0; r < s->ranks && longest >= 0; r++)
         if (x[r] < 0 || x[r] > longest) longest = x[r];
     *time = (double)longest;
@@ -8978,10 +8998,10 @@ static uint64_t state_bytes(const llama *m, const sequence *q) {
  * them to write them, and drop them after they have read them. A rank that fails goes on to exchange
  * parts, as the others wait for them. */
 static void transfer_head(llama_session *s, stream *st, float *own, size_t owner, size_t n) {
-    size_t most = s->ranks > 1 ? s->exchanged : n;
+    size_t most = s->ranks > 1 ? s->gather_floats : n;
     for (size_t i = 0, part; i < n; i += part) {
         part = n - i < most ? n - i : most;
-        float *p = s->rank == owner ? own + i : s->exchange;
+        float *p = s->rank == owner ? own + i : s->gather_buffer;
         if (st->write && s->ranks > 1) {
             for (size_t r = 0; r <= s->ranks; r++) s->offsets[r] = r > owner ? part : 0;
             exchange(s, p);
@@ -9711,7 +9731,8 @@ static double predict_draft(const llama_session *s, size_t rows) {
     const llama_session *d = s->guess.drafter;
     if (d->guess.max_rows) return predict_pass(&d->guess, rows);
     return predict_pass(&s->guess, rows) * (double)d->model->token_bytes /
-           (double)s->model->token_bytes;
+           (double)s->model->token_bytes *
+           (double)s->ranks; /* of which each has a share of the model */
 }
 
 /* Notes how long a pass of s, or of its draft model's session, with `rows` rows took, in nanoseconds.
@@ -9805,7 +9826,7 @@ static void choose_guesses(llama_session *s, proposal *g, int sequences) {
 
 /* Lets the draft model draw the guesses, for all texts together, with each text's sampler, seed and
  * positions. First evaluates the tokens that its sequences do not have yet. If it fails, it is not
- * used again. Returns LLAMA_OK; LLAMA_ECANCEL if the host cancels; LLAMA_EIO of agree. */
+ * used again. Returns LLAMA_OK; LLAMA_ECANCEL if the host cancels; LLAMA_EIO of agree_on_time. */
 static int draw_guesses(llama_session *s, llama_request *const *running, int sequences,
                         proposal *g) {
     llama_span spans[MAX_CONCURRENT];
@@ -9827,7 +9848,7 @@ static int draw_guesses(llama_session *s, llama_request *const *running, int seq
         status = evaluate(d, spans, NULL, n, NULL, NULL, "text");
         end_busy(s, LLAMA_OK);
         double time = status ? -1 : (double)(llamac_nanoseconds() - start);
-        if (agree(s, &time)) return s->stopped;
+        if (agree_on_time(s, &time)) return s->stopped;
         if (time >= 0) note_pass(s, d, rows, time);
         else if (status == LLAMA_OK) status = LLAMA_EIO; /* another rank's draft model failed */
         for (size_t i = 0; i < n; i++) {
@@ -10026,7 +10047,7 @@ LLAMAC_API int llama_generate(llama_session *s, llama_request *requests, size_t 
         uint64_t start = llamac_nanoseconds();
         status = evaluate(s, spans, guessed, n_spans, NULL, NULL, prompts ? "prompt" : "text");
         double time = (double)(llamac_nanoseconds() - start);
-        if (status == LLAMA_OK && !prompts && (status = agree(s, &time)) == LLAMA_OK)
+        if (status == LLAMA_OK && !prompts && (status = agree_on_time(s, &time)) == LLAMA_OK)
             note_pass(s, s, rows, time);
         for (int k = 0; k < sequences && status == LLAMA_OK; k++) {
             if (running[k])

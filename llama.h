@@ -223,8 +223,10 @@ LLAMAC_API void llama_close(llama *);
 
 /* Completes x on every rank: x[offsets[r]] to x[offsets[r + 1]] (not included) is the piece of rank r;
  * this rank's own piece is there, and the host fills in the others. A piece may be empty. With MPI it is
- * one call of MPI_Allgatherv. offsets has ranks + 1 elements, each 2^24 at most. Returns 0, or another
- * number if that fails: then the call that was at work fails with EIO, and changes nothing. */
+ * one call of MPI_Allgatherv, whose counts are int: offsets are below 2^28, but for a trace of attention,
+ * which has heads * rows * positions floats. offsets has ranks + 1 elements. It is called in the thread
+ * that made the call. Returns 0, or another number if that fails: then the call that was at work fails
+ * with EIO, as it does if a file cannot be read. */
 typedef int (*llama_gather_fn)(void *user, float *x, const size_t *offsets, int rank, int ranks);
 
 /* Which arithmetic a session uses. */
@@ -265,7 +267,7 @@ typedef struct {
      * tokens, with the bits of one machine. 1 to kv_heads ranks (llama_info), else EINVAL.
      * llama_session_new compares version, model and options of all ranks, and gives EINVAL on each if
      * they differ. A model that is streamed is opened with the same rank and ranks. A draft model
-     * computes all of its rows on every rank. A state that any number of ranks has saved can be loaded
+     * computes all of its rows on every rank: one that is streamed is opened without ranks. A state that any number of ranks has saved can be loaded
      * by any other number; each rank's write function gets all of it. If a call fails on one rank only,
      * the others wait in gather: the host's transport has to end them */
     llama_gather_fn gather;
@@ -274,7 +276,7 @@ typedef struct {
 } llama_session_options;
 
 /* Creates a session and sets *session. `options` may be NULL. The model must outlive the session.
- * Sets *session to NULL on failure. Errors: EINVAL, ENOMEM. */
+ * Sets *session to NULL on failure. Errors: EINVAL, ENOMEM; EIO if gather failed. */
 LLAMAC_API int llama_session_new(llama_session **session, const llama *,
                                  const llama_session_options *options, llama_error *);
 LLAMAC_API void llama_session_free(llama_session *);
@@ -542,9 +544,11 @@ typedef void (*llama_trace_fn)(void *user, const char *name, const float *x, siz
 
 /* Calls fn with every intermediate result of later evaluations, in the order of computation. Each
  * comes once per batch of tokens; "output" comes when logits are computed, with a row for each of
- * them. A trace changes no bit of any result. Scores and probabilities need memory: 2 * heads * batch *
+ * them. A trace changes no bit of any result. Of several machines, all trace or none: fn may differ,
+ * but is NULL on all or on none. Scores and probabilities need memory: 2 * heads * batch *
  * context floats, allocated here, used as they are filled, and freed by fn = NULL, which stops the
- * trace, or with the session. Errors: EINVAL, ENOMEM. */
+ * trace, or with the session. It is part neither of llama_session_bytes nor of memory_limit. Errors:
+ * EINVAL, ENOMEM. */
 LLAMAC_API int llama_trace(llama_session *, llama_trace_fn fn, void *user);
 
 /* ---- Whole texts ---- */

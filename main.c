@@ -3168,6 +3168,7 @@ static void run_trace(void) {
     if ((error = shared(error)))
         refuse("--npy: %s cannot be made: %s", options.npy_folder, strerror(error));
     options.session.batch = (int)run.inputs->n_tokens;
+    if (!options.session.context) run.context = run.inputs->n_tokens; /* no longer than needed */
     new_session(1, false);
     must(llama_trace(run.session, print_rows, found));
     must(llama_prefill(run.session, 0, run.inputs->tokens, run.inputs->n_tokens));

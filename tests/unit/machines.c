@@ -146,7 +146,9 @@ typedef struct {
 static void compute_all(member *m, void *user) {
     const comparison *c = user;
     char hex[65];
-    llama *model = open_model(m, c->open);
+    llama_options open = c->open;
+    open.rank = m->rank, open.ranks = m->ranks;
+    llama *model = open_model(m, open);
     llama_session *s = open_session(m, model, c->session);
     everything(s, hex);
     if (!c->want[0]) memcpy((char *)(uintptr_t)c->want, hex, 65);
@@ -181,7 +183,7 @@ static void test_same_bits(void) {
     }
 }
 
-/* With a draft model, kept logits, no lookup; with weights that are streamed, and locked. */
+/* With a draft model, kept logits, no lookup; with own rows that are locked. */
 static void test_options(void) {
     char want[65] = "";
     const char *path = in_work("options");
@@ -191,11 +193,12 @@ static void test_options(void) {
     llama *draft = NULL;
     llama_options o = {.size = sizeof o};
     check(llama_open(&draft, kept, &o, NULL) == LLAMA_OK, "a draft model");
-    for (int i = 0; i < 6; i++) {
+    for (int i = 0; i < 5; i++) {
         comparison c = {want, {0}, {.sequences = 3, .threads = 2}};
         if (i == 1) c.session.draft = draft;
         if (i == 2) c.session.all_logits = 1;
         if (i == 3) c.session.no_lookup = 1;
+        if (i == 4) c.open.memory = LLAMA_MEMORY_LOCK;
         for (int ranks = 1; ranks < 4; ranks++) in_group(ranks, kept, compute_all, &c);
     }
     llama_close(draft);
@@ -294,6 +297,72 @@ static void refuse(member *m, void *user) {
     llama_close(model);
     check(llama_open(&model, m->path, &(llama_options){.size = sizeof(llama_options), .rank = 1, .ranks = 1}, &err) == LLAMA_EINVAL, "rank 1 of 1");
     check(llama_open(&model, m->path, &(llama_options){.size = sizeof(llama_options), .ranks = 9}, &err) == LLAMA_EINVAL && strstr(err.text, "KV heads"), "9 ranks: %s", err.text);
+}
+
+/* What differs in more than the options: the tokens that end a text. What may differ: memory. What cannot work. */
+static void differ(member *m, void *user) {
+    const char *const *folders = user; /* of each rank */
+    llama_session *s = NULL;
+    llama_error err;
+    member own = *m;
+    own.path = folders[m->rank];
+    llama *model = open_model(&own, (llama_options){0});
+    llama_session_options o = shared(&own, (llama_session_options){0});
+    check(llama_session_new(&s, model, &o, &err) == LLAMA_EINVAL && !s && strstr(err.text, "rank 1"), "other ends, rank %d: %s", m->rank, err.text);
+    llama_close(model);
+    own.path = folders[0]; /* one streams, the other has enough memory */
+    model = open_model(&own, (llama_options){.memory_limit = m->rank ? 1 : (uint64_t)1 << 40, .rank = m->rank, .ranks = m->ranks});
+    s = open_session(&own, model, (llama_session_options){0});
+    check(llama_eval(s, 0, some, SOME) == LLAMA_OK, "one streams: %s", llama_session_error(s));
+    llama_session_free(s);
+    llama *draft = open_model(&own, (llama_options){.memory = LLAMA_MEMORY_STREAM, .memory_limit = 1, .rank = m->rank, .ranks = m->ranks});
+    o = shared(&own, (llama_session_options){.draft = draft});
+    check(llama_session_new(&s, model, &o, &err) == LLAMA_EINVAL && strstr(err.text, "without ranks"), "a streamed draft model of a rank: %s", err.text);
+    llama_close(draft);
+    llama_close(model);
+}
+
+/* A gather function that calls the session. */
+typedef struct {
+    member *m;
+    llama_session *s;
+    size_t refused, accepted;
+} caller;
+static int call_session(void *user, float *x, const size_t *offsets, int rank, int ranks) {
+    caller *c = user;
+    if (c->s) *(llama_rewind(c->s, 0, 0) == LLAMA_EINVAL ? &c->refused : &c->accepted) += 1;
+    return gather(c->m, x, offsets, rank, ranks);
+}
+
+static int no_text(void *user, llama_request *r, const char *text, size_t n) { return (void)user, (void)r, (void)text, (void)n, 0; }
+
+static void call_back(member *m, void *user) {
+    (void)user;
+    caller c = {.m = m};
+    llama *model = open_model(m, (llama_options){0});
+    llama_session_options o = shared(m, (llama_session_options){.threads = 1});
+    o.gather = call_session, o.gather_user = &c;
+    llama_request r = {.prompt = some, .n_prompt = 6, .sampler = {.size = sizeof r.sampler}, .max_tokens = 20};
+    check(llama_session_new(&c.s, model, &o, NULL) == LLAMA_OK, "a session");
+    check(llama_generate(c.s, &r, 1, no_text, NULL) == LLAMA_OK, "%s", llama_session_error(c.s));
+    check(r.generated == 20 && c.accepted == 0 && c.refused > 20, "calls in gather: %zu refused, %zu not", c.refused, c.accepted);
+    llama_session_free(c.s);
+    llama_close(model);
+}
+
+static void test_differ(void) {
+    char first[2048], second[2048];
+    const char *folders[] = {first, second};
+    snprintf(first, sizeof first, "%s", in_work("ends1")), snprintf(second, sizeof second, "%s", in_work("ends2"));
+    for (int i = 0; i < 2; i++) {
+        buffer ends = {0};
+        model_write_as(&grouped, SAFETENSORS, folders[i]);
+        put_text(&ends, i ? "{\"eos_token_id\": [2, 77]}" : "{\"eos_token_id\": 2}");
+        put_file(&ends, folders[i], "generation_config.json");
+        free(ends.at);
+    }
+    in_group(2, first, differ, folders);
+    in_group(2, first, call_back, NULL);
 }
 
 static void test_refused(void) {
@@ -511,7 +580,7 @@ static void test_models(void) {
     }
 }
 
-static const test_case cases[] = {CASE(same_bits), CASE(options), CASE(streamed), CASE(memory), CASE(refused), CASE(gather_fails), CASE(dies), CASE(states), CASE(models)};
+static const test_case cases[] = {CASE(same_bits), CASE(options), CASE(streamed), CASE(memory), CASE(refused), CASE(differ), CASE(gather_fails), CASE(dies), CASE(states), CASE(models)};
 
 int main(int argc, char **argv) {
     if ((argc = tests_begin(argc, argv)) < 2) return 2;
