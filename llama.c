@@ -926,6 +926,7 @@ typedef struct {
 
 /* Returns the part of `items` items that a rank has. Parts differ by one item at most. */
 static range part_of(size_t items, size_t rank, size_t ranks) {
+    /* NOLINTNEXTLINE: there is 1 rank or more */
     return (range){items * rank / ranks, items * (rank + 1) / ranks};
 }
 
@@ -969,6 +970,7 @@ static void gather(llama_session *s, float *y, size_t width, size_t unit, size_t
                 float *all = x + s->offsets[r], *piece = y + s->offsets[r] / rows;
                 if ((r == s->rank) == after) continue;
                 for (size_t i = 0; i < rows; i++, all += count, piece += ld)
+                    /* NOLINTNEXTLINE: a session has all its buffers */
                     memcpy(after ? piece : all, after ? all : piece, count * sizeof *all);
             }
             if (!after) exchange(s, x);
@@ -8960,8 +8962,8 @@ static int compare_ranks(llama_session *s, llama_error *err) {
     s->busy = true;
     exchange(s, x);
     end_busy(s, s->stopped);
-    for (size_t r = 1; r < s->ranks && !s->stopped; r++)
-        if (memcmp(x, x + r * RANK_NUMBERS, RANK_NUMBERS * sizeof *x) != 0)
+    for (size_t i = RANK_NUMBERS, r; i < s->ranks * RANK_NUMBERS && !s->stopped; i++)
+        if ((r = i / RANK_NUMBERS, x[i] != x[i % RANK_NUMBERS]))
             s->stopped = llamac_fail(&s->error, LLAMA_EINVAL,
                                      "rank %zu has another model, other options or another version "
                                      "than rank 0",

@@ -241,10 +241,10 @@ static FILE *open_file(const char *path);
 /* Open a file for writing, which is made or emptied; NULL with errno set on failure. */
 static FILE *create_file(const char *path);
 /* Make a folder, unless it is there. Returns false with errno set on failure. */
-static bool make_folder(const char *path);
+static bool make_directory(const char *path);
 /* Return whether a file can be replaced by a new one: whether its folder is writable. If the file is a
  * link, that of its target. False with errno set. */
-static bool can_replace(const char *path);
+static bool can_replace(const char *name);
 
 /* Return whether a file's name is another name of stdin, such as /dev/stdin. */
 static bool is_stdin(const char *path);
@@ -432,9 +432,9 @@ static void *allocate(size_t size) {
 
 /* Append n bytes. The old array stays allocated when a larger one replaces it. */
 static void append(bytes *b, const void *text, size_t n) {
-    if (b->capacity <= b->n + n) {
+    if (!b->text || b->capacity <= b->n + n) {
         char *larger = allocate(b->capacity = 2 * (b->n + n) + 64);
-        if (b->n) memcpy(larger, b->text, b->n);
+        if (b->text) memcpy(larger, b->text, b->n);
         b->text = larger;
     }
     if (n) memcpy(b->text + b->n, text, n);
@@ -1494,10 +1494,8 @@ static void read_inputs(void) {
     if (waits) options.n_sources = 0; /* -f - beside an argument is the document */
     check_sources(n_words);
     if (kind == NO_INPUT) return;
-    if (waits) run.document = read_all("-");
-    else if ((n_words || options.n_sources) && kind != ONE_FILE && !options.interactive &&
-             shared(has_document()))
-        run.document = read_all("-");
+    bool may_have = (n_words || options.n_sources) && kind != ONE_FILE && !options.interactive;
+    if (waits || (may_have && shared(has_document()))) run.document = read_all("-");
     if ((options.decode || options.ids) && run.document.n) append(&run.document, " ", 1);
     for (size_t i = 0; i < options.n_sources; i++)
         if (options.sources[i].is_file) add_file(options.sources[i].text);
@@ -1799,8 +1797,9 @@ static double weight_bytes(void) {
 
 /* Return the part of the KV cache that rank `rank` of `ranks` has: that of its heads. */
 static double cache_share(int rank, int ranks) {
-    int64_t heads = run.info.kv_heads, begin = heads * rank / ranks;
-    return (double)(heads * (rank + 1) / ranks - begin) / (double)heads;
+    int64_t heads = run.info.kv_heads;
+    int64_t begin = heads * rank / ranks, end = heads * (rank + 1) / ranks;
+    return (double)(end - begin) / (double)heads;
 }
 
 /* Return whether weights are read from the files in every pass. */
@@ -2444,7 +2443,7 @@ static int read_turn(bytes *line) {
         got = run.chat.editing ? edit_line(line, sign->text) : read_line(line, sign->text);
     got = shared(got);
     share_bytes(line);
-    bool is_command = line->text[0] == '/' && line->text[1] != '/';
+    bool is_command = line->n && line->text[0] == '/' && line->text[1] != '/';
     if (screen && got > 0 && !is_command) put_visible(screen, suffix, strlen(suffix), true);
     if (screen) fflush(screen);
     return got;
@@ -3164,7 +3163,7 @@ static void run_trace(void) {
     bool *found = allocate(options.n_arguments * sizeof *found);
     if (!tokenize_prompt(run.inputs)) return;
     bool makes = options.npy_folder && machines.rank == 0;
-    int error = makes && !make_folder(options.npy_folder) ? errno : 0;
+    int error = makes && !make_directory(options.npy_folder) ? errno : 0;
     if ((error = shared(error)))
         refuse("--npy: %s cannot be made: %s", options.npy_folder, strerror(error));
     options.session.batch = (int)run.inputs->n_tokens;
@@ -3359,6 +3358,7 @@ static int read_byte(int milliseconds) {
     while (!interrupted) {
         if (terminal.resized || terminal.resumed) draw_line(false);
         int byte = read_key(milliseconds < 0 ? 100 : milliseconds);
+        if (byte == KEY_INTERRUPTED) continue; /* by Ctrl-C, or because the size changed */
         if (byte != KEY_NONE || milliseconds >= 0) return byte;
     }
     return KEY_INTERRUPTED;
@@ -3591,7 +3591,7 @@ static int file_kind(const char *path) {
 
 static FILE *open_file(const char *path) { return fopen(path, "rb"); }
 static FILE *create_file(const char *path) { return fopen(path, "wb"); }
-static bool make_folder(const char *path) {
+static bool make_directory(const char *path) {
     return mkdir(path, 0777) == 0 || (errno == EEXIST && file_kind(path) == FOLDER);
 }
 
@@ -3881,7 +3881,7 @@ static int file_kind(const char *path) {
 
 static FILE *open_file(const char *path) { return _wfopen(widen(path), L"rb"); }
 static FILE *create_file(const char *path) { return _wfopen(widen(path), L"wb"); }
-static bool make_folder(const char *path) {
+static bool make_directory(const char *path) {
     return _wmkdir(widen(path)) == 0 || (errno == EEXIST && file_kind(path) == FOLDER);
 }
 
@@ -4135,7 +4135,8 @@ static void join_ranks(void) {
     for (int32_t id = 0; id < run.info.vocab; id++) {
         size_t n = 0;
         const char *piece = llama_token_text(run.model, id, &n);
-        append(&pieces, piece, n), append(&pieces, &(char){(char)llama_is_end(run.model, id)}, 1);
+        char end = (char)llama_is_end(run.model, id);
+        append(&pieces, piece, n), append(&pieces, &end, 1);
     }
     append(&pieces, &run.info.bos, sizeof run.info.bos);
     append(&pieces, &run.info.add_bos, sizeof run.info.add_bos);

@@ -830,6 +830,10 @@ case_info() {
     holds "info: KV cache" grep -q "128 positions, KV cache 786432 bytes" $work/out
     holds "info: kernels" grep -q "^kernels  *[a-z0-9 ]*, [0-9]* thread" $work/out
     holds "info: dtype" grep -q "meta, float16, 1 shard$" $work/out
+    run 0 "info of ranks" $llama info $model -c 128 --ranks 4
+    holds "info of ranks: each" [ "$(grep -cE '^rank [0-3] +[0-9.]+ MB of weights' $work/out)" -eq 4 ]
+    holds "info of ranks: a token" grep -qE '^a token +17 gathers' $work/out
+    run 2 "info of ranks: more than heads" $llama info $model --ranks 7
     run 0 "info --json" $llama info $model -c 128 --json
     if command -v python3 >/dev/null 2>&1; then
         holds "info --json ($(cat $work/out))" python3 -c "
