@@ -83,6 +83,7 @@ static int fuzz_loglikelihood(llama_session *s, llama_continuation *e, size_t n)
 #define calloc                     fuzz_calloc
 #define getenv(name)               world.model
 #define isatty(fd)                 ((fd) == STDIN_FILENO && world.terminal)
+#define fileno(f)                  ((f) == stdin ? STDIN_FILENO : fileno(f)) /* stdin may be a buffer */
 #define poll                       fuzz_poll
 #define fstat(fd, st)              ((void)(st), -1)
 #define fopen(path, mode)          (*(path) ? rewind(world.in), world.in : NULL)
@@ -110,6 +111,7 @@ static int fuzz_loglikelihood(llama_session *s, llama_continuation *e, size_t n)
 #undef calloc
 #undef getenv
 #undef isatty
+#undef fileno
 #undef poll
 #undef fstat
 #undef fopen

@@ -66,6 +66,7 @@ compile() {
 }
 
 windows() {
+    export LC_ALL=C.UTF-8 # wine takes arguments and names of files as the locale says
     cc=x86_64-w64-mingw32-gcc exe=.exe run="timeout 600 wine" link=-static libraries=-lpthread
     have $cc && have wine || skip "no $cc or no wine"
     export WINEDEBUG=-all WINEPREFIX="$PWD/build/systems/prefix"
