@@ -2,15 +2,16 @@
  *
  * Contract. The library maps a checkpoint, runs the transformer in float32 and samples tokens.
  * The order and the rounding of all arithmetic are defined. The output therefore has the same bits
- * for every instruction set, number of threads, batch size and number of shards. The exception is
- * LLAMA_FAST, which uses AMX. The library does not convert, quantise or train weights. It copies
+ * for every instruction set, number of threads, batch size, and number of shards or machines. The
+ * exception is LLAMA_FAST, which uses AMX. The library does not convert, quantise or train weights. It copies
  * a weight only if the kernels cannot use it in place (copy_weight), or if it is streamed
  * (weight_stream). It keeps no global state, prints nothing and never exits. In comments, the host is
  * the program that uses the library.
  *
  *   part                    holds
  *   I.    The model         element types, equations, structs with their shapes, forward()
- *   II.   The operations    threads; embed, rmsnorm, matmul, rope, attention, swiglu, add
+ *   II.   The operations    threads, traces, several machines; embed, rmsnorm, matmul, rope,
+ *                           attention, swiglu, add
  *   III.  Kernels           the order of a sum; exp, log, sine, cosine; packing; the inner loops,
  *                           compiled once per instruction set; AMX; the choice of kernels
  *   IV.   Common ground     cursor, UTF-8, memory, errors, JSON, GGUF values, every system call
@@ -581,6 +582,8 @@ static size_t padded(size_t width) { return (width + BLOCK - 1) / BLOCK * BLOCK 
  *   stopped      asks the host whether to stop; so does a weight that cannot be read
  *   select_rows  drops the rows whose logits are not needed
  *
+ * `name`, and the layer l of rope, swiglu and add, are what a trace calls the result.
+ *
  * Several machines divide the rows of every matrix, and with them the heads and the columns of a.
  * matmul, attention and swiglu then compute a part of y or a, and gather the others' parts where the
  * next operation needs them: four times in a layer.
@@ -634,7 +637,7 @@ static size_t forward(llama_session *s, size_t n) {
 /* ============================================================================================== */
 
 /* Guarantee: each output element is computed by one thread. The order of its arithmetic does not
- * depend on n, on the number of threads or on the shards. This part has the equation of each
+ * depend on n, on the number of threads, on the shards or on the machines. This part has the equation of each
  * operation and divides the work over threads; the inner loops are kernels (part III). Each
  * operation writes its activations once, and the next operation reads them. */
 
@@ -954,27 +957,31 @@ static void exchange(llama_session *s, float *x) {
                                  s->ranks, failed);
 }
 
+/* Copies the columns of rank r, of some rows of y with stride ld, to its piece of x; or back. */
+static void copy_piece(const llama_session *s, float *y, float *x, size_t r, size_t rows, size_t ld,
+                       bool back) {
+    size_t count = (s->offsets[r + 1] - s->offsets[r]) / rows;
+    float *piece = x + s->offsets[r], *columns = y + s->offsets[r] / rows;
+    for (size_t i = 0; i < rows; i++, piece += count, columns += ld)
+        /* NOLINTNEXTLINE: a session has all its buffers */
+        memcpy(back ? columns : piece, back ? piece : columns, count * sizeof *y);
+}
+
 /* Gives every rank all columns of y, n rows of `width` columns. Each rank has computed some of them,
- * in multiples of `unit`. The columns of a rank are moved together, for as many rows at a time as
- * there is room; one row needs no moving. */
+ * in multiples of `unit`. A rank's columns of several rows are moved together, for as many rows at a
+ * time as there is room. */
 static void gather(llama_session *s, float *y, size_t width, size_t unit, size_t n) {
-    size_t ld = padded(width), max_rows = s->ranks > 1 ? s->gather_floats / width : n;
-    for (size_t t = 0, rows; s->ranks > 1 && t < n && !s->stopped; t += rows, y += rows * ld) {
-        float *x = n == 1 ? y : s->gather_buffer;
+    if (s->ranks == 1) return;
+    size_t ld = padded(width), max_rows = s->gather_floats / width;
+    for (size_t t = 0, rows; t < n && !s->stopped; t += rows, y += rows * ld) {
         rows = n - t < max_rows ? n - t : max_rows;
         for (size_t r = 0; r <= s->ranks; r++)
             s->offsets[r] = part_of(width / unit, r, s->ranks).begin * unit * rows;
-        for (int after = 0; after < 2; after++) {
-            for (size_t r = 0; r < s->ranks && n > 1; r++) {
-                size_t count = (s->offsets[r + 1] - s->offsets[r]) / rows;
-                float *all = x + s->offsets[r], *piece = y + s->offsets[r] / rows;
-                if ((r == s->rank) == after) continue;
-                for (size_t i = 0; i < rows; i++, all += count, piece += ld)
-                    /* NOLINTNEXTLINE: a session has all its buffers */
-                    memcpy(after ? piece : all, after ? all : piece, count * sizeof *all);
-            }
-            if (!after) exchange(s, x);
-        }
+        float *x = rows == 1 ? y : s->gather_buffer; /* the pieces of one row are in their places */
+        if (x != y) copy_piece(s, y, x, s->rank, rows, ld, false);
+        exchange(s, x);
+        for (size_t r = 0; r < s->ranks && x != y; r++)
+            if (r != s->rank) copy_piece(s, y, x, r, rows, ld, true);
     }
 }
 
@@ -1140,9 +1147,8 @@ static void attention_job(const task *j, int thread, size_t begin, size_t end) {
 }
 
 /* Prepares the memory in which a trace gets the scores and the probabilities, both
- * [heads][n][traced_positions],
- * for as many positions as the row with the most. Positions that a row does not attend to have a score
- * of -infinity and a probability of 0. */
+ * [heads][n][traced_positions], for as many positions as the row with the most. Positions that a row
+ * does not attend to have a score of -infinity and a probability of 0. */
 static void begin_attention_trace(llama_session *s, size_t n) {
     if (!s->trace) return;
     s->traced_positions = 0;
@@ -7257,7 +7263,6 @@ typedef struct weight_stream {
     size_t n_blocks;
     unsigned char *kept, *ring;            /* [reserved] bytes, [SLOTS][slot_bytes] */
     size_t reserved, keep, slot_bytes;     /* keep: the bytes of `kept` that may be used now */
-    uint64_t limit;                        /* of kept weights, ring and sessions together */
     llamac_source *files;                  /* [n_shards] */
     llamac_thread readers[READERS], owner; /* owner: the thread whose pass it is */
     int n_readers, process;                /* process: that started the readers */
@@ -7588,8 +7593,9 @@ static void release_rows(llama_session *s) {
 /* Returns how many bytes of weights may be kept beside the sessions. Inside the monitor. */
 static size_t keepable(const weight_stream *st) {
     enum { RESERVE_SHARE = 256 }; /* of the limit: for the vocabulary, vectors, stacks */
-    uint64_t others = st->sessions + SLOTS * (uint64_t)st->slot_bytes + st->limit / RESERVE_SHARE;
-    uint64_t left = others < st->limit ? st->limit - others : 0;
+    uint64_t limit = st->model->memory_limit; /* of kept weights, ring and sessions together */
+    uint64_t others = st->sessions + SLOTS * (uint64_t)st->slot_bytes + limit / RESERVE_SHARE;
+    uint64_t left = others < limit ? limit - others : 0;
     return left < st->reserved ? (size_t)left : st->reserved;
 }
 
@@ -7723,17 +7729,17 @@ static void stop_streaming(llama *m) {
     m->stream = NULL;
 }
 
-/* Starts to stream the weights of a model, with at most `limit` bytes of memory for the weights that
+/* Starts to stream the weights of a model, with at most m->memory_limit bytes of memory for the weights that
  * are kept, the ring and the sessions. If threads cannot be started, passes read the blocks
  * themselves. Returns LLAMA_ENOMEM or LLAMA_EIO on failure. */
-static int start_streaming(llama *m, uint64_t limit, llama_error *err) {
+static int start_streaming(llama *m, llama_error *err) {
     size_t outputs, n = divide_model(m, NULL, &outputs);
     if (n == 0) return m->memory = LLAMA_MEMORY_MAP, LLAMA_OK; /* all are copies */
     weight_stream *st = llamac_new(&m->arena, 1, sizeof *st);
     row_block *blocks = llamac_new(&m->arena, n, sizeof *blocks);
     llamac_source *files = llamac_new(&m->arena, m->n_shards, sizeof *files);
     if (!st || !blocks || !files) return llamac_out_of_memory(err, m->paths[0]);
-    *st = (weight_stream){.model = m, .blocks = blocks, .n_blocks = n, .limit = limit};
+    *st = (weight_stream){.model = m, .blocks = blocks, .n_blocks = n};
     st->files = files;
     st->process = llamac_process();
     llamac_make_bell(&st->monitor);
@@ -7741,7 +7747,7 @@ static int start_streaming(llama *m, uint64_t limit, llama_error *err) {
     divide_model(m, blocks, &outputs);
     st->halted = true; /* opening reads no weights */
     size_t all = place_blocks(st, outputs);
-    st->reserved = all < limit ? all : (size_t)limit;
+    st->reserved = all < m->memory_limit ? all : (size_t)m->memory_limit;
     m->stream = st;
     st->kept = st->reserved ? llamac_reserve_memory(st->reserved) : NULL;
     st->ring = llamac_reserve_memory(SLOTS * st->slot_bytes);
@@ -7777,7 +7783,7 @@ static int hold_weights(llama *m, const llama_options *o, llama_error *err) {
     }
     if (m->memory == LLAMA_MEMORY_LOCK) return lock_weights(m, err);
     if (m->memory == LLAMA_MEMORY_MAP) return LLAMA_OK;
-    int status = start_streaming(m, limit, err);
+    int status = start_streaming(m, err);
     if (status && o->memory == LLAMA_MEMORY_AUTO) { /* mapped, it works too */
         stop_streaming(m);
         m->memory = LLAMA_MEMORY_MAP;

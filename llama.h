@@ -223,9 +223,9 @@ LLAMAC_API void llama_close(llama *);
 
 /* Completes x on every rank: x[offsets[r]] to x[offsets[r + 1]] (not included) is the piece of rank r;
  * this rank's own piece is there, and the host fills in the others. A piece may be empty. With MPI it is
- * one call of MPI_Allgatherv, whose counts are int: offsets are below 2^28, but for a trace of attention,
- * which has heads * rows * positions floats. offsets has ranks + 1 elements. It is called in the thread
- * that made the call. Returns 0, or another number if that fails: then the call that was at work fails
+ * one call of MPI_Allgatherv, whose counts are int: offsets are 2^24 at most, but for a trace of
+ * attention, which has heads * rows * positions floats. offsets has ranks + 1 elements. It is called in
+ * the thread that made the call. Returns 0, or another number if that fails: then the call that was at work fails
  * with EIO, as it does if a file cannot be read. */
 typedef int (*llama_gather_fn)(void *user, float *x, const size_t *offsets, int rank, int ranks);
 
@@ -267,9 +267,10 @@ typedef struct {
      * tokens, with the bits of one machine. 1 to kv_heads ranks (llama_info), else EINVAL.
      * llama_session_new compares version, model and options of all ranks, and gives EINVAL on each if
      * they differ. A model that is streamed is opened with the same rank and ranks. A draft model
-     * computes all of its rows on every rank: one that is streamed is opened without ranks. A state that any number of ranks has saved can be loaded
-     * by any other number; each rank's write function gets all of it. If a call fails on one rank only,
-     * the others wait in gather: the host's transport has to end them */
+     * computes all of its rows on every rank: one that is streamed is opened without ranks. A state
+     * that any number of ranks has saved can be loaded by any other number; each rank's write function
+     * gets all of it. If a call fails on one rank only, the others wait in gather: the host's
+     * transport has to end them */
     llama_gather_fn gather;
     void *gather_user; /* first argument of gather */
     int rank, ranks;   /* 0 and 0: the model's (llama_options) */

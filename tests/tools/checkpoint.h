@@ -26,6 +26,28 @@ static inline void put_int(buffer *b, uint64_t v, int bytes) {
 }
 static inline void put_text(buffer *b, const char *s) { put(b, s, strlen(s)); }
 
+/* A state in memory, for llama_save and llama_load. */
+
+typedef struct {
+    buffer b;
+    size_t at, stop; /* read so far; bytes after which the host fails */
+} tape;
+
+static inline int on_write(void *user, const void *p, size_t n) {
+    tape *t = user;
+    if (t->b.n + n > t->stop) return 1;
+    put(&t->b, p, n);
+    return 0;
+}
+
+static inline int on_read(void *user, void *p, size_t n) {
+    tape *t = user;
+    if (t->at + n > t->b.n) return 1;
+    memcpy(p, t->b.at + t->at, n);
+    t->at += n;
+    return 0;
+}
+
 static inline bool write_file(const char *path, const buffer *b) {
     remove(path); /* a file system may flush one that is overwritten */
     FILE *f = fopen(path, "wb");

@@ -459,24 +459,6 @@ static void test_dies(void) {
 
 /* ---- Saved states ---- */
 
-typedef struct {
-    buffer b;
-    size_t at;
-} tape;
-
-static int on_write(void *user, const void *p, size_t n) {
-    put(&((tape *)user)->b, p, n);
-    return 0;
-}
-
-static int on_read(void *user, void *p, size_t n) {
-    tape *t = user;
-    if (t->at + n > t->b.n) return 1;
-    memcpy(p, t->b.at + t->at, n);
-    t->at += n;
-    return 0;
-}
-
 static void save_state(member *m, void *user) {
     llama *model = open_model(m, (llama_options){0});
     llama_session *s = open_session(m, model, (llama_session_options){0});
@@ -506,11 +488,11 @@ static void load_state(member *m, void *user) {
 
 static void test_states(void) {
     char kept[2048];
-    tape first = {{0}, 0};
+    tape first = {.b = {0}};
     snprintf(kept, sizeof kept, "%s", in_work("states"));
     model_write(&grouped, kept);
     for (int from = 1; from <= 8; from = from * 2 + (from == 1)) {
-        tape t = {{0}, 0};
+        tape t = {.stop = SIZE_MAX};
         in_group(from, kept, save_state, &t);
         if (from == 1) first = t;
         check(t.b.n == first.b.n && memcmp(t.b.at, first.b.at, t.b.n) == 0, "%d ranks save the same state", from);

@@ -38,26 +38,6 @@ static llama_session *session(const llama *m, llama_session_options o) {
 
 /* ---- A state in memory ---- */
 
-typedef struct {
-    buffer b;
-    size_t at, stop; /* read so far; bytes after which the host fails */
-} tape;
-
-static int on_write(void *user, const void *p, size_t n) {
-    tape *t = user;
-    if (t->b.n + n > t->stop) return 1;
-    put(&t->b, p, n);
-    return 0;
-}
-
-static int on_read(void *user, void *p, size_t n) {
-    tape *t = user;
-    if (t->at + n > t->b.n) return 1;
-    memcpy(p, t->b.at + t->at, n);
-    t->at += n;
-    return 0;
-}
-
 static tape saved(llama_session *s, int seq) {
     tape t = {.stop = SIZE_MAX};
     check(llama_save(s, seq, on_write, &t) == LLAMA_OK, "save: %s", llama_session_error(s));
