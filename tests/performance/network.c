@@ -6,8 +6,8 @@
  *     time of a token = time without a network + K (N - 1) latency + S (N - 1) / N / bandwidth.
  * K and S are counted in a gather function. The formula is checked with networks that this function imitates: it waits as
  * long as they would take. Times are the shortest of several, as other programs use the cores too. */
-#include "../examples/ring.h"
 #include "../tools/checkpoint.h"
+#include "../examples/ring.h"
 #include <sched.h>
 #include <sys/wait.h>
 #include <time.h>

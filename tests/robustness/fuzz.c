@@ -81,7 +81,7 @@ static int fuzz_loglikelihood(llama_session *s, llama_continuation *e, size_t n)
 #define puts(s)                    (fputs(s, world.out), fputc('\n', world.out))
 #define exit                       fuzz_exit
 #define calloc                     fuzz_calloc
-#define getenv(name)               world.model
+#define getenv(name)               ((void)(name), world.model)
 #define isatty(fd)                 ((fd) == STDIN_FILENO && world.terminal)
 #define fileno(f)                  ((f) == stdin ? STDIN_FILENO : fileno(f)) /* stdin may be a buffer */
 #define poll                       fuzz_poll

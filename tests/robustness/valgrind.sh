@@ -35,6 +35,6 @@ run formats tests/tiny $work/work.formats
 run state $work/work.state still # valgrind does not tell a handler of SIGBUS the address
 run damage $work/work.damage
 run bits tests/tiny tests/tiny/golden.json
-for case in failing_reads in_turn no_memory; do run stream tests/tiny $work/work.stream --quick --case $case; done
+run stream tests/tiny $work/work.stream --quick --case failing_reads,in_turn,no_memory
 run machines $work/work.machines --quick --case gather_fails
 [ $failed -eq 0 ]

@@ -29,7 +29,7 @@ typedef struct {
 } test_case;
 #define CASE(function) {#function, test_##function}
 
-static const char *test_only; /* --case NAME */
+static const char *test_only; /* --case NAME,NAME: these; --case -NAME,NAME: all but these */
 static bool test_quick;       /* --quick: the longest loops try a sample, for make test */
 
 /* Remove the options from the arguments; return how many are left. Output appears line by line, so that the log of a
@@ -50,10 +50,20 @@ static inline bool test_sampled(size_t i, size_t k) { return !test_quick || i % 
 
 static int tests_matched;
 
-/* Run the cases of a table, or the one that was asked for. "-- NAME" tells the runner which case what follows is of. */
+static inline bool test_wanted(const char *name) {
+    if (!test_only) return true;
+    const char *at = test_only + (*test_only == '-');
+    for (size_t n = strlen(name); at; at = strchr(at, ',')) {
+        at += *at == ',';
+        if (strncmp(at, name, n) == 0 && (at[n] == ',' || at[n] == 0)) return *test_only != '-';
+    }
+    return *test_only == '-';
+}
+
+/* Run the cases of a table, or those that were asked for. "-- NAME" tells the runner which case what follows is of. */
 static inline void tests_run(const test_case *cases, size_t n) {
     for (size_t i = 0; i < n; i++) {
-        if (test_only && strcmp(test_only, cases[i].name) != 0) continue;
+        if (!test_wanted(cases[i].name)) continue;
         printf("-- %s\n", cases[i].name);
         tests_matched++;
 #ifdef TEST_WINDOWS_H

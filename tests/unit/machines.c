@@ -3,8 +3,8 @@
  *
  *   machines WORKDIR [--quick]
  */
-#include "../examples/ring.h"
 #include "../tools/checkpoint.h"
+#include "../examples/ring.h"
 #include <signal.h>
 #include <sys/wait.h>
 
