@@ -2891,9 +2891,10 @@ LLAMAC_INLINE bool llamac_is_mapped(const llamac_mapping *, const char *path);
 /* Turns read-ahead off, for scattered reads. Returns true if the file is known to be cold: if none of
  * it is in memory, judged by one page in 16 MB. */
 LLAMAC_INLINE bool llamac_advise_random(const llamac_mapping *);
-/* Turns read-ahead on again and asks for large pages. `cold` is what llamac_advise_random
- * returned. */
+/* Turns read-ahead on again. `cold` is what llamac_advise_random returned. */
 LLAMAC_INLINE void llamac_advise_normal(const llamac_mapping *, bool cold);
+/* Asks for large pages, for n mapped bytes and the rest of the pages that they are in. */
+LLAMAC_INLINE void llamac_advise_large_pages(const unsigned char *data, size_t n);
 /* For a mapping of which little is used from now on: takes the pages that opening touched out of the
  * process, and turns read-ahead and large pages off. */
 LLAMAC_INLINE void llamac_advise_sparse(const llamac_mapping *);
@@ -3184,11 +3185,16 @@ LLAMAC_INLINE void llamac_advise_normal(const llamac_mapping *m, bool cold) {
     void *data = (void *)(uintptr_t)m->data;
     (void)cold;
     madvise(data, m->size, MADV_NORMAL);
-#ifdef MADV_HUGEPAGE
-    madvise(data, m->size, MADV_HUGEPAGE);
-#endif
 #ifdef MADV_PAGEOUT
     if (cold) madvise(data, m->size, MADV_PAGEOUT);
+#endif
+}
+
+LLAMAC_INLINE void llamac_advise_large_pages(const unsigned char *data, size_t n) {
+    size_t extra = (uintptr_t)data % llamac_page_size(); /* madvise takes whole pages */
+    (void)data, (void)n, (void)extra;
+#ifdef MADV_HUGEPAGE
+    madvise((void *)(uintptr_t)(data - extra), n + extra, MADV_HUGEPAGE);
 #endif
 }
 
@@ -3819,6 +3825,9 @@ LLAMAC_INLINE bool llamac_is_mapped(const llamac_mapping *m, const char *path) {
 /* Windows takes no advice on how a mapping is read. */
 LLAMAC_INLINE bool llamac_advise_random(const llamac_mapping *m) { return (void)m, false; }
 LLAMAC_INLINE void llamac_advise_normal(const llamac_mapping *m, bool cold) { (void)m, (void)cold; }
+LLAMAC_INLINE void llamac_advise_large_pages(const unsigned char *data, size_t n) {
+    (void)data, (void)n;
+}
 LLAMAC_INLINE void llamac_advise_sparse(const llamac_mapping *m) { (void)m; }
 
 /* PrefetchVirtualMemory reads large blocks, and may read less than all; so each page is touched. */
@@ -7197,6 +7206,13 @@ static uint64_t extent_bytes(const llama *m) {
     return sum;
 }
 
+/* A page that has rows of several ranks is not large, so that a rank's memory has no rows of others. */
+static bool want_large_pages(void *none, const unsigned char *p, size_t n) {
+    (void)none;
+    llamac_advise_large_pages(p, n);
+    return true;
+}
+
 static bool lock_extent(void *locked, const unsigned char *p, size_t n) {
     return *(bool *)locked = llamac_lock(p, n) == 0;
 }
@@ -7781,15 +7797,14 @@ static int hold_weights(llama *m, const llama_options *o, llama_error *err) {
         bool fits = limit == 0 || own + llama_session_bytes(m, NULL) <= limit;
         m->memory = fits ? LLAMA_MEMORY_MAP : LLAMA_MEMORY_STREAM;
     }
-    if (m->memory == LLAMA_MEMORY_LOCK) return lock_weights(m, err);
-    if (m->memory == LLAMA_MEMORY_MAP) return LLAMA_OK;
-    int status = start_streaming(m, err);
-    if (status && o->memory == LLAMA_MEMORY_AUTO) { /* mapped, it works too */
+    if (m->memory == LLAMA_MEMORY_STREAM) {
+        int status = start_streaming(m, err);
+        if (!status || o->memory != LLAMA_MEMORY_AUTO) return status;
         stop_streaming(m);
-        m->memory = LLAMA_MEMORY_MAP;
-        return LLAMA_OK;
+        m->memory = LLAMA_MEMORY_MAP; /* it works too */
     }
-    return status;
+    each_extent(m, want_large_pages, NULL);
+    return m->memory == LLAMA_MEMORY_LOCK ? lock_weights(m, err) : LLAMA_OK;
 }
 
 /* ---- Opening and closing ---- */

@@ -5,6 +5,8 @@
  */
 #include "../tools/checkpoint.h"
 #include "../examples/ring.h"
+#include <fcntl.h>
+#include <inttypes.h>
 #include <signal.h>
 #include <sys/wait.h>
 
@@ -256,6 +258,50 @@ static void test_memory(void) {
     }
     check(llama_session_bytes(model, &(llama_session_options){.size = sizeof(llama_session_options), .ranks = 9}) == 0, "9 ranks of 8 heads");
     llama_close(model);
+}
+
+/* Bytes of the model's file that this process has in memory; 0: the system does not say. */
+static uint64_t mapped_bytes(void) {
+    FILE *f = fopen("/proc/self/smaps", "r");
+    uint64_t sum = 0, kb = 0;
+    bool ours = false;
+    for (char line[4096]; f && fgets(line, sizeof line, f);) {
+        if (strstr(line, "consolidated.00.pth")) ours = true;
+        if (ours && sscanf(line, "Rss: %" SCNu64, &kb) == 1) sum += kb << 10;
+        if (strncmp(line, "VmFlags:", 8) == 0) ours = false;
+    }
+    if (f) fclose(f);
+    return sum;
+}
+
+static void touch(member *m, void *user) {
+    llama_info info = {.size = sizeof info};
+    llama *model = open_model(m, (llama_options){.memory = LLAMA_MEMORY_MAP, .rank = m->rank, .ranks = m->ranks});
+    llama_session *s = open_session(m, model, (llama_session_options){.threads = 1});
+    (void)user;
+    check(llama_eval(s, 0, some, SOME) == LLAMA_OK && llama_eval(s, 0, some, 1) == LLAMA_OK, "two passes");
+    llama_describe(model, &info);
+    /* Pages that two ranks have rows of, small vectors and rows of embeddings are read besides. */
+    check(mapped_bytes() < info.rank_bytes + (5 << 18), "rank %d of %d has %.1f MB of the file in memory, its rows are %.1f MB", m->rank, m->ranks,
+          (double)mapped_bytes() / 1e6, (double)info.rank_bytes / 1e6);
+    llama_session_free(s);
+    llama_close(model);
+}
+
+/* A rank has no rows of others in its memory. The file comes from the disk, as large pages do where the system has them. */
+static void test_touched(void) {
+    char kept[2048];
+    model_spec spec = {.dim = 512, .layers = 2, .heads = 8, .kv_heads = 8, .hidden = 1376, .vocab = VOCAB, .shards = 1};
+    snprintf(kept, sizeof kept, "%s", in_work("touched"));
+    model_write(&spec, kept);
+    for (int ranks = 2; ranks <= 8; ranks *= 2) {
+        char path[4096];
+        snprintf(path, sizeof path, "%s/consolidated.00.pth", kept);
+        int fd = open(path, O_RDONLY);
+        check(fd >= 0 && fsync(fd) == 0 && posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED) == 0, "%s leaves memory", path);
+        close(fd);
+        in_group(ranks, kept, touch, NULL);
+    }
 }
 
 /* ---- What is refused ---- */
@@ -562,7 +608,7 @@ static void test_models(void) {
     }
 }
 
-static const test_case cases[] = {CASE(same_bits), CASE(options), CASE(streamed), CASE(memory), CASE(refused), CASE(differ), CASE(gather_fails), CASE(dies), CASE(states), CASE(models)};
+static const test_case cases[] = {CASE(same_bits), CASE(options), CASE(streamed), CASE(memory), CASE(touched), CASE(refused), CASE(differ), CASE(gather_fails), CASE(dies), CASE(states), CASE(models)};
 
 int main(int argc, char **argv) {
     if ((argc = tests_begin(argc, argv)) < 2) return 2;
