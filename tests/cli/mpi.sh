@@ -263,7 +263,8 @@ interrupt() {
     rm -f "$work"/pid.*
     PIDS=$work/pid PROGRAM=$work/llama-$mpi timeout -k 5 60 mpirun.$mpi -np 2 "$work/rank" $long $2 </dev/null >"$work/out" 2>"$work/err" &
     job=$!
-    steps=200
+    for i in $(seq 600); do [ ! -s "$work/pid.0" ] || [ ! -s "$work/pid.1" ] || break; sleep 0.05; done
+    steps=400
     [ -z "$2" ] || steps=40 # an object comes at the end only
     for i in $(seq $steps); do [ "$(wc -c <"$work/out")" -lt 300 ] || break; sleep 0.05; done
     if [ "$1" = mpirun ]; then pid=$(pgrep -P $job | head -n 1); else pid=$(cat "$work/pid.$1"); fi
