@@ -8144,7 +8144,9 @@ static void *reserve(layout *c, uint64_t count, uint64_t size) {
 
 /* ---- New and free ---- */
 
-enum { DEFAULT_BATCH = 256, STREAMED_BATCH = 512, MAX_THREADS = 1024 };
+/* Ranks of one machine each have a copy of a pass's results, so their batch is smaller: the copies
+ * share the processor's cache. Streamed weights are read once for a batch, so it is larger. */
+enum { DEFAULT_BATCH = 256, RANKS_BATCH = 128, STREAMED_BATCH = 512, MAX_THREADS = 1024 };
 
 /* Bytes between the buffers of two threads. Hardware prefetchers read beyond the data that a thread
  * reads, and would take cache lines that the next thread writes. On two cores without a common
@@ -8291,8 +8293,10 @@ static int check_session_options(llama_session *s, llama_session *d,
     s->ranks = o.ranks ? (size_t)o.ranks : s->model->ranks;
     s->gather = o.gather;
     s->gather_user = o.gather_user;
-    bool large = s->model->stream || s->ranks > 1; /* of all ranks, if only some stream */
-    s->batch = o.batch ? (size_t)o.batch : large ? STREAMED_BATCH : DEFAULT_BATCH;
+    s->batch = s->ranks > 1       ? RANKS_BATCH /* for all ranks, also if some of them stream */
+               : s->model->stream ? STREAMED_BATCH
+                                  : DEFAULT_BATCH;
+    if (o.batch) s->batch = (size_t)o.batch;
     if (s->batch > s->context * s->n_sequences) s->batch = s->context * s->n_sequences;
     s->n_logits = s->n_sequences + MAX_GUESSES;
     s->threads = o.threads ? o.threads : llamac_cores();

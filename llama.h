@@ -241,7 +241,8 @@ typedef struct {
     int context;   /* positions in each sequence; 0: the model's (2048 for Meta's folders) */
     int sequences; /* number of sequences; 0: 1. The KV cache has sequences * context *
                           * kv_bytes_per_token bytes; the system provides them as they are used */
-    int batch;     /* tokens evaluated together; 0: 256, 512 for STREAM. Never changes a result */
+    int batch;     /* tokens evaluated together; 0: 256; 512 for STREAM; 128 for several ranks, of
+                    * which those that stream want 512. Never changes a result */
     int threads;   /* 0: the cores this process may use (affinity, cgroup quota) */
     int numerics;  /* LLAMA_EXACT or LLAMA_FAST */
     const char *kernels; /* "scalar", "avx2", "avx512" or "neon"; NULL: the best of this CPU */
