@@ -225,10 +225,10 @@ static void test_vectors(void) {
 
 /* ---- A small vocabulary of our own, in every form ---- */
 
-/* All 256 bytes, in an order of their own; then every pair of 24 bytes; then some longer pieces. Words that are split at
+/* All 256 bytes, in an order of their own; then every pair of 25 bytes; then some longer pieces. Words that are split at
  * another place become other tokens nearly always. */
-static const char pair_bytes[] = " ab'sSl12!\n\r\t\xc3\xa9\xc2\xbd\xa0\xd9\xa3\xc5\xbf<>";
-enum { N_PAIRED = sizeof pair_bytes - 1, MOST = 1100, SPECIALS = 256 };
+static const char pair_bytes[] = " ab'sSl12!\n\r\t\xc3\xa9\xc2\xbd\xa0\xd9\xa3\xc5\xbf<>\x1c";
+enum { N_PAIRED = sizeof pair_bytes - 1, MOST = 1400, SPECIALS = 256 };
 typedef struct {
     char text[64];
     size_t n;
@@ -242,7 +242,7 @@ static void add_piece(const char *text, size_t n) {
 }
 
 static void make_pieces(void) {
-    static const char *const longer[] = {"aba", "abab", " ab", "'ss", "\xc3\xa9\xc3", " \n\n", "!!!", "abab aba"};
+    static const char *const longer[] = {"aba", "abab", " ab", "'ss", "\xc3\xa9\xc3", " \n\n", "!!!", "abab aba", "lSlSl"}; /* the last is formed by no merge */
     n_pieces = 0;
     for (int i = 0; i < 256; i++) add_piece(&(char){(char)(i * 7 + 3)}, 1);
     for (int i = 0; i < N_PAIRED * N_PAIRED; i++) {
@@ -432,6 +432,7 @@ static const struct {
     {"!!", 7}, {" !!", 7}, {"!!|\n", 3}, {"!!\n", 4}, {"!\r\n\n| ", 4}, {"!|\r\n|\n", 0}, {"!| |\n", 0}, {"!| \n", 7}, {" !\n| a", 4}, {"a|!|b", 3}, {"a|!b", 4}, {"a| !|b", 7}, {"!|\xc3\xa9", 3}, {"!\xc3\xa9", 4},
     {"a|\n|b", 7}, {"a|\n\n|b", 4}, {"a|\n|\n|b", 3}, {"a| \n|b", 4}, {"a| |\n|b", 3}, {"a|  \n \n|  | b", 4}, {"a|  \n \n |  b", 0}, {"a|  \n \n  | b", 3}, {"\r|a", 7}, {"\n| a", 7}, {"\n |  a", 0},
     {"\t|a", 3}, {"\ta", 4}, {"\t\t|a", 0}, {"\t|\t|a", 3}, {"\t|\ta", 4}, {" |\ta", 4}, {" |\t|a", 3}, {"\xc2\xa0" "a", 4}, {"\xc2\xa0|a", 3}, {"\xc2\xa0| a", 7}, {" \xc2\xa0| a", 7}, {"a|\xc2\xa0", 7},
+    {"lSlSl", 7}, {"'S|S", 4}, {"'S|Sa", 4}, {"'S|a", 4}, {"'\xc5\xbf|S", 4}, {"'\xc5\xbf|a", 4}, {"'\xc5\xbf|l", 4}, {"!\x1c!", 7}, {" \x1c|1", 7},
     {"\xff", 7}, {"\xff|a", 3}, {"\xff" "a", 4}, {"a|\xc3|1", 7}, {"a|\xe2\x80|1", 7}, {" \xff\xfe|\n", 3}, {"\xed\xa0\x80|1", 7},
     {"a|\xcc\x81|b", 3}, {"a|\xcc\x81" "b", 4}, {"\xf0\x9f\x99\x82", 7}, {"a|\xf0\x9f\x99\x82|\n", 3}, {"a|\xef\xbb\xbf|1", 7}, {"a|\xe2\x80\x8b|1", 7}, {"a|\xe3\x80\x80", 7}, {"a|\xc2\x85\n", 7}, {"a|\x1c|1", 7},
     {"\xf0\x9e\xb4\xbb|1", 7}, {"\xf0\x90\x84\xa0|a", 0}, {"\xe4\xb8\xad\xe6\x96\x87", 7}, {"\xe2\x85\xa7|a", 7},
@@ -490,6 +491,7 @@ static void test_forms(void) {
             seed = seed * 6364136223846793005u + 1442695040888963407u;
             text[k] = (seed >> 60) ? pair_bytes[(seed >> 33) % N_PAIRED] : (char)(seed >> 33);
         }
+        if (t % 8 == 0) memcpy(text, "lSlSl ", 6), n = n < 6 ? 6 : n;
         ptrdiff_t count = llama_text_to_tokens(m[0], text, n, LLAMA_ADD_BOS, want, 130);
         for (int i = 1; i < FORMS_HERE; i++) {
             ptrdiff_t k = llama_text_to_tokens(m[i], text, n, LLAMA_ADD_BOS, got, 130);
@@ -519,7 +521,7 @@ static void test_cache(void) {
     size_t count = 0;
     for (int i = 0; m && i < 10000; i++) {
         char word[32];
-        int length = snprintf(word, sizeof word, "a%c%c%c!", "sab!"[i % 4], "bla'"[i / 7 % 4], "SSab"[i / 31 % 4]);
+        int length = snprintf(word, sizeof word, "a%c%c%c%c%c", "sabl"[i % 4], "blaS"[i / 4 % 4], "SSab"[i / 16 % 4], "lab "[i / 64 % 4], "bSl!"[i / 256 % 4]);
         ptrdiff_t k = llama_text_to_tokens(m, word, (size_t)length, 0, want + count, 64);
         put(&text, word, (size_t)length);
         put_text(&text, "1");
@@ -585,8 +587,32 @@ static void test_special(void) {
     buffer text = text_of(m, bytes, 6, false); /* the longest beginning of a character is one U+FFFD */
     check(is_text(&text, "\xef\xbf\xbd" "a\xef\xbf\xbd\xef\xbf\xbd", 10), "beginnings of characters: %.*s", (int)text.n, (char *)text.at);
     free(text.at);
+    text = text_of(m, bytes, 3, false); /* also at the end */
+    check(is_text(&text, "\xef\xbf\xbd", 3), "a beginning at the end: %.*s", (int)text.n, (char *)text.at);
+    free(text.at);
     llama_close(m);
     free(json.at), free(named.at);
+
+    /* A control piece of GGUF is not made from data, neither as a word nor by merges */
+    static const char *const controls[] = {"lSlSl", "ab"};
+    for (int i = 0; i < 2; i++) {
+        const int id = rank_of(controls[i], strlen(controls[i]));
+        const size_t types = sizeof "tokenizer.ggml.token_type" - 1 + 16;
+        int32_t ids[16];
+        llama_error err;
+        buffer gguf = make_gguf("llama-bpe", n_pieces + 2);
+        unsigned char *at = memmem(gguf.at, gguf.n, "tokenizer.ggml.token_type", types - 16);
+        at[types + 4 * (size_t)id] = 3;
+        put_file(&gguf, work, "special.gguf");
+        m = NULL;
+        check(llama_open(&m, in_work("special.gguf"), NULL, &err) == LLAMA_OK, "a control piece: %s", err.text);
+        ptrdiff_t n = llama_text_to_tokens(m, controls[i], strlen(controls[i]), 0, ids, 16);
+        check(n > 1, "%s as data is %td tokens", controls[i], n);
+        n = llama_text_to_tokens(m, controls[i], strlen(controls[i]), LLAMA_SPECIAL, ids, 16);
+        check(n == 1 && ids[0] == id, "%s as a special token is %td tokens", controls[i], n);
+        llama_close(m);
+        free(gguf.at);
+    }
 
     /* Llama 3.1's names, which tokenizer.model does not have; a file beside it may change them */
     buffer tiktoken = make_tiktoken();
@@ -646,6 +672,7 @@ static void test_hostile(void) {
         {"an expression that is a text", "\"Regex\": \"", "\"String\": \"", "(pre_tokenizer)"},
         {"an expression that is a number", "{\"Regex\": ", "{\"Regex\": 7, \"x\": ", "another type"},
         {"parts that are removed", "\"Isolated\"", "\"Removed\"", "(pre_tokenizer)"},
+        {"parts without behaviour", "\"behavior\"", "\"behaving\"", "(pre_tokenizer)"},
         {"parts that do not match", "\"invert\": false", "\"invert\": true", "(pre_tokenizer)"},
         {"a flag that is a text", "\"invert\": false", "\"invert\": \"false\"", "another type"},
         {"words are split twice", "\"use_regex\": false", "\"use_regex\": true", "(pre_tokenizer)"},
@@ -695,6 +722,7 @@ static void test_hostile(void) {
         {"padding in front", "Cg== 1\n", "=Cg= 1\n", "line's number"},
         {"padding of three", "Cg== 1\n", "C=== 1\n", "line's number"},
         {"no padding", "Cg== 1\n", "Cg 1\n", "line's number"},
+        {"padding of six", "Cg== 1\n", "Cg====== 1\n", "line's number"},
         {"bits after the bytes", "Cg== 1\n", "Ch== 1\n", "line's number"},
         {"an empty piece", "Cg== 1\n", " 1\n", "line's number"},
         {"a piece twice", "Cg== 1\n", "Aw== 1\n", "two ids to one text"},
@@ -757,6 +785,38 @@ static void test_hostile(void) {
     }
 }
 
+/* Merges that a hash table would have in one place. The hash is that of tokenizer.c. */
+static void test_collisions(void) {
+    enum { LONGEST = 900, MERGES = 1350, SLOTS = 2048, WINDOW = 8 };
+    buffer b = {0};
+    char as[LONGEST + 1], text[64];
+    memset(as, 'a', LONGEST);
+    put_text(&b, "{\"pre_tokenizer\": ");
+    put_text(&b, splitters[GPT2]);
+    put_text(&b, ", \"decoder\": {\"type\": \"ByteLevel\"}, \"model\": {\"type\": \"BPE\", \"vocab\": {");
+    for (int i = 0; i < 255 + LONGEST; i++) { /* ids 0 ..: a, aa, aaa, ..., then the other bytes */
+        put_text(&b, i ? ", \"" : "\"");
+        if (i < LONGEST) put(&b, as, (size_t)i + 1);
+        else put_letters(&b, &(char){(char)(i - LONGEST + (i - LONGEST >= 'a'))}, 1, true, true);
+        snprintf(text, sizeof text, "\": %d", i);
+        put_text(&b, text);
+    }
+    put_text(&b, "}, \"merges\": [");
+    int count = 0;
+    for (int i = 0; i < LONGEST; i++)
+        for (int k = 0; i + k + 2 <= LONGEST && count < MERGES; k++) {
+            uint64_t h = ((uint64_t)i << 32 | (uint64_t)k) * 0x9e3779b97f4a7c15;
+            if (((h ^ h >> 32) * 0xd6e8feb86659fd93 >> 24) % SLOTS >= WINDOW) continue;
+            put_text(&b, count++ ? ", \"" : "\"");
+            put(&b, as, (size_t)i + 1), put_text(&b, " "), put(&b, as, (size_t)k + 1);
+            put_text(&b, "\"");
+        }
+    put_text(&b, "]}}");
+    check(count == MERGES, "%d merges in one place", count);
+    refused("merges in one place", &b, 255 + LONGEST, "made to collide");
+    free(b.at);
+}
+
 /* ---- Time ---- */
 
 static void timed(const llama *m, const char *name, const char *unit, size_t n, ptrdiff_t want) {
@@ -776,7 +836,10 @@ static void timed(const llama *m, const char *name, const char *unit, size_t n, 
 /* Vocabularies made to be slow: texts of one word, pieces whose merges follow from each other from end to end. */
 static void test_time(void) {
     const size_t n = test_quick ? 1 << 17 : 1 << 20;
-    static const char *const units[] = {"a", "ab", "aab", "abb", " ", "\n", " \n", "1", "!", "'s", "'", "\xc3\xa9", "\xff", "a ", "  1"};
+    static const struct {
+        const char *name, *text;
+    } units[] = {{"a", "a"}, {"ab", "ab"}, {"aab", "aab"}, {"abb", "abb"}, {"spaces", " "}, {"newlines", "\n"}, {"spaces and newlines", " \n"}, {"digits", "1"},
+                 {"marks", "!"}, {"contractions", "'s"}, {"apostrophes", "'"}, {"e acute", "\xc3\xa9"}, {"invalid bytes", "\xff"}, {"words", "a "}, {"spaces and digits", "  1"}};
     for (int kind = 0; kind < 2; kind++) {
         n_pieces = 0;
         for (int i = 0; i < 256; i++) add_piece(&(char){(char)i}, 1);
@@ -790,7 +853,7 @@ static void test_time(void) {
         for (int f = 0; f < 2; f++) {
             put_file(&forms[f], work, "time");
             llama *m = open_with(rows_of(), in_work("time"));
-            for (size_t u = 0; m && u < sizeof units / sizeof *units; u++) timed(m, units[u][0] == '\n' ? "newlines" : units[u], units[u], n, -1);
+            for (size_t u = 0; m && u < sizeof units / sizeof *units; u++) timed(m, units[u].name, units[u].text, n, -1);
             if (m && kind == 0) timed(m, "10,000 letters", "a", 10000, -1);
             llama_close(m);
             free(forms[f].at);
@@ -823,7 +886,7 @@ static void test_time(void) {
 }
 
 int main(int argc, char **argv) {
-    static const test_case cases[] = {CASE(vectors), CASE(words), CASE(forms), CASE(cache), CASE(special), CASE(hostile), CASE(time)};
+    static const test_case cases[] = {CASE(vectors), CASE(words), CASE(forms), CASE(cache), CASE(special), CASE(hostile), CASE(collisions), CASE(time)};
     argc = tests_begin(argc, argv);
     if (argc < 2) return printf("bpe WORKDIR [FAMILY]\n"), 2;
     snprintf(work, sizeof work, "%s", argv[1]);
