@@ -915,6 +915,8 @@ static const char *config_setting(llamac_vocab *v, const llamac_json *j) {
         if (!strchr(settings[i].yes ? "tf" : "\"{}", kind)) return settings[i].why;
         if (settings[i].yes) *settings[i].yes = kind == 't';
     }
+    if (v->space_in_front && v->algorithm == &byte_level)
+        return "has add_prefix_space true, which byte-level vocabularies do not support";
     if (!v->first_stated) v->first_only = !legacy;
     return NULL;
 }
@@ -1663,6 +1665,9 @@ LLAMAC_SHARED bool llamac_vocab_adds_bos(const llamac_vocab *v) {
 LLAMAC_SHARED bool llamac_vocab_adds_eos(const llamac_vocab *v) { return v->adds_eos; }
 
 LLAMAC_SHARED int32_t llamac_vocab_size(const llamac_vocab *v) { return v->size; }
+LLAMAC_SHARED const char *llamac_vocab_kind(const llamac_vocab *v) {
+    return v->algorithm == &byte_level ? "byte-level" : "sentencepiece";
+}
 
 /* Returns the length of the longest piece: a space or an invalid byte of a text is 3 bytes of a
  * piece, so no piece covers more text than its own length. Without byte pieces a single <unk> may
