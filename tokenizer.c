@@ -1553,20 +1553,21 @@ static int refuse_vocab(const char *why, const char *repair, bool own, const cha
     return llamac_fail(err, LLAMA_EFORMAT, "%s: %s; %s", file, why, repair);
 }
 
-static int gather_bytes(llamac_vocab **out, llamac_gguf_vocab *g, size_t max_pieces,
-                        const char *file, llamac_arena *arena, llama_error *err); /* see part 5 */
+static const char *gather_bytes(llamac_vocab **out, llamac_gguf_vocab *g, size_t max_pieces,
+                                llamac_arena *arena); /* see part 5 */
 
 /* Makes the vocabulary from the values that llamac_vocab_note noted. *out stays NULL if the file
  * has no vocabulary. Added tokens have the type USER_DEFINED in GGUF and become UNUSED: they can be
  * decoded, and only LLAMA_SPECIAL makes them. Fails with LLAMA_EFORMAT or LLAMA_ENOMEM. */
 LLAMAC_SHARED int llamac_vocab_gather(llamac_vocab **out, llamac_gguf_vocab *g, size_t max_pieces,
                                       const char *file, llamac_arena *arena, llama_error *err) {
+    static const char repair[] = "convert the model to GGUF again";
     const char *why = NULL;
+    llamac_vocab *v = NULL;
     bool none = is_model(g, "none") || is_model(g, "no_vocab");
     if (none || (!g->model.kind && !g->tokens.kind && !g->scores.kind && !g->types.kind))
         return LLAMA_OK;
-    if (is_model(g, "gpt2")) return gather_bytes(out, g, max_pieces, file, arena, err);
-    if (!is_model(g, "llama"))
+    if (!is_model(g, "llama") && !is_model(g, "gpt2"))
         return llamac_fail(
             err, LLAMA_EFORMAT,
             "%s: its vocabulary is of kind '%.*s', and only 'llama' (SentencePiece's BPE) and "
@@ -1574,18 +1575,22 @@ LLAMAC_SHARED int llamac_vocab_gather(llamac_vocab **out, llamac_gguf_vocab *g, 
             "of another model gives wrong text",
             file, g->model.kind == '"' && g->model.n < 64 ? (int)g->model.n : 0,
             g->model.text ? g->model.text : "");
+    if (g->wrong)
+        return llamac_fail(err, LLAMA_EFORMAT, "%s: its key tokenizer.ggml.%s %s; %s", file,
+                           g->wrong, g->why, repair);
+    if (is_model(g, "gpt2")) {
+        if ((why = gather_bytes(&v, g, max_pieces, arena)))
+            return refuse_vocab(why, repair, true, file, err);
+        *out = v;
+        return LLAMA_OK;
+    }
     if (g->tokens.kind != '[' || g->tokens.n > max_pieces || g->scores.kind != '[' ||
         g->types.kind != '[' || g->scores.n != g->tokens.n || g->types.n != g->tokens.n)
         return llamac_fail(err, LLAMA_EFORMAT,
                            "%s: its tokens, scores or token_type are missing, differ in number or "
-                           "are more than the model's tokens; convert the model to GGUF again",
-                           file);
-    if (g->wrong)
-        return llamac_fail(err, LLAMA_EFORMAT,
-                           "%s: its key tokenizer.ggml.%s %s; convert the model to GGUF again",
-                           file, g->wrong, g->why);
-    llamac_vocab *v = vocab_new(arena, (size_t)g->tokens.n);
-    if (!v) return llamac_out_of_memory(err, file);
+                           "are more than the model's tokens; %s",
+                           file, repair);
+    if (!(v = vocab_new(arena, (size_t)g->tokens.n))) return llamac_out_of_memory(err, file);
     for (uint64_t i = 0; i < g->tokens.n && !why; i++) {
         llamac_value text, score, type;
         if (llamac_gguf_value(&g->tokens.items, g->tokens.type, &text) != '"' ||
@@ -1611,7 +1616,7 @@ LLAMAC_SHARED int llamac_vocab_gather(llamac_vocab **out, llamac_gguf_vocab *g, 
                   : "has a precompiled_charsmap that is not an array of bytes";
     }
     if (!why) why = finish_vocab(v, g->bos, g->eos, true, g->space_in_front != 0);
-    if (why) return refuse_vocab(why, "convert the model to GGUF again", true, file, err);
+    if (why) return refuse_vocab(why, repair, true, file, err);
     *out = v;
     return LLAMA_OK;
 }
@@ -2357,21 +2362,18 @@ enum { LLAMA3_SPECIALS = 256 };
 
 /* Writes the name of special token i, and returns its length. Sets *ends if it ends a text. */
 static size_t special_name(int i, char name[64], bool *ends) {
-    static const char *const names[] = {"begin_of_text",
-                                        "end_of_text",
-                                        NULL,
-                                        NULL,
-                                        "finetune_right_pad_id",
-                                        NULL,
-                                        "start_header_id",
-                                        "end_header_id",
-                                        "eom_id",
-                                        "eot_id",
-                                        "python_tag"};
-    enum { NAMED = sizeof names / sizeof *names };
-    int reserved = i < 4 ? i - 2 : i < NAMED ? 2 : i - NAMED + 3;
+    static const struct {
+        int i;
+        const char *name;
+    } named[] = {{0, "begin_of_text"},   {1, "end_of_text"},   {4, "finetune_right_pad_id"},
+                 {6, "start_header_id"}, {7, "end_header_id"}, {8, "eom_id"},
+                 {9, "eot_id"},          {10, "python_tag"}};
+    int reserved = i; /* its number: how many before it have no name of their own */
     *ends = i == 1 || i == 8 || i == 9;
-    if (i < NAMED && names[i]) return (size_t)snprintf(name, 64, "<|%s|>", names[i]);
+    for (size_t k = 0; k < sizeof named / sizeof *named; k++) {
+        if (named[k].i == i) return (size_t)snprintf(name, 64, "<|%s|>", named[k].name);
+        reserved -= named[k].i < i;
+    }
     return (size_t)snprintf(name, 64, "<|reserved_special_token_%d|>", reserved);
 }
 
@@ -2425,9 +2427,8 @@ static const char *parse_tiktoken(llamac_vocab **out, llamac_cursor c, size_t ma
     size_t pieces = 0;
     for (const unsigned char *at = c.at; at < c.end; at++) pieces += *at == '\n' || at + 1 == c.end;
     if (pieces >= MAX_PIECES || pieces + LLAMA3_SPECIALS != max_pieces)
-        return "!is a tiktoken vocabulary, and has not 256 pieces less than the model has tokens, "
-               "as "
-               "Llama 3's has";
+        return "!is a tiktoken vocabulary without Llama 3's number of pieces, 256 fewer than the "
+               "model's tokens";
     llamac_vocab *v = *out = bytes_new(arena, max_pieces, SPLIT_LLAMA3);
     const char *why = v ? NULL : out_of_memory;
     char text[MAX_PIECE];
@@ -2448,6 +2449,10 @@ static const char *parse_tiktoken(llamac_vocab **out, llamac_cursor c, size_t ma
 }
 
 /* ---- 5. Byte-level BPE: tokenizer.json ---- */
+
+static const char other_words[] =
+    "!splits text into other words than GPT-2, SmolLM2 and Llama 3 do (pre_tokenizer)";
+static const char other_decoder[] = "!treats text differently from GPT-2 (decoder)";
 
 /* Reads a value of the post_processor, whose template tells which tokens go around a text. It may be
  * one of several processors; ByteLevel, which is another, changes no token. */
@@ -2478,16 +2483,12 @@ static const char *bytes_template(json_vocab *k, const llamac_json *j) {
 
 /* Reads a value outside the merges, as json_value does for SentencePiece. */
 static const char *bytes_value(json_vocab *k, const llamac_json *j) {
-    static const char splitter[] =
-        "!splits text into other words than GPT-2, SmolLM2 and Llama 3 do "
-        "(pre_tokenizer)",
-                      decoder[] = "!treats text differently from GPT-2 (decoder)";
     static const json_want wants[] = {
         {"model", "type", "BPE", "!is not BPE"},
         {"version", "version", "1.0", "!is of another version than 1.0"},
-        {"pre_tokenizer", "type", "Sequence|Split|Digits|ByteLevel", splitter},
-        {"pre_tokenizer", "behavior", "Isolated", splitter},
-        {"decoder", "type", "Sequence|ByteLevel", decoder},
+        {"pre_tokenizer", "type", "Sequence|Split|Digits|ByteLevel", other_words},
+        {"pre_tokenizer", "behavior", "Isolated", other_words},
+        {"decoder", "type", "Sequence|ByteLevel", other_decoder},
         {"post_processor", "type", "Sequence|TemplateProcessing|ByteLevel",
          "!changes the tokens of a text (post_processor)"}};
     enum { WANTS = sizeof wants / sizeof *wants, PRE_TYPE = 2, DECODER = 4, PROCESSOR = 5 };
@@ -2506,8 +2507,8 @@ static const char *bytes_value(json_vocab *k, const llamac_json *j) {
     k->bpe |= i == 0;
     k->isolated |= i == PRE_TYPE + 1;
     k->has_template |= i == PROCESSOR && llamac_is(value, n, "TemplateProcessing");
-    if (i == PRE_TYPE && !json_note(k->splitters, value, n)) return splitter;
-    if (i == DECODER && !json_note(k->decoders, value, n)) return decoder;
+    if (i == PRE_TYPE && !json_note(k->splitters, value, n)) return other_words;
+    if (i == DECODER && !json_note(k->decoders, value, n)) return other_decoder;
     if (llamac_json_under(j, 1, "post_processor")) return bytes_template(k, j);
     if (!llamac_json_under(j, 1, "pre_tokenizer")) return json_entry(k, j);
     for (int f = 0; f < 4; f++)
@@ -2517,16 +2518,16 @@ static const char *bytes_value(json_vocab *k, const llamac_json *j) {
             if (f == 1) k->no_regex = kind == 'f';
             if (f == 2 && kind == 't')
                 return "!puts a space in front of a text (add_prefix_space of its pre_tokenizer)";
-            if (f == 3 && kind == 't') return splitter;
+            if (f == 3 && kind == 't') return other_words;
         }
-    if (llamac_json_under(j, j->level, "String")) return splitter;
+    if (llamac_json_under(j, j->level, "String")) return other_words;
     if (!llamac_json_under(j, j->level, "Regex")) return NULL;
     value = kind == '"' ? json_unescape(&k->scratch, j->value.text, j->value.n, &n, &why) : NULL;
     if (!value) return kind == '"' ? why : mistyped;
     k->pattern = 0;
     for (size_t p = 0; p < sizeof patterns / sizeof *patterns; p++)
         if (llamac_is(value, n, patterns[p].pattern)) k->pattern = patterns[p].splitting;
-    return k->pattern ? NULL : splitter;
+    return k->pattern ? NULL : other_words;
 }
 
 /* Checks the settings together. Returns why they are not supported; else sets *splitting. */
@@ -2536,13 +2537,11 @@ static const char *bytes_check(const json_vocab *k, int *splitting) {
     if (!(k->parts & 2)) return not_tokenizer;
     if (!k->bpe) return "!is not a BPE vocabulary";
     if (k->has_template && !k->sequence) return "!leaves the text out (post_processor)";
-    if (strcmp(k->decoders, "B") != 0) return "!treats text differently from GPT-2 (decoder)";
+    if (strcmp(k->decoders, "B") != 0) return other_decoder;
     if (strcmp(k->splitters, "B") == 0 && regex) *splitting = SPLIT_GPT2;
     if (strcmp(k->splitters, "DB") == 0 && regex && k->individual_digits) *splitting = SPLIT_DIGITS;
     if (strcmp(k->splitters, "SB") == 0 && !regex && k->isolated) *splitting = k->pattern;
-    return *splitting ? NULL
-                      : "!splits text into other words than GPT-2, SmolLM2 and Llama 3 do "
-                        "(pre_tokenizer)";
+    return *splitting ? NULL : other_words;
 }
 
 /* Sets *id to the id of a token around a text; -1 if there is none. */
@@ -2649,43 +2648,32 @@ static const char *gather_pieces(llamac_vocab *v, llamac_gguf_vocab *g) {
     return why;
 }
 
-/* Does llamac_vocab_gather for byte-level BPE. Llama 3's has ignore_merges, which GGUF does not say. */
-static int gather_bytes(llamac_vocab **out, llamac_gguf_vocab *g, size_t max_pieces,
-                        const char *file, llamac_arena *arena, llama_error *err) {
-    static const char repair[] = "convert the model to GGUF again";
-    int splitting = splitting_of(g);
-    if (!splitting)
-        return llamac_fail(
-            err, LLAMA_EFORMAT,
-            "%s: its tokenizer.ggml.pre is '%.*s', and only 'llama-bpe', 'smollm' and 'gpt-2' are "
-            "supported; the model cannot be used, because a tokenizer of another model gives wrong "
-            "text",
-            file, g->pre.kind == '"' && g->pre.n < 64 ? (int)g->pre.n : 0,
-            g->pre.text ? g->pre.text : "");
-    if (g->wrong)
-        return llamac_fail(err, LLAMA_EFORMAT, "%s: its key tokenizer.ggml.%s %s; %s", file,
-                           g->wrong, g->why, repair);
+/* Makes the vocabulary. Llama 3's has ignore_merges, which GGUF does not say. */
+static const char *gather_bytes(llamac_vocab **out, llamac_gguf_vocab *g, size_t max_pieces,
+                                llamac_arena *arena) {
+    enum { BYTES = 200, SHOWN = 64 };
+    int splitting = splitting_of(g), shown = g->pre.kind == '"' && g->pre.n < SHOWN;
+    if (!splitting) {
+        char *text = llamac_new(arena, BYTES, 1);
+        if (!text) return out_of_memory;
+        snprintf(text, BYTES, "!has the tokenizer.ggml.pre '%.*s', not llama-bpe, smollm or gpt-2",
+                 shown ? (int)g->pre.n : 0, shown ? g->pre.text : "");
+        return text;
+    }
     if (g->tokens.kind != '[' || g->tokens.n > max_pieces || g->types.kind != '[' ||
         g->types.n != g->tokens.n || g->merges.kind != '[')
-        return llamac_fail(err, LLAMA_EFORMAT,
-                           "%s: its tokens, token_type or merges are missing, differ in number or "
-                           "are more than the model's tokens; %s",
-                           file, repair);
+        return "has tokens, token_type or merges that are missing, differ in number or are more "
+               "than the model's tokens";
     if (g->space_in_front != 0 || g->charsmap.kind)
-        return refuse_vocab("!changes a text before it is tokenized (add_space_prefix or "
-                            "precompiled_charsmap)",
-                            repair, true, file, err);
-    llamac_vocab *v = bytes_new(arena, g->tokens.n, splitting);
-    if (!v) return llamac_out_of_memory(err, file);
+        return "!changes a text before it is tokenized (add_space_prefix, precompiled_charsmap)";
+    llamac_vocab *v = *out = bytes_new(arena, g->tokens.n, splitting);
+    if (!v) return out_of_memory;
     v->lists_pairs = true;
     v->whole_words = splitting == SPLIT_LLAMA3;
-    const char *why = gather_pieces(v, g);
-    if (!why) why = finish_vocab(v, g->bos, g->eos, true, false);
-    if (why) return refuse_vocab(why, repair, true, file, err);
     v->adds_bos = g->adds_bos != 0;
     v->adds_eos = g->adds_eos != 0;
-    *out = v;
-    return LLAMA_OK;
+    const char *why = gather_pieces(v, g);
+    return why ? why : finish_vocab(v, g->bos, g->eos, true, false);
 }
 
 /* ---- 5. Byte-level BPE: encoding and decoding ---- */

@@ -978,7 +978,7 @@ static void directed_gguf(void) {
 
 static void directed_gguf_vocabulary(void) {
     PAIR("another kind of vocabulary", "tokenizer.ggml.model", 8, "\4\0\0\0\0\0\0\0bert", "'bert'");
-    PAIR("byte-level BPE without its words", "tokenizer.ggml.model", 8, "\4\0\0\0\0\0\0\0gpt2", "tokenizer.ggml.pre is ''");
+    PAIR("byte-level BPE without its words", "tokenizer.ggml.model", 8, "\4\0\0\0\0\0\0\0gpt2", "has the tokenizer.ggml.pre ''");
     PAIR("a vocabulary's kind that is a number", "tokenizer.ggml.model", 4, "\1\0\0\0", "kind ''");
     BEND(WHOLE_GGUF, "a vocabulary of no kind", "tokenizer.ggml.model", "tokenizer.ggml.mode1", "kind ''");
     BEND(WHOLE_GGUF, "a vocabulary without types", "tokenizer.ggml.token_type", "tokenizer.ggml.token_typo", "missing, differ in number");

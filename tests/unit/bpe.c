@@ -740,7 +740,7 @@ static void test_hostile(void) {
     }
     tiktoken.n -= 2;
     refused("no newline at the end", &tiktoken, rows_of(), NULL);
-    refused("another number of special tokens", &tiktoken, rows_of() + 1, "has not 256 pieces less");
+    refused("another number of special tokens", &tiktoken, rows_of() + 1, "256 fewer than the model's tokens");
     tiktoken.n -= 4;
     refused("cut in its last line", &tiktoken, rows_of(), "line's number");
     free(tiktoken.at);
@@ -776,7 +776,7 @@ static void test_hostile(void) {
         llama_error err = {0};
         llama_info info = {.size = sizeof info};
         int status = llama_open(&m, in_work("hostile.gguf"), NULL, &err);
-        check(i < 3 ? status == LLAMA_OK : status == LLAMA_EFORMAT && strstr(err.text, "tokenizer.ggml.pre is '"), "pre is %s: %s", pres[i], err.text);
+        check(i < 3 ? status == LLAMA_OK : status == LLAMA_EFORMAT && strstr(err.text, "has the tokenizer.ggml.pre '"), "pre is %s: %s", pres[i], err.text);
         if (m) llama_describe(m, &info);
         check(info.add_bos == (i == 2), "pre is %s: BOS", pres[i]); /* if the file does not say */
         check(!m || (!llama_is_end(m, 2) && llama_eos(m) == -1), "pre is %s: an end that the file does not name", pres[i]);

@@ -723,7 +723,7 @@ static void test_gguf_keys(void) {
                  {"remove_extra_whitespaces", "\x08\0\0\0\1\0\0\0\0\0\0\0x", "tokenizer.ggml.remove_extra_whitespaces is of another type", 13},
                  {"add_space_prefix", "\x09\0\0\0\7\0\0\0\1\0\0\0\0\0\0\0\1", "tokenizer.ggml.add_space_prefix is of another type", 17},
                  {"model", "\x08\0\0\0\4\0\0\0\0\0\0\0bert", "of kind 'bert', and only 'llama' (SentencePiece's BPE) and 'gpt2' (byte-level BPE) are supported; the model cannot be used", 16},
-                 {"model", "\x08\0\0\0\4\0\0\0\0\0\0\0gpt2", "its tokenizer.ggml.pre is '', and only 'llama-bpe', 'smollm' and 'gpt-2' are supported; the model cannot be used", 16}};
+                 {"model", "\x08\0\0\0\4\0\0\0\0\0\0\0gpt2", "has the tokenizer.ggml.pre '', not llama-bpe, smollm or gpt-2, which is not supported; the model cannot be used", 16}};
     static const test_piece p[] = {{"<unk>", 5, 0, 2}, {"<s>", 3, 0, 3}, {"</s>", 4, 0, 3}};
     const model_spec spec = {.dim = 16, .layers = 1, .heads = 2, .kv_heads = 1, .hidden = 32, .vocab = 3, .shards = 1};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
