@@ -66,7 +66,7 @@ if check:
     table = decode(re.sub(r'[\s"]', '', source[1]))
     exact = path or unicodedata.unidata_version == VERSION
     wrong = [c for c in range(END) if table[c] != of[c] and (exact or known[c])]
-    print('%d of %d code points differ%s' % (len(wrong), END if exact else sum(known), ''.join(f' U+{c:04X}' for c in wrong[:9])))
+    if wrong: print('%d of %d code points differ:' % (len(wrong), END if exact else sum(known)), *('U+%04X' % c for c in wrong[:9]))
     sys.exit(bool(wrong))
 if not path and unicodedata.unidata_version != VERSION:
     sys.exit(f'unicodedata is of version {unicodedata.unidata_version}: give DerivedGeneralCategory.txt of {VERSION}')
