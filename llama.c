@@ -4163,6 +4163,7 @@ LLAMAC_SHARED int llamac_vocab_parse(llamac_vocab **, llamac_cursor bytes, size_
 typedef struct { /* the values of a GGUF file's metadata that describe the vocabulary */
     llamac_value model, tokens, scores, types; /* tokens, scores, types: arrays, by token */
     llamac_value charsmap;                     /* the key precompiled_charsmap: an array of bytes */
+    llamac_value pre, merges;                  /* of byte-level BPE: a text; an array of texts */
     double bos, eos, eot, eom;                 /* ids; -1: none. All three ends end a text */
     double space_in_front;                     /* 0 or 1: the key add_space_prefix */
     double squeezes_spaces;                    /* 0 or 1: the key remove_extra_whitespaces */
@@ -4172,6 +4173,8 @@ typedef struct { /* the values of a GGUF file's metadata that describe the vocab
 } llamac_gguf_vocab;
 /* Stores the value of a pair if its key describes the vocabulary. Is called for every pair. */
 LLAMAC_SHARED void llamac_vocab_note(llamac_gguf_vocab *, const llamac_pair *);
+/* Sets the values that the file does not give. Is called after the last pair. */
+LLAMAC_SHARED void llamac_vocab_defaults(llamac_gguf_vocab *);
 /* Makes the vocabulary from the stored values. *out stays NULL if the file has no vocabulary. */
 LLAMAC_SHARED int llamac_vocab_gather(llamac_vocab **out, llamac_gguf_vocab *, size_t max_pieces,
                                       const char *file, llamac_arena *, llama_error *);
@@ -4191,6 +4194,7 @@ LLAMAC_SHARED bool llamac_vocab_ends(const llamac_vocab *, int32_t token);
 LLAMAC_SHARED bool llamac_vocab_adds_bos(const llamac_vocab *);
 LLAMAC_SHARED bool llamac_vocab_adds_eos(const llamac_vocab *);
 LLAMAC_SHARED int32_t llamac_vocab_size(const llamac_vocab *); /* returns the number of pieces */
+LLAMAC_SHARED const char *llamac_vocab_kind(const llamac_vocab *);
 /* Returns the most bytes of text that one token can cover; SIZE_MAX if there is no limit. */
 LLAMAC_SHARED size_t llamac_vocab_widest(const llamac_vocab *);
 /* Tokenizes n bytes of text. Returns the number of tokens, of which at most cap are written to out,
@@ -6879,6 +6883,7 @@ static int gguf_params(binder *b, llamac_gguf_vocab *v, double *splits) {
         }
         llamac_vocab_note(v, &p);
     }
+    llamac_vocab_defaults(v);
     const double ends[] = {v->eos, v->eot, v->eom};
     for (int i = 0; i < 3 && status == LLAMA_OK; i++) status = add_end(b, ends[i], b->path);
     if (status == LLAMA_OK && (split > 0 || (!has_name && strstr(name_in(b->path), "-of-"))))
@@ -6912,8 +6917,7 @@ static int add_splits(binder *b) {
 
 /* Opens a GGUF file. Reads its vocabulary if want_vocab: if the caller gave no other tokenizer. */
 static int open_gguf(binder *b, bool want_vocab) {
-    llamac_gguf_vocab v = {
-        .bos = 1, .eos = 2, .eot = -1, .eom = -1, .space_in_front = 1, .adds_bos = 1};
+    llamac_gguf_vocab v = {.eot = -1, .eom = -1}; /* llamac_vocab_defaults sets the others */
     b->params_file = "its header";
     double splits = 0; /* files of the model, as the first says */
     int status = gguf_params(b, &v, &splits);

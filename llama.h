@@ -391,6 +391,8 @@ enum {
  *     - with LLAMA_SPECIAL, the text has an added token for which the model has no row.
  *       llama_find_special finds such a token: its id is llama_info.vocab or more
  *
+ * Bytes that are not UTF-8 become the tokens of U+FFFD; a byte-level vocabulary, such as Llama 3's,
+ * has tokens for them.
  *
  * Special tokens are the control tokens such as <s> and </s>, <unk>, and added tokens: those of
  * GGUF's type user-defined, those of tokenizer.json, and those of added_tokens.json,
@@ -419,7 +421,7 @@ LLAMAC_API size_t llama_find_special(const llama *, const char *text, size_t n, 
 LLAMAC_API size_t llama_min_tokens(const llama *, size_t n);
 
 /* Returns the token's piece as the vocabulary has it, *n bytes without a final 0; NULL if there is
- * no such token. */
+ * no such token. A piece of a byte-level vocabulary is bytes, which may end inside a character. */
 LLAMAC_API const char *llama_token_text(const llama *, int32_t token, size_t *n);
 
 /* The state of detokenizing one text: tokens to text. Start with all fields 0. Set started = 1 if
@@ -434,9 +436,10 @@ typedef struct {
 #define LLAMA_FLUSH INT32_MIN /* as a token for llama_token_to_text: the text ends here */
 
 /* Detokenizes one token: writes the text that it completes to `out` and returns the number of
- * bytes. Writes complete UTF-8 characters only. Each invalid byte becomes U+FFFD. Control tokens,
- * and added tokens that the files name special, have no text, unless the decoder's `special` is
- * set. A token that does not exist changes nothing and has no text. */
+ * bytes. Writes complete UTF-8 characters only. Each invalid byte becomes U+FFFD; with a byte-level
+ * vocabulary, so does the longest beginning of a character that is not completed. Control tokens, and
+ * added tokens that the files name special, have no text, unless the decoder's `special` is set. A
+ * token that does not exist changes nothing and has no text. */
 LLAMAC_API size_t llama_token_to_text(const llama *, llama_decoder *, int32_t token,
                                       char out[LLAMA_TEXT_MAX]);
 

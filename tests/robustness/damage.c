@@ -977,7 +977,8 @@ static void directed_gguf(void) {
 }
 
 static void directed_gguf_vocabulary(void) {
-    PAIR("another kind of vocabulary", "tokenizer.ggml.model", 8, "\4\0\0\0\0\0\0\0gpt2", "'gpt2'");
+    PAIR("another kind of vocabulary", "tokenizer.ggml.model", 8, "\4\0\0\0\0\0\0\0bert", "'bert'");
+    PAIR("byte-level BPE without its words", "tokenizer.ggml.model", 8, "\4\0\0\0\0\0\0\0gpt2", "has the tokenizer.ggml.pre ''");
     PAIR("a vocabulary's kind that is a number", "tokenizer.ggml.model", 4, "\1\0\0\0", "kind ''");
     BEND(WHOLE_GGUF, "a vocabulary of no kind", "tokenizer.ggml.model", "tokenizer.ggml.mode1", "kind ''");
     BEND(WHOLE_GGUF, "a vocabulary without types", "tokenizer.ggml.token_type", "tokenizer.ggml.token_typo", "missing, differ in number");
@@ -1114,7 +1115,7 @@ static void directed_tokenizer_json(void) {
     BEND(JSON, "another sign for a space", "\"prepend\": \"\xe2\x96\x81\"", "\"prepend\": \"_\"", "treats text");
     BEND(JSON, "a regular expression", "{\"String\": \" \"}", "{\"String\": \"a\"}", "treats text");
     BEND(JSON, "a Replace of nothing", "{\"String\": \" \"}", "{}", "a Replace without the space");
-    BEND(JSON, "cut into bytes", "\"pre_tokenizer\": null", "\"pre_tokenizer\": {\"type\": \"ByteLevel\"}", "treats text");
+    BEND(JSON, "cut into bytes", "\"pre_tokenizer\": null", "\"pre_tokenizer\": {\"type\": \"ByteLevel\"}", "(normalizer)");
     BEND(JSON, "a space that is another sign", "\"pre_tokenizer\": null", "\"pre_tokenizer\": {\"type\": \"Metaspace\", \"replacement\": \"_\"}", "treats text");
     BEND(JSON, "a merge of one part", "\"a b\"", "\"ab\"", "merge that is not two pieces");
     BEND(JSON, "an empty merge", "\"a b\"", "\"\"", "merge that is not two pieces");

@@ -256,6 +256,7 @@ static void try_tokenizer(const llama *m, const char *input, size_t n) {
         special_there(m, texts[i], strlen(texts[i]));
     }
     special_there(m, input, n < 1000 ? n : 1000);
+    there_and_back(m, input, n < 1000 ? n : 1000, false);
     llama_decoder u = {.n = 0};
     llama_info info = {.size = sizeof info};
     must(llama_describe(m, &info) == LLAMA_OK, "a model is described");
@@ -1082,6 +1083,39 @@ static const char *const texts[PIECES] = {"<unk>", "<s>", "</s>", "\xe2\x96\x81"
 static const int types[PIECES] = {2, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1};
 
 /* SentencePiece {1 text, 2 score, 3 type}, then the specs. */
+/* A byte-level vocabulary: each byte, with GPT-2's letter for it, and two merges. */
+static buffer small_bytes(void) {
+    buffer b = {0};
+    char piece[64];
+    put_text(&b, "{\"added_tokens\": [{\"id\": 258, \"content\": \"<s>\", \"special\": true}], \"pre_tokenizer\": {\"type\": \"Sequence\", \"pretokenizers\": ["
+                 "{\"type\": \"Split\", \"pattern\": {\"Regex\": \"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\\\r\\\\n\\\\p{L}\\\\p{N}]?\\\\p{L}+|\\\\p{N}{1,3}"
+                 "| ?[^\\\\s\\\\p{L}\\\\p{N}]+[\\\\r\\\\n]*|\\\\s*[\\\\r\\\\n]+|\\\\s+(?!\\\\S)|\\\\s+\"}, \"behavior\": \"Isolated\"}, "
+                 "{\"type\": \"ByteLevel\", \"add_prefix_space\": false, \"use_regex\": false}]}, \"decoder\": {\"type\": \"ByteLevel\"}, "
+                 "\"post_processor\": {\"type\": \"TemplateProcessing\", \"single\": [{\"SpecialToken\": {\"id\": \"<s>\"}}, {\"Sequence\": {\"id\": \"A\"}}], "
+                 "\"special_tokens\": {\"<s>\": {\"ids\": [258]}}}, \"model\": {\"type\": \"BPE\", \"ignore_merges\": true, \"vocab\": {");
+    for (int i = 0, others = 0; i < 256; i++) {
+        bool self = (i >= 33 && i <= 126) || (i >= 161 && i <= 172) || i >= 174;
+        snprintf(piece, sizeof piece, "\"\\u%04x\": %d, ", self ? i : 256 + others, i);
+        others += !self;
+        put_text(&b, piece);
+    }
+    put_text(&b, "\"th\": 256, \"the\": 257}, \"merges\": [\"t h\", [\"th\", \"e\"]]}}");
+    return b;
+}
+
+/* Llama 3's form of tokenizer.model: 768 pieces, as 256 special tokens follow. */
+static buffer small_tiktoken(void) {
+    static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    buffer b = {0};
+    char line[64];
+    for (unsigned i = 0; i < 768; i++) {
+        unsigned bits = i < 256 ? i << 16 : ('a' + i / 32) << 16 | ('a' + i % 32) << 8;
+        snprintf(line, sizeof line, "%c%c%c= %u\n", digits[bits >> 18], digits[bits >> 12 & 63], i < 256 ? '=' : digits[bits >> 6 & 63], i);
+        put_text(&b, line);
+    }
+    return b;
+}
+
 static buffer small_tokenizer(void) {
     buffer b = {0};
     for (int i = 0; i < PIECES; i++) {
@@ -1247,9 +1281,9 @@ int main(int argc, char **argv) {
     static const char newer_kind[] = "\"pre_tokenizer\": {\"type\": \"Metaspace\", \"replacement\": \"\xe2\x96\x81\", \"prepend_scheme\": \"first\"}";
     buffer seeds[] = {small_tokenizer(), small_bin(), small_gguf(),
                       small_json(older_kind, "\"t h\", \"th e\", \"\xe2\x96\x81 the\""),
-                      small_json(newer_kind, "[\"t\", \"h\"], [\"th\", \"e\"], [\"\\u2581\", \"the\"]")};
-    static const char *const seed_names[] = {"tokenizer.model", "tokenizer.bin", "vocabulary.gguf", "tokenizer.json", "newer.json"};
-    for (int i = 0; i < 5; i++) {
+                      small_json(newer_kind, "[\"t\", \"h\"], [\"th\", \"e\"], [\"\\u2581\", \"the\"]"), small_bytes(), small_tiktoken()};
+    static const char *const seed_names[] = {"tokenizer.model", "tokenizer.bin", "vocabulary.gguf", "tokenizer.json", "newer.json", "bytes.json", "tiktoken.model"};
+    for (int i = 0; i < 7; i++) {
         put_file(&seeds[i], argv[1], seed_names[i]);
         free(seeds[i].at);
     }

@@ -58,6 +58,8 @@ cp $work/sound/form6/model.bin $work/bin.seeds/version0
 cp $work/sound/form7/model1.bin $work/bin.seeds/version1
 cp $work/sound/tied/model.bin $work/bin.seeds/tied
 cp $work/sound/tokenizer.model $work/tokenizer.seeds/small
+cp $work/sound/bytes.json $work/tokenizer.seeds/bytes
+cp $work/sound/tiktoken.model $work/tokenizer.seeds/tiktoken
 cp tests/tiny/tokenizer.model $work/tokenizer.seeds/tiny
 cp tests/tiny/vocabularies/*.model $work/tokenizer.seeds
 cp $work/sound/tokenizer.json $work/tokenizer.seeds/json

@@ -91,7 +91,12 @@ case_format() {
     none "files that clang-format would change" "$(for f in $sources; do clang-format "$f" | cmp -s - "$f" || echo "$f"; done)"
 }
 
-for name in header tokenizer system globals names macros top format; do
+case_unicode() { # the table of letters and numbers, against Python's
+    if ! command -v python3 >/dev/null 2>&1; then echo "SKIP: python3 is not here"; return; fi
+    none "code points of another class in tokenizer.c's table" "$(python3 tests/tools/unicode_classes.py --check || echo failed)"
+}
+
+for name in header tokenizer system globals names macros top format unicode; do
     [ -z "$only" ] || [ "$only" = $name ] || continue
     echo "-- $name"
     case_$name

@@ -399,7 +399,7 @@ static void test_vocabularies(void) {
     } cases[] = {
         {"no bytes", "\"byte_fallback\": true", "\"byte_fallback\": false", "byte_fallback"},
         {"a regular expression", "{\"String\": \" \"}", "{\"Regex\": \" {2,}\"}", "(normalizer), which is not supported; the model cannot be used"},
-        {"a byte-level vocabulary", "\"pre_tokenizer\": null", "\"pre_tokenizer\": {\"type\": \"ByteLevel\"}", "GPT-2's and Llama 3's"},
+        {"a byte-level vocabulary", "\"pre_tokenizer\": null", "\"pre_tokenizer\": {\"type\": \"ByteLevel\"}", "changes a text before it is tokenized (normalizer)"},
         {"another decoder", "\"pre_tokenizer\": null", "\"pre_tokenizer\": null, \"decoder\": {\"type\": \"WordPiece\"}", "(decoder)"},
         {"a decoder that strips more", "\"pre_tokenizer\": null", "\"decoder\": {\"type\": \"Strip\", \"content\": \" \", \"start\": 2, \"stop\": 0}", "(decoder)"},
         {"dropout", "\"dropout\": null", "\"dropout\": 0.1", "dropout"},
@@ -722,7 +722,8 @@ static void test_gguf_keys(void) {
                  {"precompiled_charsmap", "\x09\0\0\0\1\0\0\0\1\0\0\0\0\0\0\0\1", "precompiled_charsmap that is damaged", 17},
                  {"remove_extra_whitespaces", "\x08\0\0\0\1\0\0\0\0\0\0\0x", "tokenizer.ggml.remove_extra_whitespaces is of another type", 13},
                  {"add_space_prefix", "\x09\0\0\0\7\0\0\0\1\0\0\0\0\0\0\0\1", "tokenizer.ggml.add_space_prefix is of another type", 17},
-                 {"model", "\x08\0\0\0\4\0\0\0\0\0\0\0gpt2", "of kind 'gpt2', and only 'llama' (SentencePiece's BPE) is supported; the model cannot be used", 16}};
+                 {"model", "\x08\0\0\0\4\0\0\0\0\0\0\0bert", "of kind 'bert', and only 'llama' (SentencePiece's BPE) and 'gpt2' (byte-level BPE) are supported; the model cannot be used", 16},
+                 {"model", "\x08\0\0\0\4\0\0\0\0\0\0\0gpt2", "has the tokenizer.ggml.pre '', not llama-bpe, smollm or gpt-2, which is not supported; the model cannot be used", 16}};
     static const test_piece p[] = {{"<unk>", 5, 0, 2}, {"<s>", 3, 0, 3}, {"</s>", 4, 0, 3}};
     const model_spec spec = {.dim = 16, .layers = 1, .heads = 2, .kv_heads = 1, .hidden = 32, .vocab = 3, .shards = 1};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
