@@ -5931,6 +5931,7 @@ static int params_apply(llama *m, params p, const char *file, llama_error *err) 
     if (p[ROPE_THETA] == 0) p[ROPE_THETA] = 10000;
     if (p[MAX_POSITIONS] == 0) p[MAX_POSITIONS] = DEFAULT_CONTEXT;
     double width = p[HEAD_DIM] > 0 ? p[HEAD_DIM] : p[DIM] / p[HEADS];
+    if (width != floor(width)) return unsupported(file, "n_heads must divide the width", err);
     for (int i = VALUE_DIM; i <= ROTARY; i++)
         if (p[i] > 0 && p[i] != width) {
             snprintf(what, sizeof what, "'%s' is %.10g, but the head width is %.10g",
@@ -5950,9 +5951,8 @@ static int params_apply(llama *m, params p, const char *file, llama_error *err) 
     m->context = (size_t)p[MAX_POSITIONS];
     m->norm_eps = (float)p[NORM_EPS];
     m->rope_theta = (float)p[ROPE_THETA];
-    if (width != (double)(size_t)width || m->n_heads % m->n_kv_heads)
-        return unsupported(
-            file, "n_heads must divide the width, and n_kv_heads must divide n_heads", err);
+    if (m->n_heads % m->n_kv_heads)
+        return unsupported(file, "n_kv_heads must divide n_heads", err);
     m->head_dim = (size_t)width;
     m->kv_dim = m->head_dim * m->n_kv_heads;
     m->q_dim = m->head_dim * m->n_heads;
@@ -8252,7 +8252,15 @@ LLAMAC_API int llama_describe(const llama *m, llama_info *info) {
         .memory = m->memory,
         .memory_limit = m->memory_limit,
         .rank_bytes = m->ranks > 1 ? extent_bytes(m) : m->token_bytes,
+        .rope_scaling = scaling_names[m->scaling.kind],
+        .rope_factor = 1,
     };
+    if (m->scaling.kind == LINEAR || m->scaling.kind == LLAMA3) all.rope_factor = m->scaling.factor;
+    if (m->scaling.kind == LLAMA3) {
+        all.rope_low = m->scaling.low;
+        all.rope_high = m->scaling.high;
+        all.rope_original = (int)m->scaling.original;
+    }
     if (m->stream) describe_stream(m->stream, &all);
     size_t known = all.size < sizeof all ? all.size : sizeof all;
     memset((char *)info + known, 0, all.size - known);

@@ -116,6 +116,46 @@ static void test_same_bits(void) {
     }
 }
 
+/* The newer shapes: heads of another width, scaled RoPE, embeddings divided by rows, a tied output that Meta's files
+ * leave out. All forms that can hold a shape give the same bits, and other bits than without its scaling. */
+static void test_newer_shapes(void) {
+    static const struct {
+        model_spec spec;
+        const char *scaling; /* as llama_describe calls it */
+        float factor;
+    } shapes[] = {
+        {{.dim = 16, .layers = 2, .heads = 2, .kv_heads = 2, .hidden = 32, .vocab = 24, .shards = 2, .head_dim = 12, .by_rows = true, .scaling = 2}, "llama3", 8},
+        {{.dim = 72, .layers = 1, .heads = 6, .kv_heads = 2, .hidden = 36, .vocab = 40, .shards = 1, .tied = true, .scaling = 2}, "llama3", 8},
+        {{.dim = 32, .layers = 1, .heads = 4, .kv_heads = 2, .hidden = 64, .vocab = 36, .shards = 2, .tied = true, .absent = true, .by_rows = true}, "none", 1},
+        {{.dim = 50, .layers = 2, .heads = 3, .kv_heads = 1, .hidden = 40, .vocab = 20, .shards = 1, .head_dim = 34}, "none", 1},
+        {{.dim = 16, .layers = 1, .heads = 4, .kv_heads = 4, .hidden = 24, .vocab = 24, .shards = 1, .head_dim = 2, .scaling = 1}, "linear", 4},
+        {{.dim = 80, .layers = 1, .heads = 2, .kv_heads = 1, .hidden = 24, .vocab = 24, .shards = 1, .head_dim = 6, .scaling = 1}, "linear", 4},
+    };
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
+        model_spec m = shapes[i].spec, plain = m;
+        llama_info info;
+        float *want = NULL;
+        for (int form = -1; form < (m.head_dim || m.scaling ? BIN_0 : FORMS); form++) {
+            char name[64];
+            snprintf(name, sizeof name, "newer-%zu-%d", i, form);
+            if (form < 0 && m.scaling == 1) continue; /* Meta's files do not have it */
+            if (form < 0) model_write(&m, in_work(name));
+            const char *path = form < 0 ? in_work(name) : model_write_as(&m, (model_form)form, in_work(name));
+            float *got = all_logits(path, &info, form % 2 ? 5 : 0, 1 + (form & 1));
+            if (!got) continue;
+            check(!want || memcmp(want, got, SOME * (size_t)info.vocab * sizeof *got) == 0, "newer shape %zu, %s: other bits", i, form < 0 ? "Meta" : form_names[form]);
+            check(info.head_dim == model_head(&m), "newer shape %zu: heads of %d", i, info.head_dim);
+            check(strcmp(info.rope_scaling, shapes[i].scaling) == 0 && info.rope_factor == shapes[i].factor, "newer shape %zu, form %d: scaling %s by %g", i, form, info.rope_scaling, (double)info.rope_factor);
+            if (want) free(got);
+            else want = got;
+        }
+        plain.scaling = 0;
+        float *unscaled = all_logits(model_write_as(&plain, SAFETENSORS, in_work("newer-plain")), &info, 0, 1);
+        if (want && unscaled && m.scaling) check(memcmp(want, unscaled, SOME * (size_t)info.vocab * sizeof *want) != 0, "newer shape %zu: the scaling changes nothing", i);
+        free(unscaled), free(want);
+    }
+}
+
 /* ---- Vocabularies ---- */
 
 typedef struct {
@@ -2416,7 +2456,7 @@ static void test_no_space_in_front(void) {
 }
 
 static const test_case cases[] = {
-    CASE(memory), CASE(same_bits), CASE(bfloat16), CASE(vocabularies), CASE(special), CASE(facts), CASE(sentencepiece), CASE(config), CASE(index), CASE(gguf),
+    CASE(memory), CASE(same_bits), CASE(newer_shapes), CASE(bfloat16), CASE(vocabularies), CASE(special), CASE(facts), CASE(sentencepiece), CASE(config), CASE(index), CASE(gguf),
     CASE(bin), CASE(names), CASE(tied), CASE(foreign), CASE(wrong_paths), CASE(least), CASE(no_space_in_front), CASE(no_words), CASE(damage), CASE(check), CASE(no_memory)};
 
 int main(int argc, char **argv) {
