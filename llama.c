@@ -5821,10 +5821,11 @@ static int put_param(params p, size_t i, const char *key, const llamac_value *v,
                            "%s: '%s' must be true or false; use the file that came with the model",
                            file, key);
     if (valid && number > max)
-        return llamac_fail(err, LLAMA_EFORMAT,
-                           "%s: '%s' is %.10g, but more than %.10g is not supported; use a LLaMA 1 "
-                           "or 2 model",
-                           file, key, number, max);
+        return llamac_fail(
+            err, LLAMA_EFORMAT,
+            "%s: '%s' is %.10g, but more than %.10g is not supported; use a LLaMA 1, "
+            "2 or 3 model",
+            file, key, number, max);
     if (!valid || !(number >= min) || (want == '1' && number != (double)(long)number))
         return llamac_fail(err, LLAMA_EFORMAT,
                            "%s: '%s' must be a%s number from %.10g to %.10g; use the file that "
@@ -5951,8 +5952,7 @@ static int params_apply(llama *m, params p, const char *file, llama_error *err) 
     m->context = (size_t)p[MAX_POSITIONS];
     m->norm_eps = (float)p[NORM_EPS];
     m->rope_theta = (float)p[ROPE_THETA];
-    if (m->n_heads % m->n_kv_heads)
-        return unsupported(file, "n_kv_heads must divide n_heads", err);
+    if (m->n_heads % m->n_kv_heads) return unsupported(file, "n_kv_heads must divide n_heads", err);
     m->head_dim = (size_t)width;
     m->kv_dim = m->head_dim * m->n_kv_heads;
     m->q_dim = m->head_dim * m->n_heads;
