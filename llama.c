@@ -8254,6 +8254,7 @@ LLAMAC_API int llama_describe(const llama *m, llama_info *info) {
         .rank_bytes = m->ranks > 1 ? extent_bytes(m) : m->token_bytes,
         .rope_scaling = scaling_names[m->scaling.kind],
         .rope_factor = 1,
+        .vocabulary = m->vocab ? "sentencepiece" : "none",
     };
     if (m->scaling.kind == LINEAR || m->scaling.kind == LLAMA3) all.rope_factor = m->scaling.factor;
     if (m->scaling.kind == LLAMA3) {
