@@ -343,8 +343,8 @@ static inline float element(int type, const unsigned char *row, size_t i) {
  *   logits = output (rmsnorm(x) * norm)
  *
  * Letters in comments: n is the number of tokens evaluated together, D is dim, Q q_dim (which is dim
- * in most models), H hidden, V vocab_size, K kv_dim. A row of an activation buffer of width W takes padded(W) floats. The floats
- * after the first W are zero if a kernel reads them (clear_padding). */
+ * in most models), H hidden, V vocab_size, K kv_dim. A row of an activation buffer of width W takes
+ * padded(W) floats. The floats after the first W are zero if a kernel reads them (clear_padding). */
 
 /* ---- The structs ---- */
 
@@ -380,10 +380,9 @@ typedef struct {
 typedef enum { UNSCALED, LINEAR, LLAMA3, DIVISORS, SCALINGS } scaling_kind;
 typedef struct {
     scaling_kind kind;
-    float factor; /* of LINEAR and LLAMA3 */
-    float low,
-        high;       /* LLAMA3: turns within `original` positions; between them the factor changes */
-    float original; /* LLAMA3: positions of the training before */
+    float factor;    /* of LINEAR and LLAMA3; 0: not known yet */
+    float low, high; /* LLAMA3: numbers of turns, between which the scale changes gradually */
+    float original;  /* LLAMA3: context of the first training, in which turns are counted */
 } rope_scaling;
 static const char *const scaling_names[SCALINGS] = {"none", "linear", "llama3", "divisors"};
 
@@ -5844,18 +5843,23 @@ static int put_param(params p, size_t i, const char *key, const llamac_value *v,
 static int put_scaling(params p, int format, const llamac_pair *s, const char *file,
                        llama_error *err) {
     static const struct {
-        const char *name;
+        unsigned char format;
         scaling_kind kind;
-    } names[] = {{"default", UNSCALED}, {"none", UNSCALED}, {"linear", LINEAR}, {"llama3", LLAMA3}};
+        const char *name;
+    } names[] = {{HUGGING_FACE, UNSCALED, "default"},
+                 {HUGGING_FACE, LINEAR, "linear"},
+                 {HUGGING_FACE, LLAMA3, "llama3"},
+                 {GGUF, UNSCALED, "none"},
+                 {GGUF, LINEAR, "linear"}};
     const llamac_value *v = &s->value;
     llamac_value kind = {.kind = '0', .number = 0, .type = GGUF_NONE};
+    if (format == META && v->kind == 't') kind.number = 1 + LLAMA3;
+    if (format == META && v->kind == 'f') kind.number = 1 + UNSCALED;
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
-        if (format == META ? v->kind == (names[i].kind == LLAMA3 ? 't' : 'f')
-                           : v->kind == '"' && llamac_is(v->text, v->n, names[i].name))
-            kind.number = names[i].kind + 1;
-    return kind.number > 0
-               ? put_param(p, ROPE_KIND, param_keys[ROPE_KIND].key[format], &kind, file, err)
-               : not_llama(file, s, err);
+        if (names[i].format == format && v->kind == '"' && llamac_is(v->text, v->n, names[i].name))
+            kind.number = 1 + names[i].kind;
+    if (kind.number == 0) return not_llama(file, s, err);
+    return put_param(p, ROPE_KIND, param_keys[ROPE_KIND].key[format], &kind, file, err);
 }
 
 /* Stores a setting in p if param_keys has its key. Ignores null and all other keys. Returns
@@ -6385,8 +6389,7 @@ static int sizes_from_tensors(binder *b) {
     if (m->hidden > MAX_WIDTH || vocab > MAX_VOCAB)
         return llamac_fail(
             b->err, LLAMA_EFORMAT,
-            "%s: w1 has %zu rows and the embeddings have %zu, more than %d; it is not a "
-            "LLaMA model",
+            "%s: w1 has %zu rows and the embeddings %zu, more than %d; it is not a LLaMA model",
             b->path, m->hidden, m->vocab_size, (int)MAX_WIDTH);
     uint64_t want = (uint64_t)(2 * 4 * p[DIM] / 3), unit = (uint64_t)p[MULTIPLE_OF];
     if (p[FFN_MULTIPLIER] > 0) want = (uint64_t)(p[FFN_MULTIPLIER] * (double)want);
@@ -7269,15 +7272,15 @@ static int check_unchanged(const binder *b) {
  * Face's library:
  *
  *   linear   f / factor
- *   llama3   a frequency of `high` or more turns within `original` positions stays, one of `low` or fewer
- *            turns is divided by factor; in between, the two are mixed */
+ *   llama3   f, if that is `high` or more turns within `original` positions; f / factor, if it is `low`
+ *            or fewer turns; else a mixture of both */
 static float scaled_frequency(const rope_scaling *r, float f) {
     const float turn = 6.28318530717958647692f;
-    float wavelength = 1 / f * turn,
-          s = (1 / wavelength * r->original - r->low) / (r->high - r->low);
+    float wavelength = 1 / f * turn; /* positions of a turn */
     if (r->kind == LINEAR) return f / r->factor;
     if (r->kind != LLAMA3 || wavelength < r->original / r->high) return f;
     if (wavelength > r->original / r->low) return f / r->factor;
+    float s = (1 / wavelength * r->original - r->low) / (r->high - r->low);
     return (1 - s) * f / r->factor + s * f;
 }
 
@@ -7298,13 +7301,15 @@ static void rope_freqs(llama *m) {
  * Meta's code has the factor 8. The published configuration of Llama 3.2's 1B and 3B has 32; their
  * params.json is the same, so they are recognised by their tied output and their widths.
  *
- * GGUF has divisors of the frequencies in their place. If they are those of `low` 1 and `high` 4, which
- * all published models have, they are replaced by these constants. So the bits are those of the other
- * formats. */
+ * GGUF has divisors of the frequencies in place of constants. If the divisors are those of `low` 1 and
+ * `high` 4, which all published models have, they are replaced by the constants, so that the bits are
+ * those of the other formats. The largest divisor is the factor; one between 1 and the factor gives
+ * `original`. */
 static void find_llama3(llama *m) {
+    enum { MAX_ORIGINAL = 1 << 30 };
     rope_scaling r = {LLAMA3, 1, 1, 4, 0};
     float *divisors = m->divisors;
-    bool tied = m->output.part == m->tok_embeddings.part, same = true;
+    bool tied = m->output.part == m->tok_embeddings.part;
     if (m->scaling.kind == LLAMA3 && m->scaling.factor == 0)
         m->scaling.factor = tied && (m->dim == 2048 || m->dim == 3072) ? 32 : 8;
     if (!divisors || m->scaling.kind != UNSCALED) return;
@@ -7321,11 +7326,12 @@ static void find_llama3(llama *m) {
             r.original =
                 (float)floor(2 * 3.14159265358979 * (1 + 3 * s) / (double)m->freqs[j] + 0.5);
     }
-    for (size_t j = 0; j < m->head_dim / 2 && r.original > 0; j++) {
+    bool same = r.original > 0 && r.original < MAX_ORIGINAL;
+    for (size_t j = 0; j < m->head_dim / 2; j++) {
         float f = m->freqs[j];
         same &= fabsf(f / scaled_frequency(&r, f) / divisors[j] - 1) < 1e-5f;
     }
-    if (r.original > 0 && same) m->scaling = r, m->divisors = NULL;
+    if (same) m->scaling = r, m->divisors = NULL;
 }
 
 /* ---- Weights in memory ---- */

@@ -992,6 +992,7 @@ static void directed_gguf(void) {
     PAIR("RoPE scaled by kind alone", "llama.rope.scaling.type", 8, "\6\0\0\0\0\0\0\0linear", "'rope.scaling.factor' is missing");
     PAIR("RoPE scaled by YaRN", "llama.rope.scaling.type", 8, "\4\0\0\0\0\0\0\0yarn", "'rope.scaling.type' yarn is not a setting");
     PAIR("RoPE scaled by LongRoPE", "llama.rope.scaling.type", 8, "\x08\0\0\0\0\0\0\0longrope", "longrope is not a setting");
+    PAIR("RoPE scaled by llama3, which GGUF has as divisors", "llama.rope.scaling.type", 8, "\6\0\0\0\0\0\0\0llama3", "llama3 is not a setting");
     PAIR("a scaling that is a flag", "llama.rope.scaling.type", 7, "\1", "rope.scaling.type");
     PAIR("a factor of 0", "llama.rope.scaling.factor", 6, "\0\0\0\0", "'rope.scaling.factor' must be");
     PAIR("a factor below 0", "llama.rope.scaling.factor", 6, "\0\0\x80\xc0", "'rope.scaling.factor' must be");

@@ -270,12 +270,13 @@ static void test_scaling(void) {
     static const scaled_case cases[] = {
         {128, 5e5f, {LLAMA3, 8, 1, 4, 8192}}, {64, 5e5f, {LLAMA3, 32, 1, 4, 8192}}, {24, 5e4f, {LLAMA3, 32, 1, 4, 40}},
         {128, 5e5f, {LLAMA3, 1e6f, 1, 4, 131072}}, {128, 5e5f, {LLAMA3, 8, 2, 6, 8192}}, {128, 5e5f, {LLAMA3, 8, 1, 4, 1}},
+        {128, 1e30f, {LLAMA3, 8, 1, 4, 4e25f}},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         const scaled_case *c = &cases[i];
         float want[64], divisors[64], got[64], plain[64];
         size_t half = c->head_dim / 2;
-        bool published = c->scaling.low == 1 && c->scaling.original > 1; /* and not all divisors are equal */
+        bool published = c->scaling.low == 1 && c->scaling.original > 1 && c->scaling.original < 1e9f; /* and not all divisors are equal */
         scaled_model(c, want, divisors);
         llama m = {.head_dim = c->head_dim, .rope_theta = c->theta, .freqs = plain};
         rope_freqs(&m);
