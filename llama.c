@@ -4199,6 +4199,7 @@ LLAMAC_SHARED bool llamac_vocab_ends(const llamac_vocab *, int32_t token);
 LLAMAC_SHARED bool llamac_vocab_adds_bos(const llamac_vocab *);
 LLAMAC_SHARED bool llamac_vocab_adds_eos(const llamac_vocab *);
 LLAMAC_SHARED int32_t llamac_vocab_size(const llamac_vocab *); /* returns the number of pieces */
+LLAMAC_SHARED const char *llamac_vocab_kind(const llamac_vocab *);
 /* Returns the most bytes of text that one token can cover; SIZE_MAX if there is no limit. */
 LLAMAC_SHARED size_t llamac_vocab_widest(const llamac_vocab *);
 /* Tokenizes n bytes of text. Returns the number of tokens, of which at most cap are written to out,
@@ -8260,7 +8261,7 @@ LLAMAC_API int llama_describe(const llama *m, llama_info *info) {
         .rank_bytes = m->ranks > 1 ? extent_bytes(m) : m->token_bytes,
         .rope_scaling = scaling_names[m->scaling.kind],
         .rope_factor = 1,
-        .vocabulary = m->vocab ? "sentencepiece" : "none",
+        .vocabulary = m->vocab ? llamac_vocab_kind(m->vocab) : "none",
     };
     if (m->scaling.kind == LINEAR || m->scaling.kind == LLAMA3) all.rope_factor = m->scaling.factor;
     if (m->scaling.kind == LLAMA3) {

@@ -1514,6 +1514,10 @@ LLAMAC_SHARED bool llamac_vocab_adds_bos(const llamac_vocab *v) {
 LLAMAC_SHARED bool llamac_vocab_adds_eos(const llamac_vocab *v) { return v->adds_eos; }
 
 LLAMAC_SHARED int32_t llamac_vocab_size(const llamac_vocab *v) { return v->size; }
+LLAMAC_SHARED const char *llamac_vocab_kind(const llamac_vocab *v) {
+    (void)v;
+    return "sentencepiece";
+}
 
 /* Returns the length of the longest piece: a space or an invalid byte of a text is 3 bytes of a
  * piece, so no piece covers more text than its own length. Without byte pieces a single <unk> may
