@@ -38,6 +38,7 @@
  *   how the KV cache is written                  II    store_kv
  *   which elements RoPE rotates together         II    rope, pair_up
  *   RoPE's angles, their sines and cosines       VI, VII rope_freqs, set_row
+ *   how RoPE is scaled for a longer context      VI    scaled_frequency, find_llama3
  *   where eps is added, and the causal mask      III   FN(rmsnorm), FN(attend)
  *   where scores are divided by sqrt(head_dim)   III   FN(attend)
  *   where rows are dropped that need no logits   II    select_rows
@@ -1005,15 +1006,20 @@ static void gather(llama_session *s, float *y, size_t width, size_t unit, size_t
 /* Returns the number of columns of w that are contiguous in a row: the columns of one segment. */
 static size_t across(const weight *w) { return w->split == BY_ROWS ? w->cols : w->cols / w->parts; }
 
-/* x[t] = tok_embeddings[token of row t]. If the table is sharded, each shard has some columns. */
+/* Returns the number of rows of w in one shard. */
+static size_t part_rows(const weight *w) {
+    return w->split == BY_ROWS ? w->rows / w->parts : w->rows;
+}
+
+/* x[t] = tok_embeddings[token of row t]. If the table is sharded, each shard has some columns or, as in
+ * Llama 3, some rows. */
 static void embed(llama_session *s, float *x, size_t n) {
     const weight *e = &s->model->tok_embeddings;
-    size_t cols = across(e), stride = cols * dtype_bytes[e->type];
-    size_t rows = e->split == BY_ROWS ? e->rows / e->parts : e->rows; /* of a part */
+    size_t cols = across(e), rows = part_rows(e), stride = cols * dtype_bytes[e->type];
     for (size_t t = 0; t < n; t++)
         for (size_t c = 0; c < e->cols; c += cols) {
-            size_t row_number = (size_t)s->row_token[t], part = row_number / rows + c / cols;
-            const unsigned char *row = e->part[part] + row_number % rows * stride;
+            size_t token = (size_t)s->row_token[t], part = token / rows + c / cols;
+            const unsigned char *row = e->part[part] + token % rows * stride;
             float *to = x + t * padded(e->cols) + c;
             for (size_t i = 0; i < cols; i++) to[i] = element(e->type, row, i);
         }
@@ -1032,11 +1038,6 @@ static void rmsnorm_job(const task *j, int thread, size_t begin, size_t end) {
 static void rmsnorm(llama_session *s, float *y, const float *x, const weight *w, size_t n) {
     parallel(&(task){s, w, y, x, n, 0, 0}, rmsnorm_job, n, 1, n * w->cols);
     trace(s, w->layer, w->name, y, n, w->cols);
-}
-
-/* Returns the number of rows of w in one shard. */
-static size_t part_rows(const weight *w) {
-    return w->split == BY_ROWS ? w->rows / w->parts : w->rows;
 }
 
 /* y[t][r] = sum_k w[r][k] x[t][k] for some rows of w, of which an item is one. A matrix that shards
@@ -6237,8 +6238,8 @@ static int mixed_prefixes(const binder *b, const char *file, const tensor *t) {
                        file, (int)(t->length < 80 ? t->length : 80), t->name);
 }
 
-/* Copies GGUF's divisors of RoPE's frequencies, as Llama 3.1 has them. Returns LLAMA_EFORMAT if the tensor
- * is not a vector of head_dim/2 float32 numbers from 0.5 to 1e6, or a second one. */
+/* Copies GGUF's divisors of RoPE's frequencies, as Llama 3.1 has them. Returns LLAMA_EFORMAT if the
+ * tensor is not a vector of head_dim/2 float32 numbers from 0.5 to 1e6, or is in the files twice. */
 static int bind_divisors(binder *b, const archive *a, const tensor *t) {
     llama *m = b->m;
     size_t n = m->head_dim / 2;
@@ -7269,8 +7270,8 @@ static int check_unchanged(const binder *b) {
 
 /* ---- RoPE's table ---- */
 
-/* Returns the frequency f scaled, with the same roundings as in the float32 code of Meta and of Hugging
- * Face's library:
+/* Returns the frequency f scaled, with the same roundings as in the float32 code of Meta and of
+ * Hugging Face's library:
  *
  *   linear   f / factor
  *   llama3   f, if that is `high` or more turns within `original` positions; f / factor, if it is `low`

@@ -25,7 +25,7 @@ static float *all_logits(const char *path, llama_info *info, int batch, int thre
     llama *m = NULL;
     llama_session *s = NULL;
     llama_error err;
-    llama_session_options o = {.size = sizeof o, .batch = batch, .threads = threads};
+    llama_session_options o = {.size = sizeof o, .batch = batch, .threads = threads, .allocator = &dirty};
     if (!check(llama_open(&m, path, NULL, &err) == LLAMA_OK, "%s: %s", path, err.text)) return NULL;
     *info = (llama_info){.size = sizeof *info};
     llama_describe(m, info);
