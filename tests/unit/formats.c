@@ -128,6 +128,8 @@ static void test_newer_shapes(void) {
         {{.dim = 72, .layers = 1, .heads = 6, .kv_heads = 2, .hidden = 36, .vocab = 40, .shards = 1, .tied = true, .scaling = 2}, "llama3", 8},
         {{.dim = 32, .layers = 1, .heads = 4, .kv_heads = 2, .hidden = 64, .vocab = 36, .shards = 2, .tied = true, .absent = true, .by_rows = true}, "none", 1},
         {{.dim = 50, .layers = 2, .heads = 3, .kv_heads = 1, .hidden = 40, .vocab = 20, .shards = 1, .head_dim = 34}, "none", 1},
+        {{.dim = 16, .layers = 2, .heads = 8, .kv_heads = 2, .hidden = 16, .vocab = 24, .shards = 1, .head_dim = 256}, "none", 1},
+        {{.dim = 90, .layers = 2, .heads = 3, .kv_heads = 3, .hidden = 40, .vocab = 20, .shards = 1, .head_dim = 10}, "none", 1},
         {{.dim = 16, .layers = 1, .heads = 4, .kv_heads = 4, .hidden = 24, .vocab = 24, .shards = 1, .head_dim = 2, .scaling = 1}, "linear", 4},
         {{.dim = 80, .layers = 1, .heads = 2, .kv_heads = 1, .hidden = 24, .vocab = 24, .shards = 1, .head_dim = 6, .scaling = 1}, "linear", 4},
     };
