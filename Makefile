@@ -125,10 +125,11 @@ test:
 check:
 	+@sh tests/run.sh check
 
-# Against the goldens, where the conformance data are: ../shared/conformance.tar.xz
+# Against the goldens, where the data are: ../shared/conformance.tar.xz, ../shared/family
 CONFORMANCE ?= ../shared/conformance.tar.xz
+FAMILY ?= ../shared/family
 conformance: llama build/$(SHARED) $(addprefix build/tests/,conformance bits math amx tokenizer_speed)
-	sh tests/reference/conformance.sh '$(CONFORMANCE)'
+	sh tests/reference/conformance.sh '$(CONFORMANCE)' '$(FAMILY)'
 
 # The same bits from every compiler, flag, thread count, batch and kernel: needs the conformance data
 bits:

@@ -38,6 +38,7 @@
  *   how the KV cache is written                  II    store_kv
  *   which elements RoPE rotates together         II    rope, pair_up
  *   RoPE's angles, their sines and cosines       VI, VII rope_freqs, set_row
+ *   how RoPE is scaled for a longer context      VI    scaled_frequency, find_llama3
  *   where eps is added, and the causal mask      III   FN(rmsnorm), FN(attend)
  *   where scores are divided by sqrt(head_dim)   III   FN(attend)
  *   where rows are dropped that need no logits   II    select_rows
@@ -342,9 +343,9 @@ static inline float element(int type, const unsigned char *row, size_t i) {
  *     x += w2 (silu(w1 h) * w3 h)
  *   logits = output (rmsnorm(x) * norm)
  *
- * Letters in comments: n is the number of tokens evaluated together, D is dim, H hidden, V
- * vocab_size, K kv_dim. A row of an activation buffer of width W takes padded(W) floats. The floats
- * after the first W are zero if a kernel reads them (clear_padding). */
+ * Letters in comments: n is the number of tokens evaluated together, D is dim, Q q_dim (which is dim
+ * in most models), H hidden, V vocab_size, K kv_dim. A row of an activation buffer of width W takes
+ * padded(W) floats. The floats after the first W are zero if a kernel reads them (clear_padding). */
 
 /* ---- The structs ---- */
 
@@ -367,29 +368,43 @@ typedef struct {                      /* a matrix [rows][cols], row-major, in th
 
 typedef struct {
     weight attention_norm; /* [D] */
-    weight wq;             /* [D][D] */
+    weight wq;             /* [Q][D] */
     weight wk, wv;         /* [K][D] */
-    weight wo;             /* [D][D] */
+    weight wo;             /* [D][Q] */
     weight ffn_norm;       /* [D] */
     weight w1, w3;         /* [H][D] */
     weight w2;             /* [D][H] */
 } layer;
 
+/* How the angles of RoPE are scaled, for a context longer than that of the training: see
+ * scaled_frequency. */
+typedef enum { UNSCALED, LINEAR, LLAMA3, DIVISORS, SCALINGS } scaling_kind;
+typedef struct {
+    scaling_kind kind;
+    float factor;    /* of LINEAR and LLAMA3; 0: not known yet */
+    float low, high; /* LLAMA3: numbers of turns, between which the scale changes gradually */
+    float original;  /* LLAMA3: context of the first training, in which turns are counted */
+} rope_scaling;
+static const char *const scaling_names[SCALINGS] = {"none", "linear", "llama3", "divisors"};
+
 enum { MAX_ENDS = 64 }; /* ids of end-of-text in the files of a model */
 
 struct llama {
     size_t dim, n_layers, n_heads, n_kv_heads, vocab_size; /* named as in params.json */
-    size_t head_dim, kv_dim, hidden; /* dim / n_heads, head_dim * n_kv_heads, rows of w1 */
-    size_t context;                  /* positions that the model was trained for */
-    size_t window;                   /* positions that may be attended to; 0: no limit is named */
-    float norm_eps, rope_theta;      /* rounded to float32, as in Meta's code */
-    weight tok_embeddings;           /* [V][D] */
-    weight norm;                     /* [D] */
-    weight output;                   /* [V][D] */
-    layer *layers;                   /* [n_layers] */
-    float *freqs;                    /* [head_dim/2] radians per position */
-    llamac_vocab *vocab;             /* NULL: no tokenizer */
-    int32_t ends[MAX_ENDS];          /* [n_ends] ids of end-of-text, the vocabulary's apart */
+    size_t head_dim, hidden;    /* width of a head, dim / n_heads in most models; rows of w1 */
+    size_t q_dim, kv_dim;       /* head_dim * n_heads, head_dim * n_kv_heads */
+    size_t context;             /* positions that the model was trained for */
+    size_t window;              /* positions that may be attended to; 0: no limit is named */
+    float norm_eps, rope_theta; /* rounded to float32, as in Meta's code */
+    rope_scaling scaling;       /* of the angles of RoPE */
+    weight tok_embeddings;      /* [V][D] */
+    weight norm;                /* [D] */
+    weight output;              /* [V][D] */
+    layer *layers;              /* [n_layers] */
+    float *freqs;               /* [head_dim/2] radians per position */
+    float *divisors;            /* [head_dim/2] of freqs, as GGUF gives them; NULL: none */
+    llamac_vocab *vocab;        /* NULL: no tokenizer */
+    int32_t ends[MAX_ENDS];     /* [n_ends] ids of end-of-text, the vocabulary's apart */
     size_t n_ends;
     llamac_mapping *files; /* [n_shards] the files of weights */
     const char **paths;    /* [n_shards] */
@@ -506,12 +521,13 @@ struct llama_session {
     sequence **row_seq; /* [batch] the sequence of each row's token */
     size_t *row_pos;    /* [batch] the position of the token in that sequence */
     int32_t *row_token; /* [batch] the token */
-    /* [batch][D] the residual stream; the input of a block and the output of attention; what a
-     * block adds to the residual stream */
+    /* [batch][D] the residual stream; the input of a block; what a block adds to the residual
+     * stream */
     float *x, *h, *block_out;
-    float *q, *k, *v;      /* [batch][D], [batch][K], [batch][K] */
+    float *q, *k, *v;      /* [batch][Q], [batch][K], [batch][K] */
+    float *mixed;          /* [batch][Q] the output of attention; the same as h if Q is D */
     float *gate, *up;      /* [batch][H] */
-    float *packed;         /* [batch][D or H] the packed input of a matmul, times 1.5 for AMX */
+    float *packed;         /* [batch][D, Q or H] the packed input of a matmul, times 1.5 for AMX */
     float *cos, *sin;      /* [batch][head_dim/2] of the angles of RoPE */
     workspace *workspaces; /* [threads] */
     float *last;           /* [n_logits][D] h of the tokens whose logits are needed */
@@ -609,17 +625,17 @@ static size_t forward(llama_session *s, size_t n) {
         const layer *w = &m->layers[l];
 
         rmsnorm(s, s->h, s->x, &w->attention_norm, n);      /* h [n][D] */
-        matmul(s, s->q, &w->wq, s->h, n);                   /* q [n][D] */
+        matmul(s, s->q, &w->wq, s->h, n);                   /* q [n][Q] */
         matmul(s, s->k, &w->wk, s->h, n);                   /* k [n][K] */
         matmul(s, s->v, &w->wv, s->h, n);                   /* v [n][K] */
-        rope(s, "attention.xq", s->q, m->n_heads, l, n);    /* q [n][D] */
+        rope(s, "attention.xq", s->q, m->n_heads, l, n);    /* q [n][Q] */
         rope(s, "attention.xk", s->k, m->n_kv_heads, l, n); /* k [n][K] */
         store_kv(s, l, s->k, s->v, n);                      /* into the KV cache */
         if (l + 1 == m->n_layers) n = select_rows(s, n);    /* only their logits are needed */
         if (n == 0) return 0;
-        attention(s, s->h, s->q, l, n);           /* h [n][D], all heads side by side */
-        matmul(s, s->block_out, &w->wo, s->h, n); /* block_out [n][D] */
-        add(s, "h", s->x, s->block_out, l, n);    /* x [n][D], the residual stream */
+        attention(s, s->mixed, s->q, l, n);           /* mixed [n][Q], all heads side by side */
+        matmul(s, s->block_out, &w->wo, s->mixed, n); /* block_out [n][D] */
+        add(s, "h", s->x, s->block_out, l, n);        /* x [n][D], the residual stream */
 
         rmsnorm(s, s->h, s->x, &w->ffn_norm, n);     /* h [n][D] */
         matmul(s, s->gate, &w->w1, s->h, n);         /* gate [n][H] */
@@ -987,14 +1003,24 @@ static void gather(llama_session *s, float *y, size_t width, size_t unit, size_t
 
 /* ---- The operations themselves ---- */
 
-/* x[t] = tok_embeddings[token of row t]. If the table is sharded, each shard has some columns. */
+/* Returns the number of columns of w that are contiguous in a row: the columns of one segment. */
+static size_t across(const weight *w) { return w->split == BY_ROWS ? w->cols : w->cols / w->parts; }
+
+/* Returns the number of rows of w in one shard. */
+static size_t part_rows(const weight *w) {
+    return w->split == BY_ROWS ? w->rows / w->parts : w->rows;
+}
+
+/* x[t] = tok_embeddings[token of row t]. If the table is sharded, each shard has some columns or, as in
+ * Llama 3, some rows. */
 static void embed(llama_session *s, float *x, size_t n) {
     const weight *e = &s->model->tok_embeddings;
-    size_t cols = e->cols / e->parts, stride = cols * dtype_bytes[e->type];
+    size_t cols = across(e), rows = part_rows(e), stride = cols * dtype_bytes[e->type];
     for (size_t t = 0; t < n; t++)
-        for (size_t p = 0; p < e->parts; p++) {
-            const unsigned char *row = e->part[p] + (size_t)s->row_token[t] * stride;
-            float *to = x + t * padded(e->cols) + p * cols;
+        for (size_t c = 0; c < e->cols; c += cols) {
+            size_t token = (size_t)s->row_token[t], part = token / rows + c / cols;
+            const unsigned char *row = e->part[part] + token % rows * stride;
+            float *to = x + t * padded(e->cols) + c;
             for (size_t i = 0; i < cols; i++) to[i] = element(e->type, row, i);
         }
     trace(s, -1, e->name, x, n, e->cols);
@@ -1012,14 +1038,6 @@ static void rmsnorm_job(const task *j, int thread, size_t begin, size_t end) {
 static void rmsnorm(llama_session *s, float *y, const float *x, const weight *w, size_t n) {
     parallel(&(task){s, w, y, x, n, 0, 0}, rmsnorm_job, n, 1, n * w->cols);
     trace(s, w->layer, w->name, y, n, w->cols);
-}
-
-/* Returns the number of columns of w that are contiguous in a row: the columns of one segment. */
-static size_t across(const weight *w) { return w->split == BY_ROWS ? w->cols : w->cols / w->parts; }
-
-/* Returns the number of rows of w in one shard. */
-static size_t part_rows(const weight *w) {
-    return w->split == BY_ROWS ? w->rows / w->parts : w->rows;
 }
 
 /* y[t][r] = sum_k w[r][k] x[t][k] for some rows of w, of which an item is one. A matrix that shards
@@ -1126,7 +1144,7 @@ static void attention_job(const task *j, int thread, size_t begin, size_t end) {
         size_t stop = j->n < t + ATTENDED ? j->n : t + ATTENDED;
         for (; t < stop; t += rows) { /* `rows` rows of one sequence */
             const sequence *sq = s->row_seq[t];
-            size_t at = t * padded(m->dim) + head * m->head_dim;
+            size_t at = t * padded(m->q_dim) + head * m->head_dim;
             for (rows = 1; t + rows < stop && s->row_seq[t + rows] == sq;) rows++;
             attention_args args = {.y = j->y + at,
                                    .q = j->x + at,
@@ -1135,7 +1153,7 @@ static void attention_job(const task *j, int thread, size_t begin, size_t end) {
                                    .rows = rows,
                                    .n = s->row_pos[t] + 1,
                                    .head_dim = m->head_dim,
-                                   .ld = padded(m->dim),
+                                   .ld = padded(m->q_dim),
                                    .workspace = &s->workspaces[thread]};
             if (s->trace) {
                 size_t row = (head * j->n + t) * (args.traced_positions = s->traced_positions);
@@ -1183,9 +1201,9 @@ static void attention(llama_session *s, float *y, const float *q, size_t l, size
     begin_attention_trace(s, n);
     parallel(&(task){s, NULL, y, q, n, l, 0}, attention_job, groups * heads, 1,
              positions * heads * m->head_dim * 2);
-    gather(s, y, m->dim, m->dim / m->n_kv_heads, n);
+    gather(s, y, m->q_dim, m->q_dim / m->n_kv_heads, n);
     end_attention_trace(s, l, n);
-    trace(s, (int)l, "attention.output", y, n, m->dim);
+    trace(s, (int)l, "attention.output", y, n, m->q_dim);
 }
 
 /* a = silu(a) * b, silu(a) = a / (1 + exp(-a))      (Shazeer 2020, arXiv:2002.05202) */
@@ -1230,11 +1248,11 @@ static void add(llama_session *s, const char *name, float *x, const float *y, si
 /* Keeps the rows of x and q whose logits are needed: all if s->all_rows, else the last token of
  * each span, and its guesses. Returns their number. */
 static size_t select_rows(llama_session *s, size_t n) {
-    size_t kept = 0, ld = padded(s->model->dim);
+    size_t kept = 0, ld = padded(s->model->dim), q_ld = padded(s->model->q_dim);
     for (size_t t = 0; t < n; t++) {
         if (!s->all_rows && s->row_pos[t] + 1 < s->row_seq[t]->given) continue;
         memmove(s->x + kept * ld, s->x + t * ld, ld * sizeof *s->x);
-        memmove(s->q + kept * ld, s->q + t * ld, ld * sizeof *s->q);
+        memmove(s->q + kept * q_ld, s->q + t * q_ld, q_ld * sizeof *s->q);
         s->row_seq[kept] = s->row_seq[t];
         s->row_pos[kept++] = s->row_pos[t];
     }
@@ -5650,7 +5668,8 @@ static const char *kind_of_file(const unsigned char *data, size_t size, const ch
 
 /* ---- Parameters ---- */
 
-/* The numbers that define a LLaMA; 0 if absent. The last five only tell other models apart. */
+/* The numbers that define a LLaMA; 0 if absent. VALUE_DIM to NO_WINDOW only tell other models
+ * apart. */
 enum { DIM, LAYERS, HEADS, KV_HEADS, VOCAB, HIDDEN, MULTIPLE_OF, FFN_MULTIPLIER, MAX_POSITIONS };
 enum {
     NORM_EPS = MAX_POSITIONS + 1,
@@ -5660,9 +5679,14 @@ enum {
     VALUE_DIM,
     ROTARY,
     WINDOW,
-    NO_WINDOW
+    NO_WINDOW,
+    ROPE_KIND, /* 1 + a scaling_kind */
+    ROPE_FACTOR,
+    ROPE_LOW,
+    ROPE_HIGH,
+    ROPE_ORIGINAL
 };
-enum { PARAMS = NO_WINDOW + 1 };
+enum { PARAMS = ROPE_ORIGINAL + 1 };
 typedef double params[PARAMS];
 
 /* The keys that are read, and the values that are valid. The keys of GGUF have the prefix "llama.".
@@ -5691,7 +5715,21 @@ static const struct {
     [ROTARY] = {{"", "", "rope.dimension_count"}, '1', 1, MAX_WIDTH},
     [WINDOW] = {{"sliding_window", "sliding_window", "attention.sliding_window"}, '1', 0, 0x1p53},
     [NO_WINDOW] = {{"", "use_sliding_window", ""}, 'f', 0, 1}, /* 1: the window is not used */
+    [ROPE_KIND] = {{"use_scaled_rope", "rope_type", "rope.scaling.type"}, '0', 1, SCALINGS},
+    [ROPE_FACTOR] = {{"rope_scaling_factor", "factor", "rope.scaling.factor"}, '0', 1, 1e6},
+    [ROPE_LOW] = {{"", "low_freq_factor", ""}, '0', 1e-3, 1e3},
+    [ROPE_HIGH] = {{"rope_high_freq_factor", "high_freq_factor", ""}, '0', 1e-3, 1e3},
+    [ROPE_ORIGINAL] = {{"", "original_max_position_embeddings", ""}, '1', 1, 1e9},
     /* clang-format on */
+};
+
+/* Older names of the keys of param_keys. A file may have both. */
+static const struct {
+    unsigned char format, row;
+    const char *key;
+} older_keys[] = {
+    {HUGGING_FACE, ROPE_KIND, "type"},
+    {GGUF, ROPE_FACTOR, "rope.scale_linear"},
 };
 
 /* Settings that tell other models apart. If a file has such a key, its value must be the one in
@@ -5704,9 +5742,7 @@ static const struct {
     const char *text; /* if kind is '"' */
     double number;    /* if kind is '0' */
 } required_settings[] = {
-    {META, "use_scaled_rope", 'f', "", 0},     /* Llama 3.1 */
-    {META, "rope_scaling_factor", '0', "", 1}, /* Llama 4 */
-    {META, "model_type", '"', "llama", 0},     /* in other exporters' files, as these: */
+    {META, "model_type", '"', "llama", 0}, /* in other exporters' files, as these: */
     {META, "partial_rotary_factor", '0', "", 1},
     {META, "num_experts", '0', "", 0},
     {META, "n_experts", '0', "", 0},
@@ -5722,20 +5758,14 @@ static const struct {
     {HUGGING_FACE, "mlp_bias", 'f', "", 0},                      /* Granite */
     {HUGGING_FACE, "quantization_config", 'n', "", 0},           /* GPTQ, AWQ */
     {HUGGING_FACE, "partial_rotary_factor", '0', "", 1},         /* all of a head is rotated */
-    {HUGGING_FACE, "rope_type", '"', "default", 0}, /* in rope_scaling or rope_parameters */
-    {HUGGING_FACE, "type", '"', "default", 0},      /* older name of rope_type */
-    {HUGGING_FACE, "factor", '0', "", 1},           /* RoPE for longer contexts */
     {HUGGING_FACE, "layer_types", '"', "full_attention", 0},
     {HUGGING_FACE, "num_experts", '0', "", 0}, /* one expert is no mixture */
     {HUGGING_FACE, "num_experts", '0', "", 1},
     {HUGGING_FACE, "num_local_experts", '0', "", 0}, /* Mixtral */
     {HUGGING_FACE, "num_local_experts", '0', "", 1},
-    {GGUF, "general.architecture", '"', "llama", 0},   /* not mistral, qwen2, ... */
-    {GGUF, "llama.rope.scaling.type", '"', "none", 0}, /* RoPE for longer contexts */
-    {GGUF, "llama.rope.scaling.factor", '0', "", 1},
-    {GGUF, "llama.rope.scaling.attn_factor", '0', "", 1},
-    {GGUF, "llama.rope.scale_linear", '0', "", 1}, /* older name of scaling.factor */
-    {GGUF, "llama.expert_count", '0', "", 0},      /* Mixtral */
+    {GGUF, "general.architecture", '"', "llama", 0},      /* not mistral, qwen2, ... */
+    {GGUF, "llama.rope.scaling.attn_factor", '0', "", 1}, /* YaRN */
+    {GGUF, "llama.expert_count", '0', "", 0},             /* Mixtral */
     {GGUF, "llama.expert_count", '0', "", 1},
     {GGUF, "llama.attention.causal", 't', "", 0},
     {GGUF, "llama.use_parallel_residual", 'f', "", 0},
@@ -5755,16 +5785,16 @@ static int bad_params(const char *file, const char *why, llama_error *err) {
 
 /* Reports parameters that are valid but that only other models have. Returns LLAMA_EFORMAT. */
 static int unsupported(const char *file, const char *what, llama_error *err) {
-    return llamac_fail(err, LLAMA_EFORMAT, "%s: %s: not supported; use a LLaMA 1 or 2 model", file,
-                       what);
+    return llamac_fail(err, LLAMA_EFORMAT, "%s: %s: not supported; use a LLaMA 1, 2 or 3 model",
+                       file, what);
 }
 
 /* Reports a setting that only other models have. Returns LLAMA_EFORMAT. */
 static int not_llama(const char *file, const llamac_pair *s, llama_error *err) {
     bool text = s->value.kind == '"';
     return llamac_fail(err, LLAMA_EFORMAT,
-                       "%s: '%.*s'%s%.*s is not a setting of LLaMA 1 or 2: not supported; use a "
-                       "LLaMA 1 or 2 model",
+                       "%s: '%.*s'%s%.*s is not a setting of LLaMA 1, 2 or 3: not supported; use a "
+                       "LLaMA 1, 2 or 3 model",
                        file, (int)(s->length < 64 ? s->length : 64), s->key, text ? " " : "",
                        text ? (int)(s->value.n < 64 ? s->value.n : 64) : 0,
                        text ? s->value.text : "");
@@ -5804,10 +5834,11 @@ static int put_param(params p, size_t i, const char *key, const llamac_value *v,
                            "%s: '%s' must be true or false; use the file that came with the model",
                            file, key);
     if (valid && number > max)
-        return llamac_fail(err, LLAMA_EFORMAT,
-                           "%s: '%s' is %.10g, but more than %.10g is not supported; use a LLaMA 1 "
-                           "or 2 model",
-                           file, key, number, max);
+        return llamac_fail(
+            err, LLAMA_EFORMAT,
+            "%s: '%s' is %.10g, but more than %.10g is not supported; use a LLaMA 1, "
+            "2 or 3 model",
+            file, key, number, max);
     if (!valid || !(number >= min) || (want == '1' && number != (double)(long)number))
         return llamac_fail(err, LLAMA_EFORMAT,
                            "%s: '%s' must be a%s number from %.10g to %.10g; use the file that "
@@ -5819,6 +5850,30 @@ static int put_param(params p, size_t i, const char *key, const llamac_value *v,
                            file, key);
     p[i] = number;
     return LLAMA_OK;
+}
+
+/* Stores in p how a setting says that RoPE is scaled. Returns LLAMA_EFORMAT for all other ways: NTK,
+ * YaRN, LongRoPE. */
+static int put_scaling(params p, int format, const llamac_pair *s, const char *file,
+                       llama_error *err) {
+    static const struct {
+        unsigned char format;
+        scaling_kind kind;
+        const char *name;
+    } names[] = {{HUGGING_FACE, UNSCALED, "default"},
+                 {HUGGING_FACE, LINEAR, "linear"},
+                 {HUGGING_FACE, LLAMA3, "llama3"},
+                 {GGUF, UNSCALED, "none"},
+                 {GGUF, LINEAR, "linear"}};
+    const llamac_value *v = &s->value;
+    llamac_value kind = {.kind = '0', .number = 0, .type = GGUF_NONE};
+    if (format == META && v->kind == 't') kind.number = 1 + LLAMA3;
+    if (format == META && v->kind == 'f') kind.number = 1 + UNSCALED;
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        if (names[i].format == format && v->kind == '"' && llamac_is(v->text, v->n, names[i].name))
+            kind.number = 1 + names[i].kind;
+    if (kind.number == 0) return not_llama(file, s, err);
+    return put_param(p, ROPE_KIND, param_keys[ROPE_KIND].key[format], &kind, file, err);
 }
 
 /* Stores a setting in p if param_keys has its key. Ignores null and all other keys. Returns
@@ -5838,10 +5893,46 @@ static int apply_setting(params p, int format, const llamac_pair *s, const char 
                     (v->kind != '0' || v->number == required_settings[i].number);
     }
     if (known && !accepted) return not_llama(file, s, err);
-    for (size_t i = 0; i < PARAMS; i++) {
-        const char *key = param_keys[i].key[format];
-        if (*key && llamac_is(s->key, s->length, key)) return put_param(p, i, key, v, file, err);
+    const char *key = NULL;
+    size_t row = 0;
+    for (size_t i = 0; i < PARAMS; i++)
+        if (llamac_is(s->key, s->length, param_keys[i].key[format]))
+            row = i, key = param_keys[i].key[format];
+    for (size_t i = 0; i < sizeof older_keys / sizeof *older_keys; i++)
+        if (older_keys[i].format == format && llamac_is(s->key, s->length, older_keys[i].key))
+            row = older_keys[i].row, key = older_keys[i].key;
+    if (!key || !*key) return LLAMA_OK;
+    return row == ROPE_KIND ? put_scaling(p, format, s, file, err)
+                            : put_param(p, row, key, v, file, err);
+}
+
+/* Sets how RoPE is scaled. Hugging Face's files and GGUF give the constants that the kind needs; Meta's
+ * code has them. GGUF may leave out the kind "linear". A factor of 0 is set later, from the tensors. */
+static int scaling_apply(llama *m, const params p, const char *file, llama_error *err) {
+    static const unsigned char needed[] = {ROPE_FACTOR, ROPE_LOW, ROPE_HIGH, ROPE_ORIGINAL};
+    static const int n_needed[SCALINGS] = {[LINEAR] = 1, [LLAMA3] = 4};
+    char what[160];
+    rope_scaling *r = &m->scaling;
+    if (p[ROPE_KIND] > 0) r->kind = (scaling_kind)(p[ROPE_KIND] - 1);
+    else if (m->format == GGUF && p[ROPE_FACTOR] > 1) r->kind = LINEAR;
+    if (r->kind == UNSCALED && p[ROPE_FACTOR] > 1) {
+        snprintf(what, sizeof what, "'%s' scales RoPE by %g, but '%s' does not say how",
+                 param_keys[ROPE_FACTOR].key[m->format], p[ROPE_FACTOR],
+                 param_keys[ROPE_KIND].key[m->format]);
+        return bad_params(file, what, err);
     }
+    for (int i = 0; i < n_needed[r->kind] && m->format != META; i++)
+        if (p[needed[i]] == 0) {
+            snprintf(what, sizeof what, "RoPE is scaled (%s), but '%s' is missing",
+                     scaling_names[r->kind], param_keys[needed[i]].key[m->format]);
+            return bad_params(file, what, err);
+        }
+    r->factor = (float)p[ROPE_FACTOR];
+    r->low = p[ROPE_LOW] > 0 ? (float)p[ROPE_LOW] : 1;
+    r->high = p[ROPE_HIGH] > 0 ? (float)p[ROPE_HIGH] : 4;
+    r->original = p[ROPE_ORIGINAL] > 0 ? (float)p[ROPE_ORIGINAL] : 8192;
+    if (r->kind == LLAMA3 && !(r->high - r->low >= 1e-3f))
+        return bad_params(file, "low_freq_factor must be less than high_freq_factor", err);
     return LLAMA_OK;
 }
 
@@ -5858,10 +5949,12 @@ static int params_apply(llama *m, params p, const char *file, llama_error *err) 
     if (p[KV_HEADS] == 0) p[KV_HEADS] = p[HEADS];
     if (p[ROPE_THETA] == 0) p[ROPE_THETA] = 10000;
     if (p[MAX_POSITIONS] == 0) p[MAX_POSITIONS] = DEFAULT_CONTEXT;
-    for (int i = HEAD_DIM; i <= ROTARY; i++)
-        if (p[i] > 0 && p[i] * p[HEADS] != p[DIM]) {
-            snprintf(what, sizeof what, "'%s' is %.10g, but the head width must be dim / n_heads",
-                     param_keys[i].key[m->format], p[i]);
+    double width = p[HEAD_DIM] > 0 ? p[HEAD_DIM] : p[DIM] / p[HEADS];
+    if (width != floor(width)) return unsupported(file, "n_heads must divide the width", err);
+    for (int i = VALUE_DIM; i <= ROTARY; i++)
+        if (p[i] > 0 && p[i] != width) {
+            snprintf(what, sizeof what, "'%s' is %.10g, but the head width is %.10g",
+                     param_keys[i].key[m->format], p[i], width);
             return unsupported(file, what, err);
         }
     if (p[WINDOW] > 0 && !(p[NO_WINDOW] > 0) && p[WINDOW] < p[MAX_POSITIONS]) {
@@ -5877,21 +5970,22 @@ static int params_apply(llama *m, params p, const char *file, llama_error *err) 
     m->context = (size_t)p[MAX_POSITIONS];
     m->norm_eps = (float)p[NORM_EPS];
     m->rope_theta = (float)p[ROPE_THETA];
-    if (m->dim % m->n_heads || m->n_heads % m->n_kv_heads)
-        return unsupported(
-            file, "n_heads must divide the width, and n_kv_heads must divide n_heads", err);
-    m->head_dim = m->dim / m->n_heads;
+    if (m->n_heads % m->n_kv_heads) return unsupported(file, "n_kv_heads must divide n_heads", err);
+    m->head_dim = (size_t)width;
     m->kv_dim = m->head_dim * m->n_kv_heads;
+    m->q_dim = m->head_dim * m->n_heads;
+    if (m->q_dim > MAX_WIDTH)
+        return unsupported(file, "n_heads times the head width is more than 1048576", err);
     if (m->head_dim % 2)
         return unsupported(file, "the head width is odd, but RoPE rotates pairs", err);
     if (!(p[NO_WINDOW] > 0)) m->window = (size_t)p[WINDOW];
-    return LLAMA_OK;
+    return scaling_apply(m, p, file, err);
 }
 
 /* ---- Binding tensors to weights ---- */
 
 /* The letters of shapes. NONE is the number of rows of a vector, 1. */
-enum { NONE, DIM_D, DIM_H, DIM_V, DIM_K, DIMS };
+enum { NONE, DIM_D, DIM_H, DIM_V, DIM_K, DIM_Q, DIMS };
 
 /* The numbers of weights: first those outside the layers, then those of each layer in this
  * order. */
@@ -5913,13 +6007,13 @@ static const struct {
     [ATTENTION_NORM] = {{"attention_norm", "input_layernorm", "attn_norm"},
                     NONE, DIM_D, WHOLE, offsetof(layer, attention_norm)},
     [WQ] = {{"attention.wq", "self_attn.q_proj", "attn_q"},
-                    DIM_D, DIM_D, BY_ROWS, offsetof(layer, wq)},
+                    DIM_Q, DIM_D, BY_ROWS, offsetof(layer, wq)},
     [WK] = {{"attention.wk", "self_attn.k_proj", "attn_k"},
                     DIM_K, DIM_D, BY_ROWS, offsetof(layer, wk)},
     [WV] = {{"attention.wv", "self_attn.v_proj", "attn_v"},
                     DIM_K, DIM_D, BY_ROWS, offsetof(layer, wv)},
     [WO] = {{"attention.wo", "self_attn.o_proj", "attn_output"},
-                    DIM_D, DIM_D, BY_COLUMNS, offsetof(layer, wo)},
+                    DIM_D, DIM_Q, BY_COLUMNS, offsetof(layer, wo)},
     [FFN_NORM] = {{"ffn_norm", "post_attention_layernorm", "ffn_norm"},
                     NONE, DIM_D, WHOLE, offsetof(layer, ffn_norm)},
     [W1] = {{"feed_forward.w1", "mlp.gate_proj", "ffn_gate"},
@@ -5948,6 +6042,7 @@ typedef struct {               /* a model while it is opened */
     size_t parts;              /* parts that a weight is divided into: the number of shards, or 1 */
     tensor **tensors;          /* [OUTSIDE + n_layers * INSIDE][parts]; NULL: not found */
     size_t sizes[DIMS];        /* the values of the letters of shapes */
+    bool embeddings_by_rows;   /* shards divide the embeddings by rows, as in Llama 3 */
     const tensor *skipped;     /* a tensor outside the layers, of unknown use; NULL: none */
     bool prefix_known;         /* prefix is set */
     char prefix[MAX_NAME + 1]; /* in front of the plain names of weights, with its dot; "": none */
@@ -6078,12 +6173,12 @@ static const struct {
 } foreign[] = {
 #define ADAPTER   "it belongs to an adapter", "merge the adapter into its model, and open that"
 #define QUANTISED "its model is quantised", "get the model as F16, BF16 or F32"
-#define OTHER     "use a LLaMA 1 or 2 model"
+#define OTHER     "use a LLaMA 1, 2 or 3 model"
     {"lora_", ADAPTER},
     {".base_layer.", ADAPTER},
     {"modules_to_save", ADAPTER},
     {"adapter_", ADAPTER},
-    {"rope_f", "it scales RoPE, as Llama 3.1 does", OTHER},
+    {"rope_f", "it scales RoPE, as LongRoPE does", OTHER},
     {"qweight", QUANTISED},
     {"qzeros", QUANTISED},
     {".scales", QUANTISED},
@@ -6155,6 +6250,25 @@ static int mixed_prefixes(const binder *b, const char *file, const tensor *t) {
                        file, (int)(t->length < 80 ? t->length : 80), t->name);
 }
 
+/* Copies GGUF's divisors of RoPE's frequencies, as Llama 3.1 has them. Returns LLAMA_EFORMAT if the
+ * tensor is not a vector of head_dim/2 float32 numbers from 0.5 to 1e6, or is in the files twice. */
+static int bind_divisors(binder *b, const archive *a, const tensor *t) {
+    llama *m = b->m;
+    size_t n = m->head_dim / 2;
+    if (t->wrong) return bad_tensor(a, t, t->wrong);
+    if (t->type != F32 || t->dims != 1 || t->shape[0] != n)
+        return bad_tensor(a, t, "is not a float32 divisor for each pair of a head");
+    if (m->divisors) return bad_tensor(a, t, "is in the files twice");
+    m->divisors = llamac_new(&m->arena, n, sizeof *m->divisors);
+    if (!m->divisors) return llamac_out_of_memory(b->err, b->path);
+    for (size_t j = 0; j < n; j++) {
+        float w = m->divisors[j] = element(F32, t->data, j);
+        if (!(w >= 0.5f && w <= 1e6f))
+            return bad_tensor(a, t, "has a divisor that is not from 0.5 to 1e6");
+    }
+    return LLAMA_OK;
+}
+
 /* Binds a tensor of file number f to its weight, as part k of it. A vector becomes a matrix of one
  * row. Returns LLAMA_EFORMAT for a tensor that LLaMA does not have, or that occurs twice. */
 static int bind_tensor(binder *b, const archive *a, tensor *t, size_t f, size_t k) {
@@ -6166,6 +6280,8 @@ static int bind_tensor(binder *b, const archive *a, tensor *t, size_t f, size_t 
     size_t i = weight_named(b, name, &t->names);
     bool empty = false;
     for (int d = 0; d < t->dims; d++) empty |= t->shape[d] == 0;
+    if (b->m->format == GGUF && strcmp(name, "rope_freqs.weight") == 0)
+        return bind_divisors(b, a, t);
     if (i == SIZE_MAX && empty) return LLAMA_OK;
     if (i == SIZE_MAX) return skip_tensor(b, a, t, name);
     if (i >= OUTSIDE + b->m->n_layers * INSIDE)
@@ -6257,7 +6373,7 @@ static int missing_weight(const binder *b, const char *file, size_t i) {
         return llamac_fail(
             b->err, LLAMA_EFORMAT,
             "%s: %s is missing, but there is '%.*s', which LLaMA does not have; use a "
-            "LLaMA 1 or 2 model",
+            "LLaMA 1, 2 or 3 model",
             file, name, (int)(t->length < 80 ? t->length : 80), t->name);
     return llamac_fail(b->err, LLAMA_EFORMAT, "%s: %s is missing; get all files of the model", file,
                        name);
@@ -6271,6 +6387,7 @@ static int sizes_from_tensors(binder *b) {
     const double *p = b->p;
     const tensor *embeddings = b->tensors[EMBEDDINGS], *w1 = b->tensors[W1 * b->parts];
     if (!embeddings || !w1) return missing_weight(b, b->path, embeddings ? W1 : EMBEDDINGS);
+    bool by_rows = b->embeddings_by_rows = b->parts > 1 && embeddings->shape[1] == m->dim;
     uint64_t vocab = embeddings->shape[0], rows = w1->shape[0];
     char name[96], shards[64] = "";
     if (m->format == META)
@@ -6280,12 +6397,14 @@ static int sizes_from_tensors(binder *b) {
                            "%s: %s has more than %d rows; it is not a LLaMA model", b->path,
                            weight_name(b, rows > MAX_WIDTH ? W1 : EMBEDDINGS, name),
                            rows > MAX_WIDTH ? (int)MAX_WIDTH : (int)MAX_VOCAB);
+    if (by_rows) vocab *= b->parts; /* at most MAX_VOCAB times 100 shards */
     m->vocab_size = (size_t)vocab;
     m->hidden = (size_t)rows * b->parts;
-    if (m->hidden > MAX_WIDTH)
-        return llamac_fail(b->err, LLAMA_EFORMAT,
-                           "%s: w1 has %zu rows, more than %d; it is not a LLaMA model", b->path,
-                           m->hidden, (int)MAX_WIDTH);
+    if (m->hidden > MAX_WIDTH || vocab > MAX_VOCAB)
+        return llamac_fail(
+            b->err, LLAMA_EFORMAT,
+            "%s: w1 has %zu rows and the embeddings %zu, more than %d; it is not a LLaMA model",
+            b->path, m->hidden, m->vocab_size, (int)MAX_WIDTH);
     uint64_t want = (uint64_t)(2 * 4 * p[DIM] / 3), unit = (uint64_t)p[MULTIPLE_OF];
     if (p[FFN_MULTIPLIER] > 0) want = (uint64_t)(p[FFN_MULTIPLIER] * (double)want);
     if (unit) want = (want + unit - 1) / unit * unit;
@@ -6300,7 +6419,7 @@ static int sizes_from_tensors(binder *b) {
                            "%s: w1 has %zu rows, but the hidden width is %llu by %s; use the "
                            "parameters of this model%s",
                            b->path, m->hidden, (unsigned long long)want, b->params_file, shards);
-    size_t sizes[DIMS] = {1, m->dim, m->hidden, m->vocab_size, m->kv_dim};
+    size_t sizes[DIMS] = {1, m->dim, m->hidden, m->vocab_size, m->kv_dim, m->q_dim};
     memcpy(b->sizes, sizes, sizeof sizes);
     return LLAMA_OK;
 }
@@ -6364,11 +6483,12 @@ static int bind_weight(binder *b, size_t i) {
                   .cols = b->sizes[binding[row].cols],
                   .split = binding[row].split,
                   .local = row == WQ || row == WK || row == WV || row == W1 || row == W3,
-                  .unit = row == WQ                ? m->dim / m->n_kv_heads
+                  .unit = row == WQ                ? m->q_dim / m->n_kv_heads
                           : row == WK || row == WV ? m->head_dim
                                                    : 1,
                   .layer = i < OUTSIDE ? -1 : (short)layer_of(i),
                   .name = binding[row].name[META]};
+    if (i == EMBEDDINGS && b->embeddings_by_rows) w->split = BY_ROWS;
     if (i == OUTPUT && output_is_tied(b)) {
         *w = m->tok_embeddings;
         w->name = binding[OUTPUT].name[META];
@@ -6424,6 +6544,7 @@ static int begin_binding(binder *b, size_t parts) {
     enum { MIN_TENSOR = 16, MIN_ELEMENT = 2 };
     size_t n = (OUTSIDE + m->n_layers * INSIDE) * parts;
     if ((b->m->format != LLAMA2C && n * MIN_TENSOR > m->file_bytes) ||
+        m->q_dim * MIN_ELEMENT > m->file_bytes ||
         (n / parts - 1) * m->dim * MIN_ELEMENT > m->file_bytes)
         return llamac_fail(
             b->err, LLAMA_EFORMAT,
@@ -6989,7 +7110,8 @@ static int llama2c_params(binder *b, llamac_cursor *c, int *version, uint64_t *s
 /* Takes the matrices of one weight, layer after layer. If the file is too short, c->bad is set. */
 static int llama2c_weight(binder *b, llamac_cursor *c, unsigned row) {
     const llama *m = b->m;
-    size_t sizes[DIMS] = {1, m->dim, (size_t)b->p[HIDDEN], (size_t)b->p[VOCAB], m->kv_dim};
+    size_t sizes[DIMS] = {1,         m->dim,  (size_t)b->p[HIDDEN], (size_t)b->p[VOCAB],
+                          m->kv_dim, m->q_dim};
     uint64_t rows = sizes[binding[row].rows], cols = sizes[binding[row].cols];
     for (size_t l = 0; l < (row < OUTSIDE ? 1 : m->n_layers); l++) {
         const unsigned char *data = llamac_take(c, rows * cols * sizeof(float)); /* at most 2^42 */
@@ -7160,6 +7282,22 @@ static int check_unchanged(const binder *b) {
 
 /* ---- RoPE's table ---- */
 
+/* Returns the frequency f scaled, with the same roundings as in the float32 code of Meta and of
+ * Hugging Face's library:
+ *
+ *   linear   f / factor
+ *   llama3   f, if that is `high` or more turns within `original` positions; f / factor, if it is `low`
+ *            or fewer turns; else a mixture of both */
+static float scaled_frequency(const rope_scaling *r, float f) {
+    const float turn = 6.28318530717958647692f;
+    float wavelength = 1 / f * turn; /* positions of a turn */
+    if (r->kind == LINEAR) return f / r->factor;
+    if (r->kind != LLAMA3 || wavelength < r->original / r->high) return f;
+    if (wavelength > r->original / r->low) return f / r->factor;
+    float s = (1 / wavelength * r->original - r->low) / (r->high - r->low);
+    return (1 - s) * f / r->factor + s * f;
+}
+
 /* Fills freqs with the angles, in radians, by which one position rotates each pair. For pair j this
  * is theta^(-2j/head_dim), with the same roundings as in the float32 code of Meta. */
 static void rope_freqs(llama *m) {
@@ -7167,8 +7305,47 @@ static void rope_freqs(llama *m) {
     for (size_t j = 0; j < m->head_dim / 2; j++) {
         float e = (float)(2 * j) / (float)m->head_dim;
         float power = (float)exp_double((double)e * log_theta);
-        m->freqs[j] = 1.0f / power;
+        m->freqs[j] = scaled_frequency(&m->scaling, 1.0f / power);
+        if (m->divisors) m->freqs[j] /= m->divisors[j];
     }
+}
+
+/* Sets the constants of llama3 that the files do not give.
+ *
+ * Meta's code has the factor 8. The published configuration of Llama 3.2's 1B and 3B has 32; their
+ * params.json is the same, so they are recognised by their tied output and their widths.
+ *
+ * GGUF has divisors of the frequencies in place of constants. If the divisors are those of `low` 1 and
+ * `high` 4, which all published models have, they are replaced by the constants, so that the bits are
+ * those of the other formats. The largest divisor is the factor; one between 1 and the factor gives
+ * `original`. */
+static void find_llama3(llama *m) {
+    enum { MAX_ORIGINAL = 1 << 30 };
+    rope_scaling r = {LLAMA3, 1, 1, 4, 0};
+    float *divisors = m->divisors;
+    bool tied = m->output.part == m->tok_embeddings.part;
+    if (m->scaling.kind == LLAMA3 && m->scaling.factor == 0)
+        m->scaling.factor = tied && (m->dim == 2048 || m->dim == 3072) ? 32 : 8;
+    if (!divisors || m->scaling.kind != UNSCALED) return;
+    m->divisors = NULL;
+    rope_freqs(m); /* not scaled */
+    m->divisors = divisors;
+    m->scaling.kind = DIVISORS;
+    for (size_t j = 0; j < m->head_dim / 2; j++)
+        if (divisors[j] > r.factor) r.factor = divisors[j];
+    for (size_t j = 0; j < m->head_dim / 2; j++) {
+        double s =
+            (1.0 / (double)divisors[j] - 1.0 / (double)r.factor) / (1 - 1.0 / (double)r.factor);
+        if (s > 0.01 && s < 0.99) /* between the two: it tells `original` */
+            r.original =
+                (float)floor(2 * 3.14159265358979 * (1 + 3 * s) / (double)m->freqs[j] + 0.5);
+    }
+    bool same = r.original > 0 && r.original < MAX_ORIGINAL;
+    for (size_t j = 0; j < m->head_dim / 2; j++) {
+        float f = m->freqs[j];
+        same &= fabsf(f / scaled_frequency(&r, f) / divisors[j] - 1) < 1e-5f;
+    }
+    if (same) m->scaling = r, m->divisors = NULL;
 }
 
 /* ---- Weights in memory ---- */
@@ -7843,6 +8020,7 @@ static int open_model(llama *m, const char *path, const llama_options *o, llama_
     if (status || (status = check_ranks(m, o->rank, o->ranks, err))) return status;
     m->rank = (size_t)o->rank;
     m->ranks = o->ranks ? (size_t)o->ranks : 1;
+    find_llama3(m);
     if (o->rope_theta != 0) m->rope_theta = o->rope_theta;
     rope_freqs(m);
     return hold_weights(m, o, err);
@@ -8100,7 +8278,16 @@ LLAMAC_API int llama_describe(const llama *m, llama_info *info) {
         .memory = m->memory,
         .memory_limit = m->memory_limit,
         .rank_bytes = m->ranks > 1 ? extent_bytes(m) : m->token_bytes,
+        .rope_scaling = scaling_names[m->scaling.kind],
+        .rope_factor = 1,
+        .vocabulary = m->vocab ? llamac_vocab_kind(m->vocab) : "none",
     };
+    if (m->scaling.kind == LINEAR || m->scaling.kind == LLAMA3) all.rope_factor = m->scaling.factor;
+    if (m->scaling.kind == LLAMA3) {
+        all.rope_low = m->scaling.low;
+        all.rope_high = m->scaling.high;
+        all.rope_original = (int)m->scaling.original;
+    }
     if (m->stream) describe_stream(m->stream, &all);
     size_t known = all.size < sizeof all ? all.size : sizeof all;
     memset((char *)info + known, 0, all.size - known);
@@ -8167,19 +8354,20 @@ static uint64_t layout_session(llama_session *s, unsigned char *base) {
     uint64_t rows = s->batch > s->n_logits ? s->batch : s->n_logits; /* most rows of one matmul */
     range heads = own_heads(s);
     uint64_t kv_dim = (heads.end - heads.begin) * m->head_dim; /* in the KV cache */
-    s->x = reserve(&c, b * padded(m->dim), f);                 /* [batch][D] */
-    s->h = reserve(&c, b * padded(m->dim), f);                 /* [batch][D] */
-    s->block_out = reserve(&c, b * padded(m->dim), f);         /* [batch][D] */
-    s->q = reserve(&c, b * padded(m->dim), f);                 /* [batch][D] */
-    s->k = reserve(&c, b * padded(m->kv_dim), f);              /* [batch][K] */
-    s->v = reserve(&c, b * padded(m->kv_dim), f);              /* [batch][K] */
-    s->gate = reserve(&c, b * padded(m->hidden), f);           /* [batch][H] */
-    s->up = reserve(&c, b * padded(m->hidden), f);             /* [batch][H] */
+    uint64_t widest = m->hidden > m->dim ? m->hidden : m->dim; /* of the inputs of a matmul */
+    if (widest < m->q_dim) widest = m->q_dim;
+    s->x = reserve(&c, b * padded(m->dim), f);         /* [batch][D] */
+    s->h = reserve(&c, b * padded(m->dim), f);         /* [batch][D] */
+    s->block_out = reserve(&c, b * padded(m->dim), f); /* [batch][D] */
+    s->q = reserve(&c, b * padded(m->q_dim), f);       /* [batch][Q] */
+    s->mixed = m->q_dim == m->dim ? s->h : reserve(&c, b * padded(m->q_dim), f);
+    s->k = reserve(&c, b * padded(m->kv_dim), f);    /* [batch][K] */
+    s->v = reserve(&c, b * padded(m->kv_dim), f);    /* [batch][K] */
+    s->gate = reserve(&c, b * padded(m->hidden), f); /* [batch][H] */
+    s->up = reserve(&c, b * padded(m->hidden), f);   /* [batch][H] */
     s->packed = /* the larger form: three bfloat16 parts of an element, for AMX */
-        reserve(&c, (rows + TILED - 1) * padded(m->hidden > m->dim ? m->hidden : m->dim),
-                f / 2 * 3);
+        reserve(&c, (rows + TILED - 1) * padded(widest), f / 2 * 3);
     if (s->ranks > 1) {
-        uint64_t widest = m->hidden > m->dim ? m->hidden : m->dim;
         uint64_t most = b * widest > m->vocab_size ? b * widest : m->vocab_size;
         if (most > MAX_EXCHANGED) most = MAX_EXCHANGED;
         if (most < RANK_NUMBERS * s->ranks) most = RANK_NUMBERS * s->ranks;
@@ -8561,10 +8749,12 @@ static int evaluate_spans(llama_session *s, const llama_span *spans, size_t tota
             for (; i == spans->n; i = 0) spans++;
             set_row(s, t, spans, i);
         }
-        float *const by_dim[] = {s->x, s->h, s->block_out, s->q};
-        for (int k = 0; k < 4; k++) clear_padding(by_dim[k], rows, s->model->dim);
+        float *const by_dim[] = {s->x, s->h, s->block_out}, *const by_q_dim[] = {s->q, s->mixed};
+        for (int k = 0; k < 3; k++) clear_padding(by_dim[k], rows, s->model->dim);
+        for (int k = 0; k < 2; k++) clear_padding(by_q_dim[k], rows, s->model->q_dim);
         clear_padding(s->gate, rows, s->model->hidden);
-        if (s->ranks > 1) memset(s->q, 0, rows * ld * sizeof *s->q); /* other ranks' heads, too */
+        if (s->ranks > 1) /* other ranks' heads, too */
+            memset(s->q, 0, rows * padded(s->model->q_dim) * sizeof *s->q);
         s->done = s->model->n_layers * done;
         size_t wanted = paced_forward(s, rows);
         if (s->stopped) return s->stopped;
@@ -8939,6 +9129,8 @@ static uint64_t fingerprint(const llama *m) {
     float constants[] = {m->norm_eps, m->rope_theta}, x[2 * BLOCK];
     uint64_t mode = llamac_fp_enter(),
              sum = checksum(checksum(0, shape, sizeof shape), constants, sizeof constants);
+    if (m->scaling.kind != UNSCALED || m->q_dim != m->dim)
+        sum = checksum(sum, m->freqs, m->head_dim / 2 * sizeof *m->freqs);
     for (size_t i = 0; i < OUTSIDE + m->n_layers * INSIDE; i++) {
         const weight *w = nth_weight(m, i);
         size_t last = w->rows * w->cols / w->parts, n = across(w) < BLOCK ? across(w) : BLOCK;

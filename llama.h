@@ -742,6 +742,13 @@ typedef struct {
     uint64_t memory_limit; /* bytes for weights and sessions: of llama_options, or 95% of what was
                             * available when the model was opened (of a cgroup, too); 0: not known */
     uint64_t rank_bytes;   /* of the rows that one token is multiplied with on this rank */
+    /* How the angles of RoPE are scaled: "none", "linear", "llama3", or "divisors", which are those of a
+     * GGUF file that no known constants give. rope_factor is 1 for "none" and "divisors". The other three
+     * are of "llama3", else 0. */
+    const char *rope_scaling;
+    float rope_factor, rope_low, rope_high; /* factor, low_freq_factor, high_freq_factor */
+    int rope_original;                      /* original_max_position_embeddings */
+    const char *vocabulary;                 /* its kind: "sentencepiece"; "none" if there is none */
 } llama_info;
 
 /* Fills in *info, whose size must be set. Errors: EINVAL. */

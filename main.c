@@ -643,6 +643,8 @@ static const char info_help[] =
     "\n"
     "With --json these are an object. Its keys are model, format, dtype, shards,\n"
     "dim, layers, heads, kv_heads, head_dim, hidden, vocab, norm_eps, rope_theta,\n"
+    "family, rope_scaling (none, linear, llama3 or divisors), rope_factor, rope_low,\n"
+    "rope_high, rope_original (0 if not of llama3), vocabulary (its kind),\n"
     "parameters, file_bytes, tokenizer (true or false), bos, eos (null: none), ends\n"
     "(all tokens that end a text), add_bos (whether <s> is put before a text),\n"
     "trained_context, context, kv_bytes_per_token, memory_needed, memory (bytes),\n"
@@ -1734,6 +1736,11 @@ static void check_kernels(const char *given) {
 
 static const char *const memory_modes[] = {"auto", "map", "lock", "stream"}; /* LLAMA_MEMORY_... */
 
+/* Return the most positions for which a model of this shape was trained: Llama 2's, 3's or 3.1's. */
+static int longest_training(void) {
+    return run.info.rope_original ? 131072 : run.info.vocab >= 128000 ? 8192 : 4096;
+}
+
 /* Open the model and describe it in run.info. Exits with an error if that fails. */
 static void open_model(void) {
     const char *mode = options.memory_mode;
@@ -1768,7 +1775,7 @@ static void open_model(void) {
     run.context = (size_t)(options.session.context ? options.session.context : run.info.context);
     int trained = run.info.context;
     bool meta = strcmp(run.info.format, "meta") == 0; /* whose files do not say it */
-    if (meta && trained < 4096) trained = 4096;       /* Llama 2's */
+    if (meta && trained < longest_training()) trained = longest_training();
     /* Files pad the vocabulary to a multiple of a power of two; a few tokens may have no piece. */
     int missing = run.info.vocab - run.info.pieces, padding = run.info.vocab & -run.info.vocab;
     padding = padding > 128 ? 128 : padding < 8 ? 8 : padding;
@@ -1785,7 +1792,9 @@ static void open_model(void) {
     if (options.session.context > trained)
         note("-c %d: %s trained for %d positions; beyond them the text gets worse",
              options.session.context,
-             meta ? "LLaMA was trained for 2048 positions, Llama 2 was" : "the model was", trained);
+             meta && trained == 4096 ? "LLaMA was trained for 2048 positions, Llama 2 was"
+                                     : "the model was",
+             trained);
 }
 
 /* Return the bytes of the weights of the model and the draft model; of several machines, the bytes
@@ -2911,7 +2920,8 @@ static int token_gathers(void) { return 4 * run.info.layers + 1; }
  * its neighbour: the pieces of all ranks but one. */
 static double token_sends(void) {
     const llama_info *i = &run.info;
-    double floats = (double)i->layers * (3.0 * i->dim + i->hidden) + i->vocab;
+    double heads = (double)i->heads * i->head_dim; /* the output of attention */
+    double floats = (double)i->layers * (heads + 2.0 * i->dim + i->hidden) + i->vocab;
     return 4 * floats * (options.ranks - 1) / options.ranks;
 }
 
@@ -2937,6 +2947,16 @@ static void print_ranks(void) {
            token_sends() / 1e6);
 }
 
+/* Return the models to which this one belongs, as far as its shape tells. */
+static const char *family(void) {
+    const llama_info *i = &run.info;
+    if (i->rope_original || strcmp(i->rope_scaling, "divisors") == 0)
+        return "Llama 3.1, 3.2 or 3.3";
+    if (i->vocab >= 128000) return "Llama 3";
+    return i->pieces && strcmp(i->vocabulary, "sentencepiece") != 0 ? "a model of Llama's shape"
+                                                                    : "LLaMA 1 or 2";
+}
+
 /* For --json: print what `info` says. */
 static void print_info_object(double needed) {
     const llama_info *i = &run.info;
@@ -2949,6 +2969,11 @@ static void print_info_object(double needed) {
            i->dim, i->layers, i->heads, i->kv_heads, i->head_dim, i->hidden, i->vocab);
     put_number(", \"norm_eps", (double)i->norm_eps);
     put_number(", \"rope_theta", (double)i->rope_theta);
+    printf(", \"family\": \"%s\", \"rope_scaling\": \"%s\"", family(), i->rope_scaling);
+    put_number(", \"rope_factor", (double)i->rope_factor);
+    put_number(", \"rope_low", (double)i->rope_low);
+    put_number(", \"rope_high", (double)i->rope_high);
+    printf(", \"rope_original\": %d, \"vocabulary\": \"%s\"", i->rope_original, i->vocabulary);
     printf(", \"parameters\": %" PRIu64 ", \"file_bytes\": %" PRIu64, i->parameters, i->file_bytes);
     printf(", \"tokenizer\": %s", llama_token_text(run.model, 0, NULL) ? "true" : "false");
     put_number(", \"bos", i->bos < 0 ? (double)NAN : i->bos);
@@ -3024,10 +3049,17 @@ static void run_info(void) {
     printf("shape       dim %d, layers %d, heads %d, kv_heads %d, head_dim %d, hidden %d, "
            "vocab %d\n",
            i->dim, i->layers, i->heads, i->kv_heads, i->head_dim, i->hidden, i->vocab);
+    printf("family      %s\n", family());
     printf("constants   norm_eps %g, rope_theta %g\n", (double)i->norm_eps, (double)i->rope_theta);
+    printf("scaling     %s", i->rope_scaling);
+    if (i->rope_factor > 1) printf(", factor %g", (double)i->rope_factor);
+    if (i->rope_original)
+        printf(" from %g to %g turns in %d positions", (double)i->rope_high, (double)i->rope_low,
+               i->rope_original);
+    putchar('\n');
     printf("parameters  %" PRIu64 "\n", i->parameters);
     printf("bytes       %" PRIu64 "\n", i->file_bytes);
-    printf("tokenizer   %s", i->pieces ? "" : "none");
+    printf("tokenizer   %s%s", i->vocabulary, i->pieces ? ", " : "");
     if (i->bos >= 0) printf("bos %d%s, ", (int)i->bos, i->add_bos ? "" : " (not added)");
     else if (i->pieces) printf("no bos, ");
     if (i->eos >= 0) printf("%seos ", i->pieces ? "" : ", ");

@@ -314,6 +314,16 @@ case_notes() {
     empty "Meta's files, as Llama 2" $work/err
     run 0 "Meta's files, beyond Llama 2" $llama info $model -c 5000
     holds "Meta's files, beyond Llama 2: a note" grep -q "LLaMA was trained for 2048 positions, Llama 2 was trained for 4096 positions" $work/err
+    rm -rf $work/scaled
+    cp -r $model $work/scaled
+    sed 's/{/{"use_scaled_rope": true, /' $model/params.json >$work/scaled/params.json
+    run 0 "Meta's files, as Llama 3.1" $llama info $work/scaled -c 131072
+    empty "Meta's files, as Llama 3.1" $work/err
+    holds "info: its family" grep -q "^family      Llama 3.1, 3.2 or 3.3$" $work/out
+    holds "info: its scaling" grep -q "^scaling     llama3, factor 8 from 4 to 1 turns in 8192 positions$" $work/out
+    run 0 "Meta's files, beyond Llama 3.1" $llama info $work/scaled -c 200000 --json
+    holds "Meta's files, beyond Llama 3.1: a note" grep -q "the model was trained for 131072 positions" $work/err
+    holds "info --json: its scaling" grep -q '"rope_scaling": "llama3", "rope_factor": 8, "rope_low": 1, "rope_high": 4, "rope_original": 8192' $work/out
     small=tests/tiny/vocabularies/squeezed.model # of 400 pieces, where the model has 1,024 rows
     run 0 "a smaller vocabulary" $llama $model -p There -p once -n 1 --tokenizer $small
     one_line "a smaller vocabulary: one note"
@@ -830,6 +840,8 @@ case_info() {
     holds "info: KV cache" grep -q "128 positions, KV cache 786432 bytes" $work/out
     holds "info: kernels" grep -q "^kernels  *[a-z0-9 ]*, [0-9]* thread" $work/out
     holds "info: dtype" grep -q "meta, float16, 1 shard$" $work/out
+    holds "info: family, scaling" grep -q "^family      LLaMA 1 or 2$" $work/out
+    holds "info: no scaling" grep -q "^scaling     none$" $work/out
     run 0 "info of ranks" $llama info $model -c 128 --ranks 4
     holds "info of ranks: each" [ "$(grep -cE '^rank [0-3] +[0-9.]+ MB of weights' $work/out)" -eq 4 ]
     holds "info of ranks: a token" grep -qE '^a token +17 gathers' $work/out
@@ -1360,11 +1372,11 @@ case_facts() {
     printf 'There was once a man who went into the wood' >$work/long.txt
     printf '0\t\t the\t a\n' >$work/bare.tsv
     run 0 "info" $llama info $work/facts
-    holds "</s> ends a text" grep -q "^tokenizer   bos 1, eos 2$" $work/out
+    holds "</s> ends a text" grep -q "^tokenizer   sentencepiece, bos 1, eos 2$" $work/out
     printf '{"add_eos_token": true, "eos_token": "\342\226\201the"}' >$work/facts/tokenizer_config.json
     run 0 "info" $llama info $work/facts
     the=$($llama tokenize $model the | tr -d '\n')
-    holds "and a token that is named" grep -q "^tokenizer   bos 1, eos 2 $the$" $work/out
+    holds "and a token that is named" grep -q "^tokenizer   sentencepiece, bos 1, eos 2 $the$" $work/out
     one_line "a note of add_eos_token"
     holds "a note of add_eos_token" grep -q add_eos_token $work/err
     run 0 "info -q" $llama info $work/facts -q --json
@@ -1379,7 +1391,7 @@ case_facts() {
     holds "a name does not take its text away" [ "$(cat $work/out)" = "$the" ]
     printf '{"add_bos_token": false}' >$work/facts/tokenizer_config.json
     run 0 "info" $llama info $work/facts
-    holds "<s> is not added" grep -q "^tokenizer   bos 1 (not added), eos 2$" $work/out
+    holds "<s> is not added" grep -q "^tokenizer   sentencepiece, bos 1 (not added), eos 2$" $work/out
     refuse 2 "an empty prompt without <s>" "is empty" $llama $work/facts ""
     $llama $work/facts "$prompt" $greedy >$work/out
     $llama $model "$prompt" $greedy --no-bos >$work/first

@@ -431,7 +431,7 @@ static double timed_batch(llama_session *s) {
 /* Weights that n tokens meet, each counted for every token. The last layer computes keys and values of all tokens, but
  * the rest of it and the output only for the last token. */
 static double weights_met(double n) {
-    double d = info.dim, kv = 2 * d * info.kv_heads * info.head_dim, layer = 2 * d * d + kv + 3 * d * info.hidden;
+    double d = info.dim, kv = 2 * d * info.kv_heads * info.head_dim, layer = 2 * d * info.heads * info.head_dim + kv + 3 * d * info.hidden;
     return (info.layers - 1) * layer * n + kv * n + (layer - kv) + (double)info.vocab * d;
 }
 /* Operations of n tokens from a position on, in 10^9: two for each weight, and attention's two products. */

@@ -1,7 +1,8 @@
 /* conformance.c - every checkpoint of the conformance data, of every format, against the float64 goldens, the
  * tokenizer against SentencePiece's ids, the sampler against exact distributions.
  *
- *   build/conformance FOLDER [BIG]     FOLDER: conformance.tar.xz unpacked; BIG: big-zip64 unpacked
+ *   build/conformance FOLDER [BIG]         FOLDER: conformance.tar.xz unpacked; BIG: big-zip64 unpacked
+ *   build/conformance --family FOLDER      FOLDER: family/models.tar.xz unpacked
  */
 #include "../tools/checkpoint.h"
 #include <dirent.h>
@@ -44,6 +45,83 @@ static void note(const char *name, const gate *g) {
     if (fabs(g->nll_difference) > w->nll_difference) w->nll_difference = fabs(g->nll_difference);
 }
 
+/* Some positions of a long context, evaluated in runs from one to the next: against Meta's RoPE table. Returns the
+ * logits at these positions, to be freed, and sets *n_logits. */
+static float *long_context(const llama *m, const char *name, const char *golden, size_t *n_logits) {
+    size_t n_tokens = 0, n = 0, n_truth = 0;
+    char *json = read_file(in_root("golden/%s/golden.json", golden), NULL);
+    char *truth = read_file(in_root("golden/%s/truth_rope32_f32le.bin", golden), &n_truth);
+    int32_t *tokens = json_ids(json, "tokens", &n_tokens), *positions = json_ids(json, "positions", &n);
+    llama_session *s = NULL;
+    llama_session_options o = {.size = sizeof o, .context = (int)n_tokens};
+    *n_logits = 0;
+    if (!check(json && truth && n, "%s: the golden cannot be read", golden) ||
+        !check(!llama_session_new(&s, m, &o, NULL), "%s: no session", name))
+        return NULL;
+    gate g = {0};
+    size_t done = 0, vocab = n_truth / n / 4;
+    float *logits = must_alloc(n_truth);
+    for (size_t i = 0; i < n; i++) {
+        size_t to = (size_t)positions[i] + 1;
+        check(llama_eval(s, 0, tokens + done, to - done) == LLAMA_OK, "%s: eval", name);
+        gate_position(&g, llama_logits(s, 0), (const float *)(void *)truth + i * vocab, vocab);
+        memcpy(logits + i * vocab, llama_logits(s, 0), vocab * sizeof *logits);
+        done = to;
+    }
+    check(g.max_abs <= 3e-4, "%s, %s: max abs %.3g", name, golden, g.max_abs);
+    printf("%-28s max abs %.2e  rms %.2e  KL %.2e over %d positions up to %zu, %s\n", golden, g.max_abs, g.rms, g.kl,
+           g.positions, done, name);
+    llama_session_free(s);
+    free(json), free(truth), free(tokens), free(positions);
+    *n_logits = n * vocab;
+    return logits;
+}
+
+/* The logits of a golden's tokens, evaluated in one call. */
+static float *short_context(const llama *m, const char *name, const char *golden, size_t *n_logits) {
+    size_t n = 0, vocab;
+    char *json = read_file(in_root("golden/%s/golden.json", golden), NULL);
+    int32_t *tokens = json_ids(json, "tokens", &n);
+    llama_session *s = NULL;
+    llama_session_options o = {.size = sizeof o, .context = (int)n, .all_logits = 1};
+    llama_info info = {.size = sizeof info};
+    llama_describe(m, &info);
+    vocab = (size_t)info.vocab;
+    float *logits = must_alloc((n + 1) * vocab * sizeof *logits);
+    if (check(!llama_session_new(&s, m, &o, NULL) && !llama_eval(s, 0, tokens, n), "%s: eval", name))
+        for (size_t i = 0; i < n; i++)
+            memcpy(logits + i * vocab, llama_logits_at(s, 0, i), vocab * sizeof *logits);
+    llama_session_free(s);
+    free(json), free(tokens);
+    *n_logits = n * vocab;
+    return logits;
+}
+
+/* Checks that every form of a checkpoint gives the same bits, for its golden and for the long one, if there is one. */
+static void same_bits(const llama *m, const char *shape, const char *dtype, const char *name) {
+    static struct {
+        char golden[64];
+        float *logits;
+        size_t n;
+    } first[32];
+    static const char *const lengths[] = {"", "-long160", "-long1024"};
+    for (int k = 0; k < 3; k++) {
+        char golden[64];
+        size_t n = 0;
+        int i = 0;
+        snprintf(golden, sizeof golden, "%.20s-%.10s%s", shape, dtype, lengths[k]);
+        if (!exists(in_root("golden/%s", golden))) continue;
+        float *logits = k ? long_context(m, name, golden, &n) : short_context(m, name, golden, &n);
+        while (first[i].logits && strcmp(first[i].golden, golden) != 0) i++;
+        check(!first[i].logits || (first[i].n == n && memcmp(first[i].logits, logits, n * sizeof *logits) == 0),
+              "%s: other bits than the first form of %s", name, golden);
+        if (first[i].logits) free(logits);
+        else memcpy(first[i].golden, golden, sizeof golden), first[i].logits = logits, first[i].n = n;
+    }
+}
+
+static bool is_family; /* the checkpoints are of family/, where all forms of a shape and type give the same bits */
+
 /* "meta-f16-mp2-13Blike", "hf-f16-unaligned", "gguf/tinyA-f16-align64.gguf", "tinyA-f16vals.bin": the dtype says
  * which golden; a name without one is a float32 .bin. */
 static void one_checkpoint(const char *shape, const char *variant) {
@@ -66,7 +144,11 @@ static void one_checkpoint(const char *shape, const char *variant) {
     llama *m = NULL;
     llama_error err;
     llama_info info = {.size = sizeof info};
-    if (!check(llama_open(&m, in_root("ckpt/%s", name), NULL, &err) == LLAMA_OK, "%s: %s", name, err.text)) return;
+    llama_options o = {.size = sizeof o};
+    if (llama_open(&m, in_root("ckpt/%s", name), NULL, &err) && is_family) /* the goldens are of ids: any tokenizer does */
+        o.tokenizer = "tests/tiny/tokenizer.model";
+    if (!m && !check(llama_open(&m, in_root("ckpt/%s", name), &o, &err) == LLAMA_OK, "%s: %s", name, err.text)) return;
+    if (o.tokenizer) printf("%s: its tokenizer cannot be read\n", name);
     llama_describe(m, &info);
     check(strncmp(info.format, format, strlen(format)) == 0 || (strcmp(format, "hf") == 0 && info.format[0] == 'h'),
           "%s: is called %s", name, info.format);
@@ -77,6 +159,7 @@ static void one_checkpoint(const char *shape, const char *variant) {
     note(kind_name, &g);
     snprintf(kind_name, sizeof kind_name, "MP %d", shards);
     if (shards) note(kind_name, &g);
+    if (is_family) same_bits(m, shape, dtype, name);
     llama_close(m);
 }
 
@@ -98,33 +181,13 @@ static void all_checkpoints(const char *shape) {
     for (int i = 0; i < n; i++) one_checkpoint(shape, names[i]);
 }
 
-/* Some positions of a long context, evaluated in runs from one to the next: against Meta's RoPE table */
-static void long_context(const char *shape, const char *golden) {
-    size_t n_tokens, n, n_truth;
-    char *json = read_file(in_root("golden/%s/golden.json", golden), NULL);
-    char *truth = read_file(in_root("golden/%s/truth_rope32_f32le.bin", golden), &n_truth);
-    int32_t *tokens = json_ids(json, "tokens", &n_tokens), *positions = json_ids(json, "positions", &n);
+/* A long context of a checkpoint of the older shapes */
+static void long_golden(const char *shape, const char *golden) {
     llama *m = NULL;
-    llama_session *s = NULL;
-    llama_session_options o = {.size = sizeof o, .context = (int)n_tokens};
-    if (!check(json && truth && n, "%s: the golden cannot be read", golden) ||
-        !check(!llama_open(&m, in_root("ckpt/%s/meta-f16-mp1", shape), NULL, NULL), "%s: does not open", shape) ||
-        !check(!llama_session_new(&s, m, &o, NULL), "%s: no session", shape))
-        return;
-    gate g = {0};
-    size_t done = 0, vocab = n_truth / n / 4;
-    for (size_t i = 0; i < n; i++) {
-        size_t to = (size_t)positions[i] + 1;
-        check(llama_eval(s, 0, tokens + done, to - done) == LLAMA_OK, "%s: eval", golden);
-        gate_position(&g, llama_logits(s, 0), (const float *)(void *)truth + i * vocab, vocab);
-        done = to;
-    }
-    check(g.max_abs <= 3e-4, "%s: max abs %.3g", golden, g.max_abs);
-    printf("%-28s max abs %.2e  rms %.2e  KL %.2e over %d positions up to %zu\n", golden, g.max_abs, g.rms, g.kl,
-           g.positions, done);
-    llama_session_free(s);
+    size_t n;
+    if (check(!llama_open(&m, in_root("ckpt/%s/meta-f16-mp1", shape), NULL, NULL), "%s: does not open", shape))
+        free(long_context(m, shape, golden, &n));
     llama_close(m);
-    free(json), free(truth), free(tokens), free(positions);
 }
 
 /* A 4.4 GB archive with zip64 sizes and offsets, sparse on disk. */
@@ -333,18 +396,22 @@ static void sampler(void) {
 
 int main(int argc, char **argv) {
     static const char *const shapes[] = {"tinyA", "tinyB", "tinyC", "tinyE", "tinyH", "stories260K"};
-    if (argc < 2 || !exists(argv[1])) {
+    static const char *const family[] = {"l3meta", "l32meta", "l3tied", "smol", "linear"};
+    is_family = argc > 2 && strcmp(argv[1], "--family") == 0;
+    if (argc < 2 || !exists(argv[1 + is_family])) {
         printf("SKIP: conformance data are not here\n0 passed, 0 failed\n");
         return 0;
     }
-    snprintf(root, sizeof root, "%.2000s", argv[1]);
-    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) all_checkpoints(shapes[i]);
-    big_zip64(argc > 2 ? argv[2] : NULL);
+    snprintf(root, sizeof root, "%.2000s", argv[1 + is_family]);
+    for (size_t i = 0; !is_family && i < sizeof shapes / sizeof *shapes; i++) all_checkpoints(shapes[i]);
+    for (size_t i = 0; is_family && i < sizeof family / sizeof *family; i++) all_checkpoints(family[i]);
+    if (!is_family) big_zip64(argc > 2 ? argv[2] : NULL);
     for (int i = 0; i < n_kinds; i++)
         printf("%-28s max abs %.2e  rms %.2e  KL %.2e  NLL %.1e  worst of %d\n", kinds[i].name, kinds[i].worst.max_abs,
                kinds[i].worst.rms, kinds[i].worst.kl, kinds[i].worst.nll_difference, kinds[i].checkpoints);
-    long_context("tinyA", "tinyA-f16-long2048");
-    long_context("stories260K", "stories260K-f16-long256");
+    if (is_family) return tests_done("conformance, family");
+    long_golden("tinyA", "tinyA-f16-long2048");
+    long_golden("stories260K", "stories260K-f16-long256");
     tokenizers();
     sampler();
     return tests_done("conformance");

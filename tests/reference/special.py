@@ -87,5 +87,11 @@ recipe("vicuna", tiny, "</s>", "A chat. ", "USER: ", " ASSISTANT:", False)
 recipe("ended", tiny, "<|end|>", "A chat. ", "USER: ", " ASSISTANT:", False, ends=True)
 recipe("chatml", os.path.join(work, "special"), "<|im_end|>", "<|im_start|>system\nBe brief.<|im_end|>",
        "\n<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n", False)
+llama_3 = shutil.copytree(tiny, os.path.join(work, "llama-3"), dirs_exist_ok=True)
+with open(os.path.join(llama_3, "added_tokens.json"), "w") as out:
+    json.dump({"<|start_header_id|>": 1021, "<|end_header_id|>": 1022, "<|eot_id|>": 1023}, out)
+recipe("llama-3", llama_3, "<|eot_id|>", "<|start_header_id|>system<|end_header_id|>\n\nBe brief.<|eot_id|>",
+       "<|start_header_id|>user<|end_header_id|>\n\n",
+       "<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n", False)
 print(f"special: {passed} passed, {failed} failed")
 sys.exit(failed != 0)

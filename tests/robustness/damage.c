@@ -825,8 +825,42 @@ static void directed_json(void) {
     BEND(PARAMS_JSON, "a multiple_of of 0", "{", "{\"multiple_of\": 0, ", "'multiple_of'");
     BEND(PARAMS_JSON, "an ffn_dim_multiplier below 0", "{", "{\"ffn_dim_multiplier\": -1.3, ", "'ffn_dim_multiplier'");
     BEND(PARAMS_JSON, "use_scaled_rope as a number", "{", "{\"use_scaled_rope\": 1, ", "use_scaled_rope");
+    BEND(PARAMS_JSON, "a factor without use_scaled_rope", "{", "{\"rope_scaling_factor\": 16, ", "'rope_scaling_factor' scales RoPE by 16");
+    BEND(PARAMS_JSON, "a high below Meta's low", "{", "{\"use_scaled_rope\": true, \"rope_high_freq_factor\": 0.5, ", "low_freq_factor must be less");
     BEND(PARAMS_JSON, "a list", "{", "{\"layers\": [0], ", "not a setting of LLaMA");
     BEND(CONFIG, "no heads' width", "{", "{\"head_dim\": 0, ", "'head_dim'");
+    BEND(CONFIG, "a head of 5", "{", "{\"head_dim\": 5, ", "head width is odd");
+    BEND(CONFIG, "heads of 2^20", "{", "{\"head_dim\": 1048576, ", "n_heads times the head width is more");
+    BEND(CONFIG, "heads of 2^18", "{", "{\"head_dim\": 262144, ", "fewer weights than the shape");
+    BEND(CONFIG, "heads of 2^60", "{", "{\"head_dim\": 1152921504606846976, ", "'head_dim' is");
+    BEND(CONFIG, "heads of another width than the files'", "{", "{\"head_dim\": 6, ", "not the [12][8] of config.json");
+#define SCALED(what, members, says) BEND(CONFIG, what, "{", "{\"rope_scaling\": {" members "}, ", says)
+#define LLAMA3(factor, low, high, original) "\"rope_type\": \"llama3\", \"factor\": " factor ", \"low_freq_factor\": " low \
+    ", \"high_freq_factor\": " high ", \"original_max_position_embeddings\": " original
+    SCALED("dynamic NTK", "\"type\": \"dynamic\", \"factor\": 2.0", "'type' dynamic is not a setting");
+    SCALED("YaRN", "\"rope_type\": \"yarn\", \"factor\": 4.0", "'rope_type' yarn is not a setting");
+    SCALED("LongRoPE", "\"rope_type\": \"longrope\", \"long_factor\": [1.0]", "'rope_type' longrope is not a setting");
+    SCALED("a type that is true", "\"rope_type\": true", "'rope_type' is not a setting");
+    SCALED("two types", "\"rope_type\": \"llama3\", \"type\": \"linear\", \"factor\": 8.0", "is given twice, with different values");
+    SCALED("a factor alone", "\"factor\": 8.0", "'factor' scales RoPE by 8, but 'rope_type' does not say how");
+    SCALED("a factor of none", "\"rope_type\": \"default\", \"factor\": 8.0", "does not say how");
+    SCALED("linear without a factor", "\"type\": \"linear\"", "RoPE is scaled (linear), but 'factor' is missing");
+    SCALED("a factor of 0", "\"type\": \"linear\", \"factor\": 0", "'factor' must be");
+    SCALED("a factor below 0", "\"type\": \"linear\", \"factor\": -4.0", "'factor' must be");
+    SCALED("a factor of NaN", "\"type\": \"linear\", \"factor\": NaN", "JSON");
+    SCALED("an infinite factor", "\"type\": \"linear\", \"factor\": 1e999", "'factor' is inf");
+    SCALED("a factor that is a text", "\"type\": \"linear\", \"factor\": \"4\"", "'factor' must be");
+    SCALED("llama3 without its constants", "\"rope_type\": \"llama3\", \"factor\": 8.0", "RoPE is scaled (llama3), but 'low_freq_factor' is missing");
+    SCALED("low and high equal", LLAMA3("8.0", "4.0", "4.0", "8192"), "low_freq_factor must be less than high_freq_factor");
+    SCALED("low above high", LLAMA3("8.0", "4.0", "1.0", "8192"), "low_freq_factor must be less than high_freq_factor");
+    SCALED("low and high nearly equal", LLAMA3("8.0", "4.0", "4.00001", "8192"), "low_freq_factor must be less than high_freq_factor");
+    SCALED("a low of 0", LLAMA3("8.0", "0", "4.0", "8192"), "'low_freq_factor' must be");
+    SCALED("a high of 1e9", LLAMA3("8.0", "1.0", "1e9", "8192"), "'high_freq_factor' is");
+    SCALED("no positions before", LLAMA3("8.0", "1.0", "4.0", "0"), "'original_max_position_embeddings' must be");
+    SCALED("half a position before", LLAMA3("8.0", "1.0", "4.0", "8192.5"), "'original_max_position_embeddings' must be");
+    BEND(CONFIG, "positions before twice", "{", "{\"original_max_position_embeddings\": 4096, \"rope_scaling\": {" LLAMA3("8.0", "1.0", "4.0", "8192") "}, ", "twice");
+#undef SCALED
+#undef LLAMA3
     BEND(CONFIG, "a rope_theta as a text", "500.0", "\"500\"", "'rope_theta'");
     BEND(CONFIG, "no positions", "\"max_position_embeddings\": 512", "\"max_position_embeddings\": 0", "max_position_embeddings");
     BEND(CONFIG, "a window of -1", "{", "{\"sliding_window\": -1, ", "sliding_window");
@@ -944,19 +978,28 @@ static void directed_gguf(void) {
     PAIR("2^32 - 1 layers", "llama.block_count", 4, "\xff\xff\xff\xff", "'block_count'");
     PAIR("-1 heads", "llama.attention.head_count", 5, "\xff\xff\xff\xff", "head_count'");
     PAIR("2^63 as a width", "llama.embedding_length", 10, "\0\0\0\0\0\0\0\x80", "'embedding_length'");
-    PAIR("three heads", "llama.attention.head_count", 4, "\3\0\0\0", "head width must be dim");
-    PAIR("eight heads", "llama.attention.head_count", 4, "\x08\0\0\0", "head width must be dim");
+    PAIR("three heads", "llama.attention.head_count", 4, "\3\0\0\0", "n_heads must divide the width");
+    PAIR("eight heads", "llama.attention.head_count", 4, "\x08\0\0\0", "'rope.dimension_count' is 4, but the head width is 1");
     PAIR("an epsilon that is no number", "llama.attention.layer_norm_rms_epsilon", 6, "\0\0\xc0\x7f", "epsilon'");
     PAIR("an epsilon below 0", "llama.attention.layer_norm_rms_epsilon", 12, "\0\0\0\0\0\0\xf0\xbf", "epsilon'");
     PAIR("an epsilon as a whole number", "llama.attention.layer_norm_rms_epsilon", 4, "\1\0\0\0", "epsilon'");
     PAIR("RoPE's base infinite", "llama.rope.freq_base", 6, "\0\0\x80\x7f", "freq_base'");
     PAIR("RoPE's base as a whole number", "llama.rope.freq_base", 4, "\0\0\xfa\x43", "freq_base'");
-    PAIR("half a head turned", "llama.rope.dimension_count", 4, "\2\0\0\0", "head width must be dim");
-    PAIR("keys of another width", "llama.attention.key_length", 4, "\x08\0\0\0", "head width must be dim");
+    PAIR("half a head turned", "llama.rope.dimension_count", 4, "\2\0\0\0", "but the head width is 4");
+    PAIR("keys of another width", "llama.attention.key_length", 4, "\x08\0\0\0", "but the head width is 8");
     PAIR("a short window", "llama.attention.sliding_window", 4, "\xff\0\0\0", "window");
-    PAIR("RoPE scaled by kind", "llama.rope.scaling.type", 8, "\6\0\0\0\0\0\0\0linear", "linear");
-    PAIR("RoPE scaled by factor", "llama.rope.scaling.factor", 6, "\0\0\0\x40", "scaling.factor");
-    PAIR("RoPE scaled, by the older name", "llama.rope.scale_linear", 6, "\0\0\0\x40", "scale_linear");
+    PAIR("values of another width", "llama.attention.value_length", 4, "\x08\0\0\0", "'attention.value_length' is 8, but the head width is 4");
+    PAIR("RoPE scaled by kind alone", "llama.rope.scaling.type", 8, "\6\0\0\0\0\0\0\0linear", "'rope.scaling.factor' is missing");
+    PAIR("RoPE scaled by YaRN", "llama.rope.scaling.type", 8, "\4\0\0\0\0\0\0\0yarn", "'rope.scaling.type' yarn is not a setting");
+    PAIR("RoPE scaled by LongRoPE", "llama.rope.scaling.type", 8, "\x08\0\0\0\0\0\0\0longrope", "longrope is not a setting");
+    PAIR("RoPE scaled by llama3, which GGUF has as divisors", "llama.rope.scaling.type", 8, "\6\0\0\0\0\0\0\0llama3", "llama3 is not a setting");
+    PAIR("a scaling that is a flag", "llama.rope.scaling.type", 7, "\1", "rope.scaling.type");
+    PAIR("a factor of 0", "llama.rope.scaling.factor", 6, "\0\0\0\0", "'rope.scaling.factor' must be");
+    PAIR("a factor below 0", "llama.rope.scaling.factor", 6, "\0\0\x80\xc0", "'rope.scaling.factor' must be");
+    PAIR("a factor that is no number", "llama.rope.scaling.factor", 6, "\0\0\xc0\x7f", "'rope.scaling.factor' must be");
+    PAIR("an infinite factor", "llama.rope.scaling.factor", 6, "\0\0\x80\x7f", "'rope.scaling.factor' is inf");
+    PAIR("a factor as a whole number", "llama.rope.scaling.factor", 4, "\4\0\0\0", "type uint32");
+    PAIR("half a factor, by the older name", "llama.rope.scale_linear", 6, "\0\0\0\x3f", "'rope.scale_linear' must be");
     PAIR("another vocabulary's size", "llama.vocab_size", 4, "\x0d\0\0\0", "12 embeddings, but vocab_size is 13");
     PAIR("another hidden width", "llama.feed_forward_length", 4, "\x0d\0\0\0", "hidden width is 13");
     POKE(WHOLE_GGUF, "five dimensions", "token_embd.weight", 0, 17, 5, 4, "tensors is damaged");

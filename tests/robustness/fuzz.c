@@ -1295,6 +1295,14 @@ int main(int argc, char **argv) {
     tied.tied = true;
     snprintf(path, sizeof path, "%s/tied", argv[1]);
     model_write_as(&tied, BIN_0, path);
+    for (int scaling = 1; scaling < 3; scaling++) {
+        model_spec scaled = spec;
+        scaled.scaling = scaling, scaled.head_dim = 12;
+        snprintf(path, sizeof path, "%s/scaled%d", argv[1], scaling);
+        model_write_as(&scaled, SAFETENSORS, path);
+        model_write_as(&scaled, GGUF_FILE, path);
+        if (scaling == 2) model_params(&scaled, path);
+    }
     return tests_failed != 0;
 }
 #endif

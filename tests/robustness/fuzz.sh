@@ -50,6 +50,11 @@ cp $work/sound/form0/config.json $work/config.seeds/small
 printf '{"model_type": "llama", "rope_scaling": null, "rope_parameters": {"rope_type": "default", "rope_theta": 1e4},
     "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 4,
     "intermediate_size": 8, "rms_norm_eps": 1e-6, "sliding_window": 4096, "tie_word_embeddings": false}' >$work/config.seeds/newer
+for scaled in scaled1 scaled2; do
+    cp $work/sound/$scaled/config.json $work/config.seeds/$scaled
+    cp $work/sound/$scaled/model.gguf $work/gguf.seeds/$scaled
+done
+cp $work/sound/scaled2/params.json $work/params.seeds/scaled
 cp $work/sound/form0/model.safetensors $work/safetensors.seeds/small
 cp $work/sound/form1/model.safetensors.index.json $work/indexed.seeds/small
 cp $work/sound/form4/model.gguf $work/gguf.seeds/small

@@ -109,7 +109,12 @@ static void test_params(void) {
     PARAMS("{\"dim\": 32, %s}", LLAMA_EFORMAT, "[24][16]");
     PARAMS("{\"dim\": 16, \"vocab_size\": 25, %s}", LLAMA_EFORMAT, "vocab_size is 25");
     PARAMS("{\"dim\": 16, \"rope_theta\": 0, %s}", LLAMA_EFORMAT, "rope_theta");
-    PARAMS("{\"dim\": 16, \"use_scaled_rope\": true, %s}", LLAMA_EFORMAT, "use_scaled_rope");
+    PARAMS("{\"dim\": 16, \"use_scaled_rope\": true, %s}", LLAMA_OK, "");
+    PARAMS("{\"dim\": 16, \"use_scaled_rope\": \"yes\", %s}", LLAMA_EFORMAT, "'use_scaled_rope' yes is not a setting");
+    PARAMS("{\"dim\": 16, \"use_scaled_rope\": true, \"rope_scaling_factor\": 0, %s}", LLAMA_EFORMAT, "'rope_scaling_factor' must be");
+    PARAMS("{\"dim\": 16, \"head_dim\": 7, %s}", LLAMA_EFORMAT, "head width is odd");
+    PARAMS("{\"dim\": 16, \"head_dim\": 524288, %s}", LLAMA_EFORMAT, "fewer weights than the shape");
+    PARAMS("{\"dim\": 16, \"head_dim\": 12, %s}", LLAMA_EFORMAT, "[24][16]");
     PARAMS("{\"dim\": 16, \"moe\": {\"experts\": 8}, %s}", LLAMA_EFORMAT, "'moe'");
     PARAMS("{\"dim\": 16, %s", LLAMA_EFORMAT, "JSON object, see byte 74;");
     PARAMS("{\"dim\": 16, %s} x", LLAMA_EFORMAT, "JSON object, see byte 76;");

@@ -32,7 +32,7 @@ STEPS = [
      "each pair (a, b) of q is rotated by position * theta^(-2j/head_dim); position 0 stays as it is"),
     ("\"attention.xk\"", ["attention.xk"], "rope", "(a, b) = (a cos - b sin, a sin + b cos)",
      "the same for k; store_kv then writes k and v into the KV cache"),
-    ("attention(s, s->h", ["attention.scores", "attention.probs", "attention.output"], "attention",
+    ("attention(s, s->mixed", ["attention.scores", "attention.probs", "attention.output"], "attention",
      ["scores = q K^T / sqrt(head_dim)", "probs = softmax(scores)", "h = probs V"],
      ["a matrix for each head, with a row for each token; the score of a position after the token is -infinity",
       "each row sums to 1", "the values mixed by probs, all heads side by side"]),

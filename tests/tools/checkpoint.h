@@ -166,7 +166,13 @@ typedef struct {
     bool legacy;      /* the older, non-zip torch file */
     int gap;          /* elements between one row and the next: not contiguous */
     bool tied;        /* output is tok_embeddings */
+    int head_dim;     /* 0: dim / heads */
+    bool by_rows;     /* shards divide the embeddings by rows, as in Llama 3 */
+    bool absent;      /* Meta's files have no output.weight */
+    int scaling;      /* of RoPE: 0 none, 1 linear by 4 (not in Meta's files), 2 llama3 with Meta's constants */
 } model_spec;
+
+static inline int model_head(const model_spec *m) { return m->head_dim ? m->head_dim : m->dim / m->heads; }
 
 /* One shard under construction. */
 typedef struct {
@@ -234,15 +240,15 @@ static inline buffer legacy_end(parts *p) {
 static inline buffer model_shard(const model_spec *m, int shard) {
     static const char *const names[] = {"attention.wq", "attention.wk", "attention.wv", "attention.wo", "feed_forward.w1",
                                         "feed_forward.w2", "feed_forward.w3", "attention_norm", "ffn_norm"};
-    int kv = m->dim / m->heads * m->kv_heads, number = 3;
-    int rows[] = {m->dim, kv, kv, m->dim, m->hidden, m->dim, m->hidden, 0, 0};
-    int cols[] = {m->dim, m->dim, m->dim, m->dim, m->dim, m->hidden, m->dim, m->dim, m->dim};
+    int kv = model_head(m) * m->kv_heads, q = model_head(m) * m->heads, number = 3;
+    int rows[] = {q, kv, kv, m->dim, m->hidden, m->dim, m->hidden, 0, 0};
+    int cols[] = {m->dim, m->dim, m->dim, q, m->dim, m->hidden, m->dim, m->dim, m->dim};
     static const int split[] = {1, 1, 1, 2, 1, 2, 1, 0, 0};
     parts p = {0};
     put_text(&p.pickle, "\x80\x02}(");
-    model_tensor(&p, m, shard, 0, "tok_embeddings.weight", m->vocab, m->dim, 2);
+    model_tensor(&p, m, shard, 0, "tok_embeddings.weight", m->vocab, m->dim, m->by_rows ? 1 : 2);
     model_tensor(&p, m, shard, 1, "norm.weight", 0, m->dim, 0);
-    model_tensor(&p, m, shard, 2, "output.weight", m->vocab, m->dim, 1);
+    if (!m->absent) model_tensor(&p, m, shard, 2, "output.weight", m->vocab, m->dim, 1);
     for (int l = 0; l < m->layers; l++)
         for (int i = 0; i < 9; i++) {
             char name[64];
@@ -264,9 +270,11 @@ static inline void make_folder(const char *path) { check(mkdir(path, 0777) == 0 
 static inline void model_params(const model_spec *m, const char *folder) {
     char path[4096], text[256];
     buffer b = {0};
-    snprintf(text, sizeof text, "{\"dim\": %d, \"n_layers\": %d, \"n_heads\": %d, \"n_kv_heads\": %d, \"norm_eps\": 1e-05, \"vocab_size\": -1}",
-             m->dim, m->layers, m->heads, m->kv_heads);
+    snprintf(text, sizeof text, "{\"dim\": %d, \"n_layers\": %d, \"n_heads\": %d, \"n_kv_heads\": %d, \"norm_eps\": 1e-05, \"vocab_size\": -1%s",
+             m->dim, m->layers, m->heads, m->kv_heads, m->scaling ? ", \"use_scaled_rope\": true" : "");
     put_text(&b, text);
+    if (m->head_dim) snprintf(text, sizeof text, ", \"head_dim\": %d", m->head_dim), put_text(&b, text);
+    put_text(&b, "}");
     snprintf(path, sizeof path, "%s/params.json", folder);
     check(write_file(path, &b), "%s: cannot be written", path);
     free(b.at);
@@ -302,10 +310,10 @@ static inline bool model_nth(const model_spec *m, bool gguf, int i, model_weight
                                      "mlp.down_proj", "mlp.up_proj", "input_layernorm", "post_attention_layernorm"};
     static const char *const gg[] = {"attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_down", "ffn_up", "attn_norm", "ffn_norm"};
     static const char *const outside[2][3] = {{"model.embed_tokens", "model.norm", "lm_head"}, {"token_embd", "output_norm", "output"}};
-    int kv = m->dim / m->heads * m->kv_heads, k = (i - 3) % 9;
-    int rows[] = {m->dim, kv, kv, m->dim, m->hidden, m->dim, m->hidden, 0, 0};
+    int kv = model_head(m) * m->kv_heads, q = model_head(m) * m->heads, k = (i - 3) % 9;
+    int rows[] = {q, kv, kv, m->dim, m->hidden, m->dim, m->hidden, 0, 0};
     if (i >= 3 + 9 * m->layers) return false;
-    *w = (model_weight){.number = i, .rows = i < 3 ? (i == 1 ? 0 : m->vocab) : rows[k], .cols = i >= 3 && k == 5 ? m->hidden : m->dim};
+    *w = (model_weight){.number = i, .rows = i < 3 ? (i == 1 ? 0 : m->vocab) : rows[k], .cols = i >= 3 && k == 5 ? m->hidden : i >= 3 && k == 3 ? q : m->dim};
     w->sorted = !gguf && i >= 3 && k < 2;
     if (i < 3) snprintf(w->name, sizeof w->name, "%s.weight", outside[gguf][i]);
     else snprintf(w->name, sizeof w->name, gguf ? "blk.%d.%s.weight" : "model.layers.%d.%s.weight", (i - 3) / 9, (gguf ? gg : hf)[k]);
@@ -314,7 +322,7 @@ static inline bool model_nth(const model_spec *m, bool gguf, int i, model_weight
 
 /* Its elements as they are stored: halves, or float32. */
 static inline void put_weight(buffer *b, const model_spec *m, const model_weight *w, bool wide) {
-    int head = m->dim / m->heads;
+    int head = model_head(m);
     for (int r = 0; r < (w->rows ? w->rows : 1); r++) {
         int in = r % head, from = !w->sorted ? r : r - in + (in < head / 2 ? 2 * in : 2 * (in - head / 2) + 1);
         for (int c = 0; c < w->cols; c++) {
@@ -335,13 +343,19 @@ static inline void put_file(const buffer *b, const char *folder, const char *nam
 }
 
 static inline void model_config(const model_spec *m, const char *folder) {
+    static const char *const scalings[] = {"", ", \"rope_scaling\": {\"type\": \"linear\", \"factor\": 4.0}",
+        ", \"rope_parameters\": {\"rope_type\": \"llama3\", \"factor\": 8.0, \"low_freq_factor\": 1.0, \"high_freq_factor\": 4.0,"
+        " \"original_max_position_embeddings\": 8192, \"rope_theta\": 10000.0}"};
     char text[640];
     buffer b = {0};
     snprintf(text, sizeof text, "{\"architectures\": [\"LlamaForCausalLM\"], \"model_type\": \"llama\", \"hidden_act\": \"silu\", \"hidden_size\": %d,"
              " \"num_hidden_layers\": %d, \"num_attention_heads\": %d, \"num_key_value_heads\": %d, \"intermediate_size\": %d,"
-             " \"vocab_size\": %d, \"rms_norm_eps\": 1e-05, \"max_position_embeddings\": 512, \"tie_word_embeddings\": %s}",
+             " \"vocab_size\": %d, \"rms_norm_eps\": 1e-05, \"max_position_embeddings\": 512, \"tie_word_embeddings\": %s",
              m->dim, m->layers, m->heads, m->kv_heads, m->hidden, m->vocab, m->tied ? "true" : "false");
     put_text(&b, text);
+    if (m->head_dim) snprintf(text, sizeof text, ", \"head_dim\": %d", m->head_dim), put_text(&b, text);
+    put_text(&b, scalings[m->scaling]);
+    put_text(&b, "}");
     put_file(&b, folder, "config.json");
     free(b.at);
 }
@@ -401,10 +415,24 @@ static inline void gguf_text(buffer *b, const char *s) {
     put_int(b, strlen(s), 8);
     put_text(b, s);
 }
+static inline void gguf_f32(buffer *b, const char *key, float v) {
+    gguf_text(b, key);
+    put_int(b, 6, 4);
+    put(b, &v, 4);
+}
 static inline void gguf_u32(buffer *b, const char *key, uint32_t v) {
     gguf_text(b, key);
     put_int(b, 4, 4);
     put_int(b, v, 4);
+}
+
+/* The divisors of llama3's frequencies, as a converter computes them. */
+static inline void put_divisors(buffer *b, const model_spec *m) {
+    for (int j = 0; j < model_head(m) / 2; j++) {
+        double turns = 8192 * pow(10000, -2.0 * j / model_head(m)) / 6.283185307179586, s = fmin(fmax((turns - 1) / 3, 0), 1);
+        float w = (float)(1 / ((1 - s) / 8 + s));
+        put(b, &w, 4);
+    }
 }
 
 /* The first file has the parameters, and behind them `n_more` pairs from `more`. */
@@ -412,12 +440,12 @@ static inline buffer model_gguf(const model_spec *m, int f, int n, const buffer 
     buffer b = {0}, data = {0};
     model_weight w;
     const float eps = 1e-5f;
-    int tensors = 0;
+    int tensors = f == 0 && m->scaling == 2;
     for (int i = f; model_nth(m, true, i, &w); i += n) tensors += !(i == 2 && m->tied);
     put_text(&b, "GGUF");
     put_int(&b, 3, 4);
     put_int(&b, (uint64_t)tensors, 8);
-    put_int(&b, f ? 1 : 9 + (uint64_t)n_more, 8);
+    put_int(&b, f ? 1 : 9 + (uint64_t)n_more + 3 * (m->head_dim > 0) + 2 * (m->scaling == 1), 8);
     gguf_u32(&b, "general.alignment", 64);
     if (f == 0) {
         gguf_text(&b, "general.architecture");
@@ -429,9 +457,12 @@ static inline buffer model_gguf(const model_spec *m, int f, int n, const buffer 
         gguf_u32(&b, "llama.attention.head_count", (uint32_t)m->heads);
         gguf_u32(&b, "llama.attention.head_count_kv", (uint32_t)m->kv_heads);
         gguf_u32(&b, "llama.context_length", 512);
-        gguf_text(&b, "llama.attention.layer_norm_rms_epsilon");
-        put_int(&b, 6, 4);
-        put(&b, &eps, 4);
+        gguf_f32(&b, "llama.attention.layer_norm_rms_epsilon", eps);
+        if (m->head_dim) gguf_u32(&b, "llama.attention.key_length", (uint32_t)m->head_dim);
+        if (m->head_dim) gguf_u32(&b, "llama.attention.value_length", (uint32_t)m->head_dim);
+        if (m->head_dim) gguf_u32(&b, "llama.rope.dimension_count", (uint32_t)m->head_dim);
+        if (m->scaling == 1) gguf_f32(&b, "llama.rope.scaling.factor", 4);
+        if (m->scaling == 1) gguf_text(&b, "llama.rope.scaling.type"), put_int(&b, 8, 4), gguf_text(&b, "linear");
         if (n_more) put(&b, more->at, more->n);
     }
     for (int i = f; model_nth(m, true, i, &w); i += n) {
@@ -444,6 +475,11 @@ static inline buffer model_gguf(const model_spec *m, int f, int n, const buffer 
         put_int(&b, data.n, 8);
         put_weight(&data, m, &w, !w.rows);
         while (data.n % 64) put_int(&data, 0, 1);
+    }
+    if (f == 0 && m->scaling == 2) {
+        gguf_text(&b, "rope_freqs.weight");
+        put_int(&b, 1, 4), put_int(&b, (uint64_t)model_head(m) / 2, 8), put_int(&b, 0, 4), put_int(&b, data.n, 8);
+        put_divisors(&data, m);
     }
     while (b.n % 64) put_int(&b, 0, 1);
     put(&b, data.at, data.n);

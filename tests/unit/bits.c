@@ -166,23 +166,25 @@ static void test_tiny(void) {
 
 static void test_made(void) {
     make_folder("build/bits");
-    /* dims that are no multiple of a block, grouped heads, shards narrower than a block */
+    /* dims that are no multiple of a block, grouped heads, shards narrower than a block; the last: heads of another
+     * width, embeddings divided by rows, scaled RoPE */
     static const model_spec specs[] = {{.dim = 128, .layers = 2, .heads = 8, .kv_heads = 4, .hidden = 384, .vocab = 336},
                                         {.dim = 90, .layers = 2, .heads = 5, .kv_heads = 5, .hidden = 245, .vocab = 257},
-                                        {.dim = 64, .layers = 2, .heads = 4, .kv_heads = 4, .hidden = 192, .vocab = 320}};
+                                        {.dim = 64, .layers = 2, .heads = 4, .kv_heads = 4, .hidden = 192, .vocab = 320},
+                                        {.dim = 80, .layers = 2, .heads = 4, .kv_heads = 2, .hidden = 208, .vocab = 320, .head_dim = 26, .by_rows = true, .scaling = 2}};
     static const struct {
         const char *name;
         int shards, gap;
         bool legacy;
     } forms[] = {{"mp1", 1, 0, false}, {"mp2", 2, 0, false}, {"mp4", 4, 0, false}, {"mp8", 8, 0, false},
                  {"older-mp1", 1, 0, true}, {"older-mp2", 2, 0, true}, {"gaps-mp1", 1, 3, false}, {"gaps-mp4", 4, 1, false}};
-    for (size_t i = 0; i < 3; i++) {
+    for (size_t i = 0; i < sizeof specs / sizeof *specs; i++) {
         char reference[65] = "";
         for (size_t f = 0; f < sizeof forms / sizeof *forms; f++) {
             model_spec m = specs[i];
             char folder[64];
             m.shards = forms[f].shards, m.gap = forms[f].gap, m.legacy = forms[f].legacy;
-            if (m.dim % m.shards || m.hidden % m.shards || m.vocab % m.shards || m.kv_heads * m.dim / m.heads % m.shards) continue;
+            if (m.dim % m.shards || m.hidden % m.shards || m.vocab % m.shards || m.kv_heads * model_head(&m) % m.shards) continue;
             snprintf(folder, sizeof folder, "build/bits/%zu-%s", i, forms[f].name);
             model_write(&m, folder);
             all_ways(folder, NULL, test_quick ? (f ? 9 : 5) : f ? 4 : 1, reference);

@@ -25,7 +25,7 @@ static float *all_logits(const char *path, llama_info *info, int batch, int thre
     llama *m = NULL;
     llama_session *s = NULL;
     llama_error err;
-    llama_session_options o = {.size = sizeof o, .batch = batch, .threads = threads};
+    llama_session_options o = {.size = sizeof o, .batch = batch, .threads = threads, .allocator = &dirty};
     if (!check(llama_open(&m, path, NULL, &err) == LLAMA_OK, "%s: %s", path, err.text)) return NULL;
     *info = (llama_info){.size = sizeof *info};
     llama_describe(m, info);
@@ -113,6 +113,48 @@ static void test_same_bits(void) {
             free(got);
         }
         free(want);
+    }
+}
+
+/* The newer shapes: heads of another width, scaled RoPE, embeddings divided by rows, a tied output that Meta's files
+ * leave out. All forms that can hold a shape give the same bits, and other bits than without its scaling. */
+static void test_newer_shapes(void) {
+    static const struct {
+        model_spec spec;
+        const char *scaling; /* as llama_describe calls it */
+        float factor;
+    } shapes[] = {
+        {{.dim = 16, .layers = 2, .heads = 2, .kv_heads = 2, .hidden = 32, .vocab = 24, .shards = 2, .head_dim = 12, .by_rows = true, .scaling = 2}, "llama3", 8},
+        {{.dim = 72, .layers = 1, .heads = 6, .kv_heads = 2, .hidden = 36, .vocab = 40, .shards = 1, .tied = true, .scaling = 2}, "llama3", 8},
+        {{.dim = 32, .layers = 1, .heads = 4, .kv_heads = 2, .hidden = 64, .vocab = 36, .shards = 2, .tied = true, .absent = true, .by_rows = true}, "none", 1},
+        {{.dim = 50, .layers = 2, .heads = 3, .kv_heads = 1, .hidden = 40, .vocab = 20, .shards = 1, .head_dim = 34}, "none", 1},
+        {{.dim = 16, .layers = 2, .heads = 8, .kv_heads = 2, .hidden = 16, .vocab = 24, .shards = 1, .head_dim = 256}, "none", 1},
+        {{.dim = 90, .layers = 2, .heads = 3, .kv_heads = 3, .hidden = 40, .vocab = 20, .shards = 1, .head_dim = 10}, "none", 1},
+        {{.dim = 16, .layers = 1, .heads = 4, .kv_heads = 4, .hidden = 24, .vocab = 24, .shards = 1, .head_dim = 2, .scaling = 1}, "linear", 4},
+        {{.dim = 80, .layers = 1, .heads = 2, .kv_heads = 1, .hidden = 24, .vocab = 24, .shards = 1, .head_dim = 6, .scaling = 1}, "linear", 4},
+    };
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
+        model_spec m = shapes[i].spec, plain = m;
+        llama_info info;
+        float *want = NULL;
+        for (int form = -1; form < (m.head_dim || m.scaling ? BIN_0 : FORMS); form++) {
+            char name[64];
+            snprintf(name, sizeof name, "newer-%zu-%d", i, form);
+            if (form < 0 && m.scaling == 1) continue; /* Meta's files do not have it */
+            if (form < 0) model_write(&m, in_work(name));
+            const char *path = form < 0 ? in_work(name) : model_write_as(&m, (model_form)form, in_work(name));
+            float *got = all_logits(path, &info, form % 2 ? 5 : 0, 1 + (form & 1));
+            if (!got) continue;
+            check(!want || memcmp(want, got, SOME * (size_t)info.vocab * sizeof *got) == 0, "newer shape %zu, %s: other bits", i, form < 0 ? "Meta" : form_names[form]);
+            check(info.head_dim == model_head(&m), "newer shape %zu: heads of %d", i, info.head_dim);
+            check(strcmp(info.rope_scaling, shapes[i].scaling) == 0 && info.rope_factor == shapes[i].factor, "newer shape %zu, form %d: scaling %s by %g", i, form, info.rope_scaling, (double)info.rope_factor);
+            if (want) free(got);
+            else want = got;
+        }
+        plain.scaling = 0;
+        float *unscaled = all_logits(model_write_as(&plain, SAFETENSORS, in_work("newer-plain")), &info, 0, 1);
+        if (want && unscaled && m.scaling) check(memcmp(want, unscaled, SOME * (size_t)info.vocab * sizeof *want) != 0, "newer shape %zu: the scaling changes nothing", i);
+        free(unscaled), free(want);
     }
 }
 
@@ -1199,7 +1241,7 @@ static void test_foreign(void) {
     static const struct {
         const char *name, *says;
     } gguf[] = {
-        {"rope_freqs.weight", "scales RoPE"}, {"blk.0.attn_q.bias", "it is a bias"}, {"blk.0.attn_q.weight.lora_a", "adapter"}, {"blk.0.ffn_gate_exps.weight", "experts"},
+        {"rope_factors_long.weight", "scales RoPE"}, {"blk.0.attn_q.bias", "it is a bias"}, {"blk.0.attn_q.weight.lora_a", "adapter"}, {"blk.0.ffn_gate_exps.weight", "experts"},
         {"blk.0.ffn_gate_inp.weight", "experts"}, {"blk.0.attn_k_norm.weight", "normalises keys"}, {"blk.0.attn_qkv.weight", "several weights"}, {"position_embd.weight", "positions"},
         {"blk.0.post_ffw_norm.weight", "another architecture"}, {"token_types.weight", "another architecture"}, {"blk.0.attn_rot_embd.weight", NULL},
     };
@@ -1231,6 +1273,58 @@ static void wrong_path(const char *path, const char *says) {
     int status = llama_open(&m, path, NULL, &err);
     check(status == LLAMA_EFORMAT && strstr(err.text, says) && strchr(err.text, ';') && !strchr(err.text, '\n') && !strstr(err.text, "download it again"), "%s: %d, %s", path, status, err.text);
     llama_close(m);
+}
+
+/* GGUF's divisors of RoPE's frequencies, as the second file of two. The model has heads of 8. */
+static void test_divisors(void) {
+    static const struct {
+        const char *what, *says;
+        uint32_t bits; /* of the last divisor; the others are 1, 2, 4 */
+        int type, n;   /* 0 float32, 1 float16; number of divisors */
+        int dims, times;
+    } cases[] = {
+        {"divisors", NULL, 0x41000000, 0, 4, 1, 1},
+        {"divisors below 1", NULL, 0x3f000000, 0, 4, 1, 1},
+        {"three divisors", "is not a float32 divisor for each pair of a head", 0x41000000, 0, 3, 1, 1},
+        {"eight divisors", "is not a float32 divisor", 0x41000000, 0, 8, 1, 1},
+        {"float16 divisors", "is not a float32 divisor", 0x41000000, 1, 4, 1, 1},
+        {"a matrix of divisors", "is not a float32 divisor", 0x41000000, 0, 4, 2, 1},
+        {"divisors of another type", "is not a float32 divisor", 0x41000000, 24, 4, 1, 1},
+        {"divisors twice", "is in the files twice", 0x41000000, 0, 4, 1, 2},
+        {"a divisor of 0", "has a divisor that is not from 0.5 to 1e6", 0, 0, 4, 1, 1},
+        {"a divisor below 0", "has a divisor that is not from", 0xc0000000, 0, 4, 1, 1},
+        {"a divisor of NaN", "has a divisor that is not from", 0x7fc00000, 0, 4, 1, 1},
+        {"an infinite divisor", "has a divisor that is not from", 0x7f800000, 0, 4, 1, 1},
+        {"a tiny divisor", "has a divisor that is not from", 1, 0, 4, 1, 1},
+    };
+    static const model_spec spec = {.dim = 16, .layers = 1, .heads = 2, .kv_heads = 1, .hidden = 32, .vocab = 24, .shards = 1};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        llama *m = NULL;
+        llama_error err;
+        llama_info info = {.size = sizeof info};
+        make_folder(in_work("divisors"));
+        buffer first = model_gguf(&spec, 0, 1, NULL, 0);
+        put_file(&first, in_work("divisors"), cases[i].times == 2 ? "x-00001-of-00003.gguf" : "x-00001-of-00002.gguf");
+        for (int k = 0; k < cases[i].times; k++) {
+            buffer b = {0};
+            put_text(&b, "GGUF");
+            put_int(&b, 3, 4), put_int(&b, 1, 8), put_int(&b, 0, 8);
+            gguf_text(&b, "rope_freqs.weight");
+            put_int(&b, (uint64_t)cases[i].dims, 4), put_int(&b, (uint64_t)cases[i].n, 8);
+            if (cases[i].dims == 2) put_int(&b, 1, 8);
+            put_int(&b, (uint64_t)cases[i].type, 4), put_int(&b, 0, 8);
+            while (b.n % 32) put_int(&b, 0, 1);
+            size_t width = cases[i].type == 0 ? 4 : cases[i].type == 1 ? 2 : 1;
+            for (int j = 0; j < cases[i].n; j++) put_int(&b, j + 1 == cases[i].n ? cases[i].bits : 0x3f800000 + (uint64_t)j * 0x800000, (int)width);
+            put_file(&b, in_work("divisors"), cases[i].times == 1 ? "x-00002-of-00002.gguf" : k ? "x-00003-of-00003.gguf" : "x-00002-of-00003.gguf");
+            free(b.at);
+        }
+        int status = llama_open(&m, in_work(cases[i].times == 2 ? "divisors/x-00001-of-00003.gguf" : "divisors/x-00001-of-00002.gguf"), NULL, &err);
+        if (cases[i].says) check(status == LLAMA_EFORMAT && strstr(err.text, cases[i].says) && strstr(err.text, "rope_freqs.weight"), "%s: %d, %s", cases[i].what, status, err.text);
+        else check(status == LLAMA_OK && !llama_describe(m, &info) && strcmp(info.rope_scaling, "divisors") == 0 && info.rope_factor == 1 && info.rope_original == 0, "%s: %s", cases[i].what, err.text);
+        llama_close(m);
+        free(first.at);
+    }
 }
 
 static void test_wrong_paths(void) {
@@ -1715,7 +1809,7 @@ static void test_facts(void) {
         {"one token of two names", "tokenizer_config.json", "\"pad_token\": \"\xe2\x96\x81the\", \"eos_token\": \"\xe2\x96\x81the\"", "2 262", 0, 0, NULL},
         {"one token of two names", "tokenizer_config.json", "\"eos_token\": \"\xe2\x96\x81the\", \"pad_token\": \"\xe2\x96\x81the\"", "2 262", 0, 0, NULL},
         {"a newer list of names", "tokenizer_config.json", "\"extra_special_tokens\": [\"\xe2\x96\x81the\"], \"eos_token\": \"\xe2\x96\x81the\"", "2 262", 0, 0, NULL},
-        {"a window", "config.json", "\"sliding_window\": 256", NULL, 0, 0, "'sliding_window' is 256, a sliding window (Mistral's) shorter than the context of 512: not supported; use a LLaMA 1 or 2 model"},
+        {"a window", "config.json", "\"sliding_window\": 256", NULL, 0, 0, "'sliding_window' is 256, a sliding window (Mistral's) shorter than the context of 512: not supported; use a LLaMA 1, 2 or 3 model"},
         {"a window that is not used", "config.json", "\"sliding_window\": 256, \"use_sliding_window\": false", "2", 0, 0, NULL},
         {"a window that is used", "config.json", "\"sliding_window\": 256, \"use_sliding_window\": true", NULL, 0, 0, "sliding window"},
         {"layers with a window", "config.json", "\"layer_types\": [\"full_attention\", \"sliding_attention\"]", NULL, 0, 0, "'layer_types' sliding_attention"},
@@ -1825,7 +1919,7 @@ static void test_facts(void) {
         {{"an alignment of 2^24", "", "general.alignment", NULL, 0, 0, "'general.alignment' has a value that is not a power of two"}, 4, 1 << 24},
         {{"the scaling, an array", "", "llama.rope.scaling.type", NULL, 0, 0, "rope.scaling.type"}, 9, 1},
         {{"KV heads, an array", "", "llama.attention.head_count_kv", NULL, 0, 0, "head_count_kv"}, 9, 1},
-        {{"values of another width", "", "llama.attention.value_length", NULL, 0, 0, "'attention.value_length' is 16, but the head width must be dim / n_heads: not supported; use"}, 4, 16},
+        {{"values of another width", "", "llama.attention.value_length", NULL, 0, 0, "'attention.value_length' is 16, but the head width is 8: not supported; use"}, 4, 16},
         {{"experts, an array", "", "llama.expert_count", NULL, 0, 0, "expert_count"}, 9, 1},
     };
     for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
@@ -1855,12 +1949,14 @@ static void test_facts(void) {
         {"ends", "params.json", "\"eos_token_id\": [7, 8]", "7 8 2", 0, 0, NULL},
         {"an end beside it", "generation_config.json", "\"eos_token_id\": [7, 2]", "7 2", 0, 0, NULL},
         {"no window", "params.json", "\"sliding_window\": null", "2", 0, 0, NULL},
-        {"heads of another width", "params.json", "\"head_dim\": 64", NULL, 0, 0, "'head_dim' is 64, but the head width must be dim / n_heads: not supported; use"},
+        {"heads of another width", "params.json", "\"head_dim\": 64", NULL, 0, 0, "layers.0.attention.wq.weight is [16][16], not the [128][16] of params.json"},
         {"the same width", "params.json", "\"head_dim\": 8", "2", 0, 0, NULL},
         {"another hidden width", "params.json", "\"hidden_dim\": 48", NULL, 0, 0, "hidden"},
         {"a base as a list", "params.json", "\"rope_theta\": [1e4]", NULL, 0, 0, "rope_theta"},
         {"a base as text", "params.json", "\"rope_theta\": \"1e4\"", NULL, 0, 0, "rope_theta"},
-        {"a scale", "params.json", "\"use_scaled_rope\": true", NULL, 0, 0, "use_scaled_rope"},
+        {"a scale", "params.json", "\"use_scaled_rope\": true", "2", 0, 0, NULL},
+        {"no scale", "params.json", "\"use_scaled_rope\": false, \"rope_scaling_factor\": null", "2", 0, 0, NULL},
+        {"a scale and its factor", "params.json", "\"use_scaled_rope\": true, \"rope_scaling_factor\": 16, \"rope_high_freq_factor\": 1.5", "2", 0, 0, NULL},
         {"<s> is not added", "tokenizer_config.json", "\"add_bos_token\": false", "2", 1, 0, NULL},
     };
     model_spec one = {.dim = 16, .layers = 1, .heads = 2, .kv_heads = 1, .hidden = 32, .vocab = n, .shards = 1};
@@ -1938,7 +2034,8 @@ static void test_config(void) {
     BENT("another architecture", "\"LlamaForCausalLM\"", "\"QwenForCausalLM\"", "architectures");
     BENT("another model", "\"model_type\": \"llama\"", "\"model_type\": \"mistral\"", "mistral");
     BENT("GELU", "\"silu\"", "\"gelu\"", "hidden_act");
-    BENT("RoPE scaled", "{", "{\"rope_scaling\": {\"type\": \"linear\", \"factor\": 2.0}, ", "linear");
+    BENT("RoPE scaled", "{", "{\"rope_scaling\": {\"type\": \"linear\", \"factor\": 2.0}, ", NULL);
+    BENT("RoPE scaled, by both names", "{", "{\"rope_scaling\": {\"type\": \"linear\", \"rope_type\": \"linear\", \"factor\": 2}, ", NULL);
     BENT("RoPE scaled, newer", "{", "{\"rope_parameters\": {\"rope_type\": \"llama3\", \"rope_theta\": 1e4}, ", "llama3");
     BENT("RoPE scaled without a type", "{", "{\"rope_scaling\": {\"factor\": 8.0}, ", "factor");
     BENT("RoPE not scaled", "{", "{\"rope_parameters\": {\"rope_type\": \"default\", \"rope_theta\": 10000.0}, \"rope_scaling\": null, ", NULL);
@@ -1947,9 +2044,9 @@ static void test_config(void) {
     BENT("quantised", "{", "{\"quantization_config\": {\"bits\": 4}, ", "quantization_config");
     BENT("a short window", "{", "{\"sliding_window\": 256, ", "window");
     BENT("a long window", "{", "{\"sliding_window\": 512, ", NULL);
-    BENT("heads of another width", "{", "{\"head_dim\": 16, ", "'head_dim' is 16, but the head width must be dim / n_heads: not supported; use a LLaMA 1 or 2 model");
+    BENT("heads of another width", "{", "{\"head_dim\": 16, ", "q_proj.weight is [16][16], not the [32][16] of config.json");
     BENT("a context beyond the limit", "\"max_position_embeddings\": 512", "\"max_position_embeddings\": 100000000", NULL);
-    BENT("more layers than the limit", "\"num_hidden_layers\": 2", "\"num_hidden_layers\": 99999", "is not supported; use a LLaMA 1 or 2 model");
+    BENT("more layers than the limit", "\"num_hidden_layers\": 2", "\"num_hidden_layers\": 99999", "is not supported; use a LLaMA 1, 2 or 3 model");
     BENT("another hidden width", "\"intermediate_size\": 32", "\"intermediate_size\": 48", "hidden");
     BENT("another vocabulary", "\"vocab_size\": 24", "\"vocab_size\": 25", "24 embeddings, but vocab_size is 25 in config.json; use the parameters of this model");
     BENT("no layers", "\"num_hidden_layers\": 2", "\"num_hidden_layers\": 0", "num_hidden_layers");
@@ -2417,8 +2514,8 @@ static void test_no_space_in_front(void) {
 }
 
 static const test_case cases[] = {
-    CASE(memory), CASE(same_bits), CASE(bfloat16), CASE(vocabularies), CASE(special), CASE(facts), CASE(sentencepiece), CASE(config), CASE(index), CASE(gguf),
-    CASE(bin), CASE(names), CASE(tied), CASE(foreign), CASE(wrong_paths), CASE(least), CASE(no_space_in_front), CASE(no_words), CASE(damage), CASE(check), CASE(no_memory)};
+    CASE(memory), CASE(same_bits), CASE(newer_shapes), CASE(bfloat16), CASE(vocabularies), CASE(special), CASE(facts), CASE(sentencepiece), CASE(config), CASE(index), CASE(gguf),
+    CASE(bin), CASE(names), CASE(tied), CASE(foreign), CASE(divisors), CASE(wrong_paths), CASE(least), CASE(no_space_in_front), CASE(no_words), CASE(damage), CASE(check), CASE(no_memory)};
 
 int main(int argc, char **argv) {
     if ((argc = tests_begin(argc, argv)) < 3) return 2;

@@ -225,13 +225,16 @@ static void compute_streamed(member *m, void *user) {
 }
 
 static void test_streamed(void) {
-    char want[65] = "", kept[2048];
-    model_spec spec = grouped;
-    spec.shards = 2;
-    snprintf(kept, sizeof kept, "%s", in_work("streamed"));
-    model_write(&spec, kept);
-    in_group(1, kept, compute_all, &(comparison){want, {0}, {.sequences = 3}});
-    for (int ranks = 1; ranks <= 4; ranks++) in_group(ranks, kept, compute_streamed, want);
+    for (int newer = 0; newer < 2; newer++) { /* then heads of another width, embeddings by rows, scaled RoPE */
+        char want[65] = "", kept[2048];
+        model_spec spec = grouped;
+        spec.shards = 2;
+        if (newer) spec.head_dim = model_head(&grouped) + 6, spec.by_rows = true, spec.scaling = 2;
+        snprintf(kept, sizeof kept, "%s", in_work(newer ? "streamed-newer" : "streamed"));
+        model_write(&spec, kept);
+        in_group(1, kept, compute_all, &(comparison){want, {0}, {.sequences = 3}});
+        for (int ranks = 1; ranks <= 4; ranks++) in_group(ranks, kept, compute_streamed, want);
+    }
 }
 
 /* The KV cache is divided; the rows are, too: no rank has more than its share of heads. */

@@ -2,7 +2,8 @@
  * definition, RoPE's frequencies against Meta's, the hash table against collisions: what only the inside
  * knows. Includes the library as one file, as a user may.
  *
- *   math [rope_freqs.json]
+ *   math [rope_freqs.json]              of the conformance data
+ *   math --scaled rope_freqs_scaled.json  of the data of the newer shapes
  */
 #define LLAMA_STATIC
 #include "../../llama.c"
@@ -245,6 +246,112 @@ static void test_freqs(void) {
     free(json);
 }
 
+/* The kinds of a model whose frequencies are scaled; the divisors that a converter computes from the constants. */
+typedef struct {
+    size_t head_dim;
+    float theta;
+    rope_scaling scaling;
+} scaled_case;
+
+static llama scaled_model(const scaled_case *c, float freqs[64], float divisors[64]) {
+    llama m = {.head_dim = c->head_dim, .rope_theta = c->theta, .freqs = freqs};
+    const rope_scaling *r = &c->scaling;
+    rope_freqs(&m);
+    for (size_t j = 0; j < c->head_dim / 2; j++) {
+        double turns = (double)r->original * (double)freqs[j] / 6.283185307179586, s = (turns - (double)r->low) / (double)(r->high - r->low);
+        divisors[j] = (float)(1 / ((1 - fmin(fmax(s, 0), 1)) / (double)r->factor + fmin(fmax(s, 0), 1)));
+    }
+    m.scaling = *r;
+    rope_freqs(&m);
+    return m;
+}
+
+static void test_scaling(void) {
+    static const scaled_case cases[] = {
+        {128, 5e5f, {LLAMA3, 8, 1, 4, 8192}}, {64, 5e5f, {LLAMA3, 32, 1, 4, 8192}}, {24, 5e4f, {LLAMA3, 32, 1, 4, 40}},
+        {128, 5e5f, {LLAMA3, 1e6f, 1, 4, 131072}}, {128, 5e5f, {LLAMA3, 8, 2, 6, 8192}}, {128, 5e5f, {LLAMA3, 8, 1, 4, 1}},
+        {128, 1e30f, {LLAMA3, 8, 1, 4, 4e25f}},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        const scaled_case *c = &cases[i];
+        float want[64], divisors[64], got[64], plain[64];
+        size_t half = c->head_dim / 2;
+        bool published = c->scaling.low == 1 && c->scaling.original > 1 && c->scaling.original < 1e9f; /* and not all divisors are equal */
+        scaled_model(c, want, divisors);
+        llama m = {.head_dim = c->head_dim, .rope_theta = c->theta, .freqs = plain};
+        rope_freqs(&m);
+        for (size_t j = 0; j < half; j++)
+            check(fabsf(plain[j] / divisors[j] / want[j] - 1) < 1e-6f * c->scaling.factor, "scaling %zu: frequency %zu is %g", i, j, (double)want[j]);
+        m.freqs = got, m.divisors = divisors;
+        find_llama3(&m);
+        rope_freqs(&m);
+        check(published ? m.scaling.kind == LLAMA3 && m.scaling.factor == c->scaling.factor && m.scaling.original == c->scaling.original
+                        : m.scaling.kind == DIVISORS, "scaling %zu: found kind %d, %g, %g", i, (int)m.scaling.kind, (double)m.scaling.factor, (double)m.scaling.original);
+        if (published) check(memcmp(got, want, half * sizeof *got) == 0, "scaling %zu: other bits from the divisors", i);
+        for (size_t j = 0; j < half; j++)
+            check(fabsf(got[j] / want[j] - 1) < 1e-5f, "scaling %zu: divided frequency %zu is %g", i, j, (double)got[j]);
+        divisors[half / 2] *= 1.001f; /* of no constants */
+        m.scaling.kind = UNSCALED, m.divisors = divisors;
+        find_llama3(&m);
+        rope_freqs(&m);
+        check(m.scaling.kind == DIVISORS && got[half / 2] == plain[half / 2] / divisors[half / 2], "scaling %zu: other divisors are taken as they are", i);
+    }
+    float got[64];
+    llama m = {.head_dim = 128, .rope_theta = 1e4f, .freqs = got, .scaling = {LINEAR, 3, 1, 4, 8192}};
+    rope_freqs(&m);
+    check(got[0] == 1.0f / 3, "linear: %g", (double)got[0]);
+    static const struct {
+        size_t dim;
+        bool tied;
+        float factor;
+    } meta[] = {{2048, true, 32}, {3072, true, 32}, {2048, false, 8}, {4096, true, 8}, {4096, false, 8}};
+    for (size_t i = 0; i < sizeof meta / sizeof *meta; i++) {
+        const unsigned char *part = NULL;
+        llama model = {.dim = meta[i].dim, .tok_embeddings.part = &part, .output.part = meta[i].tied ? &part : NULL, .scaling.kind = LLAMA3};
+        find_llama3(&model);
+        check(model.scaling.factor == meta[i].factor, "Meta's factor of a width of %zu: %g", meta[i].dim, (double)model.scaling.factor);
+    }
+}
+
+/* [{"head_dim": .., "theta": .., "scale": ["llama3", factor, low, high, original], "freqs_f32_bits_torch": ["3f800000", ..]}, ..] */
+static const char *scaled_file;
+
+static void test_scaled_freqs(void) {
+    char *json = scaled_file ? read_file(scaled_file, NULL) : NULL;
+    int entries = 0, differ = 0, tables = 0, found = 0, divided = 0;
+    for (const char *at = json; at && (at = strstr(at, "{\"name\"")); at++, tables++) {
+        size_t n = 0, head_dim = (size_t)json_double(at, "head_dim");
+        const char *scale = json_find(at, "scale"), *bits = strchr(json_find(at, "freqs_f32_bits_torch"), '[');
+        double original = 8192, f = 0, low = 1, high = 4;
+        float got[64], again[64];
+        llama m = {.head_dim = head_dim, .rope_theta = (float)json_double(at, "theta"), .freqs = got};
+        if (sscanf(scale, " [\"linear\", %lf", &f) == 1) m.scaling.kind = LINEAR;
+        if (sscanf(scale, " [\"llama3\", %lf, %lf, %lf, %lf", &f, &low, &high, &original) == 4) m.scaling.kind = LLAMA3;
+        m.scaling.factor = (float)f, m.scaling.low = (float)low, m.scaling.high = (float)high, m.scaling.original = (float)original;
+        rope_freqs(&m);
+        for (size_t j = 0; j < head_dim / 2; j++, entries++) {
+            uint32_t want = (uint32_t)strtoul(bits = strchr(bits, '"') + 1, NULL, 16), have;
+            memcpy(&have, &got[j], 4);
+            differ += have != want;
+            bits = strchr(bits, '"') + 1;
+        }
+        if (m.scaling.kind != LLAMA3) continue;
+        double *w = json_numbers(at, "gguf_rope_freqs_f32", &n);
+        float divisors[64];
+        for (size_t j = 0; j < n && j < 64; j++) divisors[j] = (float)w[j];
+        m.freqs = again, m.divisors = divisors, m.scaling.kind = UNSCALED, m.scaling.original = 0;
+        find_llama3(&m);
+        rope_freqs(&m);
+        divided++, found += n == head_dim / 2 && m.scaling.kind == LLAMA3 && memcmp(again, got, n * sizeof *got) == 0;
+        free(w);
+    }
+    if (!scaled_file) return;
+    check(entries > 0 && differ <= 1, "%s: %d of %d entries differ", scaled_file, differ, entries);
+    check(divided > 0 && found == divided, "%s: the constants of %d of %d tables of divisors", scaled_file, found, divided);
+    printf("rope_freqs_scaled.json: %d tables, %d of %d entries are PyTorch's bit for bit\n", tables, entries - differ, entries);
+    free(json);
+}
+
 /* Pieces made to fall into one slot of the hash table are refused before they take long. */
 static void test_collisions(void) {
     llamac_arena arena = {.last = NULL};
@@ -333,10 +440,12 @@ static void test_cgroups(void) { puts("SKIP: cgroups are Linux's"); }
 
 static const test_case cases[] = {
     CASE(cgroups), CASE(collisions), CASE(exp_float), CASE(fused), CASE(doubles), CASE(half), CASE(widening), CASE(products), CASE(order),
-    CASE(freqs)};
+    CASE(freqs), CASE(scaling), CASE(scaled_freqs)};
 
 int main(int argc, char **argv) {
-    if (tests_begin(argc, argv) > 1) freqs_file = argv[1];
+    argc = tests_begin(argc, argv);
+    if (argc > 2) scaled_file = argv[2];
+    else if (argc > 1) freqs_file = argv[1];
     if (UNSUPPORTED) printf("SKIP: the processor has no AVX2\n");
     else RUN(cases);
     return tests_done(SUITE);

@@ -269,9 +269,9 @@ static void test_fingerprint(void) {
         check(same(&want, &got), "form %d: the same", form);
         llama_session_free(s), llama_close(other);
     }
-    model_spec others[] = {spec, spec, spec, spec, spec};
-    others[0].vocab = 25, others[1].hidden = 48, others[2].layers = 1, others[3].heads = 4, others[4].kv_heads = 2;
-    for (int i = 0; i < 5; i++) {
+    model_spec others[] = {spec, spec, spec, spec, spec, spec};
+    others[0].vocab = 25, others[1].hidden = 48, others[2].layers = 1, others[3].heads = 4, others[4].kv_heads = 2, others[5].scaling = 2;
+    for (int i = 0; i < 6; i++) {
         llama *other = model_at((model_write(&others[i], in_work("other")), in_work("other")), NULL);
         s = session(other, (llama_session_options){.context = 16});
         check(load(s, 0, &t) == LLAMA_EMISMATCH && strstr(llama_session_error(s), "model") && llama_length(s, 0) == 0, "another shape, %d: %s", i, llama_session_error(s));

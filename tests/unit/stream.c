@@ -146,6 +146,11 @@ static void each_model(void (*run)(const char *name, const char *path, const cha
         model_write(&m, path);
         run(meta[i].name, path, tokenizer);
     }
+    model_spec newer = usual; /* heads of another width, embeddings by rows, scaled RoPE */
+    newer.head_dim = model_head(&usual) + 10, newer.by_rows = true, newer.scaling = newer.shards = 2;
+    snprintf(path, sizeof path, "%s", in_work("newer"));
+    model_write(&newer, path);
+    run("Meta, two shards, a newer shape", path, tokenizer);
     for (int form = 0; form < FORMS; form++)
         for (int tied = 0; tied < 2; tied++) {
             model_spec m = usual;
