@@ -748,7 +748,7 @@ typedef struct {
     const char *rope_scaling;
     float rope_factor, rope_low, rope_high; /* factor, low_freq_factor, high_freq_factor */
     int rope_original;                      /* original_max_position_embeddings */
-    const char *vocabulary;                 /* its kind: "sentencepiece"; "none" if there is none */
+    const char *vocabulary;                 /* its kind: "sentencepiece", "byte-level" or "none" */
 } llama_info;
 
 /* Fills in *info, whose size must be set. Errors: EINVAL. */
