@@ -1310,8 +1310,9 @@ static void test_divisors(void) {
             put_text(&b, "GGUF");
             put_int(&b, 3, 4), put_int(&b, 1, 8), put_int(&b, 0, 8);
             gguf_text(&b, "rope_freqs.weight");
-            put_int(&b, (uint64_t)cases[i].dims, 4), put_int(&b, (uint64_t)cases[i].n, 8);
-            if (cases[i].dims == 2) put_int(&b, 1, 8);
+            put_int(&b, (uint64_t)cases[i].dims, 4);
+            if (cases[i].dims == 2) put_int(&b, 1, 8); /* [n][1], fastest first */
+            put_int(&b, (uint64_t)cases[i].n, 8);
             put_int(&b, (uint64_t)cases[i].type, 4), put_int(&b, 0, 8);
             while (b.n % 32) put_int(&b, 0, 1);
             size_t width = cases[i].type == 0 ? 4 : cases[i].type == 1 ? 2 : 1;
