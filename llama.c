@@ -7967,15 +7967,18 @@ static int start_streaming(llama *m, llama_error *err) {
 
 /* Decides how the weights of a model that is open are held in memory. AUTO streams them if they do
  * not fit, together with a session of the default options, in the memory that is available or that
- * the host allows. */
+ * the host allows. Of a long context, which few sessions use up, AUTO_CONTEXT positions count. */
 static int hold_weights(llama *m, const llama_options *o, llama_error *err) {
+    enum { AUTO_CONTEXT = 8192 };
+    llama_session_options session = {.size = sizeof session};
+    session.context = m->context < AUTO_CONTEXT ? (int)m->context : AUTO_CONTEXT;
     uint64_t available = llamac_available_memory();
     if (available) available -= available / 20; /* for others, and for what is not counted */
     uint64_t limit = o->memory_limit ? o->memory_limit : available;
     m->memory = o->memory, m->memory_limit = limit;
     if (m->memory == LLAMA_MEMORY_AUTO) {
         uint64_t own = m->ranks > 1 ? extent_bytes(m) : m->token_bytes;
-        bool fits = limit == 0 || own + llama_session_bytes(m, NULL) <= limit;
+        bool fits = limit == 0 || own + llama_session_bytes(m, &session) <= limit;
         m->memory = fits ? LLAMA_MEMORY_MAP : LLAMA_MEMORY_STREAM;
     }
     if (m->memory == LLAMA_MEMORY_STREAM) {

@@ -172,9 +172,9 @@ typedef struct llama_session llama_session; /* KV cache, buffers and positions o
  *     LOCK     mapped, and locked in memory (mlock)
  *     STREAM   as many weights as the memory limit allows are kept in memory, the rest is read from
  *              the files in every pass, ahead of its use
- *     AUTO     STREAM, if the weights and a session with the default options do not fit in the memory
- *              limit; else, or if streaming cannot be set up, MAP. If you plan larger sessions, choose
- *              STREAM
+ *     AUTO     STREAM, if the weights and a session with the default options (but at most 8,192
+ *              positions) do not fit in the memory limit; else, or if streaming cannot be set up, MAP.
+ *              If you plan larger sessions, choose STREAM
  *
  * While weights are streamed, the sessions of the model evaluate one at a time, and each reads the
  * weights for itself: one session with several sequences is faster than several sessions. A call waits

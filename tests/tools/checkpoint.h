@@ -169,6 +169,7 @@ typedef struct {
     int head_dim;     /* 0: dim / heads */
     bool by_rows;     /* shards divide the embeddings by rows, as in Llama 3 */
     bool absent;      /* Meta's files have no output.weight */
+    int context;      /* positions, as config.json says; 0: 512 */
     int scaling;      /* of RoPE: 0 none, 1 linear by 4 (not in Meta's files), 2 llama3 with Meta's constants */
 } model_spec;
 
@@ -350,8 +351,8 @@ static inline void model_config(const model_spec *m, const char *folder) {
     buffer b = {0};
     snprintf(text, sizeof text, "{\"architectures\": [\"LlamaForCausalLM\"], \"model_type\": \"llama\", \"hidden_act\": \"silu\", \"hidden_size\": %d,"
              " \"num_hidden_layers\": %d, \"num_attention_heads\": %d, \"num_key_value_heads\": %d, \"intermediate_size\": %d,"
-             " \"vocab_size\": %d, \"rms_norm_eps\": 1e-05, \"max_position_embeddings\": 512, \"tie_word_embeddings\": %s",
-             m->dim, m->layers, m->heads, m->kv_heads, m->hidden, m->vocab, m->tied ? "true" : "false");
+             " \"vocab_size\": %d, \"rms_norm_eps\": 1e-05, \"max_position_embeddings\": %d, \"tie_word_embeddings\": %s",
+             m->dim, m->layers, m->heads, m->kv_heads, m->hidden, m->vocab, m->context ? m->context : 512, m->tied ? "true" : "false");
     put_text(&b, text);
     if (m->head_dim) snprintf(text, sizeof text, ", \"head_dim\": %d", m->head_dim), put_text(&b, text);
     put_text(&b, scalings[m->scaling]);

@@ -458,6 +458,11 @@ static void test_automatic(void) {
     m = open_as(usual_path, tokenizer, LLAMA_MEMORY_MAP, 1);
     check(info_of(m).memory == LLAMA_MEMORY_MAP, "MAP, 1 byte: %d", info_of(m).memory);
     llama_close(m);
+    model_spec longer = usual; /* its KV cache would be 64 times the weights, but few sessions use all of it */
+    longer.context = 131072;
+    m = open_as(model_write_as(&longer, SAFETENSORS, in_work("longer")), tokenizer, LLAMA_MEMORY_AUTO, (uint64_t)64 << 20);
+    check(info_of(m).memory == LLAMA_MEMORY_MAP && info_of(m).context == 131072, "AUTO, a long context: %d", info_of(m).memory);
+    llama_close(m);
     for (int memory = -1; memory <= LLAMA_MEMORY_STREAM + 1; memory += LLAMA_MEMORY_STREAM + 2) {
         llama_options o = {.size = sizeof o, .memory = memory};
         llama_error err;
