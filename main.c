@@ -1610,6 +1610,7 @@ static const char *name_place(char out[80], const char *what, size_t number, siz
 static void note_invalid_byte(const char *text, size_t n_text, const char *what, size_t number,
                               size_t line) {
     char place[80];
+    if (strcmp(run.info.vocabulary, "byte-level") == 0) return; /* it has tokens for such bytes */
     for (size_t i = 0, size; i < n_text && !run.utf8_noted; i += size) {
         int32_t c;
         size = llama_utf8_next(text + i, n_text - i, &c);

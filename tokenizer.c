@@ -345,9 +345,12 @@ static int compare_rowless(const void *left, const void *right) {
     return (a->id > b->id) - (a->id < b->id);
 }
 
-/* Checks the pieces of a byte-level vocabulary: every byte must be the piece of ordinary text. Takes
- * the merges that form a special token out of the table. */
+/* Checks the pieces of a byte-level vocabulary: every byte must be the piece of ordinary text, and
+ * longer pieces are of no use if the file lists no merges. Takes the merges that form a special token
+ * out of the table. */
 static const char *list_pairs(llamac_vocab *v) {
+    for (int32_t i = 0; i < v->size && v->lists_pairs && v->n_merges == 0; i++)
+        if (v->pieces[i].type == NORMAL && v->pieces[i].n > 1) return "has pieces and no merges";
     for (int i = 0; i < 256; i++) {
         if (v->byte_id[i] < 0) return "lacks the piece of some byte";
         int type = v->pieces[v->byte_id[i]].type;
@@ -1038,8 +1041,9 @@ typedef struct {
     bool isolated, individual_digits, no_regex;
     json_around
         around[2]; /* the tokens before and after a text, by the template of post_processor */
-    json_around listed[2]; /* tokens whose ids are given there */
-    added_token added;     /* the added token that is being read */
+    json_around listed[16]; /* tokens whose ids are given there */
+    size_t n_listed;
+    added_token added; /* the added token that is being read */
 } json_vocab;
 
 /* Notes a piece. The vocabulary and the added tokens may both have it; then the texts must be the
@@ -2460,12 +2464,15 @@ static const char *bytes_template(json_vocab *k, const llamac_json *j) {
     static const char several[] = "!puts several tokens around a text (post_processor)";
     const llamac_value *v = &j->value;
     int below = llamac_json_under(j, 2, "processors") ? 2 : 0; /* levels */
-    json_around *free = &k->listed[k->listed[0].text != NULL];
     if (j->level != 5 + below) return NULL;
     if (llamac_json_under(j, 2 + below, "special_tokens") &&
         llamac_json_under(j, 4 + below, "ids")) {
-        if (v->kind != '0' || free->text) return several;
-        *free = (json_around){j->key[3 + below].text, j->key[3 + below].n, v->number};
+        json_around id = {j->key[3 + below].text, j->key[3 + below].n, v->number};
+        for (size_t i = 0; i < k->n_listed; i++)
+            if (id.n == k->listed[i].n && memcmp(id.text, k->listed[i].text, id.n) == 0)
+                return several;
+        if (v->kind != '0' || k->n_listed == sizeof k->listed / sizeof *k->listed) return several;
+        k->listed[k->n_listed++] = id;
     }
     if (!llamac_json_under(j, 2 + below, "single") || !llamac_json_under(j, 5 + below, "id"))
         return NULL;
@@ -2557,9 +2564,9 @@ static const char *bytes_around(json_vocab *k, const json_around *around, double
              k->pieces[id_found].text && memcmp(k->pieces[id_found].text, text, n) == 0))
         id_found++;
     *id = (double)id_found;
-    for (int i = 0; i < 2; i++) {
+    for (size_t i = 0; i < k->n_listed; i++) {
         const json_around *l = &k->listed[i];
-        bool same = l->text && l->n == around->n && memcmp(l->text, around->text, l->n) == 0;
+        bool same = l->n == around->n && memcmp(l->text, around->text, l->n) == 0;
         if (same && l->id != *id) *id = (double)k->size;
     }
     return *id < (double)k->size
