@@ -794,7 +794,7 @@ static void parallel(const task *t, job *run, size_t items, size_t unit, size_t 
         return;
     }
     p->task = t, p->run = run, p->items = items, p->chunk = chunk;
-    p->chunks = (items + chunk - 1) / chunk;
+    p->chunks = (items + chunk - 1) / chunk; /* NOLINT: chunk > 0, as items > 0 */
 #ifdef LLAMA_OPENMP
     p->left = p->chunks;
 #pragma omp parallel num_threads(t->s->team)
@@ -7888,8 +7888,9 @@ static void count_session(llama_session *s, bool made) {
     llamac_enter(&st->monitor);
     if (made) st->sessions += s->counted;
     else st->sessions -= s->counted;
+    bool keeps = st->keep > 0;
     llamac_leave(&st->monitor);
-    if (made && st->keep) start_reading(st); /* what it needs is given back at once */
+    if (made && keeps) start_reading(st); /* what it needs is given back at once */
 }
 
 /* Fills in what llama_describe says about a stream. */
