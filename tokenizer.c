@@ -1039,9 +1039,8 @@ typedef struct {
     char splitters[8];
     int pattern; /* SPLIT_..., 0: no pattern was read */
     bool isolated, individual_digits, no_regex;
-    json_around
-        around[2]; /* the tokens before and after a text, by the template of post_processor */
-    json_around listed[16]; /* tokens whose ids are given there */
+    json_around around[2];  /* the tokens before and after a text, as post_processor says */
+    json_around listed[16]; /* [n_listed] tokens whose ids are given there */
     size_t n_listed;
     added_token added; /* the added token that is being read */
 } json_vocab;
@@ -1122,8 +1121,8 @@ typedef struct { /* a setting that must have one of the values in `text`, separa
 } json_want;
 
 /* Finds the setting of the table that a value is, and sets *value[*n] to its text. Returns its index,
- * or the number of settings if the value is none of them. Sets *why if the value is not accepted. The
- * first setting is the type of the model. */
+ * or the number of settings if the value belongs to no setting. Sets *why if the value is not
+ * accepted. The first setting is the type of the model. */
 static size_t json_wanted(json_vocab *k, const llamac_json *j, const json_want *wants, size_t count,
                           const char **value, size_t *n, const char **why) {
     size_t i = 0;
@@ -1298,8 +1297,8 @@ static const char *json_pieces(json_vocab *k, llamac_json j,
 }
 
 /* Reads the next merge, "left right" or ["left", "right"]. Sets *joined to the concatenation, in
- * scratch memory, and *cut to the length of the left piece. Returns the length of both, or 0 after the last merge, or with *why set if the
- * merge is malformed or memory is short. */
+ * scratch memory, and *cut to the length of the left piece. Returns the length of both; 0 after the
+ * last merge, or with *why set if the merge is malformed or memory is short. */
 static size_t json_merge(json_vocab *k, llamac_json *j, char **joined, size_t *cut,
                          const char **why) {
     char *left = NULL;
@@ -2117,7 +2116,8 @@ LLAMAC_SHARED size_t llamac_decode(const llamac_vocab *v, llama_decoder *u, int3
 
 /* The vocabularies of GPT-2, Llama 3 and SmolLM2 start from the 256 bytes and split a text into words
  * before they merge (Radford et al. 2019, "Language Models are Unsupervised Multitask Learners"). No
- * space is added, and any bytes come back as they were, also bytes that are not UTF-8.
+ * space is added, and every byte has a token, also bytes that are not UTF-8. Decoding to text
+ * (llama_token_to_text) writes U+FFFD for these.
  *
  * Words are split by the classes of characters of Unicode 16.0, which both tiktoken and Hugging Face's
  * library use: letters (category L), numbers (N), white space (White_Space), and others. Marks (M) are
@@ -2213,7 +2213,7 @@ static const struct {
      SPLIT_LLAMA3}};
 
 /* Returns the length of the contraction, such as 'll, at the start of text[n], which begins with an
- * apostrophe; 0 if there is none. `folds`: the letters may be upper-case, and U+017F is an s. */
+ * apostrophe, or 0. `folds`: the letters may be upper-case, and U+017F is an s. */
 static size_t contraction(const char *text, size_t n, bool folds) {
     char c[2] = {0, 0};
     for (size_t i = 0; i < 2 && i + 1 < n; i++)
@@ -2274,7 +2274,7 @@ static size_t next_word(const llamac_vocab *v, const char *text, size_t n) {
 /* tokenizer.json and GGUF write a byte as a character: the bytes 33 to 126, 161 to 172 and 174 to 255
  * as the characters of these numbers, the other 68 bytes, in their order, as U+0100 to U+0143. */
 
-/* Returns the byte that a character stands for, or -1. */
+/* Returns the byte that a character represents, or -1. */
 static int byte_of_letter(int32_t c) {
     if ((c >= 33 && c <= 126) || (c >= 161 && c <= 172) || (c >= 174 && c <= 255)) return c;
     if (c < 0x100 || c > 0x143) return -1;
@@ -2282,8 +2282,8 @@ static int byte_of_letter(int32_t c) {
     return c < 33 ? c : c < 67 ? c - 33 + 127 : 173;
 }
 
-/* Writes the bytes that text[n] stands for to out and returns their number. Returns -1 if a character
- * stands for no byte, or if there are more than `capacity` bytes. */
+/* Writes the bytes that text[n] represents to out and returns their number. Returns -1 if a character
+ * represents no byte, or if there are more than `capacity` bytes. */
 static ptrdiff_t read_letters(const char *text, size_t n, char *out, size_t capacity) {
     size_t count = 0;
     for (size_t i = 0; i < n;) {
@@ -2551,7 +2551,7 @@ static const char *bytes_check(const json_vocab *k, int *splitting) {
     return *splitting ? NULL : other_words;
 }
 
-/* Sets *id to the id of a token around a text; -1 if there is none. */
+/* Sets *id to the id of a token around a text; to -1 if no token is there. */
 static const char *bytes_around(json_vocab *k, const json_around *around, double *id) {
     const char *why;
     size_t n, id_found = 0;

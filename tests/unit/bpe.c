@@ -734,7 +734,7 @@ static void test_hostile(void) {
         {"a byte that is missing", "Cg== 1\n", "AAAA 1\n", "lacks the piece of some byte"},
         {"the ends of lines of Windows", " 1\n", " 1\r\n", "line's number"},
         {"a special token's name", "Cg== 1\n", "PHxlb3RfaWR8Pg== 1\n", "lacks the piece of some byte"},
-        {"a first line that is none", "Aw== 0\n", "Aw==  0\n", "is not a SentencePiece model"},
+        {"a first line that is malformed", "Aw== 0\n", "Aw==  0\n", "is not a SentencePiece model"},
     };
     buffer tiktoken = make_tiktoken();
     put(&tiktoken, "", 1);
