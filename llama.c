@@ -2304,6 +2304,7 @@ AMX static void matmul_amx(const matmul_args *p, size_t begin, size_t end) {
         unsigned char rows[16];
     } config = {.palette = 1};
     for (int i = 0; i < 8; i++) config.bytes[i] = TILE_LD, config.rows[i] = SIDE;
+    __asm__ volatile("" ::"r"(&config) : "memory"); /* gcc thinks that only 8 bytes are read */
     _tile_loadconfig(&config);
     matmul_blocked(p, begin, end, TILED, multiply_amx, unpack_amx);
     _tile_release();
