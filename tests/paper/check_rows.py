@@ -2,6 +2,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -50,18 +51,42 @@ def test_usage(llama, model):
     check("a broken file stops its task alone", code == 1 and "boolq: boolq/dev.jsonl:1: not JSON" in errors and "piqa" in out, errors)
     code, out, errors = row(llama, model, ".", "mbpp-80", "--run-untrusted-code", "--samples", "79", "--estimate")
     check("too few samples", code == 1 and "mbpp-80 needs --samples 80 or more" in errors, errors)
+    for option, path in (("--plot", "no/x.svg"), ("--judge", "no")):
+        code, out, errors = row(llama, model, ".", "toxicity-basic", option, path)
+        check(f"no folder for {option}", code == 2 and f"{option}: no such folder: no\n" in errors, errors)
+    for path in (".", "/dev/full"):
+        code, out, errors = row(llama, model, ".", "piqa", "--out", path)
+        check(f"--out {path}", code == 1 and errors == f"{path}: not a file\n", errors)
+    code, out, errors = row(llama, model, "no folder")
+    check("nothing to measure", code == 1 and "piqa: absent" in errors, errors)
+    with replaced({"boolq/dev.jsonl": "", "truthfulqa/TruthfulQA.csv": "Question\n"}):
+        code, out, errors = row(llama, model, ".", "boolq", "truthfulqa", "--judge", ".")
+    check("empty files", code == 1 and out == "" and errors.count(": no items in its files\n") == 2, errors)
+    code, out, errors = row(llama, model, ".", "winogrande", "--options=-c 20")
+    check("a short context", code == 0 and cells(out)["winogrande"][2] == "3", errors)
 
 
-def test_all(llama, model, all_of_them):
+def test_broken_command(llama, model):
+    """A command that is not `llama`, or that ends too early."""
+    code, out, errors = row("/bin/echo", model, ".", "piqa")
+    check("not llama", code == 1 and errors.startswith("/bin/echo: not JSON") and errors.count("\n") == 1, errors)
+    for name, end, expected in (("too few results", "exit 0", "results, not 3"), ("half a result", "printf {; exit 0", "not JSON"),
+                                ("a signal", "kill -9 $$", "exit code -9")):
+        for task, word in (("piqa", "score"), ("nq-0", "--stop"), ("siqa", "-q")):
+            write("early", f'#!/bin/sh\ncase " $* " in *" {word} "*) {llama!r} "$@" | head -n 1; {end};; esac\nexec {llama!r} "$@"\n')
+            os.chmod("early", 0o755)
+            code, out, errors = row("./early", model, ".", task)
+            check(f"{name} of {task}", code == 1 and out == "" and expected in errors and "Traceback" not in errors, errors)
+
+
+def test_all(llama, model):
     """Every task that takes one text of a prompt, one item of each subject or category."""
-    left_out = set() if all_of_them else {"triviaqa-64", "math", "gsm8k"}  # the slow ones
-    names = [name for name, task in TASKS.items() if task.samples == 1 and name not in left_out]
+    names = [name for name, task in TASKS.items() if task.samples == 1]
     os.makedirs("judge", exist_ok=True)
     code, out, errors = row(llama, model, ".", *names, "--limit", "1", "--judge", "judge", "--plot", "all.svg")
     found = cells(out)
     check("all tables", code == 0 and "Estimate" in errors and "in all" in errors, out + errors)
-    columns = set(published.NUMBERS) - left_out - {
-        name for name, task in TASKS.items() if task.samples > 1}
+    columns = set(published.NUMBERS) - {name for name, task in TASKS.items() if task.samples > 1}
     check("all columns", set(found) >= columns and len(found) == len(columns | {"truthfulqa-mc1", "truthfulqa-mc2", "lambada", "bbh",
                                                                                      "bbh-cot"}), sorted(set(found) ^ columns))
     check("the paper's numbers", all(found[name][3:] == published.numbers(name) for name in columns), found)
@@ -130,6 +155,14 @@ def test_continued(llama, model):
             check(f"other results with {other}", len(stream.read().splitlines()) > len(lines))
         os.remove("some.results")
         write("some.results", b"".join(lines))
+    shutil.copytree(model, "other")
+    code, before, errors = row(llama, "other", ".", "nq-0", "--out", "other.results")
+    with open("other/consolidated.00.pth", "r+b") as stream:
+        data = stream.read()
+        stream.seek(len(data) // 2)
+        stream.write(bytes(64))
+    code, after, errors = row(llama, "other", ".", "nq-0", "--out", "other.results")
+    check("other weights in the same folder", code == 0 and "nq-0  3 of  3 items" in re.sub(r" +(?=\d)", "  ", errors), errors)
     records = Records("new.results")
     records.add("key", {"task": "boolq"}, {"passed": True})
     with open("new.results") as stream:
