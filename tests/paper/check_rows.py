@@ -103,6 +103,27 @@ def test_all(llama, model):
     check("a bar's height", abs(float(bar.get("height")) - 85.3 / 100 * 180) < 0.06, bar.get("height"))
 
 
+TEXTS = {  # a task: of each question three samples, right, wrong or malformed
+    "nq-0": [[" a heron, or\nQ"], [" nobody"], [""]],
+    "triviaqa-0": [[" The Grey-Heron"], [" ,"]],
+    "gsm8k": [["#### 7,000", "####", "#### 7000"], ["#### 7", "#### 8", "#### 8.0"], ["5", "#### -5", "#### -"]],
+    "math": [[r"\boxed{1/2}", r"\boxed{", r"\boxed{0.5}"], [r"\boxed 5", "4", r"$\boxed{x = 5}$"], ["", r"\boxed{2\sqrt3}", r"\fbox{2}"]],
+    "bbh": [[" 2\n"], [" 3"]],
+    "bbh-cot": [["So the answer is 3."], ["So the answer is 4."]],
+}
+GRADED = {"nq-0": "33.3", "nq-1": "33.3", "nq-5": "33.3", "nq-64": "33.3", "triviaqa-0": "50.0", "triviaqa-1": "50.0", "triviaqa-5": "50.0",
+          "triviaqa-64": "50.0", "gsm8k": "66.7", "gsm8k-maj": "66.7", "math": "66.7", "math-maj": "100.0", "bbh": "50.0", "bbh-cot": "50.0"}
+
+
+def test_texts(llama, model):
+    """Every task whose texts are compared, from the files to the row, with texts in the place of the model's."""
+    texts = {question.prompt(): samples for name in GRADED for question, samples in
+             zip(TASKS[name].read("."), TEXTS.get(name) or TEXTS[name.partition("-")[0] + "-0" * (name[0] in "nt")])}
+    code, out, errors = row(write_stand_in(llama, texts), model, ".", *GRADED, "--samples", "3")
+    found = {name: cell[0] for name, cell in cells(out).items() if name}
+    check("the values of texts", code == 0 and found == GRADED, errors + str(found))
+
+
 def test_as_by_hand(llama, model):
     """Picks and texts are what `llama` prints for the same input."""
     for name in ("piqa", "winogrande", "crows-pairs"):
@@ -215,16 +236,19 @@ def test_programs(llama, model, all_of_them):
             return
         check(f"{right} of {samples} samples pass", code == 0 and cells(out).get("humaneval-1", [])[:3] == columns, out + errors)
         os.remove("code.results")
-    if not all_of_them:
-        return
-    stand_in = write_stand_in(llama, {double: ["    return 2 * x\n"] + ["    return 1\n"] * 99, root: ["    return 0\n"]})
-    code, out, errors = row(stand_in, model, ".", "humaneval-100", "--samples", "100", "--run-untrusted-code", "--out", "code.results")
-    check("pass@100 with one right sample", cells(out).get("humaneval-100", [])[:3] == ["50.0", "50.0", "2"], out + errors)
+    add = [question.prompt() for question in TASKS["mbpp-1"].read(".")]
+    stand_in = write_stand_in(llama, {double: ["    return 2 * x\n"] + ["    return 1\n"] * 99, root: ["    return 0\n"],
+                                      add[0]: ["def add(x): return x + 11"] + ["x"] * 99, add[1]: ["y"]})
+    words = [stand_in, model, ".", "table8", "--samples", "100", "--run-untrusted-code", "--out", "code.results"]
+    code, out, errors = row(*words)
+    found = {name: cell[:3] for name, cell in cells(out).items() if name}
+    check("pass@k with one right sample of 100", found == {"humaneval-1": ["0.5", "0.5", "2"], "humaneval-100": ["50.0", "50.0", "2"],
+                                                           "mbpp-1": ["0.5", "0.5", "2"], "mbpp-80": ["40.0", "40.0", "2"]}, out + errors)
     with open("code.results") as stream:
         graded = [json.loads(line) for line in stream if "passed" in line]
     size = os.path.getsize("code.results")
-    check("equal programs run once", len(graded) == 3 and sum(each["passed"] for each in graded) == 1, graded)
-    code, again, errors = row("./stand-in", model, ".", "humaneval-100", "--samples", "100", "--run-untrusted-code", "--out", "code.results")
+    check("equal programs run once", len(graded) == 6 and sum(each["passed"] for each in graded) == 2, graded)
+    code, again, errors = row(*words)
     check("programs do not run again", again == out and os.path.getsize("code.results") == size, again)
 
 
