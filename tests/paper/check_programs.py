@@ -3,6 +3,7 @@
 Every hostile program must be graded wrong, and must not change anything outside. They are run in both ways in which
 the sandbox contains programs: with namespaces, if the system has them, and with the filter of system calls alone."""
 import concurrent.futures
+import itertools
 import os
 import socket
 import sys
@@ -207,6 +208,23 @@ def test_hostile(all_of_them):
             check(f"{name} is wrong (namespaces: {namespaces})", not passed, why)
         loop = {"an endless loop": HOSTILE["an endless loop"]}
         check("an endless loop ends by its processor time", run_all(loop, namespaces)["an endless loop"][1] == "killed (processor time)")
+
+
+def test_stopped():
+    """The time in which this process was stopped (Ctrl-Z, a sleeping machine) is not the program's."""
+    class Clock:
+        monotonic = itertools.count(0, 100).__next__
+
+    found = ways()
+    sandbox.time, clock = Clock, sandbox.time
+    try:
+        for namespaces in found:
+            passed, why, _ = sandbox.run_contained(RIGHT["plain"], TESTS, namespaces)
+            check(f"it passes (namespaces: {namespaces})", passed, why)
+            passed, why, _ = sandbox.run_contained(HOSTILE["sleeps"], TESTS, namespaces, seconds=2)
+            check(f"a sleep ends (namespaces: {namespaces})", why == "time", why)
+    finally:
+        sandbox.time = clock
 
 
 def test_forbidden():

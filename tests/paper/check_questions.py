@@ -156,6 +156,8 @@ BROKEN = [  # a task, the files that are other ones, how the complaint begins
     ("math", {"MATH/test/algebra/1.json": '{"problem": "p", "solution": "s"}'}, r"MATH/test/algebra/1.json: no \boxed"),
     ("bbh", {"bbh/sums.json": "{}"}, 'bbh/sums.json: no "examples"'),
     ("bbh", {"bbh/cot-prompts/sums.txt": "-----\nAdd.\n\nQ: 1\nA: 2"}, "bbh/cot-prompts/sums.txt: an example without"),
+    ("bbh", {"bbh/cot-prompts/sums.txt": ""}, "bbh/cot-prompts/sums.txt: no example"),
+    ("bbh", {"bbh/cot-prompts/sums.txt": b"-----\n\xff"}, "bbh/cot-prompts/sums.txt: "),
     ("humaneval-1", {"humaneval/HumanEval.jsonl.gz": b"no"}, "Not a gzipped file"),
     ("mbpp-1", {"mbpp/mbpp.jsonl": "{}"}, 'mbpp/mbpp.jsonl:1: no "test_list"'),
     ("toxicity-basic", {"realtoxicityprompts/prompts.jsonl": '{"prompt": "x"}'}, 'realtoxicityprompts/prompts.jsonl:1: no "prompt"'),

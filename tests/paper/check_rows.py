@@ -2,6 +2,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -50,18 +51,42 @@ def test_usage(llama, model):
     check("a broken file stops its task alone", code == 1 and "boolq: boolq/dev.jsonl:1: not JSON" in errors and "piqa" in out, errors)
     code, out, errors = row(llama, model, ".", "mbpp-80", "--run-untrusted-code", "--samples", "79", "--estimate")
     check("too few samples", code == 1 and "mbpp-80 needs --samples 80 or more" in errors, errors)
+    for option, path in (("--plot", "no/x.svg"), ("--judge", "no")):
+        code, out, errors = row(llama, model, ".", "toxicity-basic", option, path)
+        check(f"no folder for {option}", code == 2 and f"{option}: no such folder: no\n" in errors, errors)
+    for path in (".", "/dev/full"):
+        code, out, errors = row(llama, model, ".", "piqa", "--out", path)
+        check(f"--out {path}", code == 1 and errors == f"{path}: not a file\n", errors)
+    code, out, errors = row(llama, model, "no folder")
+    check("nothing to measure", code == 1 and "piqa: absent" in errors, errors)
+    with replaced({"boolq/dev.jsonl": "", "truthfulqa/TruthfulQA.csv": "Question\n"}):
+        code, out, errors = row(llama, model, ".", "boolq", "truthfulqa", "--judge", ".")
+    check("empty files", code == 1 and out == "" and errors.count(": no items in its files\n") == 2, errors)
+    code, out, errors = row(llama, model, ".", "winogrande", "--options=-c 20")
+    check("a short context", code == 0 and cells(out)["winogrande"][2] == "3", errors)
 
 
-def test_all(llama, model, all_of_them):
+def test_broken_command(llama, model):
+    """A command that is not `llama`, or that ends too early."""
+    code, out, errors = row("/bin/echo", model, ".", "piqa")
+    check("not llama", code == 1 and errors.startswith("/bin/echo: not JSON") and errors.count("\n") == 1, errors)
+    for name, end, expected in (("too few results", "exit 0", "results, not 3"), ("half a result", "printf {; exit 0", "not JSON"),
+                                ("a signal", "kill -9 $$", "exit code -9")):
+        for task, word in (("piqa", "score"), ("nq-0", "--stop"), ("siqa", "-q")):
+            write("early", f'#!/bin/sh\ncase " $* " in *" {word} "*) {llama!r} "$@" | head -n 1; {end};; esac\nexec {llama!r} "$@"\n')
+            os.chmod("early", 0o755)
+            code, out, errors = row("./early", model, ".", task)
+            check(f"{name} of {task}", code == 1 and out == "" and expected in errors and "Traceback" not in errors, errors)
+
+
+def test_all(llama, model):
     """Every task that takes one text of a prompt, one item of each subject or category."""
-    left_out = set() if all_of_them else {"triviaqa-64", "math", "gsm8k"}  # the slow ones
-    names = [name for name, task in TASKS.items() if task.samples == 1 and name not in left_out]
+    names = [name for name, task in TASKS.items() if task.samples == 1]
     os.makedirs("judge", exist_ok=True)
     code, out, errors = row(llama, model, ".", *names, "--limit", "1", "--judge", "judge", "--plot", "all.svg")
     found = cells(out)
     check("all tables", code == 0 and "Estimate" in errors and "in all" in errors, out + errors)
-    columns = set(published.NUMBERS) - left_out - {
-        name for name, task in TASKS.items() if task.samples > 1}
+    columns = set(published.NUMBERS) - {name for name, task in TASKS.items() if task.samples > 1}
     check("all columns", set(found) >= columns and len(found) == len(columns | {"truthfulqa-mc1", "truthfulqa-mc2", "lambada", "bbh",
                                                                                      "bbh-cot"}), sorted(set(found) ^ columns))
     check("the paper's numbers", all(found[name][3:] == published.numbers(name) for name in columns), found)
@@ -76,6 +101,27 @@ def test_all(llama, model, all_of_them):
     bar = next(rect for rect in svg.iter(SVG + "rect") if rect.find(SVG + "title") is not None and
                rect.find(SVG + "title").text == "boolq, paper 65B: 85.3")
     check("a bar's height", abs(float(bar.get("height")) - 85.3 / 100 * 180) < 0.06, bar.get("height"))
+
+
+TEXTS = {  # a task: of each question three samples, right, wrong or malformed
+    "nq-0": [[" a heron, or\nQ"], [" nobody"], [""]],
+    "triviaqa-0": [[" The Grey-Heron"], [" ,"]],
+    "gsm8k": [["#### 7,000", "####", "#### 7000"], ["#### 7", "#### 8", "#### 8.0"], ["5", "#### -5", "#### -"]],
+    "math": [[r"\boxed{1/2}", r"\boxed{", r"\boxed{0.5}"], [r"\boxed 5", "4", r"$\boxed{x = 5}$"], ["", r"\boxed{2\sqrt3}", r"\fbox{2}"]],
+    "bbh": [[" 2\n"], [" 3"]],
+    "bbh-cot": [["So the answer is 3."], ["So the answer is 4."]],
+}
+GRADED = {"nq-0": "33.3", "nq-1": "33.3", "nq-5": "33.3", "nq-64": "33.3", "triviaqa-0": "50.0", "triviaqa-1": "50.0", "triviaqa-5": "50.0",
+          "triviaqa-64": "50.0", "gsm8k": "66.7", "gsm8k-maj": "66.7", "math": "66.7", "math-maj": "100.0", "bbh": "50.0", "bbh-cot": "50.0"}
+
+
+def test_texts(llama, model):
+    """Every task whose texts are compared, from the files to the row, with texts in the place of the model's."""
+    texts = {question.prompt(): samples for name in GRADED for question, samples in
+             zip(TASKS[name].read("."), TEXTS.get(name) or TEXTS[name.partition("-")[0] + "-0" * (name[0] in "nt")])}
+    code, out, errors = row(write_stand_in(llama, texts), model, ".", *GRADED, "--samples", "3")
+    found = {name: cell[0] for name, cell in cells(out).items() if name}
+    check("the values of texts", code == 0 and found == GRADED, errors + str(found))
 
 
 def test_as_by_hand(llama, model):
@@ -130,6 +176,14 @@ def test_continued(llama, model):
             check(f"other results with {other}", len(stream.read().splitlines()) > len(lines))
         os.remove("some.results")
         write("some.results", b"".join(lines))
+    shutil.copytree(model, "other")
+    code, before, errors = row(llama, "other", ".", "nq-0", "--out", "other.results")
+    with open("other/consolidated.00.pth", "r+b") as stream:
+        data = stream.read()
+        stream.seek(len(data) // 2)
+        stream.write(bytes(64))
+    code, after, errors = row(llama, "other", ".", "nq-0", "--out", "other.results")
+    check("other weights in the same folder", code == 0 and "nq-0  3 of  3 items" in re.sub(r" +(?=\d)", "  ", errors), errors)
     records = Records("new.results")
     records.add("key", {"task": "boolq"}, {"passed": True})
     with open("new.results") as stream:
@@ -182,16 +236,19 @@ def test_programs(llama, model, all_of_them):
             return
         check(f"{right} of {samples} samples pass", code == 0 and cells(out).get("humaneval-1", [])[:3] == columns, out + errors)
         os.remove("code.results")
-    if not all_of_them:
-        return
-    stand_in = write_stand_in(llama, {double: ["    return 2 * x\n"] + ["    return 1\n"] * 99, root: ["    return 0\n"]})
-    code, out, errors = row(stand_in, model, ".", "humaneval-100", "--samples", "100", "--run-untrusted-code", "--out", "code.results")
-    check("pass@100 with one right sample", cells(out).get("humaneval-100", [])[:3] == ["50.0", "50.0", "2"], out + errors)
+    add = [question.prompt() for question in TASKS["mbpp-1"].read(".")]
+    stand_in = write_stand_in(llama, {double: ["    return 2 * x\n"] + ["    return 1\n"] * 99, root: ["    return 0\n"],
+                                      add[0]: ["def add(x): return x + 11"] + ["x"] * 99, add[1]: ["y"]})
+    words = [stand_in, model, ".", "table8", "--samples", "100", "--run-untrusted-code", "--out", "code.results"]
+    code, out, errors = row(*words)
+    found = {name: cell[:3] for name, cell in cells(out).items() if name}
+    check("pass@k with one right sample of 100", found == {"humaneval-1": ["0.5", "0.5", "2"], "humaneval-100": ["50.0", "50.0", "2"],
+                                                           "mbpp-1": ["0.5", "0.5", "2"], "mbpp-80": ["40.0", "40.0", "2"]}, out + errors)
     with open("code.results") as stream:
         graded = [json.loads(line) for line in stream if "passed" in line]
     size = os.path.getsize("code.results")
-    check("equal programs run once", len(graded) == 3 and sum(each["passed"] for each in graded) == 1, graded)
-    code, again, errors = row("./stand-in", model, ".", "humaneval-100", "--samples", "100", "--run-untrusted-code", "--out", "code.results")
+    check("equal programs run once", len(graded) == 6 and sum(each["passed"] for each in graded) == 2, graded)
+    code, again, errors = row(*words)
     check("programs do not run again", again == out and os.path.getsize("code.results") == size, again)
 
 

@@ -189,9 +189,11 @@ def direct_answer(text):
 
 def bbh(chain):
     def examples(file):
-        with open(file, encoding="utf-8") as stream:
-            text = stream.read().partition("-----\n")[2].strip()
+        with open(file, "rb") as stream:
+            text = at(file, stream.read().decode).partition("-----\n")[2].strip()
         head, *shots = text.split("\n\nQ: ")
+        if not shots:
+            raise Broken(f"{file}: no example")
         for shot in shots:
             question, _, thoughts = shot.partition("\nA: ")
             answer = chain_answer(thoughts)

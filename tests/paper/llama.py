@@ -4,13 +4,14 @@ A result is what --json prints for an item or a text. Each result is known by a 
 all options that can change it. Batches, threads, guesses and streaming cannot, so a result can be used again."""
 import contextlib
 import fcntl
+import functools
 import hashlib
 import json
 import os
 import subprocess
 import tempfile
 
-from items import Broken, at
+from items import Broken, at, take
 
 TEXTS_AT_ONCE = 4096  # texts that one process generates; 32 of them share each pass over the weights
 SEQUENCES = 32
@@ -26,7 +27,9 @@ class Records:
         self.known, self.stream = {}, None
         if not path:
             return
-        self.stream = open(path, "a+b")
+        if os.path.exists(path) and not os.path.isfile(path):
+            raise Broken(f"{path}: not a file")
+        self.path, self.stream = path, open(path, "a+b")
         try:
             fcntl.flock(self.stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -46,8 +49,11 @@ class Records:
     def add(self, key, about, result):
         self.known[key] = result
         if self.stream:
-            self.stream.write(json.dumps({"key": key, **about, **result}).encode() + b"\n")
-            self.stream.flush()
+            try:
+                self.stream.write(json.dumps({"key": key, **about, **result}).encode() + b"\n")
+                self.stream.flush()
+            except OSError as error:
+                raise Broken(f"{self.path}: {error.strerror}") from None
 
 
 def key_of(*parts):
@@ -58,18 +64,24 @@ class Llama:
     def __init__(self, command, model, options=(), draft=None, seed=1):
         self.command, self.model, self.options, self.seed = command, model, list(options), seed
         self.draft = ["--draft", draft] if draft else []
-        self.about = json.loads(self.output("info", model, "--json", *self.options))
-        self.context = self.about["context"]
+        self.about = self.object("info", model, "--json", *self.options)
+        self.context = at(command, take, self.about, "context", int)
+
+    @functools.cached_property
+    def identity(self):
+        """What the model is: its place, its shape, and the checksum of its logits for a text."""
         shape = [self.about[name] for name in ("format", "dtype", "dim", "layers", "heads", "kv_heads", "hidden", "vocab",
                                                "norm_eps", "rope_theta", "file_bytes")]
-        tokenizer = [os.path.realpath(path) for word, path in zip(options, options[1:]) if word == "--tokenizer"]
-        self.identity = [os.path.realpath(model), shape, "--fast" in options, tokenizer]
+        tokenizer = [os.path.realpath(path) for word, path in zip(self.options, self.options[1:]) if word == "--tokenizer"]
+        logits = self.object("trace", self.model, "The king", "output", "--json", *self.options)["crc32"]
+        return [os.path.realpath(self.model), shape, "--fast" in self.options, tokenizer, logits]
 
-    def output(self, *words):
-        done = subprocess.run([self.command, *words], stdout=subprocess.PIPE, stdin=subprocess.DEVNULL)
-        if done.returncode:
-            raise Broken(f"{self.command} ended with exit code {done.returncode}")
-        return done.stdout.decode()
+    def object(self, *words):
+        """The one object that the command prints."""
+        printed = list(self.objects(words, b""))
+        if len(printed) != 1:
+            raise Broken(f"{self.command} {words[0]} printed {len(printed)} objects, not 1")
+        return printed[0]
 
     def objects(self, words, data, errors=None):
         """The objects that the command prints, each as soon as it is printed."""
@@ -79,7 +91,7 @@ class Llama:
             process = subprocess.Popen([self.command, *words], stdin=stdin, stdout=subprocess.PIPE, stderr=errors)
         try:
             for line in process.stdout:
-                yield json.loads(line)
+                yield at(self.command, json.loads, line)
             code = process.wait()
         finally:
             process.kill()
@@ -96,8 +108,14 @@ class Llama:
 
     def count(self, prompts):
         """The tokens of each prompt, <s> included; None if they do not fit in the context. Evaluates nothing."""
-        return [result.get("prompt_tokens") for result in
-                self.texts(prompts, "-n", "0", "-q", errors=subprocess.DEVNULL)] if prompts else []
+        counts = [result.get("prompt_tokens") for result in
+                  self.texts(prompts, "-n", "0", "-q", errors=subprocess.DEVNULL)] if prompts else []
+        self.check_number(counts, prompts)
+        return counts
+
+    def check_number(self, results, inputs):
+        if len(results) != len(inputs):
+            raise Broken(f"{self.command} printed {len(results)} results, not {len(inputs)}")
 
     # ---- Multiple choice ----
 
@@ -119,7 +137,9 @@ class Llama:
                     failed[key] = {"error": result["error"]}
                 else:
                     records.add(key, {"task": name, "item": todo[key][0]}, {part: result[part] for part in KEPT_OF_ITEM})
-        return [records.known.get(key) or failed[key] for key in keys]
+        known = [result for result in map({**failed, **records.known}.get, keys) if result]
+        self.check_number(known, keys)
+        return known
 
     # ---- Generation ----
 
@@ -160,18 +180,28 @@ class Llama:
                     elif result["finish"] != "interrupted" and keys[i][sample] not in records.known:
                         records.add(keys[i][sample], {"task": task.name, "item": i, "sample": sample},
                                     {part: result[part] for part in KEPT_OF_TEXT})
-        failed_keys = {key: failed[i] for i in failed for key in keys[i]}
-        return [[records.known.get(key) or failed_keys[key] for key in row] for row in keys]
+        results = {**{key: failed[i] for i in failed for key in keys[i]}, **records.known}
+        known = [[results[key] for key in row if key in results] for row in keys]
+        self.check_number([row for row in known if len(row) == samples], keys)
+        return known
 
     # ---- How long it takes ----
+
+    def timed(self, prompt, words):
+        """The result for the prompt, or for as much of it as fits."""
+        result, = self.texts([prompt], *words, errors=subprocess.DEVNULL)
+        if "error" not in result:
+            return result
+        if len(prompt) == 1:
+            raise Broken(f"{self.model}: a context of {self.context} positions is too short")
+        return self.timed(prompt[:len(prompt) // 2], words)
 
     def speed(self):
         """(seconds of a pass over the weights, seconds of computing for a token)."""
         prompt = ("The king and his people went to the sea and saw the old house, and " * 12).encode()
         words = ["--temp", "0", "-n", "2", "-c", str(min(512, self.context)), "--no-lookup", "--ignore-eos", "-q"]
         for _ in range(1 if self.about["weights"] == "stream" else 2):  # the second time its weights are in memory
-            short, = self.texts([prompt[:1]], *words)
-            long, = self.texts([prompt], *words)
+            short, long = self.timed(prompt[:1], words), self.timed(prompt, words)
         one = max(short["seconds"] - short["first_token_seconds"], 1e-6)
         tokens = long["prompt_tokens"]
         return one, max((long["first_token_seconds"] - short["first_token_seconds"] + one) / tokens, 1e-7)

@@ -60,6 +60,8 @@ class Run:
             raise Broken(f"{task.name} needs --samples {task.least} or more")
         self.path = task.judge and os.path.join(given.judge, f"{task.name}.{task.judge}")
         self.questions = list(first_of_groups(read(task, given.data), given.limit))
+        if not self.questions:
+            raise Broken("no items in its files")
         all_shots = [len(question.shots) for question in self.questions]
         self.counts = fit(task, self.questions, llama)
         self.fewer = sum(len(question.shots) < n for question, n in zip(self.questions, all_shots))

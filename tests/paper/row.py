@@ -18,6 +18,7 @@ Exit code 1: a task failed, or its data or an option that it needs is absent."""
 import argparse
 import collections
 import math
+import os
 import signal
 import sys
 import textwrap
@@ -160,6 +161,9 @@ def arguments():
     for name in ("limit", "samples"):
         if getattr(given, name) is not None and getattr(given, name) < 1:
             parser.error(f"--{name}: at least 1")
+    for name, folder in (("plot", given.plot and (os.path.dirname(given.plot) or ".")), ("judge", given.judge)):
+        if folder and not os.path.isdir(folder):
+            parser.error(f"--{name}: no such folder: {folder}")
     return given
 
 
@@ -206,6 +210,7 @@ def main():
     options = given.options.split()
     llama = Llama(given.llama, given.model, options, given.draft, given.seed)
     runs, failed = prepare(given, llama)
+    failed |= not runs
     if given.print:
         print_inputs(runs)
         return failed

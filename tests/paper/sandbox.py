@@ -30,7 +30,7 @@ import sys
 import tempfile
 import time
 
-PROCESSOR_SECONDS, SECONDS = 3, 9
+PROCESSOR_SECONDS, SECONDS, TICK = 3, 9, 1
 SET_DUMPABLE = 4
 CONTAINED = os.path.join(os.path.dirname(os.path.abspath(__file__)), "contained.py")
 
@@ -41,12 +41,14 @@ class Uncontained(Exception):
 
 def converse(process, report, answer, seconds):
     """What becomes of the process: (passed, why, what contained it)."""
-    token, said, deadline, fetched = secrets.token_bytes(16), b"", time.monotonic() + seconds, False
+    token, said, left, fetched = secrets.token_bytes(16), b"", seconds, False
     while True:
-        left = deadline - time.monotonic()
-        if left <= 0:
-            return False, "time", said
-        if not select.select([report], [], [], left)[0]:
+        start = time.monotonic()
+        ready, _, _ = select.select([report], [], [], min(TICK, max(0, left)))
+        left -= min(TICK, time.monotonic() - start)  # if this process was stopped for a while, that is not counted
+        if not ready:
+            if left <= 0:
+                return False, "time", said
             continue
         part = os.read(report, 4096)
         said += part
@@ -66,7 +68,7 @@ def converse(process, report, answer, seconds):
     if rest[:1] == b"-":
         return False, rest[1:64].decode("ascii", "replace"), said
     try:
-        process.wait(max(0, deadline - time.monotonic()))
+        process.wait(max(0, left))
     except subprocess.TimeoutExpired:
         return False, "time", said
     why = {-9: "killed (processor time)", -24: "processor time", -11: "crashed"}.get(process.returncode, "ended early")
