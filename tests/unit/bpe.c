@@ -668,6 +668,8 @@ static void test_hostile(void) {
         {"an added token that is a byte", "\"added_tokens\": [", "\"added_tokens\": [{\"id\": 0, \"content\": \"\\u0103\", \"special\": true}, ", "lacks the piece of some byte"},
         {"a normalizer", "\"normalizer\": null", "\"normalizer\": {\"type\": \"NFC\"}", "(normalizer), which is not supported"},
         {"a space in front", "\"add_prefix_space\": false", "\"add_prefix_space\": true", "add_prefix_space"},
+        {"no word of a space in front", "\"add_prefix_space\": false, ", "", "whether a space goes in front of a text (add_prefix_space of its pre_tokenizer)"},
+        {"an added token that is a word", "\"single_word\": false", "\"single_word\": true", "single_word, which is not supported; the model cannot be used"},
         {"another expression", "(?i:'s|", "(?i:'x|", "(pre_tokenizer), which is not supported"},
         {"an expression that is a text", "\"Regex\": \"", "\"String\": \"", "(pre_tokenizer)"},
         {"an expression that is a number", "{\"Regex\": ", "{\"Regex\": 7, \"x\": ", "another type"},
@@ -732,7 +734,10 @@ static void test_hostile(void) {
         {"an empty piece", "Cg== 1\n", " 1\n", "line's number"},
         {"a piece twice", "Cg== 1\n", "Aw== 1\n", "two ids to one text"},
         {"a byte that is missing", "Cg== 1\n", "AAAA 1\n", "lacks the piece of some byte"},
-        {"the ends of lines of Windows", " 1\n", " 1\r\n", "line's number"},
+        {"the end of a line of Windows", " 1\n", " 1\r\n", NULL},
+        {"an empty line", " 1\n", " 1\n\n", NULL},
+        {"a space at the end of a line", " 1\n", " 1 \n", "line's number"},
+        {"two ranks", " 1\n", " 1 1\n", "line's number"},
         {"a special token's name", "Cg== 1\n", "PHxlb3RfaWR8Pg== 1\n", "lacks the piece of some byte"},
         {"a first line that is malformed", "Aw== 0\n", "Aw==  0\n", "is not a SentencePiece model"},
     };
@@ -743,7 +748,14 @@ static void test_hostile(void) {
         refused(lines[i].name, &file, rows_of(), lines[i].says);
         free(file.at);
     }
-    tiktoken.n -= 2;
+    tiktoken.n--; /* the 0 */
+    file = (buffer){0};
+    for (size_t i = 0; i < tiktoken.n; i++) put(&file, tiktoken.at[i] == '\n' ? "\r\n" : (char *)tiktoken.at + i, tiktoken.at[i] == '\n' ? 2 : 1);
+    refused("Windows' lines", &file, rows_of(), NULL);
+    put_text(&file, "\r\n\n");
+    refused("empty lines at the end", &file, rows_of(), NULL);
+    free(file.at);
+    tiktoken.n--;
     refused("no newline at the end", &tiktoken, rows_of(), NULL);
     refused("another number of special tokens", &tiktoken, rows_of() + 1, "256 fewer than the model's tokens");
     tiktoken.n -= 4;
