@@ -6819,7 +6819,7 @@ static int read_params(binder *b, const char *name) {
                                          "layer_types"};
     enum { OBJECTS = 2, NESTED = 4 }; /* the first OBJECTS of nested are objects, or null */
     char path[LLAMAC_PATH_BYTES], twice[64] = "";
-    bool seen[NESTED] = {false};
+    bool seen[OBJECTS] = {false};
     llamac_json j;
     int status = read_json(b, name, path, &j);
     if (status) return status;
@@ -6833,7 +6833,7 @@ static int read_params(binder *b, const char *name) {
             applied = !begins && (j.level == 2 || i >= OBJECTS);
             other |= j.level == 1 && !strchr(i < OBJECTS ? "{}n" : "[]\"n", j.value.kind);
             other |= j.level == 2 && begins;
-            if (j.level != 1 || j.value.kind == '}' || j.value.kind == ']') continue;
+            if (i >= OBJECTS || j.level != 1 || j.value.kind == '}') continue;
             if (seen[i])
                 snprintf(twice, sizeof twice, "'%s' is given twice; remove one of them", nested[i]);
             seen[i] = true;

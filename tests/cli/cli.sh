@@ -1413,13 +1413,13 @@ case_bytes() {
     same "a chat with special tokens" $work/first.chat $work/second.chat
     run 0 "bytes that are not UTF-8" $by_bytes "$(printf 'x\377y')" -n 1
     empty "have tokens: no note" $work/err
-    mkdir -p $work/bytes
-    cp $work/bytes.model $work/bytes/tokenizer.model
-    echo '{"add_bos_token": false, "add_eos_token": true}' >$work/bytes/tokenizer_config.json
-    run 2 "an empty prompt" $llama $model --tokenizer $work/bytes/tokenizer.model ""
+    mkdir -p $work/bytewise
+    cp $work/bytes.model $work/bytewise/tokenizer.model
+    echo '{"add_bos_token": false, "add_eos_token": true}' >$work/bytewise/tokenizer_config.json
+    run 2 "an empty prompt" $llama $model --tokenizer $work/bytewise/tokenizer.model ""
     holds "messages name its own tokens ($(cat $work/err))" grep -q "no <|begin_of_text|> is put before it" $work/err
     holds "also the end" grep -q "ask for <|end_of_text|> after each text" $work/err
-    printf '0\t\ta\tb\n' | $llama score $model --tokenizer $work/bytes/tokenizer.model -q >$work/out 2>$work/err
+    printf '0\t\ta\tb\n' | $llama score $model --tokenizer $work/bytewise/tokenizer.model -q >$work/out 2>$work/err
     holds "also in score" grep -q "adds no <|begin_of_text|> before it" $work/err
 }
 
