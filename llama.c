@@ -5941,8 +5941,11 @@ static int scaling_apply(llama *m, const params p, const char *file, llama_error
     r->low = p[ROPE_LOW] > 0 ? (float)p[ROPE_LOW] : 1;
     r->high = p[ROPE_HIGH] > 0 ? (float)p[ROPE_HIGH] : 4;
     r->original = p[ROPE_ORIGINAL] > 0 ? (float)p[ROPE_ORIGINAL] : 8192;
-    if (r->kind == LLAMA3 && !(r->high - r->low >= 1e-3f))
-        return bad_params(file, "low_freq_factor must be less than high_freq_factor", err);
+    if (r->kind == LLAMA3 && !(r->high - r->low >= 1e-3f)) {
+        snprintf(what, sizeof what, "'%s' is %g, but must be more than the low factor, %g",
+                 param_keys[ROPE_HIGH].key[m->format], (double)r->high, (double)r->low);
+        return bad_params(file, what, err);
+    }
     return LLAMA_OK;
 }
 
@@ -6825,7 +6828,8 @@ static int read_params(binder *b, const char *name) {
     static const char *const nested[] = {"rope_scaling", "rope_parameters", "architectures",
                                          "layer_types"};
     enum { OBJECTS = 2, NESTED = 4 }; /* the first OBJECTS of nested are objects, or null */
-    char path[LLAMAC_PATH_BYTES];
+    char path[LLAMAC_PATH_BYTES], twice[64] = "";
+    bool seen[OBJECTS] = {false};
     llamac_json j;
     int status = read_json(b, name, path, &j);
     if (status) return status;
@@ -6839,11 +6843,16 @@ static int read_params(binder *b, const char *name) {
             applied = !begins && (j.level == 2 || i >= OBJECTS);
             other |= j.level == 1 && !strchr(i < OBJECTS ? "{}n" : "[]\"n", j.value.kind);
             other |= j.level == 2 && begins;
+            if (i >= OBJECTS || j.level != 1 || j.value.kind == '}') continue;
+            if (seen[i])
+                snprintf(twice, sizeof twice, "'%s' is given twice; remove one of them", nested[i]);
+            seen[i] = true;
         }
         if (j.value.kind == '}' || j.value.kind == ']') continue;
         int key = j.key[j.level].n ? j.level : 1; /* in an array: the key of the array */
         llamac_pair s = {j.key[key].text, j.key[key].n, j.value};
         if (other) status = not_llama(path, &s, b->err);
+        else if (*twice) status = llamac_fail(b->err, LLAMA_EFORMAT, "%s: %s", path, twice);
         else if (applied) status = apply_setting(b->p, b->m->format, &s, path, b->err);
         if (status == LLAMA_OK) status = note_end(b, &j, path);
     }
@@ -8292,7 +8301,8 @@ LLAMAC_API int llama_describe(const llama *m, llama_info *info) {
         .memory = m->memory,
         .memory_limit = m->memory_limit,
         .rank_bytes = m->ranks > 1 ? extent_bytes(m) : m->token_bytes,
-        .rope_scaling = scaling_names[m->scaling.kind],
+        .rope_scaling = m->divisors && m->scaling.kind == LINEAR ? "linear, divisors"
+                                                                 : scaling_names[m->scaling.kind],
         .rope_factor = 1,
         .vocabulary = m->vocab ? llamac_vocab_kind(m->vocab) : "none",
     };
@@ -10333,7 +10343,7 @@ static int tokenize_continuation(const llama *m, llama_continuation *e, int32_t 
         return llamac_fail(err, status, "it cannot be tokenized: %s",
                            !m->vocab    ? "the model has no tokenizer"
                            : joint == 0 ? "it is empty"
-                           : given == 0 ? "its context is empty, and the model adds no <s>"
+                           : given == 0 ? "its context is empty, and the model adds no BOS"
                                         : llama_strerror(status));
     }
     size_t larger = (size_t)(given < joint ? joint : given);

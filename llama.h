@@ -237,8 +237,9 @@ enum {
 
 /* context, sequences and batch may be 2^20 at most, threads 1024. */
 typedef struct {
-    size_t size;   /* sizeof(llama_session_options) */
-    int context;   /* positions in each sequence; 0: the model's (2048 for Meta's folders) */
+    size_t size; /* sizeof(llama_session_options) */
+    int context; /* positions in each sequence; 0: the model's (2048 for Meta's folders). That may be
+                    * more than memory has room for: Llama 3.1 has 131072, 34 GB for the 8B */
     int sequences; /* number of sequences; 0: 1. The KV cache has sequences * context *
                           * kv_bytes_per_token bytes; the system provides them as they are used */
     int batch;     /* tokens evaluated together; 0: 256; 512 for STREAM; 128 for several ranks, of
@@ -576,11 +577,12 @@ typedef struct {
     const int32_t *prompt; /* [n_prompt] tokens, BOS included if it is wanted */
     size_t n_prompt;
     llama_sampler sampler;
-    size_t max_tokens;    /* to generate; n_prompt + max_tokens may be the context + 1 at most, and
+    size_t max_tokens;  /* to generate; n_prompt + max_tokens may be the context + 1 at most, and
                            * n_prompt the context */
-    llama_decoder utf8;   /* set started = 1 if the prompt has text, to keep a leading space */
-    int seq;              /* result: the sequence that was used */
-    int finish_reason;    /* result: LLAMA_FINISH_... */
+    llama_decoder utf8; /* set started = 1 if the prompt has text, to keep a leading space; or give
+                           * the decoder of the prompt, which completes a character at its end */
+    int seq;            /* result: the sequence that was used */
+    int finish_reason;  /* result: LLAMA_FINISH_... */
     size_t cached_tokens; /* result: tokens of the prompt that were not evaluated again */
     size_t generated;     /* result: tokens generated so far */
     int32_t token;        /* result: the last token drawn */
@@ -742,9 +744,9 @@ typedef struct {
     uint64_t memory_limit; /* bytes for weights and sessions: of llama_options, or 95% of what was
                             * available when the model was opened (of a cgroup, too); 0: not known */
     uint64_t rank_bytes;   /* of the rows that one token is multiplied with on this rank */
-    /* How the angles of RoPE are scaled: "none", "linear", "llama3", or "divisors", which are those of a
-     * GGUF file that no known constants give. rope_factor is 1 for "none" and "divisors". The other three
-     * are of "llama3", else 0. */
+    /* How the angles of RoPE are scaled: "none", "linear", "llama3", "divisors", which are those of a
+     * GGUF file that no known constants give, or "linear, divisors": by both. rope_factor is 1 for "none"
+     * and "divisors". The other three are of "llama3", else 0. */
     const char *rope_scaling;
     float rope_factor, rope_low, rope_high; /* factor, low_freq_factor, high_freq_factor */
     int rope_original;                      /* original_max_position_embeddings */

@@ -329,18 +329,22 @@ static void put_visible(FILE *f, const char *text, size_t n, bool lines) {
     }
 }
 
-/* Print text on stdout as a JSON string; a byte that is not UTF-8 becomes U+FFFD. */
-static void put_json(const char *text, size_t n) {
+/* Print text on stdout as a JSON string. A byte that is not UTF-8 becomes <0xNN>, its value, if
+ * `names_bytes` is set, else U+FFFD. */
+static void put_json_bytes(const char *text, size_t n, bool names_bytes) {
     putchar('"');
     for (size_t i = 0, size; i < n; i += size) {
         int32_t c;
         size = llama_utf8_next(text + i, n - i, &c);
         if (c == '"' || c == '\\') printf("\\%c", (int)c);
+        else if (c < 0 && names_bytes) printf("<0x%02X>", (unsigned)(unsigned char)text[i]);
         else if (llama_is_control(c)) printf("\\u%04x", c < 0 ? 0xfffdU : (unsigned)c);
         else fwrite(text + i, 1, size, stdout);
     }
     putchar('"');
 }
+
+static void put_json(const char *text, size_t n) { put_json_bytes(text, n, false); }
 
 /* Print `text`, which ends with a name, and a number as JSON: null if it is not finite. */
 static void put_number(const char *text, double v) {
@@ -512,7 +516,7 @@ static const char complete_help[] =
     "  logprobs             with --logprobs: a list with an object for each token\n"
     "An object of logprobs has token (an id), text, logprob (its natural logarithm of\n"
     "p) and top: K objects of the most likely tokens, with token, text and logprob.\n"
-    "If a token is only a part of a character, its text is that byte, as in <0xE2>.\n"
+    "Bytes of a token that are not a whole character are written as <0xE2>.\n"
     "\n"
     "complete guesses the next tokens: those that followed the same tokens before, or\n"
     "those that the model of --draft draws. It evaluates guesses together with the\n"
@@ -527,6 +531,7 @@ static const char complete_help[] =
     "<|im_end|>, ...) are those tokens, also in chat lines; a prompt that begins with\n"
     "<s> gets no second one. In a chat, the token that ended a reply stays in it.\n"
     "With --ids, a prompt is token ids between white space, with nothing put before.\n"
+    "If a prompt ends inside a character, the generated text begins with it.\n"
     "\n";
 
 static const char chat_help[] =
@@ -643,7 +648,7 @@ static const char info_help[] =
     "\n"
     "With --json these are an object. Its keys are model, format, dtype, shards,\n"
     "dim, layers, heads, kv_heads, head_dim, hidden, vocab, norm_eps, rope_theta,\n"
-    "family, rope_scaling (none, linear, llama3 or divisors), rope_factor, rope_low,\n"
+    "family, rope_scaling (none, linear, llama3, divisors), rope_factor, rope_low,\n"
     "rope_high, rope_original (0 if not of llama3), vocabulary (its kind),\n"
     "parameters, file_bytes, tokenizer (true or false), bos, eos (null: none), ends\n"
     "(all tokens that end a text), add_bos (whether <s> is put before a text),\n"
@@ -1553,13 +1558,30 @@ static const char *parse_ids(input *in) {
     return NULL;
 }
 
-/* Append the text of n tokens; with --special also that of special tokens. */
-static void append_tokens(bytes *b, const int32_t *tokens, size_t n) {
+/* Append the text of n tokens; with --special also that of special tokens. If they end inside a
+ * character, its first bytes become U+FFFD if the text `ends` there, else they are left out. */
+static void append_tokens(bytes *b, const int32_t *tokens, size_t n, bool ends) {
     char text[LLAMA_TEXT_MAX];
     llama_decoder utf8 = {.special = options.special};
-    for (size_t i = 0; i <= n; i++)
+    for (size_t i = 0; i < n + ends; i++)
         append(b, text,
                llama_token_to_text(run.model, &utf8, i < n ? tokens[i] : LLAMA_FLUSH, text));
+}
+
+/* Return whether pieces are bytes, which may end inside a character. */
+static bool is_byte_level(void) { return strcmp(run.info.vocabulary, "byte-level") == 0; }
+
+/* Append the text of n tokens so that its tokens are these again: a byte that is not UTF-8 stays as
+ * it is. Tokens without text are left out. */
+static void append_pieces(bytes *b, const int32_t *tokens, size_t n) {
+    char text[LLAMA_TEXT_MAX];
+    if (!is_byte_level()) append_tokens(b, tokens, n, true);
+    for (size_t i = 0; i < n && is_byte_level(); i++) {
+        llama_decoder own = {.special = options.special};
+        size_t length, shown = llama_token_to_text(run.model, &own, tokens[i], text);
+        const char *piece = llama_token_text(run.model, tokens[i], &length);
+        if (shown + own.n > 0) append(b, piece, length);
+    }
 }
 
 /* Return whether a token is one of the --stop-id tokens. */
@@ -1610,7 +1632,7 @@ static const char *name_place(char out[80], const char *what, size_t number, siz
 static void note_invalid_byte(const char *text, size_t n_text, const char *what, size_t number,
                               size_t line) {
     char place[80];
-    if (strcmp(run.info.vocabulary, "byte-level") == 0) return; /* it has tokens for such bytes */
+    if (is_byte_level()) return; /* it has tokens for such bytes */
     for (size_t i = 0, size; i < n_text && !run.utf8_noted; i += size) {
         int32_t c;
         size = llama_utf8_next(text + i, n_text - i, &c);
@@ -1681,21 +1703,33 @@ __attribute__((format(PRINTF, 6, 7))) static void reject(const char **error, int
     if (run.exit_code == 0) run.exit_code = code;
 }
 
+/* Return the text of a token that begins or ends texts, such as <s>, for a message. If there is none,
+ * return `what`. */
+static const char *name_token(int32_t token, const char *what) {
+    static char name[80];
+    size_t n = 0;
+    const char *text = llama_token_text(run.model, token, &n);
+    snprintf(name, sizeof name, "%.*s", text ? (int)n : 79, text ? text : what);
+    return name;
+}
+
 /* Compute the tokens of a prompt. Rejects it if that fails, if it is empty, or does not fit in the
  * context; returns whether it is fine. */
 static bool tokenize_prompt(input *in) {
     size_t number = (size_t)(in - run.inputs) + 1;
     const char *why = read_tokens(in);
+    char empty[160];
+    snprintf(empty, sizeof empty, "the prompt is empty, and no %s is put before it",
+             name_token(run.info.bos, "start token"));
     if (!why && in->n_tokens == 0 && !options.interactive)
-        why = options.ids ? "the prompt has no ids"
-                          : "the prompt is empty, and no <s> is put before it";
+        why = options.ids ? "the prompt has no ids" : empty;
     if (why) reject(&in->error, EXIT_USAGE, "prompt", number, in->line, "%s", why);
     else if (in->n_tokens > run.context)
         reject(&in->error, EXIT_TOO_LONG, "prompt", number, in->line,
                "%s%zu tokens do not fit in a context of %zu; see -c",
                in->estimated ? "at least " : "", in->n_tokens, run.context);
     else if (options.ids) { /* for --echo and --json */ in->text = (bytes){.n = 0};
-        append_tokens(&in->text, in->tokens, in->n_tokens);
+        append_tokens(&in->text, in->tokens, in->n_tokens, false);
     }
     return !in->error;
 }
@@ -1785,8 +1819,9 @@ static void open_model(void) {
              "is wrong",
              (int)run.info.pieces, run.info.vocab);
     if (run.info.add_eos)
-        note("the model's files ask for </s> after each text (add_eos_token); it is not appended, "
-             "because the model must continue the text");
+        note("the model's files ask for %s after each text (add_eos_token); it is not appended, "
+             "because the model must continue the text",
+             name_token(run.info.eos, "an end token"));
     if (options.model.rope_theta != 0)
         note("--rope-theta %g is used, whatever the model's files say",
              (double)options.model.rope_theta);
@@ -1899,6 +1934,19 @@ static size_t fit_sequences(size_t n, size_t min) {
 static const char *memory_options(void) {
     bool large_batch = options.session.batch > 256 && options.command->bit != TRACE;
     return options.command->bit == BENCH ? "-b" : large_batch ? "-c and -b" : "-c";
+}
+
+/* Without -c, a text has the positions of the model's context, but of a long context only as many as
+ * fit in 9/10 of the memory that the weights leave free; at least SURE, which AUTO reckons with. */
+static void fit_context(void) {
+    enum { SURE = 8192, UNIT = 1024 };
+    bool fixed = options.session.context || options.ranks;
+    if (fixed || !(options.command->bit & (COMPLETE | INFO)) || run.context <= SURE) return;
+    double room = streamed() ? 0 : 0.9 * (memory_limit() - weight_bytes());
+    double fits = room / cache_bytes() * (double)run.context;
+    if (fits < (double)run.context)
+        run.context = fits > SURE ? (size_t)fits / UNIT * UNIT : (size_t)SURE;
+    run.context = (size_t)-most(-(double)run.context); /* the least of all ranks */
 }
 
 /* What the thread does that reads the weights ahead. */
@@ -2104,16 +2152,17 @@ static void record_token(output *out, const llama_request *t) {
     append(&out->logprobs, row, (size_t)(1 + k) * sizeof *row);
 }
 
-/* Print the beginning of an object about a token: its id, its text and its log-probability. A
- * token that has no text of its own, such as a byte of a longer character, has its piece, such as
- * <0xE2>. */
+/* Print the beginning of an object about a token: its id, its text and its log-probability. A byte
+ * of a character that is not whole is written as <0xE2>: such is SentencePiece's piece for it, and
+ * the bytes of a byte-level piece are written like it. */
 static void print_token(const llama_token_logprob *t) {
     char text[LLAMA_TEXT_MAX];
     llama_decoder decoder = {.started = 1, .special = 1};
     size_t n = llama_token_to_text(run.model, &decoder, t->token, text);
-    const char *piece = n ? NULL : llama_token_text(run.model, t->token, &n);
+    bool whole = n && !is_byte_level();
+    const char *piece = whole ? NULL : llama_token_text(run.model, t->token, &n);
     printf("{\"token\": %d, \"text\": ", (int)t->token);
-    put_json(piece ? piece : text, n);
+    put_json_bytes(piece ? piece : text, n, true);
     printf(", \"logprob\": %.6f", (double)t->logprob);
 }
 
@@ -2240,6 +2289,19 @@ static int on_text(void *user, llama_request *t, const char *text, size_t n) {
     return ends ? LLAMA_ECANCEL : stopped;
 }
 
+/* Return the decoder of what follows a prompt. If the prompt ends inside a character, it holds the
+ * first bytes of it; not in a chat, whose text has them. After a special token a space may be one
+ * that encoding put in front. */
+static llama_decoder decoder_after(const input *in) {
+    char text[LLAMA_TEXT_MAX];
+    llama_decoder utf8 = {.special = options.special};
+    for (size_t i = 0; i < in->n_tokens; i++)
+        llama_token_to_text(run.model, &utf8, in->tokens[i], text);
+    if (options.interactive) utf8.n = 0;
+    utf8.special = 0;
+    return utf8;
+}
+
 /* Make a request for each sample of each input that was not rejected. */
 static void make_requests(void) {
     size_t samples = (size_t)options.samples, n = run.n_inputs * samples, i = 0;
@@ -2264,18 +2326,14 @@ static void make_requests(void) {
                                           .n_prompt = in->n_tokens,
                                           .sampler = options.sampler,
                                           .max_tokens = max,
-                                          .utf8.started = in->text.n > 0};
-        if (options.special && in->n_tokens) { /* a space in front may follow a special token */
-            char text[LLAMA_TEXT_MAX];
-            llama_decoder last = {.special = 1};
-            llama_token_to_text(run.model, &last, in->tokens[in->n_tokens - 1], text);
-            run.requests[i].utf8.started = last.started;
-        }
+                                          .utf8 = decoder_after(in)};
         run.requests[i].sampler.seed += k % samples;
         output *out = &run.outputs[i];
         out->text.n = out->printed = out->logprobs.n = 0, out->first_token_time = 0;
         out->number = k / samples;
-        if (options.echo && !options.interactive) append(&out->text, in->text.text, in->text.n);
+        size_t pending = options.ids ? 0 : run.requests[i].utf8.n;
+        if (options.echo && !options.interactive)
+            append(&out->text, in->text.text, in->text.n - pending);
         out->ready = out->text.n;
         i++;
     }
@@ -2559,7 +2617,7 @@ static bool run_chat_command(const char *line) {
         ok = load_state(file);
         if (ok) {
             cut(chat_text, 0), cut(&run.chat.turns, 0);
-            append_tokens(chat_text, llama_tokens(run.session, 0), llama_length(run.session, 0));
+            append_pieces(chat_text, llama_tokens(run.session, 0), llama_length(run.session, 0));
             const char *why = options.special ? read_tokens(run.inputs) : NULL;
             if (why) say("%s: %s", file, why), cut(chat_text, 0), ok = false;
             else acknowledge("loaded ", file);
@@ -2686,7 +2744,8 @@ static void read_item(item *it, char *line, size_t number) {
     int status = it->error ? LLAMA_OK : llama_count_continuation(run.model, it->c, 2 * it->n);
     if (status == LLAMA_EINVAL)
         reject(&it->error, EXIT_USAGE, "item", number, it->line,
-               "the context is empty, and the model adds no <s> before it");
+               "the context is empty, and the model adds no %s before it",
+               name_token(run.info.bos, "start token"));
     else exit_on_error(status, "the items do not fit in memory");
 }
 
@@ -3099,12 +3158,12 @@ static void run_tokenize(void) {
     if (options.decode) {
         bytes text = {.n = 0};
         want_tokens(parse_ids(in));
-        append_tokens(&text, in->tokens, in->n_tokens);
+        append_tokens(&text, in->tokens, in->n_tokens, true);
         write_text(text.text, text.n);
         if (is_terminal(stdout) && text.n && text.text[text.n - 1] != '\n') putchar('\n');
         return;
     }
-    if (options.bos && run.info.bos < 0) refuse("--bos: the tokenizer has no <s>");
+    if (options.bos && run.info.bos < 0) refuse("--bos: the tokenizer has no start token");
     want_tokens(
         tokenize(in, (options.bos ? LLAMA_ADD_BOS : 0) | (options.special ? LLAMA_SPECIAL : 0)));
     if (options.bos && !run.info.add_bos) { /* the model's files say not to, the user to */
@@ -4279,6 +4338,7 @@ static void run_command(void) {
     share(&options.sampler.seed, sizeof options.sampler.seed);
     open_model();
     open_draft();
+    fit_context();
     join_ranks();
     run.stats.open_time = now();
     options.command->execute();

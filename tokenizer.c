@@ -842,7 +842,7 @@ static const char *add_token(llamac_vocab *v, const added_token *a, size_t rows)
     if (!a->content) return "has an added token without content";
     if (!(a->id >= 0 && a->id < INT32_MAX && a->id == (double)(int32_t)a->id))
         return "has an added token without a valid id";
-    if (a->single_word) return "has an added token with single_word, which is not supported";
+    if (a->single_word) return "!has an added token with single_word";
     const char *text = json_unescape(v->arena, a->content, a->n, &n, &why);
     if (!text) return why;
     if (n == 0 || n > MAX_PIECE || !is_utf8(text, n))
@@ -875,7 +875,7 @@ static const char *name_special(llamac_vocab *v, const added_token *a, const lla
     if (!a->content && llamac_json_under(j, 1, "eos_token"))
         return "has an eos_token that is an object without content";
     if (!a->content) return "has a special token that is an object without content";
-    if (a->single_word) return "has a special token with single_word, which is not supported";
+    if (a->single_word) return "!has a special token with single_word";
     if (!(text = json_unescape(v->arena, a->content, a->n, &n, &why))) return why;
     const piece_text *found = match_text(&v->specials, text, n);
     int32_t id = found && found->n == n ? found->id : n ? slot_find(v, text, n) : -1;
@@ -1038,7 +1038,7 @@ typedef struct {
     /* Byte-level BPE: settings of the pre_tokenizer. Its types are noted by their first letters */
     char splitters[8];
     int pattern; /* SPLIT_..., 0: no pattern was read */
-    bool isolated, individual_digits, no_regex;
+    bool isolated, individual_digits, no_regex, states_space;
     json_around around[2];  /* the tokens before and after a text, as post_processor says */
     json_around listed[16]; /* [n_listed] tokens whose ids are given there */
     size_t n_listed;
@@ -2409,14 +2409,15 @@ static size_t read_base64(llamac_cursor *c, char *out, size_t capacity) {
     return (digits + pads) % 4 || digits % 4 == 1 || rest ? 0 : n;
 }
 
-/* Reads a line of the file. Returns the number of bytes of the piece, or 0 if the line is not valid;
- * it must end in `rank`. */
+/* Reads a line of the file, and the empty lines after it. Returns the number of bytes of the piece, or
+ * 0 if the line is not valid; it must end in `rank`. */
 static size_t tiktoken_line(llamac_cursor *c, char *piece, size_t capacity, size_t rank) {
     char want[32];
     size_t n = read_base64(c, piece, capacity), length;
     length = (size_t)snprintf(want, sizeof want, " %zu", rank);
-    const unsigned char *got = llamac_take(c, length);
-    bool ends = c->at == c->end || llamac_uint(c, 1) == '\n';
+    const unsigned char *got = llamac_take(c, length), *end = c->at;
+    while (c->at < c->end && is_newline((char)*c->at)) c->at++;
+    bool ends = c->at == c->end || c->at > end;
     return got && memcmp(got, want, length) == 0 && ends ? n : 0;
 }
 
@@ -2429,7 +2430,8 @@ static bool is_tiktoken(llamac_cursor c) {
 static const char *parse_tiktoken(llamac_vocab **out, llamac_cursor c, size_t max_pieces,
                                   llamac_arena *arena) {
     size_t pieces = 0;
-    for (const unsigned char *at = c.at; at < c.end; at++) pieces += *at == '\n' || at + 1 == c.end;
+    for (const unsigned char *at = c.at; at < c.end; at++) /* lines that are not empty */
+        pieces += !is_newline((char)*at) && (at + 1 == c.end || is_newline((char)at[1]));
     if (pieces >= MAX_PIECES || pieces + LLAMA3_SPECIALS != max_pieces)
         return "!is a tiktoken vocabulary without Llama 3's number of pieces, 256 fewer than the "
                "model's tokens";
@@ -2523,6 +2525,7 @@ static const char *bytes_value(json_vocab *k, const llamac_json *j) {
             if (kind != 't' && kind != 'f') return mistyped;
             if (f == 0) k->individual_digits = kind == 't';
             if (f == 1) k->no_regex = kind == 'f';
+            if (f == 2) k->states_space = true;
             if (f == 2 && kind == 't')
                 return "!puts a space in front of a text (add_prefix_space of its pre_tokenizer)";
             if (f == 3 && kind == 't') return other_words;
@@ -2545,6 +2548,9 @@ static const char *bytes_check(const json_vocab *k, int *splitting) {
     if (!k->bpe) return "!is not a BPE vocabulary";
     if (k->has_template && !k->sequence) return "!leaves the text out (post_processor)";
     if (strcmp(k->decoders, "B") != 0) return other_decoder;
+    if (!k->states_space)
+        return "does not say whether a space goes in front of a text (add_prefix_space of its "
+               "pre_tokenizer)";
     if (strcmp(k->splitters, "B") == 0 && regex) *splitting = SPLIT_GPT2;
     if (strcmp(k->splitters, "DB") == 0 && regex && k->individual_digits) *splitting = SPLIT_DIGITS;
     if (strcmp(k->splitters, "SB") == 0 && !regex && k->isolated) *splitting = k->pattern;

@@ -1365,6 +1365,64 @@ case_special() {
     refuse 2 "-i --ids" "special" $llama $model -i --ids -p 1
 }
 
+# A byte-level vocabulary, with which a text may end inside a character. Of our model's tokens, 261, 632 and 390, which it
+# draws after "$one" (the last is 659), become the bytes of a euro sign, and 342 an e with an acute accent
+case_bytes() {
+    awk 'function digit(n) { return substr("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/", n + 1, 1) }
+        function one(a) { return digit(int(a / 4)) digit(a % 4 * 16) "==" }
+        function two(a, b) { return digit(int(a / 4)) digit(a % 4 * 16 + int(b / 16)) digit(b % 16 * 4) "=" }
+        BEGIN {
+            of[659] = 97; of[261] = 226; of[632] = 130; of[390] = 172
+            for (i in of) taken[of[i]]
+            for (i = 0; i < 768; i++) {
+                while (byte in taken) byte++
+                if (i in of) print one(of[i]), i
+                else if (i == 342) print two(195, 169), i
+                else if (byte < 256) print one(byte++), i
+                else { print two(pair < 256 ? 32 : 226, pair % 256), i; pair++ }
+            }
+        }' >$work/bytes.model
+    euro=$(printf '\342\202\254') given="1 $(cat $work/ids)"
+    by_bytes="$llama $model --tokenizer $work/bytes.model --temp 0"
+    run 0 "a character of three tokens" $by_bytes --ids "$given" -n 3
+    holds "a character of three tokens" [ "$(cat $work/out)" = "$euro" ]
+    $by_bytes --ids "$given" -n 6 --echo >$work/whole
+    for n in 1 2 3 4 5; do
+        ids="$given $(echo 261 632 390 342 780 | cut -d ' ' -f 1-$n)"
+        run 0 "a prompt of ids that ends after $n of them" $by_bytes --ids "$ids" -n $((6 - n)) --echo
+        same "and its text goes on" $work/out $work/whole
+    done
+    run 0 "a prompt that ends inside a character" $by_bytes --ids "$given 261 632" -n 1 --json
+    holds "is completed" grep -q "\"text\": \"$euro\"" $work/out
+    printf '%s\342\202' "$one" | $by_bytes -n 4 --echo >$work/out
+    holds "--echo prints whole characters" iconv -f UTF-8 -t UTF-8 $work/out
+    run 0 "--logprobs" $by_bytes --ids "$given" -n 40 --json --logprobs 100
+    holds "bytes of a character" grep -q '"text": "<0xE2>".*"text": "<0x82>".*"text": "<0xAC>"' $work/out
+    holds "all of them" grep -q '"text": "<0xE2><0x[89A-F][0-9A-F]>"' $work/out
+    holds "a character and half of another" grep -q '"text": " <0x[89A-F][0-9A-F]>"' $work/out
+    holds "a whole character" grep -q "\"token\": 342, \"text\": \"$(printf '\303\251')\"" $work/out
+    holds "a special token" grep -q '"text": "<|reserved_special_token_[0-9]*|>"' $work/out
+    holds "UTF-8" iconv -f UTF-8 -t UTF-8 $work/out
+    sed 's/.*"logprobs"://' $work/out >$work/tokens
+    holds "no replacement" sh -c "! grep -q '$(printf '\\357\\277\\275')\\|ufffd' $work/tokens"
+    printf 'x\342\202 \377y\n/save %s\n/load %s\n/save %s\n' $work/first.chat $work/first.chat $work/second.chat | $by_bytes -i -n 5 >$work/out
+    same "a chat of invalid bytes is loaded as it was saved" $work/first.chat $work/second.chat
+    printf '/load %s\n/save %s\n' $work/first.chat $work/third.chat | $by_bytes -i >$work/out
+    same "also by another process" $work/first.chat $work/third.chat
+    printf '<|eot_id|>\342\202\n/save %s\n/load %s\n/save %s\n' $work/first.chat $work/first.chat $work/second.chat | $by_bytes -i --special -n 5 >$work/out
+    same "a chat with special tokens" $work/first.chat $work/second.chat
+    run 0 "bytes that are not UTF-8" $by_bytes "$(printf 'x\377y')" -n 1
+    empty "have tokens: no note" $work/err
+    mkdir -p $work/bytewise
+    cp $work/bytes.model $work/bytewise/tokenizer.model
+    echo '{"add_bos_token": false, "add_eos_token": true}' >$work/bytewise/tokenizer_config.json
+    run 2 "an empty prompt" $llama $model --tokenizer $work/bytewise/tokenizer.model ""
+    holds "messages name its own tokens ($(cat $work/err))" grep -q "no <|begin_of_text|> is put before it" $work/err
+    holds "also the end" grep -q "ask for <|end_of_text|> after each text" $work/err
+    printf '0\t\ta\tb\n' | $llama score $model --tokenizer $work/bytewise/tokenizer.model -q >$work/out 2>$work/err
+    holds "also in score" grep -q "adds no <|begin_of_text|> before it" $work/err
+}
+
 # What a model's files say beside its weights, and what overrides them
 case_facts() {
     rm -rf $work/facts
@@ -1411,6 +1469,18 @@ case_facts() {
     $llama $model "$prompt" $greedy >$work/first
     same "the base that the file has" $work/out $work/first
     refuse 2 "--rope-theta 0" "rope-theta" $llama $model x --rope-theta 0
+    rm -rf $work/far
+    cp -r $model $work/far
+    sed 's/{/{"max_seq_len": 1048576, /' $model/params.json >$work/far/params.json
+    run 0 "a long context, without -c" $llama info $work/far --memory-limit 1G
+    holds "has as many positions as fit: $(grep ^context $work/out)" grep -q "^context     [1-9][0-9]\{4,5\} positions" $work/out
+    holds "and fits: $(grep ^memory $work/out)" grep -q "^memory .*available$" $work/out
+    run 0 "in a small memory" $llama info $work/far --memory-limit 30M
+    holds "it has 8,192: $(grep ^context $work/out)" grep -q "^context     8192 positions" $work/out
+    run 0 "with -c" $llama info $work/far --memory-limit 1G -c 1048576
+    holds "it has those" grep -q "^context     1048576 positions" $work/out
+    run 0 "a text" sh -c "ulimit -v 1500000 && exec $llama $work/far '$prompt' $greedy --memory-limit 1G -t 1"
+    same "is the same" $work/out $work/text
     (ulimit -v 1000000 && OMP_NUM_THREADS=1 $llama info $model -c 1048576 -t 1 >$work/out 2>$work/err)
     holds "info where the context does not fit" grep -q "^context     1048576 positions" $work/out
     holds "and what to give" grep -q -- "-c" $work/err
@@ -1423,7 +1493,7 @@ case_version() {
 
 # ---- All cases, or some ----
 
-cases="text stdin seeds stop utf8 refusals full pipes cache batch rejected notes json talk score ppl cut terminals trace bench info formats help completion surprises turns slips json_times guesses special facts version"
+cases="text stdin seeds stop utf8 refusals full pipes cache batch rejected notes json talk score ppl cut terminals trace bench info formats help completion surprises turns slips json_times guesses special bytes facts version"
 slow="batch stdin rejected completion formats help json_times ppl score surprises" # left to make check
 matched=0
 for name in $cases; do

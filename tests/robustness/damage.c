@@ -826,7 +826,7 @@ static void directed_json(void) {
     BEND(PARAMS_JSON, "an ffn_dim_multiplier below 0", "{", "{\"ffn_dim_multiplier\": -1.3, ", "'ffn_dim_multiplier'");
     BEND(PARAMS_JSON, "use_scaled_rope as a number", "{", "{\"use_scaled_rope\": 1, ", "use_scaled_rope");
     BEND(PARAMS_JSON, "a factor without use_scaled_rope", "{", "{\"rope_scaling_factor\": 16, ", "'rope_scaling_factor' scales RoPE by 16");
-    BEND(PARAMS_JSON, "a high below Meta's low", "{", "{\"use_scaled_rope\": true, \"rope_high_freq_factor\": 0.5, ", "low_freq_factor must be less");
+    BEND(PARAMS_JSON, "a high below Meta's low", "{", "{\"use_scaled_rope\": true, \"rope_high_freq_factor\": 0.5, ", "'rope_high_freq_factor' is 0.5, but must be more than the low factor, 1");
     BEND(PARAMS_JSON, "a list", "{", "{\"layers\": [0], ", "not a setting of LLaMA");
     BEND(CONFIG, "no heads' width", "{", "{\"head_dim\": 0, ", "'head_dim'");
     BEND(CONFIG, "a head of 5", "{", "{\"head_dim\": 5, ", "head width is odd");
@@ -851,14 +851,17 @@ static void directed_json(void) {
     SCALED("an infinite factor", "\"type\": \"linear\", \"factor\": 1e999", "'factor' is inf");
     SCALED("a factor that is a text", "\"type\": \"linear\", \"factor\": \"4\"", "'factor' must be");
     SCALED("llama3 without its constants", "\"rope_type\": \"llama3\", \"factor\": 8.0", "RoPE is scaled (llama3), but 'low_freq_factor' is missing");
-    SCALED("low and high equal", LLAMA3("8.0", "4.0", "4.0", "8192"), "low_freq_factor must be less than high_freq_factor");
-    SCALED("low above high", LLAMA3("8.0", "4.0", "1.0", "8192"), "low_freq_factor must be less than high_freq_factor");
-    SCALED("low and high nearly equal", LLAMA3("8.0", "4.0", "4.00001", "8192"), "low_freq_factor must be less than high_freq_factor");
+    SCALED("low and high equal", LLAMA3("8.0", "4.0", "4.0", "8192"), "but must be more than the low factor");
+    SCALED("low above high", LLAMA3("8.0", "4.0", "1.0", "8192"), "but must be more than the low factor");
+    SCALED("low and high nearly equal", LLAMA3("8.0", "4.0", "4.00001", "8192"), "but must be more than the low factor");
     SCALED("a low of 0", LLAMA3("8.0", "0", "4.0", "8192"), "'low_freq_factor' must be");
     SCALED("a high of 1e9", LLAMA3("8.0", "1.0", "1e9", "8192"), "'high_freq_factor' is");
     SCALED("no positions before", LLAMA3("8.0", "1.0", "4.0", "0"), "'original_max_position_embeddings' must be");
     SCALED("half a position before", LLAMA3("8.0", "1.0", "4.0", "8192.5"), "'original_max_position_embeddings' must be");
     BEND(CONFIG, "positions before twice", "{", "{\"original_max_position_embeddings\": 4096, \"rope_scaling\": {" LLAMA3("8.0", "1.0", "4.0", "8192") "}, ", "twice");
+    SCALED("two scalings", "\"type\": \"linear\", \"factor\": 4.0}, \"rope_scaling\": {\"type\": \"linear\", \"factor\": 4.0", "'rope_scaling' is given twice; remove one of them");
+    BEND(CONFIG, "a scaling and null", "{", "{\"rope_scaling\": {\"type\": \"linear\", \"factor\": 4.0}, \"rope_scaling\": null, ", "'rope_scaling' is given twice");
+    BEND(CONFIG, "no parameters and some", "{", "{\"rope_parameters\": null, \"rope_parameters\": {\"rope_type\": \"linear\", \"factor\": 4.0}, ", "'rope_parameters' is given twice");
 #undef SCALED
 #undef LLAMA3
     BEND(CONFIG, "a rope_theta as a text", "500.0", "\"500\"", "'rope_theta'");

@@ -633,6 +633,104 @@ static void test_special(void) {
     free(tiktoken.at);
 }
 
+/* ---- What is published beside the weights ---- */
+
+/* Copies a text in which ids 128000 and up, Llama 3's special tokens, become those of our pieces. */
+static buffer our_ids(const char *text) {
+    buffer b = {0};
+    for (char number[16]; *text; text++)
+        if (strncmp(text, "1280", 4) == 0) {
+            snprintf(number, sizeof number, "%d", n_pieces + atoi(text) - 128000);
+            put_text(&b, number), text += 5;
+        } else put(&b, text, 1);
+    return b;
+}
+
+#define TOKEN(id, text) "\"" id "\": {\"content\": \"" text "\", \"lstrip\": false, \"normalized\": false, \"rstrip\": false, \"single_word\": false, \"special\": true}"
+#define OBJECT(text) "{\"__type\": \"AddedToken\", \"content\": \"" text "\", \"lstrip\": false, \"normalized\": true, \"rstrip\": false, \"single_word\": false}"
+#define LLAMA3_CONFIG(factor) "\"attention_bias\": false, \"bos_token_id\": 128000, \"eos_token_id\": [128001, 128008, 128009], \"initializer_range\": 0.02, \"mlp_bias\": false, " \
+    "\"pretraining_tp\": 1, \"rope_scaling\": {\"factor\": " factor ", \"low_freq_factor\": 1.0, \"high_freq_factor\": 4.0, \"original_max_position_embeddings\": 8192, \"rope_type\": \"llama3\"}, " \
+    "\"rope_theta\": 500000.0, \"torch_dtype\": \"bfloat16\", \"transformers_version\": \"4.42.3\", \"use_cache\": true, "
+#define LLAMA3_GENERATION "{\"bos_token_id\": 128000, \"do_sample\": true, \"eos_token_id\": [128001, 128008, 128009], \"temperature\": 0.6, \"top_p\": 0.9, \"transformers_version\": \"4.42.3\"}"
+#define LLAMA3_TOKENIZER "{\"added_tokens_decoder\": {" TOKEN("128000", "<|begin_of_text|>") ", " TOKEN("128009", "<|eot_id|>") "}, \"bos_token\": \"<|begin_of_text|>\", \"chat_template\": \"{{- bos_token }}\", " \
+    "\"clean_up_tokenization_spaces\": true, \"eos_token\": \"<|eot_id|>\", \"model_input_names\": [\"input_ids\", \"attention_mask\"], \"model_max_length\": 131072, \"tokenizer_class\": \"PreTrainedTokenizerFast\"}"
+#define LLAMA3_CHAT "<|start_header_id|>user<|end_header_id|>\n\na<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n"
+#define LLAMA2_CONFIG "\"_name_or_path\": \"x\", \"bos_token_id\": 1, \"eos_token_id\": 2, \"initializer_range\": 0.02, \"pretraining_tp\": 1, \"rope_scaling\": null, \"torch_dtype\": \"float16\", \"use_cache\": true, "
+#define LLAMA2_GENERATION "{\"bos_token_id\": 1, \"do_sample\": true, \"eos_token_id\": 2, \"pad_token_id\": 0, \"temperature\": 0.6, \"max_length\": 4096, \"top_p\": 0.9}"
+#define LLAMA2_TOKENIZER "\"clean_up_tokenization_spaces\": false, \"model_max_length\": 1000000000000000019884624838656, \"pad_token\": null, \"padding_side\": \"right\", \"sp_model_kwargs\": {}, " \
+    "\"chat_template\": \"{% if messages[0]['role'] == 'system' %}\", \"add_bos_token\": true, \"add_eos_token\": false, "
+
+/* The texts of config.json (beside the shape), generation_config.json and tokenizer_config.json as they are published. */
+static void test_published(void) {
+    enum { TIKTOKEN, SMOL, SENTENCEPIECE };
+    static const struct {
+        const char *name, *config, *generation, *tokenizer;
+        int kind;
+        float theta, factor;
+        int ends[3];     /* 0: no more. Here and in `special`, of byte-level vocabularies, from n_pieces on */
+        const char *chat;
+        int special[6];  /* the special tokens of the chat, after which comes -1 */
+    } models[] = {
+        {"Llama 3.1 8B Instruct", LLAMA3_CONFIG("8.0"), LLAMA3_GENERATION, LLAMA3_TOKENIZER, TIKTOKEN, 5e5f, 8, {1, 8, 9}, LLAMA3_CHAT, {0, 6, 7, 9, 6, 7}},
+        {"Llama 3.2 1B Instruct", LLAMA3_CONFIG("32.0") "\"head_dim\": 4, ", LLAMA3_GENERATION, LLAMA3_TOKENIZER, TIKTOKEN, 5e5f, 32, {1, 8, 9}, LLAMA3_CHAT, {0, 6, 7, 9, 6, 7}},
+        {"SmolLM2 135M Instruct", "\"attention_bias\": false, \"attention_dropout\": 0.0, \"bos_token_id\": 128000, \"eos_token_id\": 128001, \"is_llama_config\": true, \"pad_token_id\": 128001, "
+         "\"rope_interleaved\": false, \"rope_scaling\": null, \"rope_theta\": 100000, \"transformers.js_config\": {\"kv_cache_dtype\": {\"q4f16\": \"float16\"}}, ",
+         "{\"_from_model_config\": true, \"bos_token_id\": 128000, \"eos_token_id\": 128001, \"pad_token_id\": 128001}",
+         "{\"add_prefix_space\": false, \"added_tokens_decoder\": {" TOKEN("128000", "<|im_start|>") ", " TOKEN("128001", "<|im_end|>") "}, \"additional_special_tokens\": [\"<|im_start|>\", \"<|im_end|>\"], "
+         "\"bos_token\": \"<|im_start|>\", \"eos_token\": \"<|im_end|>\", \"pad_token\": \"<|im_end|>\", \"tokenizer_class\": \"GPT2Tokenizer\", \"vocab_size\": 49152}",
+         SMOL, 1e5f, 1, {1}, "<|im_start|>user\na<|im_end|>\n<|im_start|>assistant\n", {0, 1, 0, -1}},
+        {"TinyLlama chat", LLAMA2_CONFIG "\"rope_theta\": 10000.0, \"attention_bias\": false, ", "{\"bos_token_id\": 1, \"eos_token_id\": 2, \"max_length\": 2048, \"pad_token_id\": 0}",
+         "{" LLAMA2_TOKENIZER "\"added_tokens_decoder\": {" TOKEN("0", "<unk>") ", " TOKEN("1", "<s>") ", " TOKEN("2", "</s>") "}, \"bos_token\": \"<s>\", \"eos_token\": \"</s>\", \"legacy\": false, \"unk_token\": \"<unk>\"}",
+         SENTENCEPIECE, 1e4f, 1, {2}, "<|user|>\na</s>\n<|assistant|>\n", {1, 2, -1}},
+        {"Code Llama", LLAMA2_CONFIG "\"rope_theta\": 1000000, ", "{\"_from_model_config\": true, \"bos_token_id\": 1, \"eos_token_id\": 2}",
+         "{" LLAMA2_TOKENIZER "\"bos_token\": " OBJECT("<s>") ", \"eos_token\": " OBJECT("</s>") ", \"eot_token\": \"\xe2\x96\x81<EOT>\", \"fill_token\": \"<FILL_ME>\", \"legacy\": null, \"middle_token\": \"\xe2\x96\x81<MID>\", \"unk_token\": " OBJECT("<unk>") "}",
+         SENTENCEPIECE, 1e6f, 1, {2}, "def a():", {1, -1}},
+        {"Llama 2 chat", LLAMA2_CONFIG, LLAMA2_GENERATION, "{" LLAMA2_TOKENIZER "\"bos_token\": " OBJECT("<s>") ", \"eos_token\": " OBJECT("</s>") ", \"legacy\": false, \"unk_token\": " OBJECT("<unk>") "}",
+         SENTENCEPIECE, 1e4f, 1, {2}, "<s>[INST] a [/INST] b </s><s>[INST] ", {1, 2, 1, -1}},
+    };
+    make_pieces();
+    for (size_t i = 0; i < sizeof models / sizeof *models; i++) {
+        const bool bytes = models[i].kind != SENTENCEPIECE;
+        const int first = bytes ? n_pieces : 0, rows = models[i].kind == TIKTOKEN ? rows_of() : models[i].kind == SMOL ? n_pieces + 2 : 1024;
+        const char *folder = in_work(models[i].name);
+        model_spec spec = {.dim = 8, .layers = 1, .heads = 2, .kv_heads = 1, .hidden = 8, .vocab = (size_t)rows, .shards = 1};
+        model_write_as(&spec, SAFETENSORS, folder);
+        char path[2048];
+        snprintf(path, sizeof path, "%.2000s/config.json", folder);
+        char *shape = read_file(path, NULL);
+        buffer all = {0}, smol = make_json(DIGITS, false), renamed = {0};
+        put_text(&all, "{"), put_text(&all, models[i].config), put_text(&all, shape + 1), put(&all, "", 1);
+        put(&smol, "", 1);
+        renamed = replaced(&smol, "<|begin_of_text|>", "<|im_start|>"), put(&renamed, "", 1);
+        buffer tokens = models[i].kind == TIKTOKEN ? make_tiktoken() : replaced(&renamed, "<|end_of_text|>", "<|im_end|>");
+        size_t n = 0;
+        if (!bytes) tokens.at = (unsigned char *)read_file("tests/tiny/tokenizer.model", &n), tokens.n = n;
+        buffer files[] = {our_ids((const char *)all.at), our_ids(models[i].generation), our_ids(models[i].tokenizer)};
+        put_file(&files[0], folder, "config.json"), put_file(&files[1], folder, "generation_config.json"), put_file(&files[2], folder, "tokenizer_config.json");
+        put_file(&tokens, folder, models[i].kind == SMOL ? "tokenizer.json" : "tokenizer.model");
+        llama *m = NULL;
+        llama_error err;
+        llama_info info = {.size = sizeof info};
+        check(llama_open(&m, folder, NULL, &err) == LLAMA_OK, "%s: %s", models[i].name, err.text);
+        if (m) llama_describe(m, &info);
+        check(m && info.rope_theta == models[i].theta && info.rope_factor == models[i].factor, "%s: theta %g, factor %g", models[i].name, (double)info.rope_theta, (double)info.rope_factor);
+        for (int id = 0; id < rows; id++) {
+            bool ends = false;
+            for (int k = 0; k < 3; k++) ends |= models[i].ends[k] && id == first + models[i].ends[k];
+            if (llama_is_end(m, id) != ends) check(false, "%s: token %d ends a text, or does not", models[i].name, id);
+        }
+        int32_t ids[256];
+        int k = 0;
+        ptrdiff_t count = m ? llama_text_to_tokens(m, models[i].chat, strlen(models[i].chat), LLAMA_ADD_BOS | LLAMA_SPECIAL, ids, 256) : 0;
+        for (ptrdiff_t t = 0; t < count; t++)
+            if (bytes ? ids[t] >= first : ids[t] <= 2) check(k < 6 && ids[t] == first + models[i].special[k], "%s: special token %d of its chat is %d", models[i].name, k, (int)ids[t]), k++;
+        check(k == 6 || models[i].special[k] == -1, "%s: its chat has %d special tokens", models[i].name, k);
+        llama_close(m);
+        for (int f = 0; f < 3; f++) free(files[f].at);
+        free(shape), free(all.at), free(smol.at), free(renamed.at), free(tokens.at);
+    }
+}
+
 /* ---- Hostile files ---- */
 
 static void refused(const char *name, const buffer *file, int rows, const char *says) {
@@ -668,6 +766,8 @@ static void test_hostile(void) {
         {"an added token that is a byte", "\"added_tokens\": [", "\"added_tokens\": [{\"id\": 0, \"content\": \"\\u0103\", \"special\": true}, ", "lacks the piece of some byte"},
         {"a normalizer", "\"normalizer\": null", "\"normalizer\": {\"type\": \"NFC\"}", "(normalizer), which is not supported"},
         {"a space in front", "\"add_prefix_space\": false", "\"add_prefix_space\": true", "add_prefix_space"},
+        {"no word of a space in front", "\"add_prefix_space\": false, ", "", "whether a space goes in front of a text (add_prefix_space of its pre_tokenizer)"},
+        {"an added token that is a word", "\"single_word\": false", "\"single_word\": true", "single_word, which is not supported; give the model's tokenizer.model or tokenizer.json; if this is it, the model cannot be used"},
         {"another expression", "(?i:'s|", "(?i:'x|", "(pre_tokenizer), which is not supported"},
         {"an expression that is a text", "\"Regex\": \"", "\"String\": \"", "(pre_tokenizer)"},
         {"an expression that is a number", "{\"Regex\": ", "{\"Regex\": 7, \"x\": ", "another type"},
@@ -732,7 +832,10 @@ static void test_hostile(void) {
         {"an empty piece", "Cg== 1\n", " 1\n", "line's number"},
         {"a piece twice", "Cg== 1\n", "Aw== 1\n", "two ids to one text"},
         {"a byte that is missing", "Cg== 1\n", "AAAA 1\n", "lacks the piece of some byte"},
-        {"the ends of lines of Windows", " 1\n", " 1\r\n", "line's number"},
+        {"the end of a line of Windows", " 1\n", " 1\r\n", NULL},
+        {"an empty line", " 1\n", " 1\n\n", NULL},
+        {"a space at the end of a line", " 1\n", " 1 \n", "line's number"},
+        {"two ranks", " 1\n", " 1 1\n", "line's number"},
         {"a special token's name", "Cg== 1\n", "PHxlb3RfaWR8Pg== 1\n", "lacks the piece of some byte"},
         {"a first line that is malformed", "Aw== 0\n", "Aw==  0\n", "is not a SentencePiece model"},
     };
@@ -743,7 +846,14 @@ static void test_hostile(void) {
         refused(lines[i].name, &file, rows_of(), lines[i].says);
         free(file.at);
     }
-    tiktoken.n -= 2;
+    tiktoken.n--; /* the 0 */
+    file = (buffer){0};
+    for (size_t i = 0; i < tiktoken.n; i++) put(&file, tiktoken.at[i] == '\n' ? "\r\n" : (char *)tiktoken.at + i, tiktoken.at[i] == '\n' ? 2 : 1);
+    refused("Windows' lines", &file, rows_of(), NULL);
+    put_text(&file, "\r\n\n");
+    refused("empty lines at the end", &file, rows_of(), NULL);
+    free(file.at);
+    tiktoken.n--;
     refused("no newline at the end", &tiktoken, rows_of(), NULL);
     refused("another number of special tokens", &tiktoken, rows_of() + 1, "256 fewer than the model's tokens");
     tiktoken.n -= 4;
@@ -891,7 +1001,7 @@ static void test_time(void) {
 }
 
 int main(int argc, char **argv) {
-    static const test_case cases[] = {CASE(vectors), CASE(words), CASE(forms), CASE(cache), CASE(special), CASE(hostile), CASE(collisions), CASE(time)};
+    static const test_case cases[] = {CASE(vectors), CASE(words), CASE(forms), CASE(cache), CASE(special), CASE(published), CASE(hostile), CASE(collisions), CASE(time)};
     argc = tests_begin(argc, argv);
     if (argc < 2) return printf("bpe WORKDIR [FAMILY]\n"), 2;
     snprintf(work, sizeof work, "%s", argv[1]);

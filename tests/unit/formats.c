@@ -1285,6 +1285,7 @@ static void test_divisors(void) {
     } cases[] = {
         {"divisors", NULL, 0x41000000, 0, 4, 1, 1},
         {"divisors below 1", NULL, 0x3f000000, 0, 4, 1, 1},
+        {"divisors and a linear scaling", NULL, 0x41000000, 0, 4, 1, 1},
         {"three divisors", "is not a float32 divisor for each pair of a head", 0x41000000, 0, 3, 1, 1},
         {"eight divisors", "is not a float32 divisor", 0x41000000, 0, 8, 1, 1},
         {"float16 divisors", "is not a float32 divisor", 0x41000000, 1, 4, 1, 1},
@@ -1303,7 +1304,10 @@ static void test_divisors(void) {
         llama_error err;
         llama_info info = {.size = sizeof info};
         make_folder(in_work("divisors"));
-        buffer first = model_gguf(&spec, 0, 1, NULL, 0);
+        const bool linear = strstr(cases[i].what, "linear"); /* both are applied, as in llama.cpp, and both are named */
+        buffer keys = {0};
+        if (linear) gguf_f32(&keys, "llama.rope.scaling.factor", 4);
+        buffer first = model_gguf(&spec, 0, 1, &keys, linear);
         put_file(&first, in_work("divisors"), cases[i].times == 2 ? "x-00001-of-00003.gguf" : "x-00001-of-00002.gguf");
         for (int k = 0; k < cases[i].times; k++) {
             buffer b = {0};
@@ -1322,9 +1326,9 @@ static void test_divisors(void) {
         }
         int status = llama_open(&m, in_work(cases[i].times == 2 ? "divisors/x-00001-of-00003.gguf" : "divisors/x-00001-of-00002.gguf"), NULL, &err);
         if (cases[i].says) check(status == LLAMA_EFORMAT && strstr(err.text, cases[i].says) && strstr(err.text, "rope_freqs.weight"), "%s: %d, %s", cases[i].what, status, err.text);
-        else check(status == LLAMA_OK && !llama_describe(m, &info) && strcmp(info.rope_scaling, "divisors") == 0 && info.rope_factor == 1 && info.rope_original == 0, "%s: %s", cases[i].what, err.text);
+        else check(status == LLAMA_OK && !llama_describe(m, &info) && strcmp(info.rope_scaling, linear ? "linear, divisors" : "divisors") == 0 && info.rope_factor == (linear ? 4 : 1) && info.rope_original == 0, "%s: %s", cases[i].what, err.text);
         llama_close(m);
-        free(first.at);
+        free(first.at), free(keys.at);
     }
 }
 

@@ -300,6 +300,12 @@ static void test_scaling(void) {
     llama m = {.head_dim = 128, .rope_theta = 1e4f, .freqs = got, .scaling = {LINEAR, 3, 1, 4, 8192}};
     rope_freqs(&m);
     check(got[0] == 1.0f / 3, "linear: %g", (double)got[0]);
+    float halves[64];
+    for (int j = 0; j < 64; j++) halves[j] = 2;
+    m.divisors = halves;
+    find_llama3(&m);
+    rope_freqs(&m);
+    check(got[0] == 1.0f / 3 / 2, "linear, and divisors: %g", (double)got[0]);
     static const struct {
         size_t dim;
         bool tied;
