@@ -3674,8 +3674,13 @@ LLAMAC_INLINE bool llamac_widen(const char *path, wchar_t wide[LLAMAC_PATH_BYTES
     int n = MultiByteToWideChar(CP_UTF8, MB_ERR_INVALID_CHARS, path, -1, wide, LLAMAC_PATH_BYTES);
     if (n == 0) errno = GetLastError() == ERROR_INSUFFICIENT_BUFFER ? ENAMETOOLONG : ENOENT;
     if (n == 0) return false;
+    if (wcsncmp(wide, L"\\\\?\\", 4) == 0) { /* in such a path "/" is not a separator */
+        for (wchar_t *c = wide; *c; c++)
+            if (*c == L'/') *c = L'\\';
+        return true;
+    }
     DWORD length = GetFullPathNameW(wide, LLAMAC_PATH_BYTES - ROOM, full, NULL);
-    if (length < MAX_PATH || wcsncmp(full, L"\\\\?\\", 4) == 0) return true;
+    if (length < MAX_PATH) return true;
     if (length >= LLAMAC_PATH_BYTES - ROOM) return errno = ENAMETOOLONG, false;
     bool network = full[0] == L'\\';
     wcscpy(wide, network ? L"\\\\?\\UNC" : L"\\\\?\\");

@@ -3852,11 +3852,13 @@ static wchar_t *widen(const char *text) {
  * begins with \\?\, or on a network \\?\UNC\. */
 static wchar_t *wide_path(const char *path) {
     wchar_t *wide = widen(path);
-    size_t n = GetFullPathNameW(wide, 0, NULL, NULL);
+    bool is_full = wcsncmp(wide, L"\\\\?\\", 4) == 0;
+    for (wchar_t *c = wide; is_full && *c; c++)
+        if (*c == L'/') *c = L'\\'; /* which is no separator there */
+    size_t n = is_full ? 0 : GetFullPathNameW(wide, 0, NULL, NULL);
     if (n < 248) return wide;
     wchar_t *full = allocate((n + 8) * sizeof *full), *at = full + 8;
     GetFullPathNameW(wide, (DWORD)n, at, NULL);
-    if (wcsncmp(at, L"\\\\?\\", 4) == 0) return at;
     bool network = at[0] == L'\\';
     const wchar_t *begin = network ? L"\\\\?\\UNC" : L"\\\\?\\";
     at += network;
@@ -3939,7 +3941,7 @@ static bool can_replace(const char *name) {
     bytes path = {.n = 0};
     append(&path, name, strlen(name));
     while (path.n && !strchr("/\\", path.text[path.n - 1])) cut(&path, path.n - 1);
-    append(&path, ".", 1);
+    if (!path.n) append(&path, ".", 1);
     HANDLE h = CreateFileW(wide_path(path.text), FILE_ADD_FILE,
                            FILE_SHARE_READ | FILE_SHARE_WRITE | FILE_SHARE_DELETE, NULL,
                            OPEN_EXISTING, FILE_FLAG_BACKUP_SEMANTICS, NULL);
