@@ -92,6 +92,8 @@
 #error "llama.c needs gcc or clang: it uses their vector types, attributes and builtin functions"
 #elif __STDC_VERSION__ < 199901L
 #error "llama.c is C11: compile it with -std=c11 or -std=gnu11, or without -std"
+#elif __SIZEOF_POINTER__ < 8
+#error "llama.c maps files larger than 4 GiB: it needs a 64-bit machine"
 #elif __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
 #error "llama.c maps little-endian files as they are: it needs a little-endian machine"
 #endif
@@ -121,11 +123,8 @@
 #endif
 #endif
 
-/* Refuse machines that cannot map the files, and compiler flags that change the bits of the output,
- * which are part of the contract. */
-#if SIZE_MAX < UINT64_MAX
-#error "llama.c maps files larger than 4 GiB: it needs a 64-bit machine"
-#elif defined(__FAST_MATH__) || defined(__ASSOCIATIVE_MATH__) || defined(__RECIPROCAL_MATH__)
+/* Refuse compiler flags that change the bits of the output, which are part of the contract. */
+#if defined(__FAST_MATH__) || defined(__ASSOCIATIVE_MATH__) || defined(__RECIPROCAL_MATH__)
 #error "llama.c defines the order of its arithmetic: compile it without -ffast-math"
 #elif FLT_EVAL_METHOD != 0
 #error "llama.c needs float arithmetic in float: on x86 compile with -msse2 -mfpmath=sse"
