@@ -92,6 +92,8 @@
 #error "llama.c needs gcc or clang: it uses their vector types, attributes and builtin functions"
 #elif __STDC_VERSION__ < 199901L
 #error "llama.c is C11: compile it with -std=c11 or -std=gnu11, or without -std"
+#elif __SIZEOF_POINTER__ < 8
+#error "llama.c maps files larger than 4 GiB: it needs a 64-bit machine"
 #elif __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
 #error "llama.c maps little-endian files as they are: it needs a little-endian machine"
 #endif
@@ -121,11 +123,8 @@
 #endif
 #endif
 
-/* Refuse machines that cannot map the files, and compiler flags that change the bits of the output,
- * which are part of the contract. */
-#if SIZE_MAX < UINT64_MAX
-#error "llama.c maps files larger than 4 GiB: it needs a 64-bit machine"
-#elif defined(__FAST_MATH__) || defined(__ASSOCIATIVE_MATH__) || defined(__RECIPROCAL_MATH__)
+/* Refuse compiler flags that change the bits of the output, which are part of the contract. */
+#if defined(__FAST_MATH__) || defined(__ASSOCIATIVE_MATH__) || defined(__RECIPROCAL_MATH__)
 #error "llama.c defines the order of its arithmetic: compile it without -ffast-math"
 #elif FLT_EVAL_METHOD != 0
 #error "llama.c needs float arithmetic in float: on x86 compile with -msse2 -mfpmath=sse"
@@ -195,6 +194,10 @@ typedef struct {
 #include <sys/syscall.h>
 #elif defined(__APPLE__)
 #include <mach/mach.h>
+#include <sys/sysctl.h>
+#elif defined(__FreeBSD__)
+#include <sys/param.h> /* which these two need */
+#include <sys/cpuset.h>
 #include <sys/sysctl.h>
 #endif
 #if defined(__GLIBC__) && !defined(__USE_MISC)
@@ -2738,10 +2741,10 @@ LLAMAC_INLINE bool llamac_json_number(llamac_cursor *c, double *out) {
  * A document with containers nested deeper than LLAMAC_JSON_DEPTH is refused. */
 enum { LLAMAC_JSON_DEPTH = 32 };
 typedef struct {
-    llamac_cursor c;               /* at the next value; c.bad: the document is not valid JSON */
-    int level, depth;              /* level of the value; containers open after the value */
-    bool begun;                    /* the current container, or the document, has had a value */
-    char close[LLAMAC_JSON_DEPTH]; /* [depth] the character that ends each open container */
+    llamac_cursor c;              /* at the next value; c.bad: the document is not valid JSON */
+    int level, depth;             /* level of the value; containers open after the value */
+    bool begun;                   /* the current container, or the document, has had a value */
+    char ends[LLAMAC_JSON_DEPTH]; /* [depth] the character that ends each open container */
     struct {
         const char *text; /* [n] bytes, escapes not decoded */
         size_t n;
@@ -2776,27 +2779,27 @@ LLAMAC_INLINE char llamac_json_plain(llamac_json *j) {
  * c.bad set if the document is not valid JSON. */
 LLAMAC_INLINE char llamac_json_next(llamac_json *j) {
     llamac_cursor *c = &j->c;
-    char close = j->depth ? j->close[j->depth - 1] : 0;
+    char end = j->depth ? j->ends[j->depth - 1] : 0;
     j->value.kind = 0;
-    if (!close && j->begun) { /* only white space may follow the document's value */
+    if (!end && j->begun) { /* only white space may follow the document's value */
         c->bad = llamac_json_is(c, 0) || c->at != c->end;
         return 0;
     }
-    if (close && llamac_json_is(c, close)) {
+    if (end && llamac_json_is(c, end)) {
         j->level = --j->depth;
         j->begun = true;
-        return j->value.kind = close;
+        return j->value.kind = end;
     }
-    bool good = !close || !j->begun || llamac_json_is(c, ',');
+    bool good = !end || !j->begun || llamac_json_is(c, ',');
     j->level = j->depth;
     j->key[j->level].text = "";
     j->key[j->level].n = 0;
-    if (good && close == '}')
+    if (good && end == '}')
         good = llamac_json_string(c, &j->key[j->level].text, &j->key[j->level].n) &&
                llamac_json_is(c, ':');
     bool object = good && llamac_json_is(c, '{'), container = object || llamac_json_is(c, '[');
     if (good && container && j->depth < LLAMAC_JSON_DEPTH) {
-        j->close[j->depth++] = object ? '}' : ']';
+        j->ends[j->depth++] = object ? '}' : ']';
         j->value.kind = object ? '{' : '[';
     } else if (good && !container) j->value.kind = llamac_json_plain(j);
     j->begun = !container;
@@ -2845,8 +2848,8 @@ LLAMAC_INLINE char llamac_gguf_value(llamac_cursor *c, uint64_t type, llamac_val
 /* ---- Platform: what the library needs from the operating system and the processor ---- */
 
 /* Only the sections named Platform make system calls or ask which system it is. The functions are
- * declared first. Their bodies follow: for POSIX, then what Linux and macOS have beyond it, then for
- * Windows. Paths are UTF-8 on Windows. A function that can fail reports it in one of two ways, as
+ * declared first. Their bodies follow: for POSIX, then what Linux, macOS and FreeBSD have beyond it, then
+ * for Windows. Paths are UTF-8 on Windows. A function that can fail reports it in one of two ways, as
  * its comment says: it returns a status of llama.h and writes the reason to err, or it returns -1
  * and sets errno.
  *
@@ -3157,7 +3160,7 @@ LLAMAC_INLINE int llamac_flush(int fd) {
 }
 
 LLAMAC_INLINE int llamac_replace_end(llamac_replacement *r, bool keep) {
-    bool good = keep && fchmod(r->handle, r->mode) == 0 && llamac_flush(r->handle) == 0;
+    bool good = keep && fchmod(r->handle, (mode_t)r->mode) == 0 && llamac_flush(r->handle) == 0;
     int why = errno;
     if (close(r->handle) != 0 && good) good = false, why = errno;
     if (good && rename(r->temporary, r->path) != 0) good = false, why = errno;
@@ -3353,12 +3356,13 @@ LLAMAC_INLINE void *llamac_reserve_memory(size_t n) {
     return p;
 }
 
-/* MADV_DONTNEED of macOS keeps the pages (madvise(2)), so there they are mapped again. */
+/* Elsewhere MADV_DONTNEED keeps the pages, as madvise(2) of macOS and of FreeBSD say. So there they are
+ * mapped again. */
 LLAMAC_INLINE void llamac_discard_memory(void *p, size_t n) {
-#if defined(__APPLE__)
-    mmap(p, n, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
-#else
+#if defined(__linux__)
     madvise(p, n, MADV_DONTNEED);
+#else
+    mmap(p, n, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
 #endif
 }
 
@@ -3609,6 +3613,28 @@ LLAMAC_INLINE uint64_t llamac_available_memory(void) {
     uint64_t pages = (uint64_t)v.free_count + v.external_page_count + v.purgeable_count;
     return (pages - v.speculative_count) * vm_kernel_page_size;
 }
+#elif defined(__FreeBSD__)
+/* ---- Platform: FreeBSD: cores, and memory that is free ---- */
+
+/* The process's own set of cores, which cpuset(1) and jails limit: cpuset_getaffinity(2). */
+LLAMAC_INLINE int llamac_cores(void) {
+    cpuset_t set;
+    bool known = cpuset_getaffinity(CPU_LEVEL_WHICH, CPU_WHICH_PID, -1, sizeof set, &set) == 0;
+    return known && CPU_COUNT(&set) > 0 ? (int)CPU_COUNT(&set) : 1;
+}
+
+/* Free pages, and those that were not used lately, most of them of files: sysctl(3). */
+LLAMAC_INLINE uint64_t llamac_available_memory(void) {
+    static const char *const names[] = {"vm.stats.vm.v_free_count", "vm.stats.vm.v_inactive_count"};
+    uint64_t pages = 0;
+    for (int i = 0; i < 2; i++) {
+        unsigned n = 0;
+        size_t size = sizeof n;
+        if (sysctlbyname(names[i], &n, &size, NULL, 0) != 0) return 0;
+        pages += n;
+    }
+    return pages * llamac_page_size();
+}
 #else
 /* ---- Platform: other systems of POSIX ---- */
 
@@ -3649,11 +3675,26 @@ LLAMAC_INLINE int llamac_set_errno(void) {
     return -1;
 }
 
-/* Converts a path from UTF-8. Returns false, with errno set, if it is not valid or too long. */
+/* Converts a path from UTF-8. Returns false, with errno set, if it is not valid or too long. Windows
+ * takes 260 characters; more only of a full path that begins with \\?\, or on a network \\?\UNC\. */
 LLAMAC_INLINE bool llamac_widen(const char *path, wchar_t wide[LLAMAC_PATH_BYTES]) {
+    enum { ROOM = 8 }; /* for the longer beginning */
+    wchar_t full[LLAMAC_PATH_BYTES];
     int n = MultiByteToWideChar(CP_UTF8, MB_ERR_INVALID_CHARS, path, -1, wide, LLAMAC_PATH_BYTES);
     if (n == 0) errno = GetLastError() == ERROR_INSUFFICIENT_BUFFER ? ENAMETOOLONG : ENOENT;
-    return n > 0;
+    if (n == 0) return false;
+    if (wcsncmp(wide, L"\\\\?\\", 4) == 0) { /* in such a path "/" is not a separator */
+        for (wchar_t *c = wide; *c; c++)
+            if (*c == L'/') *c = L'\\';
+        return true;
+    }
+    DWORD length = GetFullPathNameW(wide, LLAMAC_PATH_BYTES - ROOM, full, NULL);
+    if (length < MAX_PATH) return true;
+    if (length >= LLAMAC_PATH_BYTES - ROOM) return errno = ENAMETOOLONG, false;
+    bool network = full[0] == L'\\';
+    wcscpy(wide, network ? L"\\\\?\\UNC" : L"\\\\?\\");
+    wcscat(wide, full + network);
+    return true;
 }
 
 /* Opens an existing file or folder, which others may rename and remove meanwhile. Returns -1 with
@@ -9057,8 +9098,8 @@ LLAMAC_API const int32_t *llama_tokens(const llama_session *s, int seq) {
  * checksum that follows it has been verified. */
 
 typedef struct {
-    llama_write_fn write; /* NULL when reading */
-    llama_read_fn read;   /* NULL when writing */
+    llama_write_fn writer; /* NULL when reading */
+    llama_read_fn reader;  /* NULL when writing */
     void *user;
     uint64_t sum;               /* checksum of all bytes so far */
     bool failed;                /* a call of write or read failed; no call follows */
@@ -9091,7 +9132,7 @@ static void transfer(stream *s, void *p, size_t n) {
     unsigned char *at = p;
     for (size_t k; n && !s->failed; n -= k, at += k) {
         k = n < CHUNK ? n : CHUNK;
-        s->failed = (s->write ? s->write(s->user, at, k) : s->read(s->user, at, k)) != 0;
+        s->failed = (s->writer ? s->writer(s->user, at, k) : s->reader(s->user, at, k)) != 0;
         if (s->failed) break;
         s->sum = checksum(s->sum, at, k);
         s->done += k;
@@ -9103,7 +9144,7 @@ static void transfer(stream *s, void *p, size_t n) {
 /* Reports a stream that failed: the host cancelled, or a function failed. */
 static int stream_failed(llama_session *s, const stream *st) {
     if (st->cancelled) return llamac_failed(s, LLAMA_ECANCEL, "cancelled by the host");
-    if (st->write)
+    if (st->writer)
         return llamac_fail(&s->error, LLAMA_EIO,
                            "the state could not be written: %llu of %llu bytes were",
                            (unsigned long long)st->done, (unsigned long long)st->total);
@@ -9249,7 +9290,7 @@ static void transfer_head(llama_session *s, stream *st, float *own, size_t owner
     for (size_t i = 0, part; i < n; i += part) {
         part = n - i < most ? n - i : most;
         float *p = s->rank == owner ? own + i : s->gather_buffer;
-        if (st->write && s->ranks > 1) {
+        if (st->writer && s->ranks > 1) {
             for (size_t r = 0; r <= s->ranks; r++) s->offsets[r] = r > owner ? part : 0;
             exchange(s, p);
             if (s->stopped) st->failed = true;
@@ -9280,7 +9321,7 @@ LLAMAC_API int llama_save(llama_session *s, int seq, llama_write_fn fn, void *us
     const sequence *q = begin_call(s, seq);
     if (!q) return LLAMA_EINVAL;
     if (!fn) return llamac_failed(s, LLAMA_EINVAL, "a write function must be given");
-    stream st = {.write = fn, .user = user, .total = state_bytes(s->model, q)};
+    stream st = {.writer = fn, .user = user, .total = state_bytes(s->model, q)};
     uint64_t header[STATE];
     make_header(header, s, q);
     if (check_files(s->model, &s->error)) return LLAMA_EIO;
@@ -9351,7 +9392,7 @@ static int load(llama_session *s, int seq, llama_read_fn fn, void *user, uint64_
     sequence *q = begin_call(s, seq), loaded;
     if (!q) return LLAMA_EINVAL;
     if (!fn) return llamac_failed(s, LLAMA_EINVAL, "a read function must be given");
-    stream st = {.read = fn, .user = user};
+    stream st = {.reader = fn, .user = user};
     llamac_arena temporary = {s->allocator, NULL};
     range own = own_heads(s);
     size_t width = (own.end - own.begin) * s->model->head_dim, vocab = s->model->vocab_size;

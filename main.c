@@ -3069,16 +3069,16 @@ static void measure_reading(void) {
 
 /* If weights are streamed, print what a pass reads and how long that takes. */
 static void print_streaming(void) {
-    double read = (double)run.info.stream_bytes, speed = (double)run.info.read_speed;
+    double bytes_read = (double)run.info.stream_bytes, speed = (double)run.info.read_speed;
     if (!streamed()) return;
     printf("streaming   %.3g GB of weights are kept in memory, %.3g GB are read in every pass\n",
-           (double)run.info.kept_bytes / 1e9, read / 1e9);
+           (double)run.info.kept_bytes / 1e9, bytes_read / 1e9);
     if (speed > 0)
         printf(
             "pass        at least %.2g s, as the disk reads %.2f GB/s now, for one token or for\n"
             "            several: --lines, -k, score and --draft share passes; the first pass\n"
             "            reads all weights\n",
-            read / speed, speed / 1e9);
+            bytes_read / speed, speed / 1e9);
 }
 
 static void run_info(void) {
@@ -3907,6 +3907,24 @@ static wchar_t *widen(const char *text) {
     return wide;
 }
 
+/* Return a path in UTF-16. Windows takes 248 characters of a folder's; more only of a full path that
+ * begins with \\?\, or on a network \\?\UNC\. */
+static wchar_t *wide_path(const char *path) {
+    wchar_t *wide = widen(path);
+    bool is_full = wcsncmp(wide, L"\\\\?\\", 4) == 0;
+    for (wchar_t *c = wide; is_full && *c; c++)
+        if (*c == L'/') *c = L'\\'; /* which is no separator there */
+    size_t n = is_full ? 0 : GetFullPathNameW(wide, 0, NULL, NULL);
+    if (n < 248) return wide;
+    wchar_t *full = allocate((n + 8) * sizeof *full), *at = full + 8;
+    GetFullPathNameW(wide, (DWORD)n, at, NULL);
+    bool network = at[0] == L'\\';
+    const wchar_t *begin = network ? L"\\\\?\\UNC" : L"\\\\?\\";
+    at += network;
+    at -= wcslen(begin);
+    return memcpy(at, begin, wcslen(begin) * sizeof *at);
+}
+
 static HANDLE handle_of(FILE *f) { return (HANDLE)_get_osfhandle(_fileno(f)); }
 
 /* A console belongs to several processes, so restore_terminal gives it back as it was. Its lines are
@@ -3966,15 +3984,15 @@ static bool start_thread(void (*work)(void)) {
 
 static int file_kind(const char *path) {
     WIN32_FILE_ATTRIBUTE_DATA a;
-    if (!GetFileAttributesExW(widen(path), GetFileExInfoStandard, &a)) return NO_FILE;
+    if (!GetFileAttributesExW(wide_path(path), GetFileExInfoStandard, &a)) return NO_FILE;
     if (a.dwFileAttributes & FILE_ATTRIBUTE_DIRECTORY) return FOLDER;
     return a.nFileSizeHigh || a.nFileSizeLow ? REGULAR_FILE : EMPTY_FILE;
 }
 
-static FILE *open_file(const char *path) { return _wfopen(widen(path), L"rb"); }
-static FILE *create_file(const char *path) { return _wfopen(widen(path), L"wb"); }
+static FILE *open_file(const char *path) { return _wfopen(wide_path(path), L"rb"); }
+static FILE *create_file(const char *path) { return _wfopen(wide_path(path), L"wb"); }
 static bool make_directory(const char *path) {
-    return _wmkdir(widen(path)) == 0 || (errno == EEXIST && file_kind(path) == FOLDER);
+    return _wmkdir(wide_path(path)) == 0 || (errno == EEXIST && file_kind(path) == FOLDER);
 }
 
 /* The folder is opened for adding a file. */
@@ -3982,8 +4000,8 @@ static bool can_replace(const char *name) {
     bytes path = {.n = 0};
     append(&path, name, strlen(name));
     while (path.n && !strchr("/\\", path.text[path.n - 1])) cut(&path, path.n - 1);
-    append(&path, ".", 1);
-    HANDLE h = CreateFileW(widen(path.text), FILE_ADD_FILE,
+    if (!path.n) append(&path, ".", 1);
+    HANDLE h = CreateFileW(wide_path(path.text), FILE_ADD_FILE,
                            FILE_SHARE_READ | FILE_SHARE_WRITE | FILE_SHARE_DELETE, NULL,
                            OPEN_EXISTING, FILE_FLAG_BACKUP_SEMANTICS, NULL);
     errno = GetLastError() == ERROR_ACCESS_DENIED ? EACCES : ENOENT;

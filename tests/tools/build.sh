@@ -109,7 +109,7 @@ if ! ${CC:-cc} --version | grep -q clang; then # which does not tell of these
     refused "fast-math" -freciprocal-math
     refused "single-precision-constant" -fsingle-precision-constant
 fi
-if [ "$(uname -m)" = x86_64 ]; then refused "64-bit machine" -D__ILP32__; fi
+if [ "$(uname -m)" = x86_64 ]; then refused "64-bit machine" -m32; fi
 
 # What the objects may refer to and hold: nothing that prints or exits, no writable data, no other names
 for object in llama tokenizer; do

@@ -8,6 +8,7 @@ work=build/work/style
 only=${2:-}
 sources="llama.h llama.c tokenizer.c main.c"
 mkdir -p $work
+[ -f build/main.o ] && [ -f build/llama.o ] && [ -f build/tokenizer.o ] || { echo "make comes first"; exit 1; }
 
 # none WHAT LINES: the lines are findings, of which there should be none
 none() {
@@ -17,7 +18,12 @@ none() {
     echo "$2" | head -n 10 | sed 's/^/    /'
 }
 
-# The functions of systems that belong into the platform sections of llama.c and main.c
+# What the rest of llama.c, main.c and tokenizer.c may call: functions of C that only compute; main.c also those of files
+pure='__.*|mem(chr|cmp|cpy|move|set)|str(chr|cmp|cspn|error|len|ncat|ncmp|pbrk|rchr|spn|str|casecmp|to(d|l|ll|ull))|v?snprintf|to(low|upp)er|qsort|bsearch|sqrtf?|fmaf?|exp|floor|fmin'
+streams="std(in|out|err)|f(close|eof|error|flush|printf|putc|puts|read|write)|getc|putc|putchar|puts|printf|clearerr|setvbuf"
+streams="$streams|exit|calloc|free|time"
+
+# Windows' and macOS's functions that belong into the platform sections, and others that a glance should find at once
 calls='open|openat|read|pread|write|close|mmap|munmap|madvise|posix_madvise|mincore|mlock|munlock|stat|fstat|lstat|access|sysconf|syscall|getpid|rename'
 calls="$calls|unlink|fsync|realpath|readlink|getrlimit|clock_gettime|fchmod|poll|fork|sched_[a-z_]+|pthread_[a-z_]+|opendir|readdir|getauxval"
 calls="$calls|isatty|ioctl|tc[gs]etattr|tcgetpgrp|getpgrp|sigaction|sigfillset|raise|kill|setitimer|nanosleep|getentropy|getenv|sysctl(byname)?"
@@ -46,6 +52,17 @@ system_parts() {
     grep -nE '^ *#.*(_WIN32|_WIN64|__MINGW|__linux|__APPLE__|__unix|__FreeBSD|__GLIBC__|__ANDROID__|<(sys/|mach/|windows|unistd|fcntl|poll|pthread|sched|dirent|termios|io\.h))'
 }
 
+# named FILE ALLOWED: where FILE names, outside its platform sections, a function of libc that its object refers to and that
+# is not allowed: called, as a pointer or by a macro, which the preprocessor has replaced
+named() {
+    others=$(nm -u build/"${1%.c}".o | awk '{ print $NF }' | grep -vxE "llamac?_.*|$2" | tr '\n' '|')
+    ${CC:-cc} -std=c11 -E "$1" | awk -v file="\"$1\"" '
+        FNR == NR { if (/^\/\* (----|====)/) platform = /Platform/; outside[FNR] = !platform; next }
+        /^# [0-9]+ "/ { line = $2 - 1; here = $3 == file; next }
+        { line++; if (here && outside[line]) print line ": " $0 }' "$1" - | sed -E 's/"([^"\\]|\\.)*"/""/g; s/__builtin_//g' |
+        grep -E "(^|[^A-Za-z0-9_.>])(${others}dlsym)([^A-Za-z0-9_]|$)" | sort -u
+}
+
 # A file without its platform sections. Each begins at a banner with the word Platform and ends at the next banner.
 # Line numbers stay.
 outside_platform() {
@@ -63,8 +80,16 @@ case_system() {
     none "system calls in llama.c outside its sections Platform" "$(outside_platform llama.c | system_calls "$calls|$files")"
     none "system calls in main.c outside its sections Platform" "$(outside_platform main.c | system_calls "$calls")"
     none "system calls in tokenizer.c" "$(code tokenizer.c | system_calls "$calls|$files")"
+    none "functions of the system named in llama.c outside its sections Platform" "$(named llama.c "$pure")"
+    none "functions of the system named in main.c outside its sections Platform" "$(named main.c "$pure|$streams")"
+    none "functions of the system named in tokenizer.c" "$(named tokenizer.c "$pure")"
+    none "system calls by the processor's own instruction" "$(grep -nE 'asm.*"(syscall|sysenter|svc|ecall|int )' $sources)"
     for file in llama.c main.c tokenizer.c llama.h; do
         none "parts of $file that are a system's, outside its sections Platform" "$(outside_platform $file | system_parts)"
+    done
+    for file in llama.c:2 main.c:3 tokenizer.c:0; do # headers, then the rest; main.c: the list, bodies, MPI
+        places=$(grep -E '^/\* (----|====)' ${file%:*} | awk '/Platform/ { n += !before } { before = /Platform/ } END { print n + 0 }')
+        none "${file%:*} with sections Platform in more places" "$([ "$places" -le ${file#*:} ] || echo "$places")"
     done
     none "llama.c without a list of the platform's functions" "$(grep -qx '/\* ---- Platform: what the library needs from the operating system and the processor ---- \*/' llama.c || echo none)"
     none "main.c without a list of the platform's functions" "$(grep -qx '/\* ---- Platform: what the command needs from the operating system ---- \*/' main.c || echo none)"

@@ -2,9 +2,10 @@
 # systems.sh - builds for other systems and processors, and what of the suites can be run here. At the top of the tree.
 #
 #   systems.sh windows [full]   by MinGW-w64, run under wine: suites, the command, files; full: every suite, in full
-#   systems.sh static           glibc's and musl's archives, without a shared library
+#   systems.sh static [full]    glibc's and musl's archives, without a shared library
 #   systems.sh riscv64 [full]   run under qemu-user; so is: systems.sh aarch64
 #   systems.sh macos            both architectures, compiled and linked by zig: ZIG=program
+#   systems.sh freebsd          x86-64, compiled and linked by clang and lld: FREEBSD=folder, where a release's base.txz is unpacked
 #   systems.sh packages         the same bytes from two folders; the tarball; BSD's make; make install
 #
 # The logits' SHA-256 is compared with that of this machine's build/tests/bits; aarch64's, by ../reference/one_answer.sh.
@@ -52,54 +53,65 @@ one_sha() {
     done
 }
 source_of() { for f in tests/unit/"$1".c tests/robustness/"$1".c; do [ ! -f $f ] || echo $f; done; }
-# compile SUITES, with $cc and $flags; those that include llama.c are not linked with it
+# suites NAMES: each with its arguments
+suites() {
+    for name in $1; do
+        case $name in
+        math | amx) suite "$name" $quick ;;
+        state | damage | machines) suite "$name" build/"$name" $quick ;;
+        bpe) suite bpe build/bpe $quick ${quick:+--case words,forms,special} ;;
+        bits) suite bits --self tests/tiny $quick ;;
+        api | texts | threads) suite "$name" tests/tiny $quick ;;
+        guesses) suite guesses tests/tiny build/guesses $quick ${quick:+--case draw,verify,generate} ;;
+        *) suite "$name" tests/tiny build/"$name" $quick ;;
+        esac
+    done
+}
+# in_there command...: in a folder with the tests, where suites may write to build/
+in_there() {
+    mkdir -p $work/there/build
+    ln -sfn "$PWD/tests" $work/there/tests
+    here=$PWD before=$work
+    cd $work/there && work=$here/$work || exit
+    "$@"
+    cd "$here" && work=$before || exit
+}
+# compile SUITES, with $cc and $flags; those that include llama.c are not linked with it, and one looks for functions of a
+# shared libc
 compile() {
     for f in llama tokenizer main; do [ -f $work/$f.o ] || $cc $strict -O2 -c -o $work/$f.o $f.c & done
     wait
     $cc $link -o $work/llama$exe $work/llama.o $work/tokenizer.o $work/main.o -lm || no "the command is not compiled"
     for name in $1; do
-        objects="$work/llama.o $work/tokenizer.o" define=
-        case $name in math | amx) objects= ;; guesses) define=-DTEST_CLOCK ;; esac
-        $cc $flags $define -O1 $link -o $work/"$name$exe" "$(source_of "$name")" $objects $libraries -lm 2>$work/log ||
+        objects="$work/llama.o $work/tokenizer.o" define= how=$link
+        case $name$exe in
+        math* | amx*) objects= ;;
+        guesses*) define=-DTEST_CLOCK ;;
+        stream) how="$link -Wl,--wrap=pread,--wrap=open,--wrap=pthread_create" ;;
+        threads) how= ;;
+        esac
+        $cc $flags $define -O1 $how -o $work/"$name$exe" "$(source_of "$name")" $objects $libraries -lm 2>$work/log ||
             no "$name is not compiled: $(grep -m 2 error $work/log)"
     done
 }
 
 windows() {
     export LC_ALL=C.UTF-8 # wine takes arguments and names of files as the locale says
-    cc=x86_64-w64-mingw32-gcc exe=.exe run="timeout 600 wine" link=-static libraries=-lpthread
+    cc=x86_64-w64-mingw32-gcc exe=.exe run="timeout ${full:+3}600 wine" link=-static libraries=-lpthread
     have $cc && have wine || skip "no $cc or no wine"
     export WINEDEBUG=-all WINEPREFIX="$PWD/build/systems/prefix"
     mkdir -p $work/include/sys
     for header in sys/mman.h sys/resource.h sys/wait.h sys/syscall.h dlfcn.h; do : >$work/include/$header; done
     flags="-std=gnu11 -I$work/include -include tests/tools/windows.h -D_FILE_OFFSET_BITS=64 -w"
-    compile "bits math api texts threads state formats guesses amx${full:+ damage hostile}"
+    more="bpe${full:+ damage hostile}"
+    compile "bits math api texts threads state formats guesses amx $more"
     $cc -O1 -static -o $work/launch.exe tests/cli/launch.c || no "launch.c is not compiled"
     wine $work/llama.exe --version >$work/version 2>&1 || skip "wine does not run a program: $(head -n 1 $work/version)"
     others=$($cc -static -o $work/x.exe $work/llama.o $work/tokenizer.o $work/main.o -lm && x86_64-w64-mingw32-objdump -p $work/x.exe |
         awk '/DLL Name/ { print $3 }' | grep -viE '^(kernel32|msvcrt|advapi32|shell32)\.dll$')
     if [ -z "$others" ]; then ok; else no "it needs DLLs that not every Windows has: $others"; fi
-    mkdir -p $work/there
-    (cd $work/there && ln -sfn "$OLDPWD/tests" tests && mkdir -p build) # the suites write to build/ there
-    work_before=$work here=$PWD
-    { one_sha; } # before the folder changes
-    cd $work/there && work=$here/$work || exit
-    suite math $quick
-    suite api tests/tiny $quick
-    suite texts tests/tiny
-    suite threads tests/tiny $quick
-    suite state build/state
-    suite amx
-    suite bits --self tests/tiny $quick
-    suite formats tests/tiny build/formats $quick
-    if [ "$full" = full ]; then
-        suite guesses tests/tiny build/guesses $quick
-        suite damage build/damage $quick
-        suite hostile tests/tiny build/hostile $quick
-    else
-        suite guesses tests/tiny build/guesses $quick --case draw,verify,generate
-    fi
-    cd $here && work=$work_before || exit
+    one_sha
+    in_there suites "math api texts threads state amx bits formats guesses $more"
     windows_command
     for test in text seeds rejected batch json_times; do
         sh tests/cli/cli.sh "wine $work/llama.exe" tests/tiny build/tests/formats --case $test >$work/cli.log 2>&1
@@ -111,6 +123,7 @@ windows() {
 windows_command() {
     there="timeout -k 1 60 wine $work/llama.exe"
     printf 'The king\r\nand \303\274 \360\237\231\202\n\n' >$work/document
+    printf 'The king\nGr\303\266\303\237e \360\237\231\202\n' >$work/lines
     for llama in ./llama "$there"; do
         side=here
         [ "$llama" = ./llama ] || side=there
@@ -119,9 +132,14 @@ windows_command() {
         $llama tokenize tests/tiny "$(cat $work/document)" >$work/ids.$side 2>&1
         $llama tests/tiny "There was once" --temp 0 -n 40 --memory stream --memory-limit 24M >$work/stream.$side 2>&1
         $llama tests/tiny "There was" --lines -f $work/document >$work/refused.$side 2>&1
+        $llama tests/tiny --lines -k 2 --memory stream --temp 0 -n 8 <$work/lines >$work/lines.$side 2>&1
+        $llama trace tests/tiny "$(cat $work/lines)" --npy $work/arrays.$side >$work/trace.$side 2>&1
+        cat $work/arrays.$side/*.npy >$work/npy.$side # bytes that a text file would change
+        $llama $work/there/build/bpe/forms.gguf --echo --temp 1 -s 3 -n 60 <$work/lines >$work/bytes.$side 2>&1
+        $llama tokenize $work/there/build/bpe/forms.gguf "$(cat $work/lines)" >$work/byte_ids.$side 2>&1
         $llama help all >$work/help.$side
     done
-    for what in pipe utf8 ids stream refused help; do same "$what" $work/$what.here $work/$what.there; done
+    for what in pipe utf8 ids stream refused lines trace npy bytes byte_ids help; do same "$what" $work/$what.here $work/$what.there; done
     folder="$work/Mod\303\250le \346\250\241\345\236\213" # a path in UTF-8
     folder=$(printf "$folder")
     mkdir -p "$folder"
@@ -133,6 +151,19 @@ windows_command() {
     if grep -q '^cache *[1-9]' $work/err; then ok; else no "its saved state is not used here: $(cat $work/err)"; fi
     $there "$(printf '%s' "$folder" | tr / '\\')\\" "The king" --temp 0 -n 8 >$work/path 2>&1
     same "a path with backslashes" $work/path $work/path.here
+
+    # Paths of more than 260 characters, to \ and from \\?\ too; -f, --npy and --prompt-cache take them as well
+    long=$folder/$(printf '%080d/%080d/%080d/%080d' 1 2 3 4)
+    mkdir -p "$long"
+    cp tests/tiny/* "$long/" 2>/dev/null
+    printf 'The king' >"$long/prompt"
+    $there "$long" -f "$long/prompt" --temp 0 -n 8 --prompt-cache "$long/state" >$work/path 2>&1
+    same "a long path" $work/path $work/path.here
+    if [ -s "$long/state" ]; then ok; else no "no state at a long path"; fi
+    $there "\\\\?\\Z:$(cd "$long" && pwd | tr / '\\')" "The king" --temp 0 -n 8 >$work/path 2>&1
+    same "a path with \\\\?\\" $work/path $work/path.here
+    $there trace "$long" "The king" output --npy "$long/arrays" >$work/path 2>&1
+    if [ -s "$long/arrays/output.npy" ]; then ok; else no "no array at a long path: $(cat $work/path)"; fi
 
     # Files that are damaged or no models: the same words and exit code. A text, an empty file, cuts, changed bytes
     file="$folder/consolidated.00.pth"
@@ -195,45 +226,53 @@ static() {
     have musl-gcc || skip "no musl-gcc"
     cp $work/musl-gcc/build/*.o $work/
     cc=musl-gcc exe= run= link=-static flags="-std=gnu11 -w" libraries=
-    compile "bits math api texts state"
+    more="threads bpe${full:+ stream machines formats guesses hostile damage}"
+    compile "bits math api texts state $more"
     one_sha
-    mkdir -p $work/there/build
-    ln -sfn "$PWD/tests" $work/there/tests
-    here=$PWD before=$work
-    cd $work/there && work=$here/$work || exit
-    suite math $quick
-    suite api tests/tiny $quick
-    suite texts tests/tiny
-    suite state build/state
-    suite bits --self tests/tiny $quick
-    cd $here && work=$before || exit
+    in_there suites "math api texts state bits $more"
 }
 
 # emulated PROCESSOR SUITES: glibc, under qemu-user
 emulated() {
-    cc=$1-linux-gnu-gcc exe= run="qemu-$1" link=-static flags="-std=gnu11 -w" libraries=
-    have $cc && have $run || skip "no $cc or no $run"
+    cc=$1-linux-gnu-gcc exe= run="qemu-$1 -L /usr/$1-linux-gnu" link=-static flags="-std=gnu11 -w" libraries=
+    have $cc && have qemu-"$1" || skip "no $cc or no qemu-$1"
     compile "$2"
     case $2 in bits*) one_sha ;; esac
-    for name in $2; do
-        case $name in
-        bits) ;;
-        guesses) suite guesses tests/tiny $work/work.guesses $quick --case draw,verify,generate ;;
-        api) suite api tests/tiny $quick ${quick:+--case errors,golden,sequences,all_logits,score_batch,sampler} ;;
-        math) suite math $quick ;;
-        *) suite "$name" tests/tiny $quick ;;
-        esac
-    done
+    if [ "$quick" ]; then
+        for name in $2; do
+            case $name in
+            bits) ;;
+            api) in_there suite api tests/tiny $quick --case errors,golden,sequences,all_logits,score_batch,sampler ;;
+            *) in_there suites "$name" ;;
+            esac
+        done
+    else in_there suites "$2"; fi
+}
+
+app_c() { # a program of another author
+    printf '#include <stdio.h>\n#include "llama.h"\nint main(void) { llama *m; llama_error e; return llama_open(&m, "x", NULL, &e) == LLAMA_OK ? 0 : puts(e.text); }\n' >$work/app.c
 }
 
 macos() {
     zig=${ZIG:-zig}
     have "$zig" || skip "no zig"
-    printf '#include <stdio.h>\n#include "llama.h"\nint main(void) { llama *m; llama_error e; return llama_open(&m, "x", NULL, &e) == LLAMA_OK ? 0 : puts(e.text); }\n' >$work/app.c
+    app_c
     for target in aarch64-macos x86_64-macos; do
         quietly "$target: the command" "$zig" cc -target $target $strict -O0 -o $work/llama.$target llama.c main.c tokenizer.c
         quietly "$target: an app with two C files" "$zig" cc -target $target $strict -I. -O0 -o $work/app.$target $work/app.c llama.c tokenizer.c
         if od -An -tx4 -N4 $work/llama.$target | grep -q feedfacf; then ok; else no "$target: it is no program of macOS"; fi
+    done
+}
+
+freebsd() {
+    clang=${CLANG:-clang}
+    have "$clang" && have ld.lld || skip "no clang or no lld"
+    [ -f "${FREEBSD:-}/usr/include/osreldate.h" ] || skip "no headers and libraries of FreeBSD (FREEBSD=folder)"
+    app_c
+    for app in main.c $work/app.c; do
+        program=$work/$(basename $app .c)
+        quietly "$app" "$clang" --target=x86_64-unknown-freebsd13 --sysroot="$FREEBSD" -fuse-ld=lld $strict -pthread -I. -O1 -o $program $app llama.c tokenizer.c -lm
+        if [ "$(od -An -tu1 -j7 -N1 $program | tr -d ' ')" = 9 ]; then ok; else no "$app: it is no program of FreeBSD"; fi
     done
 }
 
@@ -271,9 +310,10 @@ exe=
 case $system in
 windows) windows ;;
 static) static ;;
-aarch64) emulated aarch64 "api guesses${full:+ math texts}" ;;
-riscv64) emulated riscv64 "bits math${full:+ api texts guesses}" ;;
+aarch64) emulated aarch64 "${full:+bits }api guesses${full:+ math texts bpe threads state stream machines formats}" ;;
+riscv64) emulated riscv64 "bits math${full:+ api texts guesses bpe threads state stream machines formats}" ;;
 macos) macos ;;
+freebsd) freebsd ;;
 packages) packages ;;
 *) echo "no such system: $system"; exit 2 ;;
 esac
