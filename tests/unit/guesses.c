@@ -1425,7 +1425,7 @@ static void test_costs(void) {
     llama *m = make_model(&spec, "timed", NULL), *drafts[DRAFT_MODELS] = {NULL};
     const double most = 1.01 * LONG_TEXT + LEARNING;
     pass_cost cost = {.one = 1, .more = 0.02};
-    llama_session_options o = {.context = LONG_TEXT + 20, .progress = take_time, .user = &cost};
+    llama_session_options o = {.context = LONG_TEXT + 20, .threads = 1, .progress = take_time, .user = &cost};
     make_drafts(spec, drafts);
     clock_faked = true;
     llama_session *s = session(m, o);
@@ -1442,7 +1442,7 @@ static void test_costs(void) {
     r = long_text(s, &cost, false);
     check(r.passes < LONG_TEXT / 2, "guesses pay again: %zu passes", r.passes);
     llama_session_free(s);
-    for (cost.more = 0.1; cost.more < 1.05; cost.more += test_quick ? 0.25 : 0.1) {
+    for (cost.more = 0.1; cost.more < 1.05; cost.more += test_quick ? 0.45 : 0.1) {
         s = session(m, o);
         r = long_text(s, &cost, true);
         check(cost.time < (cost.more < 0.15 ? 0.9 * LONG_TEXT : most), "one guess in three comes true, and a row takes %.1f: %.0f ms", cost.more, cost.time);
@@ -1452,7 +1452,7 @@ static void test_costs(void) {
         llama_session_free(s);
     }
     cost.more = 0.02;
-    for (cost.slow = 1; cost.slow < 60; cost.slow += test_quick ? 10 : 2) { /* one interruption, also of the first pass of its size */
+    for (cost.slow = 1; cost.slow < 60; cost.slow += test_quick ? 20 : 2) { /* one interruption, also of the first pass of its size */
         s = session(m, o);
         r = long_text(s, &cost, false);
         check(cost.time < time + 2.5 * SLOWER && r.passes < passes + 120, "after an interruption of pass %zu: %zu passes, not %zu, in %.0f ms, not %.0f", cost.slow, r.passes, passes, cost.time, time);
