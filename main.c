@@ -132,6 +132,7 @@ static struct run {
         size_t generated, after_first; /* all tokens generated; all but each text's first */
         size_t passes, later_passes;   /* of all texts; without the one that ends each prompt */
         size_t drafted, accepted;      /* guesses of tokens; those that came true */
+        size_t scored;                 /* tokens whose log-probability score or ppl computed */
     } stats;
     struct {           /* for -i */
         bytes prompt;  /* the text before the chat */
@@ -881,7 +882,7 @@ static const struct {
      "a smaller model of the same vocabulary, for guesses"},
     {COMPLETE, "--no-lookup", FLAG, AT(no_lookup),
      "do not guess tokens from the text (same output)"},
-    {COMPLETE | COMMON, "--stats", FLAG, AT(stats),
+    {COMPLETE | SCORE | PPL | COMMON, "--stats", FLAG, AT(stats),
      "print speed, memory, kernels and seed on stderr"},
     {MODEL, "-q, --quiet", FLAG, AT(quiet), "no notes, no bar; score prints accuracy only"},
     {MODEL | HELP, "-h, --help", FLAG, AT(help), "print the help of the command"},
@@ -1991,8 +1992,8 @@ static double tokens_per_pass(size_t passes, size_t accepted) {
     return passes ? (double)(passes + accepted) / (double)passes : 0;
 }
 
-/* For --stats and /stats: print speed, memory, kernels and seed on stderr. */
-static void print_stats(void) {
+/* For --stats and /stats: print the speed of a completion on stderr. */
+static void print_speed(void) {
     double prompt = run.stats.prompt_seconds, generation = run.stats.generation_seconds;
     double speed = rate(run.stats.after_first, generation);
     fprintf(stderr, "\nprompt      %zu tokens in %.3f s, %.1f tokens/s\n", run.stats.evaluated,
@@ -2007,9 +2008,19 @@ static void print_stats(void) {
     fprintf(stderr, "\npasses      %zu, %.2f tokens each; %zu of %zu guesses came true",
             run.stats.passes, tokens_per_pass(run.stats.passes, run.stats.accepted),
             run.stats.accepted, run.stats.drafted);
-    fprintf(stderr, "\nfirst token %.1f ms after the start\nopening     %.1f ms\n",
-            (run.stats.first_token_time - run.stats.start_time) * 1e3,
-            (run.stats.open_time - run.stats.start_time) * 1e3);
+    fprintf(stderr, "\nfirst token %.1f ms after the start\n",
+            (run.stats.first_token_time - run.stats.start_time) * 1e3);
+}
+
+/* For --stats and /stats: print speed, memory, kernels and seed on stderr. */
+static void print_stats(void) {
+    double seconds = now() - run.stats.open_time; /* of score and ppl */
+    bool draws = options.command->bit == COMPLETE;
+    if (draws) print_speed();
+    else
+        fprintf(stderr, "\nscored      %zu tokens in %.3f s, %.1f tokens/s\n", run.stats.scored,
+                seconds, rate(run.stats.scored, seconds));
+    fprintf(stderr, "opening     %.1f ms\n", (run.stats.open_time - run.stats.start_time) * 1e3);
     fprintf(stderr, "memory      %.1f MB for %d x %zu positions, %.1f MB of weights\n",
             cache_bytes() * options.session.sequences / 1e6, options.session.sequences, run.context,
             weight_bytes() / 1e6);
@@ -2021,8 +2032,8 @@ static void print_stats(void) {
                 "for %.1f s\n",
                 (double)run.info.kept_bytes / 1e9, (double)run.info.stream_bytes / 1e9,
                 (double)run.info.read_bytes / 1e9, (double)run.info.read_wait / 1e9);
-    fprintf(stderr, "kernels     %s\nseed        %" PRIu64 "\n", llama_session_kernels(run.session),
-            options.sampler.seed);
+    fprintf(stderr, "kernels     %s\n", llama_session_kernels(run.session));
+    if (draws) fprintf(stderr, "seed        %" PRIu64 "\n", options.sampler.seed);
 }
 
 /* A llama_read_fn and a llama_write_fn of several ranks: rank 0 has the file. */
@@ -2874,6 +2885,8 @@ static void run_score(void) {
         group = score_group(items + i, n - i, together, &all);
         clear_progress();
         for (size_t k = i; k < i + group; k++) {
+            for (size_t c = 0; c < 2 * items[k].n && !items[k].error; c++)
+                run.stats.scored += items[k].c[c].tokens;
             print_item(&items[k], k, right);
             labelled += items[k].label >= 0 && !items[k].error;
         }
@@ -2922,6 +2935,7 @@ static void run_ppl(void) {
         show_progress("ppl", (double)end, (double)n);
     }
     clear_progress();
+    run.stats.scored = scored;
     double mean = sum / (double)scored, variance = squares / (double)scored - mean * mean;
     double per_byte = (double)NAN; /* if every token of the text was scored */
     if (!options.ids && tokens[0] == run.info.bos && scored + 1 == n)

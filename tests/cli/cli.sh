@@ -659,6 +659,10 @@ case_score() {
            if (!same) { print $0 ", not " want[FNR]; bad = 1 } }
          END { exit bad || FNR != n }' tests/tiny/items.expected $work/scores >$work/differ
     holds "score: numpy's figures ($(head -n 1 $work/differ))" [ $? -eq 0 -a ! -s $work/differ ]
+    run 0 "score --stats" $llama score $model -f $items --stats
+    same "score --stats: the same result" $work/out $work/scores
+    scored=$(awk '$1 == "ending" { n += $5 } END { print n }' $work/scores) # and about as many after the answer's context
+    holds "score --stats: 2 x $scored tokens ($(grep ^scored $work/err))" sh -c "awk '\$1 == \"scored\" { found = \$2 > 1.9 * $scored && \$2 < 2.1 * $scored } END { exit !found }' $work/err"
     run 0 "score of other bits of work" $llama score $model -f $items -t 1 -b 3 --kernels scalar -c 300
     same "score: the same bits" $work/out $work/scores
     $llama score $model <$items >$work/out 2>$work/err
@@ -715,6 +719,9 @@ END
 case_ppl() {
     run 0 "ppl" $llama ppl $model $work/prose
     cp $work/out $work/ppl
+    run 0 "ppl --stats" $llama ppl $model $work/prose --stats
+    same "ppl --stats: the same result" $work/out $work/ppl
+    holds "ppl --stats ($(cat $work/err))" grep -q "^scored  *$(awk '$1 == "tokens" { print $2 }' $work/ppl) tokens in" $work/err
     holds "ppl: figures" grep -qE '^perplexity  [0-9.]+ \+- [0-9.]+$' $work/out
     holds "ppl: three lines, and no definition" [ "$(wc -l <$work/out)" -eq 3 ]
     holds "help ppl: the definition" sh -c "$llama help ppl | grep -q '^Perplexity is exp of the mean of -log p'"
