@@ -1755,15 +1755,16 @@ typedef struct {
     int type;
 } FN(weights);
 
-/* Sets pointers to `rows` rows of a segment from row r on. Instead of rows from `end` on, the last
- * row is repeated; the callers drop those sums. */
+/* Sets pointers to `rows` rows of a segment, r and those that follow it at distances of `apart` rows.
+ * Instead of rows from `end` on, the last row is repeated; the callers drop those sums. */
 TARGET INLINE void FN(find_rows)(FN(weights) * from, const weight_rows *w, size_t segment, size_t r,
-                                 size_t end, size_t rows) {
+                                 size_t end, size_t rows, size_t apart) {
     size_t size = dtype_bytes[w->type], rest = w->cols % BLOCK;
     from->whole = w->cols - rest;
     from->type = w->type;
     for (size_t i = 0; i < rows; i++) {
-        from->row[i] = w->part[segment] + (r + i < end ? r + i : end - 1) * w->stride;
+        size_t at = r + i * apart < end ? r + i * apart : end - 1;
+        from->row[i] = w->part[segment] + at * w->stride;
         if (rest == 0) continue;
         memset(from->copy[i], 0, sizeof from->copy[i]);
         memcpy(from->copy[i], from->row[i] + from->whole * size, rest * size);
@@ -1845,31 +1846,41 @@ TARGET INLINE void FN(multiply_kept)(VEC *sum, const float *kept, const float *x
     }
 }
 
-/* Computes the rows begin <= r < end for up to FEW tokens, `vecs` vecs of rows at a time. */
-TARGET INLINE void FN(few)(const matmul_args *p, size_t begin, size_t end, const size_t tokens,
-                           const size_t vecs) {
+/* Computes one tile for up to FEW tokens: `vecs` vecs of rows, r and those that follow it at distances
+ * of `apart` rows. */
+TARGET INLINE void FN(few_rows)(const matmul_args *p, size_t r, size_t end, size_t apart,
+                                const size_t tokens, const size_t vecs) {
     const weight_rows *w = &p->w;
     const size_t rows = vecs * FN(VR), filled = (w->cols + BLOCK - 1) / BLOCK * BLOCK;
-    for (size_t r = begin; r < end; r += rows) {
-        VEC sum[FEW * FN(DOT_VECS)];
-        FN(weights) from;
+    VEC sum[FEW * FN(DOT_VECS)];
+    FN(weights) from;
+    UNROLL
+    for (size_t t = 0; t < tokens; t++) UNROLL
+    for (size_t v = 0; v < vecs; v++) sum[t * vecs + v] = FN(splat)(0);
+    for (size_t s = 0; s < w->parts; s++) {
+        size_t ahead = p->prefetch ? rows * w->stride : 0;
+        FN(find_rows)(&from, w, s, r, end, rows, apart);
+        FN(multiply)
+        (sum, &from, 0, filled, p->x + s * w->cols * tokens, NULL, false, ahead, tokens, vecs);
+    }
+    UNROLL
+    for (size_t t = 0; t < tokens; t++) {
+        float out[FN(MAX_ROWS)], *y = p->y + t * p->ldy + r;
         UNROLL
-        for (size_t t = 0; t < tokens; t++) UNROLL
-        for (size_t v = 0; v < vecs; v++) sum[t * vecs + v] = FN(splat)(0);
-        for (size_t s = 0; s < w->parts; s++) {
-            size_t ahead = p->prefetch ? rows * w->stride : 0;
-            FN(find_rows)(&from, w, s, r, end, rows);
-            FN(multiply)
-            (sum, &from, 0, filled, p->x + s * w->cols * tokens, NULL, false, ahead, tokens, vecs);
-        }
-        UNROLL
-        for (size_t t = 0; t < tokens; t++) {
-            float out[FN(MAX_ROWS)], *y = p->y + t * p->ldy + r;
-            UNROLL
-            for (size_t v = 0; v < vecs; v++) FN(sums)(sum[t * vecs + v], out + v * FN(VR));
-            /* cppcheck-suppress uninitvar; vecs is at least 1 */
-            memcpy(y, out, (r + rows <= end ? rows : end - r) * sizeof *y);
-        }
+        for (size_t v = 0; v < vecs; v++) FN(sums)(sum[t * vecs + v], out + v * FN(VR));
+        for (size_t i = 0; i < rows && r + i * apart < end; i++) y[i * apart] = out[i];
+    }
+}
+
+/* Computes the rows begin <= r < end for up to FEW tokens. A tile has adjacent rows if the next ones
+ * are prefetched. Otherwise its rows are as far apart as they can be, so that the processor reads as
+ * many long streams, each from row to row: 5% faster for one and two tokens on Emerald Rapids. */
+TARGET INLINE void FN(few)(const matmul_args *p, size_t begin, size_t end, const size_t tokens,
+                           const size_t vecs) {
+    const size_t rows = vecs * FN(VR);
+    for (size_t top = begin, apart; top < end; top += apart * rows) {
+        apart = p->prefetch || end - top < rows ? 1 : (end - top) / rows;
+        for (size_t r = top; r < top + apart; r++) FN(few_rows)(p, r, end, apart, tokens, vecs);
     }
 }
 
@@ -1922,7 +1933,7 @@ TARGET INLINE void FN(tile)(const matmul_args *p, const panel *at, size_t i, flo
             at->first ? FN(splat)(0) : FN(load)(acc + t * PANEL_ROWS * LANES + v * FN(VL));
     if (first) {
         FN(weights) from;
-        FN(find_rows)(&from, &p->w, at->segment, at->r + i, at->end, vecs * FN(VR));
+        FN(find_rows)(&from, &p->w, at->segment, at->r + i, at->end, vecs * FN(VR), 1);
         FN(multiply)(sum, &from, at->k, at->k + filled, x, kept, true, at->next, tokens, vecs);
     } else FN(multiply_kept)(sum, kept, x, filled, tokens, vecs);
     UNROLL

@@ -145,14 +145,15 @@ static void compare_products(int type, size_t rows, size_t cols, size_t parts, s
     matmul_plain(&p, ldx, begin, rows);
     p.x = n > 1 ? packed : x;
     p.y = y;
-    for (size_t i = 0; i < sizeof set_names / sizeof *set_names; i++) {
-        const kernels *set = KERNELS(set_names[i]);
+    for (size_t i = 0; i < 2 * (sizeof set_names / sizeof *set_names); i++) {
+        const kernels *set = KERNELS(set_names[i / 2]);
         if (!set) continue;
+        p.prefetch = i % 2; /* the order of the rows depends on it */
         for (size_t k = 0; k < parts && n > 1; k++) pack(packed + k * cols * n, x + k * cols, ldx, n, cols);
         memset(y, 0xff, sizeof y), memset(panel, 0xff, sizeof panel), memset(acc, 0xff, sizeof acc);
         set->matmul(&p, begin, rows);
-        check(memcmp(y, want, sizeof y) == 0, "%s: %zu rows from %zu on of %zu segments of %zu columns (%s) by %zu rows", set->name,
-              rows, begin, parts, cols, dtype_names[type], n);
+        check(memcmp(y, want, sizeof y) == 0, "%s%s: %zu rows from %zu on of %zu segments of %zu columns (%s) by %zu rows", set->name,
+              p.prefetch ? "" : ", without prefetching", rows, begin, parts, cols, dtype_names[type], n);
     }
 }
 
