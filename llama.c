@@ -1868,6 +1868,7 @@ TARGET INLINE void FN(few_rows)(const matmul_args *p, size_t r, size_t end, size
         float out[FN(MAX_ROWS)], *y = p->y + t * p->ldy + r;
         UNROLL
         for (size_t v = 0; v < vecs; v++) FN(sums)(sum[t * vecs + v], out + v * FN(VR));
+        /* cppcheck-suppress uninitvar; vecs is at least 1 */
         for (size_t i = 0; i < rows && r + i * apart < end; i++) y[i * apart] = out[i];
     }
 }
@@ -3373,6 +3374,7 @@ LLAMAC_INLINE void llamac_discard_memory(void *p, size_t n) {
 #if defined(__linux__)
     madvise(p, n, MADV_DONTNEED);
 #else
+    /* cppcheck-suppress leakReturnValNotUsed; it is the same address */
     mmap(p, n, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
 #endif
 }

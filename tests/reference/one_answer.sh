@@ -33,10 +33,14 @@ else
     echo "SKIP: the models of the conformance data (they are not here)"
 fi
 
-# answers BUILD [RUNNER]: each model's, compared with that of the first build
+# answers BUILD [RUNNER]: each model's, compared with that of the first build; emulated, of one model of each type
 answers() {
     build=$1
     while read -r folder golden name; do
+        case $folder in
+        tests/tiny | */tinyH/meta-f16-mp2 | */tinyB/* | */tinyE/meta-f32-mp1) ;;
+        *) [ $# -eq 1 ] || continue ;;
+        esac
         answer=$($2 $work/"$build" "$folder" "$golden" 2>&1 </dev/null | tail -n 1)
         echo "$build, $folder: $answer"
         [ -f $work/$name.answer ] || echo "$answer" >$work/$name.answer

@@ -794,7 +794,7 @@ static void try_ids(const char *s, size_t n) {
     add_input(written.text, written.n);
     want_tokens(parse_ids(&run.inputs[1]));
     must(run.inputs[1].n_tokens == words && memcmp(run.inputs[0].tokens, run.inputs[1].tokens, words * sizeof(int32_t)) == 0, "the same ids");
-    append_tokens(&text, run.inputs->tokens, words);
+    append_tokens(&text, run.inputs->tokens, words, true);
     must(valid_utf8((unsigned char *)text.text, text.n), "decoded are whole characters");
 }
 

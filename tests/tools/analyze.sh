@@ -37,7 +37,7 @@ clang_tidy() {
 if command -v clang-tidy >/dev/null 2>&1; then tool clang-tidy clang_tidy; else echo "SKIP: clang-tidy is not here"; fi
 
 # It has no headers of the system, so it is told of a machine that llama.c does not refuse
-tool "cppcheck" cppcheck -q --std=c11 --platform=unix64 --library=posix,gnu -D__GNUC__=12 -D__x86_64__ -DSIZE_MAX=18446744073709551615U \
+tool "cppcheck" cppcheck -q --std=c11 --platform=unix64 --library=posix,gnu -D__GNUC__=12 -D__x86_64__ -D__SIZEOF_POINTER__=8 -DSIZE_MAX=18446744073709551615U \
     --enable=warning,performance,portability --inline-suppr --suppress=missingIncludeSystem --error-exitcode=1
 
 [ $failed -eq 0 ]
