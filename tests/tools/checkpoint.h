@@ -345,8 +345,8 @@ static inline void put_file(const buffer *b, const char *folder, const char *nam
 
 static inline void model_config(const model_spec *m, const char *folder) {
     static const char *const scalings[] = {"", ", \"rope_scaling\": {\"type\": \"linear\", \"factor\": 4.0}",
-        ", \"rope_parameters\": {\"rope_type\": \"llama3\", \"factor\": 8.0, \"low_freq_factor\": 1.0, \"high_freq_factor\": 4.0,"
-        " \"original_max_position_embeddings\": 8192, \"rope_theta\": 10000.0}"};
+        (", \"rope_parameters\": {\"rope_type\": \"llama3\", \"factor\": 8.0, \"low_freq_factor\": 1.0, \"high_freq_factor\": 4.0,"
+        " \"original_max_position_embeddings\": 8192, \"rope_theta\": 10000.0}")};
     char text[640];
     buffer b = {0};
     snprintf(text, sizeof text, "{\"architectures\": [\"LlamaForCausalLM\"], \"model_type\": \"llama\", \"hidden_act\": \"silu\", \"hidden_size\": %d,"
