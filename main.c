@@ -1704,8 +1704,8 @@ __attribute__((format(PRINTF, 6, 7))) static void reject(const char **error, int
     if (run.exit_code == 0) run.exit_code = code;
 }
 
-/* Return the text of a token that begins or ends texts, such as <s>, for a message. If there is none,
- * return `what`. */
+/* Return the text of a token that begins or ends texts, such as <s>, for a message, or `what` if the
+ * vocabulary has no such token. */
 static const char *name_token(int32_t token, const char *what) {
     static char name[80];
     size_t n = 0;
@@ -1938,7 +1938,8 @@ static const char *memory_options(void) {
 }
 
 /* Without -c, a text has the positions of the model's context, but of a long context only as many as
- * fit in 9/10 of the memory that the weights leave free; at least SURE, which AUTO reckons with. */
+ * fit in 9/10 of the memory that the weights leave free; at least SURE, for which LLAMA_MEMORY_AUTO leaves
+ * room (AUTO_CONTEXT of llama.c). */
 static void fit_context(void) {
     enum { SURE = 8192, UNIT = 1024 };
     bool fixed = options.session.context || options.ranks;

@@ -45,7 +45,6 @@ static float *all_logits(const char *path, llama_info *info, int batch, int thre
     return out;
 }
 
-/* Every format against Meta's folder, in bits. */
 /* A file of more than 4 GB, mapped and streamed: a tensor that is not needed comes first, and is a hole of 5 GB. */
 static void test_large(void) {
     enum { VOCAB = 40 };
@@ -143,6 +142,7 @@ static void test_bfloat16(void) {
     }
 }
 
+/* Every format against Meta's folder, in bits. */
 static void test_same_bits(void) {
     static const model_spec specs[] = {
         {.dim = 16, .layers = 2, .heads = 2, .kv_heads = 1, .hidden = 32, .vocab = 24, .shards = 1},
