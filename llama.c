@@ -669,13 +669,20 @@ typedef struct {
     int type;                         /* dtype */
 } weight_rows;
 
+/* What few() prefetches of the weights. The results are the same. */
+enum {
+    PREFETCH_NOTHING, /* the rows of a tile are far apart, as streams that the processor detects */
+    PREFETCH_TILE,    /* the next tile; the rows of a tile are adjacent, all tiles one stream */
+    PREFETCH_ROWS     /* each row of the tile, further on; the rows are far apart */
+};
+
 /* The arguments of y[t][r] = sum_k w[r][k] x[t][k] for t < n. */
 typedef struct {
     weight_rows w;
     const float *x; /* [n][cols of all segments], packed if n > 1 */
     float *y;
     size_t ldy, n; /* stride of y in floats; rows of x */
-    bool prefetch; /* few() prefetches the next weights: see kernels.prefetch */
+    int prefetch;  /* what few() prefetches: PREFETCH_... */
     const workspace *workspace;
 } matmul_args;
 
@@ -694,8 +701,9 @@ typedef struct {
 
 /* The kernels of one instruction set. All sets compute the same bits, except AMX. */
 struct kernels {
-    const char *name; /* "avx512" */
-    size_t prefetch;  /* from this many rows of x on, weights are prefetched: see few */
+    const char *name;     /* "avx512" */
+    size_t prefetch_from; /* from this many rows of x on, few() prefetches weights */
+    int prefetch;         /* which: PREFETCH_... */
     void (*matmul)(const matmul_args *, size_t begin, size_t end); /* rows begin <= r < end of w */
     void (*rmsnorm)(float *y, const float *x, const weight *w, float eps);       /* one row */
     void (*rope)(float *v, const float *cos, const float *sin, size_t head_dim); /* one head */
@@ -1053,7 +1061,7 @@ static void matmul_job(const task *j, int thread, size_t begin, size_t end) {
             .x = j->x,
             .ldy = padded(j->w->rows),
             .n = j->n,
-            .prefetch = j->n >= s->kernels->prefetch,
+            .prefetch = j->n >= s->kernels->prefetch_from ? s->kernels->prefetch : PREFETCH_NOTHING,
             .workspace = &s->workspaces[thread],
         };
         size_t top =
@@ -1788,11 +1796,10 @@ TARGET INLINE void FN(find_rows)(FN(weights) * from, const weight_rows *w, size_
 /* Adds the products of the columns k <= c < end to the sums of a tile, with weights from memory.
  * If `keeps`, the widened weights are stored in the panel `keep`, for multiply_kept.
  * What comes `ahead` bytes after these weights is prefetched into the L2 cache, because L1 is too
- * small: the next panel in the order in which it will be read; without panels in the order of the
- * addresses, because memory is fastest for one long stream. If `ahead` is 0, nothing is. */
+ * small: in each row, or, if `linear`, in the order of the addresses. If `ahead` is 0, nothing is. */
 TARGET INLINE void FN(multiply)(VEC *sum, const FN(weights) * from, size_t k, size_t end,
                                 const float *x, float *keep, const bool keeps, size_t ahead,
-                                const size_t tokens, const size_t vecs) {
+                                bool linear, const size_t tokens, const size_t vecs) {
     enum { LINE = 64 };
     size_t size = dtype_bytes[from->type], rows = vecs * FN(VR), bytes = rows * BLOCK * size;
     uintptr_t next = (uintptr_t)from->row[0] + ahead;
@@ -1804,9 +1811,9 @@ TARGET INLINE void FN(multiply)(VEC *sum, const FN(weights) * from, size_t k, si
         for (size_t i = 0; i < rows; i++) row[i] = copied ? from->copy[i] : from->row[i];
         while (k < stop) {
             uintptr_t column = k * size + ahead;
-            for (size_t i = 0; keeps && i < rows; i++)
+            for (size_t i = 0; ahead && !linear && column % LINE < BLOCK * size && i < rows; i++)
                 __builtin_prefetch((const void *)((uintptr_t)from->row[i] + column), 0, 2);
-            for (size_t i = 0; !keeps && ahead && i < bytes; i += LINE, next += LINE)
+            for (size_t i = 0; ahead && linear && i < bytes; i += LINE, next += LINE)
                 __builtin_prefetch((const void *)next, 0, 2);
             for (size_t block = k + BLOCK; k < block; k += FN(VL)) {
                 VEC w[FN(DOT_VECS)][FN(VR)];
@@ -1851,17 +1858,19 @@ TARGET INLINE void FN(multiply_kept)(VEC *sum, const float *kept, const float *x
 TARGET INLINE void FN(few_rows)(const matmul_args *p, size_t r, size_t end, size_t apart,
                                 const size_t tokens, const size_t vecs) {
     const weight_rows *w = &p->w;
+    enum { AHEAD = 2048 }; /* bytes: 1,024 to 6,144 are as fast on Zen 5 */
     const size_t rows = vecs * FN(VR), filled = (w->cols + BLOCK - 1) / BLOCK * BLOCK;
+    const size_t aheads[] = {0, rows * w->stride, AHEAD}, ahead = aheads[p->prefetch];
     VEC sum[FEW * FN(DOT_VECS)];
     FN(weights) from;
     UNROLL
     for (size_t t = 0; t < tokens; t++) UNROLL
     for (size_t v = 0; v < vecs; v++) sum[t * vecs + v] = FN(splat)(0);
     for (size_t s = 0; s < w->parts; s++) {
-        size_t ahead = p->prefetch ? rows * w->stride : 0;
         FN(find_rows)(&from, w, s, r, end, rows, apart);
         FN(multiply)
-        (sum, &from, 0, filled, p->x + s * w->cols * tokens, NULL, false, ahead, tokens, vecs);
+        (sum, &from, 0, filled, p->x + s * w->cols * tokens, NULL, false, ahead,
+         p->prefetch == PREFETCH_TILE, tokens, vecs);
     }
     UNROLL
     for (size_t t = 0; t < tokens; t++) {
@@ -1873,14 +1882,14 @@ TARGET INLINE void FN(few_rows)(const matmul_args *p, size_t r, size_t end, size
     }
 }
 
-/* Computes the rows begin <= r < end for up to FEW tokens. A tile has adjacent rows if the next ones
- * are prefetched. Otherwise its rows are as far apart as they can be, so that the processor reads as
- * many long streams, each from row to row: 5% faster for one and two tokens on Emerald Rapids. */
+/* Computes the rows begin <= r < end for up to FEW tokens. The rows of a tile are as far apart as
+ * they can be, so that the processor reads as many long streams, each from row to row. If the next
+ * tile is prefetched, they are adjacent, so that all tiles are one long stream. */
 TARGET INLINE void FN(few)(const matmul_args *p, size_t begin, size_t end, const size_t tokens,
                            const size_t vecs) {
     const size_t rows = vecs * FN(VR);
     for (size_t top = begin, apart; top < end; top += apart * rows) {
-        apart = p->prefetch || end - top < rows ? 1 : (end - top) / rows;
+        apart = p->prefetch == PREFETCH_TILE || end - top < rows ? 1 : (end - top) / rows;
         for (size_t r = top; r < top + apart; r++) FN(few_rows)(p, r, end, apart, tokens, vecs);
     }
 }
@@ -1935,7 +1944,8 @@ TARGET INLINE void FN(tile)(const matmul_args *p, const panel *at, size_t i, flo
     if (first) {
         FN(weights) from;
         FN(find_rows)(&from, &p->w, at->segment, at->r + i, at->end, vecs * FN(VR), 1);
-        FN(multiply)(sum, &from, at->k, at->k + filled, x, kept, true, at->next, tokens, vecs);
+        FN(multiply)
+        (sum, &from, at->k, at->k + filled, x, kept, true, at->next, false, tokens, vecs);
     } else FN(multiply_kept)(sum, kept, x, filled, tokens, vecs);
     UNROLL
     for (size_t t = 0; t < tokens; t++) UNROLL
@@ -2134,17 +2144,16 @@ TARGET static void FN(swiglu)(float *a, const float *b, size_t n) {
     for (size_t i = 0; i < n; i++) a[i] = a[i] / (1.0f + exp_float(-a[i], FN(FUSED))) * b[i];
 }
 
-#if LLAMA_PASS != 4 /* see matmul_wide */
 /* The rest of the file uses the kernels through this struct. */
 static const kernels FN(kernels) = {
     .name = LITERAL(ISA),
+    .prefetch = PREFETCH_ROWS,
     .matmul = FN(matmul),
     .rmsnorm = FN(rmsnorm),
     .rope = FN(rope),
     .attend = FN(attend),
     .swiglu = FN(swiglu),
 };
-#endif
 #endif
 
 #undef VEC
@@ -2325,8 +2334,9 @@ AMX static void matmul_amx(const matmul_args *p, size_t begin, size_t end) {
     _tile_release();
 }
 
-static const kernels kernels_amx = {"avx512 and amx", FEW + 1,       matmul_amx,    rmsnorm_avx512,
-                                    rope_avx512,      attend_avx512, swiglu_avx512, pack_amx};
+static const kernels kernels_amx = {"avx512 and amx", 0,           PREFETCH_NOTHING, matmul_amx,
+                                    rmsnorm_avx512,   rope_avx512, attend_avx512,    swiglu_avx512,
+                                    pack_amx};
 #endif
 
 /* ---- The choice of kernels ---- */
@@ -2341,17 +2351,30 @@ static const kernels kernels_amx = {"avx512 and amx", FEW + 1,       matmul_amx,
  * Compilers' own functions (__builtin_cpu_supports) do not check all of these. */
 
 #if defined(__x86_64__)
-/* AVX-512 with narrower registers for few tokens. If the weights come from memory, 256-bit registers
- * read faster, at 95% of the rate that a core can read. On Zen 4, whose units are 256 bits wide, they
- * are faster for up to FEW tokens wherever the weights are; elsewhere 512-bit registers multiply
- * faster. */
-static void matmul_wide(const matmul_args *p, size_t begin, size_t end) {
+/* What differs between processors with the same instructions is how fast they read memory. Most, and
+ * Zen 5, have the kernels as they are. One token of the 7B shape, float16, one thread: Zen 5 79 ms
+ * without prefetching, 83 with the next tile prefetched, 62 with the rows. */
+
+/* Zen 3 and Intel's processors themselves read several streams faster than with prefetching. With
+ * AVX2 this holds until the arithmetic of more tokens comes between the reads. The same token with
+ * the next tile prefetched and without: Zen 3 145 and 120 ms; Emerald Rapids 141 and 112. */
+static const kernels kernels_streams = {
+    "avx2", 6, PREFETCH_TILE, matmul_avx2, rmsnorm_avx2, rope_avx2, attend_avx2, swiglu_avx2, NULL};
+
+/* Intel's processors read faster with 256-bit registers if the weights come from memory, and
+ * multiply faster with 512-bit registers. */
+static void matmul_intel(const matmul_args *p, size_t begin, size_t end) {
     enum { NARROW = 3, CACHED = 1 << 18 };
     bool cached = (end - begin) * p->w.stride <= CACHED;
     if (p->n <= NARROW && !cached) few_by_tokens_avx512vl[p->n - 1](p, begin, end);
     else matmul_avx512(p, begin, end);
 }
-/* The weights of the first tiles come from memory too, so those have 256-bit registers. */
+static const kernels kernels_intel = {
+    "avx512",      0,   PREFETCH_NOTHING, matmul_intel, rmsnorm_avx512, rope_avx512, attend_avx512,
+    swiglu_avx512, NULL};
+
+/* The units of Zen 4 are 256 bits wide: up to FEW tokens are faster with narrower registers, wherever
+ * the weights are. The weights of the first tiles come from memory too. */
 static void multiply_panel_zen4(const matmul_args *p, const panel *at) {
     multiply_tiles_avx512(p, at, first_tiles_avx512vl, FIRST_VECS_avx512vl * VR_avx512vl);
 }
@@ -2359,18 +2382,9 @@ static void matmul_zen4(const matmul_args *p, size_t begin, size_t end) {
     if (p->n <= FEW) few_by_tokens_avx512vl[p->n - 1](p, begin, end);
     else matmul_blocked(p, begin, end, PANEL_ROWS, multiply_panel_zen4, reduce_lanes_avx512);
 }
-static const kernels kernels_wide = {
-    "avx512", 0, matmul_wide, rmsnorm_avx512, rope_avx512, attend_avx512, swiglu_avx512, NULL};
 static const kernels kernels_zen4 = {
-    "avx512", 0, matmul_zen4, rmsnorm_avx512, rope_avx512, attend_avx512, swiglu_avx512, NULL};
-
-/* Zen 3 and Intel's processors themselves read several streams faster than with prefetching. With
- * AVX2 this holds until the arithmetic of more tokens comes between the reads. One token of the 7B
- * shape, float16, with prefetching and without: Zen 3 145 and 120 ms; Emerald Rapids 141 and 112. */
-static const kernels kernels_streams = {"avx2",    6,           matmul_avx2, rmsnorm_avx2,
-                                        rope_avx2, attend_avx2, swiglu_avx2, NULL};
-static const kernels kernels_intel = {"avx512",    FEW + 1,       matmul_wide,   rmsnorm_avx512,
-                                      rope_avx512, attend_avx512, swiglu_avx512, NULL};
+    "avx512",      0,   PREFETCH_TILE, matmul_zen4, rmsnorm_avx512, rope_avx512, attend_avx512,
+    swiglu_avx512, NULL};
 
 /* Returns 2 if AVX-512F and VL can be used, 1 if AVX2, FMA and F16C can be used, otherwise 0. */
 static int x86_level(void) {
@@ -2415,7 +2429,7 @@ static bool has_amx(void) {
 static const kernels *find_kernels(const char *name, bool fast) {
 #if defined(__x86_64__)
     int best = x86_level();
-    const kernels *all[] = {&kernels_scalar, &kernels_avx2, &kernels_wide};
+    const kernels *all[] = {&kernels_scalar, &kernels_avx2, &kernels_avx512};
     bool zen = is_zen3_or_4(), intel = is_intel();
     if (intel || (zen && best == 1)) all[1] = &kernels_streams;
     if (intel) all[2] = &kernels_intel;

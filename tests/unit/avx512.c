@@ -108,8 +108,8 @@ static inline __m256i ireg_low16(ireg v) {
 #define _mm512_castps512_ps128(v) _mm256_castps256_ps128((v).half[0])
 
 /* What math.c takes for the kernels of this processor */
-#define SETS          "zen4", "wide"
-#define KERNELS(name) (strcmp(name, "zen4") == 0 ? &kernels_zen4 : &kernels_wide)
+#define SETS          "zen4", "avx512"
+#define KERNELS(name) (strcmp(name, "zen4") == 0 ? &kernels_zen4 : &kernels_avx512)
 #define UNSUPPORTED   (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma"))
 #define SUITE         "avx512"
 #include "math.c"

@@ -141,19 +141,19 @@ static void compare_products(int type, size_t rows, size_t cols, size_t parts, s
         }
     }
     workspace own = {.panel = panel, .acc = acc};
-    matmul_args p = {{part, parts, cols, stride, type}, x, want, ROWS, n, true, &own};
+    matmul_args p = {{part, parts, cols, stride, type}, x, want, ROWS, n, PREFETCH_NOTHING, &own};
     matmul_plain(&p, ldx, begin, rows);
     p.x = n > 1 ? packed : x;
     p.y = y;
-    for (size_t i = 0; i < 2 * (sizeof set_names / sizeof *set_names); i++) {
-        const kernels *set = KERNELS(set_names[i / 2]);
-        p.prefetch = i % 2; /* on which the order of the rows depends, with few tokens */
+    for (size_t i = 0; i < 3 * (sizeof set_names / sizeof *set_names); i++) {
+        const kernels *set = KERNELS(set_names[i / 3]);
+        p.prefetch = i % 3; /* on which the order of the rows depends, with few tokens */
         if (!set || (p.prefetch && n > FEW)) continue;
         for (size_t k = 0; k < parts && n > 1; k++) pack(packed + k * cols * n, x + k * cols, ldx, n, cols);
         memset(y, 0xff, sizeof y), memset(panel, 0xff, sizeof panel), memset(acc, 0xff, sizeof acc);
         set->matmul(&p, begin, rows);
-        check(memcmp(y, want, sizeof y) == 0, "%s%s: %zu rows from %zu on of %zu segments of %zu columns (%s) by %zu rows", set->name,
-              p.prefetch ? "" : ", without prefetching", rows, begin, parts, cols, dtype_names[type], n);
+        check(memcmp(y, want, sizeof y) == 0, "%s, prefetching %d: %zu rows from %zu on of %zu segments of %zu columns (%s) by %zu rows", set->name,
+              p.prefetch, rows, begin, parts, cols, dtype_names[type], n);
     }
 }
 
