@@ -352,16 +352,18 @@ static int multiply_add[4];                                 /* figures, of each 
 static int waiting;                                 /* figure */
 static int widest = -1;                            /* of peaks: the program's instruction set; -1: none is known */
 
+/* Memory last: on some machines it is slow for the first 20 to 200 ms after a moment in which nothing was read, and a
+ * pass follows. */
 static limits probe(void) {
-    limits l = {strongest(&mapped_file, (size_t)1 << 29, first_way), strongest(&anonymous_memory, (size_t)1 << 28, -1), 0};
+    limits l = {0, 0, 0};
     for (int i = 0; peaks[i].name; i++) {
         if (multiply_add[i] < 0) continue;
         double rate = multiply_adds(i);
         add(multiply_add[i], rate);
         if (i <= widest && rate > l.peak) l.peak = rate; /* a wide program may use narrow vectors too */
     }
-    add(read_mapped, l.mapped);
-    add(read_anonymous, l.anonymous);
+    add(read_anonymous, l.anonymous = strongest(&anonymous_memory, (size_t)1 << 28, -1));
+    add(read_mapped, l.mapped = strongest(&mapped_file, (size_t)1 << 29, first_way));
     return l;
 }
 
