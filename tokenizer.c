@@ -2,22 +2,22 @@
  * as the tokenizer.model of LLaMA 1 and 2, and as tiktoken and Hugging Face's library do with a
  * byte-level BPE vocabulary such as Llama 3's.
  *
- *   1. Vocabulary             pieces, and a hash table that finds the id of a text
- *   2. Reading vocabularies   SentencePiece's tokenizer.model, llama2.c's tokenizer.bin, Hugging
- *                             Face's tokenizer.json, GGUF; special and added tokens; detecting the
- *                             format of a file
- *   3. Encoding               text -> normalised UTF-8 -> merges by score -> ids, in O(n log n);
- *                             special tokens in a text
+ *   1. Vocabulary             pieces, and a hash table that finds the id of a text; for byte-level
+ *                             BPE, classes of characters
+ *   2. Reading vocabularies   SentencePiece's tokenizer.model, llama2.c's tokenizer.bin, Llama 3's
+ *                             tokenizer.model, GGUF, Hugging Face's tokenizer.json; special and
+ *                             added tokens; detecting the format of a file
+ *   3. Encoding               SentencePiece: text -> normalised UTF-8 -> merges by score -> ids;
+ *                             byte-level BPE: text -> words -> merges by rank -> ids; both in
+ *                             O(n log n); special tokens in a text
  *   4. Decoding               id -> bytes, streamed in complete characters
- *   5. Byte-level BPE         classes of characters, splitting a text into words, reading Llama 3's
- *                             tokenizer.model, tokenizer.json and GGUF; encoding, decoding
  *
  * BPE (Sennrich et al. 2016, arXiv:1508.07909; Kudo & Richardson 2018, arXiv:1808.06226): start
  * from characters. Merge the adjacent pair whose concatenation is the piece with the highest score;
  * of equal scores, the leftmost pair. Repeat until no adjacent pair forms a piece. Spaces are
  * written as U+2581, a space is added in front of the text, and a character that is not a piece
  * becomes its UTF-8 bytes. A file may also have other settings: see llamac_vocab. Byte-level BPE
- * starts from bytes instead, and merges within words only: see part 5.
+ * starts from bytes instead, and merges within words only.
  *
  * Functions that read a vocabulary return NULL on success. If they fail, they return a predicate
  * whose subject is the file, such as "has no <unk>". If it begins with '!', the file is valid but
@@ -66,18 +66,6 @@ typedef struct {
     int32_t n;
 } piece_texts;
 
-typedef struct encoder encoder; /* see part 3 */
-
-/* How text becomes tokens and tokens become text. llamac_encode and llamac_decode say what the
- * functions do. `space`: the stretch of text gets a space in front if the vocabulary says so. */
-typedef struct {
-    ptrdiff_t (*encode)(encoder *e, const char *text, size_t n, bool space, int32_t *out,
-                        size_t cap, size_t count);
-    size_t (*decode)(const llamac_vocab *v, llama_decoder *u, int32_t token,
-                     char out[LLAMA_TEXT_MAX]);
-} algorithm;
-static const algorithm sentencepiece, byte_level; /* defined in parts 4 and 5 */
-
 typedef struct {         /* a merge of byte-level BPE, in a hash table */
     int32_t left, right; /* ids of two pieces; left is -1: the slot is empty */
     int32_t rank;        /* place in the list of merges; -1: it forms a special token */
@@ -85,7 +73,7 @@ typedef struct {         /* a merge of byte-level BPE, in a hash table */
 
 struct llamac_vocab {
     llamac_arena *arena;                   /* of the model */
-    const algorithm *algorithm;            /* &sentencepiece or &byte_level */
+    bool byte_level;                       /* byte-level BPE; false: as SentencePiece */
     vocab_piece *pieces;                   /* [size], by id */
     int32_t size, capacity, bos, eos, unk; /* pieces; ids, -1: none */
     int32_t byte_id[256];                  /* id of each byte's piece; -1: none */
@@ -109,7 +97,7 @@ struct llamac_vocab {
     bool repeats_unk;  /* each unknown character becomes an <unk>, not a series of them */
     int strips; /* decoding removes the first space of a text: 1 or 0; -1: if encoding adds one
                         * or squeezes spaces */
-    /* Byte-level BPE: see part 5 */
+    /* Byte-level BPE */
     const unsigned char *classes; /* [N_CLASSIFIED / 4] of characters, 2 bits each */
     int splitting;     /* SPLIT_GPT2, SPLIT_DIGITS or SPLIT_LLAMA3: how a text becomes words */
     bool whole_words;  /* ignore_merges: a word that is a piece becomes that piece */
@@ -244,7 +232,6 @@ static llamac_vocab *vocab_new(llamac_arena *arena, size_t capacity) {
     v->slots = llamac_new(arena, slots, sizeof *v->slots);
     if (!v->pieces || !v->slots) return NULL;
     v->arena = arena;
-    v->algorithm = &sentencepiece;
     v->capacity = (int32_t)capacity;
     v->bos = v->eos = v->unk = -1;
     v->adds_bos = true;
@@ -268,10 +255,9 @@ static const char *vocab_add(llamac_vocab *v, const char *from, size_t n, float 
     char *text = llamac_new(v->arena, n, 1);
     if (!text) return out_of_memory;
     if (n) memcpy(text, from, n);
-    bool bytes = v->algorithm == &byte_level;
-    if (bytes && decoded_length(text, n) > MAX_PIECE)
+    if (v->byte_level && decoded_length(text, n) > MAX_PIECE)
         return "has a piece that is decoded to over 1000 bytes";
-    if (!bytes && !is_utf8(text, n)) return "has a piece that is not UTF-8";
+    if (!v->byte_level && !is_utf8(text, n)) return "has a piece that is not UTF-8";
     int32_t id = v->size++;
     v->pieces[id] = (vocab_piece){.text = text, .n = (uint32_t)n, .score = score, .type = type};
     int byte = type == BYTE_PIECE ? byte_of(&v->pieces[id]) : -1;
@@ -283,7 +269,7 @@ static const char *vocab_add(llamac_vocab *v, const char *from, size_t n, float 
     bool merges = type == NORMAL || type == USER_DEFINED || (type == UNUSED && v->splits_unused);
     if (!merges && !(n && v->lists_pairs)) return NULL;
     if (slot_find(v, text, n) >= 0) return two_ids;
-    if (bytes && n == 1 && type == NORMAL) v->byte_id[(unsigned char)*text] = id;
+    if (v->byte_level && n == 1 && type == NORMAL) v->byte_id[(unsigned char)*text] = id;
     uint32_t i = hash_text(text, n) & v->slot_mask;
     for (int tries = 0; v->slots[i] >= 0; tries++, i = (i + 1) & v->slot_mask)
         if (tries == MAX_PROBES) return "has pieces made to collide in a hash table";
@@ -376,7 +362,7 @@ static const char *list_pieces(llamac_vocab *v) {
     v->longest = 1;
     for (int32_t i = 0; i < v->size; i++)
         if (v->pieces[i].n > v->longest) v->longest = v->pieces[i].n;
-    const char *why = v->algorithm == &byte_level ? list_pairs(v) : NULL;
+    const char *why = v->byte_level ? list_pairs(v) : NULL;
     if (!why) why = list_texts(v, &v->user, is_user_defined);
     return why ? why : list_texts(v, &v->specials, is_special);
 }
@@ -423,9 +409,8 @@ static const char *finish_vocab(llamac_vocab *v, double bos, double eos, bool an
     int bytes = 0;
     double ids[] = {bos, eos};
     for (int i = 0; i < 256; i++) bytes += v->byte_id[i] >= 0;
-    if (v->algorithm == &sentencepiece && v->unk < 0) return "has no <unk>";
-    if (v->algorithm == &sentencepiece && bytes % 256)
-        return "has some byte pieces and lacks others";
+    if (!v->byte_level && v->unk < 0) return "has no <unk>";
+    if (!v->byte_level && bytes % 256) return "has some byte pieces and lacks others";
     for (int i = 0; i < 2; i++) {
         if (ids[i] < 0) continue;
         bool known = ids[i] < v->size && ids[i] == (int32_t)ids[i];
@@ -443,6 +428,132 @@ static const char *finish_vocab(llamac_vocab *v, double bos, double eos, bool an
     v->eos = ids[1] < 0 ? -1 : (int32_t)ids[1];
     v->space_in_front = space_in_front;
     return list_pieces(v);
+}
+
+LLAMAC_SHARED int32_t llamac_vocab_bos(const llamac_vocab *v) { return v->bos; }
+LLAMAC_SHARED int32_t llamac_vocab_eos(const llamac_vocab *v) { return v->eos; }
+LLAMAC_SHARED bool llamac_vocab_ends(const llamac_vocab *v, int32_t token) {
+    return token >= 0 && token < v->size && (token == v->eos || v->pieces[token].ends);
+}
+LLAMAC_SHARED bool llamac_vocab_adds_bos(const llamac_vocab *v) {
+    return v->bos >= 0 && v->adds_bos;
+}
+LLAMAC_SHARED bool llamac_vocab_adds_eos(const llamac_vocab *v) { return v->adds_eos; }
+
+LLAMAC_SHARED int32_t llamac_vocab_size(const llamac_vocab *v) { return v->size; }
+LLAMAC_SHARED const char *llamac_vocab_kind(const llamac_vocab *v) {
+    return v->byte_level ? "byte-level" : "sentencepiece";
+}
+
+/* Returns the length of the longest piece: a space or an invalid byte of a text is 3 bytes of a
+ * piece, so no piece covers more text than its own length. Without byte pieces a single <unk> may
+ * cover any number of characters. Squeezing spaces and the character map remove text. */
+LLAMAC_SHARED size_t llamac_vocab_widest(const llamac_vocab *v) {
+    return v->byte_id[0] < 0 || v->squeezes_spaces || v->trie ? SIZE_MAX : v->longest;
+}
+
+/* Returns the text of a piece as the vocabulary has it, and sets *n. Returns NULL for an invalid
+ * token. */
+LLAMAC_SHARED const char *llamac_piece(const llamac_vocab *v, int32_t token, size_t *n) {
+    if (token < 0 || token >= v->size) return NULL;
+    if (n) *n = v->pieces[token].n;
+    return v->pieces[token].n ? v->pieces[token].text : "";
+}
+
+/* ---- 1. Vocabulary: byte-level BPE ---- */
+
+/* The vocabularies of GPT-2, Llama 3 and SmolLM2 start from the 256 bytes and split a text into words
+ * before they merge (Radford et al. 2019, "Language Models are Unsupervised Multitask Learners"). No
+ * space is added, and every byte has a token, also bytes that are not UTF-8. Decoding to text
+ * (llama_token_to_text) writes U+FFFD for these.
+ *
+ * Words are split by the classes of characters of Unicode 16.0, which both tiktoken and Hugging Face's
+ * library use: letters (category L), numbers (N), white space (White_Space), and others. Marks (M) are
+ * others. tests/tools/unicode_classes.py prints the table and describes its form. */
+enum { OTHER, LETTER, NUMBER, WHITE_SPACE, NO_CHARACTER };
+enum { N_CLASSIFIED = 0x40000 }; /* characters above are others */
+
+static const char unicode_runs[] =
+    "|cq_jpahpazc^ja^^b__^c^z`^za^pwadt_x_fj^^^nn_f^``d^^h^^b^^^t`^rh^ro_lxr_^xb`^hnczfraddvcrcv`q_"
+    "d`^rj^^z_`j`q_c`^|_^^xavanir_^x_q_obn_`d^fx`d^n_^b^z`najr_f|`^hn`pcpexdb^p`^jp_dq_^|_dl```x`^j"
+    "^^bdb^|_^v_`^bdq_a`i`^lhd``x`^j^`^`^`zad^^jq_`b|_n_^b^x`^j^`^fb^p`^z_`dq_n_^r_l```x`^j^`^fb^xa"
+    "`^bdq_^^ir_^^hbb^db`^^^`b`bbbt_x`^v`w_p`l^b^z`^|_b^pab`^``dq_lk^^dl^b^z`^p_^fb^za`^`dq_^`n`n_^"
+    "b^nc`^|_^fb^kcds`^hfp`b|`^n_^^`jzaq_n`|c^`t_jn_q_zb`^^^f^|`^^^p_^`n_^`f^^n_q_`d|a^zau`t_l^tbra"
+    "frlrct`^q_hhddb^b`jbdv_t_^^q_hxb^^f^`rc^vw`^d`j^^^d`nc^d`nb^d`j^^^d`z_^ne^d`rfx_u`b|_|_xh`hbt{"
+    "b`n`^pafrgbcmjp`v_r`x_p`x_v_^bz_tdrb^d^bq_hq_x`q_hnijf`pb^^fxfp_zazbq_ya`fr_tcdpahs_vbz`n_vdrc"
+    "q_hq_v_^vizcn`lbq_ncxav_`q_ucpatbtaq_bbq_ub`r_frc`bncd^h^`b^f|u_|exp``h`xb`h`l^^^^^^^za`vd^j^^"
+    "bb^jbd`hdv_fb^jrl__`if^q_hv_vj^d^`p_^^bfh^^^^^^d^r_`dffd^^sdagxxcuexgy`x|byat{fvz_hdb`n__`xb^^"
+    "f^`|dj^|_z`n_j^j^j^j^j^j^j^j|g^vxa`_nao_jf`cadxhhb^pi^dfrc^xibep_|a|c|_|aq_xam^{_|aq_zb{_|u`|u"
+    "qa|evo{hrfxc`vo`b|_q_at`zc|_za`xfq_zbn_`zj`rf``^^^lv`|_^b^d^z`v_ip_tdx_pdtaq_|`hb^^`^q_uap_z`n"
+    "avajzcta^q_hf^p_q_g^ncz`b^ldq_hz`b^bpd^^b``f`^^^|`b`r_jbt_h`h`hn_j^j^rc^x_hrlv_q_htruct_z`dndt"
+    "npbx{``pkxbjt_ff^^p_^v_^f^^^`^`^tknbr{`p`|e`xd|bt_tlf^zn_r`q_jpahpar_nibh`h`h`brbt_^pa^r`^`^z_"
+    "`x_pbrmt_wct_oen`at|_vabnd|_sad|aen_t`_m_fxbp_xa`tbdl^gpcxq_`q_htbdtbd|bltdt_r_^z_^j^`^r_^z_^j"
+    "^`btdt_zt`n_x`p_l|`h^pc^n_vfh`^^tc^`b^`z``m{``k{alo_|cr`^`fgy`idpaxf|ddaa}_`yc_z_d^b^vap_o_z`v"
+    "aa^vac|al^tahg|_xdp_x``ms`fmq`z`k|gngzdrdv_rdjiubt_q_hq_uan_z`py_{a^pch`|_brevaq__lx`r_erap`xc"
+    "v`kt`z`t_vdpaya^``^v_vc|anajq_n_tbz_q_d^`^lrbb^t_|cx_dr_q__^^du`r_p`^nar``zej^^^d^z_^p_jzcn`q_"
+    "r_l```x`^j^`^fb^p`^t_fxap_^^`^^xb^^na^^^tcvdp`dfq_fbxa|ct``^^lq_xr_zcncdtb|ct`^r_q_xbrcv_^jq_h"
+    "u`tarav`u_djnu_tctl|es`t_l`^`l^`^|`z_^^^x_q_xfl`zb|_^^^ta^p_|bj^v`^r_xcr`^p`ngzv_nbz_q_hn_^vbn"
+    "`^z_wafxa|kj^`^xbv`^n_q_hh^`^|ax_^jq_xt`r`z_^^v_^pbtaq_xh^z_w`rcpqexj{kn`tv_twr_njz_|sfn`hnarq"
+    "}_fzvbnusaxap`q_xvknubjza^q_hzg^q_hxap`|c|_dt_q_^k^v`fr`|savcbq_xv_|e{`nkrgf^pfv_|e`^^ta||}`lx"
+    "xgncp_zzsbd^j^`^rr`z_^vab`^x_dltoatnp_rkfv_bn_jp_xxn`q_xviu`t_u`tkoazn_vh^zf^``^```d^t_^^^j^nf"
+    "^d`l^j^ta^d^f^^bj^tx``na^na^za^na^za^na^za^na^za^na^l`qd|}kzahhvn`xepp_vcp_j`q_d^nv`xap`tcdq_x"
+    "xatadq_xx_xa`^q_vzaj^d^`^z_^vv_`o_|ctfj^dq_zpdse^c^etgwc^{_pv_d^ra^`^^`^^p_^d^^^^h^d^^^^^^b^`^"
+    "^`^^^^^^^^^^`^^`d^j^d^d^^^p_^n`fb^f^n`tvbw_rzs_q_xnf|y{r_|apun`hxy_`pn{`x_ntxaz_x{bprq_xqbpzir"
+    "wt`f|yn`";
+
+/* Makes the classes of all characters: the class of c is in bits 2 (c % 4) and up of classes[c / 4]. */
+static const char *make_classes(llamac_vocab *v) {
+    static const unsigned char following[3][2] = {
+        [OTHER] = {LETTER, NUMBER}, [LETTER] = {OTHER, NUMBER}, [NUMBER] = {OTHER, LETTER}};
+    unsigned char *classes = llamac_new(v->arena, N_CLASSIFIED / 4, 1);
+    uint32_t at = 0, number = 0;
+    int class = NUMBER, shift = 0; /* the first run is of others */
+    if (!classes) return out_of_memory;
+    for (const char *c = unicode_runs; *c; c++) {
+        int digit = *c - '^';
+        number |= (uint32_t)(digit & 15) << shift;
+        shift += 4;
+        if (digit > 15) continue;
+        class = following[class][number & 1];
+        for (uint32_t end = at + number / 2 + 1; at < end && at < N_CLASSIFIED; at++)
+            classes[at / 4] |= (unsigned char)(class << at % 4 * 2);
+        number = 0;
+        shift = 0;
+    }
+    for (int32_t c = 0; c <= 0x3000; c++) /* the others that llamac_is_space has are separators */
+        if (llamac_is_space(c) && !(c >= 0x1c && c < ' '))
+            classes[c / 4] |= (unsigned char)(WHITE_SPACE << c % 4 * 2);
+    v->classes = classes;
+    return NULL;
+}
+
+/* How a text becomes words. The files give regular expressions, in which the first alternative that
+ * matches is taken:
+ *
+ *     SPLIT_GPT2     's|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+
+ *     SPLIT_DIGITS   each \p{N} alone, and SPLIT_GPT2's words in the texts between them
+ *     SPLIT_LLAMA3   (?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}
+ *                    | ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+
+ *
+ * \s+(?!\S) is white space except its last character, unless the text ends after it. */
+enum { SPLIT_GPT2 = 1, SPLIT_DIGITS, SPLIT_LLAMA3 };
+static const struct {
+    const char *pattern;
+    int splitting;
+} patterns[] = {
+    {"'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+",
+     SPLIT_GPT2},
+    {"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}"
+     "| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+",
+     SPLIT_LLAMA3}};
+
+/* Returns an empty vocabulary of byte-level BPE; NULL if memory is short or capacity too large. */
+static llamac_vocab *bytes_new(llamac_arena *arena, size_t capacity, int splitting) {
+    llamac_vocab *v = vocab_new(arena, capacity);
+    if (!v || make_classes(v)) return NULL;
+    v->byte_level = true;
+    v->splitting = splitting;
+    return v;
 }
 
 /* ---- 2. Reading vocabularies: the character map ---- */
@@ -489,6 +600,25 @@ static const char *read_charsmap(llamac_vocab *v, llamac_cursor c) {
     v->n_trie = (size_t)n / 4;
     v->mapped = mapped;
     return NULL;
+}
+
+/* Returns the text that the character map writes for the longest of its keys at the start of
+ * text[n], and sets *length to the key's length. Returns NULL if no key is there. */
+static const char *match_charsmap(const llamac_vocab *v, const unsigned char *text, size_t n,
+                                  size_t *length) {
+    const char *found = NULL;
+    size_t at = trie_offset(v->trie[0]);
+    for (size_t d = 0; d < n && d < MAX_KEY; d++) {
+        at ^= text[d];
+        if (at >= v->n_trie || (v->trie[at] & 0x800000ff) != text[d]) break;
+        bool ends = v->trie[at] & 256;
+        at ^= trie_offset(v->trie[at]);
+        if (!ends) continue;
+        if (at >= v->n_trie || !(v->trie[at] >> 31)) break; /* not a leaf: the map is damaged */
+        found = v->mapped + (v->trie[at] & INT32_MAX);
+        *length = d + 1;
+    }
+    return found;
 }
 
 /* ---- 2. Reading vocabularies: SentencePiece's tokenizer.model ---- */
@@ -699,6 +829,406 @@ static const char *parse_bin(llamac_vocab *v, llamac_cursor c) {
         why = vocab_add(v, piece + lines, to - 2 * lines, score, type); /* "\n<s>\n" is <s> */
     }
     return why ? why : finish_vocab(v, BOS, EOS, false, true);
+}
+
+/* ---- 2. Reading vocabularies: Llama 3's tokenizer.model ---- */
+
+/* The form is tiktoken's: a line is a piece in base64, a space, and its rank, which is its id. Any two
+ * pieces whose concatenation is a piece are merged, the lowest rank first. 256 special tokens follow,
+ * which the file does not list. Their names are those of Llama 3.1; fine-tunes and other versions
+ * rename some in files beside it. */
+
+enum { LLAMA3_SPECIALS = 256 };
+
+/* Writes the name of special token i, and returns its length. Sets *ends if it ends a text. */
+static size_t special_name(int i, char name[64], bool *ends) {
+    static const struct {
+        int i;
+        const char *name;
+    } named[] = {{0, "begin_of_text"},   {1, "end_of_text"},   {4, "finetune_right_pad_id"},
+                 {6, "start_header_id"}, {7, "end_header_id"}, {8, "eom_id"},
+                 {9, "eot_id"},          {10, "python_tag"}};
+    int reserved = i; /* its number: how many before it have no name of their own */
+    *ends = i == 1 || i == 8 || i == 9;
+    for (size_t k = 0; k < sizeof named / sizeof *named; k++) {
+        if (named[k].i == i) return (size_t)snprintf(name, 64, "<|%s|>", named[k].name);
+        reserved -= named[k].i < i;
+    }
+    return (size_t)snprintf(name, 64, "<|reserved_special_token_%d|>", reserved);
+}
+
+static bool is_newline(char c) { return c == '\r' || c == '\n'; }
+
+/* Returns the value of a digit of base64, or -1. */
+static int base64_digit(int c) {
+    return c >= 'A' && c <= 'Z'   ? c - 'A'
+           : c >= 'a' && c <= 'z' ? c - 'a' + 26
+           : c >= '0' && c <= '9' ? c - '0' + 52
+           : c == '+'             ? 62
+           : c == '/'             ? 63
+                                  : -1;
+}
+
+/* Reads base64 up to the next space into out, and returns the number of bytes. Returns 0 if it is not
+ * valid, of nothing, or over `capacity` bytes. */
+static size_t read_base64(llamac_cursor *c, char *out, size_t capacity) {
+    uint32_t bits = 0;
+    size_t digits = 0, pads = 0, n = 0;
+    for (; c->at < c->end && *c->at != ' '; c->at++) {
+        int digit = base64_digit(*c->at);
+        if (*c->at == '=' && pads < 2) pads++;
+        else if (digit < 0 || pads || n == capacity) return 0;
+        else {
+            bits = bits << 6 | (uint32_t)digit;
+            if (++digits % 4 != 1) out[n++] = (char)(bits >> (4 - digits % 4) % 4 * 2);
+        }
+    }
+    uint32_t rest = digits % 4 == 2 ? bits & 15 : digits % 4 == 3 ? bits & 3 : 0; /* must be 0 */
+    return (digits + pads) % 4 || digits % 4 == 1 || rest ? 0 : n;
+}
+
+/* Reads a line of the file, and the empty lines after it. Returns the number of bytes of the piece, or
+ * 0 if the line is not valid; it must end in `rank`. */
+static size_t tiktoken_line(llamac_cursor *c, char *piece, size_t capacity, size_t rank) {
+    char want[32];
+    size_t n = read_base64(c, piece, capacity), length;
+    length = (size_t)snprintf(want, sizeof want, " %zu", rank);
+    const unsigned char *got = llamac_take(c, length), *end = c->at;
+    while (c->at < c->end && is_newline((char)*c->at)) c->at++;
+    bool ends = c->at == c->end || c->at > end;
+    return got && memcmp(got, want, length) == 0 && ends ? n : 0;
+}
+
+/* Returns whether the first line of a file is valid. */
+static bool is_tiktoken(llamac_cursor c) {
+    char piece[MAX_PIECE];
+    return tiktoken_line(&c, piece, sizeof piece, 0) > 0;
+}
+
+static const char *parse_tiktoken(llamac_vocab **out, llamac_cursor c, size_t max_pieces,
+                                  llamac_arena *arena) {
+    size_t pieces = 0;
+    for (const unsigned char *at = c.at; at < c.end; at++) /* lines that are not empty */
+        pieces += !is_newline((char)*at) && (at + 1 == c.end || is_newline((char)at[1]));
+    if (pieces >= MAX_PIECES || pieces + LLAMA3_SPECIALS != max_pieces)
+        return "!is a tiktoken vocabulary without Llama 3's number of pieces, 256 fewer than the "
+               "model's tokens";
+    llamac_vocab *v = *out = bytes_new(arena, max_pieces, SPLIT_LLAMA3);
+    const char *why = v ? NULL : out_of_memory;
+    char text[MAX_PIECE];
+    for (size_t rank = 0; rank < pieces && !why; rank++) {
+        size_t n = tiktoken_line(&c, text, sizeof text, rank);
+        why = n ? vocab_add(v, text, n, -(float)rank, NORMAL)
+                : "has a line that is not base64, a space and the line's number";
+    }
+    for (int i = 0; i < LLAMA3_SPECIALS && !why; i++) {
+        bool ends;
+        size_t n = special_name(i, text, &ends);
+        why = vocab_add(v, text, n, 0, CONTROL);
+        if (!why) v->pieces[v->size - 1].ends = ends;
+    }
+    if (why) return why;
+    v->whole_words = true;
+    return finish_vocab(v, (double)pieces, (double)pieces + 1, false, false);
+}
+
+/* ---- 2. Reading vocabularies: pieces and merges of byte-level BPE ---- */
+
+/* tokenizer.json and GGUF write a byte as a character: the bytes 33 to 126, 161 to 172 and 174 to 255
+ * as the characters of these numbers, the other 68 bytes, in their order, as U+0100 to U+0143. */
+
+/* Returns the byte that a character represents, or -1. */
+static int byte_of_letter(int32_t c) {
+    if ((c >= 33 && c <= 126) || (c >= 161 && c <= 172) || (c >= 174 && c <= 255)) return c;
+    if (c < 0x100 || c > 0x143) return -1;
+    c -= 0x100;
+    return c < 33 ? c : c < 67 ? c - 33 + 127 : 173;
+}
+
+/* Writes the bytes that text[n] represents to out and returns their number. Returns -1 if a character
+ * represents no byte, or if there are more than `capacity` bytes. */
+static ptrdiff_t read_letters(const char *text, size_t n, char *out, size_t capacity) {
+    size_t count = 0;
+    for (size_t i = 0; i < n;) {
+        int32_t c;
+        i += llamac_utf8_next(text + i, n - i, &c);
+        int byte = byte_of_letter(c);
+        if (byte < 0 || count == capacity) return -1;
+        out[count++] = (char)byte;
+    }
+    return (ptrdiff_t)count;
+}
+
+/* Adds a piece. Ordinary pieces are written in letters, others as they are. */
+static const char *add_piece(llamac_vocab *v, const char *text, size_t n, int type) {
+    char bytes[MAX_PIECE];
+    if (type != NORMAL) return vocab_add(v, text, n, 0, type);
+    ptrdiff_t count = read_letters(text, n, bytes, sizeof bytes);
+    return count < 0 ? "has a piece that is not written in GPT-2's letters for bytes, or over 1000 "
+                       "bytes"
+                     : vocab_add(v, bytes, (size_t)count, 0, NORMAL);
+}
+
+/* Makes room for `count` merges. */
+static const char *begin_merges(llamac_vocab *v, uint64_t count) {
+    enum { MAX_MERGES = 1 << 24 }; /* a rank must be exact as a float */
+    uint64_t slots = 8;
+    if (count >= MAX_MERGES) return "has too many merges";
+    while (slots < count + count / 2) slots *= 2;
+    v->pairs = llamac_new(v->arena, slots, sizeof *v->pairs);
+    v->merged = llamac_new(v->arena, count, sizeof *v->merged);
+    if (!v->pairs || !v->merged) return out_of_memory;
+    for (uint64_t i = 0; i < slots; i++) v->pairs[i].left = -1;
+    v->pair_mask = slots - 1;
+    v->merge_capacity = (size_t)count;
+    return NULL;
+}
+
+/* Adds the merge of two pieces, which are written in letters. Its rank is the number of merges added
+ * before it. */
+static const char *add_merge(llamac_vocab *v, const char *left, size_t n_left, const char *right,
+                             size_t n_right) {
+    static const char unknown[] = "has a merge of texts that are not pieces, or that form none";
+    char bytes[2 * MAX_PIECE];
+    ptrdiff_t a = read_letters(left, n_left, bytes, MAX_PIECE), b = -1;
+    if (a > 0) b = read_letters(right, n_right, bytes + a, MAX_PIECE);
+    if (b <= 0) return unknown;
+    size_t n = (size_t)a, m = (size_t)b;
+    int32_t ids[] = {slot_find(v, bytes, n), slot_find(v, bytes + n, m),
+                     slot_find(v, bytes, n + m)};
+    if (ids[0] < 0 || ids[1] < 0 || ids[2] < 0) return unknown;
+    if (v->n_merges == v->merge_capacity) return "has more merges than it declares";
+    uint64_t i = hash_pair(ids[0], ids[1]) & v->pair_mask;
+    for (int tries = 0; v->pairs[i].left >= 0; tries++, i = (i + 1) & v->pair_mask) {
+        if (v->pairs[i].left == ids[0] && v->pairs[i].right == ids[1])
+            return "has the same merge twice";
+        if (tries == MAX_PROBES) return "has merges made to collide in a hash table";
+    }
+    v->pairs[i] = (piece_pair){ids[0], ids[1], (int32_t)v->n_merges};
+    v->merged[v->n_merges++] = ids[2];
+    return NULL;
+}
+
+/* ---- 2. Reading vocabularies: GGUF ---- */
+
+/* GGUF has the texts, scores and types of the pieces in three arrays, and the rest in single
+ * values. */
+
+/* Bits of llamac_gguf_vocab.seen: keys that have a default, by their places in llamac_vocab_note */
+enum { GIVEN_BOS = 1, GIVEN_EOS = 2, GIVEN_ADDS_BOS = 4, GIVEN_SPACE = 8 };
+
+/* Notes the value of a key of GGUF's metadata if the key is about the vocabulary. */
+LLAMAC_SHARED void llamac_vocab_note(llamac_gguf_vocab *g, const llamac_pair *p) {
+    const llamac_value *v = &p->value;
+    static const char prefix[] = "tokenizer.ggml.";
+    enum { PREFIX = sizeof prefix - 1 };
+    double ignored = 0;
+    const struct {
+        const char *key;
+        llamac_value *value;
+        double *id, *flag;
+    } keys[] = {
+        {"bos_token_id", NULL, &g->bos, NULL}, /* the first four as GIVEN_... says */
+        {"eos_token_id", NULL, &g->eos, NULL},
+        {"add_bos_token", NULL, NULL, &g->adds_bos},
+        {"add_space_prefix", NULL, NULL, &g->space_in_front},
+        {"model", &g->model, NULL, NULL},
+        {"pre", &g->pre, NULL, NULL},
+        {"merges", &g->merges, NULL, NULL},
+        {"tokens", &g->tokens, NULL, NULL},
+        {"scores", &g->scores, NULL, NULL},
+        {"token_type", &g->types, NULL, NULL},
+        {"precompiled_charsmap", &g->charsmap, NULL, NULL},
+        {"eot_token_id", NULL, &g->eot, NULL},
+        {"eom_token_id", NULL, &g->eom, NULL},
+        {"unknown_token_id", NULL, &ignored, NULL},
+        {"padding_token_id", NULL, &ignored, NULL},
+        {"add_eos_token", NULL, NULL, &g->adds_eos},
+        {"remove_extra_whitespaces", NULL, NULL, &g->squeezes_spaces},
+    };
+    if (p->length < PREFIX || memcmp(p->key, prefix, PREFIX) != 0) return;
+    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
+        if (!llamac_is(p->key + PREFIX, p->length - PREFIX, keys[i].key)) continue;
+        bool logical = v->kind == 't' || v->kind == 'f', again = g->seen >> i & 1;
+        bool integer = v->kind == '0' && v->type != GGUF_FLOAT && v->type != GGUF_DOUBLE;
+        double number = logical ? v->kind == 't' : v->number;
+        g->seen |= 1u << i;
+        if (keys[i].value && again) g->wrong = keys[i].key, g->why = "is given twice";
+        else if (keys[i].value) *keys[i].value = *v;
+        else if (keys[i].flag ? !logical && !(integer && (v->number == 0 || v->number == 1))
+                              : !integer)
+            g->wrong = keys[i].key, g->why = "is of another type than it must have";
+        else {
+            double *to = keys[i].id ? keys[i].id : keys[i].flag;
+            if (keys[i].id && number == UINT32_MAX) number = -1; /* writers without a sign */
+            if (again && *to != number && to != &ignored)
+                g->wrong = keys[i].key, g->why = "is given twice, with different values";
+            *to = number;
+        }
+    }
+}
+
+/* Returns whether the value of tokenizer.ggml.model is this name. */
+static bool is_model(const llamac_gguf_vocab *g, const char *name) {
+    return g->model.kind == '"' && llamac_is(g->model.text, (size_t)g->model.n, name);
+}
+
+/* Returns how the value of tokenizer.ggml.pre says that a text becomes words; 0 if it is not
+ * supported. */
+static int splitting_of(const llamac_gguf_vocab *g) {
+    static const struct {
+        const char *name;
+        int splitting;
+    } names[] = {{"llama-bpe", SPLIT_LLAMA3}, {"llama3", SPLIT_LLAMA3}, {"llama-v3", SPLIT_LLAMA3},
+                 {"smollm", SPLIT_DIGITS},    {"gpt-2", SPLIT_GPT2},    {"gpt2", SPLIT_GPT2}};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        if (g->pre.kind == '"' && llamac_is(g->pre.text, g->pre.n, names[i].name))
+            return names[i].splitting;
+    return 0;
+}
+
+LLAMAC_SHARED void llamac_vocab_defaults(llamac_gguf_vocab *g) {
+    bool bytes = is_model(g, "gpt2");
+    if (!(g->seen & GIVEN_BOS)) g->bos = bytes ? -1 : 1;
+    if (!(g->seen & GIVEN_EOS)) g->eos = bytes ? -1 : 2;
+    if (!(g->seen & GIVEN_ADDS_BOS)) g->adds_bos = !bytes || splitting_of(g) == SPLIT_LLAMA3;
+    if (!(g->seen & GIVEN_SPACE)) g->space_in_front = !bytes;
+}
+
+/* Reports why a vocabulary cannot be read. `repair` is what to do if the file is damaged; `own`: the
+ * vocabulary is certainly the model's. Returns LLAMA_EFORMAT or LLAMA_ENOMEM. */
+static int refuse_vocab(const char *why, const char *repair, bool own, const char *file,
+                        llama_error *err) {
+    if (why == out_of_memory) return llamac_out_of_memory(err, file);
+    if (why == not_tokenizer) repair = "give the model's tokenizer.model or tokenizer.json";
+    if (*why == '!')
+        return llamac_fail(
+            err, LLAMA_EFORMAT,
+            "%s: %s, which is not supported; %sthe model cannot be used, because a "
+            "tokenizer of another model gives wrong text",
+            file, why + 1,
+            own ? "" : "give the model's tokenizer.model or tokenizer.json; if this is it, ");
+    return llamac_fail(err, LLAMA_EFORMAT, "%s: %s; %s", file, why, repair);
+}
+
+/* Reads the pieces and merges. The types of pieces are those of SentencePiece. */
+static const char *gather_pieces(llamac_vocab *v, llamac_gguf_vocab *g) {
+    const char *why = NULL;
+    for (uint64_t i = 0; i < g->tokens.n && !why; i++) {
+        llamac_value text, type;
+        if (llamac_gguf_value(&g->tokens.items, g->tokens.type, &text) != '"' ||
+            llamac_gguf_value(&g->types.items, g->types.type, &type) != '0' ||
+            !(type.number == NORMAL || type.number == CONTROL || type.number == USER_DEFINED ||
+              type.number == UNUSED))
+            return "has tokens that are not strings, or types that byte-level BPE does not have";
+        bool added = type.number == USER_DEFINED;
+        why = add_piece(v, text.text, text.n, added ? UNUSED : (int)type.number);
+        if (!why) v->pieces[i].added = added;
+    }
+    if (!why) why = begin_merges(v, g->merges.n);
+    for (uint64_t i = 0; i < g->merges.n && !why; i++) {
+        llamac_value merge;
+        if (llamac_gguf_value(&g->merges.items, g->merges.type, &merge) != '"')
+            return "has merges that are not strings";
+        const char *space = merge.n ? memchr(merge.text, ' ', merge.n) : NULL;
+        size_t cut = space ? (size_t)(space - merge.text) : 0;
+        why = space ? add_merge(v, merge.text, cut, space + 1, merge.n - cut - 1)
+                    : "has a merge that is not two pieces";
+    }
+    return why;
+}
+
+/* Makes the vocabulary. Llama 3's has ignore_merges, which GGUF does not say. */
+static const char *gather_bytes(llamac_vocab **out, llamac_gguf_vocab *g, size_t max_pieces,
+                                llamac_arena *arena) {
+    enum { BYTES = 200, SHOWN = 64 };
+    int splitting = splitting_of(g), shown = g->pre.kind == '"' && g->pre.n < SHOWN;
+    if (!splitting) {
+        char *text = llamac_new(arena, BYTES, 1);
+        if (!text) return out_of_memory;
+        snprintf(text, BYTES, "!has the tokenizer.ggml.pre '%.*s', not llama-bpe, smollm or gpt-2",
+                 shown ? (int)g->pre.n : 0, shown ? g->pre.text : "");
+        return text;
+    }
+    if (g->tokens.kind != '[' || g->tokens.n > max_pieces || g->types.kind != '[' ||
+        g->types.n != g->tokens.n || g->merges.kind != '[')
+        return "has tokens, token_type or merges that are missing, differ in number or are more "
+               "than the model's tokens";
+    if (g->space_in_front != 0 || g->charsmap.kind)
+        return "!changes a text before it is tokenized (add_space_prefix, precompiled_charsmap)";
+    llamac_vocab *v = *out = bytes_new(arena, g->tokens.n, splitting);
+    if (!v) return out_of_memory;
+    v->lists_pairs = true;
+    v->whole_words = splitting == SPLIT_LLAMA3;
+    v->adds_bos = g->adds_bos != 0;
+    v->adds_eos = g->adds_eos != 0;
+    const char *why = gather_pieces(v, g);
+    return why ? why : finish_vocab(v, g->bos, g->eos, true, false);
+}
+
+/* Makes the vocabulary from the values that llamac_vocab_note noted. *out stays NULL if the file
+ * has no vocabulary. Added tokens have the type USER_DEFINED in GGUF and become UNUSED: they can be
+ * decoded, and only LLAMA_SPECIAL makes them. Fails with LLAMA_EFORMAT or LLAMA_ENOMEM. */
+LLAMAC_SHARED int llamac_vocab_gather(llamac_vocab **out, llamac_gguf_vocab *g, size_t max_pieces,
+                                      const char *file, llamac_arena *arena, llama_error *err) {
+    static const char repair[] = "convert the model to GGUF again";
+    const char *why = NULL;
+    llamac_vocab *v = NULL;
+    bool none = is_model(g, "none") || is_model(g, "no_vocab");
+    if (none || (!g->model.kind && !g->tokens.kind && !g->scores.kind && !g->types.kind))
+        return LLAMA_OK;
+    if (!is_model(g, "llama") && !is_model(g, "gpt2"))
+        return llamac_fail(
+            err, LLAMA_EFORMAT,
+            "%s: its vocabulary is of kind '%.*s', and only 'llama' (SentencePiece's BPE) and "
+            "'gpt2' (byte-level BPE) are supported; the model cannot be used, because a tokenizer "
+            "of another model gives wrong text",
+            file, g->model.kind == '"' && g->model.n < 64 ? (int)g->model.n : 0,
+            g->model.text ? g->model.text : "");
+    if (g->wrong)
+        return llamac_fail(err, LLAMA_EFORMAT, "%s: its key tokenizer.ggml.%s %s; %s", file,
+                           g->wrong, g->why, repair);
+    if (is_model(g, "gpt2")) {
+        if ((why = gather_bytes(&v, g, max_pieces, arena)))
+            return refuse_vocab(why, repair, true, file, err);
+        *out = v;
+        return LLAMA_OK;
+    }
+    if (g->tokens.kind != '[' || g->tokens.n > max_pieces || g->scores.kind != '[' ||
+        g->types.kind != '[' || g->scores.n != g->tokens.n || g->types.n != g->tokens.n)
+        return llamac_fail(err, LLAMA_EFORMAT,
+                           "%s: its tokens, scores or token_type are missing, differ in number or "
+                           "are more than the model's tokens; %s",
+                           file, repair);
+    if (!(v = vocab_new(arena, (size_t)g->tokens.n))) return llamac_out_of_memory(err, file);
+    for (uint64_t i = 0; i < g->tokens.n && !why; i++) {
+        llamac_value text, score, type;
+        if (llamac_gguf_value(&g->tokens.items, g->tokens.type, &text) != '"' ||
+            llamac_gguf_value(&g->scores.items, g->scores.type, &score) != '0' ||
+            llamac_gguf_value(&g->types.items, g->types.type, &type) != '0' ||
+            !(type.number >= 0 && type.number <= BYTE_PIECE && type.number == (int)type.number) ||
+            (score.number == score.number && score.number != (double)(float)score.number))
+            why =
+                "has tokens that are not strings, types that are not whole numbers, or scores that "
+                "are not float32 numbers";
+        else
+            why = vocab_add(v, text.text, (size_t)text.n, (float)score.number,
+                            type.number == USER_DEFINED ? UNUSED : (int)type.number);
+        if (!why) v->pieces[i].added = type.number == USER_DEFINED;
+    }
+    v->squeezes_spaces = g->squeezes_spaces != 0;
+    v->adds_bos = g->adds_bos != 0;
+    v->adds_eos = g->adds_eos != 0;
+    if (!why && g->charsmap.kind) {
+        bool is_bytes = g->charsmap.kind == '[' && g->charsmap.type < 2; /* uint8, int8 */
+        const unsigned char *map = is_bytes ? llamac_take(&g->charsmap.items, g->charsmap.n) : NULL;
+        why = map ? read_charsmap(v, llamac_cursor_on(map, g->charsmap.n))
+                  : "has a precompiled_charsmap that is not an array of bytes";
+    }
+    if (!why) why = finish_vocab(v, g->bos, g->eos, true, g->space_in_front != 0);
+    if (why) return refuse_vocab(why, repair, true, file, err);
+    *out = v;
+    return LLAMA_OK;
 }
 
 /* ---- 2. Reading vocabularies: strings in JSON ---- */
@@ -918,7 +1448,7 @@ static const char *config_setting(llamac_vocab *v, const llamac_json *j) {
         if (!strchr(settings[i].yes ? "tf" : "\"{}", kind)) return settings[i].why;
         if (settings[i].yes) *settings[i].yes = kind == 't';
     }
-    if (v->space_in_front && v->algorithm == &byte_level)
+    if (v->space_in_front && v->byte_level)
         return "has add_prefix_space true, which byte-level vocabularies do not support";
     if (!v->first_stated) v->first_only = !legacy;
     return NULL;
@@ -1406,6 +1936,162 @@ static const char *json_scores(json_vocab *k, llamac_vocab *v, llamac_json j) {
     return why;
 }
 
+/* ---- 2. Reading vocabularies: tokenizer.json of byte-level BPE ---- */
+
+static const char other_words[] =
+    "!splits text into other words than GPT-2, SmolLM2 and Llama 3 do (pre_tokenizer)";
+static const char other_decoder[] = "!treats text differently from GPT-2 (decoder)";
+
+/* Reads a value of the post_processor, whose template tells which tokens go around a text. It may be
+ * one of several processors; ByteLevel, which is another, changes no token. */
+static const char *bytes_template(json_vocab *k, const llamac_json *j) {
+    static const char several[] = "!puts several tokens around a text (post_processor)";
+    const llamac_value *v = &j->value;
+    int below = llamac_json_under(j, 2, "processors") ? 2 : 0; /* levels */
+    if (j->level != 5 + below) return NULL;
+    if (llamac_json_under(j, 2 + below, "special_tokens") &&
+        llamac_json_under(j, 4 + below, "ids")) {
+        json_around id = {j->key[3 + below].text, j->key[3 + below].n, v->number};
+        for (size_t i = 0; i < k->n_listed; i++)
+            if (id.n == k->listed[i].n && memcmp(id.text, k->listed[i].text, id.n) == 0)
+                return several;
+        if (v->kind != '0' || k->n_listed == sizeof k->listed / sizeof *k->listed) return several;
+        k->listed[k->n_listed++] = id;
+    }
+    if (!llamac_json_under(j, 2 + below, "single") || !llamac_json_under(j, 5 + below, "id"))
+        return NULL;
+    if (v->kind != '"') return mistyped;
+    if (llamac_json_under(j, 4 + below, "Sequence")) {
+        if (k->sequence || !llamac_is(v->text, v->n, "A"))
+            return "!puts other texts into a text (post_processor)";
+        k->sequence = true;
+    } else if (llamac_json_under(j, 4 + below, "SpecialToken")) {
+        if (k->around[k->sequence].text) return several;
+        k->around[k->sequence] = (json_around){v->text, v->n, -1};
+    }
+    return NULL;
+}
+
+/* Reads a value outside the merges, as json_value does for SentencePiece. */
+static const char *bytes_value(json_vocab *k, const llamac_json *j) {
+    static const json_want wants[] = {
+        {"model", "type", "BPE", "!is not BPE"},
+        {"version", "version", "1.0", "!is of another version than 1.0"},
+        {"pre_tokenizer", "type", "Sequence|Split|Digits|ByteLevel", other_words},
+        {"pre_tokenizer", "behavior", "Isolated", other_words},
+        {"decoder", "type", "Sequence|ByteLevel", other_decoder},
+        {"post_processor", "type", "Sequence|TemplateProcessing|ByteLevel",
+         "!changes the tokens of a text (post_processor)"}};
+    enum { WANTS = sizeof wants / sizeof *wants, PRE_TYPE = 2, DECODER = 4, PROCESSOR = 5 };
+    static const char *const flags[] = {"individual_digits", "use_regex", "add_prefix_space",
+                                        "invert"};
+    size_t n;
+    const char *why, *value;
+    char kind = j->value.kind;
+    if (llamac_json_under(j, 1, "normalizer") && kind != 'n')
+        return "!changes a text before it is tokenized (normalizer)";
+    if (strchr("]}n", kind)) return NULL;
+    if (kind == '[' || kind == '{')
+        return llamac_json_under(j, 1, "model") && j->level == 2 ? json_setting(k, j) : NULL;
+    size_t i = json_wanted(k, j, wants, WANTS, &value, &n, &why);
+    if (why) return why;
+    k->bpe |= i == 0;
+    k->isolated |= i == PRE_TYPE + 1;
+    k->has_template |= i == PROCESSOR && llamac_is(value, n, "TemplateProcessing");
+    if (i == PRE_TYPE && !json_note(k->splitters, value, n)) return other_words;
+    if (i == DECODER && !json_note(k->decoders, value, n)) return other_decoder;
+    if (llamac_json_under(j, 1, "post_processor")) return bytes_template(k, j);
+    if (!llamac_json_under(j, 1, "pre_tokenizer")) return json_entry(k, j);
+    for (int f = 0; f < 4; f++)
+        if (llamac_json_under(j, j->level, flags[f])) {
+            if (kind != 't' && kind != 'f') return mistyped;
+            if (f == 0) k->individual_digits = kind == 't';
+            if (f == 1) k->no_regex = kind == 'f';
+            if (f == 2) k->states_space = true;
+            if (f == 2 && kind == 't')
+                return "!puts a space in front of a text (add_prefix_space of its pre_tokenizer)";
+            if (f == 3 && kind == 't') return other_words;
+        }
+    if (llamac_json_under(j, j->level, "String")) return other_words;
+    if (!llamac_json_under(j, j->level, "Regex")) return NULL;
+    value = kind == '"' ? json_unescape(&k->scratch, j->value.text, j->value.n, &n, &why) : NULL;
+    if (!value) return kind == '"' ? why : mistyped;
+    k->pattern = 0;
+    for (size_t p = 0; p < sizeof patterns / sizeof *patterns; p++)
+        if (llamac_is(value, n, patterns[p].pattern)) k->pattern = patterns[p].splitting;
+    return k->pattern ? NULL : other_words;
+}
+
+/* Checks the settings together. Returns why they are not supported; else sets *splitting. */
+static const char *bytes_check(const json_vocab *k, int *splitting) {
+    bool regex = !k->no_regex;
+    *splitting = 0;
+    if (!(k->parts & 2)) return not_tokenizer;
+    if (!k->bpe) return "!is not a BPE vocabulary";
+    if (k->has_template && !k->sequence) return "!leaves the text out (post_processor)";
+    if (strcmp(k->decoders, "B") != 0) return other_decoder;
+    if (!k->states_space)
+        return "does not say whether a space goes in front of a text (add_prefix_space of its "
+               "pre_tokenizer)";
+    if (strcmp(k->splitters, "B") == 0 && regex) *splitting = SPLIT_GPT2;
+    if (strcmp(k->splitters, "DB") == 0 && regex && k->individual_digits) *splitting = SPLIT_DIGITS;
+    if (strcmp(k->splitters, "SB") == 0 && !regex && k->isolated) *splitting = k->pattern;
+    return *splitting ? NULL : other_words;
+}
+
+/* Sets *id to the id of a token around a text; to -1 if no token is there. */
+static const char *bytes_around(json_vocab *k, const json_around *around, double *id) {
+    const char *why;
+    size_t n, id_found = 0;
+    *id = -1;
+    if (!around->text) return NULL;
+    const char *text = json_unescape(&k->scratch, around->text, around->n, &n, &why);
+    if (!text) return why;
+    while (id_found < k->size &&
+           !(k->pieces[id_found].type != NORMAL && k->pieces[id_found].n == n &&
+             k->pieces[id_found].text && memcmp(k->pieces[id_found].text, text, n) == 0))
+        id_found++;
+    *id = (double)id_found;
+    for (size_t i = 0; i < k->n_listed; i++) {
+        const json_around *l = &k->listed[i];
+        bool same = l->n == around->n && memcmp(l->text, around->text, l->n) == 0;
+        if (same && l->id != *id) *id = (double)k->size;
+    }
+    return *id < (double)k->size
+               ? NULL
+               : "!puts other tokens around a text than its vocabulary has (post_processor)";
+}
+
+/* Reads the file in three passes, as parse_json does for SentencePiece. */
+static const char *parse_bytes_json(llamac_vocab **out, llamac_cursor c, size_t max_pieces,
+                                    llamac_arena *arena) {
+    json_vocab k = {.scratch = {arena->allocator, NULL}, .capacity = max_pieces};
+    llamac_json j = llamac_json_on(c.at, llamac_left(&c));
+    llamac_vocab *v = NULL;
+    double around[2] = {-1, -1};
+    int splitting = 0;
+    k.pieces = llamac_new(&k.scratch, max_pieces, sizeof *k.pieces);
+    const char *why = k.pieces ? json_pieces(&k, j, bytes_value) : out_of_memory;
+    if (!why) why = bytes_check(&k, &splitting);
+    if (!why && !(v = bytes_new(arena, k.size, splitting))) why = out_of_memory;
+    if (v) v->lists_pairs = true, v->whole_words = k.ignores_merges;
+    for (size_t id = 0; id < k.size && !why; id++)
+        why = k.pieces[id].text ? add_piece(v, k.pieces[id].text, k.pieces[id].n, k.pieces[id].type)
+                                : "lacks the piece of some id";
+    if (!why) why = begin_merges(v, k.n_merges);
+    char *joined;
+    for (size_t n, cut; !why && (n = json_merge(&k, &j, &joined, &cut, &why));)
+        why = add_merge(v, joined, cut, joined + cut, n - cut);
+    for (int i = 0; i < 2 && !why; i++) why = bytes_around(&k, &k.around[i], &around[i]);
+    if (!why) why = finish_vocab(v, around[0], -1, false, false);
+    if (!why) why = read_added(v, c, max_pieces, TOKENIZER_JSON, true);
+    if (!why) why = list_pieces(v);
+    if (v) v->adds_bos = around[0] >= 0, v->adds_eos = around[1] >= 0;
+    llamac_free_all(&k.scratch);
+    *out = v;
+    return why;
+}
+
 /* Returns whether the vocabulary is of byte-level BPE: its pre_tokenizer, or a part of it, is
  * ByteLevel. */
 static bool json_is_bytes(llamac_json j) {
@@ -1418,9 +2104,6 @@ static bool json_is_bytes(llamac_json j) {
     }
     return false;
 }
-
-static const char *parse_bytes_json(llamac_vocab **out, llamac_cursor c, size_t max_pieces,
-                                    llamac_arena *arena); /* see part 5 */
 
 /* Reads the file in three passes: the pieces by id, the merges, the added tokens. Allocates *out, as only the
  * first pass tells the number of pieces. */
@@ -1476,160 +2159,7 @@ static const char *parse_json(llamac_vocab **out, llamac_cursor c, size_t max_pi
     return why;
 }
 
-/* ---- 2. Reading vocabularies: GGUF ---- */
-
-/* GGUF has the texts, scores and types of the pieces in three arrays, and the rest in single
- * values. */
-
-/* Bits of llamac_gguf_vocab.seen: keys that have a default, by their places in llamac_vocab_note */
-enum { GIVEN_BOS = 1, GIVEN_EOS = 2, GIVEN_ADDS_BOS = 4, GIVEN_SPACE = 8 };
-
-/* Notes the value of a key of GGUF's metadata if the key is about the vocabulary. */
-LLAMAC_SHARED void llamac_vocab_note(llamac_gguf_vocab *g, const llamac_pair *p) {
-    const llamac_value *v = &p->value;
-    static const char prefix[] = "tokenizer.ggml.";
-    enum { PREFIX = sizeof prefix - 1 };
-    double ignored = 0;
-    const struct {
-        const char *key;
-        llamac_value *value;
-        double *id, *flag;
-    } keys[] = {
-        {"bos_token_id", NULL, &g->bos, NULL}, /* the first four as GIVEN_... says */
-        {"eos_token_id", NULL, &g->eos, NULL},
-        {"add_bos_token", NULL, NULL, &g->adds_bos},
-        {"add_space_prefix", NULL, NULL, &g->space_in_front},
-        {"model", &g->model, NULL, NULL},
-        {"pre", &g->pre, NULL, NULL},
-        {"merges", &g->merges, NULL, NULL},
-        {"tokens", &g->tokens, NULL, NULL},
-        {"scores", &g->scores, NULL, NULL},
-        {"token_type", &g->types, NULL, NULL},
-        {"precompiled_charsmap", &g->charsmap, NULL, NULL},
-        {"eot_token_id", NULL, &g->eot, NULL},
-        {"eom_token_id", NULL, &g->eom, NULL},
-        {"unknown_token_id", NULL, &ignored, NULL},
-        {"padding_token_id", NULL, &ignored, NULL},
-        {"add_eos_token", NULL, NULL, &g->adds_eos},
-        {"remove_extra_whitespaces", NULL, NULL, &g->squeezes_spaces},
-    };
-    if (p->length < PREFIX || memcmp(p->key, prefix, PREFIX) != 0) return;
-    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
-        if (!llamac_is(p->key + PREFIX, p->length - PREFIX, keys[i].key)) continue;
-        bool logical = v->kind == 't' || v->kind == 'f', again = g->seen >> i & 1;
-        bool integer = v->kind == '0' && v->type != GGUF_FLOAT && v->type != GGUF_DOUBLE;
-        double number = logical ? v->kind == 't' : v->number;
-        g->seen |= 1u << i;
-        if (keys[i].value && again) g->wrong = keys[i].key, g->why = "is given twice";
-        else if (keys[i].value) *keys[i].value = *v;
-        else if (keys[i].flag ? !logical && !(integer && (v->number == 0 || v->number == 1))
-                              : !integer)
-            g->wrong = keys[i].key, g->why = "is of another type than it must have";
-        else {
-            double *to = keys[i].id ? keys[i].id : keys[i].flag;
-            if (keys[i].id && number == UINT32_MAX) number = -1; /* writers without a sign */
-            if (again && *to != number && to != &ignored)
-                g->wrong = keys[i].key, g->why = "is given twice, with different values";
-            *to = number;
-        }
-    }
-}
-
-/* Returns whether the value of tokenizer.ggml.model is this name. */
-static bool is_model(const llamac_gguf_vocab *g, const char *name) {
-    return g->model.kind == '"' && llamac_is(g->model.text, (size_t)g->model.n, name);
-}
-
-/* Reports why a vocabulary cannot be read. `repair` is what to do if the file is damaged; `own`: the
- * vocabulary is certainly the model's. Returns LLAMA_EFORMAT or LLAMA_ENOMEM. */
-static int refuse_vocab(const char *why, const char *repair, bool own, const char *file,
-                        llama_error *err) {
-    if (why == out_of_memory) return llamac_out_of_memory(err, file);
-    if (why == not_tokenizer) repair = "give the model's tokenizer.model or tokenizer.json";
-    if (*why == '!')
-        return llamac_fail(
-            err, LLAMA_EFORMAT,
-            "%s: %s, which is not supported; %sthe model cannot be used, because a "
-            "tokenizer of another model gives wrong text",
-            file, why + 1,
-            own ? "" : "give the model's tokenizer.model or tokenizer.json; if this is it, ");
-    return llamac_fail(err, LLAMA_EFORMAT, "%s: %s; %s", file, why, repair);
-}
-
-static const char *gather_bytes(llamac_vocab **out, llamac_gguf_vocab *g, size_t max_pieces,
-                                llamac_arena *arena); /* see part 5 */
-
-/* Makes the vocabulary from the values that llamac_vocab_note noted. *out stays NULL if the file
- * has no vocabulary. Added tokens have the type USER_DEFINED in GGUF and become UNUSED: they can be
- * decoded, and only LLAMA_SPECIAL makes them. Fails with LLAMA_EFORMAT or LLAMA_ENOMEM. */
-LLAMAC_SHARED int llamac_vocab_gather(llamac_vocab **out, llamac_gguf_vocab *g, size_t max_pieces,
-                                      const char *file, llamac_arena *arena, llama_error *err) {
-    static const char repair[] = "convert the model to GGUF again";
-    const char *why = NULL;
-    llamac_vocab *v = NULL;
-    bool none = is_model(g, "none") || is_model(g, "no_vocab");
-    if (none || (!g->model.kind && !g->tokens.kind && !g->scores.kind && !g->types.kind))
-        return LLAMA_OK;
-    if (!is_model(g, "llama") && !is_model(g, "gpt2"))
-        return llamac_fail(
-            err, LLAMA_EFORMAT,
-            "%s: its vocabulary is of kind '%.*s', and only 'llama' (SentencePiece's BPE) and "
-            "'gpt2' (byte-level BPE) are supported; the model cannot be used, because a tokenizer "
-            "of another model gives wrong text",
-            file, g->model.kind == '"' && g->model.n < 64 ? (int)g->model.n : 0,
-            g->model.text ? g->model.text : "");
-    if (g->wrong)
-        return llamac_fail(err, LLAMA_EFORMAT, "%s: its key tokenizer.ggml.%s %s; %s", file,
-                           g->wrong, g->why, repair);
-    if (is_model(g, "gpt2")) {
-        if ((why = gather_bytes(&v, g, max_pieces, arena)))
-            return refuse_vocab(why, repair, true, file, err);
-        *out = v;
-        return LLAMA_OK;
-    }
-    if (g->tokens.kind != '[' || g->tokens.n > max_pieces || g->scores.kind != '[' ||
-        g->types.kind != '[' || g->scores.n != g->tokens.n || g->types.n != g->tokens.n)
-        return llamac_fail(err, LLAMA_EFORMAT,
-                           "%s: its tokens, scores or token_type are missing, differ in number or "
-                           "are more than the model's tokens; %s",
-                           file, repair);
-    if (!(v = vocab_new(arena, (size_t)g->tokens.n))) return llamac_out_of_memory(err, file);
-    for (uint64_t i = 0; i < g->tokens.n && !why; i++) {
-        llamac_value text, score, type;
-        if (llamac_gguf_value(&g->tokens.items, g->tokens.type, &text) != '"' ||
-            llamac_gguf_value(&g->scores.items, g->scores.type, &score) != '0' ||
-            llamac_gguf_value(&g->types.items, g->types.type, &type) != '0' ||
-            !(type.number >= 0 && type.number <= BYTE_PIECE && type.number == (int)type.number) ||
-            (score.number == score.number && score.number != (double)(float)score.number))
-            why =
-                "has tokens that are not strings, types that are not whole numbers, or scores that "
-                "are not float32 numbers";
-        else
-            why = vocab_add(v, text.text, (size_t)text.n, (float)score.number,
-                            type.number == USER_DEFINED ? UNUSED : (int)type.number);
-        if (!why) v->pieces[i].added = type.number == USER_DEFINED;
-    }
-    v->squeezes_spaces = g->squeezes_spaces != 0;
-    v->adds_bos = g->adds_bos != 0;
-    v->adds_eos = g->adds_eos != 0;
-    if (!why && g->charsmap.kind) {
-        bool is_bytes = g->charsmap.kind == '[' && g->charsmap.type < 2; /* uint8, int8 */
-        const unsigned char *map = is_bytes ? llamac_take(&g->charsmap.items, g->charsmap.n) : NULL;
-        why = map ? read_charsmap(v, llamac_cursor_on(map, g->charsmap.n))
-                  : "has a precompiled_charsmap that is not an array of bytes";
-    }
-    if (!why) why = finish_vocab(v, g->bos, g->eos, true, g->space_in_front != 0);
-    if (why) return refuse_vocab(why, repair, true, file, err);
-    *out = v;
-    return LLAMA_OK;
-}
-
 /* ---- 2. Reading vocabularies: detecting the format of a file ---- */
-
-/* See part 5 */
-static bool is_tiktoken(llamac_cursor c);
-static const char *parse_tiktoken(llamac_vocab **out, llamac_cursor c, size_t max_pieces,
-                                  llamac_arena *arena);
 
 /* Reads a tokenizer.model, tokenizer.bin or tokenizer.json. The name does not matter: the format is
  * the first whose syntax the bytes have. A tokenizer.bin must have exactly as many pieces as the
@@ -1662,27 +2192,6 @@ LLAMAC_SHARED int llamac_vocab_parse(llamac_vocab **out, llamac_cursor bytes, si
     *out = v;
     return LLAMA_OK;
 }
-LLAMAC_SHARED int32_t llamac_vocab_bos(const llamac_vocab *v) { return v->bos; }
-LLAMAC_SHARED int32_t llamac_vocab_eos(const llamac_vocab *v) { return v->eos; }
-LLAMAC_SHARED bool llamac_vocab_ends(const llamac_vocab *v, int32_t token) {
-    return token >= 0 && token < v->size && (token == v->eos || v->pieces[token].ends);
-}
-LLAMAC_SHARED bool llamac_vocab_adds_bos(const llamac_vocab *v) {
-    return v->bos >= 0 && v->adds_bos;
-}
-LLAMAC_SHARED bool llamac_vocab_adds_eos(const llamac_vocab *v) { return v->adds_eos; }
-
-LLAMAC_SHARED int32_t llamac_vocab_size(const llamac_vocab *v) { return v->size; }
-LLAMAC_SHARED const char *llamac_vocab_kind(const llamac_vocab *v) {
-    return v->algorithm == &byte_level ? "byte-level" : "sentencepiece";
-}
-
-/* Returns the length of the longest piece: a space or an invalid byte of a text is 3 bytes of a
- * piece, so no piece covers more text than its own length. Without byte pieces a single <unk> may
- * cover any number of characters. Squeezing spaces and the character map remove text. */
-LLAMAC_SHARED size_t llamac_vocab_widest(const llamac_vocab *v) {
-    return v->byte_id[0] < 0 || v->squeezes_spaces || v->trie ? SIZE_MAX : v->longest;
-}
 
 /* ---- 3. Encoding ---- */
 
@@ -1712,7 +2221,7 @@ typedef struct { /* a word of the text whose tokens are written already: see enc
     size_t first, count; /* its tokens: their place in the output, and how many */
 } cached_word;
 
-struct encoder {
+typedef struct {
     const llamac_vocab *v;
     const llama_allocator *allocator;
     const char *text;                   /* [n_text] normalised, or a word of byte-level BPE */
@@ -1726,26 +2235,7 @@ struct encoder {
                        * piece; 0: none. NULL: no UNUSED pieces. Cleared for the first stretch
                        * only: emit() reads what the merges of the same stretch wrote */
     cached_word *cache; /* [CACHE_WORDS] of byte-level BPE; NULL: none */
-};
-
-/* Returns the text that the character map writes for the longest of its keys at the start of
- * text[n], and sets *length to the key's length. Returns NULL if no key is there. */
-static const char *match_charsmap(const llamac_vocab *v, const unsigned char *text, size_t n,
-                                  size_t *length) {
-    const char *found = NULL;
-    size_t at = trie_offset(v->trie[0]);
-    for (size_t d = 0; d < n && d < MAX_KEY; d++) {
-        at ^= text[d];
-        if (at >= v->n_trie || (v->trie[at] & 0x800000ff) != text[d]) break;
-        bool ends = v->trie[at] & 256;
-        at ^= trie_offset(v->trie[at]);
-        if (!ends) continue;
-        if (at >= v->n_trie || !(v->trie[at] >> 31)) break; /* not a leaf: the map is damaged */
-        found = v->mapped + (v->trie[at] & INT32_MAX);
-        *length = d + 1;
-    }
-    return found;
-}
+} encoder;
 
 /* Finds what normalisation writes for the start of text[n], n > 0, before it treats spaces: a
  * USER_DEFINED piece as it is, else a text of the character map, else a character as it is, else
@@ -1946,6 +2436,138 @@ static ptrdiff_t encode_text(encoder *e, const char *text, size_t n, bool space,
     return enough ? (ptrdiff_t)count : LLAMA_ENOMEM;
 }
 
+/* ---- 3. Encoding: byte-level BPE ---- */
+
+/* Returns the class of the character at the start of text[n] and sets *length to its length in bytes.
+ * A byte that is not UTF-8 is of the class OTHER. If n is 0, returns NO_CHARACTER. */
+static int class_of(const llamac_vocab *v, const char *text, size_t n, size_t *length) {
+    *length = n > 0;
+    if (n == 0) return NO_CHARACTER;
+    int32_t c = (unsigned char)*text;
+    if (c >= 0x80) *length = llamac_utf8_next(text, n, &c);
+    if (c < 0 || c >= N_CLASSIFIED) return OTHER;
+    return v->classes[c / 4] >> c % 4 * 2 & 3;
+}
+
+/* Returns the length of the contraction, such as 'll, at the start of text[n], which begins with an
+ * apostrophe, or 0. `folds`: the letters may be upper-case, and U+017F is an s. */
+static size_t contraction(const char *text, size_t n, bool folds) {
+    char c[2] = {0, 0};
+    for (size_t i = 0; i < 2 && i + 1 < n; i++)
+        c[i] = (char)(folds && text[i + 1] >= 'A' && text[i + 1] <= 'Z' ? text[i + 1] | 32
+                                                                        : text[i + 1]);
+    if (c[0] && strchr("stmd", c[0])) return 2;
+    if (folds && n >= 3 && memcmp(text + 1, "\xc5\xbf", 2) == 0) return 3;
+    bool two = (c[0] == 'r' && c[1] == 'e') || (c[0] == 'v' && c[1] == 'e') ||
+               (c[0] == 'l' && c[1] == 'l');
+    return two ? 3 : 0;
+}
+
+/* Returns the end of the run of characters of a class that begins at text[at]. */
+static size_t end_of_run(const llamac_vocab *v, const char *text, size_t n, size_t at, int class) {
+    for (size_t length; class_of(v, text + at, n - at, &length) == class;) at += length;
+    return at;
+}
+
+/* Returns the length of the word at the start of text[n], n > 0. */
+static size_t next_word(const llamac_vocab *v, const char *text, size_t n) {
+    const bool llama3 = v->splitting == SPLIT_LLAMA3;
+    bool space = *text == ' ';
+    size_t first, second, at;
+    int a = class_of(v, text, n, &first), b = class_of(v, text + first, n - first, &second);
+    if (*text == '\'' && (at = contraction(text, n, llama3))) return at;
+    if (a == LETTER) return end_of_run(v, text, n, first, LETTER);
+    if (a == NUMBER && llama3) {
+        if (b == NUMBER && class_of(v, text + first + second, n - first - second, &at) == NUMBER)
+            return first + second + at;
+        return b == NUMBER ? first + second : first;
+    }
+    if (a == NUMBER) return v->splitting == SPLIT_DIGITS ? first : end_of_run(v, text, n, first, a);
+    if (b == LETTER && (llama3 ? !is_newline(*text) : space))
+        return end_of_run(v, text, n, first, LETTER);
+    if (b == NUMBER && space && v->splitting == SPLIT_GPT2)
+        return end_of_run(v, text, n, first, NUMBER);
+    if (a == OTHER || (b == OTHER && space)) {
+        at = end_of_run(v, text, n, first, OTHER);
+        while (llama3 && at < n && is_newline(text[at])) at++;
+        return at;
+    }
+    size_t last = 0, newline = 0; /* where the last character begins; where the last newline ends */
+    int class = a;
+    for (at = 0; class == WHITE_SPACE; class = class_of(v, text + at, n - at, &first)) {
+        if (is_newline(text[at])) newline = at + 1;
+        last = at;
+        at += first;
+    }
+    if (llama3 && newline) return newline;
+    bool ends = at == n || (class == NUMBER && v->splitting == SPLIT_DIGITS);
+    return ends || last == 0 ? at : last;
+}
+
+/* Makes room for the symbols and candidates of a word of n bytes. */
+static bool make_room(encoder *e, size_t n) {
+    size_t larger = e->symbols_capacity + e->symbols_capacity / 2;
+    if (n <= e->symbols_capacity) return true;
+    if (larger < 256) larger = 256;
+    free_text(e);
+    e->symbols_capacity = n > larger ? n : larger;
+    e->heap_capacity = 2 * e->symbols_capacity; /* as in encode_text */
+    e->symbols = allocate(e, e->symbols_capacity, sizeof *e->symbols);
+    e->heap = allocate(e, e->heap_capacity, sizeof *e->heap);
+    return e->symbols && e->heap;
+}
+
+/* Makes a symbol of each byte of the word, and merges them. */
+static void merge_bytes(encoder *e, const char *word, size_t n) {
+    e->text = word;
+    e->n_symbols = n;
+    for (size_t k = 0; k < n; k++)
+        e->symbols[k] = (symbol){
+            k, k ? k - 1 : NOWHERE, k + 1, 1, false, e->v->byte_id[(unsigned char)word[k]]};
+    merge_symbols(e);
+}
+
+/* Writes the ids of a word to out, at most cap in all, and returns count plus their number. Sets
+ * *enough to false if memory is short. Words come again and again in a text: the cache, a table
+ * without lists, finds the tokens of a word where they were written before. If that was beyond cap,
+ * they are not needed. */
+static size_t encode_word(encoder *e, const char *word, size_t n, int32_t *out, size_t cap,
+                          size_t count, bool *enough) {
+    const llamac_vocab *v = e->v;
+    int32_t whole = -1;
+    if (n == 1) whole = v->byte_id[(unsigned char)*word];
+    else if (v->whole_words && n <= v->longest) whole = vocab_find(v, word, n);
+    if (whole >= 0) {
+        if (count < cap) out[count] = whole;
+        return count + 1;
+    }
+    cached_word *c = e->cache ? &e->cache[hash_text(word, n) % CACHE_WORDS] : NULL;
+    if (c && c->n == n && memcmp(c->text, word, n) == 0) {
+        for (size_t i = 0; i < c->count && count + i < cap; i++) out[count + i] = out[c->first + i];
+        return count + c->count;
+    }
+    if (!make_room(e, n)) return *enough = false, count;
+    merge_bytes(e, word, n);
+    size_t first = count;
+    for (size_t k = 0; k != NOWHERE; k = e->symbols[k].right, count++) {
+        const symbol *s = &e->symbols[k];
+        if (count < cap) out[count] = v->pairs ? s->id : vocab_find(v, word + s->begin, s->n);
+    }
+    if (c) *c = (cached_word){word, n, first, count - first};
+    return count;
+}
+
+static ptrdiff_t encode_bytes(encoder *e, const char *text, size_t n, int32_t *out, size_t cap,
+                              size_t count) {
+    bool enough = true;
+    for (size_t at = 0, length; at < n && enough; at += length) {
+        length = next_word(e->v, text + at, n - at);
+        count = encode_word(e, text + at, length, out, cap, count, &enough);
+    }
+    free_text(e);
+    return enough ? (ptrdiff_t)count : LLAMA_ENOMEM;
+}
+
 /* ---- 3. Encoding: special tokens in a text ---- */
 
 /* Returns where the first special token's text begins in text[n] and sets *id; n if there is
@@ -1971,7 +2593,14 @@ static size_t leading_space(const char *text, size_t n) {
     return at;
 }
 
-/* Does algorithm.encode for a text whose special tokens are read: the leftmost first, and of those the
+/* Tokenizes text without special tokens, as the vocabulary does. See encode_text. */
+static ptrdiff_t encode_stretch(encoder *e, const char *text, size_t n, bool space, int32_t *out,
+                                size_t cap, size_t count) {
+    return e->v->byte_level ? encode_bytes(e, text, n, out, cap, count)
+                            : encode_text(e, text, n, space, out, cap, count);
+}
+
+/* Does encode_stretch for a text whose special tokens are read: the leftmost first, and of those the
  * longest. The stretches of text between them are tokenized one by one. Each gets the space in
  * front, as with SentencePiece's own library in Meta's code, in GGUF, and in Hugging Face's
  * LlamaTokenizer with legacy = true; with first_only, only the one at the beginning of the text
@@ -1985,7 +2614,7 @@ static ptrdiff_t encode_special(encoder *e, const char *text, size_t n, int32_t 
         const vocab_piece *p = id < 0 ? NULL : piece_of(v, (size_t)id);
         if (p && p->lstrip) kept = llamac_trimmed_length(text + at, length);
         ptrdiff_t got =
-            v->algorithm->encode(e, text + at, kept, at == 0 || !v->first_only, out, cap, count);
+            encode_stretch(e, text + at, kept, at == 0 || !v->first_only, out, cap, count);
         if (got < 0) return got;
         count = (size_t)got;
         at += length;
@@ -2018,25 +2647,17 @@ LLAMAC_SHARED ptrdiff_t llamac_encode(const llamac_vocab *v, const llama_allocat
     size_t n_splits = v->splits_unused ? (size_t)v->size : 0;
     if (n_splits && !(e.splits = allocate(&e, n_splits, sizeof *e.splits))) return LLAMA_ENOMEM;
     if (n_splits) memset(e.splits, 0, n_splits * sizeof *e.splits);
-    size_t n_cache = v->algorithm == &byte_level && n >= CACHE_WORDS ? CACHE_WORDS : 0;
+    size_t n_cache = v->byte_level && n >= CACHE_WORDS ? CACHE_WORDS : 0;
     if (n_cache && !(e.cache = allocate(&e, n_cache, sizeof *e.cache))) return LLAMA_ENOMEM;
     if (n_cache) memset(e.cache, 0, n_cache * sizeof *e.cache);
     ptrdiff_t total = special ? encode_special(&e, text, n, out, cap, count)
-                              : v->algorithm->encode(&e, text, n, true, out, cap, count);
+                              : encode_stretch(&e, text, n, true, out, cap, count);
     if (n_splits) allocator->free(allocator->user, e.splits, n_splits * sizeof *e.splits);
     if (n_cache) allocator->free(allocator->user, e.cache, n_cache * sizeof *e.cache);
     return total;
 }
 
 /* ---- 4. Decoding ---- */
-
-/* Returns the text of a piece as the vocabulary has it, and sets *n. Returns NULL for an invalid
- * token. */
-LLAMAC_SHARED const char *llamac_piece(const llamac_vocab *v, int32_t token, size_t *n) {
-    if (token < 0 || token >= v->size) return NULL;
-    if (n) *n = v->pieces[token].n;
-    return v->pieces[token].n ? v->pieces[token].text : "";
-}
 
 /* Returns whether further bytes can complete the n bytes, 1 to 4, to a character: tries the lowest
  * and the highest. */
@@ -2101,661 +2722,6 @@ static size_t decode_piece(const llamac_vocab *v, llama_decoder *u, int32_t toke
     return to;
 }
 
-static const algorithm sentencepiece = {encode_text, decode_piece};
-
-/* Decodes the next token of a text and returns the number of bytes written to out. LLAMA_FLUSH
- * writes what is pending. A token that does not exist changes nothing. */
-LLAMAC_SHARED size_t llamac_decode(const llamac_vocab *v, llama_decoder *u, int32_t token,
-                                   char out[LLAMA_TEXT_MAX]) {
-    if (!u || !out || u->n >= sizeof u->pending) return 0;
-    if (token == LLAMA_FLUSH) return flush_pending(u, true, v->algorithm == &byte_level, out);
-    return token < 0 || token >= v->size ? 0 : v->algorithm->decode(v, u, token, out);
-}
-
-/* ---- 5. Byte-level BPE: classes of characters ---- */
-
-/* The vocabularies of GPT-2, Llama 3 and SmolLM2 start from the 256 bytes and split a text into words
- * before they merge (Radford et al. 2019, "Language Models are Unsupervised Multitask Learners"). No
- * space is added, and every byte has a token, also bytes that are not UTF-8. Decoding to text
- * (llama_token_to_text) writes U+FFFD for these.
- *
- * Words are split by the classes of characters of Unicode 16.0, which both tiktoken and Hugging Face's
- * library use: letters (category L), numbers (N), white space (White_Space), and others. Marks (M) are
- * others. tests/tools/unicode_classes.py prints the table and describes its form. */
-enum { OTHER, LETTER, NUMBER, WHITE_SPACE, NO_CHARACTER };
-enum { N_CLASSIFIED = 0x40000 }; /* characters above are others */
-
-static const char unicode_runs[] =
-    "|cq_jpahpazc^ja^^b__^c^z`^za^pwadt_x_fj^^^nn_f^``d^^h^^b^^^t`^rh^ro_lxr_^xb`^hnczfraddvcrcv`q_"
-    "d`^rj^^z_`j`q_c`^|_^^xavanir_^x_q_obn_`d^fx`d^n_^b^z`najr_f|`^hn`pcpexdb^p`^jp_dq_^|_dl```x`^j"
-    "^^bdb^|_^v_`^bdq_a`i`^lhd``x`^j^`^`^`zad^^jq_`b|_n_^b^x`^j^`^fb^p`^z_`dq_n_^r_l```x`^j^`^fb^xa"
-    "`^bdq_^^ir_^^hbb^db`^^^`b`bbbt_x`^v`w_p`l^b^z`^|_b^pab`^``dq_lk^^dl^b^z`^p_^fb^za`^`dq_^`n`n_^"
-    "b^nc`^|_^fb^kcds`^hfp`b|`^n_^^`jzaq_n`|c^`t_jn_q_zb`^^^f^|`^^^p_^`n_^`f^^n_q_`d|a^zau`t_l^tbra"
-    "frlrct`^q_hhddb^b`jbdv_t_^^q_hxb^^f^`rc^vw`^d`j^^^d`nc^d`nb^d`j^^^d`z_^ne^d`rfx_u`b|_|_xh`hbt{"
-    "b`n`^pafrgbcmjp`v_r`x_p`x_v_^bz_tdrb^d^bq_hq_x`q_hnijf`pb^^fxfp_zazbq_ya`fr_tcdpahs_vbz`n_vdrc"
-    "q_hq_v_^vizcn`lbq_ncxav_`q_ucpatbtaq_bbq_ub`r_frc`bncd^h^`b^f|u_|exp``h`xb`h`l^^^^^^^za`vd^j^^"
-    "bb^jbd`hdv_fb^jrl__`if^q_hv_vj^d^`p_^^bfh^^^^^^d^r_`dffd^^sdagxxcuexgy`x|byat{fvz_hdb`n__`xb^^"
-    "f^`|dj^|_z`n_j^j^j^j^j^j^j^j|g^vxa`_nao_jf`cadxhhb^pi^dfrc^xibep_|a|c|_|aq_xam^{_|aq_zb{_|u`|u"
-    "qa|evo{hrfxc`vo`b|_q_at`zc|_za`xfq_zbn_`zj`rf``^^^lv`|_^b^d^z`v_ip_tdx_pdtaq_|`hb^^`^q_uap_z`n"
-    "avajzcta^q_hf^p_q_g^ncz`b^ldq_hz`b^bpd^^b``f`^^^|`b`r_jbt_h`h`hn_j^j^rc^x_hrlv_q_htruct_z`dndt"
-    "npbx{``pkxbjt_ff^^p_^v_^f^^^`^`^tknbr{`p`|e`xd|bt_tlf^zn_r`q_jpahpar_nibh`h`h`brbt_^pa^r`^`^z_"
-    "`x_pbrmt_wct_oen`at|_vabnd|_sad|aen_t`_m_fxbp_xa`tbdl^gpcxq_`q_htbdtbd|bltdt_r_^z_^j^`^r_^z_^j"
-    "^`btdt_zt`n_x`p_l|`h^pc^n_vfh`^^tc^`b^`z``m{``k{alo_|cr`^`fgy`idpaxf|ddaa}_`yc_z_d^b^vap_o_z`v"
-    "aa^vac|al^tahg|_xdp_x``ms`fmq`z`k|gngzdrdv_rdjiubt_q_hq_uan_z`py_{a^pch`|_brevaq__lx`r_erap`xc"
-    "v`kt`z`t_vdpaya^``^v_vc|anajq_n_tbz_q_d^`^lrbb^t_|cx_dr_q__^^du`r_p`^nar``zej^^^d^z_^p_jzcn`q_"
-    "r_l```x`^j^`^fb^p`^t_fxap_^^`^^xb^^na^^^tcvdp`dfq_fbxa|ct``^^lq_xr_zcncdtb|ct`^r_q_xbrcv_^jq_h"
-    "u`tarav`u_djnu_tctl|es`t_l`^`l^`^|`z_^^^x_q_xfl`zb|_^^^ta^p_|bj^v`^r_xcr`^p`ngzv_nbz_q_hn_^vbn"
-    "`^z_wafxa|kj^`^xbv`^n_q_hh^`^|ax_^jq_xt`r`z_^^v_^pbtaq_xh^z_w`rcpqexj{kn`tv_twr_njz_|sfn`hnarq"
-    "}_fzvbnusaxap`q_xvknubjza^q_hzg^q_hxap`|c|_dt_q_^k^v`fr`|savcbq_xv_|e{`nkrgf^pfv_|e`^^ta||}`lx"
-    "xgncp_zzsbd^j^`^rr`z_^vab`^x_dltoatnp_rkfv_bn_jp_xxn`q_xviu`t_u`tkoazn_vh^zf^``^```d^t_^^^j^nf"
-    "^d`l^j^ta^d^f^^bj^tx``na^na^za^na^za^na^za^na^za^na^l`qd|}kzahhvn`xepp_vcp_j`q_d^nv`xap`tcdq_x"
-    "xatadq_xx_xa`^q_vzaj^d^`^z_^vv_`o_|ctfj^dq_zpdse^c^etgwc^{_pv_d^ra^`^^`^^p_^d^^^^h^d^^^^^^b^`^"
-    "^`^^^^^^^^^^`^^`d^j^d^d^^^p_^n`fb^f^n`tvbw_rzs_q_xnf|y{r_|apun`hxy_`pn{`x_ntxaz_x{bprq_xqbpzir"
-    "wt`f|yn`";
-
-/* Makes the classes of all characters: the class of c is in bits 2 (c % 4) and up of classes[c / 4]. */
-static const char *make_classes(llamac_vocab *v) {
-    static const unsigned char following[3][2] = {
-        [OTHER] = {LETTER, NUMBER}, [LETTER] = {OTHER, NUMBER}, [NUMBER] = {OTHER, LETTER}};
-    unsigned char *classes = llamac_new(v->arena, N_CLASSIFIED / 4, 1);
-    uint32_t at = 0, number = 0;
-    int class = NUMBER, shift = 0; /* the first run is of others */
-    if (!classes) return out_of_memory;
-    for (const char *c = unicode_runs; *c; c++) {
-        int digit = *c - '^';
-        number |= (uint32_t)(digit & 15) << shift;
-        shift += 4;
-        if (digit > 15) continue;
-        class = following[class][number & 1];
-        for (uint32_t end = at + number / 2 + 1; at < end && at < N_CLASSIFIED; at++)
-            classes[at / 4] |= (unsigned char)(class << at % 4 * 2);
-        number = 0;
-        shift = 0;
-    }
-    for (int32_t c = 0; c <= 0x3000; c++) /* the others that llamac_is_space has are separators */
-        if (llamac_is_space(c) && !(c >= 0x1c && c < ' '))
-            classes[c / 4] |= (unsigned char)(WHITE_SPACE << c % 4 * 2);
-    v->classes = classes;
-    return NULL;
-}
-
-/* Returns the class of the character at the start of text[n] and sets *length to its length in bytes.
- * A byte that is not UTF-8 is of the class OTHER. If n is 0, returns NO_CHARACTER. */
-static int class_of(const llamac_vocab *v, const char *text, size_t n, size_t *length) {
-    *length = n > 0;
-    if (n == 0) return NO_CHARACTER;
-    int32_t c = (unsigned char)*text;
-    if (c >= 0x80) *length = llamac_utf8_next(text, n, &c);
-    if (c < 0 || c >= N_CLASSIFIED) return OTHER;
-    return v->classes[c / 4] >> c % 4 * 2 & 3;
-}
-
-/* ---- 5. Byte-level BPE: splitting a text into words ---- */
-
-/* How a text becomes words. The files give regular expressions, in which the first alternative that
- * matches is taken:
- *
- *     SPLIT_GPT2     's|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+
- *     SPLIT_DIGITS   each \p{N} alone, and SPLIT_GPT2's words in the texts between them
- *     SPLIT_LLAMA3   (?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}
- *                    | ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+
- *
- * \s+(?!\S) is white space except its last character, unless the text ends after it. */
-enum { SPLIT_GPT2 = 1, SPLIT_DIGITS, SPLIT_LLAMA3 };
-static const struct {
-    const char *pattern;
-    int splitting;
-} patterns[] = {
-    {"'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+",
-     SPLIT_GPT2},
-    {"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}"
-     "| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+",
-     SPLIT_LLAMA3}};
-
-/* Returns the length of the contraction, such as 'll, at the start of text[n], which begins with an
- * apostrophe, or 0. `folds`: the letters may be upper-case, and U+017F is an s. */
-static size_t contraction(const char *text, size_t n, bool folds) {
-    char c[2] = {0, 0};
-    for (size_t i = 0; i < 2 && i + 1 < n; i++)
-        c[i] = (char)(folds && text[i + 1] >= 'A' && text[i + 1] <= 'Z' ? text[i + 1] | 32
-                                                                        : text[i + 1]);
-    if (c[0] && strchr("stmd", c[0])) return 2;
-    if (folds && n >= 3 && memcmp(text + 1, "\xc5\xbf", 2) == 0) return 3;
-    bool two = (c[0] == 'r' && c[1] == 'e') || (c[0] == 'v' && c[1] == 'e') ||
-               (c[0] == 'l' && c[1] == 'l');
-    return two ? 3 : 0;
-}
-
-/* Returns the end of the run of characters of a class that begins at text[at]. */
-static size_t end_of_run(const llamac_vocab *v, const char *text, size_t n, size_t at, int class) {
-    for (size_t length; class_of(v, text + at, n - at, &length) == class;) at += length;
-    return at;
-}
-
-static bool is_newline(char c) { return c == '\r' || c == '\n'; }
-
-/* Returns the length of the word at the start of text[n], n > 0. */
-static size_t next_word(const llamac_vocab *v, const char *text, size_t n) {
-    const bool llama3 = v->splitting == SPLIT_LLAMA3;
-    bool space = *text == ' ';
-    size_t first, second, at;
-    int a = class_of(v, text, n, &first), b = class_of(v, text + first, n - first, &second);
-    if (*text == '\'' && (at = contraction(text, n, llama3))) return at;
-    if (a == LETTER) return end_of_run(v, text, n, first, LETTER);
-    if (a == NUMBER && llama3) {
-        if (b == NUMBER && class_of(v, text + first + second, n - first - second, &at) == NUMBER)
-            return first + second + at;
-        return b == NUMBER ? first + second : first;
-    }
-    if (a == NUMBER) return v->splitting == SPLIT_DIGITS ? first : end_of_run(v, text, n, first, a);
-    if (b == LETTER && (llama3 ? !is_newline(*text) : space))
-        return end_of_run(v, text, n, first, LETTER);
-    if (b == NUMBER && space && v->splitting == SPLIT_GPT2)
-        return end_of_run(v, text, n, first, NUMBER);
-    if (a == OTHER || (b == OTHER && space)) {
-        at = end_of_run(v, text, n, first, OTHER);
-        while (llama3 && at < n && is_newline(text[at])) at++;
-        return at;
-    }
-    size_t last = 0, newline = 0; /* where the last character begins; where the last newline ends */
-    int class = a;
-    for (at = 0; class == WHITE_SPACE; class = class_of(v, text + at, n - at, &first)) {
-        if (is_newline(text[at])) newline = at + 1;
-        last = at;
-        at += first;
-    }
-    if (llama3 && newline) return newline;
-    bool ends = at == n || (class == NUMBER && v->splitting == SPLIT_DIGITS);
-    return ends || last == 0 ? at : last;
-}
-
-/* ---- 5. Byte-level BPE: pieces and merges as letters ---- */
-
-/* tokenizer.json and GGUF write a byte as a character: the bytes 33 to 126, 161 to 172 and 174 to 255
- * as the characters of these numbers, the other 68 bytes, in their order, as U+0100 to U+0143. */
-
-/* Returns the byte that a character represents, or -1. */
-static int byte_of_letter(int32_t c) {
-    if ((c >= 33 && c <= 126) || (c >= 161 && c <= 172) || (c >= 174 && c <= 255)) return c;
-    if (c < 0x100 || c > 0x143) return -1;
-    c -= 0x100;
-    return c < 33 ? c : c < 67 ? c - 33 + 127 : 173;
-}
-
-/* Writes the bytes that text[n] represents to out and returns their number. Returns -1 if a character
- * represents no byte, or if there are more than `capacity` bytes. */
-static ptrdiff_t read_letters(const char *text, size_t n, char *out, size_t capacity) {
-    size_t count = 0;
-    for (size_t i = 0; i < n;) {
-        int32_t c;
-        i += llamac_utf8_next(text + i, n - i, &c);
-        int byte = byte_of_letter(c);
-        if (byte < 0 || count == capacity) return -1;
-        out[count++] = (char)byte;
-    }
-    return (ptrdiff_t)count;
-}
-
-/* Adds a piece. Ordinary pieces are written in letters, others as they are. */
-static const char *add_piece(llamac_vocab *v, const char *text, size_t n, int type) {
-    char bytes[MAX_PIECE];
-    if (type != NORMAL) return vocab_add(v, text, n, 0, type);
-    ptrdiff_t count = read_letters(text, n, bytes, sizeof bytes);
-    return count < 0 ? "has a piece that is not written in GPT-2's letters for bytes, or over 1000 "
-                       "bytes"
-                     : vocab_add(v, bytes, (size_t)count, 0, NORMAL);
-}
-
-/* Makes room for `count` merges. */
-static const char *begin_merges(llamac_vocab *v, uint64_t count) {
-    enum { MAX_MERGES = 1 << 24 }; /* a rank must be exact as a float */
-    uint64_t slots = 8;
-    if (count >= MAX_MERGES) return "has too many merges";
-    while (slots < count + count / 2) slots *= 2;
-    v->pairs = llamac_new(v->arena, slots, sizeof *v->pairs);
-    v->merged = llamac_new(v->arena, count, sizeof *v->merged);
-    if (!v->pairs || !v->merged) return out_of_memory;
-    for (uint64_t i = 0; i < slots; i++) v->pairs[i].left = -1;
-    v->pair_mask = slots - 1;
-    v->merge_capacity = (size_t)count;
-    return NULL;
-}
-
-/* Adds the merge of two pieces, which are written in letters. Its rank is the number of merges added
- * before it. */
-static const char *add_merge(llamac_vocab *v, const char *left, size_t n_left, const char *right,
-                             size_t n_right) {
-    static const char unknown[] = "has a merge of texts that are not pieces, or that form none";
-    char bytes[2 * MAX_PIECE];
-    ptrdiff_t a = read_letters(left, n_left, bytes, MAX_PIECE), b = -1;
-    if (a > 0) b = read_letters(right, n_right, bytes + a, MAX_PIECE);
-    if (b <= 0) return unknown;
-    size_t n = (size_t)a, m = (size_t)b;
-    int32_t ids[] = {slot_find(v, bytes, n), slot_find(v, bytes + n, m),
-                     slot_find(v, bytes, n + m)};
-    if (ids[0] < 0 || ids[1] < 0 || ids[2] < 0) return unknown;
-    if (v->n_merges == v->merge_capacity) return "has more merges than it declares";
-    uint64_t i = hash_pair(ids[0], ids[1]) & v->pair_mask;
-    for (int tries = 0; v->pairs[i].left >= 0; tries++, i = (i + 1) & v->pair_mask) {
-        if (v->pairs[i].left == ids[0] && v->pairs[i].right == ids[1])
-            return "has the same merge twice";
-        if (tries == MAX_PROBES) return "has merges made to collide in a hash table";
-    }
-    v->pairs[i] = (piece_pair){ids[0], ids[1], (int32_t)v->n_merges};
-    v->merged[v->n_merges++] = ids[2];
-    return NULL;
-}
-
-/* Returns an empty vocabulary of byte-level BPE; NULL if memory is short or capacity too large. */
-static llamac_vocab *bytes_new(llamac_arena *arena, size_t capacity, int splitting) {
-    llamac_vocab *v = vocab_new(arena, capacity);
-    if (!v || make_classes(v)) return NULL;
-    v->algorithm = &byte_level;
-    v->splitting = splitting;
-    return v;
-}
-
-/* ---- 5. Byte-level BPE: Llama 3's tokenizer.model ---- */
-
-/* The form is tiktoken's: a line is a piece in base64, a space, and its rank, which is its id. Any two
- * pieces whose concatenation is a piece are merged, the lowest rank first. 256 special tokens follow,
- * which the file does not list. Their names are those of Llama 3.1; fine-tunes and other versions
- * rename some in files beside it. */
-
-enum { LLAMA3_SPECIALS = 256 };
-
-/* Writes the name of special token i, and returns its length. Sets *ends if it ends a text. */
-static size_t special_name(int i, char name[64], bool *ends) {
-    static const struct {
-        int i;
-        const char *name;
-    } named[] = {{0, "begin_of_text"},   {1, "end_of_text"},   {4, "finetune_right_pad_id"},
-                 {6, "start_header_id"}, {7, "end_header_id"}, {8, "eom_id"},
-                 {9, "eot_id"},          {10, "python_tag"}};
-    int reserved = i; /* its number: how many before it have no name of their own */
-    *ends = i == 1 || i == 8 || i == 9;
-    for (size_t k = 0; k < sizeof named / sizeof *named; k++) {
-        if (named[k].i == i) return (size_t)snprintf(name, 64, "<|%s|>", named[k].name);
-        reserved -= named[k].i < i;
-    }
-    return (size_t)snprintf(name, 64, "<|reserved_special_token_%d|>", reserved);
-}
-
-/* Returns the value of a digit of base64, or -1. */
-static int base64_digit(int c) {
-    return c >= 'A' && c <= 'Z'   ? c - 'A'
-           : c >= 'a' && c <= 'z' ? c - 'a' + 26
-           : c >= '0' && c <= '9' ? c - '0' + 52
-           : c == '+'             ? 62
-           : c == '/'             ? 63
-                                  : -1;
-}
-
-/* Reads base64 up to the next space into out, and returns the number of bytes. Returns 0 if it is not
- * valid, of nothing, or over `capacity` bytes. */
-static size_t read_base64(llamac_cursor *c, char *out, size_t capacity) {
-    uint32_t bits = 0;
-    size_t digits = 0, pads = 0, n = 0;
-    for (; c->at < c->end && *c->at != ' '; c->at++) {
-        int digit = base64_digit(*c->at);
-        if (*c->at == '=' && pads < 2) pads++;
-        else if (digit < 0 || pads || n == capacity) return 0;
-        else {
-            bits = bits << 6 | (uint32_t)digit;
-            if (++digits % 4 != 1) out[n++] = (char)(bits >> (4 - digits % 4) % 4 * 2);
-        }
-    }
-    uint32_t rest = digits % 4 == 2 ? bits & 15 : digits % 4 == 3 ? bits & 3 : 0; /* must be 0 */
-    return (digits + pads) % 4 || digits % 4 == 1 || rest ? 0 : n;
-}
-
-/* Reads a line of the file, and the empty lines after it. Returns the number of bytes of the piece, or
- * 0 if the line is not valid; it must end in `rank`. */
-static size_t tiktoken_line(llamac_cursor *c, char *piece, size_t capacity, size_t rank) {
-    char want[32];
-    size_t n = read_base64(c, piece, capacity), length;
-    length = (size_t)snprintf(want, sizeof want, " %zu", rank);
-    const unsigned char *got = llamac_take(c, length), *end = c->at;
-    while (c->at < c->end && is_newline((char)*c->at)) c->at++;
-    bool ends = c->at == c->end || c->at > end;
-    return got && memcmp(got, want, length) == 0 && ends ? n : 0;
-}
-
-/* Returns whether the first line of a file is valid. */
-static bool is_tiktoken(llamac_cursor c) {
-    char piece[MAX_PIECE];
-    return tiktoken_line(&c, piece, sizeof piece, 0) > 0;
-}
-
-static const char *parse_tiktoken(llamac_vocab **out, llamac_cursor c, size_t max_pieces,
-                                  llamac_arena *arena) {
-    size_t pieces = 0;
-    for (const unsigned char *at = c.at; at < c.end; at++) /* lines that are not empty */
-        pieces += !is_newline((char)*at) && (at + 1 == c.end || is_newline((char)at[1]));
-    if (pieces >= MAX_PIECES || pieces + LLAMA3_SPECIALS != max_pieces)
-        return "!is a tiktoken vocabulary without Llama 3's number of pieces, 256 fewer than the "
-               "model's tokens";
-    llamac_vocab *v = *out = bytes_new(arena, max_pieces, SPLIT_LLAMA3);
-    const char *why = v ? NULL : out_of_memory;
-    char text[MAX_PIECE];
-    for (size_t rank = 0; rank < pieces && !why; rank++) {
-        size_t n = tiktoken_line(&c, text, sizeof text, rank);
-        why = n ? vocab_add(v, text, n, -(float)rank, NORMAL)
-                : "has a line that is not base64, a space and the line's number";
-    }
-    for (int i = 0; i < LLAMA3_SPECIALS && !why; i++) {
-        bool ends;
-        size_t n = special_name(i, text, &ends);
-        why = vocab_add(v, text, n, 0, CONTROL);
-        if (!why) v->pieces[v->size - 1].ends = ends;
-    }
-    if (why) return why;
-    v->whole_words = true;
-    return finish_vocab(v, (double)pieces, (double)pieces + 1, false, false);
-}
-
-/* ---- 5. Byte-level BPE: tokenizer.json ---- */
-
-static const char other_words[] =
-    "!splits text into other words than GPT-2, SmolLM2 and Llama 3 do (pre_tokenizer)";
-static const char other_decoder[] = "!treats text differently from GPT-2 (decoder)";
-
-/* Reads a value of the post_processor, whose template tells which tokens go around a text. It may be
- * one of several processors; ByteLevel, which is another, changes no token. */
-static const char *bytes_template(json_vocab *k, const llamac_json *j) {
-    static const char several[] = "!puts several tokens around a text (post_processor)";
-    const llamac_value *v = &j->value;
-    int below = llamac_json_under(j, 2, "processors") ? 2 : 0; /* levels */
-    if (j->level != 5 + below) return NULL;
-    if (llamac_json_under(j, 2 + below, "special_tokens") &&
-        llamac_json_under(j, 4 + below, "ids")) {
-        json_around id = {j->key[3 + below].text, j->key[3 + below].n, v->number};
-        for (size_t i = 0; i < k->n_listed; i++)
-            if (id.n == k->listed[i].n && memcmp(id.text, k->listed[i].text, id.n) == 0)
-                return several;
-        if (v->kind != '0' || k->n_listed == sizeof k->listed / sizeof *k->listed) return several;
-        k->listed[k->n_listed++] = id;
-    }
-    if (!llamac_json_under(j, 2 + below, "single") || !llamac_json_under(j, 5 + below, "id"))
-        return NULL;
-    if (v->kind != '"') return mistyped;
-    if (llamac_json_under(j, 4 + below, "Sequence")) {
-        if (k->sequence || !llamac_is(v->text, v->n, "A"))
-            return "!puts other texts into a text (post_processor)";
-        k->sequence = true;
-    } else if (llamac_json_under(j, 4 + below, "SpecialToken")) {
-        if (k->around[k->sequence].text) return several;
-        k->around[k->sequence] = (json_around){v->text, v->n, -1};
-    }
-    return NULL;
-}
-
-/* Reads a value outside the merges, as json_value does for SentencePiece. */
-static const char *bytes_value(json_vocab *k, const llamac_json *j) {
-    static const json_want wants[] = {
-        {"model", "type", "BPE", "!is not BPE"},
-        {"version", "version", "1.0", "!is of another version than 1.0"},
-        {"pre_tokenizer", "type", "Sequence|Split|Digits|ByteLevel", other_words},
-        {"pre_tokenizer", "behavior", "Isolated", other_words},
-        {"decoder", "type", "Sequence|ByteLevel", other_decoder},
-        {"post_processor", "type", "Sequence|TemplateProcessing|ByteLevel",
-         "!changes the tokens of a text (post_processor)"}};
-    enum { WANTS = sizeof wants / sizeof *wants, PRE_TYPE = 2, DECODER = 4, PROCESSOR = 5 };
-    static const char *const flags[] = {"individual_digits", "use_regex", "add_prefix_space",
-                                        "invert"};
-    size_t n;
-    const char *why, *value;
-    char kind = j->value.kind;
-    if (llamac_json_under(j, 1, "normalizer") && kind != 'n')
-        return "!changes a text before it is tokenized (normalizer)";
-    if (strchr("]}n", kind)) return NULL;
-    if (kind == '[' || kind == '{')
-        return llamac_json_under(j, 1, "model") && j->level == 2 ? json_setting(k, j) : NULL;
-    size_t i = json_wanted(k, j, wants, WANTS, &value, &n, &why);
-    if (why) return why;
-    k->bpe |= i == 0;
-    k->isolated |= i == PRE_TYPE + 1;
-    k->has_template |= i == PROCESSOR && llamac_is(value, n, "TemplateProcessing");
-    if (i == PRE_TYPE && !json_note(k->splitters, value, n)) return other_words;
-    if (i == DECODER && !json_note(k->decoders, value, n)) return other_decoder;
-    if (llamac_json_under(j, 1, "post_processor")) return bytes_template(k, j);
-    if (!llamac_json_under(j, 1, "pre_tokenizer")) return json_entry(k, j);
-    for (int f = 0; f < 4; f++)
-        if (llamac_json_under(j, j->level, flags[f])) {
-            if (kind != 't' && kind != 'f') return mistyped;
-            if (f == 0) k->individual_digits = kind == 't';
-            if (f == 1) k->no_regex = kind == 'f';
-            if (f == 2) k->states_space = true;
-            if (f == 2 && kind == 't')
-                return "!puts a space in front of a text (add_prefix_space of its pre_tokenizer)";
-            if (f == 3 && kind == 't') return other_words;
-        }
-    if (llamac_json_under(j, j->level, "String")) return other_words;
-    if (!llamac_json_under(j, j->level, "Regex")) return NULL;
-    value = kind == '"' ? json_unescape(&k->scratch, j->value.text, j->value.n, &n, &why) : NULL;
-    if (!value) return kind == '"' ? why : mistyped;
-    k->pattern = 0;
-    for (size_t p = 0; p < sizeof patterns / sizeof *patterns; p++)
-        if (llamac_is(value, n, patterns[p].pattern)) k->pattern = patterns[p].splitting;
-    return k->pattern ? NULL : other_words;
-}
-
-/* Checks the settings together. Returns why they are not supported; else sets *splitting. */
-static const char *bytes_check(const json_vocab *k, int *splitting) {
-    bool regex = !k->no_regex;
-    *splitting = 0;
-    if (!(k->parts & 2)) return not_tokenizer;
-    if (!k->bpe) return "!is not a BPE vocabulary";
-    if (k->has_template && !k->sequence) return "!leaves the text out (post_processor)";
-    if (strcmp(k->decoders, "B") != 0) return other_decoder;
-    if (!k->states_space)
-        return "does not say whether a space goes in front of a text (add_prefix_space of its "
-               "pre_tokenizer)";
-    if (strcmp(k->splitters, "B") == 0 && regex) *splitting = SPLIT_GPT2;
-    if (strcmp(k->splitters, "DB") == 0 && regex && k->individual_digits) *splitting = SPLIT_DIGITS;
-    if (strcmp(k->splitters, "SB") == 0 && !regex && k->isolated) *splitting = k->pattern;
-    return *splitting ? NULL : other_words;
-}
-
-/* Sets *id to the id of a token around a text; to -1 if no token is there. */
-static const char *bytes_around(json_vocab *k, const json_around *around, double *id) {
-    const char *why;
-    size_t n, id_found = 0;
-    *id = -1;
-    if (!around->text) return NULL;
-    const char *text = json_unescape(&k->scratch, around->text, around->n, &n, &why);
-    if (!text) return why;
-    while (id_found < k->size &&
-           !(k->pieces[id_found].type != NORMAL && k->pieces[id_found].n == n &&
-             k->pieces[id_found].text && memcmp(k->pieces[id_found].text, text, n) == 0))
-        id_found++;
-    *id = (double)id_found;
-    for (size_t i = 0; i < k->n_listed; i++) {
-        const json_around *l = &k->listed[i];
-        bool same = l->n == around->n && memcmp(l->text, around->text, l->n) == 0;
-        if (same && l->id != *id) *id = (double)k->size;
-    }
-    return *id < (double)k->size
-               ? NULL
-               : "!puts other tokens around a text than its vocabulary has (post_processor)";
-}
-
-/* Reads the file in three passes, as parse_json does for SentencePiece. */
-static const char *parse_bytes_json(llamac_vocab **out, llamac_cursor c, size_t max_pieces,
-                                    llamac_arena *arena) {
-    json_vocab k = {.scratch = {arena->allocator, NULL}, .capacity = max_pieces};
-    llamac_json j = llamac_json_on(c.at, llamac_left(&c));
-    llamac_vocab *v = NULL;
-    double around[2] = {-1, -1};
-    int splitting = 0;
-    k.pieces = llamac_new(&k.scratch, max_pieces, sizeof *k.pieces);
-    const char *why = k.pieces ? json_pieces(&k, j, bytes_value) : out_of_memory;
-    if (!why) why = bytes_check(&k, &splitting);
-    if (!why && !(v = bytes_new(arena, k.size, splitting))) why = out_of_memory;
-    if (v) v->lists_pairs = true, v->whole_words = k.ignores_merges;
-    for (size_t id = 0; id < k.size && !why; id++)
-        why = k.pieces[id].text ? add_piece(v, k.pieces[id].text, k.pieces[id].n, k.pieces[id].type)
-                                : "lacks the piece of some id";
-    if (!why) why = begin_merges(v, k.n_merges);
-    char *joined;
-    for (size_t n, cut; !why && (n = json_merge(&k, &j, &joined, &cut, &why));)
-        why = add_merge(v, joined, cut, joined + cut, n - cut);
-    for (int i = 0; i < 2 && !why; i++) why = bytes_around(&k, &k.around[i], &around[i]);
-    if (!why) why = finish_vocab(v, around[0], -1, false, false);
-    if (!why) why = read_added(v, c, max_pieces, TOKENIZER_JSON, true);
-    if (!why) why = list_pieces(v);
-    if (v) v->adds_bos = around[0] >= 0, v->adds_eos = around[1] >= 0;
-    llamac_free_all(&k.scratch);
-    *out = v;
-    return why;
-}
-
-/* ---- 5. Byte-level BPE: GGUF ---- */
-
-/* Returns how the value of tokenizer.ggml.pre says that a text becomes words; 0 if it is not
- * supported. */
-static int splitting_of(const llamac_gguf_vocab *g) {
-    static const struct {
-        const char *name;
-        int splitting;
-    } names[] = {{"llama-bpe", SPLIT_LLAMA3}, {"llama3", SPLIT_LLAMA3}, {"llama-v3", SPLIT_LLAMA3},
-                 {"smollm", SPLIT_DIGITS},    {"gpt-2", SPLIT_GPT2},    {"gpt2", SPLIT_GPT2}};
-    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
-        if (g->pre.kind == '"' && llamac_is(g->pre.text, g->pre.n, names[i].name))
-            return names[i].splitting;
-    return 0;
-}
-
-LLAMAC_SHARED void llamac_vocab_defaults(llamac_gguf_vocab *g) {
-    bool bytes = is_model(g, "gpt2");
-    if (!(g->seen & GIVEN_BOS)) g->bos = bytes ? -1 : 1;
-    if (!(g->seen & GIVEN_EOS)) g->eos = bytes ? -1 : 2;
-    if (!(g->seen & GIVEN_ADDS_BOS)) g->adds_bos = !bytes || splitting_of(g) == SPLIT_LLAMA3;
-    if (!(g->seen & GIVEN_SPACE)) g->space_in_front = !bytes;
-}
-
-/* Reads the pieces and merges. The types of pieces are those of SentencePiece. */
-static const char *gather_pieces(llamac_vocab *v, llamac_gguf_vocab *g) {
-    const char *why = NULL;
-    for (uint64_t i = 0; i < g->tokens.n && !why; i++) {
-        llamac_value text, type;
-        if (llamac_gguf_value(&g->tokens.items, g->tokens.type, &text) != '"' ||
-            llamac_gguf_value(&g->types.items, g->types.type, &type) != '0' ||
-            !(type.number == NORMAL || type.number == CONTROL || type.number == USER_DEFINED ||
-              type.number == UNUSED))
-            return "has tokens that are not strings, or types that byte-level BPE does not have";
-        bool added = type.number == USER_DEFINED;
-        why = add_piece(v, text.text, text.n, added ? UNUSED : (int)type.number);
-        if (!why) v->pieces[i].added = added;
-    }
-    if (!why) why = begin_merges(v, g->merges.n);
-    for (uint64_t i = 0; i < g->merges.n && !why; i++) {
-        llamac_value merge;
-        if (llamac_gguf_value(&g->merges.items, g->merges.type, &merge) != '"')
-            return "has merges that are not strings";
-        const char *space = merge.n ? memchr(merge.text, ' ', merge.n) : NULL;
-        size_t cut = space ? (size_t)(space - merge.text) : 0;
-        why = space ? add_merge(v, merge.text, cut, space + 1, merge.n - cut - 1)
-                    : "has a merge that is not two pieces";
-    }
-    return why;
-}
-
-/* Makes the vocabulary. Llama 3's has ignore_merges, which GGUF does not say. */
-static const char *gather_bytes(llamac_vocab **out, llamac_gguf_vocab *g, size_t max_pieces,
-                                llamac_arena *arena) {
-    enum { BYTES = 200, SHOWN = 64 };
-    int splitting = splitting_of(g), shown = g->pre.kind == '"' && g->pre.n < SHOWN;
-    if (!splitting) {
-        char *text = llamac_new(arena, BYTES, 1);
-        if (!text) return out_of_memory;
-        snprintf(text, BYTES, "!has the tokenizer.ggml.pre '%.*s', not llama-bpe, smollm or gpt-2",
-                 shown ? (int)g->pre.n : 0, shown ? g->pre.text : "");
-        return text;
-    }
-    if (g->tokens.kind != '[' || g->tokens.n > max_pieces || g->types.kind != '[' ||
-        g->types.n != g->tokens.n || g->merges.kind != '[')
-        return "has tokens, token_type or merges that are missing, differ in number or are more "
-               "than the model's tokens";
-    if (g->space_in_front != 0 || g->charsmap.kind)
-        return "!changes a text before it is tokenized (add_space_prefix, precompiled_charsmap)";
-    llamac_vocab *v = *out = bytes_new(arena, g->tokens.n, splitting);
-    if (!v) return out_of_memory;
-    v->lists_pairs = true;
-    v->whole_words = splitting == SPLIT_LLAMA3;
-    v->adds_bos = g->adds_bos != 0;
-    v->adds_eos = g->adds_eos != 0;
-    const char *why = gather_pieces(v, g);
-    return why ? why : finish_vocab(v, g->bos, g->eos, true, false);
-}
-
-/* ---- 5. Byte-level BPE: encoding and decoding ---- */
-
-/* Makes room for the symbols and candidates of a word of n bytes. */
-static bool make_room(encoder *e, size_t n) {
-    size_t larger = e->symbols_capacity + e->symbols_capacity / 2;
-    if (n <= e->symbols_capacity) return true;
-    if (larger < 256) larger = 256;
-    free_text(e);
-    e->symbols_capacity = n > larger ? n : larger;
-    e->heap_capacity = 2 * e->symbols_capacity; /* as in encode_text */
-    e->symbols = allocate(e, e->symbols_capacity, sizeof *e->symbols);
-    e->heap = allocate(e, e->heap_capacity, sizeof *e->heap);
-    return e->symbols && e->heap;
-}
-
-/* Makes a symbol of each byte of the word, and merges them. */
-static void merge_bytes(encoder *e, const char *word, size_t n) {
-    e->text = word;
-    e->n_symbols = n;
-    for (size_t k = 0; k < n; k++)
-        e->symbols[k] = (symbol){
-            k, k ? k - 1 : NOWHERE, k + 1, 1, false, e->v->byte_id[(unsigned char)word[k]]};
-    merge_symbols(e);
-}
-
-/* Writes the ids of a word to out, at most cap in all, and returns count plus their number. Sets
- * *enough to false if memory is short. Words come again and again in a text: the cache, a table
- * without lists, finds the tokens of a word where they were written before. If that was beyond cap,
- * they are not needed. */
-static size_t encode_word(encoder *e, const char *word, size_t n, int32_t *out, size_t cap,
-                          size_t count, bool *enough) {
-    const llamac_vocab *v = e->v;
-    int32_t whole = -1;
-    if (n == 1) whole = v->byte_id[(unsigned char)*word];
-    else if (v->whole_words && n <= v->longest) whole = vocab_find(v, word, n);
-    if (whole >= 0) {
-        if (count < cap) out[count] = whole;
-        return count + 1;
-    }
-    cached_word *c = e->cache ? &e->cache[hash_text(word, n) % CACHE_WORDS] : NULL;
-    if (c && c->n == n && memcmp(c->text, word, n) == 0) {
-        for (size_t i = 0; i < c->count && count + i < cap; i++) out[count + i] = out[c->first + i];
-        return count + c->count;
-    }
-    if (!make_room(e, n)) return *enough = false, count;
-    merge_bytes(e, word, n);
-    size_t first = count;
-    for (size_t k = 0; k != NOWHERE; k = e->symbols[k].right, count++) {
-        const symbol *s = &e->symbols[k];
-        if (count < cap) out[count] = v->pairs ? s->id : vocab_find(v, word + s->begin, s->n);
-    }
-    if (c) *c = (cached_word){word, n, first, count - first};
-    return count;
-}
-
-static ptrdiff_t encode_bytes(encoder *e, const char *text, size_t n, bool space, int32_t *out,
-                              size_t cap, size_t count) {
-    bool enough = true;
-    (void)space; /* byte-level BPE adds none */
-    for (size_t at = 0, length; at < n && enough; at += length) {
-        length = next_word(e->v, text + at, n - at);
-        count = encode_word(e, text + at, length, out, cap, count, &enough);
-    }
-    free_text(e);
-    return enough ? (ptrdiff_t)count : LLAMA_ENOMEM;
-}
-
 /* Decodes a token: a piece is bytes, and its last bytes stay pending until they form a character.
  * Special tokens without text are left out, so a character may begin before them and end after
  * them. */
@@ -2772,4 +2738,12 @@ static size_t decode_bytes(const llamac_vocab *v, llama_decoder *u, int32_t toke
     return to;
 }
 
-static const algorithm byte_level = {encode_bytes, decode_bytes};
+/* Decodes the next token of a text and returns the number of bytes written to out. LLAMA_FLUSH
+ * writes what is pending. A token that does not exist changes nothing. */
+LLAMAC_SHARED size_t llamac_decode(const llamac_vocab *v, llama_decoder *u, int32_t token,
+                                   char out[LLAMA_TEXT_MAX]) {
+    if (!u || !out || u->n >= sizeof u->pending) return 0;
+    if (token == LLAMA_FLUSH) return flush_pending(u, true, v->byte_level, out);
+    if (token < 0 || token >= v->size) return 0;
+    return v->byte_level ? decode_bytes(v, u, token, out) : decode_piece(v, u, token, out);
+}
