@@ -2224,9 +2224,10 @@ typedef struct { /* a word of the text whose tokens are written already: see enc
 typedef struct {
     const llamac_vocab *v;
     const llama_allocator *allocator;
+    int32_t *out;                       /* [cap] tokens */
+    size_t cap, count;                  /* tokens found; those that `out` has no room for, too */
     const char *text;                   /* [n_text] normalised, or a word of byte-level BPE */
-    char *normalised;                   /* [text_capacity]; NULL: none */
-    size_t n_text, text_capacity;       /* bytes */
+    size_t n_text;                      /* bytes */
     symbol *symbols;                    /* [n_symbols] in the order of the text */
     size_t n_symbols, symbols_capacity; /* symbols */
     candidate *heap;                    /* [n_heap] the candidate to merge first at heap[0] */
@@ -2236,6 +2237,40 @@ typedef struct {
                        * only: emit() reads what the merges of the same stretch wrote */
     cached_word *cache; /* [CACHE_WORDS] of byte-level BPE; NULL: none */
 } encoder;
+
+static void put_token(encoder *e, int32_t id) {
+    if (e->count < e->cap) e->out[e->count] = id;
+    e->count++;
+}
+
+/* Returns memory for count elements, or NULL if there is none or the product is too large. */
+static void *allocate(encoder *e, size_t count, size_t size) {
+    return count > SIZE_MAX / 2 / size ? NULL
+                                       : e->allocator->alloc(e->allocator->user, count * size, 64);
+}
+
+static void free_symbols(encoder *e) {
+    const llama_allocator *a = e->allocator;
+    if (e->symbols) a->free(a->user, e->symbols, e->symbols_capacity * sizeof *e->symbols);
+    if (e->heap) a->free(a->user, e->heap, e->heap_capacity * sizeof *e->heap);
+    e->symbols = NULL;
+    e->heap = NULL;
+    e->symbols_capacity = e->heap_capacity = 0;
+}
+
+/* Makes room for n symbols and their candidates: at most n - 1 pairs at first, and each merge removes
+ * a pair and adds at most two. Returns false if memory is short. */
+static bool make_room(encoder *e, size_t n) {
+    size_t larger = e->symbols_capacity + e->symbols_capacity / 2;
+    if (n <= e->symbols_capacity) return true;
+    if (larger < 256) larger = 256;
+    free_symbols(e);
+    e->symbols_capacity = n > larger ? n : larger;
+    e->heap_capacity = 2 * e->symbols_capacity;
+    e->symbols = allocate(e, e->symbols_capacity, sizeof *e->symbols);
+    e->heap = allocate(e, e->heap_capacity, sizeof *e->heap);
+    return e->symbols && e->heap;
+}
 
 /* Finds what normalisation writes for the start of text[n], n > 0, before it treats spaces: a
  * USER_DEFINED piece as it is, else a text of the character map, else a character as it is, else
@@ -2351,7 +2386,7 @@ static void merge_symbols(encoder *e) {
 
 /* Makes a symbol of each USER_DEFINED piece and of each character, and merges them. The normalised
  * text is never empty here. */
-static void merge(encoder *e) {
+static void merge_characters(encoder *e) {
     for (size_t i = 0, n, k = 0; i < e->n_text; i += n, k++) {
         const piece_text *user = match_text(&e->v->user, e->text + i, e->n_text - i);
         n = user ? user->n : utf8_length((const unsigned char *)e->text + i, e->n_text - i);
@@ -2361,11 +2396,10 @@ static void merge(encoder *e) {
     merge_symbols(e);
 }
 
-/* Writes the ids of the symbols to out, at most cap of them, and returns count plus their number. A
- * symbol that is not a piece becomes its bytes. If the vocabulary has no byte pieces, a series of
- * such symbols becomes a single <unk>. An UNUSED piece that was merged is split again where e->splits
- * says, and so are its parts, the left one first. */
-static size_t emit(const encoder *e, int32_t *out, size_t cap, size_t count) {
+/* Adds the ids of the symbols. A symbol that is not a piece becomes its bytes. If the vocabulary has
+ * no byte pieces, a series of such symbols becomes a single <unk>. An UNUSED piece that was merged is
+ * split again where e->splits says, and so are its parts, the left one first. */
+static void emit(encoder *e) {
     const llamac_vocab *v = e->v;
     bool unknown = false;
     size_t ends[MAX_PIECE + 1]; /* of the parts to do, the next last; each is shorter */
@@ -2381,59 +2415,35 @@ static size_t emit(const encoder *e, int32_t *out, size_t cap, size_t count) {
                 continue;
             }
             bool bytes = id < 0 && v->byte_id[(unsigned char)text[0]] >= 0;
-            if (id >= 0 || (!bytes && (!unknown || v->repeats_unk))) {
-                if (count < cap) out[count] = id >= 0 ? id : v->unk;
-                count++;
-            }
-            for (size_t i = 0; bytes && i < n; i++, count++)
-                if (count < cap) out[count] = v->byte_id[(unsigned char)text[i]];
+            if (id >= 0) put_token(e, id);
+            else if (!bytes && (!unknown || v->repeats_unk)) put_token(e, v->unk);
+            for (size_t i = 0; bytes && i < n; i++)
+                put_token(e, v->byte_id[(unsigned char)text[i]]);
             unknown = id < 0 && !bytes;
             at += n;
             depth--;
         }
     }
-    return count;
 }
 
-/* Returns memory for count elements, or NULL if there is none or the product is too large. */
-static void *allocate(encoder *e, size_t count, size_t size) {
-    return count > SIZE_MAX / 2 / size ? NULL
-                                       : e->allocator->alloc(e->allocator->user, count * size, 64);
-}
-
-/* Frees what belongs to one text: everything except `splits` and `cache`. */
-static void free_text(encoder *e) {
-    const llama_allocator *a = e->allocator;
-    if (e->normalised) a->free(a->user, e->normalised, e->text_capacity);
-    if (e->symbols) a->free(a->user, e->symbols, e->symbols_capacity * sizeof *e->symbols);
-    if (e->heap) a->free(a->user, e->heap, e->heap_capacity * sizeof *e->heap);
-    *e = (encoder){.v = e->v, .allocator = a, .splits = e->splits, .cache = e->cache};
-}
-
-/* Tokenizes text without special tokens. Writes its ids after the first `count` of out, at most cap
- * in all, and returns count plus their number. `space`: the text gets a space in front if the
- * vocabulary says so. An empty text has no tokens. Fails with LLAMA_ENOMEM. */
-static ptrdiff_t encode_text(encoder *e, const char *text, size_t n, bool space, int32_t *out,
-                             size_t cap, size_t count) {
+/* Tokenizes text without special tokens. `space`: the text gets a space in front if the vocabulary
+ * says so. An empty text has no tokens. Fails with LLAMA_ENOMEM. */
+static int encode_text(encoder *e, const char *text, size_t n, bool space) {
     const llamac_vocab *v = e->v;
-    if (n == 0) return (ptrdiff_t)count;
-    e->text_capacity = v->trie ? normalise(v, text, n, space, NULL) + 1 : 3 * n + 3;
-    e->text = e->normalised = allocate(e, e->text_capacity, 1);
-    bool enough = e->text != NULL;
-    if (enough && (e->n_text = normalise(v, text, n, space, e->normalised)) > 0) {
-        e->symbols_capacity = e->n_text;
-        /* At most n_text - 1 pairs at first; each merge removes a pair and adds at most two */
-        e->heap_capacity = 2 * e->n_text;
-        e->symbols = allocate(e, e->symbols_capacity, sizeof *e->symbols);
-        e->heap = allocate(e, e->heap_capacity, sizeof *e->heap);
-        enough = e->symbols && e->heap;
-    }
+    if (n == 0) return LLAMA_OK;
+    size_t capacity = v->trie ? normalise(v, text, n, space, NULL) + 1 : 3 * n + 3;
+    char *normalised = allocate(e, capacity, 1);
+    if (!normalised) return LLAMA_ENOMEM;
+    e->text = normalised;
+    e->n_text = normalise(v, text, n, space, normalised);
+    bool enough = make_room(e, e->n_text);
     if (enough && e->n_text) {
-        merge(e);
-        count = emit(e, out, cap, count);
+        merge_characters(e);
+        emit(e);
     }
-    free_text(e);
-    return enough ? (ptrdiff_t)count : LLAMA_ENOMEM;
+    free_symbols(e);
+    e->allocator->free(e->allocator->user, normalised, capacity);
+    return enough ? LLAMA_OK : LLAMA_ENOMEM;
 }
 
 /* ---- 3. Encoding: byte-level BPE ---- */
@@ -2504,19 +2514,6 @@ static size_t next_word(const llamac_vocab *v, const char *text, size_t n) {
     return ends || last == 0 ? at : last;
 }
 
-/* Makes room for the symbols and candidates of a word of n bytes. */
-static bool make_room(encoder *e, size_t n) {
-    size_t larger = e->symbols_capacity + e->symbols_capacity / 2;
-    if (n <= e->symbols_capacity) return true;
-    if (larger < 256) larger = 256;
-    free_text(e);
-    e->symbols_capacity = n > larger ? n : larger;
-    e->heap_capacity = 2 * e->symbols_capacity; /* as in encode_text */
-    e->symbols = allocate(e, e->symbols_capacity, sizeof *e->symbols);
-    e->heap = allocate(e, e->heap_capacity, sizeof *e->heap);
-    return e->symbols && e->heap;
-}
-
 /* Makes a symbol of each byte of the word, and merges them. */
 static void merge_bytes(encoder *e, const char *word, size_t n) {
     e->text = word;
@@ -2527,45 +2524,45 @@ static void merge_bytes(encoder *e, const char *word, size_t n) {
     merge_symbols(e);
 }
 
-/* Writes the ids of a word to out, at most cap in all, and returns count plus their number. Sets
- * *enough to false if memory is short. Words come again and again in a text: the cache, a table
- * without lists, finds the tokens of a word where they were written before. If that was beyond cap,
- * they are not needed. */
-static size_t encode_word(encoder *e, const char *word, size_t n, int32_t *out, size_t cap,
-                          size_t count, bool *enough) {
+/* Adds the tokens of a word. Returns false if memory is short. Words come again and again in a text:
+ * the cache, a table without lists, finds the tokens of a word where they were written before. If
+ * that was beyond cap, they are not needed. */
+static bool encode_word(encoder *e, const char *word, size_t n) {
     const llamac_vocab *v = e->v;
     int32_t whole = -1;
     if (n == 1) whole = v->byte_id[(unsigned char)*word];
     else if (v->whole_words && n <= v->longest) whole = vocab_find(v, word, n);
     if (whole >= 0) {
-        if (count < cap) out[count] = whole;
-        return count + 1;
+        put_token(e, whole);
+        return true;
     }
     cached_word *c = e->cache ? &e->cache[hash_text(word, n) % CACHE_WORDS] : NULL;
     if (c && c->n == n && memcmp(c->text, word, n) == 0) {
-        for (size_t i = 0; i < c->count && count + i < cap; i++) out[count + i] = out[c->first + i];
-        return count + c->count;
+        for (size_t i = 0; i < c->count && e->count + i < e->cap; i++)
+            e->out[e->count + i] = e->out[c->first + i];
+        e->count += c->count;
+        return true;
     }
-    if (!make_room(e, n)) return *enough = false, count;
+    if (!make_room(e, n)) return false;
     merge_bytes(e, word, n);
-    size_t first = count;
-    for (size_t k = 0; k != NOWHERE; k = e->symbols[k].right, count++) {
+    size_t first = e->count;
+    for (size_t k = 0; k != NOWHERE; k = e->symbols[k].right) {
         const symbol *s = &e->symbols[k];
-        if (count < cap) out[count] = v->pairs ? s->id : vocab_find(v, word + s->begin, s->n);
+        put_token(e, v->pairs ? s->id : vocab_find(v, word + s->begin, s->n));
     }
-    if (c) *c = (cached_word){word, n, first, count - first};
-    return count;
+    if (c) *c = (cached_word){word, n, first, e->count - first};
+    return true;
 }
 
-static ptrdiff_t encode_bytes(encoder *e, const char *text, size_t n, int32_t *out, size_t cap,
-                              size_t count) {
+/* Does what encode_text does, word by word. No space is added. */
+static int encode_bytes(encoder *e, const char *text, size_t n) {
     bool enough = true;
     for (size_t at = 0, length; at < n && enough; at += length) {
         length = next_word(e->v, text + at, n - at);
-        count = encode_word(e, text + at, length, out, cap, count, &enough);
+        enough = encode_word(e, text + at, length);
     }
-    free_text(e);
-    return enough ? (ptrdiff_t)count : LLAMA_ENOMEM;
+    free_symbols(e);
+    return enough ? LLAMA_OK : LLAMA_ENOMEM;
 }
 
 /* ---- 3. Encoding: special tokens in a text ---- */
@@ -2593,11 +2590,9 @@ static size_t leading_space(const char *text, size_t n) {
     return at;
 }
 
-/* Tokenizes text without special tokens, as the vocabulary does. See encode_text. */
-static ptrdiff_t encode_stretch(encoder *e, const char *text, size_t n, bool space, int32_t *out,
-                                size_t cap, size_t count) {
-    return e->v->byte_level ? encode_bytes(e, text, n, out, cap, count)
-                            : encode_text(e, text, n, space, out, cap, count);
+/* Tokenizes text without special tokens by the vocabulary's kind of BPE: see encode_text. */
+static int encode_stretch(encoder *e, const char *text, size_t n, bool space) {
+    return e->v->byte_level ? encode_bytes(e, text, n) : encode_text(e, text, n, space);
 }
 
 /* Does encode_stretch for a text whose special tokens are read: the leftmost first, and of those the
@@ -2605,27 +2600,21 @@ static ptrdiff_t encode_stretch(encoder *e, const char *text, size_t n, bool spa
  * front, as with SentencePiece's own library in Meta's code, in GGUF, and in Hugging Face's
  * LlamaTokenizer with legacy = true; with first_only, only the one at the beginning of the text
  * does. Fails also with LLAMA_EINVAL if the model has no row for a token. */
-static ptrdiff_t encode_special(encoder *e, const char *text, size_t n, int32_t *out, size_t cap,
-                                size_t count) {
+static int encode_special(encoder *e, const char *text, size_t n) {
     const llamac_vocab *v = e->v;
     for (size_t at = 0; at < n;) {
         int32_t id;
         size_t length = llamac_find_special(v, text + at, n - at, &id), kept = length;
         const vocab_piece *p = id < 0 ? NULL : piece_of(v, (size_t)id);
         if (p && p->lstrip) kept = llamac_trimmed_length(text + at, length);
-        ptrdiff_t got =
-            encode_stretch(e, text + at, kept, at == 0 || !v->first_only, out, cap, count);
-        if (got < 0) return got;
-        count = (size_t)got;
-        at += length;
-        if (!p) break;
+        int status = encode_stretch(e, text + at, kept, at == 0 || !v->first_only);
+        if (status || !p) return status;
         if (id >= v->size) return LLAMA_EINVAL;
-        if (count < cap) out[count] = id;
-        count++;
-        at += p->n;
+        put_token(e, id);
+        at += length + p->n;
         if (p->rstrip) at += leading_space(text + at, n - at);
     }
-    return (ptrdiff_t)count;
+    return LLAMA_OK;
 }
 
 /* Tokenizes text. Returns the number of tokens and writes at most cap of them. An empty text has no
@@ -2637,24 +2626,21 @@ LLAMAC_SHARED ptrdiff_t llamac_encode(const llamac_vocab *v, const llama_allocat
     if ((n && !text) || (cap && !out) || n > PTRDIFF_MAX / 64 ||
         (flags & ~(unsigned)(LLAMA_ADD_BOS | LLAMA_SPECIAL)))
         return LLAMA_EINVAL;
-    size_t count = 0;
+    encoder e = {.v = v, .allocator = allocator, .out = out, .cap = cap};
+    size_t bytes = v->splits_unused                    ? (size_t)v->size * sizeof *e.splits
+                   : v->byte_level && n >= CACHE_WORDS ? CACHE_WORDS * sizeof *e.cache
+                                                       : 0;
+    void *table = bytes ? allocate(&e, bytes, 1) : NULL;
+    if (bytes && !table) return LLAMA_ENOMEM;
+    if (bytes) memset(table, 0, bytes);
+    if (v->byte_level) e.cache = table;
+    else e.splits = table;
     const piece_text *first = special ? match_text(&v->specials, text, n) : NULL;
-    if ((flags & LLAMA_ADD_BOS) && llamac_vocab_adds_bos(v) && (!first || first->id != v->bos)) {
-        if (cap) out[0] = v->bos;
-        count = 1;
-    }
-    encoder e = {.v = v, .allocator = allocator};
-    size_t n_splits = v->splits_unused ? (size_t)v->size : 0;
-    if (n_splits && !(e.splits = allocate(&e, n_splits, sizeof *e.splits))) return LLAMA_ENOMEM;
-    if (n_splits) memset(e.splits, 0, n_splits * sizeof *e.splits);
-    size_t n_cache = v->byte_level && n >= CACHE_WORDS ? CACHE_WORDS : 0;
-    if (n_cache && !(e.cache = allocate(&e, n_cache, sizeof *e.cache))) return LLAMA_ENOMEM;
-    if (n_cache) memset(e.cache, 0, n_cache * sizeof *e.cache);
-    ptrdiff_t total = special ? encode_special(&e, text, n, out, cap, count)
-                              : encode_stretch(&e, text, n, true, out, cap, count);
-    if (n_splits) allocator->free(allocator->user, e.splits, n_splits * sizeof *e.splits);
-    if (n_cache) allocator->free(allocator->user, e.cache, n_cache * sizeof *e.cache);
-    return total;
+    if ((flags & LLAMA_ADD_BOS) && llamac_vocab_adds_bos(v) && (!first || first->id != v->bos))
+        put_token(&e, v->bos);
+    int status = special ? encode_special(&e, text, n) : encode_stretch(&e, text, n, true);
+    if (bytes) allocator->free(allocator->user, table, bytes);
+    return status ? status : (ptrdiff_t)e.count;
 }
 
 /* ---- 4. Decoding ---- */
