@@ -67,16 +67,17 @@ typedef struct {
 } piece_texts;
 
 typedef struct {         /* a merge of byte-level BPE, in a hash table */
-    int32_t left, right; /* ids of two pieces; left is -1: the slot is empty */
+    int32_t left, right; /* ids of two pieces; left and rank are -1: the slot is empty */
     int32_t rank;        /* place in the list of merges; -1: it forms a special token */
 } piece_pair;
 
 struct llamac_vocab {
-    llamac_arena *arena;                   /* of the model */
-    bool byte_level;                       /* byte-level BPE; false: as SentencePiece */
-    vocab_piece *pieces;                   /* [size], by id */
-    int32_t size, capacity, bos, eos, unk; /* pieces; ids, -1: none */
-    int32_t byte_id[256];                  /* id of each byte's piece; -1: none */
+    llamac_arena *arena;         /* of the model */
+    bool byte_level;             /* byte-level BPE; false: as SentencePiece */
+    vocab_piece *pieces;         /* [size], by id */
+    size_t capacity;             /* of `pieces` */
+    int32_t size, bos, eos, unk; /* number of pieces; ids, -1: none */
+    int32_t byte_id[256];        /* id of each byte's piece; -1: none */
     int32_t *slots; /* [slot_mask + 1] hash table of the pieces that merges form: ids; -1: empty */
     uint32_t slot_mask; /* a power of 2, less 1 */
     piece_texts user;   /* the USER_DEFINED pieces */
@@ -145,14 +146,26 @@ static uint32_t hash_text(const char *text, size_t n) {
     return (uint32_t)(h >> 32);
 }
 
-/* Returns the id of the piece in the hash table with this text, or -1. */
-static int32_t slot_find(const llamac_vocab *v, const char *text, size_t n) {
+/* Returns whether two texts are equal. */
+static bool same_text(const void *a, size_t n_a, const void *b, size_t n_b) {
+    return n_a == n_b && memcmp(a, b, n_a) == 0;
+}
+
+/* Returns the slot of the hash table that has the piece with this text, or else the empty slot for it.
+ * Returns NULL after MAX_PROBES. */
+static int32_t *find_slot(const llamac_vocab *v, const char *text, size_t n) {
     uint32_t i = hash_text(text, n) & v->slot_mask;
     for (int tries = 0; tries <= MAX_PROBES; tries++, i = (i + 1) & v->slot_mask) {
-        int32_t id = v->slots[i];
-        if (id < 0 || (v->pieces[id].n == n && memcmp(v->pieces[id].text, text, n) == 0)) return id;
+        const vocab_piece *p = v->slots[i] < 0 ? NULL : &v->pieces[v->slots[i]];
+        if (!p || same_text(p->text, p->n, text, n)) return &v->slots[i];
     }
-    return -1;
+    return NULL;
+}
+
+/* Returns the id of the piece in the hash table with this text, or -1. */
+static int32_t slot_find(const llamac_vocab *v, const char *text, size_t n) {
+    const int32_t *slot = find_slot(v, text, n);
+    return slot ? *slot : -1;
 }
 
 /* Returns the id of the piece with this text that ordinary text can have, or -1. A piece that became
@@ -170,46 +183,36 @@ static uint64_t hash_pair(int32_t left, int32_t right) {
     return (h ^ h >> 32) * 0xd6e8feb86659fd93 >> 24;
 }
 
-/* Returns the rank of the merge of two pieces, or -1 if the vocabulary does not merge them. */
-static int32_t find_pair(const llamac_vocab *v, int32_t left, int32_t right) {
+/* Returns the slot of the hash table that has the merge of two pieces, or else the empty slot for it.
+ * Returns NULL after MAX_PROBES. */
+static piece_pair *find_pair(const llamac_vocab *v, int32_t left, int32_t right) {
     uint64_t i = hash_pair(left, right) & v->pair_mask;
     for (int tries = 0; tries <= MAX_PROBES; tries++, i = (i + 1) & v->pair_mask) {
-        const piece_pair *p = &v->pairs[i];
-        if (p->left < 0) return -1;
-        if (p->left == left && p->right == right) return p->rank;
+        piece_pair *p = &v->pairs[i];
+        if (p->left < 0 || (p->left == left && p->right == right)) return p;
     }
-    return -1;
-}
-
-/* Returns whether the text of a piece is what the cursor is on. */
-static bool same_text(const vocab_piece *p, llamac_cursor c) {
-    return p->n == llamac_left(&c) && memcmp(p->text, c.at, p->n) == 0;
+    return NULL;
 }
 
 /* Returns the byte that a text like "<0x41>" names, here 0x41, or -1. Digits are upper-case. */
-static int byte_of(const vocab_piece *p) {
-    int value = 0;
-    if (p->n != 6 || memcmp(p->text, "<0x", 3) != 0 || p->text[5] != '>') return -1;
-    for (int i = 3; i < 5; i++) {
-        char c = p->text[i];
-        int digit = c >= '0' && c <= '9' ? c - '0' : c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
-        if (digit < 0) return -1;
-        value = value * 16 + digit;
-    }
-    return value;
+static int byte_of(const char *text, size_t n) {
+    static const char digits[] = "0123456789ABCDEF";
+    if (n != 6 || memcmp(text, "<0x", 3) != 0 || text[5] != '>') return -1;
+    const char *high = memchr(digits, text[3], 16), *low = memchr(digits, text[4], 16);
+    return high && low ? (int)(16 * (high - digits) + (low - digits)) : -1;
 }
 
-/* Returns the length of the UTF-8 character at the start of s[n], n > 0. Returns 0 if there is no
+/* Returns the length of the UTF-8 character at the start of text[n], n > 0. Returns 0 if there is no
  * valid character. */
-static size_t utf8_length(const unsigned char *s, size_t n) {
+static size_t utf8_length(const void *text, size_t n) {
     int32_t number;
-    size_t length = llamac_utf8_next((const char *)s, n, &number);
+    size_t length = llamac_utf8_next(text, n, &number);
     return number < 0 ? 0 : length;
 }
 
 static bool is_utf8(const char *text, size_t n) {
     for (size_t i = 0, length; i < n; i += length)
-        if (!(length = utf8_length((const unsigned char *)text + i, n - i))) return false;
+        if (!(length = utf8_length(text + i, n - i))) return false;
     return true;
 }
 
@@ -217,7 +220,7 @@ static bool is_utf8(const char *text, size_t n) {
 static size_t decoded_length(const char *text, size_t n) {
     size_t sum = 0;
     for (size_t i = 0, length; i < n; i += length ? length : 1)
-        sum += (length = utf8_length((const unsigned char *)text + i, n - i)) ? length : 3;
+        sum += (length = utf8_length(text + i, n - i)) ? length : 3;
     return sum;
 }
 
@@ -232,7 +235,7 @@ static llamac_vocab *vocab_new(llamac_arena *arena, size_t capacity) {
     v->slots = llamac_new(arena, slots, sizeof *v->slots);
     if (!v->pieces || !v->slots) return NULL;
     v->arena = arena;
-    v->capacity = (int32_t)capacity;
+    v->capacity = capacity;
     v->bos = v->eos = v->unk = -1;
     v->adds_bos = true;
     v->strips = -1;
@@ -247,7 +250,7 @@ static llamac_vocab *vocab_new(llamac_arena *arena, size_t capacity) {
 /* Adds a piece; its id is the number of pieces added before it. Every reader adds pieces through
  * this function. The text is copied first and the copy is checked. */
 static const char *vocab_add(llamac_vocab *v, const char *from, size_t n, float score, int type) {
-    if (v->size == v->capacity) return "has more pieces than it declares";
+    if ((size_t)v->size == v->capacity) return "has more pieces than it declares";
     if (n > MAX_PIECE || (n == 0 && type != CONTROL))
         return "has a piece that is empty or over 1000 bytes";
     if (type < NORMAL || type > BYTE_PIECE || score != score)
@@ -260,7 +263,7 @@ static const char *vocab_add(llamac_vocab *v, const char *from, size_t n, float 
     if (!v->byte_level && !is_utf8(text, n)) return "has a piece that is not UTF-8";
     int32_t id = v->size++;
     v->pieces[id] = (vocab_piece){.text = text, .n = (uint32_t)n, .score = score, .type = type};
-    int byte = type == BYTE_PIECE ? byte_of(&v->pieces[id]) : -1;
+    int byte = type == BYTE_PIECE ? byte_of(text, n) : -1;
     if (type == BYTE_PIECE && byte < 0) return "has a byte piece that is not <0xNN>";
     if (type == UNKNOWN && v->unk >= 0) return "has two unknown pieces, and may have only <unk>";
     if (type == BYTE_PIECE && v->byte_id[byte] >= 0) return two_ids;
@@ -268,12 +271,11 @@ static const char *vocab_add(llamac_vocab *v, const char *from, size_t n, float 
     if (type == UNKNOWN) v->unk = id;
     bool merges = type == NORMAL || type == USER_DEFINED || (type == UNUSED && v->splits_unused);
     if (!merges && !(n && v->lists_pairs)) return NULL;
-    if (slot_find(v, text, n) >= 0) return two_ids;
+    int32_t *slot = find_slot(v, text, n);
+    if (!slot) return "has pieces made to collide in a hash table";
+    if (*slot >= 0) return two_ids;
     if (v->byte_level && n == 1 && type == NORMAL) v->byte_id[(unsigned char)*text] = id;
-    uint32_t i = hash_text(text, n) & v->slot_mask;
-    for (int tries = 0; v->slots[i] >= 0; tries++, i = (i + 1) & v->slot_mask)
-        if (tries == MAX_PROBES) return "has pieces made to collide in a hash table";
-    v->slots[i] = id;
+    *slot = id;
     return NULL;
 }
 
@@ -318,8 +320,7 @@ static const char *list_texts(llamac_vocab *v, piece_texts *list,
     qsort(list->at, n, sizeof *list->at, compare_texts);
     for (size_t i = 0; i < n; i++) {
         piece_text t = list->at[i], *last = list->n ? &list->at[list->n - 1] : NULL;
-        if (!last || last->n != t.n || memcmp(last->text, t.text, t.n) != 0)
-            list->at[list->n++] = t;
+        if (!last || !same_text(last->text, last->n, t.text, t.n)) list->at[list->n++] = t;
         else if (last->id < v->size) return two_ids;
     }
     return NULL;
@@ -344,7 +345,7 @@ static const char *list_pairs(llamac_vocab *v) {
     }
     for (uint64_t i = 0; v->pairs && i <= v->pair_mask; i++) {
         piece_pair *p = &v->pairs[i];
-        int type = p->left < 0 || p->rank < 0 ? NORMAL : v->pieces[v->merged[p->rank]].type;
+        int type = p->rank < 0 ? NORMAL : v->pieces[v->merged[p->rank]].type;
         if (type == CONTROL || type == UNUSED) p->rank = -1;
     }
     return NULL;
@@ -356,8 +357,7 @@ static const char *list_pieces(llamac_vocab *v) {
     if (v->n_rowless) qsort(v->rowless, v->n_rowless, sizeof *v->rowless, compare_rowless);
     for (size_t i = 1; i < v->n_rowless; i++) {
         const vocab_piece *a = &v->rowless[i - 1], *b = &v->rowless[i];
-        if (a->id == b->id && (a->n != b->n || memcmp(a->text, b->text, a->n) != 0))
-            return two_texts;
+        if (a->id == b->id && !same_text(a->text, a->n, b->text, b->n)) return two_texts;
     }
     v->longest = 1;
     for (int32_t i = 0; i < v->size; i++)
@@ -604,13 +604,14 @@ static const char *read_charsmap(llamac_vocab *v, llamac_cursor c) {
 
 /* Returns the text that the character map writes for the longest of its keys at the start of
  * text[n], and sets *length to the key's length. Returns NULL if no key is there. */
-static const char *match_charsmap(const llamac_vocab *v, const unsigned char *text, size_t n,
+static const char *match_charsmap(const llamac_vocab *v, const char *text, size_t n,
                                   size_t *length) {
     const char *found = NULL;
     size_t at = trie_offset(v->trie[0]);
     for (size_t d = 0; d < n && d < MAX_KEY; d++) {
-        at ^= text[d];
-        if (at >= v->n_trie || (v->trie[at] & 0x800000ff) != text[d]) break;
+        unsigned char byte = (unsigned char)text[d];
+        at ^= byte;
+        if (at >= v->n_trie || (v->trie[at] & 0x800000ff) != byte) break;
         bool ends = v->trie[at] & 256;
         at ^= trie_offset(v->trie[at]);
         if (!ends) continue;
@@ -717,8 +718,7 @@ static const char *parse_trainer(llamac_vocab *v, llamac_cursor c, llamac_cursor
     }
     if (c.bad) return "has a trainer_spec that is truncated";
     if (model_type != BPE)
-        return model_type == 1 || model_type == 3 || model_type == 4 ? not_bpe[model_type]
-                                                                     : "!is not a BPE model";
+        return model_type < 5 && not_bpe[model_type] ? not_bpe[model_type] : "!is not a BPE model";
     return suffix ? "!has spaces after words (treat_whitespace_as_suffix)" : NULL;
 }
 
@@ -777,7 +777,9 @@ static const char *parse_proto(llamac_vocab *v, llamac_cursor c) {
     /* <s> and </s> are found by their texts, as the library does it, not by fields 41 and 42. */
     for (int32_t t = v->size - 1; t >= 0; t--)
         for (int i = 0; i < 2 && v->pieces[t].type == CONTROL; i++)
-            if (same_text(&v->pieces[t], special[i])) id[i] = t;
+            if (same_text(v->pieces[t].text, v->pieces[t].n, special[i].at,
+                          llamac_left(&special[i])))
+                id[i] = t;
     return finish_vocab(v, id[0], id[1], false, v->space_in_front);
 }
 
@@ -859,27 +861,18 @@ static size_t special_name(int i, char name[64], bool *ends) {
 
 static bool is_newline(char c) { return c == '\r' || c == '\n'; }
 
-/* Returns the value of a digit of base64, or -1. */
-static int base64_digit(int c) {
-    return c >= 'A' && c <= 'Z'   ? c - 'A'
-           : c >= 'a' && c <= 'z' ? c - 'a' + 26
-           : c >= '0' && c <= '9' ? c - '0' + 52
-           : c == '+'             ? 62
-           : c == '/'             ? 63
-                                  : -1;
-}
-
 /* Reads base64 up to the next space into out, and returns the number of bytes. Returns 0 if it is not
  * valid, of nothing, or over `capacity` bytes. */
 static size_t read_base64(llamac_cursor *c, char *out, size_t capacity) {
+    static const char values[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     uint32_t bits = 0;
     size_t digits = 0, pads = 0, n = 0;
     for (; c->at < c->end && *c->at != ' '; c->at++) {
-        int digit = base64_digit(*c->at);
+        const char *digit = memchr(values, *c->at, 64);
         if (*c->at == '=' && pads < 2) pads++;
-        else if (digit < 0 || pads || n == capacity) return 0;
+        else if (!digit || pads || n == capacity) return 0;
         else {
-            bits = bits << 6 | (uint32_t)digit;
+            bits = bits << 6 | (uint32_t)(digit - values);
             if (++digits % 4 != 1) out[n++] = (char)(bits >> (4 - digits % 4) % 4 * 2);
         }
     }
@@ -978,7 +971,7 @@ static const char *begin_merges(llamac_vocab *v, uint64_t count) {
     v->pairs = llamac_new(v->arena, slots, sizeof *v->pairs);
     v->merged = llamac_new(v->arena, count, sizeof *v->merged);
     if (!v->pairs || !v->merged) return out_of_memory;
-    for (uint64_t i = 0; i < slots; i++) v->pairs[i].left = -1;
+    memset(v->pairs, -1, slots * sizeof *v->pairs);
     v->pair_mask = slots - 1;
     v->merge_capacity = (size_t)count;
     return NULL;
@@ -998,13 +991,10 @@ static const char *add_merge(llamac_vocab *v, const char *left, size_t n_left, c
                      slot_find(v, bytes, n + m)};
     if (ids[0] < 0 || ids[1] < 0 || ids[2] < 0) return unknown;
     if (v->n_merges == v->merge_capacity) return "has more merges than it declares";
-    uint64_t i = hash_pair(ids[0], ids[1]) & v->pair_mask;
-    for (int tries = 0; v->pairs[i].left >= 0; tries++, i = (i + 1) & v->pair_mask) {
-        if (v->pairs[i].left == ids[0] && v->pairs[i].right == ids[1])
-            return "has the same merge twice";
-        if (tries == MAX_PROBES) return "has merges made to collide in a hash table";
-    }
-    v->pairs[i] = (piece_pair){ids[0], ids[1], (int32_t)v->n_merges};
+    piece_pair *pair = find_pair(v, ids[0], ids[1]);
+    if (!pair) return "has merges made to collide in a hash table";
+    if (pair->left >= 0) return "has the same merge twice";
+    *pair = (piece_pair){ids[0], ids[1], (int32_t)v->n_merges};
     v->merged[v->n_merges++] = ids[2];
     return NULL;
 }
@@ -1233,6 +1223,16 @@ LLAMAC_SHARED int llamac_vocab_gather(llamac_vocab **out, llamac_gguf_vocab *g, 
 
 /* ---- 2. Reading vocabularies: strings in JSON ---- */
 
+/* Returns the number that 4 hexadecimal digits write. */
+static uint32_t hex_number(const char *digits) {
+    uint32_t v = 0;
+    for (int i = 0; i < 4; i++) {
+        int c = digits[i];
+        v = v * 16 + (uint32_t)(c <= '9' ? c - '0' : (c | 32) - 'a' + 10);
+    }
+    return v;
+}
+
 /* Returns a JSON string's text in UTF-8, with its escapes resolved, and sets *length. The syntax of
  * the escapes was checked by the JSON reader. Returns NULL and sets *why if a high
  * surrogate is not followed by a low one, or if memory is short. */
@@ -1252,22 +1252,14 @@ static char *json_unescape(llamac_arena *arena, const char *text, size_t n, size
             out[k++] = to[plain - from];
             continue;
         }
-        uint32_t code = 0, high = 0;
-        for (int turn = 0; turn < 2 && (turn == 0 || high); turn++) { /* turn 1: low surrogate */
-            if (turn && (n - i < 7 || text[++i] != '\\' || text[++i] != 'u')) return NULL;
-            if (text[i] != 'u' || n - i < 5) return NULL;
-            code = 0;
-            for (int d = 0; d < 4; d++) {
-                char c = text[++i];
-                int digit = c >= '0' && c <= '9'                 ? c - '0'
-                            : (c | 32) >= 'a' && (c | 32) <= 'f' ? (c | 32) - 'a' + 10
-                                                                 : -1;
-                if (digit < 0) return NULL;
-                code = code * 16 + (uint32_t)digit;
-            }
-            if (turn && (code < 0xdc00 || code > 0xdfff)) return NULL;
-            if (turn) code = 0x10000 + ((high - 0xd800) << 10) + (code - 0xdc00);
-            high = !turn && code >= 0xd800 && code < 0xdc00 ? code : 0;
+        uint32_t code = hex_number(text + i + 1), low = 0;
+        i += 4;
+        if (code >= 0xd800 && code < 0xdc00) { /* a high surrogate */
+            if (n - i > 6 && text[i + 1] == '\\' && text[i + 2] == 'u')
+                low = hex_number(text + i + 3);
+            if (low < 0xdc00 || low > 0xdfff) return NULL;
+            code = 0x10000 + ((code - 0xd800) << 10) + (low - 0xdc00);
+            i += 6;
         }
         if (code >= 0x80) { /* UTF-8 is never longer than the escape, so `out` is large enough */
             int more = code < 0x800 ? 1 : code < 0x10000 ? 2 : 3;
@@ -1330,39 +1322,25 @@ static const char *read_field(added_token *a, const llamac_json *j) {
     return NULL;
 }
 
-/* Returns an array of at least `needed` pieces, with the n pieces of `from`, and updates *capacity.
- * Returns NULL if memory is short. */
-static vocab_piece *grow(llamac_arena *arena, vocab_piece *from, size_t n, size_t needed,
-                         size_t *capacity) {
-    if (needed <= *capacity) return from;
-    vocab_piece *larger = llamac_new(arena, needed + needed / 2, sizeof *larger);
-    if (larger && n) memcpy(larger, from, n * sizeof *larger);
-    if (larger) *capacity = needed + needed / 2;
-    return larger;
-}
-
 /* Returns the piece of an added token with this id. If it does not exist yet, the pieces grow by empty
- * ones up to it; without a row in the model it is one of v->rowless. Returns NULL and sets *why if
- * that fails. */
-static vocab_piece *piece_for_id(llamac_vocab *v, double id, size_t rows, const char **why) {
-    bool row = id < (double)rows;
-    size_t size = (size_t)v->size, needed = row ? (size_t)id + 1 : v->n_rowless + 1;
-    *why = out_of_memory;
-    if (row) {
-        size_t capacity = (size_t)v->capacity;
-        vocab_piece *pieces = grow(v->arena, v->pieces, size, needed, &capacity);
-        if (!pieces) return NULL;
-        v->pieces = pieces;
-        v->capacity = (int32_t)capacity;
-        for (; size < needed; size++) pieces[size] = (vocab_piece){.type = CONTROL};
-        v->size = (int32_t)size;
-        return &pieces[(size_t)id];
+ * ones up to it; without a row in the model it becomes the last of v->rowless. Returns NULL if memory
+ * is short. */
+static vocab_piece *piece_for_id(llamac_vocab *v, int32_t id, size_t rows) {
+    bool row = (size_t)id < rows;
+    size_t size = row ? (size_t)v->size : v->n_rowless, needed = row ? (size_t)id + 1 : size + 1;
+    vocab_piece **pieces = row ? &v->pieces : &v->rowless;
+    size_t *capacity = row ? &v->capacity : &v->rowless_capacity;
+    if (needed > *capacity) {
+        vocab_piece *larger = llamac_new(v->arena, needed + needed / 2, sizeof *larger);
+        if (!larger) return NULL;
+        if (size) memcpy(larger, *pieces, size * sizeof *larger);
+        *pieces = larger;
+        *capacity = needed + needed / 2;
     }
-    vocab_piece *rowless = grow(v->arena, v->rowless, v->n_rowless, needed, &v->rowless_capacity);
-    if (!rowless) return NULL;
-    v->rowless = rowless;
-    rowless[v->n_rowless] = (vocab_piece){.type = CONTROL, .id = (int32_t)id};
-    return &rowless[v->n_rowless++];
+    for (; size < needed; size++) (*pieces)[size] = (vocab_piece){.type = CONTROL, .id = id};
+    if (row) v->size = (int32_t)size;
+    else v->n_rowless = size;
+    return &(*pieces)[needed - 1];
 }
 
 /* Adds a token, or makes an existing piece special. rows is the number of the model's tokens. */
@@ -1378,9 +1356,9 @@ static const char *add_token(llamac_vocab *v, const added_token *a, size_t rows)
     if (n == 0 || n > MAX_PIECE || !is_utf8(text, n))
         return "has an added token that is empty, not UTF-8 or over 1000 bytes";
     if (v->n_added++ == MAX_ADDED) return "has more than 65536 added tokens";
-    vocab_piece *p = piece_for_id(v, a->id, rows, &why);
-    if (!p) return why;
-    bool same = p->n == n && memcmp(p->text, text, n) == 0;
+    vocab_piece *p = piece_for_id(v, (int32_t)a->id, rows);
+    if (!p) return out_of_memory;
+    bool same = same_text(p->text, p->n, text, n);
     if (!same && (p->type == UNKNOWN || p->type == BYTE_PIECE))
         return "gives the id of <unk> or of a byte to another token";
     if (p->type == BYTE_PIECE) return "has an added token that is a byte";
@@ -1583,8 +1561,7 @@ static const char *json_piece(json_vocab *k, double id, const char *text, size_t
     size_t i = (size_t)id, length = 0;
     const char *why, *plain = json_unescape(&k->scratch, text, n, &length, &why);
     if (!plain) return why;
-    if (k->pieces[i].text &&
-        (k->pieces[i].n != length || memcmp(k->pieces[i].text, plain, length) != 0))
+    if (k->pieces[i].text && !same_text(k->pieces[i].text, k->pieces[i].n, plain, length))
         return "has two pieces of one id";
     if (!k->pieces[i].text || type != NORMAL) k->pieces[i].type = type;
     k->pieces[i].text = plain;
@@ -1922,7 +1899,7 @@ static const char *json_scores(json_vocab *k, llamac_vocab *v, llamac_json j) {
         why = no_scores(v, apart_why, v->pieces[apart].text, v->pieces[apart].n);
     for (int32_t i = 0; i < v->size && !why; i++) {
         vocab_piece *p = &v->pieces[i];
-        bool character = utf8_length((const unsigned char *)p->text, p->n) == p->n;
+        bool character = utf8_length(p->text, p->n) == p->n;
         if (p->type == NORMAL && p->score == UNSCORED && !character)
             why = no_scores(v, "added_tokens does not list, and no merge forms, its piece", p->text,
                             p->n);
@@ -1953,8 +1930,7 @@ static const char *bytes_template(json_vocab *k, const llamac_json *j) {
         llamac_json_under(j, 4 + below, "ids")) {
         json_around id = {j->key[3 + below].text, j->key[3 + below].n, v->number};
         for (size_t i = 0; i < k->n_listed; i++)
-            if (id.n == k->listed[i].n && memcmp(id.text, k->listed[i].text, id.n) == 0)
-                return several;
+            if (same_text(id.text, id.n, k->listed[i].text, k->listed[i].n)) return several;
         if (v->kind != '0' || k->n_listed == sizeof k->listed / sizeof *k->listed) return several;
         k->listed[k->n_listed++] = id;
     }
@@ -2048,14 +2024,14 @@ static const char *bytes_around(json_vocab *k, const json_around *around, double
     const char *text = json_unescape(&k->scratch, around->text, around->n, &n, &why);
     if (!text) return why;
     while (id_found < k->size &&
-           !(k->pieces[id_found].type != NORMAL && k->pieces[id_found].n == n &&
-             k->pieces[id_found].text && memcmp(k->pieces[id_found].text, text, n) == 0))
+           !(k->pieces[id_found].type != NORMAL && k->pieces[id_found].text &&
+             same_text(k->pieces[id_found].text, k->pieces[id_found].n, text, n)))
         id_found++;
     *id = (double)id_found;
     for (size_t i = 0; i < k->n_listed; i++) {
         const json_around *l = &k->listed[i];
-        bool same = l->n == around->n && memcmp(l->text, around->text, l->n) == 0;
-        if (same && l->id != *id) *id = (double)k->size;
+        if (same_text(l->text, l->n, around->text, around->n) && l->id != *id)
+            *id = (double)k->size;
     }
     return *id < (double)k->size
                ? NULL
@@ -2123,17 +2099,17 @@ static const char *parse_json(llamac_vocab **out, llamac_cursor c, size_t max_pi
     if (!why && !(v = vocab_new(arena, k.size))) why = out_of_memory;
     for (size_t id = 0; id < k.size && !why; id++) {
         const char *text = k.pieces[id].text;
-        vocab_piece p = {.text = text, .n = (uint32_t)k.pieces[id].n, .type = BYTE_PIECE};
+        size_t n = k.pieces[id].n;
         if (!text) why = "lacks the piece of some id";
         else {
-            int type = byte_of(&p) >= 0                  ? BYTE_PIECE
-                       : llamac_is(p.text, p.n, "<unk>") ? UNKNOWN
-                                                         : k.pieces[id].type;
+            int type = byte_of(text, n) >= 0         ? BYTE_PIECE
+                       : llamac_is(text, n, "<unk>") ? UNKNOWN
+                                                     : k.pieces[id].type;
             if (type == BYTE_PIECE && !k.byte_fallback)
                 why = "has byte pieces, but its byte_fallback is not true";
-            if (llamac_is(p.text, p.n, "<s>")) bos = (int32_t)id;
-            if (llamac_is(p.text, p.n, "</s>")) eos = (int32_t)id;
-            if (!why) why = vocab_add(v, text, k.pieces[id].n, UNSCORED, type);
+            if (llamac_is(text, n, "<s>")) bos = (int32_t)id;
+            if (llamac_is(text, n, "</s>")) eos = (int32_t)id;
+            if (!why) why = vocab_add(v, text, n, UNSCORED, type);
         }
     }
     if (!why) why = json_scores(&k, v, j);
@@ -2278,15 +2254,14 @@ static bool make_room(encoder *e, size_t n) {
  * for. */
 static const char *normalise_next(const llamac_vocab *v, const char *text, size_t n, size_t *n_out,
                                   size_t *used) {
-    const unsigned char *bytes = (const unsigned char *)text;
     const char *mapped;
     const piece_text *user = match_text(&v->user, text, n);
     if (user) return *n_out = *used = user->n, text;
-    if (v->trie && (mapped = match_charsmap(v, bytes, n, used))) {
+    if (v->trie && (mapped = match_charsmap(v, text, n, used))) {
         *n_out = strlen(mapped);
         return mapped;
     }
-    if ((*n_out = *used = utf8_length(bytes, n))) return text;
+    if ((*n_out = *used = utf8_length(text, n))) return text;
     *n_out = sizeof REPLACEMENT - 1;
     *used = 1;
     return REPLACEMENT;
@@ -2338,9 +2313,9 @@ static void propose(encoder *e, size_t left, size_t right) {
     size_t n = (size_t)a->n + b->n;
     candidate c = {left, right, 0, (uint16_t)n};
     if (e->v->pairs) {
-        int32_t rank = find_pair(e->v, a->id, b->id);
-        if (rank < 0) return;
-        c.score = -(float)rank;
+        const piece_pair *pair = find_pair(e->v, a->id, b->id);
+        if (!pair || pair->rank < 0) return;
+        c.score = -(float)pair->rank;
     } else {
         int32_t id = n <= MAX_PIECE ? vocab_find(e->v, e->text + a->begin, n) : -1;
         if (id < 0) return;
@@ -2389,7 +2364,7 @@ static void merge_symbols(encoder *e) {
 static void merge_characters(encoder *e) {
     for (size_t i = 0, n, k = 0; i < e->n_text; i += n, k++) {
         const piece_text *user = match_text(&e->v->user, e->text + i, e->n_text - i);
-        n = user ? user->n : utf8_length((const unsigned char *)e->text + i, e->n_text - i);
+        n = user ? user->n : utf8_length(e->text + i, e->n_text - i);
         e->symbols[k] = (symbol){i, k ? k - 1 : NOWHERE, k + 1, (uint16_t)n, user != NULL, -1};
         e->n_symbols = k + 1;
     }
@@ -2537,7 +2512,7 @@ static bool encode_word(encoder *e, const char *word, size_t n) {
         return true;
     }
     cached_word *c = e->cache ? &e->cache[hash_text(word, n) % CACHE_WORDS] : NULL;
-    if (c && c->n == n && memcmp(c->text, word, n) == 0) {
+    if (c && same_text(c->text, c->n, word, n)) {
         for (size_t i = 0; i < c->count && e->count + i < e->cap; i++)
             e->out[e->count + i] = e->out[c->first + i];
         e->count += c->count;
@@ -2683,7 +2658,7 @@ static size_t decode_piece(const llamac_vocab *v, llama_decoder *u, int32_t toke
     const vocab_piece *p = &v->pieces[token];
     if (p->type == BYTE_PIECE) {
         u->started = 1;
-        u->pending[u->n++] = (unsigned char)byte_of(p);
+        u->pending[u->n++] = (unsigned char)byte_of(p->text, p->n);
         return flush_pending(u, false, false, out);
     }
     size_t to = flush_pending(u, true, false, out);
