@@ -1001,8 +1001,8 @@ static const char *add_merge(llamac_vocab *v, const char *left, size_t n_left, c
 
 /* ---- 2. Reading vocabularies: GGUF ---- */
 
-/* GGUF has the texts, scores and types of the pieces in three arrays, and the rest in single
- * values. */
+/* GGUF has the texts and types of the pieces, and their scores or the merges, in three arrays, and the
+ * rest in single values. The types are those of SentencePiece. */
 
 /* Bits of llamac_gguf_vocab.seen: keys that have a default, by their places in llamac_vocab_note */
 enum { GIVEN_BOS = 1, GIVEN_EOS = 2, GIVEN_ADDS_BOS = 4, GIVEN_SPACE = 8 };
@@ -1101,21 +1101,38 @@ static int refuse_vocab(const char *why, const char *repair, bool own, const cha
     return llamac_fail(err, LLAMA_EFORMAT, "%s: %s; %s", file, why, repair);
 }
 
-/* Reads the pieces and merges. The types of pieces are those of SentencePiece. */
+/* Adds the pieces. Added tokens have the type USER_DEFINED in GGUF and become UNUSED: they can be
+ * decoded, and only LLAMA_SPECIAL makes them. */
 static const char *gather_pieces(llamac_vocab *v, llamac_gguf_vocab *g) {
     const char *why = NULL;
     for (uint64_t i = 0; i < g->tokens.n && !why; i++) {
-        llamac_value text, type;
-        if (llamac_gguf_value(&g->tokens.items, g->tokens.type, &text) != '"' ||
-            llamac_gguf_value(&g->types.items, g->types.type, &type) != '0' ||
-            !(type.number == NORMAL || type.number == CONTROL || type.number == USER_DEFINED ||
-              type.number == UNUSED))
-            return "has tokens that are not strings, or types that byte-level BPE does not have";
-        bool added = type.number == USER_DEFINED;
-        why = add_piece(v, text.text, text.n, added ? UNUSED : (int)type.number);
+        llamac_value text, type, score = {.kind = '0'};
+        bool good = llamac_gguf_value(&g->tokens.items, g->tokens.type, &text) == '"' &&
+                    llamac_gguf_value(&g->types.items, g->types.type, &type) == '0';
+        int t = good && type.number >= 0 && type.number <= BYTE_PIECE ? (int)type.number : -1;
+        good = good && t >= 0 && type.number == t;
+        if (v->byte_level) good = good && t != 0 && t != UNKNOWN && t != BYTE_PIECE;
+        else
+            good = good && llamac_gguf_value(&g->scores.items, g->scores.type, &score) == '0' &&
+                   (score.number != score.number || score.number == (double)(float)score.number);
+        if (!good)
+            return v->byte_level
+                       ? "has tokens that are not strings, or types that byte-level BPE does not "
+                         "have"
+                       : "has tokens that are not strings, types that are not whole numbers, or "
+                         "scores that are not float32 numbers";
+        bool added = t == USER_DEFINED;
+        if (added) t = UNUSED;
+        why = v->byte_level ? add_piece(v, text.text, text.n, t)
+                            : vocab_add(v, text.text, text.n, (float)score.number, t);
         if (!why) v->pieces[i].added = added;
     }
-    if (!why) why = begin_merges(v, g->merges.n);
+    return why;
+}
+
+/* Adds the merges of byte-level BPE, each a string of two pieces with a space between them. */
+static const char *gather_merges(llamac_vocab *v, llamac_gguf_vocab *g) {
+    const char *why = begin_merges(v, g->merges.n);
     for (uint64_t i = 0; i < g->merges.n && !why; i++) {
         llamac_value merge;
         if (llamac_gguf_value(&g->merges.items, g->merges.type, &merge) != '"')
@@ -1128,46 +1145,20 @@ static const char *gather_pieces(llamac_vocab *v, llamac_gguf_vocab *g) {
     return why;
 }
 
-/* Makes the vocabulary. Llama 3's has ignore_merges, which GGUF does not say. */
-static const char *gather_bytes(llamac_vocab **out, llamac_gguf_vocab *g, size_t max_pieces,
-                                llamac_arena *arena) {
-    enum { BYTES = 200, SHOWN = 64 };
-    int splitting = splitting_of(g), shown = g->pre.kind == '"' && g->pre.n < SHOWN;
-    if (!splitting) {
-        char *text = llamac_new(arena, BYTES, 1);
-        if (!text) return out_of_memory;
-        snprintf(text, BYTES, "!has the tokenizer.ggml.pre '%.*s', not llama-bpe, smollm or gpt-2",
-                 shown ? (int)g->pre.n : 0, shown ? g->pre.text : "");
-        return text;
-    }
-    if (g->tokens.kind != '[' || g->tokens.n > max_pieces || g->types.kind != '[' ||
-        g->types.n != g->tokens.n || g->merges.kind != '[')
-        return "has tokens, token_type or merges that are missing, differ in number or are more "
-               "than the model's tokens";
-    if (g->space_in_front != 0 || g->charsmap.kind)
-        return "!changes a text before it is tokenized (add_space_prefix, precompiled_charsmap)";
-    llamac_vocab *v = *out = bytes_new(arena, g->tokens.n, splitting);
-    if (!v) return out_of_memory;
-    v->lists_pairs = true;
-    v->whole_words = splitting == SPLIT_LLAMA3;
-    v->adds_bos = g->adds_bos != 0;
-    v->adds_eos = g->adds_eos != 0;
-    const char *why = gather_pieces(v, g);
-    return why ? why : finish_vocab(v, g->bos, g->eos, true, false);
-}
-
 /* Makes the vocabulary from the values that llamac_vocab_note noted. *out stays NULL if the file
- * has no vocabulary. Added tokens have the type USER_DEFINED in GGUF and become UNUSED: they can be
- * decoded, and only LLAMA_SPECIAL makes them. Fails with LLAMA_EFORMAT or LLAMA_ENOMEM. */
+ * has no vocabulary. Llama 3's has ignore_merges, which GGUF does not say. Fails with LLAMA_EFORMAT
+ * or LLAMA_ENOMEM. */
 LLAMAC_SHARED int llamac_vocab_gather(llamac_vocab **out, llamac_gguf_vocab *g, size_t max_pieces,
                                       const char *file, llamac_arena *arena, llama_error *err) {
     static const char repair[] = "convert the model to GGUF again";
+    const bool none = is_model(g, "none") || is_model(g, "no_vocab"), bytes = is_model(g, "gpt2");
+    const int splitting = bytes ? splitting_of(g) : 0;
     const char *why = NULL;
+    char other_pre[200];
     llamac_vocab *v = NULL;
-    bool none = is_model(g, "none") || is_model(g, "no_vocab");
     if (none || (!g->model.kind && !g->tokens.kind && !g->scores.kind && !g->types.kind))
         return LLAMA_OK;
-    if (!is_model(g, "llama") && !is_model(g, "gpt2"))
+    if (!bytes && !is_model(g, "llama"))
         return llamac_fail(
             err, LLAMA_EFORMAT,
             "%s: its vocabulary is of kind '%.*s', and only 'llama' (SentencePiece's BPE) and "
@@ -1178,37 +1169,32 @@ LLAMAC_SHARED int llamac_vocab_gather(llamac_vocab **out, llamac_gguf_vocab *g, 
     if (g->wrong)
         return llamac_fail(err, LLAMA_EFORMAT, "%s: its key tokenizer.ggml.%s %s; %s", file,
                            g->wrong, g->why, repair);
-    if (is_model(g, "gpt2")) {
-        if ((why = gather_bytes(&v, g, max_pieces, arena)))
-            return refuse_vocab(why, repair, true, file, err);
-        *out = v;
-        return LLAMA_OK;
-    }
-    if (g->tokens.kind != '[' || g->tokens.n > max_pieces || g->scores.kind != '[' ||
-        g->types.kind != '[' || g->scores.n != g->tokens.n || g->types.n != g->tokens.n)
-        return llamac_fail(err, LLAMA_EFORMAT,
-                           "%s: its tokens, scores or token_type are missing, differ in number or "
-                           "are more than the model's tokens; %s",
-                           file, repair);
-    if (!(v = vocab_new(arena, (size_t)g->tokens.n))) return llamac_out_of_memory(err, file);
-    for (uint64_t i = 0; i < g->tokens.n && !why; i++) {
-        llamac_value text, score, type;
-        if (llamac_gguf_value(&g->tokens.items, g->tokens.type, &text) != '"' ||
-            llamac_gguf_value(&g->scores.items, g->scores.type, &score) != '0' ||
-            llamac_gguf_value(&g->types.items, g->types.type, &type) != '0' ||
-            !(type.number >= 0 && type.number <= BYTE_PIECE && type.number == (int)type.number) ||
-            (score.number == score.number && score.number != (double)(float)score.number))
-            why =
-                "has tokens that are not strings, types that are not whole numbers, or scores that "
-                "are not float32 numbers";
-        else
-            why = vocab_add(v, text.text, (size_t)text.n, (float)score.number,
-                            type.number == USER_DEFINED ? UNUSED : (int)type.number);
-        if (!why) v->pieces[i].added = type.number == USER_DEFINED;
-    }
-    v->squeezes_spaces = g->squeezes_spaces != 0;
+    bool pieces = g->tokens.kind == '[' && g->tokens.n <= max_pieces && g->types.kind == '[' &&
+                  g->types.n == g->tokens.n;
+    if (bytes && !splitting) {
+        bool shown = g->pre.kind == '"' && g->pre.n < 64;
+        snprintf(other_pre, sizeof other_pre,
+                 "!has the tokenizer.ggml.pre '%.*s', not llama-bpe, smollm or gpt-2",
+                 shown ? (int)g->pre.n : 0, shown ? g->pre.text : "");
+        why = other_pre;
+    } else if (bytes && (!pieces || g->merges.kind != '['))
+        why = "has tokens, token_type or merges that are missing, differ in number or are more "
+              "than the model's tokens";
+    else if (bytes && (g->space_in_front != 0 || g->charsmap.kind))
+        why = "!changes a text before it is tokenized (add_space_prefix, precompiled_charsmap)";
+    else if (!bytes && (!pieces || g->scores.kind != '[' || g->scores.n != g->tokens.n))
+        why = "its tokens, scores or token_type are missing, differ in number or are more than the "
+              "model's tokens";
+    else v = bytes ? bytes_new(arena, g->tokens.n, splitting) : vocab_new(arena, g->tokens.n);
+    if (!why && !v) why = out_of_memory;
+    if (why) return refuse_vocab(why, repair, true, file, err);
+    v->lists_pairs = bytes;
+    v->whole_words = splitting == SPLIT_LLAMA3;
+    v->squeezes_spaces = !bytes && g->squeezes_spaces != 0;
     v->adds_bos = g->adds_bos != 0;
     v->adds_eos = g->adds_eos != 0;
+    why = gather_pieces(v, g);
+    if (!why && bytes) why = gather_merges(v, g);
     if (!why && g->charsmap.kind) {
         bool is_bytes = g->charsmap.kind == '[' && g->charsmap.type < 2; /* uint8, int8 */
         const unsigned char *map = is_bytes ? llamac_take(&g->charsmap.items, g->charsmap.n) : NULL;
