@@ -1526,6 +1526,7 @@ typedef struct {
     int prepend_types, prepends, replace_types, patterns, contents; /* of the normalizer: numbers */
     bool has_template, sequence, adds_bos, adds_eos; /* of the post_processor's template */
     double template_ids[2];                          /* of <s> and </s> in it; -1: not read */
+    int32_t ids[2];   /* of the pieces <s> and </s>; -1: there is none */
     char decoders[8]; /* the first letters of the decoder's types, in their order */
     unsigned parts;   /* bit i: part i of json_part() was read */
     size_t n_merges;
@@ -1899,6 +1900,39 @@ static const char *json_scores(json_vocab *k, llamac_vocab *v, llamac_json j) {
     return why;
 }
 
+/* Adds a piece. The tokens of the post_processor are found by their texts. */
+static const char *json_add(json_vocab *k, llamac_vocab *v, const char *text, size_t n, int type) {
+    if (byte_of(text, n) >= 0) type = BYTE_PIECE;
+    else if (llamac_is(text, n, "<unk>")) type = UNKNOWN;
+    if (type == BYTE_PIECE && !k->byte_fallback)
+        return "has byte pieces, but its byte_fallback is not true";
+    if (llamac_is(text, n, "<s>")) k->ids[0] = v->size;
+    if (llamac_is(text, n, "</s>")) k->ids[1] = v->size;
+    return vocab_add(v, text, n, UNSCORED, type);
+}
+
+/* Sets the scores, and takes over the settings. */
+static const char *json_finish(json_vocab *k, llamac_vocab *v, llamac_json j) {
+    bool prefixes = k->metaspace && !k->never && !k->no_prefix;
+    const char *why = json_scores(k, v, j);
+    if (!why) why = finish_vocab(v, k->ids[0], k->ids[1], false, k->prepends || prefixes);
+    if (!why && v->byte_id[0] < 0 && !k->named_unk)
+        why = "!has another unk_token than <unk>, or none";
+    for (int i = 0; i < 2 && !why; i++)
+        if ((i ? k->adds_eos : k->adds_bos) &&
+            (k->ids[i] < 0 || (k->template_ids[i] >= 0 && k->template_ids[i] != k->ids[i])))
+            why = "!puts other ids around a text than its vocabulary has for <s> and </s> "
+                  "(post_processor)";
+    v->splits_words = k->metaspace && !k->whole;
+    v->repeats_unk = !k->fuses_unk;
+    v->one_in_front = k->metaspace && !k->prepends;
+    v->first_only = k->first_only && !k->prepends;
+    v->first_stated = true;
+    if (k->decoders[0]) v->strips = strchr(k->decoders, 'S') != NULL;
+    if (k->has_template) v->adds_bos = k->adds_bos, v->adds_eos = k->adds_eos;
+    return why;
+}
+
 /* ---- 2. Reading vocabularies: tokenizer.json of byte-level BPE ---- */
 
 static const char other_words[] =
@@ -2024,34 +2058,19 @@ static const char *bytes_around(json_vocab *k, const json_around *around, double
                : "!puts other tokens around a text than its vocabulary has (post_processor)";
 }
 
-/* Reads the file in three passes, as parse_json does for SentencePiece. */
-static const char *parse_bytes_json(llamac_vocab **out, llamac_cursor c, size_t max_pieces,
-                                    llamac_arena *arena) {
-    json_vocab k = {.scratch = {arena->allocator, NULL}, .capacity = max_pieces};
-    llamac_json j = llamac_json_on(c.at, llamac_left(&c));
-    llamac_vocab *v = NULL;
-    double around[2] = {-1, -1};
-    int splitting = 0;
-    k.pieces = llamac_new(&k.scratch, max_pieces, sizeof *k.pieces);
-    const char *why = k.pieces ? json_pieces(&k, j, bytes_value) : out_of_memory;
-    if (!why) why = bytes_check(&k, &splitting);
-    if (!why && !(v = bytes_new(arena, k.size, splitting))) why = out_of_memory;
-    if (v) v->lists_pairs = true, v->whole_words = k.ignores_merges;
-    for (size_t id = 0; id < k.size && !why; id++)
-        why = k.pieces[id].text ? add_piece(v, k.pieces[id].text, k.pieces[id].n, k.pieces[id].type)
-                                : "lacks the piece of some id";
-    if (!why) why = begin_merges(v, k.n_merges);
+/* Adds the merges, finds the tokens around a text, and takes over the settings. */
+static const char *bytes_finish(json_vocab *k, llamac_vocab *v, llamac_json j) {
+    double around[2];
     char *joined;
-    for (size_t n, cut; !why && (n = json_merge(&k, &j, &joined, &cut, &why));)
+    v->whole_words = k->ignores_merges;
+    const char *why = begin_merges(v, k->n_merges);
+    for (size_t n, cut; !why && (n = json_merge(k, &j, &joined, &cut, &why));)
         why = add_merge(v, joined, cut, joined + cut, n - cut);
-    for (int i = 0; i < 2 && !why; i++) why = bytes_around(&k, &k.around[i], &around[i]);
-    if (!why) why = finish_vocab(v, around[0], -1, false, false);
-    if (!why) why = read_added(v, c, max_pieces, TOKENIZER_JSON, true);
-    if (!why) why = list_pieces(v);
-    if (v) v->adds_bos = around[0] >= 0, v->adds_eos = around[1] >= 0;
-    llamac_free_all(&k.scratch);
-    *out = v;
-    return why;
+    for (int i = 0; i < 2 && !why; i++) why = bytes_around(k, &k->around[i], &around[i]);
+    if (why) return why;
+    v->adds_bos = around[0] >= 0;
+    v->adds_eos = around[1] >= 0;
+    return finish_vocab(v, around[0], -1, false, false);
 }
 
 /* Returns whether the vocabulary is of byte-level BPE: its pre_tokenizer, or a part of it, is
@@ -2067,55 +2086,35 @@ static bool json_is_bytes(llamac_json j) {
     return false;
 }
 
-/* Reads the file in three passes: the pieces by id, the merges, the added tokens. Allocates *out, as only the
- * first pass tells the number of pieces. */
+/* Reads the file in three passes: the pieces by id, the merges, the added tokens. Allocates *out, as
+ * only the first pass tells the number of pieces. */
 static const char *parse_json(llamac_vocab **out, llamac_cursor c, size_t max_pieces,
                               llamac_arena *arena) {
-    static const char other_ids[] =
-        "!puts other ids around a text than its vocabulary has for <s> and </s> (post_processor)";
-    json_vocab k = {
-        .scratch = {arena->allocator, NULL}, .capacity = max_pieces, .template_ids = {-1, -1}};
+    json_vocab k = {.scratch = {arena->allocator, NULL},
+                    .capacity = max_pieces,
+                    .template_ids = {-1, -1},
+                    .ids = {-1, -1}};
     const llamac_json j = llamac_json_on(c.at, llamac_left(&c));
+    const bool bytes = json_is_bytes(j);
+    int splitting = 0;
     llamac_vocab *v = NULL;
-    int32_t bos = -1, eos = -1;
-    if (json_is_bytes(j)) return parse_bytes_json(out, c, max_pieces, arena);
     k.pieces = llamac_new(&k.scratch, max_pieces, sizeof *k.pieces);
-    const char *why = k.pieces ? json_pieces(&k, j, json_value) : out_of_memory;
-    if (!why) why = json_check(&k);
-    if (!why && !(v = vocab_new(arena, k.size))) why = out_of_memory;
+    const char *why =
+        k.pieces ? json_pieces(&k, j, bytes ? bytes_value : json_value) : out_of_memory;
+    if (!why) why = bytes ? bytes_check(&k, &splitting) : json_check(&k);
+    if (!why) v = bytes ? bytes_new(arena, k.size, splitting) : vocab_new(arena, k.size);
+    if (!why && !v) why = out_of_memory;
+    if (v) v->lists_pairs = bytes;
     for (size_t id = 0; id < k.size && !why; id++) {
         const char *text = k.pieces[id].text;
         size_t n = k.pieces[id].n;
+        int type = k.pieces[id].type;
         if (!text) why = "lacks the piece of some id";
-        else {
-            int type = byte_of(text, n) >= 0         ? BYTE_PIECE
-                       : llamac_is(text, n, "<unk>") ? UNKNOWN
-                                                     : k.pieces[id].type;
-            if (type == BYTE_PIECE && !k.byte_fallback)
-                why = "has byte pieces, but its byte_fallback is not true";
-            if (llamac_is(text, n, "<s>")) bos = (int32_t)id;
-            if (llamac_is(text, n, "</s>")) eos = (int32_t)id;
-            if (!why) why = vocab_add(v, text, n, UNSCORED, type);
-        }
+        else why = bytes ? add_piece(v, text, n, type) : json_add(&k, v, text, n, type);
     }
-    if (!why) why = json_scores(&k, v, j);
-    bool prefixes = k.metaspace && !k.never && !k.no_prefix;
-    if (!why) why = finish_vocab(v, bos, eos, false, k.prepends || prefixes);
-    if (!why && v->byte_id[0] < 0 && !k.named_unk)
-        why = "!has another unk_token than <unk>, or none";
-    for (int i = 0; i < 2 && !why; i++) {
-        int32_t id = i ? eos : bos;
-        if ((i ? k.adds_eos : k.adds_bos) &&
-            (id < 0 || (k.template_ids[i] >= 0 && k.template_ids[i] != id)))
-            why = other_ids;
-    }
-    if (!why) v->splits_words = k.metaspace && !k.whole, v->repeats_unk = !k.fuses_unk;
-    if (!why) v->one_in_front = k.metaspace && !k.prepends;
+    if (!why) why = bytes ? bytes_finish(&k, v, j) : json_finish(&k, v, j);
     if (!why) why = read_added(v, c, max_pieces, TOKENIZER_JSON, true);
     if (!why) why = list_pieces(v);
-    if (v) v->first_only = k.first_only && !k.prepends, v->first_stated = true;
-    if (v && k.decoders[0]) v->strips = strchr(k.decoders, 'S') != NULL;
-    if (v && k.has_template) v->adds_bos = k.adds_bos, v->adds_eos = k.adds_eos;
     llamac_free_all(&k.scratch);
     *out = v;
     return why;
