@@ -96,8 +96,8 @@ struct llamac_vocab {
     bool splits_words; /* no piece is formed across the beginning of a word, a space */
     bool one_in_front; /* a text that begins with a space gets no other in front */
     bool repeats_unk;  /* each unknown character becomes an <unk>, not a series of them */
-    int strips; /* decoding removes the first space of a text: 1 or 0; -1: if encoding adds one
-                        * or squeezes spaces */
+    int strips; /* decoding removes the first space of a text: 1 or 0; -1: if encoding adds one or
+                 * squeezes spaces */
     /* Byte-level BPE */
     const unsigned char *classes; /* [N_CLASSIFIED / 4] of characters, 2 bits each */
     int splitting;     /* SPLIT_GPT2, SPLIT_DIGITS or SPLIT_LLAMA3: how a text becomes words */
@@ -110,8 +110,7 @@ struct llamac_vocab {
     size_t n_merges, merge_capacity;
     /* Special tokens */
     piece_texts specials;
-    vocab_piece
-        *rowless; /* [n_rowless] added tokens without a row in the model; ids from size on */
+    vocab_piece *rowless; /* [n_rowless] added tokens without a row in the model: see piece_of */
     size_t n_rowless, rowless_capacity, n_added;
     bool first_only;   /* only the beginning of a text gets the space in front, not the text after a
                         * special token */
@@ -279,9 +278,9 @@ static const char *vocab_add(llamac_vocab *v, const char *from, size_t n, float 
     return NULL;
 }
 
-/* Returns the piece with this id, which may have no row. */
-static vocab_piece *piece_of(const llamac_vocab *v, size_t id) {
-    return id < (size_t)v->size ? &v->pieces[id] : &v->rowless[id - (size_t)v->size];
+/* Returns the piece with this index: those without a row come after the others. */
+static vocab_piece *piece_of(const llamac_vocab *v, size_t i) {
+    return i < (size_t)v->size ? &v->pieces[i] : &v->rowless[i - (size_t)v->size];
 }
 
 /* Returns whether a piece is a special token: see llamac_vocab_extend. */
@@ -528,14 +527,8 @@ static const char *make_classes(llamac_vocab *v) {
 }
 
 /* How a text becomes words. The files give regular expressions, in which the first alternative that
- * matches is taken:
- *
- *     SPLIT_GPT2     's|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+
- *     SPLIT_DIGITS   each \p{N} alone, and SPLIT_GPT2's words in the texts between them
- *     SPLIT_LLAMA3   (?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}
- *                    | ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+
- *
- * \s+(?!\S) is white space except its last character, unless the text ends after it. */
+ * matches is taken. \s+(?!\S) is white space except its last character, unless the text ends after it.
+ * SPLIT_DIGITS: each \p{N} alone, and SPLIT_GPT2's words in the texts between them. */
 enum { SPLIT_GPT2 = 1, SPLIT_DIGITS, SPLIT_LLAMA3 };
 static const struct {
     const char *pattern;
@@ -1362,18 +1355,17 @@ static const char *add_token(llamac_vocab *v, const added_token *a, size_t rows)
 /* Makes the token that a _token key or additional_special_tokens names special. A name that is no
  * token says nothing, unless it is to begin or to end texts. */
 static const char *name_special(llamac_vocab *v, const added_token *a, const llamac_json *j) {
+    bool ends = llamac_json_under(j, 1, "eos_token"), begins = llamac_json_under(j, 1, "bos_token");
     size_t n;
     const char *why, *text;
-    if (!a->content && llamac_json_under(j, 1, "bos_token"))
-        return "has a bos_token that is an object without content";
-    if (!a->content && llamac_json_under(j, 1, "eos_token"))
-        return "has an eos_token that is an object without content";
-    if (!a->content) return "has a special token that is an object without content";
+    if (!a->content)
+        return begins ? "has a bos_token that is an object without content"
+               : ends ? "has an eos_token that is an object without content"
+                      : "has a special token that is an object without content";
     if (a->single_word) return "!has a special token with single_word";
     if (!(text = json_unescape(v->arena, a->content, a->n, &n, &why))) return why;
     const piece_text *found = match_text(&v->specials, text, n);
     int32_t id = found && found->n == n ? found->id : n ? slot_find(v, text, n) : -1;
-    bool ends = llamac_json_under(j, 1, "eos_token"), begins = llamac_json_under(j, 1, "bos_token");
     if (id < 0)
         return n && ends     ? "has an eos_token that is no token of the model"
                : n && begins ? "has a bos_token that is no token of the model"
@@ -1560,26 +1552,30 @@ static const char *json_piece(json_vocab *k, double id, const char *text, size_t
 /* Reads a setting of the model that is not in json_value's table. */
 static const char *json_setting(json_vocab *k, const llamac_json *j) {
     const llamac_value *v = &j->value;
-    static const char *const flags[] = {"byte_fallback", "fuse_unk", "ignore_merges"};
+    const struct {
+        const char *key;
+        bool *yes;
+    } flags[] = {{"byte_fallback", &k->byte_fallback},
+                 {"fuse_unk", &k->fuses_unk},
+                 {"ignore_merges", &k->ignores_merges}};
     static const char *const marks[] = {"continuing_subword_prefix", "end_of_word_suffix"};
-    bool yes = v->kind == 't', flag = yes || v->kind == 'f', text = v->kind == '"';
-    for (int i = 0; i < 3; i++)
-        if (llamac_json_under(j, 2, flags[i]) && !flag)
+    bool text = v->kind == '"';
+    for (int i = 0; i < 3; i++) {
+        if (!llamac_json_under(j, 2, flags[i].key)) continue;
+        if (v->kind != 't' && v->kind != 'f')
             return "has a byte_fallback, fuse_unk or ignore_merges that is not true or false";
+        *flags[i].yes = v->kind == 't';
+    }
     for (int i = 0; i < 2; i++)
         if (llamac_json_under(j, 2, marks[i]) && (!text || v->n))
             return text ? "!marks the parts of words (continuing_subword_prefix or "
                           "end_of_word_suffix)"
                         : mistyped;
     if (llamac_json_under(j, 2, "unk_token") && !text) return mistyped;
-    if (llamac_json_under(j, 2, "dropout") && v->kind != '0') return mistyped;
-    if (llamac_json_under(j, 2, "byte_fallback")) k->byte_fallback = yes;
-    if (llamac_json_under(j, 2, "fuse_unk")) k->fuses_unk = yes;
     if (llamac_json_under(j, 2, "unk_token")) k->named_unk = llamac_is(v->text, v->n, "<unk>");
-    if (llamac_json_under(j, 2, "dropout") && v->number != 0)
-        return "!leaves out merges at random (dropout)";
-    if (llamac_json_under(j, 2, "ignore_merges")) k->ignores_merges = yes;
-    return NULL;
+    if (!llamac_json_under(j, 2, "dropout")) return NULL;
+    if (v->kind != '0') return mistyped;
+    return v->number != 0 ? "!leaves out merges at random (dropout)" : NULL;
 }
 
 /* Reads a value of the post_processor, whose template tells which tokens go around a text: <s>
@@ -2194,8 +2190,8 @@ typedef struct {
     candidate *heap;                    /* [n_heap] the candidate to merge first at heap[0] */
     size_t n_heap, heap_capacity;       /* candidates */
     uint16_t *splits;   /* [v->size] bytes of the left symbol of the pair last found for an UNUSED
-                       * piece; 0: none. NULL: no UNUSED pieces. Cleared for the first stretch
-                       * only: emit() reads what the merges of the same stretch wrote */
+                         * piece; 0: none. NULL: no UNUSED pieces. Cleared for the first stretch
+                         * only: emit() reads what the merges of the same stretch wrote */
     cached_word *cache; /* [CACHE_WORDS] of byte-level BPE; NULL: none */
 } encoder;
 
@@ -2254,8 +2250,8 @@ static const char *normalise_next(const llamac_vocab *v, const char *text, size_
 
 /* Writes the normalised text to out, and returns its length. If out is NULL, only returns a length
  * that is enough. Spaces are written as U+2581. A space is added in front if the vocabulary says so
- * and `in_front` is set.
- * If it squeezes spaces, then spaces at the beginning, at the end, and after a space are left out. */
+ * and `in_front` is set. If it squeezes spaces, then spaces at the beginning, at the end, and after a
+ * space are left out. */
 static size_t normalise(const llamac_vocab *v, const char *text, size_t n, bool in_front,
                         char *out) {
     const char *space = v->keeps_plain_space ? " " : SPACE;
