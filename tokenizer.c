@@ -500,15 +500,15 @@ static const char unicode_runs[] =
     "^`^^^^^^^^^^`^^`d^j^d^d^^^p_^n`fb^f^n`tvbw_rzs_q_xnf|y{r_|apun`hxy_`pn{`x_ntxaz_x{bprq_xqbpzir"
     "wt`f|yn`";
 
-/* Makes the classes of all characters: the class of c is in bits 2 (c % 4) and up of classes[c / 4]. */
-static const char *make_classes(llamac_vocab *v) {
+/* Returns the classes of all characters: the class of c is in bits 2 (c % 4) and up of classes[c / 4].
+ * Returns NULL if memory is short. */
+static const unsigned char *make_classes(llamac_arena *arena) {
     static const unsigned char following[3][2] = {
         [OTHER] = {LETTER, NUMBER}, [LETTER] = {OTHER, NUMBER}, [NUMBER] = {OTHER, LETTER}};
-    unsigned char *classes = llamac_new(v->arena, N_CLASSIFIED / 4, 1);
+    unsigned char *classes = llamac_new(arena, N_CLASSIFIED / 4, 1);
     uint32_t at = 0, number = 0;
     int class = NUMBER, shift = 0; /* the first run is of others */
-    if (!classes) return out_of_memory;
-    for (const char *c = unicode_runs; *c; c++) {
+    for (const char *c = unicode_runs; classes && *c; c++) {
         int digit = *c - '^';
         number |= (uint32_t)(digit & 15) << shift;
         shift += 4;
@@ -519,11 +519,10 @@ static const char *make_classes(llamac_vocab *v) {
         number = 0;
         shift = 0;
     }
-    for (int32_t c = 0; c <= 0x3000; c++) /* the others that llamac_is_space has are separators */
+    for (int32_t c = 0; classes && c <= 0x3000; c++) /* the other spaces are separators */
         if (llamac_is_space(c) && !(c >= 0x1c && c < ' '))
             classes[c / 4] |= (unsigned char)(WHITE_SPACE << c % 4 * 2);
-    v->classes = classes;
-    return NULL;
+    return classes;
 }
 
 /* How a text becomes words. The files give regular expressions, in which the first alternative that
@@ -543,7 +542,7 @@ static const struct {
 /* Returns an empty vocabulary of byte-level BPE; NULL if memory is short or capacity too large. */
 static llamac_vocab *bytes_new(llamac_arena *arena, size_t capacity, int splitting) {
     llamac_vocab *v = vocab_new(arena, capacity);
-    if (!v || make_classes(v)) return NULL;
+    if (!v || !(v->classes = make_classes(arena))) return NULL;
     v->byte_level = true;
     v->splitting = splitting;
     return v;
@@ -1417,33 +1416,30 @@ static const char *read_added(llamac_vocab *v, llamac_cursor bytes, size_t rows,
     llamac_json j = llamac_json_on(bytes.at, llamac_left(&bytes));
     added_token a = {.id = -1};
     const char *why = NULL;
+    bool config = file == TOKENIZER_CONFIG || file == SPECIAL_TOKENS_MAP;
     bool no_bos = false, adds_bos = false;
     while (!why && llamac_json_next(&j)) {
         char kind = j.value.kind;
-        no_bos |= kind == 'n' && llamac_json_under(&j, 1, "bos_token");
-        adds_bos |= kind == 't' && llamac_json_under(&j, 1, "add_bos_token");
-        if (j.level == 0 && kind != '{' && kind != '}') return "is not a JSON object";
-        if (file == TOKENIZER_CONFIG && !strchr("{}n", kind) && (j.level == 1 || j.level == 2) &&
-            llamac_json_under(&j, 1, "added_tokens_decoder"))
-            return "has an added_tokens_decoder that is not an object of objects";
         bool decoder = file == TOKENIZER_CONFIG && llamac_json_under(&j, 1, "added_tokens_decoder");
         bool list = file == TOKENIZER_JSON && llamac_json_under(&j, 1, "added_tokens");
         bool extra = llamac_json_under(&j, 1, "extra_special_tokens"); /* the newer name */
         bool names = extra || llamac_json_under(&j, 1, "additional_special_tokens");
+        bool name = j.level > 0 && j.key[1].n > 6 &&
+                    memcmp(j.key[1].text + j.key[1].n - 6, "_token", 6) == 0;
+        int level = decoder || list || names ? 2 : 1; /* of the objects that are tokens */
+        no_bos |= kind == 'n' && llamac_json_under(&j, 1, "bos_token");
+        adds_bos |= kind == 't' && llamac_json_under(&j, 1, "add_bos_token");
+        if (j.level == 0 && kind != '{' && kind != '}') return "is not a JSON object";
+        if (decoder && j.level <= 2 && !strchr("{}n", kind))
+            return "has an added_tokens_decoder that is not an object of objects";
         if (names && file != TOKENIZER_JSON &&
             !((j.level == 1 && strchr(extra ? "[]{}n" : "[]n", kind)) ||
               (j.level == 2 && strchr("\"{}n", kind)) || j.level > 2))
             return extra ? "has extra_special_tokens that are not a list or an object of strings"
                          : "has additional_special_tokens that are not a list of strings";
-        bool name = false;
-        int level = decoder || list || names ? 2 : 1; /* of the objects that are tokens */
-        if (j.level > 0 && j.key[1].n > 6)
-            name = memcmp(j.key[1].text + j.key[1].n - 6, "_token", 6) == 0;
         if (j.level == level && kind == '{') a = (added_token){.id = -1};
         if (j.level == level + 1 && (why = read_field(&a, &j))) break;
-        if ((file == TOKENIZER_CONFIG || file == SPECIAL_TOKENS_MAP) && j.level == 1 &&
-            (why = config_setting(v, &j)))
-            break;
+        if (config && j.level == 1 && (why = config_setting(v, &j))) break;
         if (adds && file == ADDED_TOKENS && j.level == 1) {
             a = (added_token){.content = j.key[1].text, .n = j.key[1].n, .id = -1};
             if (kind == '0') a.id = j.value.number;
@@ -2435,7 +2431,7 @@ static size_t end_of_run(const llamac_vocab *v, const char *text, size_t n, size
     return at;
 }
 
-/* Returns the length of the word at the start of text[n], n > 0. */
+/* Returns the length of the word at the start of text[n], n > 0: see `patterns`. */
 static size_t next_word(const llamac_vocab *v, const char *text, size_t n) {
     const bool llama3 = v->splitting == SPLIT_LLAMA3;
     bool space = *text == ' ';
