@@ -1484,12 +1484,8 @@ LLAMAC_SHARED int llamac_vocab_extend(llamac_vocab *v, const llamac_cursor files
 
 /* ---- 2. Reading vocabularies: Hugging Face's tokenizer.json ---- */
 
-/* Accepted if it describes a tokenizer of SentencePiece's kind: BPE, spaces written as U+2581. The
- * file has an ordered list of merges where tokenizer.model has scores. The scores are derived from
- * that order. */
-
-static const float UNSCORED = -3e38f;    /* a piece that no merge read so far forms */
-static const float SPACES_SCORE = -1e9f; /* the score of runs of spaces in tokenizer.model */
+/* Two kinds of tokenizers are accepted: SentencePiece's, whose names here begin with spm_, and
+ * byte-level BPE, with bytes_. Both have an ordered list of merges. */
 
 typedef struct {      /* a token around a text */
     const char *text; /* [n], escapes not resolved; NULL: none */
@@ -1545,7 +1541,7 @@ static const char *json_piece(json_vocab *k, double id, const char *text, size_t
     return NULL;
 }
 
-/* Reads a setting of the model that is not in json_value's table. */
+/* Reads a setting of the model that is in no table of json_want. */
 static const char *json_setting(json_vocab *k, const llamac_json *j) {
     const llamac_value *v = &j->value;
     const struct {
@@ -1572,34 +1568,6 @@ static const char *json_setting(json_vocab *k, const llamac_json *j) {
     if (!llamac_json_under(j, 2, "dropout")) return NULL;
     if (v->kind != '0') return mistyped;
     return v->number != 0 ? "!leaves out merges at random (dropout)" : NULL;
-}
-
-/* Reads a value of the post_processor, whose template tells which tokens go around a text: <s>
- * SEQUENCE, or SEQUENCE </s>, or only SEQUENCE; and which ids they have. */
-static const char *json_template(json_vocab *k, const llamac_json *j) {
-    if (j->level == 5 && llamac_json_under(j, 2, "special_tokens") &&
-        llamac_json_under(j, 4, "ids")) {
-        bool eos = llamac_json_under(j, 3, "</s>");
-        if (!eos && !llamac_json_under(j, 3, "<s>")) return NULL;
-        if (j->value.kind != '0' || k->template_ids[eos] >= 0)
-            return "!puts several tokens around a text instead of <s> or </s> (post_processor)";
-        k->template_ids[eos] = j->value.number;
-    }
-    if (j->level != 5 || !llamac_json_under(j, 2, "single") || !llamac_json_under(j, 5, "id"))
-        return NULL;
-    if (llamac_json_under(j, 4, "Sequence")) {
-        if (k->sequence || !llamac_is(j->value.text, j->value.n, "A"))
-            return "!puts other texts into a text (post_processor)";
-        k->sequence = true;
-    }
-    if (!llamac_json_under(j, 4, "SpecialToken")) return NULL;
-    bool bos = llamac_is(j->value.text, j->value.n, "<s>"),
-         eos = llamac_is(j->value.text, j->value.n, "</s>");
-    if (!(k->sequence ? eos && !k->adds_eos : bos && !k->adds_bos))
-        return "!puts other tokens around a text than <s> and </s> (post_processor)";
-    if (k->sequence) k->adds_eos = true;
-    else k->adds_bos = true;
-    return NULL;
 }
 
 typedef struct { /* a setting that must have one of the values in `text`, separated by '|' */
@@ -1654,70 +1622,6 @@ static const char *json_entry(json_vocab *k, const llamac_json *j) {
                                                                     : NULL;
 }
 
-/* Reads a value outside the merges: a piece, a field of an added token, or a setting. */
-static const char *json_value(json_vocab *k, const llamac_json *j) {
-    static const char normalizer[] = "!treats text differently from SentencePiece (normalizer)",
-                      splitter[] = "!treats text differently from SentencePiece, GPT-2 and Llama 3 "
-                                   "(pre_tokenizer)",
-                      decoder[] = "!treats text differently from SentencePiece (decoder)";
-    static const json_want wants[] = {
-        {"model", "type", "BPE", "!is not BPE"},
-        {"version", "version", "1.0", "!is of another version than 1.0"},
-        {"normalizer", "type", "Sequence|Prepend|Replace", normalizer},
-        {"normalizer", "prepend", SPACE, normalizer},
-        {"normalizer", "String", " ", normalizer},
-        {"normalizer", "Regex", " ", normalizer},
-        {"normalizer", "content", SPACE, normalizer},
-        {"pre_tokenizer", "type", "Metaspace", splitter},
-        {"pre_tokenizer", "replacement", SPACE, splitter},
-        {"pre_tokenizer", "prepend_scheme", "first|always|never", splitter},
-        {"decoder", "type", "Sequence|Replace|ByteFallback|Fuse|Strip", decoder},
-        {"decoder", "String", SPACE, decoder},
-        {"decoder", "content", " ", decoder},
-        {"post_processor", "type", "TemplateProcessing",
-         "!changes the tokens of a text (post_processor)"}};
-    size_t n;
-    const char *why, *value;
-    bool begins = j->value.kind == '[' || j->value.kind == '{';
-    if (j->level == 1 && llamac_json_under(j, 1, "decoder") && !strchr("{}", j->value.kind))
-        return "!has no decoder, so its texts keep U+2581 for each space";
-    if (strchr("]}n", j->value.kind)) return NULL;
-    if (begins)
-        return llamac_json_under(j, 1, "model") && j->level == 2 ? json_setting(k, j) : NULL;
-    enum { WANTS = sizeof wants / sizeof *wants };
-    size_t i = json_wanted(k, j, wants, WANTS, &value, &n, &why);
-    if (why) return why;
-    if (i < WANTS) {
-        k->bpe |= i == 0;
-        bool type = strcmp(wants[i].key, "type") == 0;
-        if (wants[i].why == normalizer) {
-            k->prepend_types += type && llamac_is(value, n, "Prepend");
-            k->replace_types += type && llamac_is(value, n, "Replace");
-            k->prepends += strcmp(wants[i].key, "prepend") == 0;
-            k->patterns += llamac_is(value, n, " ");
-            k->contents += strcmp(wants[i].key, "content") == 0;
-        }
-        k->metaspace |= wants[i].why == splitter;
-        k->scheme |= strcmp(wants[i].key, "prepend_scheme") == 0;
-        k->never |= llamac_is(value, n, "never");
-        k->first_only |= llamac_is(value, n, "first");
-        k->has_template |= strcmp(wants[i].part, "post_processor") == 0;
-        if (wants[i].why == decoder && type && !json_note(k->decoders, value, n)) return decoder;
-    }
-    if (llamac_json_under(j, 1, "decoder") && j->value.kind == '0' &&
-        j->value.number != llamac_json_under(j, j->level, "start")) /* Strip: start 1, stop 0 */
-        return decoder;
-    bool split = llamac_json_under(j, 2, "split"),
-         flag = split || llamac_json_under(j, 2, "add_prefix_space");
-    if (llamac_json_under(j, 1, "pre_tokenizer") && flag) {
-        if (!strchr("tf", j->value.kind)) return mistyped;
-        k->whole |= split && j->value.kind == 'f';
-        k->no_prefix |= !split && j->value.kind == 'f';
-    }
-    if (llamac_json_under(j, 1, "post_processor")) return json_template(k, j);
-    return json_entry(k, j);
-}
-
 /* Checks that a part of the file is not there twice: each part means the whole of it. */
 static const char *json_part(json_vocab *k, const llamac_json *j) {
     static const char *const names[] = {"decoder",       "model",          "normalizer",
@@ -1734,32 +1638,6 @@ static const char *json_part(json_vocab *k, const llamac_json *j) {
                    "added_tokens, vocab or merges twice";
         k->parts |= 1u << i;
     }
-    return NULL;
-}
-
-/* Checks the settings together. Returns why they do not describe SentencePiece's BPE. */
-static const char *json_check(const json_vocab *k) {
-    static const char *const decoders[] = {"RBFS", "RBF", "RFS", "RF"};
-    bool decodes = !(k->parts & 1); /* without the key decoder: as SentencePiece */
-    if (!(k->parts & 2)) return not_tokenizer;
-    if (!k->bpe) return "!is not a BPE vocabulary";
-    if (k->ignores_merges) return "!finds whole words before it merges (ignore_merges)";
-    if (k->prepend_types > k->prepends)
-        return "has a Prepend without its space in front of the text";
-    if (k->replace_types > k->patterns) return "has a Replace without the space that it replaces";
-    if (k->prepends != k->prepend_types || k->patterns != k->replace_types ||
-        k->contents != k->replace_types)
-        return "has a normalizer without its type, or with another type's text";
-    if (k->prepends > 1) return "!puts several spaces in front of a text (normalizer)";
-    if (!k->patterns && !k->metaspace)
-        return "!does not write spaces as U+2581, as SentencePiece does";
-    if (k->no_prefix && k->scheme && !k->never)
-        return "has an add_prefix_space that contradicts its prepend_scheme";
-    if (k->has_template && !k->sequence) return "!leaves the text out (post_processor)";
-    for (int i = 0; i < 4; i++)
-        decodes |= (i < 2 || !k->byte_fallback) && strcmp(k->decoders, decoders[i]) == 0;
-    if (!decodes) return "!decodes text differently from SentencePiece (decoder)";
-    if (!k->byte_fallback && !k->named_unk) return "!has another unk_token than <unk>, or none";
     return NULL;
 }
 
@@ -1821,6 +1699,132 @@ static size_t json_merge(json_vocab *k, llamac_json *j, char **joined, size_t *c
     return 0;
 }
 
+/* ---- 2. Reading vocabularies: tokenizer.json of SentencePiece's kind ---- */
+
+/* BPE, with spaces written as U+2581. The scores that tokenizer.model has are derived from the order
+ * of the merges. */
+
+static const float UNSCORED = -3e38f;    /* a piece that no merge read so far forms */
+static const float SPACES_SCORE = -1e9f; /* the score of runs of spaces in tokenizer.model */
+
+/* Reads a value of the post_processor, whose template tells which tokens go around a text: <s>
+ * SEQUENCE, or SEQUENCE </s>, or only SEQUENCE; and which ids they have. */
+static const char *spm_template(json_vocab *k, const llamac_json *j) {
+    if (j->level == 5 && llamac_json_under(j, 2, "special_tokens") &&
+        llamac_json_under(j, 4, "ids")) {
+        bool eos = llamac_json_under(j, 3, "</s>");
+        if (!eos && !llamac_json_under(j, 3, "<s>")) return NULL;
+        if (j->value.kind != '0' || k->template_ids[eos] >= 0)
+            return "!puts several tokens around a text instead of <s> or </s> (post_processor)";
+        k->template_ids[eos] = j->value.number;
+    }
+    if (j->level != 5 || !llamac_json_under(j, 2, "single") || !llamac_json_under(j, 5, "id"))
+        return NULL;
+    if (llamac_json_under(j, 4, "Sequence")) {
+        if (k->sequence || !llamac_is(j->value.text, j->value.n, "A"))
+            return "!puts other texts into a text (post_processor)";
+        k->sequence = true;
+    }
+    if (!llamac_json_under(j, 4, "SpecialToken")) return NULL;
+    bool bos = llamac_is(j->value.text, j->value.n, "<s>"),
+         eos = llamac_is(j->value.text, j->value.n, "</s>");
+    if (!(k->sequence ? eos && !k->adds_eos : bos && !k->adds_bos))
+        return "!puts other tokens around a text than <s> and </s> (post_processor)";
+    if (k->sequence) k->adds_eos = true;
+    else k->adds_bos = true;
+    return NULL;
+}
+
+/* Reads a value outside the merges: a piece, a field of an added token, or a setting. */
+static const char *spm_value(json_vocab *k, const llamac_json *j) {
+    static const char normalizer[] = "!treats text differently from SentencePiece (normalizer)",
+                      splitter[] = "!treats text differently from SentencePiece, GPT-2 and Llama 3 "
+                                   "(pre_tokenizer)",
+                      decoder[] = "!treats text differently from SentencePiece (decoder)";
+    static const json_want wants[] = {
+        {"model", "type", "BPE", "!is not BPE"},
+        {"version", "version", "1.0", "!is of another version than 1.0"},
+        {"normalizer", "type", "Sequence|Prepend|Replace", normalizer},
+        {"normalizer", "prepend", SPACE, normalizer},
+        {"normalizer", "String", " ", normalizer},
+        {"normalizer", "Regex", " ", normalizer},
+        {"normalizer", "content", SPACE, normalizer},
+        {"pre_tokenizer", "type", "Metaspace", splitter},
+        {"pre_tokenizer", "replacement", SPACE, splitter},
+        {"pre_tokenizer", "prepend_scheme", "first|always|never", splitter},
+        {"decoder", "type", "Sequence|Replace|ByteFallback|Fuse|Strip", decoder},
+        {"decoder", "String", SPACE, decoder},
+        {"decoder", "content", " ", decoder},
+        {"post_processor", "type", "TemplateProcessing",
+         "!changes the tokens of a text (post_processor)"}};
+    size_t n;
+    const char *why, *value;
+    bool begins = j->value.kind == '[' || j->value.kind == '{';
+    if (j->level == 1 && llamac_json_under(j, 1, "decoder") && !strchr("{}", j->value.kind))
+        return "!has no decoder, so its texts keep U+2581 for each space";
+    if (strchr("]}n", j->value.kind)) return NULL;
+    if (begins)
+        return llamac_json_under(j, 1, "model") && j->level == 2 ? json_setting(k, j) : NULL;
+    enum { WANTS = sizeof wants / sizeof *wants };
+    size_t i = json_wanted(k, j, wants, WANTS, &value, &n, &why);
+    if (why) return why;
+    if (i < WANTS) {
+        k->bpe |= i == 0;
+        bool type = strcmp(wants[i].key, "type") == 0;
+        if (wants[i].why == normalizer) {
+            k->prepend_types += type && llamac_is(value, n, "Prepend");
+            k->replace_types += type && llamac_is(value, n, "Replace");
+            k->prepends += strcmp(wants[i].key, "prepend") == 0;
+            k->patterns += llamac_is(value, n, " ");
+            k->contents += strcmp(wants[i].key, "content") == 0;
+        }
+        k->metaspace |= wants[i].why == splitter;
+        k->scheme |= strcmp(wants[i].key, "prepend_scheme") == 0;
+        k->never |= llamac_is(value, n, "never");
+        k->first_only |= llamac_is(value, n, "first");
+        k->has_template |= strcmp(wants[i].part, "post_processor") == 0;
+        if (wants[i].why == decoder && type && !json_note(k->decoders, value, n)) return decoder;
+    }
+    if (llamac_json_under(j, 1, "decoder") && j->value.kind == '0' &&
+        j->value.number != llamac_json_under(j, j->level, "start")) /* Strip: start 1, stop 0 */
+        return decoder;
+    bool split = llamac_json_under(j, 2, "split"),
+         flag = split || llamac_json_under(j, 2, "add_prefix_space");
+    if (llamac_json_under(j, 1, "pre_tokenizer") && flag) {
+        if (!strchr("tf", j->value.kind)) return mistyped;
+        k->whole |= split && j->value.kind == 'f';
+        k->no_prefix |= !split && j->value.kind == 'f';
+    }
+    if (llamac_json_under(j, 1, "post_processor")) return spm_template(k, j);
+    return json_entry(k, j);
+}
+
+/* Checks the settings together. Returns why they do not describe SentencePiece's BPE. */
+static const char *spm_check(const json_vocab *k) {
+    static const char *const decoders[] = {"RBFS", "RBF", "RFS", "RF"};
+    bool decodes = !(k->parts & 1); /* without the key decoder: as SentencePiece */
+    if (!(k->parts & 2)) return not_tokenizer;
+    if (!k->bpe) return "!is not a BPE vocabulary";
+    if (k->ignores_merges) return "!finds whole words before it merges (ignore_merges)";
+    if (k->prepend_types > k->prepends)
+        return "has a Prepend without its space in front of the text";
+    if (k->replace_types > k->patterns) return "has a Replace without the space that it replaces";
+    if (k->prepends != k->prepend_types || k->patterns != k->replace_types ||
+        k->contents != k->replace_types)
+        return "has a normalizer without its type, or with another type's text";
+    if (k->prepends > 1) return "!puts several spaces in front of a text (normalizer)";
+    if (!k->patterns && !k->metaspace)
+        return "!does not write spaces as U+2581, as SentencePiece does";
+    if (k->no_prefix && k->scheme && !k->never)
+        return "has an add_prefix_space that contradicts its prepend_scheme";
+    if (k->has_template && !k->sequence) return "!leaves the text out (post_processor)";
+    for (int i = 0; i < 4; i++)
+        decodes |= (i < 2 || !k->byte_fallback) && strcmp(k->decoders, decoders[i]) == 0;
+    if (!decodes) return "!decodes text differently from SentencePiece (decoder)";
+    if (!k->byte_fallback && !k->named_unk) return "!has another unk_token than <unk>, or none";
+    return NULL;
+}
+
 /* Returns the reason for refusing the merges: what is wrong with this piece. */
 static const char *no_scores(const llamac_vocab *v, const char *what, const char *piece, size_t n) {
     enum { SHOWN = 48, BYTES = 400 };
@@ -1849,7 +1853,7 @@ static uint64_t cut_number(const llamac_vocab *v, const char *text, size_t n, si
  * of a piece all have its score. The exception is runs of spaces, which all have the same score in
  * tokenizer.model, so their merges may alternate. If the merges of all runs of spaces come last,
  * these pieces get SPACES_SCORE. If they do not come last, they must be adjacent too. */
-static const char *json_scores(json_vocab *k, llamac_vocab *v, llamac_json j) {
+static const char *spm_scores(json_vocab *k, llamac_vocab *v, llamac_json j) {
     static const char apart_why[] = "other merges are between those of its piece";
     int32_t previous = -1, id;
     /* rank: pieces scored so far, the score is -rank; last_other, first_spaces: the ranks of the
@@ -1893,7 +1897,7 @@ static const char *json_scores(json_vocab *k, llamac_vocab *v, llamac_json j) {
 }
 
 /* Adds a piece. The tokens of the post_processor are found by their texts. */
-static const char *json_add(json_vocab *k, llamac_vocab *v, const char *text, size_t n, int type) {
+static const char *spm_add(json_vocab *k, llamac_vocab *v, const char *text, size_t n, int type) {
     if (byte_of(text, n) >= 0) type = BYTE_PIECE;
     else if (llamac_is(text, n, "<unk>")) type = UNKNOWN;
     if (type == BYTE_PIECE && !k->byte_fallback)
@@ -1904,9 +1908,9 @@ static const char *json_add(json_vocab *k, llamac_vocab *v, const char *text, si
 }
 
 /* Sets the scores, and takes over the settings. */
-static const char *json_finish(json_vocab *k, llamac_vocab *v, llamac_json j) {
+static const char *spm_finish(json_vocab *k, llamac_vocab *v, llamac_json j) {
     bool prefixes = k->metaspace && !k->never && !k->no_prefix;
-    const char *why = json_scores(k, v, j);
+    const char *why = spm_scores(k, v, j);
     if (!why) why = finish_vocab(v, k->ids[0], k->ids[1], false, k->prepends || prefixes);
     if (!why && v->byte_id[0] < 0 && !k->named_unk)
         why = "!has another unk_token than <unk>, or none";
@@ -1960,7 +1964,7 @@ static const char *bytes_template(json_vocab *k, const llamac_json *j) {
     return NULL;
 }
 
-/* Reads a value outside the merges, as json_value does for SentencePiece. */
+/* Reads a value outside the merges, as spm_value does for SentencePiece. */
 static const char *bytes_value(json_vocab *k, const llamac_json *j) {
     static const json_want wants[] = {
         {"model", "type", "BPE", "!is not BPE"},
@@ -2065,6 +2069,8 @@ static const char *bytes_finish(json_vocab *k, llamac_vocab *v, llamac_json j) {
     return finish_vocab(v, around[0], -1, false, false);
 }
 
+/* ---- 2. Reading vocabularies: tokenizer.json of both kinds ---- */
+
 /* Returns whether the vocabulary is of byte-level BPE: its pre_tokenizer, or a part of it, is
  * ByteLevel. */
 static bool json_is_bytes(llamac_json j) {
@@ -2092,8 +2098,8 @@ static const char *parse_json(llamac_vocab **out, llamac_cursor c, size_t max_pi
     llamac_vocab *v = NULL;
     k.pieces = llamac_new(&k.scratch, max_pieces, sizeof *k.pieces);
     const char *why =
-        k.pieces ? json_pieces(&k, j, bytes ? bytes_value : json_value) : out_of_memory;
-    if (!why) why = bytes ? bytes_check(&k, &splitting) : json_check(&k);
+        k.pieces ? json_pieces(&k, j, bytes ? bytes_value : spm_value) : out_of_memory;
+    if (!why) why = bytes ? bytes_check(&k, &splitting) : spm_check(&k);
     if (!why) v = bytes ? bytes_new(arena, k.size, splitting) : vocab_new(arena, k.size);
     if (!why && !v) why = out_of_memory;
     if (v) v->lists_pairs = bytes;
@@ -2102,9 +2108,9 @@ static const char *parse_json(llamac_vocab **out, llamac_cursor c, size_t max_pi
         size_t n = k.pieces[id].n;
         int type = k.pieces[id].type;
         if (!text) why = "lacks the piece of some id";
-        else why = bytes ? add_piece(v, text, n, type) : json_add(&k, v, text, n, type);
+        else why = bytes ? add_piece(v, text, n, type) : spm_add(&k, v, text, n, type);
     }
-    if (!why) why = bytes ? bytes_finish(&k, v, j) : json_finish(&k, v, j);
+    if (!why) why = bytes ? bytes_finish(&k, v, j) : spm_finish(&k, v, j);
     if (!why) why = read_added(v, c, max_pieces, TOKENIZER_JSON, true);
     if (!why) why = list_pieces(v);
     llamac_free_all(&k.scratch);
