@@ -143,7 +143,7 @@ bench: build/tests/bench
 # libFuzzer over everything that reads what others wrote, SECONDS each; needs clang. TARGETS: some of them
 SECONDS ?= 60
 fuzz:
-	sh tests/robustness/fuzz.sh $(SECONDS) $(TARGETS)
+	sh tests/robustness/fuzz.sh "$(SECONDS)" "$(TARGETS)"
 
 # Every allocation and system call of the library and the command failed, once and from then on
 WRAPPED = aligned_alloc malloc calloc realloc free open close fstat stat access mmap munmap madvise mincore mlock read pread \

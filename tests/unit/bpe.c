@@ -872,6 +872,8 @@ static void test_hostile(void) {
         {"a byte piece", "tokenizer.ggml.token_type", "\6", sizeof "tokenizer.ggml.token_type" - 1 + 16, 1, "types that byte-level BPE does not have"},
         {"a byte that is a control piece", "tokenizer.ggml.token_type", "\3", sizeof "tokenizer.ggml.token_type" - 1 + 16, 1, "lacks the piece of some byte"},
         {"merges that are numbers", "tokenizer.ggml.merges", "\0", sizeof "tokenizer.ggml.merges" - 1 + 4, 1, ""},
+        {"10^7 merges", "tokenizer.ggml.merges", "\x80\x96\x98\0", sizeof "tokenizer.ggml.merges" - 1 + 8, 4, "list of keys is damaged"},
+        {"2^62 merges", "tokenizer.ggml.merges", "\0\0\0\0\0\0\0\x40", sizeof "tokenizer.ggml.merges" - 1 + 8, 8, "list of keys is damaged"},
     };
     for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
         buffer gguf = make_gguf("smollm", n_pieces + 2);
@@ -930,6 +932,60 @@ static void test_collisions(void) {
     check(count == MERGES, "%d merges in one place", count);
     refused("merges in one place", &b, 255 + LONGEST, "made to collide");
     free(b.at);
+}
+
+/* All texts of a and b up to so many letters are pieces, and every division of them is a merge: as strings and as pairs, in turn.
+ * 4.1 million, as many as fit into a file of 64 MB or nearly, take 7 s and 330 MB on a slow core. */
+static void test_many_merges(void) {
+    const int longest = test_quick ? 11 : 15;
+    buffer b = {0};
+    int rows = 256;
+    size_t merges = 0;
+    char text[64], letters[32] = "";
+    put_text(&b, "{\"pre_tokenizer\": ");
+    put_text(&b, splitters[GPT2]);
+    put_text(&b, ", \"decoder\": {\"type\": \"ByteLevel\"}, \"model\": {\"type\": \"BPE\", \"vocab\": {");
+    for (int i = 0; i < 256; i++) {
+        put_text(&b, i ? ", \"" : "\"");
+        put_letters(&b, &(char){(char)i}, 1, true, true);
+        snprintf(text, sizeof text, "\": %d", i);
+        put_text(&b, text);
+    }
+    for (int part = 0; part < 2; part++) { /* the pieces, then the merges */
+        for (int n = 2; n <= longest; n++)
+            for (int i = 0; i < 1 << n; i++) {
+                for (int k = 0; k < n; k++) letters[k] = i >> k & 1 ? 'a' : 'b';
+                if (part == 0) snprintf(text, sizeof text, ",\"%.*s\":%d", n, letters, rows++), put_text(&b, text);
+                for (int cut = 1; part == 1 && cut < n; cut++, merges++) {
+                    const char *between = merges % 2 ? " " : "\",\"";
+                    snprintf(text, sizeof text, "%s%s\"%.*s%s%.*s\"%s", merges ? "," : "", merges % 2 ? "" : "[", cut, letters, between, n - cut, letters + cut, merges % 2 ? "" : "]");
+                    put_text(&b, text);
+                }
+            }
+        put_text(&b, part == 0 ? "}, \"merges\": [" : "]}}");
+    }
+    put_file(&b, work, "many");
+    double start = now();
+    llama *m = open_with(rows, in_work("many"));
+    printf("%zu merges in %zu bytes: opened in %.0f ms\n", merges, b.n, (now() - start) * 1e3);
+    check(now() - start < 20, "%zu merges: took %.1f s", merges, now() - start);
+    int32_t ids[64];
+    ptrdiff_t count = m ? llama_text_to_tokens(m, "abbabaabbaababba abbaaabb", 25, 0, ids, 64) : 0;
+    buffer back = text_of(m, ids, count > 0 && count <= 64 ? (size_t)count : 0, false);
+    check(m && count > 0 && count < 10 && is_text(&back, "abbabaabbaababba abbaaabb", 25), "%zu merges: %td tokens", merges, count);
+    llama_close(m);
+    free(b.at), free(back.at);
+    /* more than any file of its kind may have */
+    char path[2048];
+    snprintf(path, sizeof path, "%s", in_work("many"));
+    check(truncate(path, (1 << 26) + 1) == 0, "a file of 64 MB and a byte");
+    llama_error err = {0};
+    llama_options o = {.size = sizeof o, .tokenizer = path};
+    m = NULL;
+    start = now();
+    check(llama_open(&m, model_of(rows), &o, &err) == LLAMA_EFORMAT && strstr(err.text, "larger than any valid file"), "a file of 64 MB and a byte: %s", err.text);
+    check(now() - start < 5, "a file of 64 MB and a byte: took %.1f s", now() - start);
+    unlink(path);
 }
 
 /* ---- Time ---- */
@@ -1001,7 +1057,7 @@ static void test_time(void) {
 }
 
 int main(int argc, char **argv) {
-    static const test_case cases[] = {CASE(vectors), CASE(words), CASE(forms), CASE(cache), CASE(special), CASE(published), CASE(hostile), CASE(collisions), CASE(time)};
+    static const test_case cases[] = {CASE(vectors), CASE(words), CASE(forms), CASE(cache), CASE(special), CASE(published), CASE(hostile), CASE(collisions), CASE(many_merges), CASE(time)};
     argc = tests_begin(argc, argv);
     if (argc < 2) return printf("bpe WORKDIR [FAMILY]\n"), 2;
     snprintf(work, sizeof work, "%s", argv[1]);
