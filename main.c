@@ -3923,7 +3923,8 @@ static wchar_t *widen(const char *text) {
 }
 
 /* Return a path in UTF-16. Windows takes 248 characters of a folder's; more only of a full path that
- * begins with \\?\, or on a network \\?\UNC\. */
+ * begins with \\?\, or on a network \\?\UNC\. llamac_widen in llama.c applies the same rule to files; it
+ * is not part of llama.h. */
 static wchar_t *wide_path(const char *path) {
     wchar_t *wide = widen(path);
     bool is_full = wcsncmp(wide, L"\\\\?\\", 4) == 0;

@@ -38,6 +38,7 @@ suite() {
     counts=$(grep -a "^$name: [0-9]* passed, [0-9]* failed" $work/"$name".log | tail -n 1)
     if [ $code -eq 0 ] && [ -n "$counts" ]; then ok; else no "$name: exit $code: $(grep -a -m 3 '^FAIL' $work/"$name".log) $counts"; fi
     echo "$system, $counts"
+    grep -a '^SKIP' $work/"$name".log | sort -u
 }
 # one_sha: bits, as it was compiled, says the SHA-256 that build/tests/bits says, of each of the models that are here
 one_sha() {
@@ -63,6 +64,7 @@ suites() {
         bits) suite bits --self tests/tiny $quick ;;
         api | texts | threads) suite "$name" tests/tiny $quick ;;
         guesses) suite guesses tests/tiny build/guesses $quick ${quick:+--case draw,verify,generate} ;;
+        stream) suite stream tests/tiny build/stream $quick ${quick:+--case failing_reads,odd_reads,no_threads,cancel} ;;
         *) suite "$name" tests/tiny build/"$name" $quick ;;
         esac
     done
@@ -87,6 +89,7 @@ compile() {
         case $name$exe in
         math* | amx*) objects= ;;
         guesses*) define=-DTEST_CLOCK ;;
+        stream.exe) define=-DTEST_DISK ;;
         stream) how="$link -Wl,--wrap=pread,--wrap=open,--wrap=pthread_create" ;;
         threads) how= ;;
         esac
@@ -103,7 +106,8 @@ windows() {
     mkdir -p $work/include/sys
     for header in sys/mman.h sys/resource.h sys/wait.h sys/syscall.h dlfcn.h; do : >$work/include/$header; done
     flags="-std=gnu11 -I$work/include -include tests/tools/windows.h -D_FILE_OFFSET_BITS=64 -w"
-    more="bpe${full:+ damage hostile}"
+    more="bpe stream${full:+ damage hostile}"
+    echo "SKIP: machines (Windows has no fork and no socket pairs)"
     compile "bits math api texts threads state formats guesses amx $more"
     $cc -O1 -static -o $work/launch.exe tests/cli/launch.c || no "launch.c is not compiled"
     wine $work/llama.exe --version >$work/version 2>&1 || skip "wine does not run a program: $(head -n 1 $work/version)"

@@ -1,4 +1,4 @@
-/* windows.h - what the suites use of POSIX, in terms of Windows. tests/tools/windows.sh includes it before each suite that
+/* windows.h - what the suites use of POSIX, in terms of Windows. tests/tools/systems.sh includes it before each suite that
  * it compiles with MinGW-w64. Functions without a counterpart fail: fork, links, FIFOs, limits; cases that are about them
  * say SKIP. */
 #ifndef TEST_WINDOWS_H
@@ -232,6 +232,7 @@ UNUSED_OK void test_signal(int n) { test_bus_refused = n == SIGBUS; }
 typedef int test_pid;
 #define pid_t test_pid
 UNUSED_OK pid_t fork(void) { return -1; }
+#define pipe(ends) (-1)
 UNUSED_OK pid_t waitpid(pid_t pid, int *status, int flags) { return (void)status, (void)flags, pid; }
 #define WIFEXITED(status)   (status == 0)
 #define WEXITSTATUS(status) (status)
@@ -307,7 +308,8 @@ UNUSED_OK bool test_lacks(const char *name) {
     static const char *const lacks[][2] = {{"child", "fork"}, {"child_opens", "fork"}, {"others_fault", "fork"},
         {"fork_in_call", "fork"},
         {"cut_empty", "way to truncate a mapped file"}, {"cut_empty_threads", "way to truncate a mapped file"}, {"cut_part", "way to truncate a mapped file"},
-        {"opening", "way to change a mapped file"}, {"changes", "way to change a mapped file"}, {"links", "symbolic links for everybody"}, {"size_limit", "limit of a file's size"}};
+        {"truncated", "way to truncate a mapped file"}, {"lost", "way to truncate a mapped file"}, {"in_memory", "way to remove a mapped file"},
+        {"fork", "fork"}, {"group", "control groups"}, {"opening", "way to change a mapped file"}, {"changes", "way to change a mapped file"}, {"links", "symbolic links for everybody"}, {"size_limit", "limit of a file's size"}};
     for (size_t i = 0; i < sizeof lacks / sizeof *lacks; i++)
         if (strcmp(lacks[i][0], name) == 0) return printf("SKIP: Windows has no %s: %s\n", lacks[i][1], name), true;
     return false;
@@ -336,5 +338,77 @@ UNUSED_OK BOOL WINAPI test_frequency(LARGE_INTEGER *rate) { return rate->QuadPar
 /* the pointers through which a program calls these functions of a DLL */
 BOOL (WINAPI *__imp_QueryPerformanceCounter)(LARGE_INTEGER *) = test_counter;
 BOOL (WINAPI *__imp_QueryPerformanceFrequency)(LARGE_INTEGER *) = test_frequency;
+#endif
+
+/* ---- A disk and threads that a suite fakes by __wrap_pread, __wrap_open and __wrap_pthread_create: the library's reads at
+ * an offset, unbuffered files and new threads go through these ---- */
+
+#ifdef TEST_DISK
+#include <stdatomic.h>
+#define O_DIRECT 0x100000
+#define F_GETFL  3
+ssize_t __wrap_pread(int, void *, size_t, off_t);
+int __wrap_open(const char *, int, ...), __wrap_pthread_create(pthread_t *, const pthread_attr_t *, void *(*)(void *), void *);
+
+/* The function of Windows that has the name, as a pointer of the type of `like` */
+#define TEST_REAL(name, like) ((__typeof__(&like))(void *)GetProcAddress(GetModuleHandleA("kernel32"), name))
+
+enum { TEST_HANDLES = 1 << 16 };
+static atomic_bool test_direct[TEST_HANDLES]; /* [handle / 4] is unbuffered */
+UNUSED_OK int fcntl(int fd, int what) { return (void)what, test_direct[fd / 4 % TEST_HANDLES] ? O_DIRECT : 0; }
+
+int __real_open(const char *path, int flags, ...) { return (void)path, (void)flags, 0; }
+UNUSED_OK HANDLE WINAPI test_create_file(LPCWSTR path, DWORD access, DWORD shared, SECURITY_ATTRIBUTES *security, DWORD how, DWORD flags, HANDLE model) {
+    bool direct = flags & FILE_FLAG_NO_BUFFERING;
+    if (direct && __wrap_open("", O_DIRECT) < 0) return SetLastError(ERROR_INVALID_PARAMETER), INVALID_HANDLE_VALUE;
+    HANDLE h = TEST_REAL("CreateFileW", test_create_file)(path, access, shared, security, how, flags, model);
+    if (h != INVALID_HANDLE_VALUE) test_direct[(uintptr_t)h / 4 % TEST_HANDLES] = direct;
+    return h;
+}
+
+/* Every other read is reported as one that is not finished yet. */
+UNUSED_OK BOOL WINAPI test_read_file(HANDLE h, void *to, DWORD n, DWORD *got, OVERLAPPED *o) {
+    static atomic_uint turn;
+    static atomic_bool interrupted;
+    DWORD error = 0;
+    ssize_t bytes;
+    if (!o) return TEST_REAL("ReadFile", test_read_file)(h, to, n, got, NULL);
+    while ((bytes = __wrap_pread((int)(uintptr_t)h, to, n, (off_t)((uint64_t)o->OffsetHigh << 32 | o->Offset))) < 0 && errno == EINTR)
+        if (!atomic_exchange(&interrupted, true)) puts("SKIP: Windows has no interrupted reads");
+    if (bytes == 0) o->Internal = 0xc0000011 /* STATUS_END_OF_FILE */, error = ERROR_HANDLE_EOF;
+    else if (bytes > 0) o->Internal = 0;
+    else if (errno == EINVAL) o->Internal = 0xc000000d /* STATUS_INVALID_PARAMETER */, error = ERROR_INVALID_PARAMETER;
+    else o->Internal = 0xc000003f /* STATUS_CRC_ERROR */, error = ERROR_CRC;
+    o->InternalHigh = bytes > 0 ? (ULONG_PTR)bytes : 0;
+    if (o->hEvent) SetEvent(o->hEvent);
+    if (turn++ % 2) error = ERROR_IO_PENDING;
+    return SetLastError(error), error == 0;
+}
+ssize_t __real_pread(int fd, void *to, size_t n, off_t at) {
+    OVERLAPPED o = {.Offset = (DWORD)at, .OffsetHigh = (DWORD)((uint64_t)at >> 32), .hEvent = CreateEventA(NULL, TRUE, FALSE, NULL)};
+    HANDLE h = (HANDLE)(intptr_t)fd;
+    DWORD got = 0, error = 0;
+    if (!TEST_REAL("ReadFile", test_read_file)(h, to, (DWORD)n, NULL, &o)) error = GetLastError();
+    if (error == 0 || error == ERROR_IO_PENDING) error = GetOverlappedResult(h, &o, &got, TRUE) ? 0 : GetLastError();
+    CloseHandle(o.hEvent);
+    if (error == ERROR_HANDLE_EOF) return 0;
+    return error ? errno = error == ERROR_INVALID_PARAMETER ? EINVAL : EIO, -1 : (ssize_t)got;
+}
+
+UNUSED_OK HANDLE WINAPI test_create_thread(SECURITY_ATTRIBUTES *security, SIZE_T stack, LPTHREAD_START_ROUTINE run, void *user, DWORD flags, DWORD *id) {
+    pthread_t made = 0;
+    (void)security, (void)stack, (void)flags, (void)id;
+    if (__wrap_pthread_create(&made, NULL, (void *(*)(void *))run, user)) SetLastError(ERROR_NOT_ENOUGH_MEMORY);
+    return (HANDLE)made;
+}
+int __real_pthread_create(pthread_t *made, const pthread_attr_t *attributes, void *(*run)(void *), void *user) { /* a handle */
+    (void)attributes;
+    *made = (pthread_t)TEST_REAL("CreateThread", test_create_thread)(NULL, 0, (LPTHREAD_START_ROUTINE)run, user, 0, NULL);
+    return *made ? 0 : EAGAIN;
+}
+
+HANDLE (WINAPI *__imp_CreateFileW)(LPCWSTR, DWORD, DWORD, SECURITY_ATTRIBUTES *, DWORD, DWORD, HANDLE) = test_create_file;
+BOOL (WINAPI *__imp_ReadFile)(HANDLE, void *, DWORD, DWORD *, OVERLAPPED *) = test_read_file;
+HANDLE (WINAPI *__imp_CreateThread)(SECURITY_ATTRIBUTES *, SIZE_T, LPTHREAD_START_ROUTINE, void *, DWORD, DWORD *) = test_create_thread;
 #endif
 #endif

@@ -4,7 +4,7 @@
  *   stream TINY WORKDIR [--quick]      TINY: tests/tiny
  *
  * Linked with --wrap of pread, open and pthread_create: reads are counted, fail, end early or take long; files cannot be
- * opened unbuffered; the system gives no threads. */
+ * opened unbuffered; the system gives no threads. On Windows tools/windows.h calls the same three (TEST_DISK). */
 #include "../tools/checkpoint.h"
 #include <fcntl.h>
 #include <limits.h>
@@ -22,7 +22,8 @@
 /* ---- The disk, and the system's threads ---- */
 
 static struct {
-    atomic_long reads, bytes, failed, unbuffered; /* so far; unbuffered: reads that worked */
+    atomic_long reads, failed, unbuffered;        /* so far; unbuffered: reads that worked */
+    atomic_llong bytes;                           /* so far; a long of Windows is too short */
     atomic_long first, last;                      /* reads of these numbers fail, counted like `reads` */
     atomic_int error;                             /* with this errno; 0: they find the end of the file */
     atomic_bool cut, interrupted;                 /* reads move few bytes; two of three are interrupted */
@@ -376,8 +377,8 @@ static void test_draft(void) { with_draft(false); }
 /* ---- The law: a pass reads what is not kept ---- */
 
 /* What is counted is what was read, but for the rest of a last sector that a file or a buffered read does not have. */
-static void check_counted(const char *name, uint64_t counted, long read, long reads) {
-    check(counted + RING >= (uint64_t)read && (uint64_t)read + (uint64_t)reads * 4096 + RING >= counted, "%s: %llu bytes are counted, %ld were read in %ld reads", name,
+static void check_counted(const char *name, uint64_t counted, long long read, long reads) {
+    check(counted + RING >= (uint64_t)read && (uint64_t)read + (uint64_t)reads * 4096 + RING >= counted, "%s: %llu bytes are counted, %lld were read in %ld reads", name,
           (unsigned long long)counted, read, reads);
 }
 
@@ -391,10 +392,11 @@ static void read_law(const char *name, const char *path, const char *vocabulary)
         llama_close(m);
         uint64_t limit = k == 0 ? 1 : session + RING / 2 + bytes * (uint64_t)k / 3 + (k == 4 ? RING : 0);
         pause_for(1000000);
-        long read = disk.bytes, reads = disk.reads;
+        long long read = disk.bytes;
+        long reads = disk.reads;
         m = open_as(path, vocabulary, LLAMA_MEMORY_STREAM, limit);
         llama_session *s = session_of(m, 1);
-        check(disk.bytes == read && info_of(m).read_bytes == 0, "%s: opening reads %ld bytes of weights", name, disk.bytes - read);
+        check(disk.bytes == read && info_of(m).read_bytes == 0, "%s: opening reads %lld bytes of weights", name, disk.bytes - read);
         llama_info before = info_of(m);
         check(before.kept_bytes + session <= limit || before.kept_bytes == 0, "%s: of %llu bytes, %llu are kept beside a session of %llu", name,
               (unsigned long long)limit, (unsigned long long)before.kept_bytes, (unsigned long long)session);
