@@ -11,6 +11,7 @@
 # The logits' SHA-256 is compared with that of this machine's build/tests/bits; aarch64's, by ../reference/one_answer.sh.
 system=$1 full=$2
 work=build/systems/$system
+data=build/conformance-data/conformance family=$PWD/../shared/family # each optional
 passed=0 failed=0
 [ "$full" = full ] && quick= || quick=--quick
 strict="-std=c11 -Wall -Wextra -Wpedantic -Werror"
@@ -42,7 +43,6 @@ suite() {
 }
 # one_sha: bits, as it was compiled, says the SHA-256 that build/tests/bits says, of each of the models that are here
 one_sha() {
-    data=build/conformance-data/conformance
     for model in tests/tiny tinyH/meta-f16-mp2 tinyB/meta-bf16-mp1 tinyE/meta-f32-mp1; do
         weights=${model#*/meta-} golden=$data/golden/${model%%/*}-${weights%%-*}/golden.json
         if [ $model = tests/tiny ]; then golden=$model/golden.json; else model=$data/ckpt/$model; fi
@@ -54,13 +54,32 @@ one_sha() {
     done
 }
 source_of() { for f in tests/unit/"$1".c tests/robustness/"$1".c; do [ ! -f $f ] || echo $f; done; }
-# suites NAMES: each with its arguments
+# The vectors of byte-level BPE, where they are here. Not every system has xz, so they are unpacked.
+unpack_vectors() {
+    mkdir -p $work/family
+    [ -d "$family/tok" ] && have xz && mkdir -p $work/family/tok || return
+    for file in "$family"/tok/*; do
+        case $file in
+        *.xz) xz -dc "$file" >$work/family/tok/"$(basename "$file" .xz)" ;;
+        *) cp "$file" $work/family/tok/ ;;
+        esac
+    done
+}
+# suites NAMES: each with its arguments, in a folder of in_there
 suites() {
     for name in $1; do
         case $name in
-        math | amx) suite "$name" $quick ;;
+        math)
+            suite math $quick
+            [ ! "$full" ] || [ ! -f "$here/$data/rope_freqs.json" ] || suite math "$here/$data/rope_freqs.json" --case freqs
+            [ ! "$full" ] || [ ! -f "$family/rope_freqs_scaled.json" ] || suite math --scaled "$family/rope_freqs_scaled.json" --case scaled_freqs
+            ;;
+        amx) suite amx $quick ;;
         state | damage | machines) suite "$name" build/"$name" $quick ;;
-        bpe) suite bpe build/bpe $quick ${quick:+--case words,forms,special} ;;
+        bpe)
+            [ ! "$full" ] || unpack_vectors
+            suite bpe build/bpe $work/family $quick ${quick:+--case words,forms,special}
+            ;;
         bits) suite bits --self tests/tiny $quick ;;
         api | texts | threads) suite "$name" tests/tiny $quick ;;
         guesses) suite guesses tests/tiny build/guesses $quick ${quick:+--case draw,verify,generate} ;;
