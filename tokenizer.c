@@ -1476,7 +1476,7 @@ LLAMAC_SHARED int llamac_vocab_extend(llamac_vocab *v, const llamac_cursor files
         if (why == out_of_memory) return llamac_out_of_memory(err, path);
         if (why)
             return llamac_fail(err, LLAMA_EFORMAT, "%s: %s; correct the file or remove it", path,
-                               why);
+                               why + (*why == '!'));
     }
     if (v->no_bos && !v->names_bos) v->adds_bos = false;
     return LLAMA_OK;
@@ -1726,8 +1726,9 @@ static const char *spm_template(json_vocab *k, const llamac_json *j) {
         k->sequence = true;
     }
     if (!llamac_json_under(j, 4, "SpecialToken")) return NULL;
-    bool bos = llamac_is(j->value.text, j->value.n, "<s>"),
-         eos = llamac_is(j->value.text, j->value.n, "</s>");
+    bool text = j->value.kind == '"';
+    bool bos = text && llamac_is(j->value.text, j->value.n, "<s>"),
+         eos = text && llamac_is(j->value.text, j->value.n, "</s>");
     if (!(k->sequence ? eos && !k->adds_eos : bos && !k->adds_bos))
         return "!puts other tokens around a text than <s> and </s> (post_processor)";
     if (k->sequence) k->adds_eos = true;

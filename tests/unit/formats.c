@@ -1717,7 +1717,7 @@ static void test_special(void) {
         {"not legacy", "{\"legacy\": false}", "x</s>x", "none", NULL},
         {"strips", "{\"added_tokens_decoder\": {\"2\": {\"content\": \"</s>\", \"lstrip\": true, \"rstrip\": true, \"special\": true}}}", "x \n</s>\t x", "space", NULL},
         {"strips, by name", "{\"eos_token\": {\"content\": \"</s>\", \"lstrip\": true, \"rstrip\": true}}", "x </s> x", "space", NULL},
-        {"single words", "{\"added_tokens_decoder\": {\"2\": {\"content\": \"</s>\", \"single_word\": true}}}", "", "", "single_word"},
+        {"single words", "{\"added_tokens_decoder\": {\"2\": {\"content\": \"</s>\", \"single_word\": true}}}", "", "", ": has an added token with single_word"},
         {"a text as id", "{\"added_tokens_decoder\": {\"2x\": {\"content\": \"</s>\"}}}", "", "", "valid id"},
         {"a byte's id", "{\"added_tokens_decoder\": {\"9\": {\"content\": \"</s>\"}}}", "", "", "of a byte"},
         {"no content", "{\"added_tokens_decoder\": {\"9\": {\"special\": true}}}", "", "", "without content"},
