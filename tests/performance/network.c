@@ -28,6 +28,15 @@ static double now(void) {
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
+/* Seconds for which this process was ready to run and had no processor; 0 if the system does not say. */
+static double waited(void) {
+    unsigned long long ns = 0;
+    FILE *f = fopen("/proc/self/schedstat", "r");
+    if (f && fscanf(f, "%*u %llu", &ns) != 1) ns = 0;
+    if (f) fclose(f);
+    return 1e-9 * (double)ns;
+}
+
 /* A llama_gather_fn: exchanges, counts, and waits as long as the imitated network takes. */
 static int gather(void *user, float *x, const size_t *offsets, int rank, int ranks) {
     network *n = user;
@@ -100,13 +109,15 @@ static void test_counted(void) {
     }
 }
 
-/* The formula holds for three networks, within 10%, in one of a few attempts. */
+/* The formula holds for three networks, within 10%, in one of a few attempts, unless other programs take the processors. */
 static void test_formula(void) {
     static const struct {
         const char *name;
         double latency, bandwidth;
     } networks[] = {{"25 us, 1.17 GB/s", 25e-6, 1.17e9}, {"50 us, 117 MB/s", 50e-6, 117e6}, {"10 us, 10 MB/s", 10e-6, 10e6}};
+    enum { BUSY = 5 }; /* percent */
     bool holds = false;
+    double start = now(), before = waited();
     for (int attempt = 0; attempt < 6 && !holds; attempt++) {
         network none = {0};
         measure(path, 2, 60, &none);
@@ -125,7 +136,10 @@ static void test_formula(void) {
             }
         }
     }
-    check(holds, "in no attempt the formula held for all networks");
+    double busy = 100 * (waited() - before) / (now() - start);
+    printf("waiting for a processor: %.1f%% of the time\n", busy);
+    if (!holds && busy > BUSY) printf("SKIP: the formula (other programs take the processors)\n");
+    else check(holds, "in no attempt the formula held for all networks");
 }
 
 static const test_case cases[] = {CASE(counted), CASE(formula)};
