@@ -1205,7 +1205,7 @@ LLAMAC_SHARED int llamac_vocab_gather(llamac_vocab **out, llamac_gguf_vocab *g, 
 static uint32_t hex_number(const char *digits) {
     uint32_t v = 0;
     for (int i = 0; i < 4; i++) {
-        int c = digits[i];
+        int c = (unsigned char)digits[i];
         v = v * 16 + (uint32_t)(c <= '9' ? c - '0' : (c | 32) - 'a' + 10);
     }
     return v;
