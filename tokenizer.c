@@ -2400,7 +2400,6 @@ static int encode_text(encoder *e, const char *text, size_t n, bool space) {
         merge_characters(e);
         emit(e);
     }
-    free_symbols(e);
     e->allocator->free(e->allocator->user, normalised, capacity);
     return enough ? LLAMA_OK : LLAMA_ENOMEM;
 }
@@ -2520,7 +2519,6 @@ static int encode_bytes(encoder *e, const char *text, size_t n) {
         length = next_word(e->v, text + at, n - at);
         enough = encode_word(e, text + at, length);
     }
-    free_symbols(e);
     return enough ? LLAMA_OK : LLAMA_ENOMEM;
 }
 
@@ -2598,6 +2596,7 @@ LLAMAC_SHARED ptrdiff_t llamac_encode(const llamac_vocab *v, const llama_allocat
     if ((flags & LLAMA_ADD_BOS) && llamac_vocab_adds_bos(v) && (!first || first->id != v->bos))
         put_token(&e, v->bos);
     int status = special ? encode_special(&e, text, n) : encode_stretch(&e, text, n, true);
+    free_symbols(&e);
     if (bytes) allocator->free(allocator->user, table, bytes);
     return status ? status : (ptrdiff_t)e.count;
 }
