@@ -163,7 +163,10 @@ windows_command() {
         $llama tokenize $work/there/build/bpe/forms.gguf "$(cat $work/lines)" >$work/byte_ids.$side 2>&1
         $llama help all >$work/help.$side
     done
-    for what in pipe utf8 ids stream refused lines trace npy bytes byte_ids help; do same "$what" $work/$what.here $work/$what.there; done
+    for what in pipe utf8 ids stream refused lines trace npy bytes byte_ids help; do
+        LC_ALL=C sed -i 's/wine client error:[0-9]*: $//' $work/$what.there # wine's own words, at times, as a program ends
+        same "$what" $work/$what.here $work/$what.there
+    done
     folder="$work/Mod\303\250le \346\250\241\345\236\213" # a path in UTF-8
     folder=$(printf "$folder")
     mkdir -p "$folder"
