@@ -2020,7 +2020,8 @@ TARGET static void FN(rmsnorm)(float *y, const float *x, const weight *w, float 
     const unsigned char *row = (const unsigned char *)x; /* x.x is a matmul of one row */
     size_t n = w->cols, i = 0;
     float ss;
-    FN(matmul)(&(matmul_args){{&row, 1, n, n * sizeof *x, F32}, x, &ss, 1, 1, true, NULL}, 0, 1);
+    FN(matmul)
+    (&(matmul_args){{&row, 1, n, n * sizeof *x, F32}, x, &ss, 1, 1, PREFETCH_TILE, NULL}, 0, 1);
     float r = 1.0f / sqrtf(ss / (float)n + eps);
     for (; i + FN(VL) <= n; i += FN(VL)) {
         float f[FN(VL)];
@@ -2114,7 +2115,7 @@ TARGET static void FN(attend)(const attention_args *a) {
     float *p = a->workspace->scores, root = sqrtf((float)a->head_dim);
     pack(a->workspace->queries, a->q, a->ld, a->rows, a->head_dim);
     weight_rows k = {&keys, 1, a->head_dim, a->head_dim * sizeof(float), F32};
-    matmul_args scores = {k, a->workspace->queries, p, ld, a->rows, true, a->workspace};
+    matmul_args scores = {k, a->workspace->queries, p, ld, a->rows, PREFETCH_TILE, a->workspace};
     FN(matmul)(&scores, 0, positions);
     for (size_t t = 0; t < a->rows; t++) {
         for (size_t i = 0; i < a->n + t; i++) p[t * ld + i] /= root;
@@ -2351,8 +2352,8 @@ static const kernels kernels_amx = {"avx512 and amx", 0,           PREFETCH_NOTH
  * Compilers' own functions (__builtin_cpu_supports) do not check all of these. */
 
 #if defined(__x86_64__)
-/* What differs between processors with the same instructions is how fast they read memory. Most, and
- * Zen 5, have the kernels as they are. One token of the 7B shape, float16, one thread: Zen 5 79 ms
+/* What differs between processors with the same instructions is how fast they read memory. The
+ * kernels as they are were measured on Zen 5; processors that are not named here have them too. One token of the 7B shape, float16, one thread: Zen 5 79 ms
  * without prefetching, 83 with the next tile prefetched, 62 with the rows. */
 
 /* Zen 3 and Intel's processors themselves read several streams faster than with prefetching. With

@@ -1510,7 +1510,7 @@ typedef struct {
     int prepend_types, prepends, replace_types, patterns, contents; /* of the normalizer: numbers */
     bool has_template, sequence, adds_bos, adds_eos; /* of the post_processor's template */
     double template_ids[2];                          /* of <s> and </s> in it; -1: not read */
-    int32_t ids[2];   /* of the pieces <s> and </s>; -1: there is none */
+    int32_t ids[2];   /* of the pieces <s> and </s>; -1: no such piece */
     char decoders[8]; /* the first letters of the decoder's types, in their order */
     unsigned parts;   /* bit i: part i of json_part() was read */
     size_t n_merges;
@@ -2203,7 +2203,7 @@ static void put_token(encoder *e, int32_t id) {
     e->count++;
 }
 
-/* Returns memory for count elements, or NULL if there is none or the product is too large. */
+/* Returns memory for count elements, or NULL if memory is short or the product is too large. */
 static void *allocate(encoder *e, size_t count, size_t size) {
     return count > SIZE_MAX / 2 / size ? NULL
                                        : e->allocator->alloc(e->allocator->user, count * size, 64);
@@ -2234,8 +2234,8 @@ static bool make_room(encoder *e, size_t n) {
 
 /* Finds what normalisation writes for the start of text[n], n > 0, before it treats spaces: a
  * USER_DEFINED piece as it is, else a text of the character map, else a character as it is, else
- * U+FFFD for an invalid byte. Sets *n_out to its length, and *used to the bytes of text it stands
- * for. */
+ * U+FFFD for an invalid byte. Sets *n_out to its length, and *used to the bytes of text that it
+ * replaces. */
 static const char *normalise_next(const llamac_vocab *v, const char *text, size_t n, size_t *n_out,
                                   size_t *used) {
     const char *mapped;

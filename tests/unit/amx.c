@@ -110,7 +110,7 @@ static void product_case(int type, size_t rows, size_t cols, size_t segments, si
         }
     }
     workspace own = {panel, acc, NULL, NULL};
-    matmul_amx(&(matmul_args){{part, segments, cols, cols * 2, type}, packed, y, ldy, n, true, &own}, begin, end);
+    matmul_amx(&(matmul_args){{part, segments, cols, cols * 2, type}, packed, y, ldy, n, PREFETCH_TILE, &own}, begin, end);
     double worst = 0;
     int touched = 0;
     for (size_t t = 0; t < n; t++)
@@ -189,7 +189,7 @@ static void test_not_finite(void) {
         if (k < 5) w[7 * COLS + 33] = bad[k];
         else x[9 * (COLS + BLOCK) + 5] = k == 5 ? HUGE_VALF : -NAN;
         pack_amx(packed, x, COLS + BLOCK, N, COLS);
-        matmul_amx(&(matmul_args){{&part, 1, COLS, COLS * 2, F16}, packed, y, ROWS + BLOCK, N, true, &own}, 0, ROWS);
+        matmul_amx(&(matmul_args){{&part, 1, COLS, COLS * 2, F16}, packed, y, ROWS + BLOCK, N, PREFETCH_TILE, &own}, 0, ROWS);
         int wrong = 0;
         for (int t = 0; t < N; t++)
             for (int r = 0; r < ROWS; r++) wrong += isfinite(y[t * (ROWS + BLOCK) + r]) == (k < 5 ? r == 7 : t == 9);

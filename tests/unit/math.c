@@ -83,7 +83,7 @@ static void test_widening(void) {
                 const unsigned char *row = (const unsigned char *)alone;
                 float y, want = element(type, part, 0) + 0.0f;
                 if (!isfinite(want)) continue;
-                matmul_args p = {{&row, 1, BLOCK, 2 * BLOCK, type}, one, &y, 1, 1, true, NULL};
+                matmul_args p = {{&row, 1, BLOCK, 2 * BLOCK, type}, one, &y, 1, 1, PREFETCH_TILE, NULL};
                 fast->matmul(&p, 0, 1);
                 wrong += memcmp(&y, &want, 4) != 0;
             }
@@ -190,7 +190,7 @@ static int wrong_attention(const kernels *set, size_t head_dim, size_t rows, siz
     for (size_t t = 0; t < rows; t++) {
         float p[POSITIONS], top = -HUGE_VALF, lane[LANES] = {0};
         const unsigned char *part = (const unsigned char *)keys;
-        matmul_plain(&(matmul_args){{&part, 1, head_dim, head_dim * sizeof *keys, F32}, q + t * LD, p, POSITIONS, 1, true, NULL}, LD, 0, n + t);
+        matmul_plain(&(matmul_args){{&part, 1, head_dim, head_dim * sizeof *keys, F32}, q + t * LD, p, POSITIONS, 1, PREFETCH_TILE, NULL}, LD, 0, n + t);
         for (size_t j = 0; j < n + t; j++) top = fmaxf(top, p[j] /= sqrtf((float)head_dim));
         for (size_t j = 0; j < n + t; j++) lane[j % LANES] += p[j] = exp_scalar(p[j] - top);
         for (size_t d = 0; d < head_dim; d++) {
