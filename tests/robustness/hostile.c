@@ -54,7 +54,7 @@ static int try_open(llama_error *err) {
     llama_session *s = NULL;
     llama_session_options o = {.size = sizeof o, .context = 8, .threads = 1};
     struct timespec a, b;
-    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &a);
+    clock_gettime(CLOCK_MONOTONIC, &a);
     llama_allocator counting = {NULL, counting_alloc, counting_free};
     llama_options options = {.size = sizeof options, .allocator = &counting};
     most_taken = 0;
@@ -68,8 +68,8 @@ static int try_open(llama_error *err) {
         check(m == NULL && err->status == status && strstr(err->text, folder) && !strchr(err->text, '\n'), "no line that names the file: %s", err->text);
     llama_close(m);
     check(taken == 0, "%zu bytes are left", taken);
-    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &b);
-    check(b.tv_sec - a.tv_sec <= 1, "took over a second of the processor");
+    clock_gettime(CLOCK_MONOTONIC, &b);
+    check(b.tv_sec - a.tv_sec <= 1, "took over a second");
     return status;
 }
 
