@@ -491,7 +491,7 @@ static const char complete_help[] =
     "Several prompts: repeat -p and -f, or give --lines or -0: they split the content\n"
     "of -f or stdin into prompts. --lines is refused if nothing is split: the prompt\n"
     "is an argument, or there is only -p. With -k each prompt gets several texts. Up\n"
-    "to 32 texts are generated in each pass over the weights.\n"
+    "to 64 texts are generated in each pass over the weights.\n"
     "Batching never changes the output: each text is bit-identical to running its\n"
     "prompt alone with the same seed. (With --fast its bits may differ.) Texts are\n"
     "printed in input order. Each is followed by a newline, or with -0 by a NUL.\n"
@@ -778,7 +778,7 @@ enum {
     NO_LIMIT = 1 << 30,
     MAX_CONTEXT = 1 << 20, /* positions */
     MAX_LOGPROBS = 100,
-    MAX_TOGETHER = 32 /* texts in one pass over the weights */
+    MAX_TOGETHER = 64 /* texts in one pass over the weights */
 };
 
 static const struct {

@@ -1,4 +1,4 @@
-"""paper_rows.py LLAMA MODEL [--shared FOLDER] [--tokenizer FILE] [--limit N] [--longest N] [--task NAME] [--case NAME]: the paper's tables, checked.
+"""paper_rows.py LLAMA MODEL [--shared FOLDER] [--tokenizer FILE] [--limit N] [--longest N] [--programs N] [--task NAME] [--case NAME]: the paper's tables, checked.
 
 tests/paper/row.py runs on samples of the published sets (FOLDER/eval, which is not part of this repository; without it: SKIP).
 SIQA, RACE, MATH and RealToxicityPrompts have no sample there: their items are those of tests/paper/made_up.py.
@@ -11,7 +11,7 @@ Cases:
   arithmetic  WinoGender's and MMLU's sizes give the paper's granularity and averages
 
 --limit: the items of each group (default 4); --longest: longer items are left to `llama` alone (default 400 tokens), but for
-a task's shortest item."""
+a task's shortest item; --programs: the first programs of each set (default all)."""
 import argparse
 import collections
 import concurrent.futures
@@ -261,22 +261,24 @@ def case_generated(here):
 
 def case_programs(here):
     with gzip.open(os.path.join(here.data, "humaneval/HumanEval.jsonl.gz")) as stream:
-        solutions = [json.loads(line)["canonical_solution"] for line in stream]
-    prompts = [question.prompt() for question in humaneval(here.data)]
+        solutions = [json.loads(line)["canonical_solution"] for line in stream][:here.given.programs]
+    questions = list(humaneval(here.data))[:here.given.programs]
+    prompts = [question.prompt() for question in questions]
     for texts, expected in ((solutions, "100.0"), (["    pass\n"] * len(prompts), "0.0")):
         stand_in = checks.write_stand_in(here.given.llama, {prompt: [text] for prompt, text in zip(prompts, texts)})
-        code, out, errors = here.row("humaneval-1", "--samples", "1", "--run-untrusted-code", llama=stand_in)
+        code, out, errors = here.row("humaneval-1", "--limit", str(len(prompts)), "--samples", "1", "--run-untrusted-code", llama=stand_in)
         if "humaneval-1" not in cells(out) and "filter" in errors:
             print(f"SKIP: running programs: {errors}")
             return
         found = cells(out).get("humaneval-1", [errors])
-        check(found[0] == expected and found[2] == "164", f"HumanEval: {found}, not {expected} of 164")
-    jobs = [question.answer(text) for question, text in zip(humaneval(here.data), solutions)]
+        check(found[0] == expected and found[2] == str(len(prompts)), f"HumanEval: {found}, not {expected} of {len(prompts)}")
+    check(here.given.programs or len(solutions) == 164, f"HumanEval: {len(solutions)} programs, not 164")
+    jobs = [question.answer(text) for question, text in zip(questions, solutions)]
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         passed = sum(pool.map(lambda job: sandbox.run_contained(*job, namespaces=False)[0], jobs))
-    check(passed == 164, f"HumanEval without namespaces: {passed}")
+    check(passed == len(solutions), f"HumanEval without namespaces: {passed}")
     with open(os.path.join(here.data, "mbpp/mbpp.jsonl")) as stream:
-        items = [json.loads(line) for line in stream]
+        items = [json.loads(line) for line in stream][:here.given.programs]
     for code, expected in ((None, len(items)), ("def nothing(): pass", 0)):
         with concurrent.futures.ThreadPoolExecutor(os.cpu_count() or 1) as pool:
             passed = sum(pool.map(lambda item: sandbox.run(item["test_setup_code"] + "\n" + (code or item["code"]),
@@ -316,6 +318,7 @@ def main():
     parser.add_argument("--tokenizer")
     parser.add_argument("--limit", type=int, default=4)
     parser.add_argument("--longest", type=int, default=400)
+    parser.add_argument("--programs", type=int)
     parser.add_argument("--task")
     parser.add_argument("--case")
     given = parser.parse_args()

@@ -19,7 +19,7 @@ export LC_ALL=C
 
 # Functions that are always inlined would have their branches counted once a caller, so ours are not inlined here.
 # Threads may lose counts to each other, as counters are not atomic: whether a line ran is all that is asked.
-flags="-std=c11 -g -O0 --coverage -Dalways_inline=unused"
+flags="-std=c11 -g -Og --coverage -Dalways_inline=unused"
 
 # What `make test` runs in C and shell; of bits, guesses and stream less: so compiled, they take longer than all else together.
 # What these alone reach, as copy_weight() of divided weights, counts as missed. So does what the command alone reaches of the
