@@ -222,12 +222,11 @@ def test_interrupted(llama, model):
         os.remove("cut.results")
 
 
-def test_programs(llama, model, all_of_them):
+def test_programs(llama, model):
     """Solutions in the place of the model's texts: the canonical ones, wrong ones, and a part of the samples."""
     double, root = [question.prompt() for question in TASKS["humaneval-1"].read(".")]
     answers = {double: ["    return 2 * x\n"], root: ["    return math.sqrt(x)\n"]}
-    for samples, right, columns in [(4, 2, ["50.0", "0.0", "2"]), (1, 1, ["100.0", "0.0", "2"]),
-                                    (4, 0, ["0.0", "0.0", "2"])][:None if all_of_them else 1]:
+    for samples, right, columns in [(4, 2, ["50.0", "0.0", "2"]), (1, 1, ["100.0", "0.0", "2"]), (4, 0, ["0.0", "0.0", "2"])]:
         texts = {prompt: text * right + ["    return None\n"] * (samples - right) for prompt, text in answers.items()}
         stand_in = write_stand_in(llama, texts)
         code, out, errors = row(stand_in, model, ".", "humaneval-1", "--samples", str(samples), "--run-untrusted-code", "--out", "code.results")
