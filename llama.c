@@ -1544,8 +1544,8 @@ __attribute__((noinline)) static void matmul_blocked(const matmul_args *p, size_
 #define FN(name)    GLUE(name, ISA) /* FN(few) is few_avx2 in the AVX2 pass */
 #define LITERAL_(a) #a
 #define LITERAL(a)  LITERAL_(a)
-#if defined(                                                                                       \
-    __clang__) /* only "full" makes clang 16 and older unroll all loops: sums stay in registers */
+/* Only "full" makes clang 16 and older unroll a loop in a loop wholly, so that registers hold the sums. */
+#if defined(__clang__)
 #define UNROLL _Pragma("clang loop unroll(full)")
 #else
 #define UNROLL _Pragma("GCC unroll 16")
