@@ -144,8 +144,10 @@ windows() {
     done
 }
 
-# The command on Windows against the one here
+# The command on Windows against the one here. `at` tells when, as wine waits at times.
+at() { echo "$(date +%T) $*"; }
 windows_command() {
+    at commands
     there="timeout -k 1 60 wine $work/llama.exe"
     printf 'The king\r\nand \303\274 \360\237\231\202\n\n' >$work/document
     printf 'The king\nGr\303\266\303\237e \360\237\231\202\n' >$work/lines
@@ -224,6 +226,7 @@ windows_command() {
     ./llama tests/tiny "There was" -n 2000 -c 2048 --ignore-eos -s 1 >$work/whole
     if [ $code -eq 130 ] && [ -s $work/out ] && head -c "$(wc -c <$work/out)" $work/whole | cmp -s - $work/out; then ok; else no "Ctrl-C: exit $code"; fi
 
+    at killed
     # Killed while a prompt cache is replaced, it leaves the old one or the new one
     long=$(for i in $(seq 60); do printf 'The king had %d sons. ' "$i"; done)
     $there tests/tiny "$long" -n 1 -c 2048 --prompt-cache $work/cache >/dev/null 2>&1
@@ -232,12 +235,14 @@ windows_command() {
         if ./llama tests/tiny "$long" -n 1 -c 2048 --prompt-cache $work/cache >/dev/null 2>$work/err && [ ! -s $work/err ]; then ok; else no "killed $i: $(cat $work/err)"; fi
     done
 
+    at an empty pipe
     # A pipe of Windows that gives nothing is not waited for
     $run $work/launch.exe 20000 $work/llama.exe tests/tiny "The king" --temp 0 -n 8 >$work/out 2>$work/err </dev/null
     same "beside an empty pipe" $work/out $work/path.here
     if grep -q "open pipe without a text" $work/err; then ok; else no "beside an empty pipe: $(cat $work/err)"; fi
     timeout -k 1 10 wine $work/llama.exe tests/tiny "The king" --temp 0 -n 2000 -c 2048 2>$work/err | head -c 10 >/dev/null # wine itself may hang then
     if [ ! -s $work/err ]; then ok; else no "nobody reads: $(cat $work/err)"; fi
+    at the end
 }
 
 static() {
