@@ -720,7 +720,7 @@ def bars():  # what takes long shows how far it is, and how long it takes; not w
 
 def narrow():  # a bar fits the terminal, however wide it is
     for columns, room in ((40, True), (25, False), (80, True), (0, True)):
-        seen = long_score(25, columns)
+        seen = long_score(90, columns)
         lines = seen.replace(b"\033[K", b"").split(b"\r")
         check(any(b"s left" in line for line in lines), f"{columns} columns: a bar", seen)
         check(all(len(line) < (columns or 80) for line in lines), f"{columns} columns: the bar fits", seen)
