@@ -1501,7 +1501,7 @@ case_version() {
 # ---- All cases, or some ----
 
 cases="text stdin seeds stop utf8 refusals full pipes cache batch rejected notes json talk score ppl cut terminals trace bench info formats help completion surprises turns slips json_times guesses special bytes facts version"
-slow="batch stdin rejected completion formats help json_times ppl score surprises" # left to make check
+slow="batch guesses pipes stdin rejected completion formats help json_times ppl score surprises" # left to make check
 matched=0
 for name in $cases; do
     [ -z "$only" ] || [ "$only" = "$name" ] || continue

@@ -16,7 +16,7 @@ import made_up  # noqa: E402
 from checks import COUNT, HERE, check, write  # noqa: E402
 
 MODULES = (check_questions, check_grades, check_programs, check_rows)
-SLOW = ("fit", "forbidden", "as_by_hand", "interrupted", "usage", "too_long", "lines_instead", "continued", "broken_command", "texts",
+SLOW = ("fit", "forbidden", "stopped", "as_by_hand", "interrupted", "usage", "too_long", "lines_instead", "continued", "broken_command", "texts",
         "programs")
 
 
