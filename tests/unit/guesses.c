@@ -1460,7 +1460,7 @@ static void test_costs(void) {
     }
     cost.slow = 0;
     o.no_lookup = 1, o.draft = drafts[RIGHT_DRAFT];
-    for (cost.draft = 0.02; cost.draft < 0.6; cost.draft *= 3) {
+    for (cost.draft = 0.02; cost.draft < 0.6; cost.draft *= test_quick ? 25 : 3) {
         double best = LONG_TEXT * (cost.draft + 0.02) + LONG_TEXT / MAX_GUESSED; /* if every pass has as many guesses as can be */
         static const size_t slow[] = {0, 3, 1, 2, 4, 5, 9, 20};
         for (size_t i = 0; i < (test_quick ? 2 : sizeof slow / sizeof *slow); i++) {
