@@ -1844,7 +1844,8 @@ TARGET INLINE void FN(multiply)(VEC *sum, const FN(weights) * from, size_t k, si
         for (size_t i = 0; i < rows; i++) row[i] = copied ? from->copy[i] : from->row[i];
         while (k < stop) {
             uintptr_t column = k * size + ahead;
-            for (size_t i = 0; ahead && !linear && column % LINE < BLOCK * size && i < rows; i++)
+            if (ahead && !linear && column % LINE < BLOCK * size) UNROLL
+            for (size_t i = 0; i < rows; i++)
                 __builtin_prefetch((const void *)((uintptr_t)from->row[i] + column), 0, 2);
             for (size_t i = 0; ahead && linear && i < bytes; i += LINE, next += LINE)
                 __builtin_prefetch((const void *)next, 0, 2);
