@@ -1586,6 +1586,8 @@ __attribute__((noinline)) static void matmul_blocked(const matmul_args *p, size_
  *                          weights of every row
  *   sums(v, out)           the sums of the VR rows' lanes, in the defined order
  *
+ * AVX-512 has a tenth, interleave: read_vec with half as many shuffles.
+ *
  * A register tile has REGISTERS registers. The first tile of a matmul has as many vecs of weights as
  * fit beside the sums of its tokens, up to DOT_VECS; the others have TILE_VECS vecs. */
 

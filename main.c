@@ -778,7 +778,7 @@ enum {
     NO_LIMIT = 1 << 30,
     MAX_CONTEXT = 1 << 20, /* positions */
     MAX_LOGPROBS = 100,
-    MAX_TOGETHER = 64 /* texts in one pass over the weights */
+    MAX_TOGETHER = 64 /* texts in one pass over the weights: see llama_generate */
 };
 
 static const struct {

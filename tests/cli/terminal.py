@@ -692,8 +692,8 @@ def long_score(repeats, columns, *options, term="xterm", begin=False):
     """What a terminal of so many columns sees of it; with `begin`, only how it begins."""
     master, slave = os.openpty()
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
-    slow = [] if begin else ["-t", "1", "--kernels", "scalar"]
-    child = subprocess.Popen([LLAMA, "score", MODEL, *slow, *options],
+    slow = [] if begin else ["--kernels", "scalar"]
+    child = subprocess.Popen([LLAMA, "score", MODEL, "-t", "1", *slow, *options],
                              stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=slave, env=dict(os.environ, TERM=term))
     os.close(slave)
     child.stdin.write(b"0\t%s\t who lived alone\t king\n" % WOODCUTTER * repeats)

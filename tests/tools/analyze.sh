@@ -38,6 +38,14 @@ not_unrolled() {
 }
 if command -v clang >/dev/null 2>&1; then tool "clang unrolls" not_unrolled; else echo "SKIP: clang unrolls (clang is not here)"; fi
 
+# gcc -O2 unrolls no loop without UNROLL. One that prefetches the 16 rows of a tile takes as long as the rest
+rolled_prefetch() {
+    [ "$1" = llama.c ] && [ "$(uname -m)" = x86_64 ] || return 0
+    gcc -std=c11 -O2 -S -o $work/llama.s "$1" && awk '/^few_1_avx512:/ { on = 1 } on && /prefetcht1/ { n++ } on && /\.size/ { exit }
+        END { if (n < 16) print "llama.c: warning: few_1_avx512 has " n + 0 " prefetches, not one for each row" }' $work/llama.s
+}
+tool "gcc -O2 unrolls" rolled_prefetch
+
 # Not inlined: of a loop in a loop it follows one turn, and takes what the other turns fill for unset
 tool "gcc -fanalyzer" gcc -std=c11 -O1 -fanalyzer -Dalways_inline=unused -Werror -c -o $work/object.o
 

@@ -123,7 +123,7 @@ windows() {
     cc=x86_64-w64-mingw32-gcc exe=.exe run="timeout ${full:+3}600 wine" link=-static libraries=-lpthread
     have $cc && have wine || skip "no $cc or no wine"
     export WINEDEBUG=-all WINEPREFIX="$PWD/build/systems/prefix"
-    ! have wineserver || wineserver -p60 # it stays for a minute: a program starts ten times as fast
+    ! have wineserver || wineserver -p60 # it stays for a minute: a program starts in a quarter of the time
     mkdir -p $work/include/sys
     for header in sys/mman.h sys/resource.h sys/wait.h sys/syscall.h dlfcn.h; do : >$work/include/$header; done
     flags="-std=gnu11 -I$work/include -include tests/tools/windows.h -D_FILE_OFFSET_BITS=64 -w"
@@ -144,8 +144,9 @@ windows() {
     done
 }
 
-# The command on Windows against the one here. `at` tells when, as wine waits at times.
-at() { echo "$(date +%T) $*"; }
+at() { echo "$(date +%T) $*"; } # wine waits for minutes at times: the log says where
+
+# The command on Windows against the one here
 windows_command() {
     at commands
     there="timeout -k 1 60 wine $work/llama.exe"
