@@ -425,19 +425,24 @@ struct llama {
     llamac_arena arena;           /* owns what the pointers above point to, and this struct */
 };
 
-typedef struct {      /* one sequence: a text with its KV cache */
-    float *k, *v;     /* [n_layers][own kv_heads][context][head_dim] */
-    int32_t *tokens;  /* [context] */
-    float *logits;    /* [V] of the last token */
-    size_t length;    /* number of positions filled */
-    size_t given;     /* the length after the current call, without its guesses */
-    uint64_t call;    /* number of the last call that evaluated this sequence */
+typedef struct sequence { /* a text with its KV cache */
+    float *k, *v;         /* [n_layers][own kv_heads][context][head_dim] */
+    int32_t *tokens;      /* [context] */
+    float *logits;        /* [V] of the last token */
+    size_t length;        /* number of positions filled */
+    size_t given;         /* the length after the current call, without its guesses */
+    size_t wanted; /* the current call needs the logits before this position, and all later ones */
+    uint64_t call; /* number of the last call that evaluated this sequence */
     bool have_logits; /* false: the sequence is empty or was rewound */
     /* all_logits: the sequence's first row, the position of that row, the number of its rows */
     size_t row, row_position, rows;
     /* tokens after `length` that are evaluated guesses, and the logits after each: accept_guess */
     size_t n_guesses;
     const float *guess_logits; /* [guesses][V] */
+    /* The sequence with which this one begins: the current call evaluates its tokens before position
+     * `shared` once, for all sequences that follow it. See follow */
+    const struct sequence *leader;
+    size_t shared; /* of a leader; else 0 */
     /* where each three tokens in a row occur in `tokens`, by the position of the last of the three */
     size_t indexed;   /* positions below are in the index */
     uint32_t *newest; /* [2^index_bits] the last position with this hash, or UNINDEXED */
@@ -552,7 +557,7 @@ struct llama_session {
                                * could not be read; else LLAMA_OK */
     struct weight_stream *stream; /* the model's, during a call that evaluates; else NULL */
     bool borrows;                 /* another session, whose function made this call, has lent it */
-    bool all_rows;                /* this call needs h of all tokens: scores, a trace, all_logits */
+    bool all_rows;                /* this call needs h of all tokens: a trace, all_logits */
     bool keep_logits;             /* the session has all_logits */
     bool busy;                    /* a call is at work that may call functions of the host */
     llama_error error;            /* of the last call; its text is "" if that call succeeded */
@@ -1130,16 +1135,28 @@ static float *cache(const llama_session *s, float *kv, size_t l, size_t head) {
     return kv + i * s->context * s->model->head_dim;
 }
 
-/* K[l][head][position] = k, V[l][head][position] = v. The KV cache is in float32. */
-static void store_kv(llama_session *s, size_t l, const float *k, const float *v, size_t n) {
-    size_t width = s->model->head_dim, ld = padded(s->model->kv_dim);
+/* K[l][head][position] = k, V[l][head][position] = v, in the KV cache of one sequence. */
+static void store_row(llama_session *s, const sequence *q, size_t l, size_t position,
+                      const float *k, const float *v) {
+    size_t width = s->model->head_dim, to = position * width;
     range own = own_heads(s);
-    for (size_t t = 0; t < n; t++)
-        for (size_t i = own.begin; i < own.end; i++) {
-            size_t from = t * ld + i * width, to = s->row_pos[t] * width;
-            memcpy(cache(s, s->row_seq[t]->k, l, i) + to, k + from, width * sizeof *k);
-            memcpy(cache(s, s->row_seq[t]->v, l, i) + to, v + from, width * sizeof *v);
-        }
+    for (size_t i = own.begin; i < own.end; i++) {
+        memcpy(cache(s, q->k, l, i) + to, k + i * width, width * sizeof *k);
+        memcpy(cache(s, q->v, l, i) + to, v + i * width, width * sizeof *v);
+    }
+}
+
+/* Stores the keys and values of n rows for their own sequences and for those that follow these. The
+ * KV cache is in float32. */
+static void store_kv(llama_session *s, size_t l, const float *k, const float *v, size_t n) {
+    size_t ld = padded(s->model->kv_dim);
+    for (size_t t = 0; t < n; t++) {
+        const sequence *own = s->row_seq[t];
+        store_row(s, own, l, s->row_pos[t], k + t * ld, v + t * ld);
+        for (size_t i = 0; i < s->n_sequences && s->row_pos[t] < own->shared; i++)
+            if (s->sequences[i].leader == own)
+                store_row(s, &s->sequences[i], l, s->row_pos[t], k + t * ld, v + t * ld);
+    }
 }
 
 /* y = softmax(q keys^T / sqrt(head_dim)) values for each row and head, over the positions from 0
@@ -1256,15 +1273,16 @@ static void add(llama_session *s, const char *name, float *x, const float *y, si
     trace(s, (int)l, name, x, n, s->model->dim);
 }
 
-/* Keeps the rows of x and q whose logits are needed: all if s->all_rows, else the last token of
- * each span, and its guesses. Returns their number. */
+/* Keeps the rows of x and q whose logits are needed: all if s->all_rows, else those of the last token
+ * of each span, of its guesses, and of each token before one to score. Returns their number. */
 static size_t select_rows(llama_session *s, size_t n) {
     size_t kept = 0, ld = padded(s->model->dim), q_ld = padded(s->model->q_dim);
     for (size_t t = 0; t < n; t++) {
-        if (!s->all_rows && s->row_pos[t] + 1 < s->row_seq[t]->given) continue;
+        if (!s->all_rows && s->row_pos[t] + 1 < s->row_seq[t]->wanted) continue;
         memmove(s->x + kept * ld, s->x + t * ld, ld * sizeof *s->x);
         memmove(s->q + kept * q_ld, s->q + t * q_ld, q_ld * sizeof *s->q);
         s->row_seq[kept] = s->row_seq[t];
+        s->row_token[kept] = s->row_token[t];
         s->row_pos[kept++] = s->row_pos[t];
     }
     return kept;
@@ -8831,27 +8849,36 @@ static int output(llama_session *s, float *logits, const float *h, size_t n,
     return LLAMA_OK;
 }
 
-/* Computes, for each of the n tokens of a batch, its log-probability and its rank: how many tokens
- * are more likely. Both follow from the logits of the previous token: for the first token of a
- * span, the logits of its sequence. If there are none, both are 0. `logits` has those of the n
- * tokens; if it is NULL, they are computed here, SCORED rows at a time. The logits of the last row
- * are kept in s->logits[0], for the next batch or for the sequence. */
+/* Computes, for each token to score of n rows, its log-probability and its rank: how many tokens are
+ * more likely. Returns their number in *scored, or the status of output. Both follow from the logits
+ * of the previous token: for the first token of a span, the logits of its sequence. If there are
+ * none, both are 0. `logits` has those of the n rows; if it is NULL, they are computed here, SCORED
+ * rows at a time. The logits of the last row are kept in s->logits[0], for the next batch or for the
+ * sequence. */
 static int score_rows(llama_session *s, size_t n, const float *logits, float *logprob,
-                      int32_t *rank) {
+                      int32_t *rank, size_t *scored) {
     size_t vocab = s->model->vocab_size, ld = padded(vocab), width = padded(s->model->dim);
     const float *previous = s->logits;
+    *scored = 0;
     for (size_t t = 0; t < n; t++) {
         const sequence *q = s->row_seq[t];
         int32_t token = s->row_token[t];
+        /* NOLINTNEXTLINE: where tokens are scored, none is a guess, which has no sequence here */
         if (s->row_pos[t] == q->length) previous = q->length ? q->logits : NULL;
-        logprob[t] = previous ? log_probability(previous, vocab, token) : 0;
-        if (rank) rank[t] = previous ? rank_of(previous, vocab, token) : 0;
+        if (s->row_pos[t] >= q->wanted) {
+            logprob[*scored] = previous ? log_probability(previous, vocab, token) : 0;
+            if (rank) rank[*scored] = previous ? rank_of(previous, vocab, token) : 0;
+            ++*scored;
+        }
         size_t next = n - t < SCORED ? n - t : SCORED; /* rows to compute, if they are not here */
         int status = logits || t % SCORED
                          ? LLAMA_OK
                          : output(s, s->logits, s->h + t * width, next, s->row_seq + t);
         if (status) return status;
         previous = logits ? logits + t * ld : s->logits + t % SCORED * ld;
+        for (size_t i = 0; i < s->n_sequences && s->row_pos[t] + 1 == q->shared; i++)
+            if (s->sequences[i].leader == q)
+                memcpy(s->sequences[i].logits, previous, vocab * sizeof *previous);
     }
     /* NOLINTNEXTLINE: a session has all its buffers */
     memmove(s->logits, previous, vocab * sizeof *previous);
@@ -8864,13 +8891,13 @@ static int score_rows(llama_session *s, size_t n, const float *logits, float *lo
  * batch can contain rows of several sequences. Leaves in s->logits a row for each token whose logits
  * are needed or, if the session keeps all logits, in s->all_logits a row for each token. Writes to
  * the KV cache only beyond the length of each sequence, where nothing is read until the length
- * changes. If logprob is not NULL, every token is scored. */
+ * changes. If logprob is not NULL, the tokens from `wanted` of their sequence on are scored. */
 static int evaluate_spans(llama_session *s, const llama_span *spans, size_t total, float *logprob,
                           int32_t *rank) {
     /* i: tokens of *spans that are in a batch already; kept: rows of s->last */
-    size_t rows, i = 0, kept = 0, ld = padded(s->model->dim);
+    size_t rows, i = 0, kept = 0, ld = padded(s->model->dim), scored;
     int status;
-    s->all_rows = logprob || s->trace || s->keep_logits;
+    s->all_rows = s->trace || s->keep_logits;
     for (size_t done = 0; done < total; done += rows) {
         size_t batches = (total - done + s->batch - 1) / s->batch; /* that remain */
         rows = (total - done + batches - 1) / batches;
@@ -8896,9 +8923,10 @@ static int evaluate_spans(llama_session *s, const llama_span *spans, size_t tota
         }
         float *logits = s->keep_logits ? s->all_logits + done * padded(s->model->vocab_size) : NULL;
         if (logits && (status = output(s, logits, s->h, rows, s->row_seq))) return status;
-        if (logprob &&
-            (status = score_rows(s, rows, logits, logprob + done, rank ? rank + done : NULL)))
-            return status;
+        if (!logprob) continue;
+        if ((status = score_rows(s, wanted, logits, logprob, rank, &scored))) return status;
+        logprob += scored;
+        if (rank) rank += scored;
     }
     /* If one span was scored, score_rows has left its logits in s->logits. */
     status = s->keep_logits || (logprob && kept == 1)
@@ -8912,10 +8940,12 @@ static int evaluate_spans(llama_session *s, const llama_span *spans, size_t tota
  * arguments, evaluates, and only then adds the tokens and logits to the sequences. So a call that
  * fails changes no sequence.
  *
- * The last guesses[i] tokens of span i are guesses; if `guesses` is NULL, there are none. Guesses
+ * If logprob is not NULL, the last tail[i] tokens of span i are scored; if `tail` is NULL, all are.
+ *
+ * Else the last tail[i] tokens of span i are guesses; if `tail` is NULL, there are none. Guesses
  * are evaluated, but not added: accept_guess adds one, with its logits. The logits of at most
  * s->n_logits tokens may be needed: of all guesses, and of the last other token of each span. */
-static int evaluate(llama_session *s, const llama_span *spans, const size_t *guesses, size_t n,
+static int evaluate(llama_session *s, const llama_span *spans, const size_t *tail, size_t n,
                     float *logprob, int32_t *rank, const char *what) {
     size_t total = 0, ld, k = 0, done = 0;
     if (begin(s)) return LLAMA_EINVAL;
@@ -8931,12 +8961,14 @@ static int evaluate(llama_session *s, const llama_span *spans, const size_t *gue
             return llamac_fail(&s->error, LLAMA_EINVAL, "sequence %d is named twice", seq);
         int status = check_span(s, &spans[i], q->length);
         if (status) return status;
-        if (logprob && q->length && !q->have_logits)
+        size_t last = tail ? tail[i] : logprob ? spans[i].n : 0;
+        if (logprob && last == spans[i].n && q->length && !q->have_logits)
             return llamac_fail(&s->error, LLAMA_EINVAL,
                                "sequence %d was rewound: evaluate a token before scoring", seq);
         q->call = s->calls;
-        q->n_guesses = guesses ? guesses[i] : 0;
+        q->n_guesses = logprob ? 0 : last;
         q->given = q->length + spans[i].n - q->n_guesses;
+        q->wanted = q->length + spans[i].n - last;
         total += spans[i].n;
     }
     if (total == 0) return LLAMA_OK;
@@ -10480,97 +10512,130 @@ typedef struct {
     bool evaluated;
 } shared_context;
 
+/* Some continuations, which have room in the session together. */
+typedef struct {
+    llama_continuation *continuations;
+    size_t n, n_contexts, left; /* left: contexts that are not evaluated */
+    shared_context contexts[MAX_CONCURRENT];
+    const shared_context *context_of[MAX_CONCURRENT]; /* [n] */
+    const int32_t *tokens[MAX_CONCURRENT];            /* [n] of the context and the continuation */
+} continuation_group;
+
+/* Tokenizes the continuations of a group and finds the contexts that differ. Errors name a
+ * continuation by its index; that of the first one is `index`. */
+static int begin_group(llama_session *s, continuation_group *g, size_t index, llamac_arena *arena) {
+    for (size_t k = 0; k < g->n; k++) {
+        llama_continuation *e = &g->continuations[k];
+        int32_t *tokens;
+        clear_error(s);
+        int status = tokenize_continuation(s->model, e, &tokens, arena, &s->error);
+        if (status == LLAMA_OK && e->given + e->tokens > s->context)
+            status = llamac_fail(&s->error, LLAMA_EFULL,
+                                 "its context of %zu tokens and its ending of %zu do not fit in "
+                                 "the session's context of %zu positions",
+                                 e->given, e->tokens, s->context);
+        if (status) return name_in_error(s, "continuation", index + k, status);
+        size_t i = 0, bytes = e->given * sizeof *tokens;
+        while (i < g->n_contexts &&
+               (g->contexts[i].n != e->given || memcmp(g->contexts[i].tokens, tokens, bytes) != 0))
+            i++;
+        if (i == g->n_contexts)
+            g->contexts[g->n_contexts++] = (shared_context){k, e->given, tokens, false};
+        g->context_of[k] = &g->contexts[i];
+        g->tokens[k] = tokens;
+    }
+    g->left = g->n_contexts;
+    return LLAMA_OK;
+}
+
 /* Returns the longest prefix of tokens[n] that a sequence holds, one of those for contexts or of the
- * `known` contexts that are evaluated, and sets *from to that sequence. */
-static size_t longest_prefix(const llama_session *s, const shared_context *c, size_t known,
+ * group's contexts that are evaluated, and sets *from to that sequence. */
+static size_t longest_prefix(const llama_session *s, const continuation_group *g,
                              const int32_t *tokens, size_t n, int *from) {
     size_t longest = cached_prefix(s, *from = 0, tokens, n), other;
     if ((other = cached_prefix(s, 1, tokens, n)) > longest) longest = other, *from = 1;
-    for (size_t i = 0; i < known; i++) {
-        if (!c[i].evaluated) continue;
-        other = common_prefix(tokens, n, c[i].tokens, c[i].n);
-        if (other > longest) longest = other, *from = CONTEXTS + (int)c[i].first;
+    for (const shared_context *c = g->contexts; c < g->contexts + g->n_contexts; c++) {
+        if (!c->evaluated) continue;
+        other = common_prefix(tokens, n, c->tokens, c->n);
+        if (other > longest) longest = other, *from = CONTEXTS + (int)c->first;
     }
     return longest;
 }
 
-/* Evaluates contexts c[n], each in the sequence of the continuation that has it first, with as few
- * passes over the weights as there are batches. A context that shares a long prefix with another one,
- * such as examples in front of the question, waits until that is evaluated. */
-static int evaluate_contexts(llama_session *s, shared_context *c, size_t n) {
-    llama_span spans[MAX_CONCURRENT];
-    int status = LLAMA_OK;
-    for (size_t left = n; left && status == LLAMA_OK;) {
-        size_t n_spans = 0;
-        for (size_t i = 0; i < n && status == LLAMA_OK; i++) {
-            if (c[i].evaluated) continue;
-            int from, to = CONTEXTS + (int)c[i].first;
-            size_t cached = longest_prefix(s, c, n, c[i].tokens, c[i].n, &from), waiting = 0;
-            for (size_t k = 0; k < i; k++) {
-                size_t common = common_prefix(c[i].tokens, c[i].n, c[k].tokens, c[k].n);
-                if (!c[k].evaluated && common > waiting) waiting = common;
-            }
-            if (waiting > cached + MIN_PREFIX) continue;
-            if (cached >= MIN_PREFIX || cached == c[i].n) status = llama_fork(s, to, from);
-            else cached = 0;
-            cached = status ? 0 : rewind_to(s, to, cached, c[i].n);
-            spans[n_spans++] = (llama_span){to, c[i].tokens + cached, c[i].n - cached};
-        }
-        if (status == LLAMA_OK) status = llama_eval_batch(s, spans, n_spans);
-        for (size_t i = 0; i < n_spans; i++)
-            for (size_t k = 0; k < n; k++)
-                if (CONTEXTS + (int)c[k].first == spans[i].seq) c[k].evaluated = true, left--;
-    }
-    /* For the next group: the last contexts stay. */
-    for (size_t i = n < CONTEXTS ? 0 : n - CONTEXTS; i < n && status == LLAMA_OK; i++)
-        status =
-            llama_fork(s, context_sequence(s, c[i].tokens, c[i].n), CONTEXTS + (int)c[i].first);
-    return status;
+/* Makes a context's sequence hold the longest prefix of it that is cached. Returns false if the context
+ * waits: it shares a longer prefix, such as examples in front of the question, with one that is not
+ * evaluated yet. */
+static bool begin_context(llama_session *s, const continuation_group *g, const shared_context *c) {
+    int from, to = CONTEXTS + (int)c->first;
+    size_t cached = longest_prefix(s, g, c->tokens, c->n, &from);
+    for (const shared_context *before = g->contexts; before < c; before++)
+        if (!before->evaluated &&
+            common_prefix(c->tokens, c->n, before->tokens, before->n) > cached + MIN_PREFIX)
+            return false;
+    if (cached >= MIN_PREFIX || cached == c->n) llama_fork(s, to, from);
+    else cached = 0;
+    rewind_to(s, to, cached, c->n);
+    return true;
 }
 
-/* Scores n continuations, at most as many as there are sequences besides the contexts'. Evaluates all
- * contexts, then all continuations in one pass over the weights. Errors name a continuation by its
- * index; that of the first one is `index`. */
-static int score_continuations(llama_session *s, llama_continuation *e, size_t n, size_t index,
-                               llamac_arena *arena) {
+/* Makes sequence `seq` begin with tokens[n], of which the sequence `leader` holds the first ones and
+ * gets the others in the next call: store_kv and score_rows copy what comes of them. */
+static void follow(llama_session *s, int seq, int leader, const int32_t *tokens, size_t n) {
+    sequence *q = &s->sequences[seq], *l = &s->sequences[leader];
+    copy_sequence(s, q, l, s->context);
+    q->leader = NULL;
+    if (l->length == n) return;
+    memcpy(q->tokens, tokens, n * sizeof *tokens);
+    q->length = n;
+    q->have_logits = true;
+    q->leader = l;
+    l->shared = n;
+}
+
+/* Scores the continuations of all contexts that need not wait, in one pass over the weights. The first
+ * continuation of a context comes after it in one span; the others follow its sequence. */
+static int score_contexts(llama_session *s, continuation_group *g, llamac_arena *arena) {
     llama_span spans[MAX_CONCURRENT];
-    shared_context contexts[MAX_CONCURRENT];
-    size_t total = 0, n_contexts = 0, context_of[MAX_CONCURRENT];
-    int status = LLAMA_OK;
-    for (size_t k = 0; k < n; k++) {
-        int32_t *tokens;
-        clear_error(s);
-        status = tokenize_continuation(s->model, &e[k], &tokens, arena, &s->error);
-        if (status == LLAMA_OK && e[k].given + e[k].tokens > s->context)
-            status = llamac_fail(&s->error, LLAMA_EFULL,
-                                 "its context of %zu tokens and its ending of %zu do not fit in "
-                                 "the session's context of %zu positions",
-                                 e[k].given, e[k].tokens, s->context);
-        if (status) return name_in_error(s, "continuation", index + k, status);
-        size_t i = 0, given = e[k].given;
-        while (i < n_contexts && (contexts[i].n != given ||
-                                  memcmp(contexts[i].tokens, tokens, given * sizeof *tokens) != 0))
-            i++;
-        if (i == n_contexts) contexts[n_contexts++] = (shared_context){k, given, tokens, false};
-        context_of[k] = i;
-        spans[k] = (llama_span){CONTEXTS + (int)k, tokens + given, e[k].tokens};
-        total += e[k].tokens;
+    shared_context *contexts[MAX_CONCURRENT]; /* of this pass */
+    size_t n_contexts = 0, n_spans = 0, total = 0, scored[MAX_CONCURRENT];
+    for (shared_context *c = g->contexts; c < g->contexts + g->n_contexts; c++) {
+        if (c->evaluated || !begin_context(s, g, c)) continue;
+        contexts[n_contexts++] = c;
+        int leader = CONTEXTS + (int)c->first;
+        for (size_t k = c->first; k < g->n; k++) {
+            if (g->context_of[k] != c) continue;
+            int seq = CONTEXTS + (int)k;
+            if (seq != leader) follow(s, seq, leader, c->tokens, c->n);
+            size_t held = s->sequences[seq].length;
+            total += scored[n_spans] = g->continuations[k].tokens;
+            spans[n_spans++] =
+                (llama_span){seq, g->tokens[k] + held, c->n - held + g->continuations[k].tokens};
+        }
     }
-    status = evaluate_contexts(s, contexts, n_contexts);
-    for (size_t k = 0; k < n && status == LLAMA_OK; k++)
-        status = llama_fork(s, spans[k].seq, CONTEXTS + (int)contexts[context_of[k]].first);
-    if (status) return status;
+    /* For the next group, the last contexts stay. */
+    for (size_t i = n_contexts < CONTEXTS ? 0 : n_contexts - CONTEXTS; i < n_contexts; i++) {
+        const shared_context *c = contexts[i];
+        follow(s, context_sequence(s, c->tokens, c->n), CONTEXTS + (int)c->first, c->tokens, c->n);
+    }
     float *logprob = llamac_new(arena, total, sizeof *logprob);
     int32_t *rank = llamac_new(arena, total, sizeof *rank);
-    if (!logprob || !rank)
-        return llamac_failed(s, LLAMA_ENOMEM, "out of memory for the continuations");
-    status = llama_score_batch(s, spans, n, logprob, rank);
+    int status = logprob && rank
+                     ? evaluate(s, spans, scored, n_spans, logprob, rank, "prompt")
+                     : llamac_failed(s, LLAMA_ENOMEM, "out of memory for the continuations");
+    for (sequence *q = s->sequences; q < s->sequences + s->n_sequences; q++) {
+        q->leader = NULL;
+        q->shared = 0;
+        if (status)
+            q->length = q->indexed = 0, q->have_logits = false; /* it may not hold its text */
+    }
+    for (size_t i = 0; i < n_contexts; i++, g->left--) contexts[i]->evaluated = true;
     uint64_t mode = llamac_fp_enter();
-    for (size_t k = 0; k < n && status == LLAMA_OK; k++) {
-        e[k].logprob = 0;
-        e[k].greedy = 1;
-        for (size_t t = 0; t < e[k].tokens; t++, logprob++)
-            e[k].logprob += (double)*logprob, e[k].greedy &= *rank++ == 0;
+    for (size_t i = 0; i < n_spans && status == LLAMA_OK; i++) {
+        llama_continuation *e = &g->continuations[spans[i].seq - CONTEXTS];
+        e->logprob = 0;
+        e->greedy = 1;
+        for (size_t t = 0; t < e->tokens; t++)
+            e->logprob += (double)*logprob++, e->greedy &= *rank++ == 0;
     }
     llamac_fp_leave(mode);
     return status;
@@ -10590,7 +10655,9 @@ LLAMAC_API int llama_loglikelihood(llama_session *s, llama_continuation *e, size
     for (size_t i = 0, group; i < n && status == LLAMA_OK; i += group) {
         llamac_arena arena = {s->model->arena.allocator, NULL};
         group = n - i < capacity ? n - i : capacity;
-        status = score_continuations(s, e + i, group, i, &arena);
+        continuation_group g = {.continuations = e + i, .n = group};
+        status = begin_group(s, &g, i, &arena);
+        while (g.left && status == LLAMA_OK) status = score_contexts(s, &g, &arena);
         llamac_free_all(&arena);
     }
     return status;

@@ -663,7 +663,7 @@ typedef struct {
  *     5. If rule 3 leaves no token, the continuation's token is the last of the second list, and the
  *        model sees the second list: `given` counts its other tokens.
  *
- * Continuations run together in one pass over the weights; that does not change their bits. A
+ * Contexts and continuations run together in one pass over the weights; that does not change their bits. A
  * context is evaluated once for all continuations in a row that have it.
  *
  * The session needs at least 3 sequences; up to 64 continuations run together. What the sequences

@@ -410,6 +410,46 @@ static void test_contexts(void) {
     llama_session_free(s);
 }
 
+/* Contexts that begin alike, in groups and batches of every size: each score as alone. After a call that was
+ * cancelled at any moment, too. */
+static int cancel_at, calls;
+static int cancel_later(void *user, const char *what, uint64_t done, uint64_t total) {
+    (void)user, (void)what, (void)done, (void)total;
+    return calls++ == cancel_at;
+}
+static void test_groups(void) {
+    static const char *const begins[] = {"", "There was once a poor woodcutter who lived with his wife. ", "There was once a king"};
+    static const char *const contexts[] = {"The king", "A wolf came", "There was once a king who had a daughter"}, *const endings[] = {" and", " had a daughter", ", who was old", "s"};
+    enum { N = 36 };
+    char text[N][128];
+    llama_continuation want[N], e[N], fresh[N];
+    for (int i = 0; i < N; i++) {
+        snprintf(text[i], sizeof text[i], "%s%s", begins[i % 3], contexts[i / 3 % 3]);
+        want[i] = plainly(text[i], endings[(i * 7 + i / 9) % 4]);
+        fresh[i] = (llama_continuation){want[i].context, want[i].ending, want[i].n_context, want[i].n_ending, 0, 0, 0, 0};
+    }
+    static const struct { int sequences, batch, all_logits; } cases[] = {{3, 1, 0}, {4, 64, 0}, {5, 3, 1}, {9, 7, 0}, {20, 16, 0}, {38, 256, 0}, {38, 5, 1}, {66, 64, 1}};
+    for (size_t c = 0; c < sizeof cases / sizeof *cases; c++) {
+        llama_session *s = NULL;
+        llama_session_options o = {.size = sizeof o, .context = 64, .sequences = cases[c].sequences, .threads = 1 + (int)c % 2, .batch = cases[c].batch,
+                                   .all_logits = cases[c].all_logits, .progress = cancel_later};
+        check(llama_session_new(&s, model, &o, NULL) == LLAMA_OK, "session");
+        int all = 0; /* calls of the progress function, when none cancels */
+        for (int round = 0; round < 12; round++) {
+            cancel_at = round % 2 ? all * round / 12 : -1;
+            calls = 0;
+            memcpy(e, fresh, sizeof e);
+            int status = llama_loglikelihood(s, e, N);
+            if (round == 0) all = calls;
+            check(status == (cancel_at < 0 || calls <= cancel_at ? LLAMA_OK : LLAMA_ECANCEL), "case %zu, round %d: %d", c, round, status);
+            for (int i = 0; i < N && status == LLAMA_OK; i++)
+                check(e[i].logprob == want[i].logprob && e[i].greedy == want[i].greedy && e[i].given == want[i].given && e[i].tokens == want[i].tokens,
+                      "case %zu, round %d, %d: %.9g, not %.9g", c, round, i, e[i].logprob, want[i].logprob);
+        }
+        llama_session_free(s);
+    }
+}
+
 static void test_stop(void) {
     static const struct {
         const char *text, *stops[3];
@@ -498,7 +538,7 @@ static void test_utf8(void) {
 }
 
 static const test_case cases[] = {
-    CASE(bits), CASE(shared), CASE(turns), CASE(said), CASE(prompt), CASE(endings), CASE(contexts), CASE(stop), CASE(stop_texts), CASE(utf8)};
+    CASE(bits), CASE(shared), CASE(turns), CASE(said), CASE(prompt), CASE(endings), CASE(contexts), CASE(groups), CASE(stop), CASE(stop_texts), CASE(utf8)};
 
 int main(int argc, char **argv) {
     llama_error err;
