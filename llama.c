@@ -10516,6 +10516,7 @@ typedef struct {
 typedef struct {
     llama_continuation *continuations;
     size_t n, n_contexts, left; /* left: contexts that are not evaluated */
+    size_t scored;              /* tokens of all continuations */
     shared_context contexts[MAX_CONCURRENT];
     const shared_context *context_of[MAX_CONCURRENT]; /* [n] */
     const int32_t *tokens[MAX_CONCURRENT];            /* [n] of the context and the continuation */
@@ -10543,6 +10544,7 @@ static int begin_group(llama_session *s, continuation_group *g, size_t index, ll
             g->contexts[g->n_contexts++] = (shared_context){k, e->given, tokens, false};
         g->context_of[k] = &g->contexts[i];
         g->tokens[k] = tokens;
+        g->scored += e->tokens;
     }
     g->left = g->n_contexts;
     return LLAMA_OK;
@@ -10597,7 +10599,11 @@ static void follow(llama_session *s, int seq, int leader, const int32_t *tokens,
 static int score_contexts(llama_session *s, continuation_group *g, llamac_arena *arena) {
     llama_span spans[MAX_CONCURRENT];
     shared_context *contexts[MAX_CONCURRENT]; /* of this pass */
-    size_t n_contexts = 0, n_spans = 0, total = 0, scored[MAX_CONCURRENT];
+    size_t n_contexts = 0, n_spans = 0, scored[MAX_CONCURRENT];
+    float *logprob = llamac_new(arena, g->scored, sizeof *logprob);
+    int32_t *rank = llamac_new(arena, g->scored, sizeof *rank);
+    if (!logprob || !rank)
+        return llamac_failed(s, LLAMA_ENOMEM, "out of memory for the continuations");
     for (shared_context *c = g->contexts; c < g->contexts + g->n_contexts; c++) {
         if (c->evaluated || !begin_context(s, g, c)) continue;
         contexts[n_contexts++] = c;
@@ -10607,7 +10613,7 @@ static int score_contexts(llama_session *s, continuation_group *g, llamac_arena 
             int seq = CONTEXTS + (int)k;
             if (seq != leader) follow(s, seq, leader, c->tokens, c->n);
             size_t held = s->sequences[seq].length;
-            total += scored[n_spans] = g->continuations[k].tokens;
+            scored[n_spans] = g->continuations[k].tokens;
             spans[n_spans++] =
                 (llama_span){seq, g->tokens[k] + held, c->n - held + g->continuations[k].tokens};
         }
@@ -10617,11 +10623,7 @@ static int score_contexts(llama_session *s, continuation_group *g, llamac_arena 
         const shared_context *c = contexts[i];
         follow(s, context_sequence(s, c->tokens, c->n), CONTEXTS + (int)c->first, c->tokens, c->n);
     }
-    float *logprob = llamac_new(arena, total, sizeof *logprob);
-    int32_t *rank = llamac_new(arena, total, sizeof *rank);
-    int status = logprob && rank
-                     ? evaluate(s, spans, scored, n_spans, logprob, rank, "prompt")
-                     : llamac_failed(s, LLAMA_ENOMEM, "out of memory for the continuations");
+    int status = evaluate(s, spans, scored, n_spans, logprob, rank, "prompt");
     for (sequence *q = s->sequences; q < s->sequences + s->n_sequences; q++) {
         q->leader = NULL;
         q->shared = 0;
