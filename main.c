@@ -626,7 +626,8 @@ static const char ppl_help[] =
     "scored), scored, tokens, context (of a window) and stride.\n";
 
 static const char tokenize_help[] =
-    "Prints the token ids of a text, separated by spaces, on one line.\n"
+    "Prints the token ids of a text, separated by spaces, on one line. With --lines or\n"
+    "-0 there may be many texts: each has its own line.\n"
     "\n"
     "The arguments are joined by single spaces. Without a text, stdin is read, if\n"
     "stdin is not a terminal. With -f - a terminal is read too, until Ctrl-D. A\n"
@@ -808,8 +809,10 @@ static const struct {
      "read the prompt, text or items from FILE; -: stdin"},
     {COMPLETE | TOKENIZE | TRACE, "-e, --escape", FLAG, AT(escapes),
      "read \\n \\t \\r \\\\ \\\" \\' \\xNN in texts as C escapes"},
-    {COMPLETE, "--lines", FLAG, AT(lines), "each line of a file or of stdin is a prompt"},
-    {COMPLETE, "-0, --null", FLAG, AT(null), "prompts read and texts printed end with NUL"},
+    {COMPLETE | TOKENIZE, "--lines", FLAG, AT(lines),
+     "each line of a file or of stdin is a prompt"},
+    {COMPLETE | TOKENIZE, "-0, --null", FLAG, AT(null),
+     "prompts read and texts printed end with NUL"},
     {COMPLETE, "-k, --samples N", INTEGER, RANGE(samples, 1, NO_LIMIT),
      "N texts per prompt, seeds S, S + 1, ... (default 1)"},
     {COMPLETE | SCORE | PPL | INFO | TRACE | BENCH, "--json", FLAG, AT(json),
@@ -3164,21 +3167,19 @@ static void run_check(void) {
            run.info.parameters, run.info.shards, run.info.shards > 1 ? "s" : "");
 }
 
-/* Print the ids of a text, their number (--count), or the text of ids (--decode). */
-static void run_tokenize(void) {
-    input *in = run.inputs;
-    want_tokenizer();
-    if (options.decode && (options.count || options.bos))
-        refuse("--decode: not with --count or --bos");
-    if (options.decode) {
-        bytes text = {.n = 0};
-        want_tokens(parse_ids(in));
-        append_tokens(&text, in->tokens, in->n_tokens, true);
-        write_text(text.text, text.n);
-        if (is_terminal(stdout) && text.n && text.text[text.n - 1] != '\n') putchar('\n');
-        return;
-    }
-    if (options.bos && run.info.bos < 0) refuse("--bos: the tokenizer has no start token");
+/* Print the text of an input that is token ids. It ends with a newline if it is one of several, and
+ * with NUL by -0; alone, with a newline if a terminal would be left in the middle of a line. */
+static void print_decoded(input *in, bool many) {
+    bytes text = {.n = 0};
+    want_tokens(parse_ids(in));
+    append_tokens(&text, in->tokens, in->n_tokens, true);
+    write_text(text.text, text.n);
+    if (many) putchar(options.null ? 0 : '\n');
+    else if (is_terminal(stdout) && text.n && text.text[text.n - 1] != '\n') putchar('\n');
+}
+
+/* Print the tokens of an input, or their number. */
+static void print_tokens(input *in) {
     want_tokens(
         tokenize(in, (options.bos ? LLAMA_ADD_BOS : 0) | (options.special ? LLAMA_SPECIAL : 0)));
     if (options.bos && !run.info.add_bos) { /* the model's files say not to, the user to */
@@ -3189,6 +3190,16 @@ static void run_tokenize(void) {
     for (size_t i = 0; i < in->n_tokens && !options.count; i++)
         printf("%s%d", i ? " " : "", (int)in->tokens[i]);
     putchar('\n');
+}
+
+static void run_tokenize(void) {
+    want_tokenizer();
+    if (options.decode && (options.count || options.bos))
+        refuse("--decode: not with --count or --bos");
+    if (options.bos && run.info.bos < 0) refuse("--bos: the tokenizer has no start token");
+    for (input *in = run.inputs; in < run.inputs + run.n_inputs; in++)
+        if (options.decode) print_decoded(in, options.lines || options.null);
+        else print_tokens(in);
 }
 
 /* Return the CRC-32 of n bytes as zlib computes it (RFC 1952). In Python it is

@@ -144,6 +144,18 @@ case_stdin() {
     printf 'a\\nb' | $llama tokenize $model -e '\x63' --count >$work/out
     printf 'a\\nbc' | $llama tokenize $model --count >$work/ids
     same "-e leaves the document as it is" $work/out $work/ids
+    printf 'There was once\na king\n\nx\\n' >$work/lines
+    $llama tokenize $model --lines -f $work/lines >$work/ids
+    while IFS= read -r line; do $llama tokenize $model "$line"; done <$work/lines >$work/out
+    same "tokenize --lines: a line for each text" $work/ids $work/out
+    tr '\n' '\0' <$work/lines | $llama tokenize $model -0 --count --bos >$work/out
+    holds "tokenize -0 --count" [ "$(tr '\n' ' ' <$work/out)" = "$(awk '{ printf "%d ", NF + 1 }' $work/ids)" ]
+    $llama tokenize $model --decode --lines <$work/ids >$work/out
+    same "tokenize --decode --lines: as they were" $work/out $work/lines
+    tr '\n' '\0' <$work/ids | $llama tokenize $model --decode -0 | tr '\0' '\n' >$work/out
+    same "tokenize --decode -0: each ends with NUL" $work/out $work/lines
+    printf '' | $llama tokenize $model --lines >$work/out
+    empty "tokenize: no lines" $work/out
     (sleep 0.8; printf 'The king') | $llama $model "and" -n 0 --json --echo -f - >$work/out
     holds "-f - beside a prompt waits" grep -q '"text": "The kingand"' $work/out
     run 0 "a value in the same word" $llama $model "There was once" -n2 --temp 0

@@ -60,7 +60,7 @@ STAND_IN = """#!{python} -SB
 import json, os, sys
 words = sys.argv[1:]
 option = lambda name, other: words[words.index(name) + 1] if name in words else other
-if "-0" not in words or option("-n", "") == "0" or "--no-lookup" in words:
+if "--json" not in words or "-0" not in words or "--no-lookup" in words:
     os.execv({llama!r}, [{llama!r}, *words])
 answers = json.load(open("answers.json"))
 first, samples = int(option("-s", "1")) - 1, int(option("-k", "1"))

@@ -106,12 +106,22 @@ class Llama:
         data = b"".join(prompt + b"\0" for prompt in prompts)
         return self.objects([self.model, "-0", "--json", *self.options, *words], data, errors)
 
+    @property
+    def tokenizer_options(self):
+        """Those of `options` that change the tokens of a text."""
+        words = [word for word in self.options if word == "--special" or word.startswith("--tokenizer=")]
+        for word, value in zip(self.options, self.options[1:]):
+            words += [word, value] if word == "--tokenizer" else []
+        return words
+
     def count(self, prompts):
-        """The tokens of each prompt, <s> included; None if they do not fit in the context. Evaluates nothing."""
-        counts = [result.get("prompt_tokens") for result in
-                  self.texts(prompts, "-n", "0", "-q", errors=subprocess.DEVNULL)] if prompts else []
+        """The tokens of each prompt, as a completion has them; None if they do not fit in the context. Evaluates nothing."""
+        data = b"".join(prompt + b"\0" for prompt in prompts)
+        words = ["tokenize", self.model, "-0", "--count", "-q", *self.tokenizer_options]
+        counts = list(self.objects(words, data, subprocess.DEVNULL)) if prompts else []
         self.check_number(counts, prompts)
-        return counts
+        start = 1 if self.about["add_bos"] and "--no-bos" not in self.options else 0
+        return [start + count if start + count <= self.context else None for count in counts]
 
     def check_number(self, results, inputs):
         if len(results) != len(inputs):
