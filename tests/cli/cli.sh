@@ -144,9 +144,9 @@ case_stdin() {
     printf 'a\\nb' | $llama tokenize $model -e '\x63' --count >$work/out
     printf 'a\\nbc' | $llama tokenize $model --count >$work/ids
     same "-e leaves the document as it is" $work/out $work/ids
-    printf 'There was once\na king\n\nx\\n' >$work/lines
+    printf 'There was once\na king\n\nx\\n\n' >$work/lines
     $llama tokenize $model --lines -f $work/lines >$work/ids
-    while IFS= read -r line; do $llama tokenize $model "$line"; done <$work/lines >$work/out
+    while IFS= read -r line; do $llama tokenize $model "$line" </dev/null; done <$work/lines >$work/out
     same "tokenize --lines: a line for each text" $work/ids $work/out
     tr '\n' '\0' <$work/lines | $llama tokenize $model -0 --count --bos >$work/out
     holds "tokenize -0 --count" [ "$(tr '\n' ' ' <$work/out)" = "$(awk '{ printf "%d ", NF + 1 }' $work/ids)" ]
