@@ -10644,16 +10644,16 @@ static int score_contexts(llama_session *s, continuation_group *g, llamac_arena 
 }
 
 LLAMAC_API int llama_loglikelihood(llama_session *s, llama_continuation *e, size_t n) {
-    int sequences = 0, status = LLAMA_OK;
+    int status = LLAMA_OK;
     if (begin(s)) return LLAMA_EINVAL;
     if (n && !e) return llamac_failed(s, LLAMA_EINVAL, "the continuations are NULL");
-    while (sequences < MAX_CONCURRENT + CONTEXTS && llama_tokens(s, sequences)) sequences++;
-    if (sequences <= CONTEXTS)
+    if (s->n_sequences <= CONTEXTS)
         return llamac_fail(&s->error, LLAMA_EINVAL,
                            "scoring continuations needs a session of 3 sequences or more; this one "
-                           "has %d",
-                           sequences);
-    size_t capacity = (size_t)(sequences - CONTEXTS);
+                           "has %zu",
+                           s->n_sequences);
+    size_t capacity = s->n_sequences - CONTEXTS;
+    if (capacity > MAX_CONCURRENT) capacity = MAX_CONCURRENT;
     for (size_t i = 0, group; i < n && status == LLAMA_OK; i += group) {
         llamac_arena arena = {s->model->arena.allocator, NULL};
         group = n - i < capacity ? n - i : capacity;

@@ -35,7 +35,7 @@ def solve(name):
     for source in SOURCES:
         shutil.copy(source, folder)
     run("patch", "-s", "-p1", "-d", folder, "-i", os.path.abspath(f"tests/examples/{name}.patch"))
-    run(os.environ.get("CC", "cc"), "-std=c11", "-O1", "-pthread", "-Wall", "-Wextra", "-Werror", "-o", f"{folder}/llama",
+    run(os.environ.get("CC", "cc"), "-std=c11", "-Og", "-pthread", "-Wall", "-Wextra", "-Werror", "-o", f"{folder}/llama",
         *(f"{folder}/{source}" for source in SOURCES if source.endswith(".c")), "-lm")
     return f"{folder}/llama"
 

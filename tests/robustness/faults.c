@@ -779,7 +779,7 @@ static void judge_command(const scenario *s) {
     check(left == 0 || fault.failed[UNLINK], "%s: %d temporary files are left", now(s), left);
 }
 
-/* Site `at` of a scenario fails, then the same without. */
+/* Site `at` of a scenario fails; the last time, it runs once more without. */
 static void one_site(const scenario *s, long at, bool onwards) {
     if (s->cache != NO_CACHE) lay_cache();
     run(s, at, onwards);
@@ -788,6 +788,7 @@ static void one_site(const scenario *s, long at, bool onwards) {
         return;
     }
     judge_command(s);
+    if (!onwards) return;
     char before[600];
     snprintf(before, sizeof before, "%s", now(s));
     run(s, 0, false);
@@ -940,6 +941,7 @@ static void command(const char *tiny) {
         {.name = "llama info", .words = {"llama", "info", model, "--tokenizer", tokenizer, "-t", "1", "--memory-limit", "1G"}}, /* what is available changes */
         {.name = "llama check", .words = {"llama", "check", model, "--tokenizer", tokenizer}},
         {.name = "llama tokenize", .words = {"llama", "tokenize", model, "--tokenizer", tokenizer, "There", "was", "once"}},
+        {.name = "llama tokenize --lines -f", .words = {"llama", "tokenize", model, "--tokenizer", tokenizer, "--lines", "-f", lines}},
         {.name = "llama tokenize --decode", .input = "5 6\n300", .words = {"llama", "tokenize", model, "--tokenizer", tokenizer, "--decode"}},
         {.name = "llama trace", .words = {"llama", "trace", model, "--tokenizer", tokenizer, "There was"}},
         {.name = "llama trace of names", .words = {"llama", "trace", model, "--tokenizer", tokenizer, "There was", "output"}},

@@ -123,6 +123,7 @@ windows() {
     cc=x86_64-w64-mingw32-gcc exe=.exe run="timeout ${full:+3}600 wine" link=-static libraries=-lpthread
     have $cc && have wine || skip "no $cc or no wine"
     export WINEDEBUG=-all WINEPREFIX="$PWD/build/systems/prefix"
+    mkdir -p "$WINEPREFIX"
     ! have wineserver || wineserver -p60 # it stays for a minute: a program starts in a quarter of the time
     mkdir -p $work/include/sys
     for header in sys/mman.h sys/resource.h sys/wait.h sys/syscall.h dlfcn.h; do : >$work/include/$header; done
