@@ -626,8 +626,8 @@ static const char ppl_help[] =
     "scored), scored, tokens, context (of a window) and stride.\n";
 
 static const char tokenize_help[] =
-    "Prints the token ids of a text, separated by spaces, on one line. With --lines or\n"
-    "-0 there may be many texts: each has its own line.\n"
+    "Prints the token ids of a text, separated by spaces, on one line. With --lines\n"
+    "or -0 there may be many texts: each has its own line.\n"
     "\n"
     "The arguments are joined by single spaces. Without a text, stdin is read, if\n"
     "stdin is not a terminal. With -f - a terminal is read too, until Ctrl-D. A\n"
