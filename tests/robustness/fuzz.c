@@ -675,7 +675,7 @@ static void must_be_outcome(const char *out, size_t n, size_t n_err) {
     else if (options.shell) must(lines_in(out, n) > 9, "a script");
     else if (options.help || command == HELP) must_be_help(out, n);
     else if (command == TOKENIZE && options.decode) must(valid_utf8((const unsigned char *)out, n), "decoded are whole characters");
-    else if (command == TOKENIZE) must(lines_in(out, n) == 1 && strspn(out, "0123456789 \n") == n, "ids in a line");
+    else if (command == TOKENIZE) must(lines_in(out, n) == run.n_inputs && strspn(out, "0123456789 \n") == n, "ids, a line for each text");
     else if (command == INFO) must(lines_in(out, n) >= (options.json ? 1 : 10), "what a model is");
     else if (command == SCORE && !options.json) must_be_scores(out, n);
     else if (!(command & (COMPLETE | SCORE))) must(n == 0, "nothing yet");

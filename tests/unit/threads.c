@@ -109,7 +109,8 @@ static void test_child_opens(void) {
         other |= pthread_create(&id, NULL, in_thread, &threads) || pthread_join(id, &good) || !good;
         _exit(other);
     }
-    check(waitpid(child, &status, 0) == child && WIFEXITED(status) && WEXITSTATUS(status) == 0, "a child of fork() with a model of its own: %x", (unsigned)status);
+    bool ended = waitpid(child, &status, 0) == child;
+    check(ended && WIFEXITED(status) && WEXITSTATUS(status) == 0, "a child of fork() with a model of its own: %x", (unsigned)status);
     llama_session_free(s);
 }
 
@@ -248,7 +249,8 @@ static void test_fork_in_call(void) {
     int status = -1;
     f.self = session_of(2, fork_once, &f);
     check(same(f.other) && same(f.self), "in the parent");
-    check(waitpid(f.child, &status, 0) == f.child && WIFEXITED(status) && WEXITSTATUS(status) == 0, "a child made in a call: %x", (unsigned)status);
+    bool ended = waitpid(f.child, &status, 0) == f.child;
+    check(ended && WIFEXITED(status) && WEXITSTATUS(status) == 0, "a child made in a call: %x", (unsigned)status);
     check(same(f.other), "the parent afterwards");
     llama_session_free(f.self);
     llama_session_free(f.other);
