@@ -669,7 +669,7 @@ static void must_be_outcome(const char *out, size_t n, size_t n_err) {
     must((code == EXIT_MEMORY) == (world.taken >= ROOM), "no memory when there is none");
     must(code != EXIT_USAGE || n == 0 || run.exit_code, "nothing is done of what is refused, but of other prompts");
     must(code == 0 || n_err > 0, "a refusal says why");
-    must(code != EXIT_TOO_LONG || !world.began || !world.terminal, "a conversation that is full goes on");
+    must(code != EXIT_TOO_LONG || !world.began || !world.terminal || !options.interactive, "a conversation that is full goes on");
     if (code) return;
     if (options.version) must(lines_in(out, n) == 1, "one line of version");
     else if (options.shell) must(lines_in(out, n) > 9, "a script");
@@ -887,9 +887,10 @@ static void try_cli(const char *s, size_t n) {
     must_be_shown(which, s, n, written[0], length[0]);
     must(harmless(written[1], length[1]), "an error acts on no terminal");
     if (which != 1 || (!options.interactive && !options.stats))
-        must(lines_in(written[1], length[1]) <= (which == 1 ? 2 + run.n_requests : 1) && (!length[1] || written[1][length[1] - 1] == '\n'),
-             "one line of error; a completion may have notes: its cache is made anew, the context of a text is full, the cache "
-             "cannot be written");
+        must(lines_in(written[1], length[1]) <= (which == 1 ? 2 + run.n_inputs + run.n_requests : 1) &&
+                 (!length[1] || written[1][length[1] - 1] == '\n'),
+             "one line of error, or one for each prompt; a completion may have notes: its cache is made anew, the context of a text is "
+             "full, the cache cannot be written");
     free(written[0]), free(written[1]);
     try_characters(s, n);
 }
