@@ -1153,7 +1153,8 @@ static void store_kv(llama_session *s, size_t l, const float *k, const float *v,
     for (size_t t = 0; t < n; t++) {
         const sequence *own = s->row_seq[t];
         store_row(s, own, l, s->row_pos[t], k + t * ld, v + t * ld);
-        for (size_t i = 0; i < s->n_sequences && s->row_pos[t] < own->shared; i++)
+        if (s->row_pos[t] >= own->shared) continue;
+        for (size_t i = 0; i < s->n_sequences; i++)
             if (s->sequences[i].leader == own)
                 store_row(s, &s->sequences[i], l, s->row_pos[t], k + t * ld, v + t * ld);
     }
@@ -8876,7 +8877,8 @@ static int score_rows(llama_session *s, size_t n, const float *logits, float *lo
                          : output(s, s->logits, s->h + t * width, next, s->row_seq + t);
         if (status) return status;
         previous = logits ? logits + t * ld : s->logits + t % SCORED * ld;
-        for (size_t i = 0; i < s->n_sequences && s->row_pos[t] + 1 == q->shared; i++)
+        if (s->row_pos[t] + 1 != q->shared) continue;
+        for (size_t i = 0; i < s->n_sequences; i++)
             if (s->sequences[i].leader == q)
                 memcpy(s->sequences[i].logits, previous, vocab * sizeof *previous);
     }

@@ -663,8 +663,8 @@ typedef struct {
  *     5. If rule 3 leaves no token, the continuation's token is the last of the second list, and the
  *        model sees the second list: `given` counts its other tokens.
  *
- * Contexts and continuations run together in one pass over the weights; that does not change their bits. A
- * context is evaluated once for all continuations in a row that have it.
+ * Contexts and continuations run together in one pass over the weights; that does not change their
+ * bits. A context is evaluated once for all continuations in a row that have it.
  *
  * The session needs at least 3 sequences; up to 64 continuations run together. What the sequences
  * hold is lost, also on failure. Errors as llama_text_to_tokens and llama_eval_batch;

@@ -3192,6 +3192,7 @@ static void print_tokens(input *in) {
     putchar('\n');
 }
 
+/* Print the ids of each text, their number (--count), or the text of ids (--decode). */
 static void run_tokenize(void) {
     want_tokenizer();
     if (options.decode && (options.count || options.bos))

@@ -779,7 +779,7 @@ static void judge_command(const scenario *s) {
     check(left == 0 || fault.failed[UNLINK], "%s: %d temporary files are left", now(s), left);
 }
 
-/* Site `at` of a scenario fails; the last time, it runs once more without. */
+/* Site `at` of a scenario fails, then the same without. */
 static void one_site(const scenario *s, long at, bool onwards) {
     if (s->cache != NO_CACHE) lay_cache();
     run(s, at, onwards);
@@ -788,7 +788,6 @@ static void one_site(const scenario *s, long at, bool onwards) {
         return;
     }
     judge_command(s);
-    if (!onwards) return;
     char before[600];
     snprintf(before, sizeof before, "%s", now(s));
     run(s, 0, false);

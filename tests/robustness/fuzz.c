@@ -889,7 +889,7 @@ static void try_cli(const char *s, size_t n) {
     if (which != 1 || (!options.interactive && !options.stats))
         must(lines_in(written[1], length[1]) <= (which == 1 ? 2 + run.n_inputs + run.n_requests : 1) &&
                  (!length[1] || written[1][length[1] - 1] == '\n'),
-             "one line of error, or one for each prompt; a completion may have notes: its cache is made anew, the context of a text is "
+             "one line of error, or one for each prompt; a completion may have notes: its cache is replaced, the context of a text is "
              "full, the cache cannot be written");
     free(written[0]), free(written[1]);
     try_characters(s, n);
