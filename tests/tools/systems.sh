@@ -279,7 +279,11 @@ emulated() {
         for name in $2; do
             case $name in
             bits) ;;
-            api) in_there suite api tests/tiny $quick --case errors,golden,sequences,all_logits,score_batch,sampler ;;
+            api)
+                cases=float_mode # the mode is each processor's own; the rest takes a minute with the plain kernels
+                [ "$1" = riscv64 ] || cases=$cases,errors,golden,sequences,all_logits,score_batch,sampler
+                in_there suite api tests/tiny $quick --case $cases
+                ;;
             *) in_there suites "$name" ;;
             esac
         done
@@ -348,7 +352,7 @@ case $system in
 windows) windows ;;
 static) static ;;
 aarch64) emulated aarch64 "${full:+bits }api guesses${full:+ math texts bpe threads state stream machines formats}" ;;
-riscv64) emulated riscv64 "bits math${full:+ api texts guesses bpe threads state stream machines formats}" ;;
+riscv64) emulated riscv64 "bits math api${full:+ texts guesses bpe threads state stream machines formats}" ;;
 macos) macos ;;
 freebsd) freebsd ;;
 packages) packages ;;
