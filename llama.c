@@ -1952,10 +1952,9 @@ TARGET INLINE void FN(few)(const matmul_args *p, size_t begin, size_t end, const
 }
 
 /* Returns how many vecs of rows the registers hold: each has a sum for each token, and VR vecs of
- * weights. Three vecs are slower than two on x86-64, by a quarter at 5 and 6 tokens with AVX-512. */
+ * weights. */
 INLINE size_t FN(vecs)(size_t tokens) {
     size_t fit = FN(REGISTERS) / (tokens + FN(VR));
-    if (fit == 3 && FN(VR) > 1) fit = 2;
     return fit == 0 ? 1 : fit < FN(DOT_VECS) ? fit : FN(DOT_VECS);
 }
 
