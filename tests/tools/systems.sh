@@ -1,19 +1,21 @@
 #!/bin/sh
 # systems.sh - builds for other systems and processors, and what of the suites can be run here. At the top of the tree.
 #
-#   systems.sh windows [full]   by MinGW-w64, run under wine: suites, the command, files; full: every suite, in full
-#   systems.sh static [full]    glibc's and musl's archives, without a shared library
-#   systems.sh riscv64 [full]   run under qemu-user; so is: systems.sh aarch64
+#   systems.sh windows [MORE]   by MinGW-w64, run under wine: suites, the command, files
+#   systems.sh static [MORE]    glibc's and musl's archives, without a shared library
+#   systems.sh riscv64 [MORE]   run under qemu-user; so is: systems.sh aarch64
 #   systems.sh macos            both architectures, compiled and linked by zig: ZIG=program
 #   systems.sh freebsd          x86-64, compiled and linked by clang and lld: FREEBSD=folder, where a release's base.txz is unpacked
 #   systems.sh packages         the same bytes from two folders; the tarball; BSD's make; make install
 #
+# MORE: `every` runs every suite, as `make test` does; `full` runs them in full, which takes hours under qemu.
 # The logits' SHA-256 is compared with that of this machine's build/tests/bits; aarch64's, by ../reference/one_answer.sh.
-system=$1 full=$2
+system=$1 more=$2
 work=build/systems/$system
 data=build/conformance-data/conformance family=$PWD/../shared/family # each optional
 passed=0 failed=0
-[ "$full" = full ] && quick= || quick=--quick
+[ "$more" = full ] && quick= || quick=--quick
+[ "$more" ] && short= || short=yes # a few suites, a few cases
 strict="-std=c11 -Wall -Wextra -Wpedantic -Werror"
 rm -rf "$work"
 mkdir -p "$work"
@@ -71,19 +73,19 @@ suites() {
         case $name in
         math)
             suite math $quick
-            [ ! "$full" ] || [ ! -f "$here/$data/rope_freqs.json" ] || suite math "$here/$data/rope_freqs.json" --case freqs
-            [ ! "$full" ] || [ ! -f "$family/rope_freqs_scaled.json" ] || suite math --scaled "$family/rope_freqs_scaled.json" --case scaled_freqs
+            [ ! "$more" ] || [ ! -f "$here/$data/rope_freqs.json" ] || suite math "$here/$data/rope_freqs.json" --case freqs
+            [ ! "$more" ] || [ ! -f "$family/rope_freqs_scaled.json" ] || suite math --scaled "$family/rope_freqs_scaled.json" --case scaled_freqs
             ;;
         amx) suite amx $quick ;;
         state | damage | machines) suite "$name" build/"$name" $quick ;;
         bpe)
-            [ ! "$full" ] || unpack_vectors
-            suite bpe build/bpe $work/family $quick ${quick:+--case words,forms,special} ${emulator:+${full:+--case -time}}
+            [ ! "$more" ] || unpack_vectors
+            suite bpe build/bpe $work/family $quick ${short:+--case words,forms,special} ${emulator:+${more:+--case -time}}
             ;;
         bits) suite bits --self tests/tiny $quick ;;
         api | texts | threads) suite "$name" tests/tiny $quick ;;
-        guesses) suite guesses tests/tiny build/guesses $quick ${quick:+--case draw,verify,generate} ;;
-        stream) suite stream tests/tiny build/stream $quick ${quick:+--case failing_reads,odd_reads,no_threads,cancel} ;;
+        guesses) suite guesses tests/tiny build/guesses $quick ${short:+--case draw,verify,generate} ;;
+        stream) suite stream tests/tiny build/stream $quick ${short:+--case failing_reads,odd_reads,no_threads,cancel} ;;
         formats) suite formats tests/tiny build/formats $quick ${emulator:+--case -memory} ;;
         *) suite "$name" tests/tiny build/"$name" $quick ;;
         esac
@@ -120,7 +122,7 @@ compile() {
 
 windows() {
     export LC_ALL=C.UTF-8 # wine takes arguments and names of files as the locale says
-    cc=x86_64-w64-mingw32-gcc exe=.exe run="timeout ${full:+3}600 wine" link=-static libraries=-lpthread
+    cc=x86_64-w64-mingw32-gcc exe=.exe run="timeout ${more:+3}600 wine" link=-static libraries=-lpthread
     have $cc && have wine || skip "no $cc or no wine"
     export WINEDEBUG=-all WINEPREFIX="$PWD/build/systems/prefix"
     mkdir -p "$WINEPREFIX"
@@ -128,16 +130,16 @@ windows() {
     mkdir -p $work/include/sys
     for header in sys/mman.h sys/resource.h sys/wait.h sys/syscall.h dlfcn.h; do : >$work/include/$header; done
     flags="-std=gnu11 -I$work/include -include tests/tools/windows.h -D_FILE_OFFSET_BITS=64 -w"
-    more="bpe stream${full:+ damage hostile}"
+    rest="bpe stream${more:+ damage hostile}"
     echo "SKIP: machines (Windows has no fork and no socket pairs)"
-    compile "bits math api texts threads state formats guesses amx $more"
+    compile "bits math api texts threads state formats guesses amx $rest"
     $cc -O1 -static -o $work/launch.exe tests/cli/launch.c || no "launch.c is not compiled"
     wine $work/llama.exe --version >$work/version 2>&1 || skip "wine does not run a program: $(head -n 1 $work/version)"
     others=$($cc -static -o $work/x.exe $work/llama.o $work/tokenizer.o $work/main.o -lm && x86_64-w64-mingw32-objdump -p $work/x.exe |
         awk '/DLL Name/ { print $3 }' | grep -viE '^(kernel32|msvcrt|advapi32|shell32)\.dll$')
     if [ -z "$others" ]; then ok; else no "it needs DLLs that not every Windows has: $others"; fi
     one_sha
-    in_there suites "math api texts threads state amx bits formats guesses $more"
+    in_there suites "math api texts threads state amx bits formats guesses $rest"
     windows_command
     for test in text seeds rejected batch json_times; do
         sh tests/cli/cli.sh "wine $work/llama.exe" tests/tiny build/tests/formats --case $test >$work/cli.log 2>&1
@@ -261,10 +263,10 @@ static() {
     have musl-gcc || skip "no musl-gcc"
     cp $work/musl-gcc/build/*.o $work/
     cc=musl-gcc exe= run= link=-static flags="-std=gnu11 -w" libraries=
-    more="threads bpe${full:+ stream machines formats guesses hostile damage}"
-    compile "bits math api texts state $more"
+    rest="threads bpe${more:+ stream machines formats guesses hostile damage}"
+    compile "bits math api texts state $rest"
     one_sha
-    in_there suites "math api texts state bits $more"
+    in_there suites "math api texts state bits $rest"
 }
 
 # emulated PROCESSOR SUITES: glibc, under qemu-user. Its tables of mapped pages count as memory of the process, 77 MB for a file of
@@ -272,10 +274,10 @@ static() {
 emulated() {
     cc=$1-linux-gnu-gcc exe= run="qemu-$1 -L /usr/$1-linux-gnu" link=-static flags="-std=gnu11 -w" libraries= emulator=qemu
     have $cc && have qemu-"$1" || skip "no $cc or no qemu-$1"
-    [ ! "$full" ] || echo "SKIP: formats memory, bpe time (they would measure the emulator)"
+    [ ! "$more" ] || echo "SKIP: formats memory, bpe time (they would measure the emulator)"
     compile "$2"
     case $2 in bits*) one_sha ;; esac
-    if [ "$quick" ]; then
+    if [ "$short" ]; then
         for name in $2; do
             case $name in
             bits) ;;
@@ -351,8 +353,8 @@ exe= emulator=
 case $system in
 windows) windows ;;
 static) static ;;
-aarch64) emulated aarch64 "${full:+bits }api guesses${full:+ math texts bpe threads state stream machines formats}" ;;
-riscv64) emulated riscv64 "bits math api${full:+ texts guesses bpe threads state stream machines formats}" ;;
+aarch64) emulated aarch64 "${more:+bits }api guesses${more:+ math texts bpe threads state stream machines formats}" ;;
+riscv64) emulated riscv64 "bits math api${more:+ texts guesses bpe threads state stream machines formats}" ;;
 macos) macos ;;
 freebsd) freebsd ;;
 packages) packages ;;
