@@ -101,7 +101,6 @@
 #define _GNU_SOURCE /* mmap, madvise and mlock under -std=c11 */
 #endif
 #include <errno.h>
-#include <fenv.h>
 #include <float.h>
 #include <limits.h>
 #include <math.h>
@@ -122,6 +121,9 @@
 #elif defined(__aarch64__)
 #include <arm_neon.h>
 #endif
+#endif
+#if !defined(__x86_64__) && !defined(__aarch64__)
+#include <fenv.h>
 #endif
 
 /* Refuse compiler flags that change the bits of the output, which are part of the contract. */
@@ -1857,7 +1859,8 @@ TARGET INLINE void FN(multiply)(VEC *sum, const FN(weights) * from, size_t k, si
                                 bool linear, const size_t tokens, const size_t vecs) {
     enum { LINE = 64 };
     size_t size = dtype_bytes[from->type], rows = vecs * FN(VR), bytes = rows * BLOCK * size;
-    const bool by_token = FN(REGISTERS) < 32; /* column by column clang runs out of 16 registers */
+    const bool by_token = FN(REGISTERS) < 32; /* else compilers run out of registers */
+    const size_t outer = by_token ? tokens : FN(VR), inner = by_token ? FN(VR) : tokens;
     uintptr_t next = (uintptr_t)from->row[0] + ahead;
     for (int copied = 0; k < end; copied++) { /* the columns in full blocks, then those copied */
         const unsigned char *row[FN(MAX_ROWS)];
@@ -1879,8 +1882,8 @@ TARGET INLINE void FN(multiply)(VEC *sum, const FN(weights) * from, size_t k, si
                 for (size_t i = 0; i < FN(VR); i++, keep += PANEL_ROWS * LANES) UNROLL
                 for (size_t v = 0; v < vecs; v++) FN(store)(keep + v * FN(VL), w[v][i]);
                 UNROLL
-                for (size_t a = 0; a < (by_token ? tokens : FN(VR)); a++) UNROLL
-                for (size_t b = 0; b < (by_token ? FN(VR) : tokens); b++) {
+                for (size_t a = 0; a < outer; a++) UNROLL
+                for (size_t b = 0; b < inner; b++) {
                     size_t t = by_token ? a : b, i = by_token ? b : a;
                     VEC xt = FN(broadcast4)(x + (i * tokens + t) * LANES);
                     UNROLL
@@ -4243,7 +4246,7 @@ LLAMAC_INLINE uint64_t llamac_fp_enter(void) {
     __asm__ volatile("msr fpcr, %0" : : "r"((uint64_t)0));
 #else
     old = (uint64_t)fegetround();
-    fesetround(FE_TONEAREST); /* C has nothing for denormals; RISC-V always keeps them */
+    fesetround(FE_TONEAREST); /* no more: RISC-V can neither flush denormals nor trap exceptions */
 #endif
     return old;
 }

@@ -45,7 +45,8 @@
  *
  * - The library keeps no global state. It never prints, exits, aborts or raises a signal, and it
  *   leaves the host's signal handlers and locale alone. A call that computes saves the host's
- *   floating-point mode, sets the default mode and restores the host's at its end.
+ *   floating-point mode, sets the default mode and restores the host's at its end; on processors
+ *   other than x86-64 and ARM these are the rounding alone.
  * - A `llama` (a model) never changes after llama_open, except by llama_handle_sigbus, and in what
  *   llama_describe says of streaming. Threads and sessions may share it.
  * - A `llama_session` belongs to one thread at a time.

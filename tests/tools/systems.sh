@@ -8,12 +8,13 @@
 #   systems.sh freebsd          x86-64, compiled and linked by clang and lld: FREEBSD=folder, where a release's base.txz is unpacked
 #   systems.sh packages         the same bytes from two folders; the tarball; BSD's make; make install
 #
-# MORE: `every` runs every suite, as `make test` does; `full` runs them in full, which takes hours under qemu.
+# MORE: `every` runs all suites that can run there, as short as in `make test`; `full` the same in full, which takes hours under qemu.
 # The logits' SHA-256 is compared with that of this machine's build/tests/bits; aarch64's, by ../reference/one_answer.sh.
 system=$1 more=$2
 work=build/systems/$system
 data=build/conformance-data/conformance family=$PWD/../shared/family # each optional
 passed=0 failed=0
+case $more in "" | every | full) ;; *) echo "neither every nor full: $more"; exit 2 ;; esac
 [ "$more" = full ] && quick= || quick=--quick
 [ "$more" ] && short= || short=yes # a few suites, a few cases
 strict="-std=c11 -Wall -Wextra -Wpedantic -Werror"
