@@ -1859,7 +1859,9 @@ TARGET INLINE void FN(multiply)(VEC *sum, const FN(weights) * from, size_t k, si
                                 bool linear, const size_t tokens, const size_t vecs) {
     enum { LINE = 64 };
     size_t size = dtype_bytes[from->type], rows = vecs * FN(VR), bytes = rows * BLOCK * size;
-    const bool by_token = FN(REGISTERS) < 32; /* else compilers run out of registers */
+    /* With 16 registers the tokens are the outer loop: else compilers keep sums in memory. A sum
+     * gets its columns in the same order. */
+    const bool by_token = FN(REGISTERS) < 32;
     const size_t outer = by_token ? tokens : FN(VR), inner = by_token ? FN(VR) : tokens;
     uintptr_t next = (uintptr_t)from->row[0] + ahead;
     for (int copied = 0; k < end; copied++) { /* the columns in full blocks, then those copied */
