@@ -31,7 +31,7 @@ for cc in cc clang; do
     quietly "$cc: strict C11" $cc -std=c11 $strict -c -o $work/strict.o llama.c
     quietly "$cc: strict C11" $cc -std=c11 $strict -c -o $work/strict.o tokenizer.c
     quietly "$cc: strict C11" $cc -std=c11 $strict -c -o $work/strict.o main.c
-    for file in llama tokenizer main; do quietly "$cc: $file.c as C99" $cc -std=c99 -Wall -Wextra -c -o $work/c99.o $file.c; done
+    for file in llama tokenizer main; do quietly "$cc: $file.c as C99" $cc -std=c99 -Wall -Wextra -fsyntax-only $file.c; done
     printf '#define LLAMA_STATIC\n#include "llama.c"\n#include "tokenizer.c"\n' | cat - $work/example.c >$work/single.c
     quietly "$cc: one file" $cc -std=c11 $strict -I. -o $work/single_$cc $work/single.c -lm
     if story single_$cc && cmp -s $work/story $work/story_$cc; then ok; else no "$cc: one file tells another story"; fi
@@ -55,16 +55,17 @@ printf '#define LLAMA_H\n#define LLAMA_SHARED\n#define LLAMA_API x\n#include "ll
 quietly "the header after llama.cpp's" ${CC:-cc} -std=c11 $strict -I. -c -o $work/guard.o $work/guard.c
 printf '#include "llama.c"\n#include "tokenizer.c"\n#if defined(INLINE) || defined(FN) || defined(TEXT) || defined(UNROLL) || defined(AMX) || defined(TARGET) || defined(ISA) || defined(VEC)\n#error "a macro is left"\n#endif\n' >$work/left.c
 quietly "macros after llama.c" ${CC:-cc} -fsyntax-only -I. $work/left.c
-quietly "without flags" ${CC:-cc} -o $work/plain llama.c tokenizer.c main.c -lm
+plain="$work/plain_llama.o $work/plain_tokenizer.o"
+for file in llama tokenizer; do quietly "$file.c without flags" ${CC:-cc} -c -o $work/plain_$file.o $file.c; done
+quietly "without flags" ${CC:-cc} -o $work/plain $plain main.c -lm
 if printf 'int main(void) { return 0; }\n' | ${CC:-cc} -fopenmp -xc -o $work/omp - >/dev/null 2>&1; then
     quietly "OPENMP=1" ${CC:-cc} -std=c11 $strict -fopenmp -DLLAMA_OPENMP -o $work/openmp llama.c tokenizer.c main.c -lm
 else
     echo "SKIP: OPENMP=1 (the compiler has none)"
     cp $work/plain $work/openmp
 fi
-${CC:-cc} -c -o $work/serial_llama.o llama.c && ${CC:-cc} -c -o $work/serial_tokenizer.o tokenizer.c &&
-    ar rcs $work/serial.a $work/serial_llama.o $work/serial_tokenizer.o
-quietly "an archive and -lm alone" ${CC:-cc} -I. -o $work/lm $work/example.c $work/serial.a -lm
+ar rcs $work/plain.a $plain
+quietly "an archive and -lm alone" ${CC:-cc} -I. -o $work/lm $work/example.c $work/plain.a -lm
 ./llama tests/tiny "The king" -n 40 -s 1 >$work/a
 for program in plain openmp; do
     $work/$program tests/tiny "The king" -n 40 -s 1 >$work/b
@@ -176,7 +177,7 @@ names="llama_batch_init llama_batch_get_one llama_decode llama_detokenize llama_
     llama_sampler_sample llama_state_load_file llama_state_save_file llama_synchronize llama_time_us llama_token_bos
     llama_token_eos llama_token_get_text llama_token_to_piece llama_tokenize llama_vocab_bos llama_vocab_eos"
 for name in $names; do echo "int $name(void); int $name(void) { return 1; }"; done >$work/peer.c
-quietly "beside llama.cpp's names" ${CC:-cc} -std=c11 $strict -I. -o $work/beside $work/example.c $work/peer.c llama.c tokenizer.c -lm
+quietly "beside llama.cpp's names" ${CC:-cc} -std=c11 $strict -I. -o $work/beside $work/example.c $work/peer.c $plain -lm
 if story beside && cmp -s $work/story $work/story_cc; then ok; else no "beside llama.cpp: $(head -c 200 $work/story)"; fi
 
 echo "build: $passed passed, $failed failed"
