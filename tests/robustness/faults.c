@@ -13,7 +13,8 @@
  *   - no memory, mapping, descriptor or temporary file is left
  *
  * Reads and writes that move few bytes, or are interrupted first, change nothing. glibc and GNU ld alone: standard streams
- * are replaced by streams of our own, whose reads and writes are sites too; time stands still. */
+ * are replaced by streams of our own, whose reads and writes are sites too. Time goes by for helpers alone, who would wait long
+ * without it. */
 #ifdef COMMAND
 #define main cli_main
 #include "../../main.c"
@@ -239,9 +240,11 @@ int __wrap_sched_getaffinity(pid_t pid, size_t n, cpu_set_t *set) { return fails
 int __wrap_isatty(int fd) { return fault.armed ? 0 : __real_isatty(fd); }
 int __wrap_poll(struct pollfd *fds, nfds_t n, int ms) { return !fault.armed ? __real_poll(fds, n, ms) : fails(POLL) ? -1 : 1; }
 int __wrap_getentropy(void *p, size_t n) { return fails(ENTROPY) ? -1 : __real_getentropy(p, n); }
+static pthread_t first_thread; /* the test's own */
 int __wrap_clock_gettime(clockid_t which, struct timespec *t) {
     if (!fault.armed) return __real_clock_gettime(which, t);
-    *t = (struct timespec){.tv_sec = 1000};
+    static _Thread_local long looks;
+    *t = (struct timespec){.tv_sec = 1000, .tv_nsec = pthread_equal(pthread_self(), first_thread) ? 0 : looks++ % 10000 * 100000};
     return 0;
 }
 
@@ -1028,6 +1031,7 @@ static void conversation(const char *tiny) {
 
 int main(int argc, char **argv) {
     if (argc < 4) return 2;
+    first_thread = pthread_self();
     outcome *both[] = {&want, &got};
     for (int i = 0; i < 2; i++) both[i]->text = must_alloc(CAPTURED), both[i]->errors = must_alloc(CAPTURED);
     snprintf(work, sizeof work, "%.1000s", argv[3]);
