@@ -31,7 +31,7 @@ for cc in cc clang; do
     quietly "$cc: strict C11" $cc -std=c11 $strict -c -o $work/strict.o llama.c
     quietly "$cc: strict C11" $cc -std=c11 $strict -c -o $work/strict.o tokenizer.c
     quietly "$cc: strict C11" $cc -std=c11 $strict -c -o $work/strict.o main.c
-    for file in llama tokenizer main; do quietly "$cc: $file.c as C99" $cc -std=c99 -Wall -Wextra -fsyntax-only $file.c; done
+    for file in llama tokenizer main; do quietly "$cc: $file.c as C99" $cc -std=c99 -Wall -Wextra -c -o $work/c99.o $file.c; done
     printf '#define LLAMA_STATIC\n#include "llama.c"\n#include "tokenizer.c"\n' | cat - $work/example.c >$work/single.c
     quietly "$cc: one file" $cc -std=c11 $strict -I. -o $work/single_$cc $work/single.c -lm
     if story single_$cc && cmp -s $work/story $work/story_$cc; then ok; else no "$cc: one file tells another story"; fi
