@@ -56,8 +56,8 @@ static:
 # The command for several machines: `mpirun -np 2 ./llama-mpi MODEL ...`. MPICC: MPI's compiler, such as mpicc.mpich
 MPICC ?= mpicc
 mpi: llama-mpi
-llama-mpi: main.c build/llama.o build/tokenizer.o
-	$(MPICC) $(ALL_CFLAGS) -DLLAMA_MPI $(LDFLAGS) -o $@ $^ -lm
+llama-mpi: main.c build/llama.o build/tokenizer.o FORCE # MPICC may be another one than before
+	$(MPICC) $(ALL_CFLAGS) -DLLAMA_MPI $(LDFLAGS) -o $@ $(filter-out FORCE,$^) -lm
 
 build/llama.1: llama tests/tools/manpage.sh
 	sh tests/tools/manpage.sh ./llama >$@
