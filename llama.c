@@ -8003,7 +8003,7 @@ static int take_stream(llama_session *s) {
 
 static void lend_stream(llama_session *s, bool lent) {
     weight_stream *st = s->stream;
-    if (!lent && s->team > 1 && usable_threads(s) == 1) s->team = 1; /* maybe in a child that it made */
+    if (!lent && s->team > 1 && usable_threads(s) == 1) s->team = 1; /* maybe in a child of fork */
     if (!st) return;
     if (st->process != llamac_process()) { /* the host's function has made this child */
         s->stream = NULL;
