@@ -57,7 +57,7 @@ static:
 MPICC ?= mpicc
 mpi: llama-mpi
 llama-mpi: main.c build/llama.o build/tokenizer.o FORCE # MPICC may be another one than before
-	$(MPICC) $(ALL_CFLAGS) -DLLAMA_MPI $(LDFLAGS) -o $@ $(filter-out FORCE,$^) -lm
+	$(MPICC) $(ALL_CFLAGS) -DLLAMA_MPI $(LDFLAGS) -o $@ main.c build/llama.o build/tokenizer.o -lm
 
 build/llama.1: llama tests/tools/manpage.sh
 	sh tests/tools/manpage.sh ./llama >$@
