@@ -13,7 +13,7 @@
  *   - no memory, mapping, descriptor or temporary file is left
  *
  * Reads and writes that move few bytes, or are interrupted first, change nothing. glibc and GNU ld alone: standard streams
- * are replaced by streams of our own, whose reads and writes are sites too. Time stands still for the test's own thread; for
+ * are replaced by streams of our own, whose reads and writes are sites too. Time does not pass for the test's own thread; for
  * another it goes on by 0.1 ms whenever it looks, so that a wait without sleep ends. */
 #ifdef COMMAND
 #define main cli_main
