@@ -3363,6 +3363,9 @@ LLAMAC_INLINE int llamac_open_source(llamac_source *s, const llamac_mapping *m, 
     s->buffered = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     if (s->buffered < 0)
         return llamac_fail(err, LLAMA_EIO, "%s: cannot be opened again: %s", path, strerror(errno));
+#ifdef POSIX_FADV_RANDOM /* else the system reads ahead what is kept in memory already */
+    posix_fadvise(s->buffered, 0, 0, POSIX_FADV_RANDOM);
+#endif
 #ifdef O_DIRECT
     s->unbuffered = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_DIRECT);
 #elif defined(F_NOCACHE)
@@ -3385,7 +3388,8 @@ LLAMAC_INLINE void llamac_close_source(llamac_source *s) {
 }
 
 LLAMAC_INLINE void llamac_drop_cached(const llamac_source *s, uint64_t offset, size_t n) {
-#ifdef POSIX_FADV_DONTNEED
+#ifdef POSIX_FADV_DONTNEED /* pages of which a part is left out stay */
+    n = (n + LLAMAC_SECTOR - 1) / LLAMAC_SECTOR * LLAMAC_SECTOR;
     posix_fadvise(s->buffered, (off_t)offset, (off_t)n, POSIX_FADV_DONTNEED);
 #else
     (void)s, (void)offset, (void)n;

@@ -11,6 +11,9 @@
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
+#ifdef POSIX_FADV_DONTNEED
+#include <sys/mman.h>
+#endif
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -817,6 +820,55 @@ static void test_odd_reads(void) {
         }
 }
 
+#ifdef POSIX_FADV_DONTNEED
+/* Returns how many pages of a mapping are in the page cache, after those that nobody has mapped are dropped, if `drop`. */
+static size_t cached_pages(int fd, void *map, size_t n, bool drop) {
+    size_t pages = (n + 4095) / 4096, cached = 0;
+    unsigned char *resident = calloc(pages, 1);
+    if (drop) posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
+    check(resident && mincore(map, n, resident) == 0, "mincore: %s", strerror(errno));
+    for (size_t i = 0; resident && i < pages; i++) cached += resident[i] & 1;
+    free(resident);
+    return cached;
+}
+
+/* What is read through the page cache does not stay there: neither the blocks, nor what the system would read ahead of them, which may be kept already. */
+static void test_page_cache(void) {
+    enum { FEW = 8 };
+    char path[PATH];
+    model_spec deep = usual;
+    deep.layers = 12;
+    snprintf(path, sizeof path, "%s", model_write_as(&deep, GGUF_FILE, work));
+    int fd = open(path, O_RDWR);
+    size_t n = fd < 0 ? 0 : (size_t)lseek(fd, 0, SEEK_END);
+    void *map = mmap(NULL, n, PROT_READ, MAP_SHARED, fd, 0);
+    if (!check(fd >= 0 && map != MAP_FAILED && fsync(fd) == 0, "%s", path)) return;
+    cached_pages(fd, map, n, true);
+    disk.no_unbuffered = true;
+    llama *m = open_as(path, tokenizer, LLAMA_MEMORY_STREAM, RING + n * 2 / 3);
+    llama_session *s = session_of(m, 1);
+    check(llama_eval(s, 0, tokens, 1) == LLAMA_OK, "%s", llama_session_error(s));
+    pause_for(100000000); /* the readers have read ahead */
+    size_t before = cached_pages(fd, map, n, true);
+    for (int i = 0; i < 8; i++) {
+        llama_rewind(s, 0, 0);
+        check(llama_eval(s, 0, tokens, 1) == LLAMA_OK, "%s", llama_session_error(s));
+    }
+    check(info_of(m).kept_bytes > n / 4 && info_of(m).stream_bytes > n / 4, "kept, streamed: %llu, %llu bytes of %zu", (unsigned long long)info_of(m).kept_bytes,
+          (unsigned long long)info_of(m).stream_bytes, n);
+    pause_for(100000000);
+    size_t after = cached_pages(fd, map, n, false);
+    check(after <= before + FEW, "%zu pages are in the page cache, %zu before the passes", after, before);
+    llama_session_free(s);
+    llama_close(m);
+    repair_disk();
+    munmap(map, n);
+    close(fd);
+}
+#else
+static void test_page_cache(void) { printf("SKIP: the page cache (the system does not say what it holds)\n"); }
+#endif
+
 /* A file system in memory, which may refuse unbuffered files */
 static void test_in_memory(void) {
     char folder[64];
@@ -1002,7 +1054,7 @@ static void test_cancel(void) {
 }
 
 static const test_case cases[] = {CASE(bits), CASE(draft), CASE(law), CASE(sessions_take), CASE(automatic), CASE(group), CASE(in_turn), CASE(at_once), CASE(nested),
-                                  CASE(short_lives), CASE(fork), CASE(failing_reads), CASE(failing_draft), CASE(odd_reads), CASE(in_memory), CASE(truncated),
+                                  CASE(short_lives), CASE(fork), CASE(failing_reads), CASE(failing_draft), CASE(odd_reads), CASE(page_cache), CASE(in_memory), CASE(truncated),
                                   CASE(lost), CASE(no_threads), CASE(no_memory), CASE(cancel)};
 
 int main(int argc, char **argv) {
