@@ -260,14 +260,15 @@ case_killed() {
     holds "$mpi: mpirun hangs in MPI_Init $early of $kills times" test $((early * 10)) -le $((kills + 9))
 }
 
-# interrupt WHAT [--json]: send SIGINT to a rank or to mpirun when some text has come, and wait for the end
+# interrupt WHAT [--json SECONDS]: send SIGINT to a rank or to mpirun when some text has come, and wait for the end. With --json,
+# which prints nothing before the end, so many seconds after the ranks have started: MPI_Init can take long on a busy machine
 interrupt() {
     rm -f "$work"/pid.*
     PIDS=$work/pid PROGRAM=$work/llama-$mpi timeout -k 5 60 mpirun.$mpi -np 2 "$work/rank" $long $2 </dev/null >"$work/out" 2>"$work/err" &
     job=$!
     for i in $(seq 600); do [ ! -s "$work/pid.0" ] || [ ! -s "$work/pid.1" ] || break; sleep 0.05; done
     steps=400
-    [ -z "$2" ] || steps=40 # an object comes at the end only
+    [ -z "$2" ] || steps=$((20 * $3))
     for i in $(seq $steps); do [ "$(wc -c <"$work/out")" -lt 300 ] || break; sleep 0.05; done
     if [ "$1" = mpirun ]; then pid=$(pgrep -P $job | head -n 1); else pid=$(cat "$work/pid.$1"); fi
     kill -INT "$pid"
@@ -295,8 +296,8 @@ case_interrupted() {
         head -c 200 "$work/out" >"$work/got"
         same "$mpi: $victim interrupted: the text" "$work/got" "$work/begin"
     done
-    for attempt in 1 2 3; do
-        interrupt 1 --json
+    for seconds in 2 4 8 16; do
+        interrupt 1 --json $seconds
         if together; then break; fi
     done
     holds "$mpi: rank 1 interrupted: rank 0 prints the text so far: $(head -c 300 "$work/out")" together
